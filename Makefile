@@ -1,0 +1,68 @@
+# Needs make and Python 3.11 or newer; everything else goes into .venv, which `make clean` removes.
+#
+#   make PYTHON=/opt/python3.12/bin/python3 install    another Python than the one found
+#   make ARGS="-k causal" test                         more arguments for pytest
+#
+# pip's own settings count (PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL, ...): without one that leads to torch's CPU builds, pip
+# takes the CUDA build on Linux, several gigabytes.
+
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+PROFILE ?= quick
+ARGS ?=
+
+# A name on the path is not enough (pyenv leaves shims of Pythons that are not chosen): each one is started.
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+    $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help install report test lint format clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+
+install: $(VENV)/installed-all  ## .venv with everything that report, test and lint need
+
+report: $(VENV)/installed-run  ## verify and time every implementation that runs here; write reports/<device>/
+	$(BIN)/qkverify report --run --profile $(PROFILE)
+
+test: export OMP_NUM_THREADS = 1
+test: export OPENBLAS_NUM_THREADS = 1
+test: export MKL_NUM_THREADS = 1
+test: $(VENV)/installed-all  ## every test and every law
+	$(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadgroup --benchmark-disable $(ARGS)
+
+lint: $(VENV)/installed-all  ## ruff, its formatter, mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	mkdir -p $(VENV)/typing/qkverify && touch $(VENV)/typing/qkverify/__init__.py
+	ln -sfn ../../../reference $(VENV)/typing/qkverify/reference
+	$(BIN)/mypy
+
+format: $(VENV)/installed-all  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove .venv, builds and caches; counterexamples and reports stay
+	rm -rf $(VENV) build dist .benchmarks .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp per finished step: an interrupted one is done again, a finished one is not repeated.
+$(VENV)/made:
+	@test -n "$(PYTHON)" || { echo "qkverify needs Python 3.11 or newer, and none of python3.13, python3.12, python3.11," \
+	    "python3 is one. Where it is elsewhere: make PYTHON=/path/to/python"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "qkverify needs Python 3.11 or newer; $(PYTHON) is not."; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments: its modules" \
+	    "venv and ensurepip are missing. On Debian and Ubuntu: apt install python3-venv"; exit 2; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/installed-run: pyproject.toml constraints.txt | $(VENV)/made
+	$(BIN)/python -m pip install -c constraints.txt -e '.[torch,triton,report]'
+	@touch $@
+
+$(VENV)/installed-all: $(VENV)/installed-run
+	$(BIN)/python -m pip install -c constraints.txt -e '.[torch,triton,report,jax,dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""Attention that is right, in steps. A mutant is one of these with one step exchanged."""

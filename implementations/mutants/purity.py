@@ -1,0 +1,15 @@
+"""What a call leaves behind: nothing. Its arguments are the caller's."""
+
+from __future__ import annotations
+
+from qkverify.implementations.mutants.correct import textbook
+from qkverify.implementations.mutants.correct.call import Call
+from qkverify.implementations.mutants.correct.planting import mutant
+
+
+@mutant("B142", step="prepare", evidence="stated", threads="flashinfer-ai/flashinfer#2084")
+def query_is_scaled_in_place(call: Call) -> Call:
+    """The scale is multiplied into the caller's own query."""
+    scaled = call.query  # right: call.query.copy()
+    scaled *= textbook.scale(call)
+    return textbook.prepare(call.but(query=scaled, scale=1.0))

@@ -1,0 +1,92 @@
+"""torch.nn.functional.scaled_dot_product_attention, one entry for each of its back ends.
+
+Left alone, torch chooses a back end by the inputs; here each is asked by name, and what it refuses is reported as
+unsupported in torch's own words. What torch 2.13 offers on a CPU:
+
+math    every case; in half precision it computes in float32 and rounds at the end. It costs memory for the scores.
+flash   tiles, in float32 inside. E = D only, the last axis of query, key and value in steps of one, no gradient of a
+        bias. Its gradients take delta = rowsum(dO * O) from the rounded output and accumulate in the storage dtype.
+
+Causal is aligned top-left. Masked and future positions are read: NaN in one gets out.
+
+torch has one argument, attn_mask, for what are two here; a bias and a mask become one bias, and causal joins them, because
+torch documents attn_mask together with is_causal as an error.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+from qkverify import UnsupportedCase, implementation
+
+REFUSAL = "No available kernel. Aborting execution."
+
+
+def attention_on(backend: SDPBackend) -> Callable[..., Tensor]:
+    """The attention of one back end."""
+
+    def attention(
+        query: Tensor, key: Tensor, value: Tensor, *,
+        mask: Tensor | None = None, bias: Tensor | None = None, causal: bool = False, scale: float | None = None,
+    ) -> Tensor:  # fmt: skip
+        joined = joined_mask(query, key, mask, bias, causal)
+        with sdpa_kernel(backend), warnings.catch_warnings(record=True) as reasons:
+            warnings.simplefilter("always")
+            try:
+                return scaled_dot_product_attention(
+                    query, key, value, attn_mask=joined, is_causal=causal and joined is None, scale=scale,
+                    enable_gqa=query.shape[1] != key.shape[1],
+                )  # fmt: skip
+            except RuntimeError as error:
+                if " ".join(str(error).split()) != REFUSAL:
+                    raise
+                said = [str(reason.message).partition(" (Triggered internally")[0] for reason in reasons]
+                raise UnsupportedCase(" ".join(said) or f"torch has no {backend.name} kernel for this case") from error
+
+    return attention
+
+
+def joined_mask(query: Tensor, key: Tensor, mask: Tensor | None, bias: Tensor | None, causal: bool) -> Tensor | None:
+    """Mask, bias and, where there is one of them, causality as torch's attn_mask; None where there is neither."""
+    if mask is None and bias is None:
+        return None
+    if causal:
+        past = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
+        mask = past if mask is None else mask & past
+    if bias is not None:
+        mask = bias if mask is None else torch.where(mask, bias, -torch.inf)
+    assert mask is not None
+    return mask[(None,) * (4 - mask.ndim)]  # the fused kernels take no masks of one or three axes
+
+
+def without_cuda(device: str) -> str | None:
+    return None if device == "cpu" or torch.cuda.is_available() else "no CUDA device"
+
+
+HALF, EVERY = ("float16", "bfloat16"), ("float64", "float32", "float16", "bfloat16")
+ON_CUDA = "one of torch's CUDA back ends"
+
+for name, backend, devices, dtypes, requires, semantics in (
+    ("math", SDPBackend.MATH, ("cpu", "cuda"), EVERY, (), {"delta": "weights"}),
+    ("flash", SDPBackend.FLASH_ATTENTION, ("cpu", "cuda"), EVERY, ("E == D",), {"delta": "output"}),
+    ("efficient", SDPBackend.EFFICIENT_ATTENTION, ("cuda",), EVERY[1:], ("D % 8 == 0", "E % 8 == 0"), {"delta": "output"}),
+    ("cudnn", SDPBackend.CUDNN_ATTENTION, ("cuda",), HALF, ("D % 8 == 0", "E % 8 == 0"), {"delta": "output"}),
+):
+    implementation(
+        name=f"torch_sdpa-{name}",
+        summary=f"torch's scaled_dot_product_attention, back end {name}",
+        arrays="torch",
+        dtypes=dtypes,
+        devices=devices,
+        requires=requires,
+        precision=dict.fromkeys(HALF, "fused"),
+        available=without_cuda,
+        causal_alignment="top-left",
+        **semantics,
+    )(attention_on(backend))

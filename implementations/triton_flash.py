@@ -1,0 +1,817 @@
+"""Flash attention in Triton: one forward and three backward kernels, compiled on CUDA, interpreted on a CPU.
+
+Rules that the kernels keep:
+
+- Every tensor is read through its own strides, the upstream gradient too; nothing is copied to be contiguous. Offsets
+  are 64-bit. Where all pointers and strides are multiples of 16 bytes, strides travel in `UNIT`s of that many elements,
+  so that the compiler may use vector loads without a compilation per stride.
+- Causality, windows and lengths are one thing: query i sees the keys [i + K - Q - left, i + K - Q + right] below its
+  batch entry's length (causal is right = 0: aligned bottom-right). Tiles of keys outside are skipped, tiles inside need
+  no mask, and only the tiles on an edge compute one.
+- Keys and values that no query of a tile sees are never loaded. Those that only its other queries see are, on an edge,
+  and a matrix product would turn their NaN into everyone's (0 * NaN). So edge tiles enter products with zero for what
+  is not finite, and the rows that do see it are set to NaN.
+- Accumulators are float32. Weights and their gradients are rounded to the input dtype before each matrix product.
+  Exponentials are base 2 with log2(e) folded into the scale. The backward is that of FlashAttention-2
+  (https://arxiv.org/abs/2307.08691): weights from the stored log-sum-exp, delta from the stored output.
+- No atomics: one program owns each output tile, and dK and dV are summed over the queries of all heads of their group
+  in registers. So results are deterministic, and an entry does not depend on the rest of its batch.
+
+On a CPU the same source is run by Triton's interpreter. Its usual switch, TRITON_INTERPRET=1, is one decision for the
+whole process, taken before anybody imports triton. Here `interpreted` makes the second form of a kernel itself, so both
+forms live side by side and the order of imports does not matter. It replaces five small device functions
+(`INTERPRETERS_OWN`): scalars become Python's (the interpreter takes tens of microseconds for each operation, on a
+scalar as on a tile), and bfloat16 is widened before a product and rounded by ml_dtypes, because the interpreter's tl.dot
+multiplies the bit patterns of bfloat16 and its cast truncates. All else, and so the logic, is the same.
+"""
+
+import contextlib
+import functools
+import types
+import warnings
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+from torch.autograd.function import once_differentiable
+from triton.runtime.interpreter import InterpretedFunction, TensorHandle
+
+from qkverify import UnsupportedCase, implementation
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = 0.6931471805599453
+LOWEST = tl.constexpr(-3.4028234663852886e38)  # where a running maximum starts: finite, so that no inf - inf occurs
+INFINITY = tl.constexpr(float("inf"))
+SIZE_LIMIT = 256  # of D and E: tiles of longer rows do not fit shared memory
+GRID_LIMIT = 65535  # of B and H: CUDA's second and third grid axes
+
+# Another size or stride is no other compilation.
+kernel = functools.partial(
+    triton.jit,
+    do_not_specialize=[
+        *("query_strides", "key_strides", "value_strides", "output_strides", "upstream_strides", "length_stride"),
+        *("key_output_strides", "value_output_strides"),
+        *("heads", "group", "queries", "keys", "key_size", "value_size", "left", "right"),
+    ],
+)
+
+
+# -- What differs under the interpreter --------------------------------------------------------------------------------
+
+
+@triton.jit
+def _scalar(x):
+    return x
+
+
+@triton.jit
+def _index(x):
+    return tl.cast(x, tl.int64)
+
+
+@triton.jit
+def _range(BLOCK: tl.constexpr):
+    return tl.arange(0, BLOCK)
+
+
+@triton.jit
+def _loaded(tile):
+    return tile
+
+
+@triton.jit
+def _rounded(tile, dtype: tl.constexpr):
+    """float32 rounded to `dtype`, as it is stored."""
+    return tile.to(dtype)
+
+
+def _python_number(x):
+    return x.handle.data.item() if isinstance(x, tl.tensor) else x
+
+
+def _tensor(array, dtype):
+    return tl.tensor(TensorHandle(array, dtype), tl.block_type(dtype, list(array.shape)))
+
+
+def _widened(tile):
+    if tile.dtype == tl.bfloat16:
+        return _tensor(tile.handle.data.view(ml_dtypes.bfloat16).astype(np.float32), tl.float32)
+    return tile.to(tl.float32)
+
+
+def _rounded_to_nearest(tile, dtype):
+    if dtype == tl.bfloat16:
+        return _tensor(tile.handle.data.astype(ml_dtypes.bfloat16).view(np.uint16), tl.bfloat16)
+    return tile.to(dtype)
+
+
+INTERPRETERS_OWN = {
+    "_scalar": _python_number,
+    "_index": _python_number,
+    "_range": lambda BLOCK: tl.arange(0, BLOCK).to(tl.int64),  # it checks each sum of 32 bits for overflow, at length
+    "_loaded": _widened,
+    "_rounded": _rounded_to_nearest,
+}
+
+
+@functools.cache
+def interpreted(function: types.FunctionType) -> InterpretedFunction:
+    """A kernel as Triton's interpreter runs it, among copies of its module's device functions as plain Python."""
+    namespace = dict(function.__globals__)
+    for name, value in list(namespace.items()):
+        if isinstance(getattr(value, "fn", None), types.FunctionType):
+            namespace[name] = types.FunctionType(value.fn.__code__, namespace, name)
+            namespace[name].__annotations__ = value.fn.__annotations__
+    namespace.update(INTERPRETERS_OWN)
+    return InterpretedFunction(namespace[function.__name__])
+
+
+# -- Pieces of a kernel ------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _product(left, right):
+    return tl.dot(left, right, input_precision="ieee")
+
+
+@triton.jit
+def _add_product(total, left, right):
+    return tl.dot(left, right, total, input_precision="ieee")
+
+
+@triton.jit
+def _operand(tile, dtype: tl.constexpr):
+    """float32 rounded to `dtype`, as it enters a matrix product."""
+    return _loaded(_rounded(tile, dtype))
+
+
+@triton.jit
+def _highest(tile, AXIS: tl.constexpr):
+    return tl.reduce(tile, AXIS, tl.standard._elementwise_max)
+
+
+@triton.jit
+def _sum_of_rows(tile):
+    return tl.reduce(tile, 1, tl.standard._sum_combine)
+
+
+@triton.jit
+def _tanh(x):
+    """From exp2, which the interpreter has too; a series near zero, where 1 - exp2 would cancel."""
+    decay = tl.exp2(tl.abs(x) * (-2.0 * LOG2_E))
+    far = (1.0 - decay) / (1.0 + decay)
+    square = x * x
+    near = x * (1.0 - square * (0.33333333 - square * 0.13333333))
+    return tl.where(square < 0.00390625, near, tl.where(x < 0, -far, far))
+
+
+@triton.jit
+def _view(
+    tensor, strides, batch, head, size, ROWS: tl.constexpr, COLUMNS: tl.constexpr, UNIT: tl.constexpr
+):
+    """The matrix of one head, with rows of `size`, as tiles: (start, step of a row, offsets in a tile, columns inside)."""
+    rows = _range(ROWS)[:, None]
+    columns = _range(COLUMNS)[None, :]
+    start = tensor + (_index(batch) * _index(strides[0]) + _index(head) * _index(strides[1])) * UNIT
+    step = _index(strides[2]) * UNIT
+    if UNIT > 1:  # the last axis is contiguous, and rows are near enough for 32 bits within a tile
+        offsets = rows * (_scalar(strides[2]) * UNIT) + columns
+    else:
+        offsets = rows.to(tl.int64) * step + columns.to(tl.int64) * _index(strides[3])
+    return start, step, offsets, columns < size
+
+
+@triton.jit
+def _load(view, first, wanted, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The tile from row `first` on. Zero outside `wanted` rows (looked at if ROWS) and the columns (if COLUMNS)."""
+    start, step, offsets, columns = view
+    pointers = start + _index(first) * step + offsets
+    if ROWS and COLUMNS:
+        tile = tl.load(pointers, mask=wanted[:, None] & columns, other=0.0)
+    elif ROWS:
+        tile = tl.load(pointers, mask=wanted[:, None], other=0.0)
+    elif COLUMNS:
+        tile = tl.load(pointers, mask=columns, other=0.0)
+    else:
+        tile = tl.load(pointers)
+    return _loaded(tile)
+
+
+@triton.jit
+def _store(view, first, wanted, tile):
+    start, step, offsets, columns = view
+    pointers = start + _index(first) * step + offsets
+    tl.store(pointers, _rounded(tile, pointers.dtype.element_ty), mask=wanted[:, None] & columns)
+
+
+@triton.jit
+def _is_finite(tile):
+    return tl.abs(tile.to(tl.float32)) < INFINITY
+
+
+@triton.jit
+def _finite_or_zero(tile, GUARD: tl.constexpr):
+    if GUARD:
+        return tl.where(_is_finite(tile), tile, 0.0)
+    return tile
+
+
+@triton.jit
+def _span(lengths, length_stride, batch, queries, keys, left, right):
+    """(length, shift, left, right): query i sees the keys i + shift - left .. i + shift + right below length."""
+    length = _scalar(keys)
+    if lengths is not None:
+        given = tl.load(lengths + _index(batch) * _index(length_stride)).to(tl.int32)
+        length = min(max(_scalar(given), 0), _scalar(keys))
+    return length, _scalar(keys) - _scalar(queries), _scalar(left), _scalar(right)
+
+
+@triton.jit
+def _visible(rows, columns, span, LEFT: tl.constexpr, RIGHT: tl.constexpr):
+    """Where queries see keys. `rows` and `columns` are query and key positions, shaped to broadcast."""
+    length, shift, left, right = span
+    visible = columns < length
+    if RIGHT:
+        visible = visible & (columns <= rows + (shift + right))
+    if LEFT:
+        visible = visible & (columns >= rows + (shift - left))
+    return visible
+
+
+@triton.jit
+def _partners(first, last, below, above, limit, BELOW: tl.constexpr, ABOVE: tl.constexpr, BLOCK: tl.constexpr):
+    """Where the positions first..last find their partners on the other axis, which ends at `limit`.
+
+    Position p has the partners p - below .. p + above. Returns (begin, inner_begin, inner_end, end): all partners lie in
+    [begin, end); tiles of BLOCK in [inner_begin, inner_end) are partners of every position. No such tile:
+    inner_begin >= inner_end. All but `end` are multiples of BLOCK.
+    """
+    begin = 0
+    inner_begin = 0
+    end = limit
+    inner_end = limit
+    if BELOW:
+        begin = max(first - below, 0) // BLOCK * BLOCK
+        inner_begin = (max(last - below, 0) + BLOCK - 1) // BLOCK * BLOCK
+    if ABOVE:
+        end = min(last + above + 1, limit)
+        inner_end = max(min(first + above + 1, limit), 0)
+    return begin, inner_begin, inner_end // BLOCK * BLOCK, end
+
+
+@triton.jit
+def _part(bounds, PART: tl.constexpr):
+    """What of the `bounds` from _partners a loop takes: 0 the edge before the inner tiles, 1 these, 2 the edge after."""
+    begin, inner_begin, inner_end, end = bounds
+    if PART == 0:
+        return begin, min(inner_begin, end)
+    elif PART == 1:
+        return inner_begin, inner_end
+    else:
+        return max(inner_begin, inner_end), end
+
+
+# -- Forward -----------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _add_seen_values(total, weights, visible, values, GUARD: tl.constexpr):
+    """total + weights @ values; what is not finite in `values` reaches the rows that see it, as NaN, and no others."""
+    if GUARD:
+        total = _add_product(total, weights, _finite_or_zero(values, True))
+        bad = tl.where(_is_finite(values), 0.0, 1.0)
+        if _scalar(_highest(_highest(bad, 1), 0)) > 0:
+            reached = _product(tl.where(visible, 1.0, 0.0).to(weights.dtype), bad.to(weights.dtype))
+            total = tl.where(reached > 0, float("nan"), total)
+        return total
+    else:
+        return _add_product(total, weights, values)
+
+
+@triton.jit
+def _attend(
+    state, query_tile, rows, key, value, begin, end, low, high, span, factor, slope,
+    LEFT: tl.constexpr, RIGHT: tl.constexpr, SOFTCAP: tl.constexpr, EVEN: tl.constexpr, BLOCK_N: tl.constexpr,
+    EDGE: tl.constexpr, dtype: tl.constexpr,
+):  # fmt: skip
+    """Online softmax over the key tiles that start in [begin, end). [low, high): the keys that any of the rows sees."""
+    total, normaliser, peak = state
+    columns = _range(BLOCK_N)
+    for start in range(begin, end, BLOCK_N):
+        positions = columns + start
+        wanted = (positions >= low) & (positions < high)
+        scores = _product(query_tile, tl.trans(_load(key, start, wanted, EDGE, not EVEN)))
+        if SOFTCAP:
+            scores = _tanh(scores * slope)  # the cap itself is in `factor`
+        visible = True
+        if EDGE:
+            visible = _visible(rows[:, None], positions[None, :], span, LEFT, RIGHT)
+            new_peak = tl.maximum(peak, _highest(tl.where(visible, scores, -INFINITY), 1) * factor)
+            weights = tl.where(visible, tl.exp2(scores * factor - new_peak[:, None]), 0.0)
+        else:
+            new_peak = tl.maximum(peak, _highest(scores, 1) * factor)
+            weights = tl.exp2(scores * factor - new_peak[:, None])
+        decay = tl.exp2(peak - new_peak)
+        normaliser = normaliser * decay + _sum_of_rows(weights)
+        total = _add_seen_values(
+            total * decay[:, None], _operand(weights, dtype), visible, _load(value, start, wanted, EDGE, not EVEN),
+            EDGE and (LEFT or RIGHT),
+        )  # fmt: skip
+        peak = new_peak
+    return total, normaliser, peak
+
+
+@kernel
+def forward_kernel(
+    query, key, value, output, lse, lengths, query_strides, key_strides, value_strides, output_strides, length_stride,
+    heads, group, queries, keys, key_size, value_size, left, right, factor, slope,
+    LEFT: tl.constexpr, RIGHT: tl.constexpr, SOFTCAP: tl.constexpr, UNIT: tl.constexpr, EVEN: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+):  # fmt: skip
+    """Program (tile of queries, head, batch entry): its output rows, and their log-sum-exp in base 2."""
+    # Under a causal mask the last queries see the most keys: they start first.
+    first = (_scalar(tl.num_programs(0)) - 1 - _scalar(tl.program_id(0))) * BLOCK_M
+    head = _scalar(tl.program_id(1))
+    batch = _scalar(tl.program_id(2))
+    last = min(first + BLOCK_M, _scalar(queries)) - 1
+    span = _span(lengths, length_stride, batch, queries, keys, left, right)
+    length, shift, before, after = span
+    bounds = _partners(first + shift, last + shift, before, after, length, LEFT, RIGHT, BLOCK_N)
+    rows = _range(BLOCK_M) + first
+    inside = rows < queries
+    query_view = _view(query, query_strides, batch, head, key_size, BLOCK_M, BLOCK_D, UNIT)
+    key_view = _view(key, key_strides, batch, head // _scalar(group), key_size, BLOCK_N, BLOCK_D, UNIT)
+    value_view = _view(value, value_strides, batch, head // _scalar(group), value_size, BLOCK_N, BLOCK_E, UNIT)
+    query_tile = _load(query_view, first, inside, True, not EVEN)
+    state = (
+        tl.full([BLOCK_M, BLOCK_E], 0.0, tl.float32),
+        tl.full([BLOCK_M], 0.0, tl.float32),
+        tl.full([BLOCK_M], LOWEST, tl.float32),
+    )
+    for PART in tl.static_range(0 if LEFT else 1, 3):
+        begin, end = _part(bounds, PART)
+        state = _attend(
+            state, query_tile, rows, key_view, value_view, begin, end, first + shift - before if LEFT else 0, bounds[3],
+            span, factor, slope, LEFT, RIGHT, SOFTCAP, EVEN, BLOCK_N, PART != 1, key.dtype.element_ty,
+        )  # fmt: skip
+    total, normaliser, peak = state
+    total = total / tl.where(normaliser == 0, 1.0, normaliser)[:, None]  # an empty row stays zero
+    entry = (_index(batch) * _index(heads) + _index(head)) * _index(queries)
+    tl.store(lse + entry + rows, peak + tl.log2(normaliser), mask=inside)
+    _store(_view(output, output_strides, batch, head, value_size, BLOCK_M, BLOCK_E, UNIT), first, inside, total)
+
+
+# -- Backward ----------------------------------------------------------------------------------------------------------
+
+
+@kernel
+def delta_kernel(
+    output, upstream, lse_upstream, delta, output_strides, upstream_strides, heads, queries, value_size,
+    UNIT: tl.constexpr, EVEN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_E: tl.constexpr,
+):  # fmt: skip
+    """delta = rowsum(dO * O) - dL, with dL the upstream gradient of the log-sum-exp."""
+    first = _scalar(tl.program_id(0)) * BLOCK_M
+    head = _scalar(tl.program_id(1))
+    batch = _scalar(tl.program_id(2))
+    rows = _range(BLOCK_M) + first
+    inside = rows < queries
+    output_view = _view(output, output_strides, batch, head, value_size, BLOCK_M, BLOCK_E, UNIT)
+    upstream_view = _view(upstream, upstream_strides, batch, head, value_size, BLOCK_M, BLOCK_E, UNIT)
+    output_tile = _load(output_view, first, inside, True, not EVEN).to(tl.float32)
+    result = _sum_of_rows(output_tile * _load(upstream_view, first, inside, True, not EVEN).to(tl.float32))
+    entry = (_index(batch) * _index(heads) + _index(head)) * _index(queries)
+    if lse_upstream is not None:
+        result -= tl.load(lse_upstream + entry + rows, mask=inside, other=0.0)
+    tl.store(delta + entry + rows, result, mask=inside)
+
+
+@triton.jit
+def _weights_and_change(scores, value_products, lse, delta, factor, slope, SOFTCAP: tl.constexpr):
+    """Weights P = exp(S - lse), and dS = P * (dP - delta) with respect to the unscaled products of queries and keys."""
+    if SOFTCAP:
+        scores = _tanh(scores * slope)
+        weights = tl.exp2(scores * factor - lse)
+        return weights, weights * (value_products - delta) * (1.0 - scores * scores)
+    else:
+        weights = tl.exp2(scores * factor - lse)
+        return weights, weights * (value_products - delta)
+
+
+@triton.jit
+def _sum_over_keys(
+    total, query_tile, upstream_tile, lse_rows, delta_rows, rows, key, value, begin, end, low, high, span, factor, slope,
+    LEFT: tl.constexpr, RIGHT: tl.constexpr, SOFTCAP: tl.constexpr, EVEN: tl.constexpr, BLOCK_N: tl.constexpr,
+    EDGE: tl.constexpr, dtype: tl.constexpr,
+):  # fmt: skip
+    """total + dS @ K over the key tiles that start in [begin, end)."""
+    columns = _range(BLOCK_N)
+    for start in range(begin, end, BLOCK_N):
+        positions = columns + start
+        wanted = (positions >= low) & (positions < high)
+        key_tile = _load(key, start, wanted, EDGE, not EVEN)
+        value_tile = _load(value, start, wanted, EDGE, not EVEN)
+        _, change = _weights_and_change(
+            _product(query_tile, tl.trans(key_tile)), _product(upstream_tile, tl.trans(value_tile)),
+            lse_rows[:, None], delta_rows[:, None], factor, slope, SOFTCAP,
+        )  # fmt: skip
+        if EDGE:
+            change = tl.where(_visible(rows[:, None], positions[None, :], span, LEFT, RIGHT), change, 0.0)
+        # A row that sees a key that is not finite has NaN in `change`.
+        total = _add_product(total, _operand(change, dtype), _finite_or_zero(key_tile, EDGE and (LEFT or RIGHT)))
+    return total
+
+
+@kernel
+def query_gradient_kernel(
+    query, key, value, upstream, lse, delta, output, lengths,
+    query_strides, key_strides, value_strides, upstream_strides, output_strides, length_stride,
+    heads, group, queries, keys, key_size, value_size, left, right, scale, factor, slope,
+    LEFT: tl.constexpr, RIGHT: tl.constexpr, SOFTCAP: tl.constexpr, UNIT: tl.constexpr, EVEN: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+):  # fmt: skip
+    """Program (tile of queries, head, batch entry): its rows of dQ."""
+    first = (_scalar(tl.num_programs(0)) - 1 - _scalar(tl.program_id(0))) * BLOCK_M
+    head = _scalar(tl.program_id(1))
+    batch = _scalar(tl.program_id(2))
+    last = min(first + BLOCK_M, _scalar(queries)) - 1
+    span = _span(lengths, length_stride, batch, queries, keys, left, right)
+    length, shift, before, after = span
+    bounds = _partners(first + shift, last + shift, before, after, length, LEFT, RIGHT, BLOCK_N)
+    rows = _range(BLOCK_M) + first
+    inside = rows < queries
+    query_view = _view(query, query_strides, batch, head, key_size, BLOCK_M, BLOCK_D, UNIT)
+    upstream_view = _view(upstream, upstream_strides, batch, head, value_size, BLOCK_M, BLOCK_E, UNIT)
+    key_view = _view(key, key_strides, batch, head // _scalar(group), key_size, BLOCK_N, BLOCK_D, UNIT)
+    value_view = _view(value, value_strides, batch, head // _scalar(group), value_size, BLOCK_N, BLOCK_E, UNIT)
+    query_tile = _load(query_view, first, inside, True, not EVEN)
+    upstream_tile = _load(upstream_view, first, inside, True, not EVEN)
+    entry = (_index(batch) * _index(heads) + _index(head)) * _index(queries)
+    lse_rows = tl.load(lse + entry + rows, mask=inside, other=INFINITY)
+    delta_rows = tl.load(delta + entry + rows, mask=inside, other=0.0)
+    total = tl.full([BLOCK_M, BLOCK_D], 0.0, tl.float32)
+    for PART in tl.static_range(0 if LEFT else 1, 3):
+        begin, end = _part(bounds, PART)
+        total = _sum_over_keys(
+            total, query_tile, upstream_tile, lse_rows, delta_rows, rows, key_view, value_view, begin, end,
+            first + shift - before if LEFT else 0, bounds[3], span, factor, slope,
+            LEFT, RIGHT, SOFTCAP, EVEN, BLOCK_N, PART != 1, key.dtype.element_ty,
+        )  # fmt: skip
+    _store(_view(output, output_strides, batch, head, key_size, BLOCK_M, BLOCK_D, UNIT), first, inside, total * scale)
+
+
+@triton.jit
+def _sum_over_queries(
+    key_total, value_total, key_tile, value_tile, positions, query, upstream, lse, delta, begin, end, queries, span,
+    factor, slope,
+    LEFT: tl.constexpr, RIGHT: tl.constexpr, SOFTCAP: tl.constexpr, EVEN: tl.constexpr, BLOCK_M: tl.constexpr,
+    EDGE: tl.constexpr, dtype: tl.constexpr,
+):  # fmt: skip
+    """key_total + dS^T @ Q and value_total + P^T @ dO over the query tiles that start in [begin, end).
+
+    Rows of tiles are keys here. Only on an edge may a query be past the last one: its log-sum-exp +inf gives weight zero.
+    """
+    offsets = _range(BLOCK_M)
+    for start in range(begin, end, BLOCK_M):
+        rows = offsets + start
+        inside = rows < queries
+        query_tile = _load(query, start, inside, EDGE, not EVEN)
+        upstream_tile = _load(upstream, start, inside, EDGE, not EVEN)
+        if EDGE:
+            lse_rows = tl.load(lse + rows, mask=inside, other=INFINITY)
+            delta_rows = tl.load(delta + rows, mask=inside, other=0.0)
+        else:
+            lse_rows = tl.load(lse + rows)
+            delta_rows = tl.load(delta + rows)
+        weights, change = _weights_and_change(
+            _product(key_tile, tl.trans(query_tile)), _product(value_tile, tl.trans(upstream_tile)),
+            lse_rows[None, :], delta_rows[None, :], factor, slope, SOFTCAP,
+        )  # fmt: skip
+        if EDGE and (LEFT or RIGHT):
+            visible = _visible(rows[None, :], positions[:, None], span, LEFT, RIGHT)
+            change = tl.where(visible, change, 0.0)
+            # delta is NaN where the upstream gradient is; so a key that such a row sees still gets NaN from it.
+            weights = tl.where(visible, weights + delta_rows[None, :] * 0.0, 0.0)
+            upstream_tile = _finite_or_zero(upstream_tile, True)
+            query_tile = _finite_or_zero(query_tile, True)
+        value_total = _add_product(value_total, _operand(weights, dtype), upstream_tile)
+        key_total = _add_product(key_total, _operand(change, dtype), query_tile)
+    return key_total, value_total
+
+
+@kernel
+def key_value_gradient_kernel(
+    query, key, value, upstream, lse, delta, key_output, value_output, lengths,
+    query_strides, key_strides, value_strides, upstream_strides, key_output_strides, value_output_strides,
+    length_stride, heads, group, queries, keys, key_size, value_size, left, right, scale, factor, slope,
+    LEFT: tl.constexpr, RIGHT: tl.constexpr, SOFTCAP: tl.constexpr, UNIT: tl.constexpr, EVEN: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+):  # fmt: skip
+    """Program (tile of keys, key/value head, batch entry): its rows of dK and dV, over all query heads of the group."""
+    first = _scalar(tl.program_id(0)) * BLOCK_N
+    key_head = _scalar(tl.program_id(1))
+    batch = _scalar(tl.program_id(2))
+    span = _span(lengths, length_stride, batch, queries, keys, left, right)
+    length, shift, before, after = span
+    limit = _scalar(queries)
+    if first >= length:  # a tile of padding: no query sees it
+        limit = 0
+    # Key j is seen by the queries j - shift - right .. j - shift + left.
+    last = min(first + BLOCK_N, length) - 1
+    bounds = _partners(first - shift, last - shift, after, before, limit, RIGHT, LEFT, BLOCK_M)
+    positions = _range(BLOCK_N) + first
+    inside = positions < length
+    key_view = _view(key, key_strides, batch, key_head, key_size, BLOCK_N, BLOCK_D, UNIT)
+    value_view = _view(value, value_strides, batch, key_head, value_size, BLOCK_N, BLOCK_E, UNIT)
+    key_tile = _load(key_view, first, inside, True, not EVEN)
+    value_tile = _load(value_view, first, inside, True, not EVEN)
+    key_total = tl.full([BLOCK_N, BLOCK_D], 0.0, tl.float32)
+    value_total = tl.full([BLOCK_N, BLOCK_E], 0.0, tl.float32)
+    for member in range(_scalar(group)):
+        head = key_head * _scalar(group) + member
+        entry = (_index(batch) * _index(heads) + _index(head)) * _index(queries)
+        query_view = _view(query, query_strides, batch, head, key_size, BLOCK_M, BLOCK_D, UNIT)
+        upstream_view = _view(upstream, upstream_strides, batch, head, value_size, BLOCK_M, BLOCK_E, UNIT)
+        for PART in tl.static_range(0 if RIGHT else 1, 3):
+            begin, end = _part(bounds, PART)
+            key_total, value_total = _sum_over_queries(
+                key_total, value_total, key_tile, value_tile, positions, query_view, upstream_view, lse + entry,
+                delta + entry, begin, end, queries, span, factor, slope,
+                LEFT, RIGHT, SOFTCAP, EVEN, BLOCK_M, PART != 1, key.dtype.element_ty,
+            )  # fmt: skip
+    # Padding in the tile has gathered weights against keys of zero.
+    key_total = tl.where(inside[:, None], key_total * scale, 0.0)
+    value_total = tl.where(inside[:, None], value_total, 0.0)
+    key_output_view = _view(key_output, key_output_strides, batch, key_head, key_size, BLOCK_N, BLOCK_D, UNIT)
+    value_output_view = _view(value_output, value_output_strides, batch, key_head, value_size, BLOCK_N, BLOCK_E, UNIT)
+    _store(key_output_view, first, positions < keys, key_total)
+    _store(value_output_view, first, positions < keys, value_total)
+
+
+# -- Launching ---------------------------------------------------------------------------------------------------------
+
+
+class Tiles(NamedTuple):
+    """Queries and keys of a tile, warps that share a program, and loads in flight while a tile is computed."""
+
+    queries: int
+    keys: int
+    warps: int = 4
+    stages: int = 1
+
+
+INTERPRETED = Tiles(32, 32)  # small, so that small problems have edges, inner tiles and tiles to skip
+
+# (kernel, bytes of a number, padded head size up to) -> tiles, for Hopper's 227 KiB of shared memory.
+COMPILED = {
+    ("forward", 2, 64): Tiles(128, 64, 4, 3),
+    ("forward", 2, 128): Tiles(128, 64, 8, 3),
+    ("forward", 2, 256): Tiles(64, 32, 4, 3),
+    ("queries", 2, 64): Tiles(128, 64, 4, 3),
+    ("queries", 2, 128): Tiles(128, 64, 8, 3),
+    ("queries", 2, 256): Tiles(64, 32, 4, 2),
+    ("keys", 2, 64): Tiles(64, 128, 4, 3),
+    ("keys", 2, 128): Tiles(64, 128, 8, 3),
+    ("keys", 2, 256): Tiles(32, 64, 4, 2),
+    ("forward", 4, 64): Tiles(64, 32, 4, 2),
+    ("forward", 4, 128): Tiles(32, 32, 4, 2),
+    ("forward", 4, 256): Tiles(16, 32, 4, 2),
+    ("queries", 4, 64): Tiles(32, 32, 4, 2),
+    ("queries", 4, 128): Tiles(32, 32, 4, 2),
+    ("queries", 4, 256): Tiles(16, 32, 4, 2),
+    ("keys", 4, 64): Tiles(32, 32, 4, 2),
+    ("keys", 4, 128): Tiles(32, 32, 4, 2),
+    ("keys", 4, 256): Tiles(16, 16, 4, 2),
+}
+
+
+def _tiles(part: str, query: torch.Tensor, block: int) -> Tiles:
+    if query.device.type != "cuda":
+        return INTERPRETED
+    return COMPILED[part, query.element_size(), max(block, 64)]
+
+
+def _padded(size: int) -> int:
+    """The block that holds a head size: a power of two, and at least what a tensor core multiplies."""
+    return max(16, triton.next_power_of_2(size))
+
+
+def _strides(*tensors: torch.Tensor) -> tuple[int, list[tuple[int, ...]]]:
+    """UNIT, and the strides of each tensor in UNITs: 16 bytes if everything is a multiple of them, else one number."""
+    width = 16 // tensors[0].element_size()
+    aligned = all(
+        tensor.data_ptr() % 16 == 0
+        and (tensor.stride(-1) == 1 or tensor.shape[-1] <= 1)
+        and all(step % width == 0 for size, step in zip(tensor.shape[:-1], tensor.stride()) if size > 1)
+        for tensor in tensors
+    )
+    unit = width if aligned else 1
+    return unit, [tuple(s // unit if n > 1 else 0 for n, s in zip(t.shape, t.stride())) for t in tensors]
+
+
+@contextlib.contextmanager
+def _quiet():
+    """The interpreter computes with NumPy, which warns where a GPU gives inf or NaN in silence."""
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        yield
+
+
+def _launch(kernel: Any, grid: tuple[int, int, int], tile: Tiles, arguments: tuple[Any, ...], **flags: Any) -> None:
+    """Run a kernel over a grid, compiled where its first argument is on a GPU, else interpreted."""
+    if 0 in grid:
+        return
+    device = arguments[0].device
+    if device.type == "cuda" and isinstance(kernel, triton.JITFunction):
+        with torch.cuda.device(device):
+            kernel[grid](*arguments, **flags, num_warps=tile.warps, num_stages=tile.stages)
+    else:
+        with _quiet():
+            interpreted(kernel.fn)[grid](*arguments, **flags)
+
+
+class Settings(NamedTuple):
+    """What a call computes, beside its tensors. None: no bound, no cap. `scale` is positive."""
+
+    scale: float
+    left: int | None
+    right: int | None
+    softcap: float | None
+    return_lse: bool
+
+
+def _shared(query: torch.Tensor, value: torch.Tensor, settings: Settings) -> tuple[tuple[Any, ...], ...]:
+    """(sizes, (factor, slope), flags): arguments that the three large kernels have in common."""
+    _, heads, queries, key_size = query.shape
+    _, key_heads, keys, value_size = value.shape
+    far = queries + keys  # no distance is longer, and sums of positions stay in 32 bits
+    left, right = (0 if side is None else max(-far, min(side, far)) for side in (settings.left, settings.right))
+    sizes = (heads, heads // max(key_heads, 1), queries, keys, key_size, value_size, left, right)
+    cap = settings.softcap
+    curve = ((cap or settings.scale) * LOG2_E.value, settings.scale / cap if cap else 0.0)
+    block_d, block_e = _padded(key_size), _padded(value_size)
+    flags = {
+        "LEFT": settings.left is not None, "RIGHT": settings.right is not None, "SOFTCAP": bool(cap),
+        "EVEN": (block_d, block_e) == (key_size, value_size), "BLOCK_D": block_d, "BLOCK_E": block_e,
+    }  # fmt: skip
+    return sizes, curve, flags
+
+
+class FlashAttention(torch.autograd.Function):
+    """(output, log-sum-exp or None) of query, key, value, lengths, settings."""
+
+    @staticmethod
+    def forward(ctx, query, key, value, lengths, settings):
+        ctx.set_materialize_grads(False)
+        batch, heads, queries, _ = query.shape
+        output = query.new_empty((batch, heads, queries, value.shape[-1]))
+        lse = torch.empty((batch, heads, queries), dtype=torch.float32, device=query.device)
+        sizes, curve, flags = _shared(query, value, settings)
+        unit, strides = _strides(query, key, value, output)
+        tile = _tiles("forward", query, max(flags["BLOCK_D"], flags["BLOCK_E"]))
+        length_stride = 0 if lengths is None else lengths.stride(0)
+        _launch(
+            forward_kernel, (triton.cdiv(queries, tile.queries), heads, batch), tile,
+            (query, key, value, output, lse, lengths, *strides, length_stride, *sizes, *curve),
+            UNIT=unit, BLOCK_M=tile.queries, BLOCK_N=tile.keys, **flags,
+        )  # fmt: skip
+        ctx.save_for_backward(query, key, value, output, lse, lengths)
+        ctx.settings = settings
+        return output, lse * LN_2 if settings.return_lse else None
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream, lse_upstream):
+        query, key, value, output, lse, lengths = ctx.saved_tensors
+        if upstream is None:
+            upstream = output.new_zeros(()).expand(output.shape)
+        delta = _delta(output, upstream, lse_upstream)
+        tensors = (query, key, value, upstream, lse, delta)
+        d_query = _query_gradient(*tensors, lengths, ctx.settings) if ctx.needs_input_grad[0] else None
+        d_key, d_value = (
+            _key_value_gradient(*tensors, lengths, ctx.settings) if any(ctx.needs_input_grad[1:3]) else (None, None)
+        )
+        return d_query, d_key, d_value, None, None
+
+
+def _delta(output, upstream, lse_upstream):
+    batch, heads, queries, size = output.shape
+    delta = torch.empty((batch, heads, queries), dtype=torch.float32, device=output.device)
+    unit, strides = _strides(output, upstream)
+    block = _padded(size)
+    tile = INTERPRETED if output.device.type != "cuda" else Tiles(64, 0)
+    if lse_upstream is not None:
+        lse_upstream = lse_upstream.contiguous()
+    _launch(
+        delta_kernel, (triton.cdiv(queries, tile.queries), heads, batch), tile,
+        (output, upstream, lse_upstream, delta, *strides, heads, queries, size),
+        UNIT=unit, EVEN=block == size, BLOCK_M=tile.queries, BLOCK_E=block,
+    )  # fmt: skip
+    return delta
+
+
+def _query_gradient(query, key, value, upstream, lse, delta, lengths, settings):
+    d_query = query.new_empty(query.shape)
+    sizes, curve, flags = _shared(query, value, settings)
+    unit, strides = _strides(query, key, value, upstream, d_query)
+    tile = _tiles("queries", query, max(flags["BLOCK_D"], flags["BLOCK_E"]))
+    length_stride = 0 if lengths is None else lengths.stride(0)
+    _launch(
+        query_gradient_kernel, (triton.cdiv(query.shape[2], tile.queries), query.shape[1], query.shape[0]), tile,
+        (query, key, value, upstream, lse, delta, d_query, lengths, *strides, length_stride, *sizes,
+         settings.scale, *curve),
+        UNIT=unit, BLOCK_M=tile.queries, BLOCK_N=tile.keys, **flags,
+    )  # fmt: skip
+    return d_query
+
+
+def _key_value_gradient(query, key, value, upstream, lse, delta, lengths, settings):
+    d_key, d_value = key.new_empty(key.shape), value.new_empty(value.shape)
+    sizes, curve, flags = _shared(query, value, settings)
+    unit, strides = _strides(query, key, value, upstream, d_key, d_value)
+    tile = _tiles("keys", query, max(flags["BLOCK_D"], flags["BLOCK_E"]))
+    length_stride = 0 if lengths is None else lengths.stride(0)
+    _launch(
+        key_value_gradient_kernel, (triton.cdiv(key.shape[2], tile.keys), key.shape[1], key.shape[0]), tile,
+        (query, key, value, upstream, lse, delta, d_key, d_value, lengths, *strides, length_stride, *sizes,
+         settings.scale, *curve),
+        UNIT=unit, BLOCK_M=tile.queries, BLOCK_N=tile.keys, **flags,
+    )  # fmt: skip
+    return d_key, d_value
+
+
+# -- The implementation ------------------------------------------------------------------------------------------------
+
+
+def unavailable(device: str) -> str | None:
+    """Why this device cannot run the kernels, or None. A CPU always can: through the interpreter."""
+    if device == "cuda" and not torch.cuda.is_available():
+        return "no CUDA device"
+    if device == "cuda" and torch.cuda.get_device_capability() < (8, 0):
+        return "needs a GPU of compute capability 8.0: bfloat16 products"
+    return None
+
+
+def _check(query, key, value, key_lengths) -> None:
+    if not query.ndim == key.ndim == value.ndim == 4:
+        raise ValueError(f"query, key and value have 4 axes, not {query.ndim}, {key.ndim} and {value.ndim}")
+    (batch, heads, _, size), (_, key_heads, keys, _) = query.shape, key.shape
+    if key.shape != (batch, key_heads, keys, size) or value.shape[:3] != key.shape[:3]:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (query, key, value))
+        raise ValueError(f"query (B,H,Q,D), key (B,G,K,D) and value (B,G,K,E) do not fit together: {shapes}")
+    if heads % max(key_heads, 1):
+        raise ValueError(f"{heads} query heads cannot share {key_heads} key/value heads evenly")
+    if not query.dtype == key.dtype == value.dtype or not query.device == key.device == value.device:
+        raise ValueError("query, key and value have one dtype and one device")
+    if key_lengths is not None and key_lengths.shape != (batch,):
+        raise ValueError(f"key_lengths has shape ({batch},), not {tuple(key_lengths.shape)}")
+    if query.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise UnsupportedCase(f"computes in float32, float16 and bfloat16, not {query.dtype}")
+    if max(size, value.shape[-1]) > SIZE_LIMIT:
+        raise UnsupportedCase(f"head sizes D = {size} and E = {value.shape[-1]}: the limit is {SIZE_LIMIT}")
+    if max(batch, heads) > GRID_LIMIT:
+        raise UnsupportedCase(f"B = {batch} and H = {heads}: the limit is {GRID_LIMIT}")
+
+
+@implementation(
+    name="triton_flash",
+    arrays="torch",
+    dtypes=("float32", "float16", "bfloat16"),
+    devices=("cpu", "cuda"),
+    requires=(f"D <= {SIZE_LIMIT}", f"E <= {SIZE_LIMIT}", f"B <= {GRID_LIMIT}", f"H <= {GRID_LIMIT}"),
+    precision={"float16": "fused", "bfloat16": "fused"},
+    available=unavailable,
+    tile=(INTERPRETED.queries,),
+    causal_alignment="bottom-right",
+    empty_rows="zero",
+    masked_values="ignored",
+    deterministic=True,
+    batch_invariant=True,
+    delta="output",
+    lse="natural",
+)
+def attention(
+    query, key, value, *, causal=False, window=None, scale=None, softcap=None, key_lengths=None, return_lse=False
+):
+    """Flash attention in one Triton kernel, with its gradients.
+
+    query (B,H,Q,D), key (B,G,K,D), value (B,G,K,E), any strides; float32, float16 or bfloat16; D, E <= 256. Query head h
+    reads head h // (H // G). causal is aligned bottom-right. window (left, right), None = unbounded. key_lengths (B,),
+    int. Returns (B,H,Q,E) in the dtype of query, with return_lse also the natural log-sum-exp (B,H,Q) in float32.
+    Raises ValueError for shapes that do not fit, UnsupportedCase for sizes and dtypes that are not offered.
+    """
+    _check(query, key, value, key_lengths)
+    left, right = window if window is not None else (None, None)
+    if causal:
+        right = 0 if right is None else min(right, 0)
+    scale = (query.shape[-1] or 1) ** -0.5 if scale is None else float(scale)
+    if scale <= 0:  # the kernels take the largest product for the largest score
+        query, scale = query * (-1.0 if scale < 0 else 0.0), abs(scale) or 1.0
+    if softcap is not None:
+        softcap = abs(float(softcap))
+        softcap = softcap if 0 < softcap < float("inf") else None
+    settings = Settings(scale, left, right, softcap, return_lse)
+    output, lse = FlashAttention.apply(query, key, value, key_lengths, settings)
+    return (output, lse) if return_lse else output

@@ -1,0 +1,103 @@
+"""Gradients: against the reference, against differences, and by what they must add up to."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import assume
+from hypothesis import strategies as st
+
+from qkverify.laws import law
+from qkverify.strategies import problems
+from qkverify.verdict import assert_identical, assert_within_bound
+
+anything = problems(upstream=True)
+
+
+@law("The gradients are those of softmax(Q K^T * scale) V: dS = P (dP - rowsum(P dP)), summed over all that shares an input.",
+     source="FlashAttention, appendix B.2; softmax gradient y_i (delta_ik - y_k)", needs="gradients", problem=anything, weight=2.0)  # fmt: skip
+def test_vjp_agrees_with_reference(run, problem):
+    exact = run.exact_gradients(problem)
+    for name, found in run.gradients(problem).items():
+        assert_within_bound(found, exact[name], what=f"gradient of {name}")
+
+
+@law("Twice the upstream gradient gives twice the gradients: powers of two exactly.", source="a vector-Jacobian product is linear", needs="gradients", problem=problems(upstream=True, tame=True, long=False),
+     factor=st.sampled_from((2.0, -1.0, 0.5, -2.0)))  # fmt: skip
+def test_linear_in_upstream(run, problem, factor):
+    scaled = problem.replace(upstream=(problem.upstream.astype(np.float64) * factor).astype(run.numpy_dtype))
+    once, often = run.gradients(problem), run.gradients(scaled)
+    for name in once:
+        assert_within_bound(often[name], once[name] * factor, what=f"gradient of {name}")
+
+
+@law("No upstream gradient gives no gradient, exactly.", source="a vector-Jacobian product is linear", needs="gradients", exact=True, problem=anything)
+def test_zero_upstream_gives_zero(run, problem):
+    silent = problem.replace(upstream=np.zeros_like(problem.upstream))
+    for name, found in run.gradient_values(silent).items():
+        assert_identical(found, np.zeros_like(found), what=f"gradient of {name}")
+
+
+@law("The gradient of the values is the transposed weights times the upstream gradient.", source="O = P V", needs="gradients", problem=problems(upstream=True, without=("sinks",), long=False, sizes={"E": "K"}))
+def test_value_gradient_is_weights_transposed(run, problem):
+    s = problem.sizes
+    found = run.gradients(problem)["value"]
+    eye = np.broadcast_to(np.eye(s["K"], dtype=run.numpy_dtype), problem.value.shape)
+    weights = run(problem.replace(value=eye, layouts={}))
+    rows = weights.reshape(s["B"], s["G"], -1, s["K"]).swapaxes(-1, -2)
+    upstream = problem.upstream.astype(np.float64).reshape(s["B"], s["G"], -1, s["E"])
+    assert_within_bound(found, rows @ upstream, what="gradient of value")
+
+
+@law("If all values are equal, scores have no influence: the gradients of queries and keys vanish.", source="delta: dP - rowsum(P dP) = 0", needs="gradients",
+     problem=problems(values="ones", upstream=True, without=("sinks",), long=False))  # fmt: skip
+def test_equal_values_give_no_score_gradient(run, problem):
+    found = run.gradients(problem)
+    for name in ("query", "key"):
+        assert_within_bound(found[name], 0.0, what=f"gradient of {name}")
+
+
+@law("Moving every key by the same vector changes no weight, so the key gradients of a head sum to zero along the query.", source="softmax is shift invariant", needs="gradients",
+     problem=problems(upstream=True, only=("scale", "causal", "mask", "bias", "key_lengths"), tame=True, sizes={"Q": 1}, long=False))  # fmt: skip
+def test_score_gradients_sum_to_zero(run, problem):
+    """With one query the score gradient of key j is dK_j . q / (|q|^2 scale): their sum vanishes, head by head."""
+    assume(problem.group == 1)
+    total = run.gradients(problem)["key"].sum(axis=2)
+    assert_within_bound(total, 0.0, what="sum of key gradients")
+
+
+@law("A key or value that no query sees gets zero gradient, exactly, whatever it holds.", source="masked attention", needs=("gradients", "mask"), exact=True,
+     problem=problems(upstream=True, use=("mask",)))  # fmt: skip
+def test_masked_keys_get_zero_gradient(run, problem):
+    s = problem.sizes
+    seen = problem.visible.reshape(s["B"], s["G"], s["H"] // s["G"], s["Q"], s["K"]).any(axis=(2, 3))
+    assume(problem.empty_rows == "zero" or problem.some_visible.all())
+    found = run.gradient_values(problem)
+    for name in ("key", "value"):
+        assert_identical(found[name][~seen], np.zeros_like(found[name][~seen]), what=f"gradient of {name}")
+
+
+@law("The gradient of a bias that was broadcast is the sum over what it was broadcast to.", source="gradient of broadcasting", needs=("gradients", "bias"),
+     problem=problems(upstream=True, use=("bias",), only=("bias", "scale", "causal"), long=False))  # fmt: skip
+def test_gradient_of_broadcast_bias_is_summed(run, problem):
+    found = run.gradients(problem)
+    assume("bias" in found)
+    assert_within_bound(found["bias"], run.exact_gradients(problem)["bias"], what="gradient of bias")
+
+
+@law("The memory layout of the upstream gradient does not matter.", source="strides assumed contiguous in backward kernels", needs="gradients", problem=problems(upstream=True, layouts=False, long=False),
+     layout=st.sampled_from(("heads after length", "last axes swapped", "every second", "slice of longer", "offset")))  # fmt: skip
+def test_non_contiguous_upstream(run, problem, layout):
+    straight, placed = run.gradients(problem), run.gradients(problem.replace(layouts={"upstream": layout}))
+    for name in straight:
+        assert_within_bound(placed[name], straight[name], what=f"gradient of {name}")
+
+
+@law("Constant upstream gradients of all ones in one column give that column's value sums: <g, J x> = <J^T g, x> for the linear part.",
+     source="adjoint identity; O is linear in V", needs="gradients", problem=problems(upstream=True, tame=True, long=False))  # fmt: skip
+def test_adjoint_identity_in_values(run, problem):
+    """<upstream, attention(V)> = <dV, V>, entry by entry of the batch: the two sides come from different code."""
+    axes = (1, 2, 3)
+    left = (run(problem) * problem.upstream.astype(np.float64)).sum(axis=axes)
+    right = (run.gradients(problem)["value"] * problem.value.astype(np.float64)).sum(axis=axes)
+    assume(problem.empty_rows == "zero" or problem.some_visible.all())
+    assert_within_bound(left, right, what="inner product")

@@ -1,0 +1,249 @@
+"""Masks: what a query must not see has no influence, and every way of hiding a key is the same way.
+
+Poison is the sharp tool here: what is invisible is overwritten, and not one bit of the output may change. NaN and inf are
+poured in where the implementation ignores invisible values; where it is known to read them (0 * NaN), large finite numbers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import assume
+from hypothesis import strategies as st
+
+from qkverify.laws import law
+from qkverify.reference.masks import visible
+from qkverify.strategies import problems
+from qkverify.verdict import assert_identical, assert_within_bound
+
+causal = problems(use=("causal",), only=("causal", "scale", "bias", "mask", "window", "softcap", "key_lengths"))
+
+
+def poisons(run):
+    """What may be poured into invisible keys and values of this implementation without a trace."""
+    finite = [1e4, -1e4] if run.dtype == "float16" else [1e4, -1e4, 1e18]
+    return [np.nan, np.inf, -np.inf, *finite] if run.semantics["masked_values"] == "ignored" else finite
+
+
+def poisoned(run, problem, hidden, which):
+    """The problem with poison in `hidden`, bool (B,G,K): keys and values that nothing may read."""
+    every = poisons(run)
+    poison = every[which % len(every)]
+    key, value = problem.key.copy(), problem.value.copy()
+    key[hidden] = value[hidden] = poison
+    return problem.replace(key=key, value=value)
+
+
+def unseen(problem):
+    """bool (B,G,K): the keys that no query of any head of the group sees."""
+    s = problem.sizes
+    seen = problem.visible.reshape(s["B"], s["G"], s["H"] // s["G"], s["Q"], s["K"])
+    return ~seen.any(axis=(2, 3))
+
+
+@law("A query does not see the future: overwriting later keys and values changes nothing.", source="masked decoder attention", needs="causal",
+     exact=True, problem=causal, cut=st.integers(0, 200), which=st.integers(0, 5))  # fmt: skip
+def test_causal_ignores_future(run, problem, cut, which):
+    s = problem.sizes
+    first = cut % s["K"]
+    hidden = np.zeros((s["B"], s["G"], s["K"]), dtype=bool)
+    hidden[:, :, first:] = True
+    blind = ~visible(s["B"], s["Q"], s["K"], causal=True, causal_alignment=problem.causal_alignment)[..., first:].any(-1)
+    rows = np.broadcast_to(blind, (s["B"], s["H"], s["Q"]))
+    assert_identical(run.values(poisoned(run, problem, hidden, which))[rows], run.values(problem)[rows])
+
+
+@law("Output i has no gradient in a later key or value: upstream on early rows gives exact zeros for the keys that they cannot see.",
+     source="masked decoder attention", needs=("causal", "gradients"), exact=True, problem=problems(use=("causal",), only=("causal", "scale"), upstream=True),
+     cut=st.integers(0, 200))  # fmt: skip
+def test_causal_gradient_ignores_future(run, problem, cut):
+    s = problem.sizes
+    upstream = problem.upstream.copy()
+    upstream[:, :, cut % s["Q"] + 1 :] = 0
+    seen = visible(s["B"], s["Q"], s["K"], causal=True, causal_alignment=problem.causal_alignment)[..., : cut % s["Q"] + 1, :].any(-2)
+    hidden = np.broadcast_to(~seen, (s["B"], s["G"], s["K"]))
+    found = run.gradient_values(problem.replace(upstream=upstream))
+    for name in ("key", "value"):
+        assert_identical(found[name][hidden], np.zeros_like(found[name][hidden]), what=f"gradient of {name}")
+
+
+@law("The first n queries and keys give the first n outputs: what follows does not matter.", source="masked decoder attention; decoding step by step",
+     needs="causal", problem=problems(use=("causal",), only=("causal", "scale", "softcap", "window"), sizes={"K": "Q"}), cut=st.integers(1, 200))  # fmt: skip
+def test_causal_prefix(run, problem, cut):
+    n = min(cut, problem.sizes["Q"])
+    assume(run.implementation.accepts({**problem.sizes, "Q": n, "K": n}) is None)
+    prefix = problem.replace(query=problem.query[:, :, :n], key=problem.key[:, :, :n], value=problem.value[:, :, :n], layouts={})
+    assert_within_bound(run(prefix), run(problem)[:, :, :n])
+
+
+@law("Where queries and keys differ in number, causal is aligned as declared.", source="bottom-right: a query may see a key exactly when the key is not later than it",
+     needs="causal", problem=problems(use=("causal",), only=("causal", "scale")))  # fmt: skip
+def test_causal_alignment_when_lengths_differ(run, problem):
+    assume(problem.sizes["Q"] != problem.sizes["K"])
+    assert_within_bound(run(problem), run.exact(problem))
+
+
+@law("Causal is the lower triangular mask.", source="masked decoder attention", needs=("causal", "mask"),
+     problem=problems(use=("causal",), only=("causal", "scale", "bias", "softcap", "window"), without=("mask",)))  # fmt: skip
+def test_causal_equals_explicit_mask(run, problem):
+    s = problem.sizes
+    triangle = visible(s["B"], s["Q"], s["K"], causal=True, causal_alignment=problem.causal_alignment)
+    drawn = problem.replace(bias=None) if "bias" in problem.options and run.implementation.exclusive else problem
+    assert_within_bound(run(drawn.replace(causal=False, mask=triangle.reshape(1, 1, *triangle.shape[-2:]))), run(drawn))
+
+
+@law("A window is the mask of its band.", source="sliding window attention: keys within [i - left, i + right], inclusive", needs=("window", "mask"),
+     problem=problems(use=("window",), only=("window", "causal", "scale")))  # fmt: skip
+def test_window_equals_explicit_mask(run, problem):
+    s = problem.sizes
+    band = visible(s["B"], s["Q"], s["K"], window=problem.window, causal_alignment=problem.causal_alignment)
+    assert_within_bound(run(problem.replace(window=None, mask=band.reshape(1, 1, *band.shape[-2:]))), run(problem))
+
+
+@law("The edges of a window are inclusive on both sides, and a window wider than the sequence hides nothing.", source="sliding window attention",
+     needs="window", problem=problems(use=("window",), only=("window", "causal", "key_lengths", "scale")),
+     left=st.sampled_from((0, 1, 2, 7, None, 1000)), right=st.sampled_from((0, 1, 2, 7, None, 1000)))  # fmt: skip
+def test_window_edges_are_exact(run, problem, left, right):
+    edged = problem.replace(window=(left, right))
+    assert_within_bound(run(edged), run.exact(edged))
+
+
+@law("Padding is never read: overwriting keys and values past the length changes nothing.", source="padding masks; ragged batches", needs="key_lengths",
+     exact=True, problem=problems(use=("key_lengths",)), which=st.integers(0, 5))  # fmt: skip
+def test_padding_is_never_read(run, problem, which):
+    s = problem.sizes
+    hidden = np.arange(s["K"]) >= problem.key_lengths[:, None, None]
+    hidden = np.broadcast_to(hidden, (s["B"], s["G"], s["K"]))
+    assert_identical(run.values(poisoned(run, problem, hidden, which)), run.values(problem))
+
+
+@law("A key that no query sees is never read: overwriting it and its value changes nothing.", source="masked attention", needs="mask",
+     exact=True, problem=problems(use=("mask",)), which=st.integers(0, 5))  # fmt: skip
+def test_masked_keys_have_no_influence(run, problem, which):
+    assert_identical(run.values(poisoned(run, problem, unseen(problem), which)), run.values(problem))
+
+
+@law("A padded batch entry equals the same entry cut to its length.", source="ragged batches", needs="key_lengths",
+     problem=problems(use=("key_lengths",), only=("key_lengths", "scale", "softcap")), entry=st.integers(0, 2))  # fmt: skip
+def test_padded_equals_unpadded(run, problem, entry):
+    b = entry % problem.sizes["B"]
+    n = int(problem.key_lengths[b])
+    assume(n > 0 and run.implementation.accepts({**problem.sizes, "B": 1, "K": n}) is None)
+    alone = problem.replace(query=problem.query[b : b + 1], key=problem.key[b : b + 1, :, :n], value=problem.value[b : b + 1, :, :n],
+                            key_lengths=None, layouts={})  # fmt: skip
+    assert_within_bound(run(alone), run(problem)[b : b + 1])
+
+
+@law("A boolean mask is a bias of minus infinity.", source="softmax: exp(-inf) = 0", needs=("mask", "bias"),
+     problem=problems(use=("mask",), only=("mask", "scale", "causal", "softcap")))  # fmt: skip
+def test_boolean_mask_equals_minus_inf_bias(run, problem):
+    assume(problem.some_visible.all())  # rows that see nothing are the business of the policy
+    hiding = np.where(problem.mask, 0.0, -np.inf).astype(run.numpy_dtype)
+    assert_within_bound(run(problem.replace(mask=None, bias=hiding)), run(problem))
+
+
+@law("A mask that allows everything changes nothing, whatever else is in use.", source="masked attention", needs="mask",
+     problem=problems(without=("mask",)))  # fmt: skip
+def test_all_true_mask_is_neutral(run, problem):
+    s = problem.sizes
+    taken = {pair[0] if pair[1] == "mask" else pair[1] for pair in run.implementation.exclusive if "mask" in pair}
+    assume(not taken & problem.options.keys())
+    assert_within_bound(run(problem.replace(mask=np.ones((1, 1, s["Q"], s["K"]), dtype=bool))), run(problem))
+
+
+@law("A mask of any shape that broadcasts means the mask that it broadcasts to.", source="NumPy broadcasting, from the right", needs="mask",
+     problem=problems(use=("mask",), only=("mask", "scale")), pattern=st.integers(0, 15), drop=st.booleans(), bits=st.integers(0, 2**20))  # fmt: skip
+def test_mask_broadcasts(run, problem, pattern, drop, bits):
+    s = problem.sizes
+    shape = tuple(s[letter] if pattern >> i & 1 else 1 for i, letter in enumerate("BHQK"))
+    mask = np.random.default_rng(bits).random(shape) < 0.7
+    whole = np.ascontiguousarray(np.broadcast_to(mask, (s["B"], s["H"], s["Q"], s["K"])))
+    small = mask
+    while drop and small.ndim > 2 and small.shape[0] == 1:
+        small = small[0]
+    layouts = {name: place for name, place in problem.layouts.items() if name != "mask"}
+    given = problem.replace(layouts=layouts)
+    assert_within_bound(run(given.replace(mask=small)), run(given.replace(mask=whole)))
+
+
+@law("A bias of any shape that broadcasts means the bias that it broadcasts to.", source="NumPy broadcasting, from the right", needs="bias",
+     problem=problems(use=("bias",), only=("bias", "scale")), pattern=st.integers(0, 15), drop=st.booleans(), bits=st.integers(0, 2**20))  # fmt: skip
+def test_bias_broadcasts(run, problem, pattern, drop, bits):
+    s = problem.sizes
+    shape = tuple(s[letter] if pattern >> i & 1 else 1 for i, letter in enumerate("BHQK"))
+    bias = np.random.default_rng(bits).standard_normal(shape).astype(run.numpy_dtype)
+    whole = np.ascontiguousarray(np.broadcast_to(bias, (s["B"], s["H"], s["Q"], s["K"])))
+    while drop and bias.ndim > 2 and bias.shape[0] == 1:
+        bias = bias[0]
+    layouts = {name: place for name, place in problem.layouts.items() if name != "bias"}
+    given = problem.replace(layouts=layouts)
+    assert_within_bound(run(given.replace(bias=bias)), run(given.replace(bias=whole)))
+
+
+@law("Masks of all kinds hold together: a key is seen exactly when every one of them allows it.", source="masks compose by 'and'",
+     problem=problems(), when=lambda run: None if len({"mask", "causal", "window", "key_lengths"} & run.implementation.offers) > 1 else "has one kind of mask")  # fmt: skip
+def test_masks_compose(run, problem):
+    assume(len({"mask", "causal", "window", "key_lengths"} & problem.options.keys()) > 1)
+    assert_within_bound(run(problem), run.exact(problem))
+
+
+@law("A query that sees no key gets what the implementation declares: zero, NaN or the mean.", source="safe softmax; the field does not agree, so it is declared",
+     problem=problems(without=("sinks",)), row=st.integers(0, 200),
+     when=lambda run: None if {"mask", "key_lengths"} & run.implementation.offers else "cannot hide every key from a query")  # fmt: skip
+def test_fully_masked_rows_follow_policy(run, problem, row):
+    s = problem.sizes
+    if run.offers("mask") and not _taken(run, problem, "mask"):
+        mask = np.ones((1, 1, s["Q"], s["K"]), dtype=bool) if problem.mask is None else np.array(np.broadcast_to(problem.mask, (s["B"], s["H"], s["Q"], s["K"])))
+        mask[:, :, row % s["Q"]] = False
+        hidden = problem.replace(mask=mask)
+    else:
+        assume(run.offers("key_lengths"))
+        lengths = np.full(s["B"], s["K"], np.int32) if problem.key_lengths is None else problem.key_lengths.copy()
+        lengths[row % s["B"]] = 0
+        hidden = problem.replace(key_lengths=lengths)
+    assert_within_bound(run(hidden), run.exact(hidden))
+
+
+def _taken(run, problem, option):
+    return any(option in pair and problem.options.keys() & set(pair) - {option} for pair in run.implementation.exclusive) or (
+        "bias" in problem.options and run.implementation.parameters.get("mask") == run.implementation.parameters.get("bias")
+    )
+
+
+@law("A query that sees no key has zero gradient and gives none.", source="safe softmax: the output of an empty row is a constant", needs=("gradients", "mask"),
+     exact=True, problem=problems(use=("mask",), only=("mask", "scale", "causal"), upstream=True),
+     when=lambda run: None if run.semantics["empty_rows"] == "zero" else f"empty rows are {run.semantics['empty_rows']}")  # fmt: skip
+def test_empty_rows_give_zero_gradient(run, problem):
+    s = problem.sizes
+    mask = np.array(np.broadcast_to(problem.mask, (s["B"], s["H"], s["Q"], s["K"])))
+    mask[:, :, 0] = False
+    hidden = problem.replace(mask=mask)
+    empty = ~hidden.some_visible
+    found = run.gradient_values(hidden)
+    assert_identical(found["query"][empty], np.zeros_like(found["query"][empty]), what="gradient of query")
+    dark = unseen(hidden)
+    for name in ("key", "value"):
+        assert_identical(found[name][dark], np.zeros_like(found[name][dark]), what=f"gradient of {name}")
+
+
+@law("ALiBi lowers a score by slope times distance, no more and no less.", source="Press et al. 2021: the penalty is linear in the distance", needs=("alibi_slopes", "bias"),
+     problem=problems(use=("alibi_slopes",), only=("alibi_slopes", "scale", "softcap", "causal")))  # fmt: skip
+def test_alibi_is_linear_in_distance(run, problem):
+    s = problem.sizes
+    start = s["K"] - s["Q"] if problem.causal_alignment == "bottom-right" else 0
+    away = np.abs(np.arange(s["K"]) - (np.arange(s["Q"])[:, None] + start))
+    bias = -problem.alibi_slopes[:, None, None].astype(np.float64) * away
+    rounded = bias.astype(run.numpy_dtype)
+    assume((rounded.astype(np.float64) == bias).all())
+    assert_within_bound(run(problem.replace(alibi_slopes=None, bias=rounded[None])), run(problem))
+
+
+@law("Every option that is accepted matters: where the exact result moves by more than both bounds, so does the result.", source="options that are silently ignored",
+     problem=problems(tame=True))  # fmt: skip
+def test_accepted_parameters_matter(run, problem):
+    for name in problem.options:
+        if name == "return_lse":
+            continue
+        without = problem.replace(**{name: False if name == "causal" else None})
+        moved = np.abs(run.exact(problem) - run.exact(without)) > run.bound(problem)[0].errors + run.bound(without)[0].errors
+        if moved.any():
+            assert_within_bound(run(problem)[moved], run.exact(problem)[moved], what=f"output where {name} matters")

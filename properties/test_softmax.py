@@ -1,0 +1,146 @@
+"""Softmax, read out of a fused kernel: with V = I the output is the weights, with K = I and scale 1 the scores are the query."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import assume
+from hypothesis import strategies as st
+
+from qkverify.laws import law
+from qkverify.reference.softmax import softmax_jacobian
+from qkverify.strategies import problems
+from qkverify.verdict import assert_at_least, assert_at_most, assert_true, assert_within_bound
+
+weights = problems(values="identity", without=("sinks",))
+softmaxes = problems(values="identity", keys="identity", only=("scale",), long=False)
+
+
+@law("A row of attention weights sums to one, or to nothing where no key is visible.", source="softmax definition; Illustrated Transformer, part 2",
+     problem=weights)  # fmt: skip
+def test_rows_sum_to_one(run, problem):
+    total = run(problem).sum(-1)
+    assert_within_bound(total, run.exact(problem).sum(-1), what="row sum")
+
+
+@law("Every attention weight lies between 0 and 1.", source="softmax definition", problem=weights)
+def test_weights_lie_in_unit_interval(run, problem):
+    found = run(problem)
+    seen = found[problem.some_visible]
+    assert_at_least(seen, 0.0, what="weight")
+    assert_at_most(seen, 1.0, what="weight")
+
+
+@law("Adding a constant to all scores of a row changes no weight.", source="softmax definition: exp(s + c) / sum exp(s + c)", needs="bias",
+     problem=problems(values="identity", only=("bias",), use=("bias",), long=False), shift=st.sampled_from((1.0, -1.0, 8.0, 100.0, -100.0, 1e4, -1e4)))  # fmt: skip
+def test_shift_invariance(run, problem, shift):
+    shifted = (problem.bias.astype(np.float64) + shift).astype(run.numpy_dtype)
+    back = (shifted.astype(np.float64) - shift).astype(run.numpy_dtype)  # the same bias, rounded as the shifted one is
+    exactly = (back.astype(np.float64) + shift == shifted.astype(np.float64)).all()
+    if not exactly:
+        back, shifted = np.zeros_like(back), np.full_like(back, shift)
+    assert_within_bound(run(problem.replace(bias=shifted)), run(problem.replace(bias=back)), what="weight")
+
+
+@law("Reordering the scores of a row reorders its weights likewise.", source="softmax definition", problem=softmaxes, seed=st.integers(0, 99))
+def test_permutation_equivariance(run, problem, seed):
+    order = np.random.default_rng(seed).permutation(problem.sizes["K"])
+    permuted = problem.replace(query=problem.query[..., order])
+    assert_within_bound(run(permuted), run(problem)[..., order], what="weight")
+
+
+@law("A larger score never gets a smaller weight.", source="softmax is increasing in its own score", problem=softmaxes)
+def test_order_is_kept(run, problem):
+    order = np.argsort(problem.query.astype(np.float64), axis=-1, kind="stable")
+    found = run(problem)
+    ordered = type(found)(np.take_along_axis(found.value, order, -1), np.take_along_axis(found.errors, order, -1))
+    assert_at_least(ordered[..., 1:] - ordered[..., :-1], 0.0, what="step between ordered weights")
+
+
+@law("Equal scores share the weight equally: n of them get 1/n each.", source="softmax definition",
+     problem=problems(values="identity", only=(), long=False), level=st.sampled_from((0.0, 1.0, -1.0, 30.0, -30.0)))  # fmt: skip
+def test_equal_scores_share_equally(run, problem, level):
+    same = problem.replace(query=np.full_like(problem.query, level), key=np.ones_like(problem.key))
+    assert_within_bound(run(same), 1.0 / problem.sizes["K"], what="weight")
+
+
+@law("Scores up to the limit of the dtype give finite weights.", source="softmax is shifted by its maximum; bugs of kernels without the shift",
+     problem=softmaxes, exponent=st.sampled_from((0.25, 0.5, 0.9)), sign=st.sampled_from((1.0, -1.0)))  # fmt: skip
+def test_large_scores_do_not_overflow(run, problem, exponent, sign):
+    limit = run.precision.elementwise.huge**exponent
+    limit = min(limit, run.precision.output.huge**exponent)
+    large = problem.replace(query=(sign * limit * np.sign(problem.query.astype(np.float64) + 0.25)).astype(run.numpy_dtype))
+    assert_true(np.isfinite(run.values(large).astype(np.float64)), f"scores of {sign * limit:.3g} gave weights that are not finite")
+    assert_within_bound(run(large), run.exact(large), what="weight")
+
+
+@law("Scores that are all very negative still give weights that sum to one.", source="softmax is shifted by its maximum",
+     problem=softmaxes, level=st.sampled_from((-10.0, -100.0, -1000.0, -30000.0)))  # fmt: skip
+def test_very_negative_scores_do_not_underflow_to_nan(run, problem, level):
+    low = problem.replace(query=(np.clip(problem.query.astype(np.float64), -4, 4) + level).astype(run.numpy_dtype))
+    assert_within_bound(run(low).sum(-1), 1.0, what="row sum")
+
+
+@law("A single visible key gets all the weight, whatever its score.", source="softmax of one number",
+     problem=problems(values="identity", sizes={"K": 1}, without=("sinks",)))  # fmt: skip
+def test_single_key_gets_all(run, problem):
+    assert_within_bound(run(problem), np.where(problem.visible, 1.0, run.exact(problem)), what="weight")
+
+
+@law("The gradient of softmax is y_i (delta_ik - y_k).", source="notes on 'Attention is all you need': softmax gradient", needs="gradients",
+     problem=problems(values="identity", keys="identity", only=("scale",), upstream=True, long=False, tame=True), row=st.integers(0, 63))  # fmt: skip
+def test_jacobian_is_y_delta_minus_y(run, problem, row):
+    one_hot = np.zeros_like(problem.upstream)
+    one_hot[..., row % problem.sizes["K"]] = 1
+    probed = problem.replace(upstream=one_hot)
+    jacobian = softmax_jacobian(run.oracle(problem))[..., row % problem.sizes["K"], :]
+    assert_within_bound(run.gradients(probed)["query"], jacobian, what="gradient of the score")
+
+
+@law("The gradients of a softmax in its scores sum to zero.", source="rows of the Jacobian: y_i (1 - sum_k y_k) = 0", needs="gradients",
+     problem=problems(values="identity", keys="identity", only=("scale",), upstream=True, long=False))  # fmt: skip
+def test_jacobian_rows_sum_to_zero(run, problem):
+    assert_within_bound(run.gradients(problem)["query"].sum(-1), 0.0, what="sum of score gradients")
+
+
+@law("The Jacobian of softmax is symmetric and positive semidefinite.", source="diag(y) - y y^T is a covariance matrix", needs="gradients",
+     problem=problems(values="identity", keys="identity", only=("scale",), upstream=True, tame=True, sizes={"B": 1, "H": 1, "G": 1, "Q": 1}, long=False),
+     pair=st.tuples(st.integers(0, 63), st.integers(0, 63)))  # fmt: skip
+def test_jacobian_is_symmetric_psd(run, problem, pair):
+    size = problem.sizes["K"]
+    i, k = pair[0] % size, pair[1] % size
+    rows = []
+    for at in (i, k):
+        one_hot = np.zeros_like(problem.upstream)
+        one_hot[..., at] = 1
+        rows.append(run.gradients(problem.replace(upstream=one_hot))["query"][0, 0, 0])
+    assert_within_bound(rows[0][k : k + 1], rows[1][i : i + 1], what=f"J[{i}, {k}] against J[{k}, {i}]")
+    direction = problem.upstream[0, 0, 0].astype(np.float64)
+    along = run.gradients(problem)["query"][0, 0, 0]
+    assert_at_least((along * direction).sum(keepdims=True), 0.0, what="v J v")
+
+
+@law("Where softmax is saturated its gradient vanishes: no entry exceeds y (1 - y).", source="why attention is scaled by 1/sqrt(d_k); |y_i (delta - y_k)| <= y_i (1 - y_i)",
+     needs="gradients", problem=problems(values="identity", keys="identity", only=("scale",), upstream=True, long=False),
+     row=st.integers(0, 63))  # fmt: skip
+def test_saturated_rows_have_vanishing_gradient(run, problem, row):
+    at = row % problem.sizes["K"]
+    one_hot = np.zeros_like(problem.upstream)
+    one_hot[..., at] = 1
+    y = run.oracle(problem)[..., at : at + 1]
+    found = run.gradients(problem.replace(upstream=one_hot))["query"]
+    ceiling = np.broadcast_to(y * (1.0 - y), found.shape)
+    assert_at_most(found, ceiling, what="gradient")
+    assert_at_least(found, -ceiling, what="gradient")
+
+
+@law("Divided by sqrt(d), the scores of unit-variance queries and keys have unit variance, so weights do not depend on d systematically.",
+     source="'Attention is all you need', section 3.2.1, footnote 4", problem=problems(only=(), tame=True, long=False),
+     copies=st.sampled_from((2, 4, 9)))  # fmt: skip
+def test_scaling_keeps_variance(run, problem, copies):
+    """Repeating q and k along the head size multiplies q.k by `copies` and the default scale by copies^-1/2."""
+    size = problem.sizes["D"]
+    assume(run.implementation.accepts({**problem.sizes, "D": size * copies, "E": problem.sizes["E"] * copies}) is None)
+    wide = {name: np.concatenate([getattr(problem, name)] * copies, axis=-1) for name in ("query", "key", "value")}
+    repeated = problem.replace(**wide, layouts={})
+    narrow = np.concatenate([run.exact(problem.replace(scale=(copies / size) ** 0.5))] * copies, axis=-1)
+    assert_within_bound(run(repeated), narrow)

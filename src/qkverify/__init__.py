@@ -1,0 +1,60 @@
+"""qkverify: property-based verification and benchmarks for attention.
+
+    from qkverify import implementation, verify
+
+    @implementation(arrays="numpy", dtypes=("float32", "float64"))
+    def attention(query, key, value, *, causal=False, scale=None): ...
+
+    verify(attention).raise_for_failures()
+
+Importing this package loads neither NumPy nor any array framework: names are resolved when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qkverify.contract import Implementation as Implementation
+    from qkverify.contract import implementation as implementation
+    from qkverify.errors import ContractError as ContractError
+    from qkverify.errors import HarnessError as HarnessError
+    from qkverify.errors import LawViolation as LawViolation
+    from qkverify.errors import UnsupportedCase as UnsupportedCase
+    from qkverify.laws import law as law
+    from qkverify.rounding import Bounded as Bounded
+    from qkverify.rounding import Precision as Precision
+    from qkverify.strategies import problems as problems
+    from qkverify.verification import verify as verify
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Bounded": "rounding",
+    "ContractError": "errors",
+    "HarnessError": "errors",
+    "Implementation": "contract",
+    "LawViolation": "errors",
+    "Precision": "rounding",
+    "UnsupportedCase": "errors",
+    "implementation": "contract",
+    "law": "laws",
+    "problems": "strategies",
+    "verify": "verification",
+}
+__all__ = sorted(_HOMES)  # noqa: PLE0605  (the table is the list)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"qkverify.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'qkverify' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+# In a checkout the folders reference/, implementations/, properties/ and benchmarks/ stand beside src/; in a wheel they
+# stand in the package. Looking in the checkout too makes `qkverify.reference` mean the same in both.
+_checkout = Path(__file__).resolve().parents[2]
+if (_checkout / "pyproject.toml").is_file() and (_checkout / "reference").is_dir():
+    __path__.append(str(_checkout))

@@ -1,0 +1,160 @@
+"""Which cells there are to time, and why some are not timed.
+
+A cell is one implementation on one workload, device and dtype, in one direction. Nothing is left out
+silently: a cell that cannot or must not be timed carries its reason, and the reason enters the results in
+place of times.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from qkverify import registry
+from qkverify.contract import DEVICES, Implementation
+from qkverify.results import Direction, Verdict
+from qkverify.workloads import Workload, small_grid
+
+DIRECTIONS: tuple[Direction, ...] = ("forward", "forward+backward")
+IMPORTANCE = ("float32", "bfloat16", "float64", "float16")  # of dtypes, where time is short
+INTERPRETED = "runs in Triton's interpreter on a CPU, whose speed says nothing about the kernel"
+GRADIENT_WORDS = ("gradient", "vjp", "jacobian", "backward")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One time to be taken."""
+
+    workload: Workload
+    implementation: Implementation
+    device: str
+    dtype: str
+    direction: Direction
+
+    @property
+    def group(self) -> tuple[str, str, str, str]:
+        """Cells of one group do the same work, and are timed against each other."""
+        return self.workload.name, self.direction, self.device, self.dtype
+
+    @property
+    def title(self) -> str:
+        """The group as a person reads it."""
+        return " ".join(self.group)
+
+    @property
+    def id(self) -> str:
+        case, direction, device, dtype = self.group
+        return f"{case}-{direction}-{self.implementation.name}-{device}-{dtype}"
+
+
+Reason = Callable[[Cell], str | None]
+
+
+def cells_of(
+    implementations: Iterable[Implementation],
+    *,
+    workloads: Callable[[str], Sequence[Workload]] = small_grid,
+    devices: Sequence[str] = (),
+    dtypes: Sequence[str] = (),
+    directions: Sequence[Direction] = DIRECTIONS,
+) -> list[Cell]:
+    """Every cell of the grid. Without `devices`: those on which anything here can run.
+
+    The order is that of importance, for runs that end early: dtype by dtype, forward first, short cases
+    first.
+    """
+    attention = [one for one in implementations if one.operation == "attention"]
+    usable = [d for d in DEVICES if any(registry.devices_of(one, (d,))[d] is None for one in attention)]
+    return [
+        Cell(workload, one, device, dtype, direction)
+        for device in (devices or usable)
+        for dtype in IMPORTANCE
+        if not dtypes or dtype in dtypes
+        for direction in directions
+        for workload in workloads(device)
+        for one in attention
+        if dtype in one.dtypes and device in one.devices
+    ]
+
+
+def groups_of(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """The cells by group, groups in the order of their first cell."""
+    order = {group: index for index, group in enumerate(dict.fromkeys(cell.group for cell in cells))}
+    ordered = sorted(cells, key=lambda cell: order[cell.group])
+    return [list(group) for _, group in groupby(ordered, key=lambda cell: cell.group)]
+
+
+def why_not_run(cell: Cell) -> str | None:
+    """Why this machine or this implementation cannot show a speed here, or None."""
+    one = cell.implementation
+    absent = registry.devices_of(one, (cell.device,))[cell.device]
+    if absent is not None:
+        return absent
+    if cell.device == "cpu" and hasattr(sys.modules.get(one.function.__module__), "triton"):
+        return INTERPRETED
+    missing = sorted(_needs(cell) - one.offers)
+    if missing:
+        return f"not offered: {', '.join(missing)}"
+    broken = one.accepts(cell.workload.sizes)
+    return None if broken is None else f"not offered: requires {broken}"
+
+
+def why_not_verified(verdicts: Iterable[Verdict]) -> Reason:
+    """The reason, cell by cell, that verdicts of the laws give against timing.
+
+    A law about gradients speaks against forward+backward only. A cell without any verdict has not been
+    verified.
+    """
+    spoken: dict[tuple[str, str, str], dict[Direction, str | None]] = {}
+    for verdict in verdicts:
+        key = verdict.implementation, verdict.device, verdict.dtype
+        reasons = spoken.setdefault(key, dict.fromkeys(DIRECTIONS))
+        against = _against(verdict)
+        for direction in (
+            ("forward+backward",) if about_gradients(verdict.family, verdict.law) else DIRECTIONS
+        ):
+            reasons[direction] = reasons[direction] or against
+
+    def reason(cell: Cell) -> str | None:
+        key = cell.implementation.name, cell.device, cell.dtype
+        return spoken[key][cell.direction] if key in spoken else "not verified in this run"
+
+    return reason
+
+
+def why_not_declared(cell: Cell) -> str | None:
+    """The reason that an implementation itself gives where no verdicts are at hand: its findings."""
+    for law, where in cell.implementation.findings.items():
+        name, _, dtype = law.rstrip("]").partition("[")
+        applies = cell.direction == "forward+backward" or not about_gradients("", name)
+        if applies and dtype in ("", cell.dtype):
+            return f"known finding: {name}, see {where}"
+    return None
+
+
+def about_gradients(family: str, law: str) -> bool:
+    """Whether a law speaks of gradients, by its family and name."""
+    return family == "gradients" or any(word in law for word in GRADIENT_WORDS)
+
+
+def _against(verdict: Verdict) -> str | None:
+    if verdict.outcome in ("passed", "not offered"):
+        return None
+    if verdict.outcome == "finding":
+        return f"known finding: {verdict.law}"
+    if verdict.outcome == "failed":
+        return f"breaks {verdict.law}"
+    return f"{verdict.outcome}: {verdict.law}"
+
+
+def _needs(cell: Cell) -> set[str]:
+    workload = cell.workload
+    used: Mapping[str, bool] = {
+        "causal": workload.causal,
+        "window": workload.window is not None,
+        "key_lengths": workload.key_lengths is not None,
+        "gradients": cell.direction == "forward+backward",
+    }
+    return {name for name, is_used in used.items() if is_used}

@@ -1,0 +1,429 @@
+"""What an attention call means, as data, and what an implementation says about itself.
+
+Dimension letters, used everywhere: B batch, H query heads, G key/value heads (H = G * group), Q query length, K key
+length, D key size, E value size. Three literal tables carry the rules; the rest of this file reads them:
+
+`OPTIONS`      the keyword arguments of an attention call and what each means;
+`SEMANTICS`    where libraries differ legitimately, and the values each choice can take;
+`CONVENTIONS`  how the libraries of the field name and lay out the same arguments.
+
+The signature of a function is the list of what it offers: a parameter that is not there is not offered.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from qkverify.errors import UnsupportedCase, UsageError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+OPTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "mask": "bool, broadcastable to (B,H,Q,K); True = may attend",
+        "bias": "float, broadcastable to (B,H,Q,K); added to the scores",
+        "causal": "bool; query i sees keys up to i (+ K - Q when aligned bottom-right)",
+        "window": "(left, right), None = unbounded; keys within [i - left, i + right], aligned as causal is",
+        "scale": "float, default D ** -0.5",
+        "softcap": "float; c * tanh(scores / c), after scale, before bias and mask",
+        "alibi_slopes": "(H,); adds -slope * distance",
+        "key_lengths": "(B,) int; keys at and past the length are padding and are never read",
+        "sinks": "(H,); one more logit per head that takes weight and gives nothing",
+        "return_lse": "also return the log-sum-exp, natural logarithm, (B,H,Q), -inf on empty rows",
+    }
+)
+
+SEMANTICS: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType(
+    {
+        "causal_alignment": (("bottom-right", "top-left"), "the key that the first query may see last when Q != K"),
+        "empty_rows": (("zero", "nan", "uniform"), "the output of a query that sees no key"),
+        "masked_values": (("ignored", "read"), "whether NaN in a key or value that is invisible gets through"),
+        "deterministic": (("yes", "no"), "the same call twice gives the same bits"),
+        "batch_invariant": (("yes", "no"), "an entry's bits do not depend on the rest of its batch"),
+        "delta": (("weights", "output"), "rowsum(dP * P), or rowsum(dO * O) from the stored output"),
+        "lse": (("natural", "base2"), "the logarithm of the log-sum-exp"),
+    }
+)
+
+OPERATIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "attention": ("query", "key", "value"),
+        "softmax": ("scores",),
+        "multi_head_attention": ("x", "w_q", "w_k", "w_v", "w_o"),
+        "positional_encoding": ("length", "dim"),
+        "rotary": ("x", "positions"),
+    }
+)
+
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+DEVICES = ("cpu", "cuda")
+FRAMEWORKS = ("numpy", "torch", "jax")
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How one library of the field writes an attention call: `names` maps its parameters to ours."""
+
+    marks: frozenset[str]  # parameters that tell this convention from the others
+    names: Mapping[str, str]
+    layout: str = "BHLD"
+    combined_mask: bool = False  # one parameter takes the boolean mask or the bias
+    exclusive: tuple[tuple[str, str], ...] = ()  # pairs of options that it refuses together
+    requires: tuple[str, ...] = ()  # sizes that it accepts
+    unbounded: int | None = None  # how an open side of a window is written; None: a side longer than any sequence
+    semantics: Mapping[str, str] = field(default_factory=dict)
+
+
+CONVENTIONS: Mapping[str, Convention] = MappingProxyType(
+    {
+        # torch.nn.functional.scaled_dot_product_attention
+        "torch": Convention(
+            marks=frozenset({"attn_mask", "is_causal", "dropout_p"}),
+            names={"attn_mask": "mask", "is_causal": "causal", "scale": "scale", "enable_gqa": "grouped_heads"},
+            combined_mask=True,
+            exclusive=(("causal", "mask"), ("causal", "bias")),
+        ),
+        # jax.nn.dot_product_attention: (B, L, H, D), value size equal to key size
+        "jax": Convention(
+            marks=frozenset({"is_causal", "key_value_seq_lengths"}),
+            names={
+                "mask": "mask",
+                "bias": "bias",
+                "is_causal": "causal",
+                "scale": "scale",
+                "local_window_size": "window",
+                "key_value_seq_lengths": "key_lengths",
+                "return_residual": "return_lse",
+            },
+            layout="BLHD",
+            requires=("E == D",),
+        ),
+        # flash_attn.flash_attn_func: (B, L, H, D)
+        "flash-attn": Convention(
+            marks=frozenset({"softmax_scale", "window_size"}),
+            names={
+                "causal": "causal",
+                "softmax_scale": "scale",
+                "window_size": "window",
+                "softcap": "softcap",
+                "alibi_slopes": "alibi_slopes",
+            },
+            layout="BLHD",
+            unbounded=-1,
+            semantics={"causal_alignment": "bottom-right"},
+        ),
+        # the Attention operator of ONNX (opset 23), four-dimensional inputs
+        "onnx": Convention(
+            marks=frozenset({"attn_mask", "is_causal", "softcap"}),
+            names={"attn_mask": "mask", "is_causal": "causal", "scale": "scale", "softcap": "softcap"},
+            combined_mask=True,
+        ),
+    }
+)
+
+# Other spellings of our own names, accepted in a function that follows none of the conventions above.
+SPELLINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "attn_mask": "mask",
+        "attention_mask": "mask",
+        "attn_bias": "bias",
+        "is_causal": "causal",
+        "softmax_scale": "scale",
+        "sm_scale": "scale",
+        "window_size": "window",
+        "local_window_size": "window",
+        "logit_cap": "softcap",
+        "logits_soft_cap": "softcap",
+        "seq_lens": "key_lengths",
+        "kv_lengths": "key_lengths",
+        "key_value_seq_lengths": "key_lengths",
+        "enable_gqa": "grouped_heads",
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Implementation:
+    """One function under test and all that it declares. `offers` holds canonical option names and "gradients"."""
+
+    name: str
+    function: Callable[..., Any]
+    operation: str = "attention"
+    arrays: str = "numpy"
+    dtypes: tuple[str, ...] = ("float32", "float64")
+    devices: tuple[str, ...] = ("cpu",)
+    layout: str = "BHLD"
+    requires: tuple[str, ...] = ()
+    exclusive: tuple[tuple[str, str], ...] = ()
+    precision: Mapping[str, Any] = field(default_factory=dict)
+    available: Callable[[str], str | None] | None = None
+    vjp: Callable[..., Any] | None = None
+    differentiable: bool | None = None
+    findings: Mapping[str, str] = field(default_factory=dict)
+    tile: tuple[int, ...] = ()
+    semantics: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, str] = field(default_factory=dict)  # canonical option -> the function's own parameter
+    convention: str = "qkverify"
+    offers: frozenset[str] = frozenset()
+    summary: str = ""
+    file: str = ""
+
+    @property
+    def not_offered(self) -> tuple[str, ...]:
+        """Options of the operation that this implementation does not take."""
+        every = (*OPTIONS, "gradients") if self.operation == "attention" else ("gradients",)
+        return tuple(name for name in every if name not in self.offers)
+
+    def accepts(self, sizes: Mapping[str, int]) -> str | None:
+        """The first of `requires` that these sizes break, or None. Letters that are not in `sizes` are not judged."""
+        for rule in self.requires:
+            if letters(rule) <= sizes.keys() and not eval(compiled(rule), {"__builtins__": {}}, dict(sizes)):
+                return rule
+        return None
+
+    def keywords(self, options: Mapping[str, Any], *, grouped: bool = False) -> dict[str, Any]:
+        """The call's keyword arguments under the function's own names and conventions.
+
+        `options` are canonical and native. Raises UnsupportedCase for an option that the function does not take.
+        """
+        convention = CONVENTIONS.get(self.convention)
+        given = {name: value for name, value in options.items() if value is not None and value is not False}
+        keywords: dict[str, Any] = {}
+        for name, value in given.items():
+            if name not in self.offers:
+                raise UnsupportedCase(f"{self.name} does not offer {name}")
+            if name == "window" and convention is not None:
+                open_side = convention.unbounded if convention.unbounded is not None else 2**30
+                value = tuple(open_side if side is None else side for side in value)
+            own = self.parameters[name]
+            if own in keywords:
+                raise UnsupportedCase(f"{self.name} takes {name} through {own}, which is in use")
+            keywords[own] = value
+        if grouped and "grouped_heads" in self.parameters:
+            keywords[self.parameters["grouped_heads"]] = True
+        return keywords
+
+
+REGISTERED: list[Implementation] = []
+
+
+def implementation(
+    function: Function | None = None, **declared: Any
+) -> Any:
+    """Declare a function as an implementation and return it unchanged. Everything is optional.
+
+    name, operation, arrays ("numpy", "torch", "jax"), dtypes, devices, layout ("BHLD" or "BLHD"), requires (expressions
+    over the dimension letters that the sizes must satisfy), precision ({dtype: "fused" | "eager" | "tf32" | Precision}),
+    available (device -> None, or the reason why not), vjp, differentiable, findings ({law: folder}), tile (edges of
+    its tiles), and every key of `SEMANTICS`. Raises UsageError for a word that is none of these.
+    """
+
+    def register(target: Function) -> Function:
+        REGISTERED.append(describe(target, **declared))
+        return target
+
+    return register if function is None else register(function)
+
+
+_FIELDS = {
+    "name", "operation", "arrays", "dtypes", "devices", "layout", "requires", "exclusive", "precision", "available",
+    "vjp", "differentiable", "findings", "tile", "summary", "convention",
+}  # fmt: skip
+
+
+def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
+    """An `Implementation` from a function's signature and what is declared about it."""
+    for word in declared:
+        if word not in _FIELDS and word not in SEMANTICS:
+            raise UsageError.unknown("declaration", word, _FIELDS | SEMANTICS.keys())
+    names = parameter_names(function)
+    operation = declared.get("operation") or operation_of(function, names)
+    if operation not in OPERATIONS:
+        raise UsageError.unknown("operation", operation, OPERATIONS)
+    arrays = declared.get("arrays") or framework_of(function)
+    if arrays not in FRAMEWORKS:
+        raise UsageError.unknown("framework", arrays, FRAMEWORKS)
+    style = declared.get("convention") or convention_of(names, arrays)
+    convention = CONVENTIONS.get(style)
+    parameters = options_of(names, convention, operation)
+    offers = set(parameters) - {"grouped_heads"}
+    vjp = declared.get("vjp")
+    if declared.get("differentiable", arrays != "numpy" or vjp is not None):
+        offers.add("gradients")
+    module = inspect.getmodule(function)
+    return Implementation(
+        name=declared.get("name") or f"{getattr(function, '__module__', '')}:{_plain_name(function)}",
+        function=function,
+        operation=operation,
+        arrays=arrays,
+        dtypes=tuple(_checked("dtype", d, DTYPES) for d in declared.get("dtypes") or default_dtypes(arrays)),
+        devices=tuple(_checked("device", d, DEVICES) for d in declared.get("devices", ("cpu",))),
+        layout=_checked("layout", declared.get("layout") or (convention.layout if convention else "BHLD"), LAYOUTS),
+        requires=_rules(declared.get("requires", convention.requires if convention else ())),
+        exclusive=tuple(declared.get("exclusive", convention.exclusive if convention else ())),
+        precision=_per_dtype(declared.get("precision", {})),
+        available=declared.get("available"),
+        vjp=vjp,
+        differentiable=declared.get("differentiable"),
+        findings=dict(declared.get("findings", {})),
+        tile=_sizes(declared.get("tile", ())),
+        semantics=_semantics({**(convention.semantics if convention else {}), **declared}),
+        parameters=parameters,
+        convention=style,
+        offers=frozenset(offers),
+        summary=declared.get("summary") or _first_line(function, module),
+        file=getattr(module, "__file__", "") or "",
+    )
+
+
+def completed(one: Implementation) -> Implementation:
+    """With the `<name>_vjp` of the function's own module, which may stand below it there."""
+    if one.vjp is not None or one.arrays != "numpy" or one.differentiable is False:
+        return one
+    vjp = getattr(sys.modules.get(one.function.__module__), f"{_plain_name(one.function)}_vjp", None)
+    return one if vjp is None else replace(one, vjp=vjp, offers=one.offers | {"gradients"})
+
+
+LAYOUTS = ("BHLD", "BLHD")
+
+
+def parameter_names(function: Callable[..., Any]) -> list[str]:
+    """Parameter names in order; a built-in without a signature is read off the first line of its docstring."""
+    try:
+        return [p.name for p in inspect.signature(function).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    except ValueError:
+        text = re.search(rf"{re.escape(_plain_name(function))}\((.*?)\)\s*(?:->|$)", function.__doc__ or "", re.S | re.M)
+        if text is None:
+            raise UsageError(f"{function!r} shows no signature, and its docstring states none; wrap it in a function") from None
+        return re.findall(r"(?:^|,)\s*(\w+)", text.group(1))
+
+
+def operation_of(function: Callable[..., Any], names: Sequence[str]) -> str:
+    """The operation that a function computes, read off its parameter names."""
+    lowered = [name.lower() for name in names]
+    if len(lowered) >= 3 and [n[0] for n in lowered[:3]] == ["q", "k", "v"]:
+        return "attention"
+    for operation, required in OPERATIONS.items():
+        if operation != "softmax" and tuple(lowered[: len(required)]) == required:
+            return operation
+    if "softmax" in _plain_name(function).lower():
+        return "softmax"
+    if lowered[:1] in (["scores"], ["logits"]):
+        return "softmax"
+    raise UsageError(
+        f"cannot tell what {_plain_name(function)}({', '.join(names)}) computes: name its first parameters as one of\n"
+        + "\n".join(f"  {operation}({', '.join(required)}, ...)" for operation, required in OPERATIONS.items())
+        + "\nor declare it: @implementation(operation=...)"
+    )
+
+
+def framework_of(function: Callable[..., Any]) -> str:
+    """The array framework of a function, from the module that it lives in and what that module imports."""
+    module = getattr(function, "__module__", None) or getattr(type(function), "__module__", "")
+    root = module.partition(".")[0]
+    if root in FRAMEWORKS:
+        return root
+    if root in ("torch", "_C") or "torch" in repr(type(function)):
+        return "torch"
+    names = vars(sys.modules[module]) if module in sys.modules else getattr(function, "__globals__", {})
+    imported = {value.__name__.partition(".")[0] for value in names.values() if inspect.ismodule(value)}
+    imported |= {(getattr(value, "__module__", None) or "").partition(".")[0] for value in names.values()}
+    return next((name for name in ("torch", "jax") if name in imported), "numpy")
+
+
+def convention_of(names: Sequence[str], arrays: str) -> str:
+    """The convention whose marks all appear among the parameters; where two fit, the more specific one."""
+    fitting = [name for name, convention in CONVENTIONS.items() if convention.marks <= set(names)]
+    fitting.sort(key=lambda name: (name == arrays, len(CONVENTIONS[name].marks)))
+    return fitting[-1] if fitting else "qkverify"
+
+
+def options_of(names: Sequence[str], convention: Convention | None, operation: str) -> dict[str, str]:
+    """Canonical option -> own parameter, for the options that a signature takes."""
+    required = len(OPERATIONS[operation])
+    table = convention.names if convention else {**SPELLINGS, **{name: name for name in OPTIONS}}
+    if operation != "attention":
+        return {name: name for name in names[required:]}
+    found = {table[name]: name for name in names[required:] if name in table}
+    if convention is not None and convention.combined_mask and "mask" in found:
+        found["bias"] = found["mask"]
+    return found
+
+
+def default_dtypes(arrays: str) -> tuple[str, ...]:
+    """The dtypes that an undeclared implementation is tried in. JAX computes in float64 only where x64 is enabled."""
+    if arrays == "numpy":
+        return ("float64", "float32")
+    if arrays == "jax":
+        enabled = bool(importlib.import_module("jax").config.jax_enable_x64)
+        return DTYPES if enabled else DTYPES[1:]
+    return DTYPES
+
+
+def letters(rule: str) -> set[str]:
+    """The dimension letters that a rule speaks of."""
+    return {node.id for node in ast.walk(ast.parse(rule, mode="eval")) if isinstance(node, ast.Name)}
+
+
+_COMPILED: dict[str, Any] = {}
+
+
+def compiled(rule: str) -> Any:
+    if rule not in _COMPILED:
+        _COMPILED[rule] = compile(rule, f"requires {rule!r}", "eval")
+    return _COMPILED[rule]
+
+
+def _rules(rules: Sequence[str] | str) -> tuple[str, ...]:
+    every = (rules,) if isinstance(rules, str) else tuple(rules)
+    allowed = (ast.Expression, ast.Compare, ast.BoolOp, ast.UnaryOp, ast.BinOp, ast.Name, ast.Constant, ast.Tuple,
+               ast.List, ast.Load, ast.operator, ast.cmpop, ast.boolop, ast.unaryop)  # fmt: skip
+    for rule in every:
+        try:
+            tree = ast.parse(rule, mode="eval")
+        except SyntaxError as error:
+            raise UsageError(f"requires: {rule!r} is no expression: {error.msg}") from None
+        unknown = sorted(letters(rule) - set("BHGQKDE"))
+        if unknown or not all(isinstance(node, allowed) for node in ast.walk(tree)):
+            raise UsageError(f"requires: {rule!r} may compare the dimension letters B, H, G, Q, K, D, E with numbers only")
+    return every
+
+
+def _checked(what: str, asked: str, exists: Sequence[str]) -> str:
+    if asked not in exists:
+        raise UsageError.unknown(what, asked, exists)
+    return asked
+
+
+def _semantics(declared: Mapping[str, Any]) -> dict[str, str]:
+    chosen = {}
+    for name, (values, _) in SEMANTICS.items():
+        if declared.get(name) is not None:
+            value = {True: "yes", False: "no"}.get(declared[name], declared[name])
+            chosen[name] = _checked(name, value, values)
+    return chosen
+
+
+def _per_dtype(precision: Any) -> dict[str, Any]:
+    return dict(precision) if isinstance(precision, Mapping) else dict.fromkeys(DTYPES, precision)
+
+
+def _sizes(tile: int | Sequence[int]) -> tuple[int, ...]:
+    return (tile,) if isinstance(tile, int) else tuple(tile)
+
+
+def _plain_name(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def _first_line(function: Callable[..., Any], module: Any) -> str:
+    text = inspect.getdoc(function) or getattr(module, "__doc__", "") or ""
+    return text.strip().partition("\n")[0]

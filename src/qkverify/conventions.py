@@ -1,0 +1,182 @@
+"""Finding out what an implementation chose where libraries differ legitimately.
+
+A declared choice is taken at its word and the laws hold it to that. An undeclared one is probed on an example small enough to
+be read, printed ("detected: causal top-left"), and held to for the rest of the run. A probe that raises leaves the choice
+open: the laws will meet the same error and report it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qkverify.contract import Implementation
+from qkverify.problems import Problem
+from qkverify.reference.attention import attention as reference_attention
+from qkverify.rounding import Precision
+from qkverify.runs import Run
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One convention of one implementation: its value and how it is known."""
+
+    value: str
+    how: str  # "declared", "detected" or "not applicable"
+
+
+def detect(one: Implementation, device: str, dtype: str) -> dict[str, Choice]:
+    """Every convention of an implementation in one cell, with the precision model it is judged by in half precision."""
+    run = Run(one, device, dtype)
+    found: dict[str, Choice] = {}
+    if one.operation != "attention":
+        return found
+    for name, probe in PROBES.items():
+        if name in one.semantics:
+            found[name] = Choice(one.semantics[name], "declared")
+            continue
+        value = _answer(probe, run)
+        found[name] = Choice(value, "detected") if value else Choice("none", "not applicable")
+        if value:
+            run.semantics[name] = value
+    if dtype in ("float16", "bfloat16"):
+        found["precision"] = _precision(one, run)
+    return found
+
+
+def settled(found: Mapping[str, Choice]) -> dict[str, str]:
+    """The conventions a run is held to."""
+    return {name: choice.value for name, choice in found.items() if choice.how != "not applicable" and name != "precision"}
+
+
+def precision_of(found: Mapping[str, Choice], dtype: str) -> Precision | None:
+    """The precision model that was detected, if one was."""
+    choice = found.get("precision")
+    return Precision.named(choice.value, dtype) if choice and choice.how == "detected" else None
+
+
+def _answer(probe: Callable[[Run], str | None], run: Run) -> str | None:
+    try:
+        return probe(run)
+    except Exception:  # the law that meets the same error reports it with its problem
+        return None
+
+
+def _size(run: Run) -> int:
+    """A head size that the implementation takes: the smallest from 1 up, as both key and value size."""
+    sizes = {"B": 1, "H": 1, "G": 1, "Q": 2, "K": 3}
+    return next((d for d in (1, 2, 4, 8, 16, 32, 64, 128) if run.implementation.accepts({**sizes, "D": d, "E": d}) is None), 64)
+
+
+def _problem(run: Run, *, queries: int = 2, keys: int = 3, batch: int = 1, seed: int | None = None, **options: Any) -> Problem:
+    """Zero scores unless `seed` is given, and values 1, 2, 4, ...: the output tells which keys were averaged."""
+    size, dtype = _size(run), run.numpy_dtype
+    shape = (batch, 1, keys, size)
+    if seed is None:
+        query, key = np.zeros((batch, 1, queries, size), dtype), np.zeros(shape, dtype)
+        value = np.broadcast_to(np.exp2(np.arange(keys))[:, None], shape).astype(dtype)
+    else:
+        rng = np.random.default_rng(seed)
+        query = rng.standard_normal((batch, 1, queries, size)).astype(dtype)
+        key, value = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
+    return Problem(query=query, key=key, value=value, **options)
+
+
+def _causal_alignment(run: Run) -> str | None:
+    if not run.offers("causal"):
+        return None
+    seen = run.values(_problem(run, causal=True))[0, 0, 0, 0].astype(np.float64)
+    return _nearest(float(seen), {1.0: "top-left", 1.5: "bottom-right"})  # the first query saw one key, or two
+
+
+def _empty_rows(run: Run) -> str | None:
+    """The second of two queries is hidden from every key, by the first of these means that is offered."""
+    if run.offers("mask"):
+        hidden: dict[str, Any] = {"mask": np.array([[[[True] * 3, [False] * 3]]])}
+    elif run.offers("bias"):
+        hidden = {"bias": np.array([[[[0.0] * 3, [-np.inf] * 3]]]).astype(run.numpy_dtype)}
+    elif run.offers("key_lengths"):
+        hidden = {"key_lengths": np.array([0], np.int32)}
+    elif run.offers("causal") and run.semantics["causal_alignment"] == "bottom-right":
+        seen = run.values(_problem(run, queries=2, keys=1, causal=True))[0, 0, 0, 0].astype(np.float64)
+        return "zero" if seen == 0 else "nan" if np.isnan(seen) else "uniform"
+    else:
+        return None
+    seen = run.values(_problem(run, **hidden))[0, 0, 1, 0].astype(np.float64)
+    return "nan" if np.isnan(seen) else "zero" if seen == 0 else "uniform"
+
+
+def _masked_values(run: Run) -> str | None:
+    """NaN in the last key and value, which no query may see."""
+    if run.offers("mask"):
+        hidden: dict[str, Any] = {"mask": np.array([[[[True, True, False]]]])}
+    elif run.offers("key_lengths"):
+        hidden = {"key_lengths": np.array([2], np.int32)}
+    elif run.offers("causal"):
+        hidden = {"causal": True}
+    else:
+        return None
+    clean = _problem(run, queries=2 if "causal" not in hidden else 1, **hidden)
+    key, value = clean.key.copy(), clean.value.copy()
+    key[..., -1, :] = value[..., -1, :] = np.nan
+    if "causal" in hidden and run.semantics["causal_alignment"] == "bottom-right":
+        clean = _problem(run, queries=3, causal=True)
+        got = run.values(clean.replace(key=key, value=value))[:, :, :2]
+    else:
+        got = run.values(clean.replace(key=key, value=value))
+    return "read" if np.isnan(got.astype(np.float64)).any() else "ignored"
+
+
+def _deterministic(run: Run) -> str | None:
+    problem = _problem(run, queries=17, keys=33, seed=1)
+    first = run.values(problem)
+    return "yes" if all(np.array_equal(first, run.values(problem)) for _ in range(3)) else "no"
+
+
+def _batch_invariant(run: Run) -> str | None:
+    problem = _problem(run, queries=17, keys=33, batch=3, seed=1)
+    together = run.values(problem)
+    alone = [run.values(problem.replace(**{n: getattr(problem, n)[b : b + 1] for n in ("query", "key", "value")})) for b in range(3)]
+    return "yes" if np.array_equal(together, np.concatenate(alone)) else "no"
+
+
+def _lse(run: Run) -> str | None:
+    if not run.offers("return_lse"):
+        return None
+    found = float(run.outputs(_problem(run, return_lse=True))[1][0, 0, 0])
+    return _nearest(found, {float(np.log(3)): "natural", float(np.log2(3)): "base2"})
+
+
+def _nearest(found: float, meanings: Mapping[float, str]) -> str | None:
+    """The meaning whose number is nearest to what was found; None for NaN."""
+    return None if np.isnan(found) else meanings[min(meanings, key=lambda number: abs(number - found))]
+
+
+PROBES: Mapping[str, Callable[[Run], str | None]] = {
+    "causal_alignment": _causal_alignment,
+    "empty_rows": _empty_rows,
+    "masked_values": _masked_values,
+    "deterministic": _deterministic,
+    "batch_invariant": _batch_invariant,
+    "lse": _lse,
+}
+
+
+def _precision(one: Implementation, run: Run) -> Choice:
+    """"fused" where forty random problems hold to a fused kernel's bound, else "eager" (every operation rounds)."""
+    if run.dtype in one.precision:
+        declared = one.precision[run.dtype]
+        return Choice(declared if isinstance(declared, str) else "declared", "declared")
+    fused = Run(one, run.device, run.dtype, run.semantics, Precision.fused(run.dtype))
+    for seed in range(40):
+        problem = _problem(fused, queries=5, keys=33 if seed % 2 else 7, seed=seed)
+        try:
+            got, exact = fused(problem), reference_attention(*(np.asarray(x, np.float64) for x in (problem.query, problem.key, problem.value)))
+        except Exception:  # as in _answer
+            break
+        if (np.abs(got.value - exact) > got.errors).any():
+            return Choice("eager", "detected")
+    return Choice("fused", "detected")

@@ -1,0 +1,95 @@
+"""What fills an array: named distributions, each a function of a shape and one integer.
+
+They are listed from simple to wild, because Hypothesis shrinks toward the first: a counterexample then has numbers that a
+person can check. `digits` reads small numbers straight off the integer, base 8, so that shrinking the integer turns the
+elements to zero one by one; where the array has more elements than digits, and in all others, the integer is a seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+SEEDS = 2**24  # Hypothesis draws evenly up to here; from a wider range it would prefer small numbers
+DIGITS = np.array([0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5, 3.0])
+
+Fill = Callable[[tuple[int, ...], np.random.Generator], np.ndarray]
+
+
+def digits(shape: tuple[int, ...], seed: int, base: int = 8) -> np.ndarray:
+    """Integers in [0, base): the digits of `seed` where they suffice, else drawn with it; all zero for seed 0."""
+    size = int(np.prod(shape))
+    if seed == 0:
+        return np.zeros(shape, dtype=np.int64)
+    if base**size > SEEDS:
+        return np.random.default_rng(seed).integers(0, base, size=shape)
+    found = np.zeros(size, dtype=np.int64)
+    for i in range(size):
+        seed, found[i] = divmod(seed, base)
+        if not seed:
+            break
+    return found.reshape(shape)
+
+
+def _ramp(shape: tuple[int, ...]) -> np.ndarray:
+    """0 .. 1 along the second axis from the end: the keys."""
+    length = shape[-2] if len(shape) > 1 else 1
+    return np.broadcast_to(np.linspace(0.0, 1.0, length)[:, None], shape)
+
+
+def _one_hot(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    filled = np.zeros(shape)
+    if filled.size:
+        at = rng.integers(0, shape[-1], size=(*shape[:-1], 1))
+        np.put_along_axis(filled, at, 1.0, axis=-1)
+    return filled
+
+
+def _ties(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Every row is one of two: scores come in equal groups."""
+    two = rng.standard_normal((2, shape[-1]))
+    return two[rng.integers(0, 2, size=shape[:-1])]
+
+
+def _spikes(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Small numbers with one large row in every sixteen: the running maximum rises in every tile."""
+    filled = rng.standard_normal(shape) * 0.1
+    filled[..., 15::16, :] = np.arange(1, len(range(15, shape[-2], 16)) + 1)[:, None] if len(shape) > 1 else 1.0
+    return filled
+
+
+def _head_and_tail(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """A few large terms, then many that are each small beside their sum: an accumulator of few digits stops growing."""
+    filled = 8.0 * np.exp2(-rng.integers(4, 13)) * (0.75 + 0.25 * rng.random(shape))
+    if len(shape) > 1:
+        filled[..., : max(1, shape[-2] // 5), :] = 8.0
+    return filled
+
+
+DISTRIBUTIONS: Mapping[str, Fill] = {
+    "ones": lambda shape, rng: np.ones(shape),
+    "one-hot": _one_hot,
+    "normal": lambda shape, rng: rng.standard_normal(shape),
+    "uniform": lambda shape, rng: rng.random(shape),
+    "ties": _ties,
+    "sparse": lambda shape, rng: rng.standard_normal(shape) * (rng.random(shape) < 0.1),
+    "rising": lambda shape, rng: rng.standard_normal(shape) * 0.1 + 8.0 * _ramp(shape),
+    "falling": lambda shape, rng: rng.standard_normal(shape) * 0.1 - 8.0 * _ramp(shape),
+    "head and tail": _head_and_tail,
+    "spikes": _spikes,
+    "large": lambda shape, rng: rng.standard_normal(shape) * 10.0,
+    "very negative": lambda shape, rng: -20.0 - rng.random(shape),
+    "powers of two": lambda shape, rng: np.exp2(rng.integers(-8, 5, size=shape)) * rng.choice([-1.0, 1.0], size=shape),
+    "tiny": lambda shape, rng: rng.standard_normal(shape) * 1e-7,
+    "signed zeros": lambda shape, rng: rng.choice([0.0, -0.0], size=shape),
+    "huge": lambda shape, rng: rng.standard_normal(shape) * 150.0,
+}
+NAMES = ("digits", *DISTRIBUTIONS)
+
+
+def fill(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """A float64 array of the named distribution."""
+    if name == "digits":
+        return DIGITS[digits(shape, seed)]
+    return DISTRIBUTIONS[name](shape, np.random.default_rng(seed))

@@ -1,0 +1,45 @@
+"""Errors by whose fault they are.
+
+`UnsupportedCase`  nobody's: the implementation says that it does not offer this case.
+`ContractError`    the implementation's: it broke the interface (wrong shape, wrong dtype, a written input).
+`LawViolation`     the implementation's: the numbers are wrong.
+`UsageError`       the user's: an unknown name, option or file; the message says what exists and what is nearest.
+`HarnessError`     ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UnsupportedCase(Exception):
+    """Raised by an implementation for a case that it does not offer: say what, and the limit."""
+
+
+class ContractError(AssertionError):
+    """The implementation broke the interface: the message names what was expected and what came back."""
+
+
+class LawViolation(AssertionError):
+    """A law is broken: the result lies outside the bound that the declared precision allows."""
+
+    def __init__(self, message: str, *, evidence: object = None) -> None:
+        super().__init__(message)
+        self.evidence = evidence
+
+
+class HarnessError(Exception):
+    """The harness failed; the implementation is not to blame."""
+
+
+class UsageError(Exception):
+    """The user asked for something that does not exist."""
+
+    @classmethod
+    def unknown(cls, what: str, asked: str, exists: Iterable[str]) -> UsageError:
+        """What was asked, what exists, and the nearest name."""
+        names = sorted(exists)
+        nearest = difflib.get_close_matches(asked, names, n=1, cutoff=0.4)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        return cls(f"unknown {what} {asked!r}.{hint}\n  {what}s: {', '.join(names) or 'none'}")

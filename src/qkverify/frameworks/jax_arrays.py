@@ -1,0 +1,50 @@
+"""JAX on the CPU (or its default device). Arrays have no strides and cannot be written; float64 needs jax_enable_x64."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+REFUSALS: tuple[type[BaseException], ...] = (NotImplementedError,)
+clock: Callable[[], float] = time.perf_counter
+
+
+def unavailable(device: str) -> str | None:
+    if device == "cpu" or any(d.platform == "gpu" for d in jax.devices()):
+        return None
+    return "no CUDA device"
+
+
+def devices() -> dict[str, str | None]:
+    return {device: unavailable(device) for device in ("cpu", "cuda")}
+
+
+def from_numpy(array: Any, device: str = "cpu") -> Any:
+    target = jax.devices("gpu" if device == "cuda" else "cpu")[0]
+    return jax.device_put(np.ascontiguousarray(array), target)
+
+
+def to_numpy(native: Any) -> np.ndarray:
+    return np.asarray(native)
+
+
+def dtype_of(native: Any) -> str:
+    return str(native.dtype)
+
+
+def vjp(function: Callable[..., Any], inputs: Mapping[str, Any], upstream: Any) -> tuple[Any, dict[str, Any]]:
+    names = list(inputs)
+    output, pull = jax.vjp(lambda *xs: _first(function(**dict(zip(names, xs, strict=True)))), *inputs.values())
+    return output, dict(zip(names, pull(upstream), strict=True))
+
+
+def _first(output: Any) -> Any:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def synchronise(device: str = "cpu") -> None:
+    jax.effects_barrier()

@@ -1,0 +1,40 @@
+"""NumPy: the arrays are what they are. Gradients come from the implementation's own vjp function."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+REFUSALS: tuple[type[BaseException], ...] = (NotImplementedError,)
+clock: Callable[[], float] = time.perf_counter
+
+
+def unavailable(device: str) -> str | None:
+    return None if device == "cpu" else "NumPy computes on the CPU only"
+
+
+def devices() -> dict[str, str | None]:
+    return {device: unavailable(device) for device in ("cpu", "cuda")}
+
+
+def from_numpy(array: Any, device: str = "cpu") -> Any:
+    return array
+
+
+def to_numpy(native: Any) -> np.ndarray:
+    return np.asarray(native)
+
+
+def dtype_of(native: Any) -> str:
+    return np.asarray(native).dtype.name
+
+
+def vjp(function: Callable[..., Any], inputs: Mapping[str, Any], upstream: Any) -> tuple[Any, dict[str, Any]]:
+    raise NotImplementedError("NumPy has no automatic gradients: put attention_vjp beside attention")
+
+
+def synchronise(device: str = "cpu") -> None:
+    """NumPy computes at once."""

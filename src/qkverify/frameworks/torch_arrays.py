@@ -1,0 +1,73 @@
+"""PyTorch on the CPU and on CUDA. bfloat16 crosses to NumPy as 16-bit integers: NumPy's own bfloat16 is ml_dtypes'."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+
+REFUSALS: tuple[type[BaseException], ...] = (NotImplementedError,)
+clock: Callable[[], float] = time.perf_counter
+
+
+def unavailable(device: str) -> str | None:
+    return None if device == "cpu" or torch.cuda.is_available() else "no CUDA device"
+
+
+def devices() -> dict[str, str | None]:
+    return {device: unavailable(device) for device in ("cpu", "cuda")}
+
+
+def from_numpy(array: Any, device: str = "cpu") -> torch.Tensor:
+    """A tensor with the strides of `array`; on the CPU it shares the memory."""
+    array = np.asarray(array)
+    if device != "cpu":
+        return _with_strides(array, device)
+    half = array.dtype == ml_dtypes.bfloat16
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # read-only arrays: that nothing is written is a law of its own
+        tensor = torch.from_numpy(array.view(np.int16) if half else array)
+    return tensor.view(torch.bfloat16) if half else tensor
+
+
+def _with_strides(array: np.ndarray, device: str) -> torch.Tensor:
+    """The whole buffer is sent, and the same view is taken of it there: what lies around the view travels too."""
+    root = array
+    while isinstance(root.base, np.ndarray):
+        root = root.base
+    if root.size == 0 or array.size == 0 or not root.flags.c_contiguous:
+        return from_numpy(np.array(array)).to(device)
+    offset = (array.__array_interface__["data"][0] - root.__array_interface__["data"][0]) // root.itemsize
+    strides = [stride // array.itemsize for stride in array.strides]
+    return from_numpy(root.reshape(-1)).to(device).as_strided(array.shape, strides, offset)
+
+
+def to_numpy(native: Any) -> np.ndarray:
+    tensor = native.detach().cpu()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return np.asarray(tensor.numpy())
+
+
+def dtype_of(native: Any) -> str:
+    return str(native.dtype).removeprefix("torch.")
+
+
+def vjp(function: Callable[..., Any], inputs: Mapping[str, Any], upstream: Any) -> tuple[Any, dict[str, Any]]:
+    """The outputs and, for each input, upstream's product with the Jacobian. An input that has no influence gets zeros."""
+    leaves = {name: x.detach().requires_grad_() for name, x in inputs.items()}
+    output = function(**leaves)
+    first = output[0] if isinstance(output, tuple) else output
+    found = torch.autograd.grad(first, list(leaves.values()), upstream, allow_unused=True)
+    grads = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves.values(), found, strict=True)]
+    return output, dict(zip(leaves, grads, strict=True))
+
+
+def synchronise(device: str = "cpu") -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()

@@ -1,0 +1,164 @@
+"""`@law`: a property with a sentence, a source, and the strategies that its problems are drawn from.
+
+    @law("A row of attention weights sums to one.", source="softmax definition", problem=problems(values="identity"))
+    def test_rows_sum_to_one(run, problem):
+        weights = run(problem)
+        assert_within_bound(weights.sum(-1), problem.some_visible)
+
+The decorated function is an ordinary pytest test of one parameter, `run`; the plugin supplies one run for every
+implementation, device and dtype. What stands in `needs` an implementation must offer, else the law is "not offered" there.
+Inside, a Hypothesis test is built afresh for each run, so that examples are stored for each cell on its own and one law can
+be checked at several profiles in one process.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
+from hypothesis.reporting import with_reporter
+from hypothesis.strategies import SearchStrategy
+
+from qkverify.errors import ContractError, HarnessError, LawViolation, UnsupportedCase
+from qkverify.runs import Run
+from qkverify.verdict import Evidence
+
+PROFILES: Mapping[str, int] = {"quick": 25, "default": 100, "thorough": 2000, "ci": 100}
+
+# Hypothesis calls the body with problems that cost milliseconds; its clocks would only add noise.
+_ALWAYS: dict[str, Any] = {
+    "deadline": None,
+    "report_multiple_bugs": False,
+    "print_blob": False,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Law:
+    """One law: `body(run, **drawn)` raises LawViolation where it is broken."""
+
+    name: str
+    family: str
+    sentence: str
+    source: str
+    body: Callable[..., None]
+    strategies: Mapping[str, SearchStrategy[Any]]
+    needs: tuple[str, ...] = ()
+    operation: str = "attention"
+    exact: bool = False
+    dtypes: tuple[str, ...] = ()
+    when: Callable[[Run], str | None] | None = None
+    weight: float = 1.0
+    tags: frozenset[str] = field(default_factory=frozenset)
+
+    def unfit(self, run: Run) -> str | None:
+        """Why this law does not apply to a run ("not offered"), or None."""
+        missing = [name for name in self.needs if not run.offers(name)]
+        if missing:
+            return f"not offered: {', '.join(missing)}"
+        if self.dtypes and run.dtype not in self.dtypes:
+            return f"speaks of {', '.join(self.dtypes)} only"
+        return self.when(run) if self.when is not None else None
+
+    def check(self, run: Run, *, max_examples: int | None = None, seed: int | None = None, **overrides: Any) -> None:
+        """Check the law on a run with generated problems. Raises what the smallest counterexample raises.
+
+        `seed` makes the generation repeatable; `overrides` are Hypothesis settings. Raises UnsupportedCase where the
+        implementation refused every problem.
+        """
+        examples = settings.default.max_examples if max_examples is None else max_examples
+        counted = {"max_examples": max(1, round(examples * self.weight))}
+        test = settings(**{**_ALWAYS, **counted, **overrides})(given(**self.strategies)(self._example(run)))
+        if seed is not None:
+            test = hypothesis.seed(seed)(test)
+        with run.activated(), with_reporter(lambda _: None):  # what Hypothesis would print, the verdict says
+            try:
+                test()
+            except Unsatisfiable as error:
+                raise UnsupportedCase(f"{run.implementation.name} refuses every problem of {self.name}") from error
+            except (LawViolation, ContractError) as broken:
+                broken.__notes__ = []  # Hypothesis repeats the arguments, which our message has shown
+                raise
+
+    def replay(self, run: Run, drawn: Mapping[str, Any]) -> None:
+        """Check the law on given arguments instead of generated ones."""
+        with run.activated():
+            run.begin_example()
+            self.body(run, **drawn)
+
+    def _example(self, run: Run) -> Callable[..., None]:
+        """The body for one example, under the cell's own name: Hypothesis stores failing examples by it."""
+
+        def example(**drawn: Any) -> None:
+            run.begin_example()
+            try:
+                self.body(run, **drawn)
+            except UnsupportedCase as refusal:
+                run.refusals[str(refusal)] = run.refusals.get(str(refusal), 0) + 1
+                hypothesis.reject()
+            except Exception:
+                run.failing = drawn
+                raise
+
+        example.__name__ = example.__qualname__ = re.sub(r"\W", "_", f"{self.name}_of_{run.cell}")
+        example.__module__ = self.body.__module__
+        return example
+
+
+def law(sentence: str, *, source: str, needs: tuple[str, ...] | str = (), operation: str = "attention", exact: bool = False,
+        dtypes: tuple[str, ...] = (), when: Callable[[Run], str | None] | None = None, weight: float = 1.0,
+        **strategies: SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[[Run], None]]:  # fmt: skip
+    """Make a property a law.
+
+    sentence   what a person understands; a failure prints it
+    source     where the law comes from
+    needs      options (or "gradients") that an implementation must offer
+    exact      the law compares bit for bit; otherwise within the derived bound
+    dtypes     the dtypes that it speaks of, all by default
+    when       run -> None, or the reason why the law does not apply
+    weight     the share of the profile's examples that it gets (a law on a tiny domain needs fewer)
+    strategies one Hypothesis strategy for each further parameter of the function
+    """
+
+    def decorate(body: Callable[..., None]) -> Callable[[Run], None]:
+        family = Path(body.__code__.co_filename).stem.removeprefix("test_")
+        described = Law(body.__name__.removeprefix("test_"), family, sentence, source, body, strategies,
+                        (needs,) if isinstance(needs, str) else tuple(needs), operation, exact, dtypes, when, weight)  # fmt: skip
+
+        def test(run: Run) -> None:
+            described.check(run)
+
+        functools.update_wrapper(test, body)
+        del test.__wrapped__  # type: ignore[attr-defined]  # pytest would read the parameters off the body
+        test.law = described  # type: ignore[attr-defined]
+        return test
+
+    return decorate
+
+
+def explain(broken: BaseException, checked: Law, run: Run, *, replay: str = "") -> str:
+    """A failure as a person reads it: the law, the smallest problem, the worst element, how to see it again."""
+    lines = [f"{checked.name}: {checked.sentence}", f"  implementation     {run.cell}"]
+    if run.problems:
+        first, *rest = run.problems[0].describe().splitlines()
+        lines.append(f"  smallest problem   {first}")
+        lines += [f"    {line}" for line in rest]
+    extra = {name: value for name, value in run.failing.items() if name != "problem"}
+    lines += [f"  {name:18} {value!r}" for name, value in extra.items()]
+    if isinstance(broken, LawViolation) and isinstance(broken.evidence, Evidence):
+        lines += [f"  at {line}" if i == 0 else f"  {line.strip()}" for i, line in enumerate(str(broken).splitlines())]
+    else:
+        kind = "" if isinstance(broken, LawViolation | ContractError | HarnessError) else f"{type(broken).__name__}: "
+        lines.append(f"  {kind}{broken}")
+    if replay:
+        lines.append(f"  again:   qkverify replay {replay}")
+    return "\n".join(lines)
+

@@ -1,0 +1,220 @@
+"""One group of cells, timed against each other.
+
+Correct first: a cell is timed only when nothing speaks against it, and after timing the same call is made
+once more and its output compared with the reference's sampled rows within the derived bound. A cell that
+fails there shows that instead of a time.
+
+Quiet enough: the fastest cell stands twice in the group under two names, prepared twice, so that its two
+halves differ in nothing but chance and addresses. Their ratio is the A/A control.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from qkverify import conventions, frameworks
+from qkverify.cells import Cell
+from qkverify.clocks import Call, Clock, EventsClock, clock_for
+from qkverify.contract import Implementation
+from qkverify.errors import UnsupportedCase
+from qkverify.problems import Problem
+from qkverify.results import Control, Timing
+from qkverify.runs import Run
+from qkverify.sampling import (
+    FEWEST_ROUNDS,
+    MOST_ROUNDS,
+    Plan,
+    Samples,
+    Subject,
+    calibrate,
+    interleave,
+    too_slow,
+)
+from qkverify.spotcheck import margin_of
+from qkverify.statistics import paired_ratio
+from qkverify.work import Work, work
+from qkverify.workloads import Workload
+
+AGAIN = " (again)"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A cell ready to run: `check` gives the margin of an output, None where it cannot be told."""
+
+    call: Call
+    clock: Clock
+    work: Work
+    check: Callable[[Any], float | None]
+
+
+class Measured(NamedTuple):
+    """Timings in the order of the cells; the A/A control, where there was one; the seconds of a call as the
+    warm-up saw them, of cells that the budget had no room for too."""
+
+    timings: list[Timing]
+    control: Control | None
+    call_seconds: dict[Cell, float]
+
+
+def measure(
+    cells: Sequence[Cell],
+    *,
+    budget_seconds: float,
+    verified: Mapping[Cell, str | None] | None = None,
+    peaks: Mapping[Cell, int] | None = None,
+    expected_seconds: Mapping[Cell, float] | None = None,
+    seed: int = 0,
+    prepare: Callable[[Cell], Prepared] | None = None,
+    most_rounds: int = MOST_ROUNDS,
+) -> Measured:
+    """Time the cells of one group (one case, direction, device and dtype) against each other.
+
+    `verified` maps a cell to the reason why it must not be timed, or None; a cell that is not in it is tried.
+    `peaks` are peak bytes, measured elsewhere. A cell whose call is expected to take so long that the budget
+    has no room is not even tried. `prepare` makes a cell ready to run, and may raise UnsupportedCase.
+    """
+    deadline = time.perf_counter() + budget_seconds
+    prepare, reasons, ready = prepare or prepared, dict(verified or {}), dict[Cell, Prepared]()
+    for cell in cells:
+        seconds = (expected_seconds or {}).get(cell, 0.0)
+        if reasons.get(cell) is None and seconds * FEWEST_ROUNDS > deadline - time.perf_counter():
+            reasons[cell] = too_slow(seconds)
+        if reasons.get(cell) is None:
+            found = _attempted(cell, prepare)
+            if isinstance(found, Prepared):
+                ready[cell] = found
+            else:
+                reasons[cell] = found
+    subjects = {cell.implementation.name: Subject(one.call, one.clock) for cell, one in ready.items()}
+    plans = {name: calibrate(one, limit_seconds=budget_seconds) for name, one in subjects.items()}
+    calls = {cell: plans[cell.implementation.name].call_seconds for cell in ready}
+    control = min(calls, key=lambda cell: calls[cell], default=None)
+    if control is not None:
+        _add_twin(control, prepare(control), subjects, plans)
+    left = deadline - time.perf_counter()
+    samples = interleave(subjects, budget_seconds=left, seed=seed, plans=plans, most_rounds=most_rounds)
+    timings = [
+        _timing(cell, ready.get(cell), samples, reasons.get(cell), (peaks or {}).get(cell)) for cell in cells
+    ]
+    return Measured(timings, None if control is None else _control(control, samples), calls)
+
+
+def prepared(cell: Cell, *, seed: int = 0) -> Prepared:
+    """The cell itself: inputs native and in place, the clock of its device, the check by the reference."""
+    run = run_of(cell.implementation, cell.device, cell.dtype)
+    problem = problem_of(cell.workload, cell.dtype, seed).replace(
+        causal_alignment=run.semantics["causal_alignment"], empty_rows=run.semantics["empty_rows"]
+    )
+    return Prepared(
+        run.callable(problem, cell.direction),
+        _clock(cell.implementation.arrays, cell.device),
+        work(problem, cell.direction),
+        lambda output: margin_of(run, problem, output, cell.direction, seed=seed),
+    )
+
+
+@lru_cache(maxsize=256)
+def run_of(one: Implementation, device: str, dtype: str) -> Run:
+    """The run of a cell, held to the conventions that it declares or shows."""
+    found = conventions.detect(one, device, dtype)
+    precision = conventions.precision_of(found, dtype)
+    return Run(one, device, dtype, semantics=conventions.settled(found), precision=precision)
+
+
+@lru_cache(maxsize=2)
+def problem_of(workload: Workload, dtype: str, seed: int) -> Problem:
+    """The problem that all cells of a group share."""
+    return workload.problem(dtype, seed=seed)
+
+
+@lru_cache(maxsize=8)
+def _clock(arrays: str, device: str) -> Clock:
+    return clock_for(arrays, device, frameworks.get(arrays).synchronise)
+
+
+def _attempted(cell: Cell, prepare: Callable[[Cell], Prepared]) -> Prepared | str:
+    """The cell made ready and called once, or why that failed."""
+    try:
+        found = prepare(cell)
+        found.call()
+    except UnsupportedCase as refusal:
+        return f"not offered: {refusal}"
+    except NotImplementedError as refusal:
+        return f"not offered: {_first_line(refusal)}"
+    except Exception as error:  # the cell's own failure: recorded, and the others go on
+        return f"raised {type(error).__name__}: {_first_line(error)}"
+    return found
+
+
+def _add_twin(cell: Cell, twin: Prepared, subjects: dict[str, Subject], plans: dict[str, Plan]) -> None:
+    name = cell.implementation.name
+    subjects[name + AGAIN], plans[name + AGAIN] = Subject(twin.call, twin.clock), plans[name]
+    twin.call()
+
+
+def not_timed(cell: Cell, reason: str) -> Timing:
+    """The record of a cell that was left out."""
+    return _timing(cell, None, {}, reason, None)
+
+
+def _timing(
+    cell: Cell, ready: Prepared | None, samples: Mapping[str, Samples], reason: str | None, peak: int | None
+) -> Timing:
+    """The record of one cell, its output checked where it was timed."""
+    taken = samples.get(cell.implementation.name, Samples(reason=reason or ""))
+    margin = ready.check(ready.call()) if ready is not None and taken.seconds else None
+    verified = margin is not None and margin <= 1
+    if taken.seconds and not verified:
+        taken = Samples(reason=_unverified(margin))
+    amount = ready.work if ready is not None else amount_of(cell)
+    return Timing(
+        case=cell.workload.name,
+        sizes=cell.workload.sizes,
+        causal=cell.workload.causal,
+        options=cell.workload.options,
+        implementation=cell.implementation.name,
+        device=cell.device,
+        dtype=cell.dtype,
+        direction=cell.direction,
+        clock="events" if ready is not None and isinstance(ready.clock, EventsClock) else "host",
+        seconds=taken.seconds,
+        rounds=taken.rounds,
+        flops=amount.flops,
+        bytes=amount.bytes,
+        peak_bytes=peak,
+        margin=margin,
+        verified=verified,
+        reason=taken.reason,
+    )
+
+
+def amount_of(cell: Cell) -> Work:
+    """The work of a cell that was never made ready."""
+    return work(problem_of(cell.workload, cell.dtype, 0), cell.direction)
+
+
+def _unverified(margin: float | None) -> str:
+    if margin is None:
+        return "its output cannot be checked by sampled rows"
+    return f"the timed call's output is wrong: {margin:.3g} times its bound away from the reference"
+
+
+def _control(cell: Cell, samples: Mapping[str, Samples]) -> Control | None:
+    """The ratio of a cell to itself, over the rounds in which both halves ran."""
+    name = cell.implementation.name
+    one, other = samples[name], samples[name + AGAIN]
+    if not one.seconds or not other.seconds:
+        return None
+    pairs = dict(zip(other.rounds, other.seconds, strict=True))
+    both = [(s, pairs[r]) for r, s in zip(one.rounds, one.seconds, strict=True) if r in pairs]
+    interval = paired_ratio([mine for mine, _ in both], [again for _, again in both])
+    return Control(cell.workload.name, name, cell.device, cell.dtype, *interval, direction=cell.direction)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

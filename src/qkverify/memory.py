@@ -1,0 +1,226 @@
+"""Peak memory of a call, measured in a run of its own.
+
+CPU. The resident memory of a fresh process: at its highest during the call, less what it held before, with
+the inputs in place and after one call on a short problem has loaded what is loaded once. Fresh, because an
+allocator that keeps freed pages hides the next call's need. Starting Python and torch for every call would
+cost seconds, so one server process imports everything, computes nothing, and forks a child for each
+measurement. Linux forgets the highest mark on request (/proc/self/clear_refs); elsewhere ru_maxrss only says
+by how much a new record was set, which is zero for calls that need less than their preparation, and None is
+reported then.
+
+CUDA. What torch's allocator handed out at its highest, less what it had handed out before; in this process.
+
+The server speaks JSON lines: a request on its input, an answer on its output. `python -m qkverify.memory`
+starts it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import msgspec
+
+from qkverify.contract import Implementation
+from qkverify.errors import UsageError
+from qkverify.results import Direction
+from qkverify.workloads import Workload
+
+LIMIT_SECONDS = 20
+SHORT = 128  # length of the problem of the first call
+STATUS = Path("/proc/self/status")
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What one child is asked to measure; the first three say where the implementation is found again."""
+
+    name: str
+    file: str
+    function: str
+    workload: Workload
+    dtype: str
+    direction: Direction
+
+
+class Server:
+    """The process that forks one child per measurement, for use in a `with`. Without fork it gives None."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self._process.communicate()  # end of input ends it
+            self._process = None
+
+    def peak_bytes(
+        self, one: Implementation, workload: Workload, device: str, dtype: str, direction: Direction
+    ) -> int | None:
+        """Peak bytes of one call above its inputs; None where it cannot be measured or the call fails."""
+        if device == "cuda":
+            return cuda_peak_bytes(one, workload, dtype, direction)
+        if not hasattr(os, "fork"):
+            return None
+        function = str(getattr(one.function, "__qualname__", ""))
+        asked = Request(one.name, one.file, function, workload, dtype, direction)
+        requests, answers = self._started()
+        try:
+            requests.write(msgspec.json.encode(asked) + b"\n")
+            requests.flush()
+            return msgspec.json.decode(answers.readline() or b"null", type=int | None)
+        except (OSError, ValueError):  # the server died: the next request would fare no better
+            return None
+
+    def _started(self) -> tuple[IO[bytes], IO[bytes]]:
+        if self._process is None:
+            paths = os.pathsep.join(path for path in sys.path if path)
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "qkverify.memory"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": paths},
+            )
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        return stdin, stdout
+
+
+def cuda_peak_bytes(one: Implementation, workload: Workload, dtype: str, direction: Direction) -> int | None:
+    """Peak of torch's CUDA allocator above its inputs, in bytes; None for another framework."""
+    if one.arrays != "torch":
+        return None
+    import torch
+
+    call = _prepared(one, workload, "cuda", dtype, direction)
+    _prepared(one, _short(workload), "cuda", dtype, direction)()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    result = call()
+    torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated() - before
+    del result
+    return int(peak)
+
+
+def host_peak_bytes(call: Callable[[], Any]) -> int | None:
+    """How far one call raises this process's resident memory above where it is now."""
+    _give_back_freed()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the highest mark is now the present size
+    except OSError:
+        before = _highest_ever()
+        result = call()
+        grown = _highest_ever() - before
+        del result
+        return grown or None
+    before = _status_bytes("VmRSS")
+    result = call()
+    grown = _status_bytes("VmHWM") - before
+    del result
+    return max(grown, 0)
+
+
+def _give_back_freed() -> None:
+    """What the allocator kept of freed memory goes back to the system: the call must not live on it."""
+    with contextlib.suppress(AttributeError, OSError):  # glibc only
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def serve() -> None:
+    """Answer requests from standard input until it ends, each by a child of its own."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what implementations print does not go among the answers
+    for line in sys.stdin.buffer:
+        asked = msgspec.json.decode(line, type=Request)
+        one = _found(asked)  # imported here, once: every later child has it
+        answer = None if one is None else _from_child(asked, one)
+        answers.write(msgspec.json.encode(answer) + b"\n")
+        answers.flush()
+
+
+def _found(asked: Request) -> Implementation | None:
+    """The implementation in this process: by its file, which spares the import of all others, or by its name."""
+    from qkverify import registry
+
+    for target in (*(f"{asked.file}:{name}" for name in (asked.name, asked.function)), asked.name):
+        with contextlib.suppress(UsageError):
+            return registry.find(target)[0]
+    return None
+
+
+def _from_child(asked: Request, one: Implementation) -> int | None:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        _measure(asked, one, writing)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+    return msgspec.json.decode(answer or b"null", type=int | None)
+
+
+def _measure(asked: Request, one: Implementation, writing: int) -> None:
+    """The child's life: measure, write, end at once; the alarm ends it where the call does not return."""
+    answer: int | None = None
+    try:
+        signal.alarm(LIMIT_SECONDS)
+        call = _prepared(one, asked.workload, "cpu", asked.dtype, asked.direction)
+        _prepared(one, _short(asked.workload), "cpu", asked.dtype, asked.direction)()
+        answer = host_peak_bytes(call)
+    except Exception:  # the timing of the same cell meets the same error and reports it
+        answer = None
+    os.write(writing, msgspec.json.encode(answer))
+    os._exit(0)
+
+
+def _prepared(one: Implementation, workload: Workload, device: str, dtype: str, direction: Direction) -> Any:
+    from qkverify.runs import Run
+
+    return Run(one, device, dtype).callable(workload.problem(dtype), direction)
+
+
+def _short(workload: Workload) -> Workload:
+    lengths = workload.key_lengths
+    return dataclasses.replace(
+        workload,
+        queries=min(workload.queries, SHORT),
+        keys=min(workload.sizes["K"], SHORT),
+        key_lengths=None if lengths is None else tuple(min(length, SHORT) for length in lengths),
+    )
+
+
+def _status_bytes(field: str) -> int:
+    """VmRSS (resident now) or VmHWM (highest mark) of this process."""
+    for line in STATUS.read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{STATUS} has no {field}")
+
+
+def _highest_ever() -> int:
+    import resource  # not on Windows, where nothing asks for it
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,180 @@
+"""Finding implementations: the folder, entry points, `module:function`, `path/file.py:function`, or a function itself.
+
+The folder is `implementations/` of the checkout, or the copy that the wheel carries; files of its subfolders (the planted
+bugs) are loaded only when their path is given. Third parties register a module under the entry point group
+`qkverify.implementations`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from qkverify import frameworks
+from qkverify.contract import REGISTERED, Implementation, completed, describe
+from qkverify.errors import UsageError
+
+GROUP = "qkverify.implementations"
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A file of the folder that cannot be imported here, and the sentence that says why."""
+
+    name: str
+    reason: str
+
+
+class TargetImportError(UsageError):
+    """A user's target raised on import; `text` is its own traceback."""
+
+    def __init__(self, target: str, error: BaseException) -> None:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename and f.filename != __file__]
+        self.text = "Traceback (most recent call last):\n" + "".join(traceback.format_list(frames)) + "".join(
+            traceback.format_exception_only(error)
+        )
+        super().__init__(f"{target} could not be imported: {type(error).__name__}: {error}")
+
+
+@lru_cache(maxsize=1)
+def folder() -> tuple[tuple[Implementation, ...], tuple[Missing, ...]]:
+    """Every implementation of `implementations/` and of the entry points, and the files that this machine cannot import."""
+    package = importlib.import_module("qkverify.implementations")
+    found: list[Implementation] = []
+    missing: list[Missing] = []
+    modules = [f"{package.__name__}.{path.stem}" for path in sorted(Path(package.__path__[0]).glob("*.py")) if path.stem[0] != "_"]
+    modules += [point.value.partition(":")[0] for point in metadata.entry_points(group=GROUP)]
+    for name in modules:
+        try:
+            found += registered_by(importlib.import_module(name))
+        except ModuleNotFoundError as error:
+            missing.append(Missing(name.rpartition(".")[2], f"{(error.name or 'a module').partition('.')[0]} is not installed"))
+    return tuple(found), tuple(missing)
+
+
+def load_folder() -> list[Implementation]:
+    """The implementations that can be imported here."""
+    return list(folder()[0])
+
+
+def registered_by(module: ModuleType) -> list[Implementation]:
+    """What a module declared with `@implementation`, in the order of its file."""
+    return [completed(one) for one in REGISTERED if module.__name__ == one.function.__module__ or module.__file__ == one.file]
+
+
+def find(target: str | Callable[..., Any] | Implementation) -> list[Implementation]:
+    """The implementations that a target means. Raises UsageError naming what exists and the nearest name."""
+    if isinstance(target, Implementation):
+        return [target]
+    if not isinstance(target, str):
+        return [_declared(target) or completed(describe(target))]
+    place, _, attribute = target.rpartition(":") if ":" in target else (target, "", "")
+    if place.endswith(".py") or "/" in place:
+        return _of_module(load_file(place), attribute, target)
+    if attribute:
+        return _of_module(_imported(place, target), attribute, target)
+    names = {one.name: one for one in load_folder()}
+    if target in names:
+        return [names[target]]
+    several = [one for name, one in names.items() if name.startswith(f"{target}-")]
+    if several:
+        return several
+    for gone in folder()[1]:
+        if target.partition("-")[0] == gone.name:
+            raise UsageError(f"{target} cannot run here: {gone.reason}")
+    unknown = UsageError.unknown("implementation", target, names)
+    raise UsageError(f"{unknown}\n  or give module:function, or path/to/file.py:function")
+
+
+def load_file(path: str | Path) -> ModuleType:
+    """The module in a file, imported under a name of its own; its folder is on the path while it is imported."""
+    file = Path(path).resolve()
+    if not file.is_file():
+        nearby = [p.name for p in file.parent.glob("*.py")] if file.parent.is_dir() else []
+        raise UsageError.unknown("file", str(path), nearby)
+    package = importlib.import_module("qkverify.implementations")
+    home = Path(package.__path__[0]).resolve()
+    if file.is_relative_to(home):
+        return _imported(".".join([package.__name__, *file.relative_to(home).with_suffix("").parts]), str(path))
+    name = f"{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    sys.path.insert(0, str(file.parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise TargetImportError(str(path), error) from error
+    finally:
+        sys.path.remove(str(file.parent))
+    return module
+
+
+def _imported(name: str, target: str) -> ModuleType:
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # a module in the working folder is found, as with python -m
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            raise UsageError(f"unknown target {target!r}: no module named {error.name!r}") from None
+        raise TargetImportError(target, error) from error
+    except Exception as error:
+        raise TargetImportError(target, error) from error
+
+
+def _of_module(module: ModuleType, attribute: str, target: str) -> list[Implementation]:
+    declared = registered_by(module)
+    if not attribute:
+        if not declared:
+            raise UsageError(f"{target} declares no @implementation; name the function: {target}:function")
+        return declared
+    value: Any = module
+    for part in attribute.split("."):
+        if not hasattr(value, part):
+            by_name = [one for one in declared if one.name == attribute]
+            if by_name:
+                return by_name
+            functions = [n for n, v in vars(value).items() if callable(v) and n[0] != "_"]
+            raise UsageError.unknown("function", attribute, functions)
+        value = getattr(value, part)
+    if not callable(value):
+        raise UsageError(f"{target} is a {type(value).__name__}, not a function")
+    return [_declared(value) or replace(completed(describe(value)), name=_short(target))]
+
+
+def _declared(function: Callable[..., Any]) -> Implementation | None:
+    return next((completed(one) for one in REGISTERED if one.function is function), None)
+
+
+def _short(target: str) -> str:
+    """The name of an undeclared target in tables and test ids: what the user typed, without the folders of a path."""
+    place, _, attribute = target.rpartition(":")
+    return f"{Path(place).stem if place.endswith('.py') else place}:{attribute}"
+
+
+def devices_of(one: Implementation, asked: tuple[str, ...] = ()) -> dict[str, str | None]:
+    """For each device that it declares: None where it can run, or the reason why not."""
+    answers: dict[str, str | None] = {}
+    for device in asked or one.devices:
+        if device not in one.devices:
+            answers[device] = f"{one.name} does not declare {device}"
+            continue
+        reason = frameworks.missing(one.arrays) or frameworks.get(one.arrays).unavailable(device)
+        answers[device] = reason or (one.available(device) if one.available else None)
+    return answers

@@ -1,0 +1,145 @@
+"""The two charts of the page: lines against length, and margins as a strip under the line at one.
+
+Both are small multiples: drawn 400 units wide, about one to one on a phone, and set side by side where there is
+room. A mark carries its tooltip as `data-tip`, its series carries the names that the page's filters go by.
+Colour is never the only sign: every series has a mark of its own shape and its name at the end of its line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from markupsafe import Markup
+
+from qkverify.report.svg import COLOURS, MARKS, Scale, decades, element, path, spread
+
+WIDTH = 400.0
+HEIGHT = 268.0
+LEFT, RIGHT, TOP, BOTTOM = 56.0, 118.0, 14.0, 36.0
+LABEL_GAP = 12.5
+
+
+@dataclass(frozen=True)
+class Point:
+    x: float
+    y: float
+    tip: str
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line: `label` stands at its end, `colour` numbers its colour and mark, `data` is for the filters."""
+
+    label: str
+    colour: int
+    points: Sequence[Point]
+    data: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Strip:
+    """The margins of one row: `margins` of the laws that hold, `beyond` those over the line (law, margin)."""
+
+    name: str
+    colour: int
+    margins: Sequence[float]
+    value: str
+    tip: str
+    beyond: int = 0
+    data: dict[str, str] = field(default_factory=dict)
+
+
+def line_chart(
+    series: Sequence[Series], *, alt: str, unit: Callable[[float], str], x_label: str = "length",
+    ceiling: Sequence[Point] = (), share: bool = False,
+) -> Markup:  # fmt: skip
+    """Lines over a logarithmic x axis. `share` draws y from 0 to 1, else it is logarithmic with ticks in `unit`.
+
+    `ceiling` is a further, thin line that the others are to be held against.
+    """
+    xs = sorted({p.x for s in series for p in s.points})
+    ys = [p.y for s in series for p in s.points] + [p.y for p in ceiling]
+    low, high, ticks = (0.0, max(1.0, *ys), [0, 0.25, 0.5, 0.75, 1.0]) if share else decades(ys)
+    x = Scale(xs[0], max(xs[-1], xs[0] * 1.01), LEFT, WIDTH - RIGHT, logarithmic=True)
+    y = Scale(low, high, HEIGHT - BOTTOM, TOP, logarithmic=not share)
+    ends = spread([y(s.points[-1].y) for s in series], LABEL_GAP, TOP, HEIGHT - BOTTOM)
+    parts = [
+        *(_gridline(y(t), unit(t)) for t in ticks),
+        *(_x_tick(x(value), f"{value:g}") for value in _thinned(xs, x)),
+        element("text", x_label, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 4, class_="axis", text_anchor="middle"),
+    ]
+    if ceiling:
+        line = [(x(p.x), y(p.y)) for p in ceiling]
+        parts += [element("path", d=path(line), class_="ceiling", data_tip=ceiling[0].tip)]
+    parts += [_line(s, x, y, end) for s, end in zip(series, ends, strict=True)]
+    return _figure(parts, HEIGHT, alt)
+
+
+def strip_chart(strips: Sequence[Strip], *, alt: str, axis: str) -> Markup:
+    """One row per strip: a tick for every margin between 0 and the line at 1, a dot for the largest, its value."""
+    pitch, left, right, top = 23.0, 138.0, 74.0, 8.0
+    height = top + pitch * len(strips) + 38
+    bottom = height - 36
+    x = Scale(0.0, 1.0, left, WIDTH - right)
+    parts = [element("rect", x=x(1.0), y=top, width=right, height=bottom - top, class_="over")]
+    for value in (0.0, 0.25, 0.5, 0.75, 1.0):
+        parts.append(element("line", x1=x(value), x2=x(value), y1=top, y2=bottom, class_="limit" if value == 1 else "grid"))
+        parts.append(element("text", f"{value:g}", x=x(value), y=bottom + 14, class_="tick", text_anchor="middle"))
+    parts.append(element("text", axis, x=(left + WIDTH - right) / 2, y=height - 6, class_="axis", text_anchor="middle"))
+    parts += [_strip(s, x, top + pitch * (i + 0.5)) for i, s in enumerate(strips)]
+    return _figure(parts, height, alt)
+
+
+def _strip(strip: Strip, x: Scale, y: float) -> Markup:
+    ticks = "".join(path([(x(min(m, 1.0)), y - 5), (x(min(m, 1.0)), y + 5)]) for m in sorted(strip.margins))
+    name = element("text", strip.name, x=x.start - 10, y=y + 4, class_="name", text_anchor="end")
+    marks = [element("path", d=ticks, class_="law")] if ticks else []
+    if strip.margins:
+        marks.append(_mark(strip.colour, x(min(max(strip.margins), 1.0)), y, strip.tip))
+    words = f"{strip.value} ✗ {strip.beyond}" if strip.beyond else strip.value
+    value = element("text", words, x=x.stop + 8, y=y + 4, class_="value broken" if strip.beyond else "value")
+    return element("g", name, *marks, value, class_=f"series c{strip.colour % COLOURS}", **_data(strip.data))
+
+
+def _line(series: Series, x: Scale, y: Scale, end: float) -> Markup:
+    line = [(x(p.x), y(p.y)) for p in series.points]
+    label_x = WIDTH - RIGHT + 12
+    parts = [
+        element("path", d=path(line), class_="line"),
+        element("path", d=path([line[-1], (label_x - 3, end)]), class_="leader"),
+        *(_mark(series.colour, px, py, p.tip) for (px, py), p in zip(line, series.points, strict=True)),
+        element("text", series.label, x=label_x, y=end + 3.5, class_="name"),
+    ]
+    return element("g", *parts, class_=f"series c{series.colour % COLOURS}", **_data(series.data))
+
+
+def _mark(colour: int, x: float, y: float, tip: str) -> Markup:
+    return element("use", href=f"#m{colour % MARKS}", x=x, y=y, data_tip=tip)
+
+
+def _gridline(y: float, text: str) -> Markup:
+    return element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_="grid") + element(
+        "text", text, x=LEFT - 6, y=y + 3.5, class_="tick", text_anchor="end"
+    )
+
+
+def _x_tick(x: float, text: str) -> Markup:
+    return element("text", text, x=x, y=HEIGHT - BOTTOM + 15, class_="tick", text_anchor="middle")
+
+
+def _thinned(values: Sequence[float], x: Scale) -> list[float]:
+    """Ticks that do not touch: from the right, so that the longest length is always named."""
+    kept: list[float] = []
+    for value in reversed(values):
+        if not kept or x(kept[-1]) - x(value) >= 34:
+            kept.append(value)
+    return kept
+
+
+def _data(names: dict[str, str]) -> dict[str, str]:
+    return {f"data_{name}": value for name, value in names.items()}
+
+
+def _figure(parts: Sequence[Markup], height: float, alt: str) -> Markup:
+    return element("svg", *parts, viewBox=f"0 0 {WIDTH:g} {height:g}", role="img", aria_label=alt, tabindex=0, class_="chart")

@@ -1,0 +1,85 @@
+"""The verdict that is read in five seconds: one sentence, one line of facts, and what is broken by name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from qkverify import statistics
+from qkverify.report import units
+from qkverify.report.model import BY_GRAVITY, JUDGED, Report
+from qkverify.results import Outcome, Verdict
+
+WORDS: dict[Outcome, str] = {
+    "failed": "broken",
+    "crashed": "crashed",
+    "timed out": "timed out",
+    "error": "harness failed",
+    "finding": "known findings",
+    "passed": "hold",
+    "not offered": "not offered",
+    "unavailable": "unavailable",
+}
+
+
+@dataclass(frozen=True)
+class Headline:
+    """`state` is "good", "bad" or "empty"; `tally` counts laws x cells by outcome, gravest first."""
+
+    state: str
+    sentence: str
+    facts: tuple[str, ...]
+    broken: tuple[Verdict, ...]
+    tally: tuple[tuple[Outcome, str, int], ...]
+    control: str
+
+
+def of(report: Report) -> Headline:
+    counts = Counter(v.outcome for v in report.verdicts)
+    tally = tuple((outcome, WORDS[outcome], counts[outcome]) for outcome in BY_GRAVITY if counts[outcome])
+    state = "bad" if report.broken else "good" if report.judged else "empty"
+    return Headline(state, sentence(report), facts(report), tuple(report.broken), tally, control(report))
+
+
+def sentence(report: Report) -> str:
+    """Whether laws are broken, by how many of how many: "2 of 9 implementations break a law"."""
+    total = len(report.judged)
+    if not total:
+        return "Nothing was verified in this run"
+    broken = {v.implementation for v in report.broken if v.outcome != "error"}
+    errors = sum(v.outcome == "error" for v in report.broken)
+    known = len({(v.implementation, v.law) for v in report.findings})
+    rest = f", {units.number_of(known, 'known finding')} apart" if known else ""
+    if broken:
+        verb = "breaks a law" if len(broken) == 1 else "break a law"
+        return f"{len(broken)} of {units.number_of(total, 'implementation')} {verb}{rest}"
+    if errors:
+        return f"The harness failed in {units.number_of(errors, 'case')}; every other law holds{rest}"
+    return f"Every law holds for {'the one implementation' if total == 1 else f'all {total} implementations'}{rest}"
+
+
+def facts(report: Report) -> tuple[str, ...]:
+    """What was verified and how much of it, for the line under the sentence."""
+    cells = sum(any(v.outcome in JUDGED for v in cell.verdicts) for cell in report.cells)
+    judged = [row.dtype for row in report.rows if row.cells]
+    return (
+        f"{units.number_of(len(report.laws), 'law')} in {units.number_of(len(report.families), 'family')}",
+        f"{units.number_of(len(report.judged), 'implementation')} in {', '.join(d for d in report.dtypes if d in judged)}",
+        f"{units.number_of(report.examples, 'generated example')} in {units.number_of(cells, 'cell')}",
+    )
+
+
+def control(report: Report) -> str:
+    """The A/A control: what a difference of nothing looks like on this machine."""
+    worst = report.worst_control
+    if worst is None:
+        return ""
+    quiet = statistics.is_quiet(report.controls)
+    meaning = "quiet enough to judge" if quiet else "too noisy to judge differences of a few per cent"
+    return f"A/A {worst.ratio:.3f} ({worst.low:.3f} .. {worst.high:.3f}): {meaning}"
+
+
+def markdown(report: Report) -> str:
+    head = of(report)
+    lines = [f"# {report.device}: {head.sentence}", ", ".join(head.facts) + ".", head.control]
+    return "\n\n".join(line for line in lines if line)

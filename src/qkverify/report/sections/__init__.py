@@ -1,0 +1,1 @@
+"""The parts of the page, one file each; `page` says what a section must have."""

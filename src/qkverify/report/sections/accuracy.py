@@ -1,0 +1,96 @@
+"""How much of the derived bound is used: the margins of all laws, for each implementation and dtype."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from markupsafe import Markup
+
+from qkverify.report import units
+from qkverify.report.charts import Strip, strip_chart
+from qkverify.report.markdown import code, table
+from qkverify.report.model import Report, Row
+from qkverify.report.templating import fill
+from qkverify.results import Verdict
+
+ORDER = 40
+TITLE = "Accuracy"
+
+
+class Margins(NamedTuple):
+    """Of one row: the laws that hold and have a margin, smallest first, and how many do not hold."""
+
+    row: Row
+    held: list[Verdict]
+    broken: int
+
+    @property
+    def largest(self) -> Verdict | None:
+        return self.held[-1] if self.held else None
+
+
+class Panel(NamedTuple):
+    """One chart and its rows: `title` says which dtype and device."""
+
+    title: str
+    device: str
+    dtype: str
+    chart: Markup
+    rows: list[Margins]
+
+
+def html(report: Report) -> Markup:
+    panels = [_panel(report, device, dtype, rows) for (device, dtype), rows in _by_place(report).items()]
+    return fill("accuracy.jinja", panels=panels, report=report) if panels else Markup("")
+
+
+def margins(report: Report) -> list[Margins]:
+    """Of every row in which some law has a margin."""
+    found = []
+    for row in report.rows:
+        verdicts = [v for cell in row.cells.values() for v in cell.verdicts if v.margin is not None]
+        held = sorted((v for v in verdicts if v.outcome == "passed"), key=lambda v: (v.margin or 0.0, v.law))
+        if verdicts:
+            found.append(Margins(row, held, len(verdicts) - len(held)))
+    return found
+
+
+def _by_place(report: Report) -> dict[tuple[str, str], list[Margins]]:
+    places: dict[tuple[str, str], list[Margins]] = {
+        (device, dtype): [] for device in report.devices for dtype in report.dtypes
+    }
+    for one in margins(report):
+        places[one.row.device, one.row.dtype].append(one)
+    return {place: rows for place, rows in places.items() if rows}
+
+
+def _panel(report: Report, device: str, dtype: str, rows: list[Margins]) -> Panel:
+    title = f"{dtype} on {device}"
+    strips = [_strip(report, one) for one in rows]
+    alt = f"Largest margin of each implementation, {title}: " + ", ".join(f"{s.name} {s.value}" for s in strips)
+    return Panel(title, device, dtype, strip_chart(strips, alt=alt, axis="margin: largest error as a share of the bound"), rows)
+
+
+def _strip(report: Report, one: Margins) -> Strip:
+    largest, row = one.largest, one.row
+    tip = f"{row.implementation}: largest margin {units.margin(largest.margin)}, {largest.law}" if largest else ""
+    return Strip(
+        name=row.implementation,
+        colour=report.colour(row.implementation),
+        margins=[v.margin or 0.0 for v in one.held],
+        value=units.margin(largest.margin) if largest else "",
+        tip=tip,
+        beyond=one.broken,
+        data={"implementation": row.implementation},
+    )
+
+
+def markdown(report: Report) -> str:
+    rows = []
+    for one in margins(report):
+        largest = one.largest
+        rows.append([code(one.row.implementation), one.row.device, one.row.dtype,
+                     units.margin(largest.margin) if largest else "", code(largest.law) if largest else "",
+                     str(one.broken or "")])  # fmt: skip
+    header = ["implementation", "device", "dtype", "largest margin", "of the law", "laws over the bound"]
+    return table(header, rows) if rows else ""

@@ -1,0 +1,37 @@
+"""Every law in a sentence, with how many cells it was held against and what came of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from markupsafe import Markup
+
+from qkverify.report.model import BROKEN, Report
+from qkverify.report.templating import fill
+from qkverify.results import Verdict
+
+ORDER = 70
+TITLE = "The laws"
+
+
+def html(report: Report) -> Markup:
+    families = {family: [law for law in report.laws if law.family == family] for family in report.families}
+    return fill("laws.jinja", families=families, outcomes=outcomes(report)) if report.laws else Markup("")
+
+
+def outcomes(report: Report) -> dict[tuple[str, str], str]:
+    """For each (family, law): "holds 31, broken 1, finding 2, not offered 6"."""
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    for verdict in report.verdicts:
+        counts.setdefault((verdict.family, verdict.law), Counter())[_word(verdict)] += 1
+    words = ("holds", "broken", "finding", "not offered")
+    return {law: ", ".join(f"{word} {found[word]}" for word in words if found[word]) for law, found in counts.items()}
+
+
+def _word(verdict: Verdict) -> str:
+    return "holds" if verdict.outcome == "passed" else "broken" if verdict.outcome in BROKEN else verdict.outcome
+
+
+def markdown(report: Report) -> str:
+    """The summary leaves the catalogue to the page."""
+    return ""

@@ -1,0 +1,83 @@
+"""How much memory a call needs above its inputs, and how that grows with length."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from markupsafe import Markup
+
+from qkverify.report import timings, units
+from qkverify.report.charts import line_chart
+from qkverify.report.markdown import code, table
+from qkverify.report.model import Report
+from qkverify.report.templating import fill
+from qkverify.results import Timing
+
+ORDER = 60
+TITLE = "Memory"
+
+
+class Growth(NamedTuple):
+    """One implementation: its peak at the longest length, and the exponent of the fit over lengths."""
+
+    implementation: str
+    length: int
+    peak_bytes: int
+    exponent: float | None
+
+
+class Panel(NamedTuple):
+    """One chart, of one family of cases on one device in one dtype and direction."""
+
+    device: str
+    dtype: str
+    direction: str
+    name: str
+    shape: str
+    chart: Markup
+    growth: list[Growth]
+
+
+def html(report: Report) -> Markup:
+    found = panels(report)
+    places = list(dict.fromkeys((p.device, p.dtype) for p in found))
+    return fill("memory.jinja", panels=found, places=places) if found else Markup("")
+
+
+def panels(report: Report) -> list[Panel]:
+    """Where a peak was measured at two lengths or more."""
+    found = []
+    for device, dtype in report.places:
+        for family in timings.families(timings.at(report, device, dtype))[0]:
+            for direction in timings.directions(family.timings):
+                mine = [t for t in family.timings if t.direction == direction and t.peak_bytes]
+                if len({t.sizes["K"] for t in mine}) > 1:
+                    found.append(_panel(report, family, direction, mine))
+    return found
+
+
+def _panel(report: Report, family: timings.Family, direction: str, mine: list[Timing]) -> Panel:
+    growth = [_growth(name, [t for t in mine if t.implementation == name]) for name in report.implementations
+              if any(t.implementation == name for t in mine)]  # fmt: skip
+    said = ", ".join(f"{g.implementation} {units.size(g.peak_bytes)}" for g in growth)
+    drawn = timings.series(mine, report, lambda t: t.peak_bytes, _tip)
+    alt = f"Peak memory against length, {family.name}, {direction}. At the longest: {said}"
+    chart = line_chart(drawn, alt=alt, unit=units.size)
+    return Panel(mine[0].device, mine[0].dtype, direction, family.name, family.shape, chart, growth)
+
+
+def _tip(timing: Timing) -> str:
+    return f"{timing.implementation}, {timing.sizes['K']}: {units.size(timing.peak_bytes or 0)} above its inputs"
+
+
+def _growth(name: str, mine: list[Timing]) -> Growth:
+    longest = max(mine, key=lambda t: t.sizes["K"])
+    fit = timings.exponent([t.sizes["K"] for t in mine], [t.peak_bytes for t in mine])
+    return Growth(name, longest.sizes["K"], longest.peak_bytes or 0, fit)
+
+
+def markdown(report: Report) -> str:
+    rows = [[p.name, p.device, p.dtype, p.direction, code(g.implementation), str(g.length), units.size(g.peak_bytes),
+             "" if g.exponent is None else f"length^{g.exponent:.1f}"] for p in panels(report) for g in p.growth]  # fmt: skip
+    header = ["case", "device", "dtype", "direction", "implementation", "length", "peak", "growth"]
+    return table(header, rows) if rows else ""

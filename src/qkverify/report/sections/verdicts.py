@@ -1,0 +1,103 @@
+"""The verdict matrix: implementations down, law families across, and every law of a cell behind it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from markupsafe import Markup
+
+from qkverify.report import units
+from qkverify.report.markdown import code, table
+from qkverify.report.model import BROKEN, BY_GRAVITY, Cell, Report, element_id
+from qkverify.report.templating import fill
+from qkverify.results import Verdict
+
+ORDER = 10
+TITLE = "Verdicts"
+
+GLYPHS = {"passed": "✓", "finding": "◆", "not offered": "–", **dict.fromkeys(BROKEN, "✗")}
+HARNESS = "harness failed"
+
+
+def html(report: Report) -> Markup:
+    if not report.rows:
+        return Markup("")
+    laws = {family: sum(law.family == family for law in report.laws) for family in report.families}
+    groups = [(name, report.infos.get(name), [r for r in report.rows if r.implementation == name])
+              for name in report.implementations]  # fmt: skip
+    return fill("verdicts.jinja", report=report, groups=groups, laws=laws, details=details(report), words=words,
+                aloud=aloud, glyphs=GLYPHS)  # fmt: skip
+
+
+def words(cell: Cell) -> tuple[str, str]:
+    """What a cell says, and what it says beneath in small."""
+    first, more = cell.gravest[0], len(cell.gravest) - 1
+    rest = f"+ {more} more" if more else ""
+    match cell.outcome:
+        case "passed":
+            return units.margin(cell.margin) or ("exact" if all(v.exact for v in cell.gravest) else "holds"), ""
+        case "failed":
+            return first.law, ", ".join(filter(None, [f"margin {units.margin(first.margin)}" * (first.margin is not None), rest]))
+        case "finding":
+            return first.law, ", ".join(filter(None, ["known finding", rest]))
+        case "crashed" | "timed out":
+            return f"{cell.outcome}: {first.law}", rest
+        case "error":
+            return f"{HARNESS}: {first.law}", rest
+    return cell.outcome, ""
+
+
+def aloud(cell: Cell) -> str:
+    """The whole cell in one sentence, for its tooltip and for a screen reader."""
+    held = f"{units.number_of(cell.held, 'law')} of {len(cell.verdicts)} held"
+    examples = units.number_of(sum(v.examples for v in cell.verdicts), "example")
+    main, small = words(cell)
+    said = f"largest margin {main}" if cell.outcome == "passed" and cell.margin is not None else main
+    glossed = f"{cell.outcome}: {said}" if cell.outcome in ("failed", "finding") else said
+    return f"{cell.family}: {glossed}{f' ({small})' * bool(small)}; {held}, {examples}"
+
+
+def card_id(verdict: Verdict) -> str:
+    """The id of the card that shows a broken law or a finding in full."""
+    return element_id("case", verdict.implementation, verdict.device, verdict.dtype, verdict.family, verdict.law)
+
+
+def details(report: Report) -> dict[str, Any]:
+    """Every verdict, compactly, for the panel that a cell opens: laws and reasons are written once."""
+    laws = {(law.family, law.law): i for i, law in enumerate(report.laws)}
+    reasons = {reason: i for i, reason in enumerate(dict.fromkeys(v.reason for v in report.verdicts))}
+    return {
+        "outcomes": BY_GRAVITY,
+        "laws": [[law.law, law.sentence, int(law.exact)] for law in report.laws],
+        "reasons": list(reasons),
+        "cells": {
+            cell.id: [
+                [laws[v.family, v.law], BY_GRAVITY.index(v.outcome), v.examples, units.margin(v.margin),
+                 units.seconds(v.seconds) if v.seconds else "", reasons[v.reason]]
+                for v in sorted(cell.verdicts, key=lambda v: BY_GRAVITY.index(v.outcome))
+            ]
+            for cell in report.cells
+        },
+        "cards": {
+            cell.id: [card_id(v) for v in cell.verdicts if v.outcome in BROKEN or v.outcome == "finding"]
+            for cell in report.cells
+            if cell.outcome in BROKEN or cell.outcome == "finding"
+        },
+    }  # fmt: skip
+
+
+def markdown(report: Report) -> str:
+    header = ["implementation", "device", "dtype", *report.families]
+    rows = [[code(row.implementation), row.device, row.dtype or "-",
+             *(_short(row.cells.get(family)) for family in report.families)] for row in report.rows if row.cells]  # fmt: skip
+    unavailable = [f"- `{row.implementation}`{f' on {row.device}' * bool(row.device)}: {row.reason}"
+                   for row in report.rows if not row.cells]  # fmt: skip
+    legend = "✓ with the largest margin (|error| / derived bound; 1 is the limit), ✗ with the broken law, ◆ with a known finding."
+    return "\n\n".join(filter(None, [table(header, rows) if rows else "", legend if rows else "", "\n".join(unavailable)]))
+
+
+def _short(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    main, small = words(cell)
+    return f"{GLYPHS.get(cell.outcome, '')} {main}{f' ({small})' * bool(small)}" if cell.outcome != "not offered" else main

@@ -1,0 +1,84 @@
+"""SVG as strings, escaped where text enters, and the two scales that charts need.
+
+Charts are drawn when the page is made, not when it is opened: they need no library on the page (Vega's is 0.9
+MB and takes a second to draw eight charts), are there without a script, in print and in a diff, take their
+colours from the page's style sheet in light and dark, and are the same bytes every time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+MARKS = 6  # shapes of marks in the style of the page: m0 .. m5
+COLOURS = 12  # colours in the style sheet: --s0 .. --s11
+
+
+def element(tag: str, *children: str, **attributes: object) -> Markup:
+    """One element. Underscores in names become hyphens (`class_` loses its own); None leaves an attribute out."""
+    named = "".join(
+        f' {name.rstrip("_").replace("_", "-")}="{escape(_number(value))}"'
+        for name, value in attributes.items()
+        if value is not None
+    )
+    inner = Markup("").join(children)
+    return Markup(f"<{tag}{named}>{inner}</{tag}>" if children else f"<{tag}{named}/>")  # noqa: S704  (escaped above)
+
+
+def path(points: Sequence[tuple[float, float]]) -> str:
+    """A polyline as path data."""
+    return "".join(f"{'L' if i else 'M'}{_number(x)} {_number(y)}" for i, (x, y) in enumerate(points))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Maps `low .. high` to pixels `start .. stop`, linearly or by logarithm."""
+
+    low: float
+    high: float
+    start: float
+    stop: float
+    logarithmic: bool = False
+
+    def __call__(self, value: float) -> float:
+        turn = math.log if self.logarithmic else float
+        share = (turn(value) - turn(self.low)) / (turn(self.high) - turn(self.low))
+        return self.start + share * (self.stop - self.start)
+
+
+def decades(values: Sequence[float]) -> tuple[float, float, list[float]]:
+    """Bounds and ticks of a logarithmic axis around positive values: powers of ten, and 2 and 5 where few fit."""
+    low, high = min(values), max(values)
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    steps = (1, 2, 5) if last - first <= 2 else (1,)
+    ticks = [step * 10.0**power for power in range(first, last + 1) for step in steps]
+    bottom = max([t for t in ticks if t <= low], default=low)
+    top = min([t for t in ticks if t >= high], default=high)
+    top = top if top > bottom else bottom * 10
+    inside = [t for t in ticks if bottom <= t <= top]
+    return bottom, top, inside[:: math.ceil(len(inside) / 6)]
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Positions as near to the wanted ones as a distance of `gap` allows, in the order given, inside low .. high.
+
+    Labels at line ends: pushed down from the top, and what falls out at the bottom is pushed up again.
+    """
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    gap = min(gap, (high - low) / max(1, len(wanted) - 1))
+    placed = dict.fromkeys(order, low)
+    edge = low - gap
+    for i in order:
+        edge = placed[i] = max(wanted[i], edge + gap)
+    edge = high + gap
+    for i in reversed(order):
+        edge = placed[i] = min(placed[i], edge - gap)
+    return [placed[i] for i in range(len(wanted))]
+
+
+def _number(value: object) -> object:
+    """Coordinates to a tenth of a pixel, without trailing zeros."""
+    return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else value

@@ -1,0 +1,152 @@
+"""Timings as charts and tables want them: by case, and as series over length."""
+
+from __future__ import annotations
+
+import os.path
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from qkverify import statistics
+from qkverify.ceilings import fraction_of_roofline
+from qkverify.report import units
+from qkverify.report.charts import Point, Series
+from qkverify.report.model import DIRECTIONS, Report
+from qkverify.results import Timing
+
+FEWEST_LENGTHS = 3  # fewer points fit any exponent
+
+
+class Timed(NamedTuple):
+    """One timing in numbers: seconds of a call, its scatter, FLOP/s, and the share of the measured roofline."""
+
+    timing: Timing
+    seconds: float
+    spread: float
+    rate: float
+    share: float | None
+
+    @property
+    def tip(self) -> str:
+        t = self.timing
+        share = "" if self.share is None else f", {units.percent(self.share)} of the roofline"
+        return (f"{t.implementation}, {t.sizes['K']}: {units.seconds(self.seconds)} ± {units.percent(self.spread)}, "
+                f"{units.flops(self.rate)}{share}")  # fmt: skip
+
+
+class Line(NamedTuple):
+    """A row of a case's table. `ratio` and `word` are against the fastest: "1.56 (1.53 .. 1.59)", "slower"."""
+
+    timing: Timing
+    timed: Timed | None
+    ratio: str
+    word: str
+    share_of_slowest: float
+
+
+@dataclass(frozen=True)
+class Family:
+    """Cases that differ in length only: `name` is what their names share, `shape` the rest of the call."""
+
+    name: str
+    shape: str
+    timings: list[Timing]
+
+    @cached_property
+    def cases(self) -> list[str]:
+        return list(dict.fromkeys(t.case for t in self.timings))
+
+
+def timed(timing: Timing, report: Report) -> Timed | None:
+    """None where there are no samples."""
+    if not timing.seconds:
+        return None
+    middle = statistics.median(timing.seconds)
+    share = fraction_of_roofline(timing, middle, report.ceilings)
+    return Timed(timing, middle, statistics.spread(timing.seconds), timing.flops / middle, share)
+
+
+def at(report: Report, device: str, dtype: str) -> list[Timing]:
+    return [t for t in report.timings if (t.device, t.dtype) == (device, dtype)]
+
+
+def directions(timings: Iterable[Timing]) -> list[str]:
+    found = {t.direction for t in timings}
+    return [direction for direction in DIRECTIONS if direction in found]
+
+
+def families(timings: Iterable[Timing]) -> tuple[list[Family], list[str]]:
+    """Series over length (two lengths or more of square attention), and the cases that belong to none."""
+    groups: dict[tuple[object, ...], list[Timing]] = {}
+    for t in timings:
+        s = t.sizes
+        square = s["Q"] == s["K"] or t.case
+        groups.setdefault((s["B"], s["H"], s["G"], s["D"], s["E"], t.causal, t.options, square), []).append(t)
+    found, alone = [], []
+    for group in groups.values():
+        cases = list(dict.fromkeys(t.case for t in group))
+        if len({t.sizes["K"] for t in group}) > 1:
+            name = os.path.commonprefix(cases).rstrip("-_ ") or cases[0]
+            ordered = sorted(group, key=lambda t: t.sizes["K"])
+            found.append(Family(name, shape(group[0], length="length"), ordered))
+        else:
+            alone += cases
+    return found, alone
+
+
+def shape(timing: Timing, *, length: str = "") -> str:
+    """The call in words: "1 x 12 x 1024 x 64, causal" is batch, heads, length, head size."""
+    s = timing.sizes
+    heads = f"{s['H']}" if s["H"] == s["G"] else f"{s['H']}({s['G']})"
+    lengths = length or (f"{s['Q']}" if s["Q"] == s["K"] else f"{s['Q']}→{s['K']}")
+    size = f"{s['D']}" if s["D"] == s["E"] else f"{s['D']}/{s['E']}"
+    return ", ".join(filter(None, [f"{s['B']} × {heads} × {lengths} × {size}", "causal" * timing.causal, timing.options]))
+
+
+def series(timings: Iterable[Timing], report: Report, y: Callable[[Timing], float | None],
+           tip: Callable[[Timing], str]) -> list[Series]:  # fmt: skip
+    """One series for each implementation, of the timings for which `y` is a positive number."""
+    found = []
+    timings = list(timings)
+    for name in report.implementations:
+        mine = [(t, y(t)) for t in timings if t.implementation == name]
+        points = [Point(t.sizes["K"], value, tip(t)) for t, value in mine if value]
+        if points:
+            found.append(Series(name, report.colour(name), points, {"implementation": name}))
+    return found
+
+
+def lines(timings: Iterable[Timing], report: Report) -> list[Line]:
+    """The rows of one case in one direction, fastest first, what was not timed last."""
+    both = [(t, timed(t, report)) for t in timings]
+    ran = sorted((pair for pair in both if pair[1]), key=lambda pair: pair[1].seconds if pair[1] else 0.0)
+    slowest = max((one.seconds for _, one in ran if one), default=1.0)
+    quiet = statistics.is_quiet(report.controls)
+    found = []
+    for timing, one in ran:
+        assert one is not None
+        ratio, word = ("", "fastest") if timing is ran[0][0] else _against(timing, ran[0][0], report, quiet)
+        found.append(Line(timing, one, ratio, word, one.seconds / slowest))
+    return found + [Line(t, None, "", "", 0.0) for t, one in both if one is None]
+
+
+def _against(timing: Timing, fastest: Timing, report: Report, quiet: bool) -> tuple[str, str]:
+    """Ratio with interval, and the word for it; no word on a machine that is too noisy to judge."""
+    found = statistics.compare(timing, fastest, report.controls)
+    if not found.rounds:
+        return "", ""
+    low, high = found.interval.low, found.interval.high
+    interval = f" ({units.ratio(low)} .. {units.ratio(high)})" if np.isfinite(high) else ""
+    return f"{units.ratio(found.interval.ratio)} ×{interval}", found.word if quiet else ""
+
+
+def exponent(lengths: Iterable[int], values: Iterable[float | None]) -> float | None:
+    """p of the least-squares fit value ~ length^p; None under three points."""
+    pairs = [(length, value) for length, value in zip(lengths, values, strict=True) if value]
+    if len({length for length, _ in pairs}) < FEWEST_LENGTHS:
+        return None
+    x, y = np.log(np.array(pairs, dtype=np.float64)).T
+    return float(np.polyfit(x, y, 1)[0])

@@ -1,0 +1,287 @@
+"""The recorded form of a run: one JSON object a line, appended and flushed as it happens.
+
+Every table, picture and sentence of a report is made from these records and from nothing else, so a page can
+be made again from the file alone. A record's `type` says which of the classes below it is. Appending whole
+lines means that a run which is killed leaves a readable file: at worst its last line is torn, and
+`read(path, strict=False)` names that line and keeps the others.
+
+JSON has no infinity and msgspec would write null, which means "no margin" here. An infinite margin is
+therefore stored as the largest float64, and NaN (nothing can be said) as null.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Literal, NamedTuple, TypeAlias, TypeVar, overload
+
+import msgspec
+
+SCHEMA = 1
+
+Outcome = Literal[
+    "passed", "failed", "finding", "not offered", "unavailable", "crashed", "timed out", "error"
+]
+Direction = Literal["forward", "forward+backward"]
+Clock = Literal["host", "events"]
+Fact = str | int | float | None
+
+
+class ResultsError(Exception):
+    """A results file that cannot be read: which file, which line (counted from 1), and why."""
+
+    def __init__(self, path: Path, line: int, why: str) -> None:
+        super().__init__(f"{path}, line {line}: {why}")
+        self.path, self.line, self.why = path, line, why
+
+    @property
+    def line_number(self) -> int:
+        return self.line
+
+
+class Fingerprint(msgspec.Struct, frozen=True):
+    """Where a run took place: `identity` decides what it may be compared with, `state` is only recorded."""
+
+    identity: dict[str, Fact]
+    state: dict[str, Fact]
+
+
+class RunStart(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
+    """The first record of a run. `started` is ISO 8601 in UTC; `command` is what repeats the run."""
+
+    schema: int = SCHEMA
+    qkverify: str
+    started: str
+    command: str
+    profile: str
+    seed: int | None = None
+    fingerprint: Fingerprint
+
+
+class Semantic(msgspec.Struct, frozen=True):
+    """One choice in which libraries legitimately differ, and how we know it."""
+
+    value: str
+    how: Literal["declared", "detected", "not applicable"]
+
+
+class ImplementationInfo(msgspec.Struct, frozen=True, tag="implementation"):
+    """What an implementation says of itself. `unavailable` maps a device to the reason."""
+
+    name: str
+    operation: str
+    summary: str
+    arrays: str
+    file: str
+    dtypes: list[str] = []
+    devices: list[str] = []
+    offers: list[str] = []
+    not_offered: list[str] = []
+    requires: list[str] = []
+    semantics: dict[str, Semantic] = {}
+    unavailable: dict[str, str] = {}
+
+
+class Counterexample(msgspec.Struct, frozen=True):
+    """The smallest failure found: `message` is the whole text a person sees, `replay` the id to repeat it."""
+
+    message: str
+    problem: str
+    got: str
+    exact: str
+    bound: str
+    margin: float | None
+    location: str
+    replay: str
+    script: str = ""
+
+
+class Verdict(msgspec.Struct, frozen=True, tag="verdict"):
+    """One law held against one implementation, dtype and device. `margin` is the largest |error| / bound."""
+
+    law: str
+    family: str
+    sentence: str
+    exact: bool
+    implementation: str
+    device: str
+    dtype: str
+    outcome: Outcome
+    reason: str = ""
+    examples: int = 0
+    margin: float | None = None
+    seconds: float = 0.0
+    counterexample: Counterexample | None = None
+
+
+class Timing(msgspec.Struct, frozen=True, tag="timing"):
+    """One cell: `seconds[i]` is the time of one call, measured in round `rounds[i]`.
+
+    An untimed cell has no seconds, and a reason. `flops` and `bytes` are of one call; `peak_bytes` is the
+    memory above the inputs at its highest, where it was measured.
+    """
+
+    case: str
+    sizes: dict[str, int]
+    causal: bool
+    options: str
+    implementation: str
+    device: str
+    dtype: str
+    direction: Direction
+    clock: Clock
+    seconds: list[float]
+    rounds: list[int]
+    flops: int
+    bytes: int
+    peak_bytes: int | None = None
+    margin: float | None = None
+    verified: bool = False
+    reason: str = ""
+
+
+class Ceiling(msgspec.Struct, frozen=True, tag="ceiling"):
+    """What this device was seen to reach: `rate` in FLOP/s (matmul) or bytes/s (copy)."""
+
+    device: str
+    dtype: str
+    what: Literal["matmul", "copy"]
+    rate: float
+    seconds: list[float] = []
+
+
+class Control(msgspec.Struct, frozen=True, tag="control"):
+    """The A/A control: one implementation timed under two names. A quiet machine gives a ratio near one."""
+
+    case: str
+    implementation: str
+    device: str
+    dtype: str
+    ratio: float
+    low: float
+    high: float
+    direction: Direction = "forward"
+
+
+Record: TypeAlias = RunStart | ImplementationInfo | Verdict | Timing | Ceiling | Control
+Kind = TypeVar("Kind")
+
+
+class Reading(NamedTuple):
+    """What could be read of a file, and what could not."""
+
+    records: list[Record]
+    problems: list[ResultsError]
+
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
+
+
+def finite(margin: float | None) -> float | None:
+    """A margin as JSON can hold it: infinity becomes the largest float64, NaN becomes None."""
+    if margin is None or math.isnan(margin):
+        return None
+    return max(-sys.float_info.max, min(sys.float_info.max, float(margin)))
+
+
+class Writer:
+    """Appends records to `path` (its folder is made), each flushed before `append` returns.
+
+    A file whose last line was torn is closed with a newline first, so that the next record stays whole.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        torn = _ends_torn(self.path)
+        self._file: IO[bytes] = self.path.open("ab")
+        if torn:
+            self._file.write(b"\n")
+
+    def append(self, record: Record) -> None:
+        self._file.write(_encoder.encode(_storable(record)) + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@overload
+def read(path: str | Path, *, strict: Literal[True] = True) -> list[Record]: ...
+@overload
+def read(path: str | Path, *, strict: Literal[False]) -> Reading: ...
+
+
+def read(path: str | Path, *, strict: bool = True) -> list[Record] | Reading:
+    """Every record of the file, in order. A line that is no record raises ResultsError naming file and line.
+
+    With `strict=False` bad lines are listed beside the records that could be read; a file that is not there
+    still raises, with line 0.
+    """
+    path = Path(path)
+    reading = Reading([], [])
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            reading.records.append(_decode(line))
+        except ValueError as error:  # msgspec's errors and UnicodeDecodeError are ValueErrors
+            problem = ResultsError(path, number, _why(error, torn=not line.endswith(b"\n")))
+            if strict:
+                raise problem from error
+            reading.problems.append(problem)
+    return reading.records if strict else reading
+
+
+def of_kind(records: Iterable[Record], kind: type[Kind]) -> list[Kind]:
+    """The records of one class, in order: `of_kind(records, Timing)`."""
+    return [record for record in records if isinstance(record, kind)]
+
+
+def _decode(line: bytes) -> Record:
+    record = _decoder.decode(line)
+    if isinstance(record, RunStart) and record.schema != SCHEMA:
+        raise ValueError(f"written in schema {record.schema}, and this qkverify reads schema {SCHEMA}")
+    return record
+
+
+def _why(error: Exception, *, torn: bool) -> str:
+    return f"the line breaks off (the run was killed while writing it?): {error}" if torn else str(error)
+
+
+def _lines(path: Path) -> list[bytes]:
+    try:
+        return path.read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise ResultsError(path, 0, error.strerror or str(error)) from error
+
+
+def _ends_torn(path: Path) -> bool:
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, 2)
+        return file.read(1) != b"\n"
+
+
+def _storable(record: Record) -> Record:
+    """The record with margins that JSON can hold."""
+    if not isinstance(record, Verdict | Timing):
+        return record
+    changes: dict[str, object] = {"margin": finite(record.margin)}
+    if isinstance(record, Verdict) and record.counterexample is not None:
+        example = record.counterexample
+        changes["counterexample"] = msgspec.structs.replace(example, margin=finite(example.margin))
+    return msgspec.structs.replace(record, **changes)

@@ -1,0 +1,445 @@
+"""Error bounds that are derived: `Precision` says how an implementation rounds, `Bounded` carries the consequence.
+
+A `Bounded` array is a value and, beside it, a bound on how far any faithful computation of that value may be away. It is
+a NumPy duck array (NEP 13, NEP 18): the unchanged code of `reference/`, called with `Bounded` arrays, yields the exact
+value and the bound by running error analysis (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., ch. 3).
+Every rule below holds for any order of summation and for fused or unfused evaluation, so |got - value| > error proves
+that no order of operations explains the result under the declared precision.
+
+Rules, for values a, b with errors da, db:
+
+    a + b       da + db                                   a * b       |a| db + |b| da + da db
+    a / b       (da + |a / b| db) / (|b| - db)            exp(a)      e^a expm1(da + u |a|) and `exp_ulps`
+    sum of n    sum(da) + gamma_n sum(|a| + da)           A @ B       (gamma_n (|A| + dA) + dA) (|B| + dB) + |A| dB
+    max         exact as the shift of a softmax; an online softmax rescales once a tile, which is counted here
+    positive    "stored to memory": rounded to the output format
+
+and every elementwise result is rounded once more. Operands of a matrix product that are finer than the operand format are
+rounded to it first. Past the largest number of a format the bound is infinite: out of scope, not wrong. The ugly spots:
+-inf is taken as an exact masked score, and an error may be the scalar 0.0 instead of an array (it saves half the time).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+Array = Any  # float64 ndarray, or the scalar 0.0 for an error that is nowhere
+
+
+@dataclass(frozen=True)
+class Format:
+    """A floating-point format: unit roundoff, absolute error of an operation that underflows, largest finite number."""
+
+    name: str
+    unit: float
+    tiny: float
+    huge: float
+
+
+# `tiny` allows flush to zero where hardware does it (float32, and formats that share its exponent); float16 keeps its
+# subnormals on every device here, so its underflow error is half the smallest of them.
+FLOAT64 = Format("float64", 2.0**-53, 2.0**-1022, 1.7976931348623157e308)
+FLOAT32 = Format("float32", 2.0**-24, 2.0**-126, 3.4028234663852886e38)
+TF32 = Format("tf32", 2.0**-11, 2.0**-126, 3.4028234663852886e38)
+BFLOAT16 = Format("bfloat16", 2.0**-8, 2.0**-126, 3.3895313892515355e38)
+FLOAT16 = Format("float16", 2.0**-11, 2.0**-25, 65504.0)
+FORMATS: Mapping[str, Format] = {f.name: f for f in (FLOAT64, FLOAT32, TF32, BFLOAT16, FLOAT16)}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How an implementation rounds.
+
+    operand      format that computed operands of a matrix product are rounded to
+    accumulate   format of the accumulators of sums and matrix products
+    elementwise  format that every elementwise result is rounded to
+    output       format of what is stored
+    exp_ulps     error of exp and tanh, in unit roundoffs of `accumulate` (vectorised ones reach 20)
+    trig_ulps    error of sin and cos, likewise (SLEEF's vector versions stay within 3.5)
+    folded       roundings of scale factors that may have been multiplied into the operands of the scores
+    tile         fewest keys in a tile of an online softmax: a sum over n keys is rescaled at most ceil(n / tile) times
+    """
+
+    operand: Format
+    accumulate: Format
+    elementwise: Format
+    output: Format
+    exp_ulps: float = 20.0
+    trig_ulps: float = 4.0
+    tile: int = 16
+    folded: int = 4
+
+    @classmethod
+    def plain(cls, dtype: str) -> Precision:
+        """Everything in one format: float64 or float32 code."""
+        return cls(*[FORMATS[dtype]] * 4)
+
+    @classmethod
+    def fused(cls, dtype: str) -> Precision:
+        """A fused kernel: float32 inside, computed matrix operands rounded to the storage format, and the output too."""
+        inner = FLOAT32 if FORMATS[dtype].unit > FLOAT32.unit else FORMATS[dtype]
+        return cls(FORMATS[dtype], inner, inner, FORMATS[dtype])
+
+    @classmethod
+    def eager(cls, dtype: str) -> Precision:
+        """Op by op: each operation accumulates in float32 and stores its result in the storage format."""
+        inner = FLOAT32 if FORMATS[dtype].unit > FLOAT32.unit else FORMATS[dtype]
+        return cls(FORMATS[dtype], inner, FORMATS[dtype], FORMATS[dtype])
+
+    @classmethod
+    def tf32(cls, dtype: str = "float32") -> Precision:
+        """float32 whose matrix operands, inputs included, are rounded to tf32."""
+        return replace(cls.plain(dtype), operand=TF32)
+
+    @classmethod
+    def named(cls, name: str, dtype: str) -> Precision:
+        """The model called "plain", "fused", "eager" or "tf32", for one dtype."""
+        models: dict[str, Callable[[str], Precision]] = {
+            "plain": cls.plain, "fused": cls.fused, "eager": cls.eager, "tf32": cls.tf32,
+        }  # fmt: skip
+        return models[name](dtype)
+
+
+EXACT = Precision.plain("float64")
+
+
+def gamma(n: int, unit: float) -> float:
+    """n u / (1 - n u), Higham's bound on the relative error of n rounded operations; infinite where it says nothing."""
+    return n * unit / (1 - n * unit) if n * unit < 1 else float("inf")
+
+
+class Bounded(NDArrayOperatorsMixin):
+    """A float64 `value`, a bound `error` on the rounding error of each element, and the `Precision` it was derived under.
+
+    `unit` is the unit roundoff of the format that the elements are known to be representable in.
+    """
+
+    __slots__ = ("error", "precision", "unit", "value")
+    __array_priority__ = 1000
+
+    def __init__(self, value: Any, error: Array = 0.0, precision: Precision = EXACT, unit: float | None = None) -> None:
+        self.value = np.asarray(value, dtype=np.float64)
+        self.error = error
+        self.precision = precision
+        self.unit = precision.elementwise.unit if unit is None else unit
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.value.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.value.ndim
+
+    @property
+    def size(self) -> int:
+        return self.value.size
+
+    @property
+    def errors(self) -> np.ndarray:
+        """The error as an array of the value's shape."""
+        return np.broadcast_to(self.error, self.value.shape)
+
+    def __repr__(self) -> str:
+        return f"Bounded({self.value!r} +- {self.error!r})"
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        rule = _UFUNCS.get(ufunc)
+        if rule is None or method != "__call__" or kwargs:
+            return NotImplemented
+        return rule(*inputs)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        rule = _FUNCTIONS.get(function)
+        return NotImplemented if rule is None else rule(*args, **kwargs)
+
+    # The operators go straight to their rules: the detour through the ufunc machinery costs more than the arithmetic.
+    def __add__(self, other: Any) -> Any:
+        return _add(self, other)
+
+    def __sub__(self, other: Any) -> Any:
+        return _subtract(self, other)
+
+    def __mul__(self, other: Any) -> Any:
+        return _multiply(self, other)
+
+    def __truediv__(self, other: Any) -> Any:
+        return _divide(self, other)
+
+    def __matmul__(self, other: Any) -> Any:
+        return _matmul(self, other)
+
+    def __neg__(self) -> Bounded:
+        return self._like(-self.value, self.error)
+
+    def __getitem__(self, index: Any) -> Bounded:
+        return self._like(self.value[index], self._error_map(lambda e: e[index]))
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def _like(self, value: Any, error: Array) -> Bounded:
+        return Bounded(value, error, self.precision, self.unit)
+
+    def _error_map(self, move: Callable[[np.ndarray], Any]) -> Array:
+        return self.error if np.ndim(self.error) == 0 else move(self.errors)
+
+    def _moved(self, move: Callable[[np.ndarray], Any]) -> Bounded:
+        """A rearrangement of the elements: it makes no error of its own."""
+        return self._like(move(self.value), self._error_map(move))
+
+    def sum(self, axis: Any = None, keepdims: bool = False) -> Bounded:
+        return _sum(self, axis=axis, keepdims=keepdims)
+
+    def reshape(self, *shape: Any) -> Bounded:
+        return self._moved(lambda x: x.reshape(*shape))
+
+    def swapaxes(self, a: int, b: int) -> Bounded:
+        return self._moved(lambda x: x.swapaxes(a, b))
+
+    def transpose(self, *axes: Any) -> Bounded:
+        return self._moved(lambda x: x.transpose(*axes))
+
+
+Rule = Callable[..., Any]
+
+
+def _parts(x: Any) -> tuple[Any, Array]:
+    return (x.value, x.error) if isinstance(x, Bounded) else (x, 0.0)
+
+
+def _exact(error: Array) -> bool:
+    return error.__class__ is float and error == 0.0
+
+
+def _owner(*xs: Any) -> Bounded:
+    return next(x for x in xs if isinstance(x, Bounded))
+
+
+def _round(value: np.ndarray, error: Array, format: Format) -> Array:
+    """The error once the computed value, which lies within `error` of `value`, is rounded to `format`."""
+    magnitude = np.abs(value)
+    magnitude += error
+    rounded = magnitude * format.unit
+    rounded += format.tiny
+    rounded += error
+    if (magnitude > format.huge).any():
+        rounded[magnitude > format.huge] = np.inf
+    return rounded
+
+
+def _elementwise(owner: Bounded, value: np.ndarray, error: Array) -> Bounded:
+    p = owner.precision
+    return Bounded(value, _round(value, error, p.elementwise), p, p.elementwise.unit)
+
+
+def _added(owner: Bounded, value: np.ndarray, error: Array) -> Bounded:
+    """A sum or difference of two: it cannot underflow, and -inf (a masked score) stays what it is."""
+    p = owner.precision
+    if p.elementwise.huge < 1e9:
+        return _elementwise(owner, value, error)
+    magnitude = np.abs(value)
+    magnitude += error
+    magnitude *= p.elementwise.unit
+    magnitude += error
+    return Bounded(value, magnitude, p, p.elementwise.unit)
+
+
+def _add(x: Any, y: Any) -> Bounded:
+    (a, da), (b, db) = _parts(x), _parts(y)
+    return _added(_owner(x, y), np.asarray(a + b), da + db)
+
+
+def _subtract(x: Any, y: Any) -> Bounded:
+    (a, da), (b, db) = _parts(x), _parts(y)
+    return _added(_owner(x, y), np.asarray(a - b), da + db)
+
+
+def _multiply(x: Any, y: Any) -> Bounded:
+    (a, da), (b, db) = _parts(x), _parts(y)
+    error: Array = 0.0
+    if not _exact(da):
+        error = np.abs(b) * da
+    if not _exact(db):
+        error = error + (np.abs(a) + da) * db
+    return _elementwise(_owner(x, y), np.asarray(a * b), error)
+
+
+def _divide(x: Any, y: Any) -> Bounded:
+    (a, da), (b, db) = _parts(x), _parts(y)
+    value = np.asarray(a / b)
+    room = np.abs(b) - db
+    if (room > 0).all():
+        error = (da + np.abs(value) * db) / room
+    else:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            error = np.where(room > 0, (da + np.abs(value) * db) / room, np.inf)
+    return _elementwise(_owner(x, y), value, error)
+
+
+def _power(x: Any, y: Any) -> Bounded:
+    """A bounded base to a plain exponent: exp(y log x) in the working precision, y itself rounded once."""
+    if not isinstance(x, Bounded):
+        raise TypeError("the exponent of ** must be plain numbers")
+    value = np.asarray(x.value**y)
+    p = x.precision
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.abs(y) * np.asarray(x.error) / np.abs(x.value)
+        relative = relative + (3 * np.abs(y * np.log(np.abs(x.value))) + p.exp_ulps) * p.accumulate.unit
+    return _elementwise(x, value, np.abs(value) * np.expm1(np.nan_to_num(relative, nan=0.0, posinf=np.inf)))
+
+
+def _exp(x: Bounded) -> Bounded:
+    p = x.precision
+    value = np.exp(x.value)
+    unit = p.accumulate.unit
+    # A masked score is -inf with an error that means nothing: its exp is an exact zero. Where a finite score underflows
+    # float64, nothing can be said if its own error is as large as the distance back to ordinary numbers.
+    with np.errstate(over="ignore", invalid="ignore"):
+        shifted = x.error + unit * np.abs(x.value)
+        error = value * (np.expm1(shifted) + p.exp_ulps * unit)
+    if not value.all():
+        error = np.where(value > 0, error, np.where((shifted > 600) & ~np.isneginf(x.value), np.inf, 0.0))
+    return _elementwise(x, value, error)
+
+
+def _tanh(x: Bounded) -> Bounded:
+    p = x.precision
+    return _elementwise(x, np.tanh(x.value), np.minimum(x.error, 2.0) + p.exp_ulps * p.accumulate.unit)
+
+
+def _log(x: Bounded) -> Bounded:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = np.log(x.value)
+        room = x.value - x.error
+        error = np.where(room > 0, x.error / room, np.where((x.value == 0) & (x.errors == 0), 0.0, np.inf))
+    return _elementwise(x, value, error + x.precision.exp_ulps * x.precision.accumulate.unit)
+
+
+def _sqrt(x: Bounded) -> Bounded:
+    value = np.sqrt(x.value)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = np.where(value > 0, x.error / value, np.sqrt(x.error))
+    return _elementwise(x, value, error)
+
+
+def _wave(function: np.ufunc) -> Rule:
+    def rule(x: Bounded) -> Bounded:
+        p = x.precision
+        error = np.minimum(x.error, 2.0) + p.trig_ulps * p.accumulate.unit
+        return _elementwise(x, function(x.value), error)
+
+    return rule
+
+
+def _operand(x: Any, p: Precision) -> tuple[Any, Array]:
+    """A matrix operand: rounded to the operand format where it is finer than that."""
+    if not isinstance(x, Bounded):
+        return x, 0.0
+    return x.value, (_round(x.value, x.error, p.operand) if x.unit < p.operand.unit else x.error)
+
+
+def _matmul(x: Any, y: Any) -> Bounded:
+    owner = _owner(x, y)
+    p = owner.precision
+    (a, da), (b, db) = _operand(x, p), _operand(y, p)
+    terms = a.shape[-1]
+    # A product of two inputs is the scores: an implementation may have folded the scale into either or both operands.
+    folded = p.folded if _exact(da) and _exact(db) else 0
+    g = gamma(terms + folded, p.accumulate.unit)
+    # In one product where b is exact: (gamma (|A| + dA) + dA) |B|.
+    magnitude_b = np.abs(b)
+    left = np.abs(a) * g if _exact(da) else g * (np.abs(a) + da) + da
+    error = left @ (magnitude_b + db)
+    if not _exact(db):
+        error = error + np.abs(a) @ np.broadcast_to(db, b.shape)
+    if (error > g * p.accumulate.huge).any():  # a partial sum may overflow although the total does not
+        error = np.where(error > g * p.accumulate.huge, np.inf, error)
+    error = error + terms * p.accumulate.tiny
+    value = np.asarray(a @ b)
+    if p.elementwise.unit > p.accumulate.unit:
+        error = _round(value, error, p.elementwise)
+    return Bounded(value, error, p, p.elementwise.unit)
+
+
+def _sum(x: Bounded, axis: Any = None, keepdims: bool = False) -> Bounded:
+    p = x.precision
+    value = np.sum(x.value, axis=axis, keepdims=keepdims)
+    terms = x.value.size // max(value.size, 1)
+    errors = x.error if np.ndim(x.error) and np.shape(x.error) == x.shape else x.errors
+    g = gamma(terms, p.accumulate.unit)
+    error = np.sum(g * (np.abs(x.value) + errors) + errors, axis=axis, keepdims=keepdims)
+    if p.elementwise.unit > p.accumulate.unit:
+        error = _round(np.asarray(value), error, p.elementwise)
+    return Bounded(value, error, p, p.elementwise.unit)
+
+
+def _max(x: Bounded, axis: Any = None, keepdims: bool = False, initial: Any = np._NoValue) -> Bounded:
+    """The shift of a softmax: exact. Its error stands for the rescales of an online softmax over tiles of keys."""
+    p = x.precision
+    value = np.max(x.value, axis=axis, keepdims=keepdims, initial=initial)
+    terms = x.value.size // max(value.size, 1)
+    rescales = -(-terms // p.tile) - 1
+    error = rescales * (p.exp_ulps + 2) * p.accumulate.unit if rescales > 0 else 0.0
+    return Bounded(value, error, p, x.unit)
+
+
+def _positive(x: Bounded) -> Bounded:
+    p = x.precision
+    if p.output.unit <= x.unit:
+        return x
+    return Bounded(x.value, _round(x.value, x.error, p.output), p, p.output.unit)
+
+
+def _where(condition: Any, x: Any, y: Any) -> Bounded:
+    (a, da), (b, db) = _parts(x), _parts(y)
+    owner = _owner(x, y)
+    error = 0.0 if _exact(da) and _exact(db) else np.where(condition, da, db)
+    return owner._like(np.where(condition, a, b), error)
+
+
+def _joined(join: Callable[..., Any]) -> Rule:
+    def rule(arrays: Any, axis: int = 0) -> Bounded:
+        owner = _owner(*arrays)
+        pieces = [x if isinstance(x, Bounded) else Bounded(x, 0.0, owner.precision, owner.unit) for x in arrays]
+        value = join([x.value for x in pieces], axis=axis)
+        unit = min(x.unit for x in pieces)
+        return Bounded(value, join([x.errors for x in pieces], axis=axis), owner.precision, unit)
+
+    return rule
+
+
+def _broadcast_to(x: Bounded, shape: Any) -> Bounded:
+    return x._like(np.broadcast_to(x.value, shape), x._error_map(lambda e: np.broadcast_to(e, shape)))
+
+
+def _moving(function: Callable[..., Any]) -> Rule:
+    return lambda x, *args, **kwargs: x._moved(lambda part: function(part, *args, **kwargs))
+
+
+def _on_values(function: Callable[..., Any]) -> Rule:
+    """Comparisons and predicates look at the values only."""
+    return lambda *xs: function(*[_parts(x)[0] for x in xs])
+
+
+_UFUNCS: dict[Any, Rule] = {
+    np.add: _add, np.subtract: _subtract, np.multiply: _multiply, np.divide: _divide, np.matmul: _matmul,
+    np.power: _power, np.exp: _exp, np.log: _log, np.tanh: _tanh, np.sqrt: _sqrt,
+    np.sin: _wave(np.sin), np.cos: _wave(np.cos), np.positive: _positive, np.negative: Bounded.__neg__,
+    np.absolute: lambda x: x._like(np.abs(x.value), x.error),
+    **{f: _on_values(f) for f in (np.isfinite, np.isnan, np.isinf, np.greater, np.greater_equal, np.less, np.less_equal,
+                                  np.equal, np.not_equal)},
+}  # fmt: skip
+
+_FUNCTIONS: dict[Any, Rule] = {
+    np.sum: _sum, np.max: _max, np.where: _where, np.broadcast_to: _broadcast_to,
+    np.concatenate: _joined(np.concatenate), np.stack: _joined(np.stack),
+    **{f: _moving(f) for f in (np.swapaxes, np.reshape, np.repeat, np.transpose, np.moveaxis, np.take, np.diagonal,
+                               np.expand_dims, np.squeeze, np.flip)},
+    np.shape: lambda x: x.shape, np.ndim: lambda x: x.ndim,
+}  # fmt: skip

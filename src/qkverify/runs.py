@@ -1,0 +1,312 @@
+"""One implementation on one device in one dtype, made callable: what a law holds in its hands.
+
+    output = run(problem)              what came back, as a `Bounded`: value = got, error = the derived bound
+    run.exact(problem)                 the reference's value, float64
+    run.values(problem)                what came back, bit for bit
+    run.gradients(problem)             {"query": Bounded, ...} for problem.upstream
+
+Because a result carries its bound, a law is arithmetic: `run(problem).sum(-1)` has the bound of the sum, and two runs are
+compared within the sum of both bounds. The run that is being checked is `active()`: strategies ask it what to generate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from qkverify import frameworks
+from qkverify.contract import Implementation
+from qkverify.errors import ContractError, HarnessError, UnsupportedCase
+from qkverify.problems import LAYOUTS, Problem
+from qkverify.reference.attention import attention as reference_attention
+from qkverify.reference.attention_vjp import attention_vjp as reference_vjp
+from qkverify.rounding import EXACT, FLOAT64, FORMATS, Bounded, Precision
+
+NUMPY_DTYPES: Mapping[str, Any] = {"float64": np.float64, "float32": np.float32, "float16": np.float16,
+                                   "bfloat16": ml_dtypes.bfloat16}  # fmt: skip
+DEFAULTS = {"causal_alignment": "bottom-right", "empty_rows": "zero", "masked_values": "read", "deterministic": "no",
+            "batch_invariant": "no", "delta": "weights", "lse": "natural"}  # fmt: skip
+
+_active: ContextVar[Run | None] = ContextVar("active", default=None)
+
+
+def active() -> Run | None:
+    """The run that is being checked, or None outside of a check."""
+    return _active.get()
+
+
+class Run:
+    """`semantics` are the conventions it is held to: declared ones, and what `conventions.detect` found."""
+
+    def __init__(self, implementation: Implementation, device: str = "cpu", dtype: str = "float32",
+                 semantics: Mapping[str, str] | None = None, precision: Precision | None = None) -> None:  # fmt: skip
+        self.implementation = implementation
+        self.device = device
+        self.dtype = dtype
+        self.framework = frameworks.get(implementation.arrays)
+        self.semantics = {**DEFAULTS, **implementation.semantics, **(semantics or {})}
+        self.precision = precision or _precision(implementation, device, dtype)
+        self.largest_margin = 0.0
+        self.examples = 0
+        self.refusals: dict[str, int] = {}
+        self.failing: dict[str, Any] = {}  # what was drawn for the example that failed last
+        self.problems: list[Problem] = []  # those of the current example: the first one is what a failure prints
+        self._cache: dict[tuple[Any, ...], Any] = {}
+
+    def __repr__(self) -> str:
+        return self.cell
+
+    @property
+    def cell(self) -> str:
+        """The name of this cell in test ids and reports."""
+        return f"{self.implementation.name}-{self.device}-{self.dtype}"
+
+    @property
+    def numpy_dtype(self) -> Any:
+        return NUMPY_DTYPES[self.dtype]
+
+    def offers(self, *names: str) -> bool:
+        """Whether the implementation offers all of these options."""
+        return all(name in self.implementation.offers for name in names)
+
+    def offers_parameter(self, name: str) -> bool:
+        """Whether the function of another operation takes a keyword of this name."""
+        return name in self.implementation.parameters
+
+    @contextlib.contextmanager
+    def activated(self) -> Iterator[Run]:
+        token = _active.set(self)
+        try:
+            yield self
+        finally:
+            _active.reset(token)
+
+    def begin_example(self) -> None:
+        self.examples += 1
+        self.problems = []
+        self._cache = {}
+
+    # -- attention ---------------------------------------------------------------------------------------------------
+
+    def __call__(self, problem: Problem) -> Bounded:
+        """The output (B,H,Q,E) with its bound."""
+        return self._with_bound(self.values(problem), self.bound(problem)[0], problem)
+
+    def lse(self, problem: Problem) -> Bounded:
+        """The log-sum-exp (B,H,Q) with its bound."""
+        problem = problem if problem.return_lse else problem.replace(return_lse=True)
+        got = self.outputs(problem)[1]
+        return self._with_bound(got, self.bound(problem)[1], problem)
+
+    def values(self, problem: Problem) -> np.ndarray:
+        """The output (B,H,Q,E) bit for bit, in the dtype under test."""
+        return self.outputs(problem)[0]
+
+    def outputs(self, problem: Problem) -> tuple[np.ndarray, ...]:
+        """What the implementation returned, as (output,) or (output, lse), in the contract's shapes and dtypes."""
+        self.problems.append(problem)
+        returned = self._guarded(self.callable(problem))
+        parts = returned if isinstance(returned, tuple) else (returned,)
+        s = problem.sizes
+        shapes = {"output": (s["B"], s["H"], s["Q"], s["E"]), "log-sum-exp": (s["B"], s["H"], s["Q"])}
+        expected = list(shapes)[: 2 if problem.return_lse else 1]
+        if len(parts) != len(expected):
+            raise ContractError(f"{self.implementation.name} returned {len(parts)} values; expected {' and '.join(expected)}")
+        return tuple(
+            self._received(part, name, shapes[name], self.dtype if name == "output" else None)
+            for part, name in zip(parts, expected, strict=True)
+        )
+
+    def exact(self, problem: Problem) -> np.ndarray:
+        """The reference's output (B,H,Q,E), float64."""
+        return np.asarray(self.bound(problem)[0].value)
+
+    def oracle(self, problem: Problem) -> Bounded:
+        """The reference's output with its own rounding error: what a law computes from it carries that along."""
+        exact = self.bound(problem)[0]
+        return Bounded(exact.value, exact.errors * (FLOAT64.unit / self.precision.accumulate.unit), EXACT)
+
+    def bound(self, problem: Problem) -> tuple[Bounded, ...]:
+        """The reference's output, or (output, lse), with the bound of this run's precision. Computed once a problem."""
+        key = ("forward", id(problem))
+        if key not in self._cache:
+            inputs = [self.bounded(x) for x in (problem.query, problem.key, problem.value)]
+            found = reference_attention(*inputs, **self._bounded_options(problem))
+            parts = found if isinstance(found, tuple) else (found,)
+            self._cache[key] = (tuple(self._oracle_included(part) for part in parts), problem)
+        parts = self._cache[key][0]
+        return parts  # type: ignore[no-any-return]
+
+    def bounded(self, array: Any) -> Bounded:
+        """Exact numbers of the dtype under test, as the reference takes them."""
+        return Bounded(np.asarray(array, dtype=np.float64), 0.0, self.precision, FORMATS[self.dtype].unit)
+
+    def callable(self, problem: Problem, direction: str = "forward") -> Callable[[], Any]:
+        """A call without arguments, all inputs native and in place: what is timed. `direction` as in results.Timing."""
+        native, options = self._native(problem)
+        keywords = self.implementation.keywords(options, grouped=problem.group != 1)
+        function = self.implementation.function
+        query, key, value = native["query"], native["key"], native["value"]
+        if direction == "forward":
+            return lambda: function(query, key, value, **keywords)
+        upstream = self._laid_out(problem.upstream, problem.layouts.get("upstream"))
+        if self.implementation.vjp is not None:
+            pull = self.implementation.vjp
+            return lambda: pull(query, key, value, upstream, **keywords)
+        return lambda: self.framework.vjp(lambda query, key, value: function(query, key, value, **keywords), native, upstream)
+
+    # -- gradients ---------------------------------------------------------------------------------------------------
+
+    def gradients(self, problem: Problem) -> dict[str, Bounded]:
+        """The gradients for `problem.upstream` with their bounds, by the name of what they belong to."""
+        exact = self.gradient_bounds(problem)
+        return {
+            name: self._with_bound(got, exact[name], problem) for name, got in self.gradient_values(problem).items()
+        }
+
+    def gradient_values(self, problem: Problem) -> dict[str, np.ndarray]:
+        """The gradients bit for bit: query, key, value, and bias where the framework differentiates by itself."""
+        if problem.upstream is None:
+            raise HarnessError("a law asks for gradients of a problem without an upstream gradient")
+        self.problems.append(problem)
+        returned = self._guarded(self._gradient_call(problem))
+        return {
+            name: self._received(x, f"gradient of {name}", getattr(problem, name).shape, self.dtype)
+            for name, x in returned.items()
+        }
+
+    def gradient_bounds(self, problem: Problem) -> dict[str, Bounded]:
+        """The reference's gradients with the bounds of this run's precision."""
+        key = ("gradients", id(problem))
+        if key not in self._cache:
+            inputs = [self.bounded(x) for x in (problem.query, problem.key, problem.value, problem.upstream)]
+            options = {k: v for k, v in self._bounded_options(problem).items() if k != "return_lse"}
+            found = reference_vjp(*inputs, **options, delta=self.semantics["delta"])
+            self._cache[key] = ({name: self._oracle_included(part) for name, part in found.items()}, problem)
+        return dict(self._cache[key][0])
+
+    def exact_gradients(self, problem: Problem) -> dict[str, np.ndarray]:
+        """The reference's gradients, float64."""
+        return {name: np.asarray(part.value) for name, part in self.gradient_bounds(problem).items()}
+
+    def _gradient_call(self, problem: Problem) -> Callable[[], dict[str, Any]]:
+        if self.implementation.vjp is not None:
+            call = self.callable(problem, "forward+backward")
+            return lambda: {n: self._heads_first(g) for n, g in zip(("query", "key", "value"), call(), strict=True)}
+        native, options = self._native(problem)
+        leaves = dict(native)
+        if "bias" in options and not problem.options.keys() & {"mask"}:
+            leaves["bias"] = options.pop("bias")
+
+        def attention(query: Any, key: Any, value: Any, bias: Any = None) -> Any:
+            given = options if bias is None else {**options, "bias": bias}
+            keywords = self.implementation.keywords(given, grouped=problem.group != 1)
+            return self.implementation.function(query, key, value, **keywords)
+
+        upstream = self._laid_out(problem.upstream, problem.layouts.get("upstream"))
+
+        def call_framework() -> dict[str, Any]:
+            grads = self.framework.vjp(attention, leaves, upstream)[1]
+            return {n: g if n == "bias" else self._heads_first(g) for n, g in grads.items()}
+
+        return call_framework
+
+    # -- other operations --------------------------------------------------------------------------------------------
+
+    def call(self, *arguments: Any, shape: tuple[int, ...], **options: Any) -> np.ndarray:
+        """Another operation's function on NumPy arguments (arrays in the dtype under test): its result, checked."""
+        native = [self.framework.from_numpy(x, self.device) if isinstance(x, np.ndarray) else x for x in arguments]
+        keywords = self.implementation.keywords(options)
+        returned = self._guarded(lambda: self.implementation.function(*native, **keywords))
+        return self._received(returned, self.implementation.operation, shape, None, heads=False)
+
+    def within(self, got: np.ndarray, exact: Bounded) -> Bounded:
+        """`got` with the bound that was derived beside `exact`."""
+        return self._with_bound(got, self._oracle_included(exact), None)
+
+    # -- the boundary ------------------------------------------------------------------------------------------------
+
+    def _native(self, problem: Problem) -> tuple[dict[str, Any], dict[str, Any]]:
+        native = {
+            name: self._laid_out(getattr(problem, name), problem.layouts.get(name)) for name in ("query", "key", "value")
+        }
+        options = dict(problem.options)
+        both = {"mask", "bias"} <= options.keys() and self.implementation.parameters.get("mask") == self.implementation.parameters.get("bias")
+        if both:  # one parameter takes either: the mask becomes -inf in the bias
+            options["bias"] = np.where(options.pop("mask"), options["bias"], -np.inf).astype(self.numpy_dtype)
+        for name, value in options.items():
+            if isinstance(value, np.ndarray):
+                options[name] = self.framework.from_numpy(_relaid(value, problem.layouts.get(name)), self.device)
+        return native, options
+
+    def _laid_out(self, array: Any, layout: str | None) -> Any:
+        if self.implementation.layout == "BLHD":
+            array = np.asarray(array).swapaxes(1, 2)
+        return self.framework.from_numpy(_relaid(array, layout), self.device)
+
+    def _heads_first(self, native: Any) -> Any:
+        return native.swapaxes(1, 2) if self.implementation.layout == "BLHD" else native
+
+    def _guarded(self, call: Callable[[], Any]) -> Any:
+        """A refusal of the framework is a refusal of the implementation; anything else passes through."""
+        try:
+            return call()
+        except self.framework.REFUSALS as refusal:
+            raise UnsupportedCase(str(refusal)) from refusal
+
+    def _received(self, native: Any, what: str, shape: tuple[int, ...], dtype: str | None, heads: bool = True) -> np.ndarray:
+        name = self.implementation.name
+        if not hasattr(native, "shape"):
+            raise ContractError(f"{name}: the {what} is a {type(native).__name__}, expected an array of shape {shape}")
+        if heads and self.implementation.layout == "BLHD" and what in ("output", "log-sum-exp"):
+            native = native.swapaxes(1, 2) if native.ndim >= 3 else native
+        if tuple(native.shape) != tuple(shape):
+            raise ContractError(f"{name}: the {what} has shape {tuple(native.shape)}, expected {tuple(shape)}")
+        if dtype is not None and self.framework.dtype_of(native) != dtype:
+            raise ContractError(f"{name}: the {what} has dtype {self.framework.dtype_of(native)}, expected {dtype}")
+        return np.asarray(self.framework.to_numpy(native))
+
+    # -- bounds ------------------------------------------------------------------------------------------------------
+
+    def _bounded_options(self, problem: Problem) -> dict[str, Any]:
+        """The reference's options. A scale or cap is rounded to the working precision before it is used."""
+        options = problem.reference_options
+        options.setdefault("scale", problem.sizes["D"] ** -0.5 if problem.sizes["D"] else 1.0)
+        unit = self.precision.accumulate.unit
+        for name in ("scale", "softcap"):
+            if name in options:
+                options[name] = Bounded(options[name], np.asarray(abs(options[name]) * unit), self.precision)
+        for name in ("bias", "alibi_slopes", "sinks"):
+            if name in options:
+                options[name] = self.bounded(options[name])
+        return options
+
+    def _oracle_included(self, exact: Bounded) -> Bounded:
+        """The reference rounds as well, as a float64 implementation would: its share of the bound is added."""
+        error = exact.errors * (1.0 + FLOAT64.unit / self.precision.accumulate.unit)
+        if np.isnan(error).any():  # inf * 0 on the way: nothing can be said
+            error = np.where(np.isnan(error), np.inf, error)
+        return Bounded(exact.value, error, EXACT)
+
+    def _with_bound(self, got: np.ndarray, exact: Bounded, problem: Problem | None) -> Bounded:
+        result = Bounded(got.astype(np.float64), exact.error, EXACT)
+        return result
+
+
+def _precision(implementation: Implementation, device: str, dtype: str) -> Precision:
+    """What is declared; else plain arithmetic in full precision, and a fused kernel's in half precision."""
+    declared = implementation.precision.get(f"{dtype}-{device}", implementation.precision.get(dtype))
+    if isinstance(declared, Precision):
+        return declared
+    if dtype in ("float64", "float32") and declared != "tf32":
+        return Precision.plain(dtype)
+    return Precision.named(declared or "fused", dtype)
+
+
+def _relaid(array: Any, layout: str | None) -> Any:
+    return array if layout is None else LAYOUTS[layout](np.asarray(array))

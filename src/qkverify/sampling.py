@@ -1,0 +1,133 @@
+"""Taking samples fairly: interleaved, in random order, warm, each long enough for its clock.
+
+A machine drifts: other processes come and go, clocks rise and fall. Timing one subject after the other books
+that drift to whoever was running. Here every round runs each subject once, in an order drawn anew, so that
+drift falls on all of them alike and pairs of times from one round can be compared. The seed of the order is
+given, so a run can be repeated.
+
+How a budget is spent: a subject costs what its warm-up says. Cheap subjects get all rounds; what they leave
+is shared among the dear ones, whose rounds are spread evenly over the run. A subject that cannot have
+`FEWEST_ROUNDS` within the budget is not timed at all, and the reason says how long one call takes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from qkverify.clocks import Call, Clock
+
+MOST_ROUNDS = 20
+FEWEST_ROUNDS = 3
+RESOLUTION_MULTIPLE = 10_000  # a sample so many clock steps long is quantised by at most 0.01 %
+MOST_REPEATS = 10_000
+STEADY = 0.1  # warm-up ends when two samples in a row agree within 10 %
+MOST_WARM_UPS = 5
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something to time: a call without arguments, and the clock that suits it."""
+
+    call: Call
+    clock: Clock
+
+
+@dataclass
+class Samples:
+    """`seconds[i]` is the time of one call in round `rounds[i]`. Without seconds, `reason` says why."""
+
+    seconds: list[float] = field(default_factory=list)
+    rounds: list[int] = field(default_factory=list)
+    reason: str = ""
+
+
+class Plan(NamedTuple):
+    """How a subject is sampled: calls in a sample, and the seconds that a sample takes."""
+
+    repeats: int
+    sample_seconds: float
+
+    @property
+    def call_seconds(self) -> float:
+        return self.sample_seconds / self.repeats
+
+
+def interleave(
+    subjects: Mapping[str, Subject],
+    *,
+    budget_seconds: float,
+    seed: int = 0,
+    plans: Mapping[str, Plan] | None = None,
+    most_rounds: int = MOST_ROUNDS,
+    now: Callable[[], float] = time.perf_counter,
+) -> dict[str, Samples]:
+    """Samples of every subject, by its name. `plans` are calibrated here where they are not given.
+
+    The budget is what the rounds may take, warm-up included; a machine that slows down half-way may take half
+    as much again, then rounds end early, though not before `FEWEST_ROUNDS`.
+    """
+    start = now()
+    plans = plans or {name: calibrate(one, limit_seconds=budget_seconds) for name, one in subjects.items()}
+    left = max(0.0, budget_seconds - (now() - start))
+    counts = share_rounds({name: plan.sample_seconds for name, plan in plans.items()}, left, most_rounds)
+    found = {n: Samples(reason="" if counts[n] else too_slow(plans[n].call_seconds)) for n in subjects}
+    order, last = np.random.default_rng(seed), max(counts.values(), default=0)
+    for round_number in range(last):
+        if round_number >= FEWEST_ROUNDS and now() - start > 1.5 * budget_seconds:
+            break
+        taking_part = [name for name, count in counts.items() if _takes_part(round_number, count, last)]
+        for name in order.permutation(taking_part):
+            seconds = subjects[name].clock.sample(subjects[name].call, plans[name].repeats)
+            found[name].seconds.append(seconds)
+            found[name].rounds.append(round_number)
+    return found
+
+
+def calibrate(subject: Subject, *, limit_seconds: float = math.inf) -> Plan:
+    """Warm up until two samples in a row agree, and choose the repeats that the clock's resolution asks for.
+
+    It ends as soon as `FEWEST_ROUNDS` samples would not fit the limit: nothing more needs to be known then.
+    """
+    shortest = subject.clock.resolution_seconds() * RESOLUTION_MULTIPLE
+    repeats, before = 1, math.inf
+    for _ in range(MOST_WARM_UPS):
+        seconds = subject.clock.sample(subject.call, repeats)
+        steady = abs(seconds - before) <= STEADY * before and before != math.inf
+        if (steady and seconds * repeats >= shortest) or seconds * repeats * FEWEST_ROUNDS > limit_seconds:
+            break
+        before = seconds
+        repeats = max(1, min(MOST_REPEATS, math.ceil(shortest / max(seconds, shortest / MOST_REPEATS))))
+    return Plan(repeats, seconds * repeats)
+
+
+def share_rounds(
+    costs: Mapping[str, float], budget_seconds: float, most_rounds: int = MOST_ROUNDS
+) -> dict[str, int]:
+    """Rounds for each subject: equal shares, and what the cheap ones leave goes to the dear ones."""
+    counts: dict[str, int] = {}
+    left = budget_seconds
+    by_cost = sorted(costs, key=lambda name: costs[name])
+    for index, name in enumerate(by_cost):
+        share = left / (len(by_cost) - index)
+        rounds = most_rounds if costs[name] * most_rounds <= share else int(share / costs[name])
+        if rounds < FEWEST_ROUNDS:  # dearer than its share: still timed where the whole rest suffices
+            rounds = FEWEST_ROUNDS if costs[name] * FEWEST_ROUNDS <= left else 0
+        counts[name] = rounds
+        left -= rounds * costs[name]
+    return counts
+
+
+def _takes_part(round_number: int, count: int, last: int) -> bool:
+    """Whether a subject with `count` of `last` rounds runs in this one: its rounds are spread evenly."""
+    return (round_number + 1) * count // last > round_number * count // last
+
+
+def too_slow(call_seconds: float) -> str:
+    """The reason of a subject for which the budget has no room."""
+    return f"the time budget had no room for {FEWEST_ROUNDS} calls of about {call_seconds:.2g} s"

@@ -1,0 +1,129 @@
+"""Checking the output of a timed call: sampled rows of a large problem, within the derived bound.
+
+The laws verify on small problems. A kernel may still take another path at the size that is timed, so what it
+returned there is checked too: the reference computes only some rows of the problem (of all heads, over all
+keys), or for gradients of keys and values one head whole, and the bound is derived as everywhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from qkverify.problems import Problem
+from qkverify.results import Direction
+from qkverify.rounding import Bounded
+from qkverify.runs import Run
+from qkverify.work import key_ranges
+
+SCORES = 2**18  # scores that the reference computes for sampled rows
+HEAD_SCORES = 2**21  # scores of one head group up to which the gradients of its keys and values are checked
+SAMPLED = {
+    "causal",
+    "window",
+    "mask",
+    "key_lengths",
+    "scale",
+    "softcap",
+}  # options of a problem that rows keep
+
+
+def margin_of(
+    run: Run, problem: Problem, output: Any, direction: Direction, *, seed: int = 0
+) -> float | None:
+    """The largest |got - exact| / bound over what is sampled of `output`, which `run.callable` returned.
+
+    None where rows of such a problem cannot be computed by themselves (biases that depend on positions).
+    """
+    if not problem.options.keys() <= SAMPLED:
+        return None
+    numbers = np.random.default_rng(seed)
+    rows = _sample_rows(problem, numbers)
+    part = part_of(problem, rows=rows)
+    if direction == "forward":
+        first = output[0] if isinstance(output, tuple) else output
+        return margin(_received(run, first)[:, :, rows], run.bound(part)[0])
+    grads = _gradients(run, output)
+    margins = [margin(grads["query"][:, :, rows], run.gradient_bounds(part)["query"])]
+    s = problem.sizes
+    if problem.group * s["Q"] * s["K"] <= HEAD_SCORES and s["B"] and s["G"]:
+        entry, kv_head = int(numbers.integers(s["B"])), int(numbers.integers(s["G"]))
+        exact = run.gradient_bounds(part_of(problem, entry=entry, kv_head=kv_head))
+        margins += [
+            margin(grads[n][entry : entry + 1, kv_head : kv_head + 1], exact[n]) for n in ("key", "value")
+        ]
+    return max(margins)
+
+
+def margin(got: np.ndarray, exact: Bounded) -> float:
+    """The largest |got - exact| / bound. Equal numbers (NaN and NaN too) count 0, a wrong NaN is infinite."""
+    got = got.astype(np.float64)
+    if got.shape != exact.shape:
+        return np.inf
+    value, bound = exact.value, exact.errors
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        ratio = np.abs(got - value) / bound
+    same = (got == value) | (np.isnan(got) & np.isnan(value)) | np.isposinf(bound)
+    ratio = np.where(same, 0.0, np.where(np.isnan(ratio), np.inf, ratio))
+    return float(ratio.max(initial=0.0))
+
+
+def part_of(
+    problem: Problem, *, rows: np.ndarray | None = None, entry: int | None = None, kv_head: int | None = None
+) -> Problem:
+    """The same attention for some query rows, or for one batch entry and key/value head."""
+    rows = np.arange(problem.sizes["Q"]) if rows is None else rows
+    one = slice(None) if entry is None else slice(entry, entry + 1)
+    keys = slice(None) if kv_head is None else slice(kv_head, kv_head + 1)
+    group = problem.group
+    heads = slice(None) if kv_head is None else slice(kv_head * group, (kv_head + 1) * group)
+    seen = visible_rows(problem, rows)
+    seen = seen[one if seen.shape[0] > 1 else slice(None), heads if seen.shape[1] > 1 else slice(None)]
+    upstream = problem.upstream
+    return problem.replace(
+        query=problem.query[one, heads][:, :, rows],
+        key=problem.key[one, keys],
+        value=problem.value[one, keys],
+        upstream=None if upstream is None else upstream[one, heads][:, :, rows],
+        mask=seen,
+        causal=False,
+        window=None,
+        key_lengths=None,
+        layouts={},
+    )
+
+
+def visible_rows(problem: Problem, rows: np.ndarray) -> np.ndarray:
+    """bool (B or 1, H or 1, rows, K): what the given query rows see."""
+    if problem.mask is not None:
+        return np.asarray(problem.visible[:, :, rows])
+    key = np.arange(problem.sizes["K"])
+    first, stop = (edge[rows][None, None, :, None] for edge in key_ranges(problem))
+    seen = (key >= first) & (key < stop)
+    if problem.key_lengths is not None:
+        seen = seen & (key < np.asarray(problem.key_lengths)[:, None, None, None])
+    return np.asarray(seen)
+
+
+def _sample_rows(problem: Problem, numbers: np.random.Generator) -> np.ndarray:
+    """The first and the last query row, and as many at random as `SCORES` allows."""
+    s = problem.sizes
+    count = min(s["Q"], max(2, SCORES // max(1, s["B"] * s["H"] * s["K"])))
+    ends = {0, s["Q"] - 1} if s["Q"] else set()
+    return np.array(sorted(ends | set(numbers.choice(s["Q"], count, replace=False).tolist())), dtype=int)
+
+
+def _received(run: Run, native: Any) -> np.ndarray:
+    """The contract's layout, in NumPy."""
+    array = np.asarray(run.framework.to_numpy(native))
+    return array.swapaxes(1, 2) if run.implementation.layout == "BLHD" else array
+
+
+def _gradients(run: Run, output: Any) -> dict[str, np.ndarray]:
+    """The gradients of a forward+backward call: from (output, {name: gradient}), or a vjp's own tuple."""
+    if run.implementation.vjp is not None:
+        return {name: _received(run, x) for name, x in zip(("query", "key", "value"), output, strict=True)}
+    named: Mapping[str, Any] = output[1]
+    return {name: _received(run, x) for name, x in named.items()}

@@ -1,0 +1,105 @@
+"""Comparing, and the message that a person reads.
+
+An element holds when |got - expected| is within the sum of the errors of both sides; a side that is a plain array counts as
+exact. Where the bound is infinite (outside the range that the precision covers) nothing is judged. NaN equals NaN only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+
+from qkverify.errors import LawViolation
+from qkverify.rounding import Bounded
+from qkverify.runs import active
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The worst element of a broken law, ready to print and to record."""
+
+    what: str
+    location: tuple[int, ...]
+    got: float
+    exact: float
+    bound: float
+    margin: float
+
+    def __str__(self) -> str:
+        where = f"{self.what}{list(self.location) if self.location else ''}"
+        return (
+            f"{where}\n  got {number(self.got)}   exact {number(self.exact)}   bound {self.bound:.2g}   "
+            f"margin {self.margin:.2g}"
+        )
+
+
+def assert_within_bound(got: Any, expected: Any, *, what: str = "output") -> None:
+    """Every element of `got` equals `expected` within the derived bound. Raises LawViolation at the worst element."""
+    a, da = _parts(got)
+    b, db = _parts(expected)
+    a, b = np.broadcast_arrays(a, b)
+    if a.size == 0:
+        return
+    bound = np.broadcast_to(da + db, a.shape)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        distance = np.abs(a - b)
+        holds = (distance <= bound) | (a == b) | (np.isnan(a) & np.isnan(b)) | np.isposinf(bound)
+        margin = np.where(a == b, 0.0, np.where(np.isposinf(bound) | (holds & np.isnan(distance)), 0.0, distance / bound))
+    margin = np.where(np.isnan(margin), np.inf, margin)
+    run = active()
+    if holds.all():
+        if run is not None:
+            run.largest_margin = max(run.largest_margin, float(margin.max()))
+        return
+    worst = np.unravel_index(int(np.argmax(np.where(holds, -1.0, margin))), a.shape)
+    raise_violation(Evidence(what, tuple(int(i) for i in worst), float(a[worst]), float(b[worst]), float(bound[worst]),
+                             float(margin[worst])))  # fmt: skip
+
+
+def assert_at_most(got: Any, limit: Any, *, what: str = "output") -> None:
+    """No element of `got` exceeds `limit` by more than the derived bound."""
+    a, da = _parts(got)
+    b, db = _parts(limit)
+    over = np.maximum(a, b) if not np.isnan(a).any() else a
+    assert_within_bound(Bounded(over, np.broadcast_to(da, np.shape(a))), Bounded(np.broadcast_to(b, over.shape), db), what=what)
+
+
+def assert_at_least(got: Any, limit: Any, *, what: str = "output") -> None:
+    """No element of `got` falls below `limit` by more than the derived bound."""
+    assert_at_most(-got if isinstance(got, Bounded) else -np.asarray(got, np.float64),
+                   -limit if isinstance(limit, Bounded) else -np.asarray(limit, np.float64), what=f"-{what}")  # fmt: skip
+
+
+def assert_identical(got: Any, expected: Any, *, what: str = "output") -> None:
+    """Every number of `got` is that of `expected`, exactly; NaN equals NaN."""
+    a, b = np.asarray(got), np.asarray(expected)
+    if a.shape != b.shape:
+        raise LawViolation(f"{what}: shape {a.shape}, expected {b.shape}")
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    if not same.all():
+        worst = np.unravel_index(int(np.argmax(~same)), a.shape)
+        raise_violation(Evidence(what, tuple(int(i) for i in worst), float(a[worst]), float(b[worst]), 0.0, float("inf")))
+
+
+def assert_true(holds: Any, sentence: str) -> None:
+    """A law that is no comparison of numbers: `sentence` says what should have held."""
+    if not np.all(holds):
+        raise LawViolation(sentence)
+
+
+def raise_violation(evidence: Evidence) -> NoReturn:
+    raise LawViolation(str(evidence), evidence=evidence)
+
+
+def number(x: float) -> str:
+    """A number as a person reads it, with all the digits that tell it from its neighbours in float32."""
+    return f"{x:.9g}" if np.isfinite(x) else str(x)
+
+
+def _parts(x: Any) -> tuple[np.ndarray, Any]:
+    if isinstance(x, Bounded):
+        return x.value, x.errors
+    return np.asarray(x, dtype=np.float64), 0.0

@@ -1,0 +1,244 @@
+"""Checking laws against cells: what `pytest`, `qkverify verify` and `verify()` share.
+
+A cell is one implementation on one device in one dtype. `check` gives the verdict of one law on one cell and never raises
+for what an implementation does; whatever is found becomes a `results.Verdict`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from qkverify import conventions, registry, replays
+from qkverify.contract import DEVICES, DTYPES, Implementation
+from qkverify.errors import ContractError, HarnessError, LawViolation, UnsupportedCase, UsageError
+from qkverify.laws import PROFILES, Law, explain
+from qkverify.results import Counterexample, ImplementationInfo, Semantic, Verdict
+from qkverify.runs import Run
+from qkverify.verdict import Evidence, number
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One implementation on one device in one dtype."""
+
+    implementation: Implementation
+    device: str
+    dtype: str
+    target: str = ""  # how another process finds the implementation again
+
+    def __str__(self) -> str:
+        return f"{self.implementation.name}-{self.device}-{self.dtype}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells to check, and for each (implementation, device) that cannot run here the reason."""
+
+    cells: list[Cell]
+    unavailable: dict[tuple[str, str], str]
+    implementations: list[Implementation]
+
+
+def plan(targets: Sequence[Any] = (), devices: Sequence[str] = (), dtypes: Sequence[str] = ()) -> Plan:
+    """Cells for targets (default: the whole folder), narrowed to devices and dtypes. Raises UsageError."""
+    for word, every, what in ((devices, DEVICES, "device"), (dtypes, DTYPES, "dtype")):
+        for one in word:
+            if one not in every:
+                raise UsageError.unknown(what, one, every)
+    unavailable: dict[tuple[str, str], str] = {}
+    if targets:
+        found = [(one, t if isinstance(t, str) else one.name) for t in targets for one in registry.find(t)]
+    else:
+        found = [(one, one.name) for one in registry.load_folder()]
+        unavailable = {(gone.name, "cpu"): gone.reason for gone in registry.folder()[1]}
+    cells = []
+    for one, target in found:
+        for device, reason in registry.devices_of(one).items():
+            if devices and device not in devices:
+                continue
+            if reason is not None:
+                unavailable[one.name, device] = reason
+                continue
+            cells += [Cell(one, device, dtype, target) for dtype in one.dtypes if not dtypes or dtype in dtypes]
+    return Plan(cells, unavailable, [one for one, _ in found])
+
+
+@functools.lru_cache(maxsize=256)
+def conventions_of(cell: Cell) -> dict[str, conventions.Choice]:
+    """What the cell declares and what was detected; probed once."""
+    return conventions.detect(cell.implementation, cell.device, cell.dtype)
+
+
+def prepare(cell: Cell) -> Run:
+    """A fresh run of a cell, held to its conventions."""
+    found = conventions_of(cell)
+    return Run(cell.implementation, cell.device, cell.dtype, conventions.settled(found),
+               conventions.precision_of(found, cell.dtype))  # fmt: skip
+
+
+@functools.lru_cache(maxsize=1)
+def law_book() -> tuple[Law, ...]:
+    """Every law of `properties/`, in the order of the files."""
+    package = importlib.import_module("qkverify.properties")
+    names = [path.stem for path in sorted(Path(package.__path__[0]).glob("test_*.py"))]
+    return tuple(law for name in names for law in laws_in(importlib.import_module(f"qkverify.properties.{name}")))
+
+
+def laws_in(module: Any) -> list[Law]:
+    return [value.law for value in vars(module).values() if isinstance(getattr(value, "law", None), Law)]
+
+
+def check(law: Law, run: Run, **settings: Any) -> Verdict:
+    """The verdict of one law on one run."""
+    one = run.implementation
+    start = time.perf_counter()
+
+    def verdict(outcome: Any, reason: str = "", counterexample: Counterexample | None = None) -> Verdict:
+        return Verdict(law=law.name, family=law.family, sentence=law.sentence, exact=law.exact, implementation=one.name,
+                       device=run.device, dtype=run.dtype, outcome=outcome, reason=reason, examples=run.examples,
+                       margin=run.largest_margin if run.examples and not law.exact else None,
+                       seconds=time.perf_counter() - start, counterexample=counterexample)  # fmt: skip
+
+    unfit = law.unfit(run)
+    if unfit is not None:
+        return verdict("not offered", unfit)
+    try:
+        law.check(run, **settings)
+    except UnsupportedCase as refusal:
+        return verdict("not offered", str(refusal))
+    except HarnessError as error:
+        return verdict("error", f"the harness failed: {error}")
+    except Exception as broken:
+        found = counterexample(broken, law, run)
+        known = finding(law, run)
+        return verdict("finding" if known else "failed", known or found.message.splitlines()[-1].strip(), found)
+    known = finding(law, run)
+    return verdict("passed", f"a recorded finding did not show this time: {known}" if known else "")
+
+
+def finding(law: Law, run: Run) -> str:
+    """The folder of the recorded finding that explains a failure of this law here, or nothing."""
+    known = run.implementation.findings
+    keys = (f"{law.name}[{run.device}-{run.dtype}]", f"{law.name}[{run.device}]", f"{law.name}[{run.dtype}]", law.name)
+    return next((known[key] for key in keys if key in known), "")
+
+
+def counterexample(broken: BaseException, law: Law, run: Run) -> Counterexample:
+    """What a person needs of a failure; the problem is stored so that it can be replayed."""
+    replay = replays.store(law, run)
+    evidence = broken.evidence if isinstance(broken, LawViolation) else None
+    seen = evidence if isinstance(evidence, Evidence) else None
+    message = explain(broken, law, run, replay=replay)
+    if not isinstance(broken, LawViolation | ContractError):
+        frames = [f for f in traceback.extract_tb(broken.__traceback__) if f.filename == run.implementation.file]
+        message += "".join(f"\n    {Path(f.filename).name}:{f.lineno}  {f.line}" for f in frames[-3:])
+    return Counterexample(
+        message=message, problem=run.problems[0].describe() if run.problems else "", replay=replay,
+        got=number(seen.got) if seen else str(broken), exact=number(seen.exact) if seen else "",
+        bound=f"{seen.bound:.2g}" if seen else "", margin=seen.margin if seen else None,
+        location=f"{seen.what}{list(seen.location)}" if seen else "",
+    )  # fmt: skip
+
+
+def info(one: Implementation, semantics: dict[str, conventions.Choice], unavailable: dict[str, str]) -> ImplementationInfo:
+    """What the report says of an implementation."""
+    return ImplementationInfo(
+        name=one.name, operation=one.operation, summary=one.summary, arrays=one.arrays, file=Path(one.file).name,
+        dtypes=list(one.dtypes), devices=list(one.devices), offers=sorted(one.offers), not_offered=list(one.not_offered),
+        requires=list(one.requires), unavailable=unavailable,
+        semantics={name: Semantic(choice.value, choice.how) for name, choice in semantics.items()},
+    )  # fmt: skip
+
+
+def applicable(laws: Iterable[Law], cell: Cell) -> list[Law]:
+    """The laws of the cell's operation."""
+    return [law for law in laws if law.operation == cell.implementation.operation]
+
+
+def check_cell(cell: Cell, laws: Sequence[Law] | None = None, *, examples: int | None = None) -> Iterator[Verdict]:
+    """The verdicts of one cell, as they come."""
+    for law in applicable(law_book() if laws is None else laws, cell):
+        yield check(law, prepare(cell), max_examples=examples)
+
+
+def check_cells(cells: Sequence[Cell], *, profile: str = "default", jobs: int = 1,
+                started: Callable[[Cell], None] | None = None) -> Iterator[tuple[Cell, list[Verdict]]]:  # fmt: skip
+    """The verdicts of many cells, cell by cell. With several jobs each cell has a process: if one dies, only it is lost."""
+    examples = examples_of(profile)
+    if jobs == 1:
+        for cell in cells:
+            if started:
+                started(cell)
+            yield cell, list(check_cell(cell, examples=examples))
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures = [(cell, pool.submit(_elsewhere, cell.target, cell.implementation.name, cell.device, cell.dtype, examples)) for cell in cells]
+        for cell, future in futures:
+            if started:
+                started(cell)
+            try:
+                yield cell, future.result()
+            except BrokenProcessPool:
+                yield cell, _crashed(cell)
+
+
+def _elsewhere(target: str, name: str, device: str, dtype: str, examples: int) -> list[Verdict]:
+    one = next(one for one in registry.find(target) if one.name == name)
+    return list(check_cell(Cell(one, device, dtype, target), examples=examples))
+
+
+def _crashed(cell: Cell) -> list[Verdict]:
+    return [
+        Verdict(law=law.name, family=law.family, sentence=law.sentence, exact=law.exact, implementation=cell.implementation.name,
+                device=cell.device, dtype=cell.dtype, outcome="crashed", reason="the process died")
+        for law in applicable(law_book(), cell)
+    ]  # fmt: skip
+
+
+def examples_of(profile: str) -> int:
+    """Examples for each law at a profile. Raises UsageError naming the profiles."""
+    if profile not in PROFILES:
+        raise UsageError.unknown("profile", profile, PROFILES)
+    return PROFILES[profile]
+
+
+@dataclass
+class Verification:
+    """The verdicts of `verify`."""
+
+    verdicts: list[Verdict] = field(default_factory=list)
+
+    @property
+    def failures(self) -> list[Verdict]:
+        return [v for v in self.verdicts if v.outcome in ("failed", "crashed", "timed out", "error")]
+
+    def raise_for_failures(self) -> None:
+        """Raise LawViolation with the smallest counterexample of every broken law; return if all hold."""
+        if self.failures:
+            texts = [v.counterexample.message if v.counterexample else f"{v.law}: {v.outcome}: {v.reason}" for v in self.failures]
+            raise LawViolation("\n\n".join(texts))
+
+
+def verify(target: Any, *, devices: Sequence[str] = (), dtypes: Sequence[str] = (), profile: str = "default") -> Verification:
+    """Check every law on a function, an implementation or a target string; nothing is printed.
+
+    Raises UsageError if there is nothing to check.
+    """
+    planned = plan([target], devices, dtypes)
+    if not planned.cells:
+        reasons = [f"{name} on {device}: {reason}" for (name, device), reason in planned.unavailable.items()]
+        raise UsageError("nothing to verify: " + ("; ".join(reasons) or "no implementation has these devices and dtypes"))
+    found = Verification()
+    for _, verdicts in check_cells(planned.cells, profile=profile):
+        found.verdicts += verdicts
+    return found

@@ -1,0 +1,383 @@
+"""Each planted bug changes a result on the smallest input that its thread suggests; the rest is right.
+
+This holds the mutants to their word without any law: what kills them is measured elsewhere.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import qkverify.implementations.mutants
+from qkverify.contract import REGISTERED
+from qkverify.implementations.mutants.correct import multi_head, positions
+from qkverify.implementations.mutants.correct.call import Call
+from qkverify.implementations.mutants.correct.gradients import BACKWARD
+from qkverify.implementations.mutants.correct.planting import MUTANTS
+from qkverify.implementations.mutants.correct.split import SPLIT
+from qkverify.implementations.mutants.correct.textbook import LOWEST, TEXTBOOK
+from qkverify.implementations.mutants.correct.tiled import TILED
+from qkverify.reference import positions as reference_positions
+from qkverify.reference.attention import attention
+from qkverify.reference.attention_vjp import attention_vjp
+from qkverify.reference.multi_head import multi_head_attention as reference_multi_head
+from qkverify.reference.softmax import softmax
+
+CLOSE = 1e-10  # float64 results that are equal but for rounding
+
+for file in sorted(Path(qkverify.implementations.mutants.__file__).parent.glob("[!_]*.py")):
+    importlib.import_module(f"qkverify.implementations.mutants.{file.stem}")
+FUNCTIONS = {mutant.function.__name__: mutant for mutant in MUTANTS}
+
+
+def declared(name: str) -> Any:
+    """What a mutant declares."""
+    return next(one for one in REGISTERED if one.function is FUNCTIONS[name].function)
+
+
+def arrays(
+    B: int = 1, H: int = 1, G: int = 0, Q: int = 1, K: int = 2, D: int = 2, E: int = 0,
+    times: float = 1.0, seed: int = 1, dtype: Any = np.float64,
+) -> list[np.ndarray]:  # fmt: skip
+    """query, key, value: normal numbers, query and key times `times`."""
+    rng, shapes = np.random.default_rng(seed), [(B, H, Q, D), (B, G or H, K, D), (B, G or H, K, E or D)]
+    return [
+        (rng.standard_normal(s) * f).astype(dtype) for s, f in zip(shapes, (times, times, 1), strict=True)
+    ]
+
+
+def everything(rng: np.random.Generator) -> tuple[list[np.ndarray], dict[str, Any]]:
+    """Random sizes with a random half of all options."""
+    B, G, group, Q, K, D, E = (int(rng.integers(1, n)) for n in (4, 3, 4, 6, 40, 5, 6))
+    H = G * group
+    every = {
+        "mask": rng.random((B, 1, Q, K)) < 0.7,
+        "bias": rng.standard_normal((H, 1, K)),
+        "causal": True,
+        "window": (int(rng.integers(0, 5)), int(rng.integers(0, 5))),
+        "scale": 0.7,
+        "softcap": 2.0,
+        "alibi_slopes": 0.5 ** np.arange(1, H + 1),
+        "key_lengths": rng.integers(0, K + 1, B).astype(np.int32),
+        "sinks": rng.standard_normal(H),
+    }
+    options = {name: value for name, value in every.items() if rng.random() < 0.5}
+    return arrays(B, H, G, Q, K, D, E, seed=int(rng.integers(1 << 30))), options
+
+
+@pytest.mark.parametrize("base", [TEXTBOOK, TILED, SPLIT, LOWEST])
+def test_the_correct_rest_is_right(base: Any) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        inputs, options = everything(rng)
+        if base is LOWEST:
+            options.pop("sinks", None)
+        with np.errstate(all="ignore"):
+            got, lse = base(Call(*inputs, **options, return_lse=True))
+        policy = "uniform" if base is LOWEST else "zero"
+        exact, exact_lse = attention(*inputs, **options, return_lse=True, empty_rows=policy)
+        np.testing.assert_allclose(got, exact, rtol=CLOSE, atol=CLOSE)
+        if base is not LOWEST:
+            np.testing.assert_allclose(lse, exact_lse, rtol=CLOSE, atol=CLOSE)
+
+
+@pytest.mark.parametrize("base", [TEXTBOOK, TILED, SPLIT])
+def test_the_correct_rest_ignores_nan_in_invisible_keys(base: Any) -> None:
+    query, key, value = arrays(H=2, Q=3, K=20, E=3)
+    clean = base(Call(query, key, value, causal=True))
+    key[:, :, -1], value[:, :, -1] = np.nan, np.inf
+    with np.errstate(all="ignore"):
+        poisoned = base(Call(query, key, value, causal=True))
+    np.testing.assert_array_equal(poisoned[:, :, :2], clean[:, :, :2])
+    assert np.isnan(poisoned[:, :, 2]).all()
+
+
+def test_the_correct_backward_pass_is_right() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(100):
+        inputs, options = everything(rng)
+        upstream = rng.standard_normal((*inputs[0].shape[:3], inputs[2].shape[3]))
+        with np.errstate(all="ignore"):
+            got = BACKWARD(Call(*inputs, **options), upstream)
+        exact = attention_vjp(*inputs, upstream, **options)
+        for name, gradient in zip(("query", "key", "value"), got, strict=True):
+            np.testing.assert_allclose(gradient, exact[name], rtol=CLOSE, atol=CLOSE)
+
+
+TOP = {"causal": True}
+NO_KEYS = {"Q": 2, "mask": np.array([[True, True], [False, False]])}
+RISING = {"K": 17, "bias": np.arange(17.0)}
+ONE_HIDDEN = {"mask": np.array([True, False])}
+
+# The smallest exposure of each bug of attention's forward pass: sizes and options, all else as in `arrays`.
+FORWARD: dict[str, dict[str, Any]] = {
+    "fallback_path_forgets_the_scale": {},
+    "scale_uses_the_model_width": {"H": 2},
+    "bias_is_scaled_too": {"bias": np.array([0.0, 2.0])},
+    "past_is_hidden_when_there_are_more_keys": TOP,
+    "alignment_depends_on_the_path": {"Q": 2, "K": 3, **TOP},
+    "a_mask_switches_causality_off": {"Q": 2, **TOP, "mask": np.ones(2, bool)},
+    "rows_are_divided_by_the_group": {"H": 2, "G": 1, "Q": 2, **TOP},
+    "own_tile_is_seen_whole": {"Q": 2, **TOP},
+    "nothing_divided_by_nothing": NO_KEYS,
+    "merge_of_two_empty_parts": NO_KEYS,
+    "empty_rows_are_never_written": NO_KEYS,
+    "maximum_is_not_subtracted": {"D": 4, "times": 100.0},
+    "maximum_is_rounded_and_scores_are_not": {"K": 1, "D": 3, "times": 4e5, "dtype": np.float32},
+    "float64_is_computed_in_float32": {},
+    "weights_are_normalised_over_the_queries": {"Q": 2},
+    "two_lowest_numbers_are_added": {"Q": 2, **TOP, "key_lengths": np.array([0])},
+    "rescale_has_the_wrong_sign": RISING,
+    "output_is_not_rescaled": RISING,
+    "total_is_not_rescaled": RISING,
+    "last_tile_is_read_past_its_end": {"K": 1},
+    "last_tile_is_hidden_before_the_softcap": {"K": 17, "softcap": 2.0},
+    "even_length_skips_the_lengths": {"K": 32, "key_lengths": np.array([20])},
+    "lengths_are_accepted_and_ignored": {"key_lengths": np.array([1])},
+    "lengths_are_rounded_up_to_a_page": {"key_lengths": np.array([1])},
+    "key_heads_are_tiled": {"H": 4, "G": 2},
+    "flat_index_is_taken_apart_wrongly": {"H": 2, "Q": 3},
+    "keys_are_repeated_along_the_sequence": {"H": 2, "G": 1, "Q": 2, **TOP},
+    "mask_is_indexed_by_the_flat_head": {"B": 2, "H": 2, "mask": np.eye(2, dtype=bool).reshape(2, 1, 1, 2)},
+    "padding_is_put_on_the_query_axis": {"Q": 2, "key_lengths": np.array([1])},
+    "mask_per_head_is_taken_per_batch": {"B": 2, "H": 2, "mask": np.eye(2, dtype=bool).reshape(2, 1, 2)},
+    "mask_is_expanded_at_fixed_axes": {"B": 2, "Q": 2, "mask": np.eye(2, dtype=bool)},
+    "true_hides": ONE_HIDDEN,
+    "masked_scores_are_thrown_away": ONE_HIDDEN,
+    "mask_is_filled_instead_of_the_bias": ONE_HIDDEN,
+    "one_sequence_needs_no_mask": ONE_HIDDEN,
+    "cross_attention_loses_its_mask": ONE_HIDDEN,
+    "bias_is_taken_for_a_mask": {"bias": np.array([0.0, 1.0])},
+    "causal_path_forgets_the_softcap": {**TOP, "softcap": 0.5},
+    "early_return_forgets_the_window": {"Q": 2, "window": (1, 0)},
+    "left_edge_is_negative_and_means_no_limit": {"Q": 3, "K": 3, "window": (1, None)},
+    "window_and_causality_count_from_different_ends": {
+        "K": 3,
+        "window": (1, None),
+        "key_lengths": np.array([2]),
+    },
+    "one_slope_rule_for_every_number_of_heads": {"H": 3, "alibi_slopes": 2.0 ** -np.array([4, 8, 2])},
+    "slopes_are_counted_from_zero": {"alibi_slopes": np.array([2.0**-8])},
+    "logarithm_to_base_two": {"return_lse": True},
+    "merge_takes_the_wrong_base": {"times": 2.0},
+    "lse_is_written_only_when_asked_for": {},
+    "sink_is_not_in_the_maximum": {"sinks": np.array([1000.0]), "return_lse": True},
+    "causal_path_forgets_the_sink": {**TOP, "sinks": np.array([1.0])},
+    "output_has_the_key_size": {"D": 4, "E": 2},
+}
+SIZES = tuple("BHGQKDE")
+
+
+def split_case(case: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    sizes = {name: value for name, value in case.items() if name in (*SIZES, "times", "dtype")}
+    return sizes, {name: value for name, value in case.items() if name not in sizes}
+
+
+def differs(got: Any, exact: Any) -> bool:
+    """Whether two results, or two tuples of them, are more than rounding apart."""
+    if isinstance(exact, tuple):
+        return any(differs(one, other) for one, other in zip(got, exact, strict=True))
+    got, exact = np.asarray(got), np.asarray(exact)
+    rounding = CLOSE if got.dtype == np.float64 else 1e-4
+    return got.shape != exact.shape or not np.allclose(got, exact, rtol=rounding, atol=rounding)
+
+
+@pytest.mark.parametrize("name", FORWARD)
+def test_a_bug_of_the_forward_pass_shows(name: str) -> None:
+    sizes, options = split_case(FORWARD[name])
+    inputs = arrays(**sizes)
+    policy = "uniform" if name == "two_lowest_numbers_are_added" else "zero"
+    exact = attention(*(x.astype(np.float64) for x in inputs), **options, empty_rows=policy)
+    got = FUNCTIONS[name].function(
+        *inputs, **{n: np.copy(x) if isinstance(x, np.ndarray) else x for n, x in options.items()}
+    )
+    assert differs(got, exact)
+
+
+UPSTREAM = {
+    "shared_heads_get_one_gradient": {"H": 2, "G": 1},
+    "shared_heads_get_the_mean_gradient": {"H": 2, "G": 1},
+    "softcap_has_no_derivative": {"softcap": 0.5},
+    "delta_is_missing": {},
+    "delta_is_not_normalised": {},
+    "empty_row_keeps_its_infinite_lse": {"Q": 3, "K": 1, "causal": True},
+    "last_tile_is_not_masked": {"K": 17, "bias": np.array([-2000.0])},
+}
+
+
+@pytest.mark.parametrize("name", UPSTREAM)
+def test_a_bug_of_the_backward_pass_shows(name: str) -> None:
+    sizes, options = split_case(UPSTREAM[name])
+    inputs = arrays(**sizes)
+    upstream = np.random.default_rng(2).standard_normal((*inputs[0].shape[:3], inputs[2].shape[3]))
+    assert not differs(FUNCTIONS[name].function(*inputs, **options), attention(*inputs, **options))
+    exact = attention_vjp(*inputs, upstream, **options)
+    got = declared(name).vjp(*inputs, upstream, **options)
+    assert differs(got, tuple(exact[of] for of in ("query", "key", "value")))
+
+
+def swapped(x: np.ndarray) -> np.ndarray:
+    """An equal view of memory in which axes 1 and 2 are exchanged."""
+    return np.ascontiguousarray(x.swapaxes(1, 2)).swapaxes(1, 2)
+
+
+def batch_inside(x: np.ndarray) -> np.ndarray:
+    """An equal view of memory whose outermost axis is the heads'."""
+    return np.ascontiguousarray(x.swapaxes(0, 1)).swapaxes(0, 1)
+
+
+def every_second(x: np.ndarray) -> np.ndarray:
+    return np.repeat(x, 2, axis=-1)[..., ::2]
+
+
+def far_apart(x: np.ndarray) -> np.ndarray:
+    """An equal view whose rows are 2^14 numbers apart."""
+    wide = np.full((*x.shape[:-1], 1 << 14), np.nan)
+    wide[..., : x.shape[-1]] = x
+    return wide[..., : x.shape[-1]]
+
+
+def shorter(x: np.ndarray) -> np.ndarray:
+    return np.concatenate([x, x + 1], axis=2)[:, :, : x.shape[2]]
+
+
+LAYOUTS = {
+    "query_is_taken_for_contiguous": (0, swapped, {"H": 2, "Q": 2}),
+    "batch_stride_is_heads_times_head_stride": (0, batch_inside, {"B": 2, "H": 2}),
+    "innermost_stride_is_taken_for_one": (0, every_second, {"D": 3}),
+    "values_are_read_by_the_strides_of_the_keys": (2, swapped, {"H": 2, "Q": 2}),
+    "offsets_wrap": (1, far_apart, {"K": 4}),
+    "gradient_is_laid_out_like_the_parent": (1, shorter, {"H": 2, "K": 2}),
+    "upstream_is_taken_for_contiguous": (3, swapped, {"H": 2, "Q": 2}),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_layout_changes_the_result(name: str) -> None:
+    which, view, sizes = LAYOUTS[name]
+    inputs = arrays(**sizes)
+    run = declared(name).vjp or FUNCTIONS[name].function
+    if declared(name).vjp:
+        inputs.append(np.random.default_rng(2).standard_normal(inputs[0].shape))
+    plain = run(*inputs)
+    seen = [view(x) if place == which else x for place, x in enumerate(inputs)]
+    np.testing.assert_array_equal(seen[which], inputs[which])
+    assert differs(run(*seen), plain)
+
+
+def test_values_shorter_or_longer_than_keys_are_read_anyway() -> None:
+    query, key, value = arrays(K=5)
+    longer = np.concatenate([value, value], axis=2)[:, :, :6]
+    FUNCTIONS["keys_are_counted_by_the_values"].function(query, key, longer)
+    with pytest.raises(ValueError, match="do not match"):
+        TEXTBOOK(Call(query, key, longer))
+
+
+def test_a_bug_that_needs_two_calls_shows() -> None:
+    query, key, value = arrays(H=2)
+    scaled = FUNCTIONS["query_is_scaled_in_place"].function
+    assert differs(scaled(query, key, value), scaled(query, key, value))
+    remembered = FUNCTIONS["remembered_by_an_incomplete_key"].function
+    slopes = np.array([1.0, 0.5])
+    remembered(query, key, value, alibi_slopes=slopes)
+    assert differs(remembered(query, key, value, alibi_slopes=2 * slopes),
+                   attention(query, key, value, alibi_slopes=2 * slopes))  # fmt: skip
+    late = FUNCTIONS["values_sometimes_meet_the_last_weights"].function
+    inputs = arrays(K=33)
+    results = [late(*inputs) for _ in range(200)]
+    assert any(differs(one, results[0]) for one in results)
+
+
+def test_a_future_value_changes_the_past() -> None:
+    query, key, value = arrays(Q=2)
+    quantised = FUNCTIONS["quantisation_sees_the_future"].function
+    before = quantised(query, key, value, causal=True)
+    assert not differs(before, attention(query, key, value, causal=True))
+    value[:, :, 1] = 1e12
+    assert differs(quantised(query, key, value, causal=True)[:, :, 0], before[:, :, 0])
+
+
+def test_a_softmax_bug_shows() -> None:
+    scores = np.array([[1.0, 2.0], [0.0, 800.0]])
+    exact = softmax(scores)
+    for name in ("softmax_without_a_maximum", "softmax_over_the_queries"):
+        assert differs(FUNCTIONS[name].function(scores), exact)
+
+
+@pytest.mark.parametrize(("name", "batch", "length"), [
+    ("heads_are_merged_without_a_transpose", 1, 2), ("heads_are_split_without_a_transpose", 1, 2),
+    ("batch_and_heads_change_places", 2, 1)])  # fmt: skip
+def test_a_bug_of_the_multi_head_module_shows(name: str, batch: int, length: int) -> None:
+    rng = np.random.default_rng(3)
+    x, weights = rng.standard_normal((batch, length, 4)), [rng.standard_normal((4, 4)) for _ in range(4)]
+    for causal in (False, True):
+        exact = reference_multi_head(x, *weights, heads=2, causal=causal)
+        assert not differs(multi_head.multi_head_attention(x, *weights, heads=2, causal=causal), exact)
+        assert differs(FUNCTIONS[name].function(x, *weights, heads=2, causal=causal), exact)
+
+
+@pytest.mark.parametrize("layout", ["interleaved", "concatenated"])
+def test_a_bug_of_the_positions_shows(layout: str) -> None:
+    for length, dim in ((0, 4), (1, 2), (20, 8)):
+        exact = reference_positions.positional_encoding(length, dim, layout=layout)
+        assert not differs(positions.positional_encoding(length, dim, layout=layout), exact)
+    for mutant in MUTANTS:
+        if mutant.family == "positions":
+            assert differs(
+                mutant.function(5, 8, layout=layout),
+                reference_positions.positional_encoding(5, 8, layout=layout),
+            )
+
+
+@pytest.mark.parametrize("layout", ["interleaved", "half"])
+def test_a_bug_of_the_rotation_shows(layout: str) -> None:
+    x, places = np.random.default_rng(4).standard_normal((2, 2, 1, 4)), np.array([3.0])
+    exact = reference_positions.rotary(x, places, layout=layout)
+    assert not differs(positions.rotary(x, places, layout=layout), exact)
+    for mutant in MUTANTS:
+        if mutant.family == "rotary":
+            assert differs(mutant.function(x, places, layout=layout), exact)
+
+
+def test_a_bug_of_a_narrow_dtype_shows() -> None:
+    import torch
+
+    ones = torch.ones(1, 1, 512, 1, dtype=torch.bfloat16)
+    half = (torch.arange(512) < 256).bfloat16()[None, None, :, None]
+    assert (
+        FUNCTIONS["sums_are_kept_in_the_storage_dtype"].function(ones[:, :, :1], ones, half) == 1.0
+    )  # exactly: 0.5
+    query, key, _ = (torch.from_numpy(x).bfloat16() for x in arrays(Q=20, K=5, D=3, times=8.0))
+    exact = torch.softmax(query.float() @ key.float().mT / 3**0.5, -1)
+    got = FUNCTIONS["scaled_query_is_rounded"].function(query, key, torch.eye(5).bfloat16()[None, None])
+    assert (got.float() - exact).abs().max() > 2.0**-7
+
+
+def test_a_bug_of_automatic_differentiation_shows() -> None:
+    import torch
+
+    inputs = [torch.from_numpy(x).requires_grad_() for x in arrays(B=2, Q=2)]
+    removed = FUNCTIONS["nan_is_removed_after_the_softmax"].function
+    output = removed(*inputs, mask=torch.tensor([[True, True], [False, False]]))
+    assert output.isfinite().all()
+    assert torch.autograd.grad(output.sum(), inputs)[0].isnan().any()
+    bias = torch.zeros(1, 1, 1, 2, dtype=torch.float64, requires_grad=True)
+    output = FUNCTIONS["broadcast_bias_gets_one_slice"].function(*inputs, bias=bias)
+    upstream = torch.randn(output.shape, dtype=torch.float64)
+    exact = attention_vjp(
+        *(x.detach().numpy() for x in inputs), upstream.numpy(), bias=bias.detach().numpy()
+    )["bias"]
+    assert differs(torch.autograd.grad(output, bias, upstream)[0].numpy(), exact)
+
+
+def test_every_mutant_is_shown_to_be_wrong() -> None:
+    text = Path(__file__).read_text()
+    whole_families = {"positions", "rotary"}
+    assert [
+        m.name for m in MUTANTS if m.family not in whole_families and f'"{m.function.__name__}"' not in text
+    ] == []
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
