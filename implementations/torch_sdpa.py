@@ -35,6 +35,8 @@ def attention_on(backend: SDPBackend) -> Callable[..., Tensor]:
         query: Tensor, key: Tensor, value: Tensor, *,
         mask: Tensor | None = None, bias: Tensor | None = None, causal: bool = False, scale: float | None = None,
     ) -> Tensor:  # fmt: skip
+        if bias is not None and backend == SDPBackend.MATH:  # joined in storage precision, its gradient would be rounded
+            bias = bias.to(torch.promote_types(bias.dtype, torch.float32))  # element by element before it is summed
         joined = joined_mask(query, key, mask, bias, causal)
         with sdpa_kernel(backend), warnings.catch_warnings(record=True) as reasons:
             warnings.simplefilter("always")
@@ -46,8 +48,9 @@ def attention_on(backend: SDPBackend) -> Callable[..., Tensor]:
             except RuntimeError as error:
                 if " ".join(str(error).split()) != REFUSAL:
                     raise
-                said = [str(reason.message).partition(" (Triggered internally")[0] for reason in reasons]
-                raise UnsupportedCase(" ".join(said) or f"torch has no {backend.name} kernel for this case") from error
+                said = [str(warning.message).partition(" (Triggered internally")[0] for warning in reasons]
+                said = [sentence for sentence in said if not sentence.endswith("because:")]
+                raise UnsupportedCase(" ".join(said) or f"{REFUSAL} torch says no more.") from error
 
     return attention
 

@@ -1,13 +1,14 @@
-"""What `reference/` is checked against: attention word by word with 50 digits, and how far float64 may be away from it.
+"""What `reference/` is checked against: attention word by word with 50 digits, and how far rounding may lead away from it.
 
 `attention_by_words` is loops over dot products: no matrix, no shift, no masked score, so it shares no mistake with the
-reference. The bound is a count of roundings. Every result of the reference is a sum of terms (weight times value, weight
-times weight times product, ...). A term goes through at most `roundings` operations, each off by a factor within
-exp(+-u). And it holds at most two weights, thus four exponents, a score and a log-sum-exp each, which are computed with
-an absolute error of at most `roundings` u M, where M bounds every score and all that is summed on the way to it. A
-derivative of the cap, 1 - tanh(s / c)^2, depends on its score like 2 / c more exponents. So
+reference. The bounds count roundings to the unit roundoff u: a product of n operations, each off by a factor within
+exp(+-u), is off by a factor within exp(+-n u), and a sum of such terms by expm1(n u) times the sum of their magnitudes.
 
-    |got - exact| <= expm1(roundings u (1 + exponents M)) * (the same sum over absolute values).
+    a score        D + SCORE operations, functions included, on terms whose magnitudes add up to S
+    its exponent   the same, and the shift by the largest score, which rounds a difference of at most 2 max S
+    a weight       a relative error: two exponents (its own, and those in the sum), two functions, K + 1 operations
+    an output      a weight, times a value, K operations
+    a gradient     see `growth`
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from qkverify.reference import attention, scores, weights
 
 DIGITS = 50
 U = 2.0**-53
-FUNCTION = 8  # roundings that stand for one exp, log or tanh: NumPy's vectorised ones stay within 4 ulp, an ulp is 2 u
-OTHER = 40  # scale, cap, bias, shift, quotient and the other single operations of a term, four functions among them
+FUNCTION = 8  # an exp, log or tanh, in roundings: NumPy's vectorised ones stay within 4 ulp, and an ulp is 2 u
+SCORE = 10 + FUNCTION  # operations on a score but for its D products: scale, cap and bias, the roots and the tanh
 
 
 def attention_by_words(
@@ -62,34 +63,52 @@ def attention_by_words(
     return output, lse
 
 
-def growth(query: Any, key: Any, value: Any, **options: Any) -> float:
-    """expm1(roundings u (1 + exponents M)) of the module's docstring, for one attention problem."""
-    (_, H, Q, D), G, (K, E) = query.shape, max(key.shape[1], 1), value.shape[2:]
-    roundings = K + Q * (H // G) + D + E + 4 * FUNCTION + OTHER
-    slopes = options.get("alibi_slopes")
-    positive = {"bias": options.get("bias"), "alibi_slopes": None if slopes is None else -np.abs(slopes)}
-    largest = np.abs(scores(np.abs(query), np.abs(key), scale=options.get("scale"), **absolute(positive)))
-    lse = attention(query, key, value, return_lse=True, **options)[1]
-    sinks = options.get("sinks")
-    candidates = [largest, np.abs(lse), np.zeros(1) if sinks is None else np.abs(sinks)]
-    M = max(float(np.max(x[np.isfinite(x)], initial=0.0)) for x in candidates)
+def magnitudes(query: Any, key: Any, *, scale: Any = None, bias: Any = None, alibi_slopes: Any = None, **options: Any) -> Any:
+    """S (B,H,Q,K): the magnitudes of all that is summed to a score; 0 where the key is invisible."""
+    visible = np.isfinite(scores(query, key, bias=bias, **options))
+    largest = scores(
+        np.abs(query), np.abs(key), scale=None if scale is None else abs(scale),
+        bias=None if bias is None else np.where(np.isfinite(bias), np.abs(bias), 0.0),
+        alibi_slopes=None if alibi_slopes is None else -np.abs(alibi_slopes),
+        causal_alignment=options.get("causal_alignment", "bottom-right"),
+    )  # fmt: skip
+    return np.where(visible, largest, 0.0)
+
+
+def relative(S: Any, size: int, *, sinks: Any = None, unit: float = U) -> Any:
+    """The relative error of the weights of each row, and of their sum: S (B,H,Q,K), D -> (B,H,Q,1)."""
+    highest = np.max(S, axis=-1, keepdims=True, initial=0.0)
+    if sinks is not None:
+        highest = np.maximum(highest, np.abs(sinks)[:, None, None])
+    exponent = (size + SCORE + 2) * unit * highest
+    return np.expm1(2 * exponent + (2 * FUNCTION + S.shape[-1] + 2) * unit)
+
+
+def bounds(query: Any, key: Any, value: Any, *, sinks: Any = None, unit: float = U, **options: Any) -> tuple[Any, Any]:
+    """The bounds of the output (B,H,Q,E) and of the log-sum-exp (B,H,Q)."""
+    group, keys = query.shape[1] // max(key.shape[1], 1), key.shape[2]
+    weight = relative(magnitudes(query, key, **options), query.shape[-1], sinks=sinks, unit=unit)
+    p = weights(scores(query, key, **options), sinks=sinks)
+    output = (weight + np.expm1((keys + 1) * unit) * (1 + weight)) * (p @ np.repeat(np.abs(value), group, axis=1))
+    # The logarithm makes an absolute error of a relative one; then it rounds itself, and so does adding the shift.
+    lse = attention(query, key, value, sinks=sinks, return_lse=True, **options)[1]
+    size = np.where(np.isfinite(lse), np.abs(lse), 0.0) + FUNCTION * np.log(keys + 1)
+    return output, weight[..., 0] + 2 * unit * size
+
+
+def growth(query: Any, key: Any, value: Any, *, sinks: Any = None, **options: Any) -> float:
+    """What the magnitudes of a gradient's terms are multiplied by.
+
+    A term holds at most two weights, exp(score - log-sum-exp), and the derivative of the cap, 1 - tanh(s / c)^2, which
+    depends on its score like 2 / c more exponents. Its other operations are sums over keys, queries and sizes.
+    """
+    (_, H, Q, D), G, (K, E) = query.shape, key.shape[1], value.shape[2:]
+    S = magnitudes(query, key, **options)
+    lse = attention(query, key, value, sinks=sinks, return_lse=True, **options)[1]
+    highest = max(float(np.max(np.abs(x[np.isfinite(x)]), initial=0.0)) for x in (S, lse, np.zeros(1) if sinks is None else sinks))
     exponents = 4 + 2 / options.get("softcap", np.inf)
-    return float(np.expm1(roundings * U * (1 + exponents * M)))
-
-
-def absolute(options: dict[str, Any]) -> dict[str, Any]:
-    """Options whose contributions to the scores all add up: -inf, a mask, is left out."""
-    bias = options["bias"]
-    return options | {"bias": None if bias is None else np.where(np.isfinite(bias), np.abs(bias), 0.0)}
-
-
-def bounds(query: Any, key: Any, value: Any, **options: Any) -> tuple[Any, Any]:
-    """The bounds of the output (B,H,Q,E) and of the log-sum-exp (B,H,Q): of a logarithm, a relative error is absolute."""
-    near = {name: option for name, option in options.items() if name != "sinks"}
-    p = weights(scores(query, key, **near), sinks=options.get("sinks"))
-    group = query.shape[1] // max(key.shape[1], 1)
-    grown = growth(query, key, value, **options)
-    return grown * (p @ np.repeat(np.abs(value), group, axis=1)), np.full(query.shape[:3], grown)
+    operations = K + Q * (H // G) + D + E + 4 * FUNCTION + SCORE
+    return float(np.expm1((operations + exponents * (D + K + SCORE + FUNCTION) * highest) * U))
 
 
 def off(got: Any, exact: Any, bound: Any) -> float:

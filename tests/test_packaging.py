@@ -1,4 +1,4 @@
-"""What is shipped: the wheel is the checkout's files, however it is built, and it needs the core dependencies only.
+"""What is shipped: the wheel is the checkout's files, and the core dependencies are enough for it.
 
 Built with the hatchling of this environment, from a copy of what git knows or would take: caches of a used
 checkout decide nothing. Only the installation needs pip's package index.

@@ -15,7 +15,7 @@ from .reference_oracles import DIGITS, FUNCTION, U, off
 SCORES = {
     "normal": np.random.default_rng(0).normal(size=(3, 7)),
     "large": 300 * np.random.default_rng(1).normal(size=(3, 7)),
-    "huge": np.array([[1e308, -1e308, 9e307], [-1e308, -1e308, -1e308]]),
+    "huge": np.array([[8e307, -8e307, 7e307], [-8e307, -8e307, -8e307]]),
     "ties": np.ones((2, 5)),
     "one key": np.array([[3.0], [-1e5]]),
     "some invisible": np.array([[1.0, -np.inf, 2.0], [-np.inf, -np.inf, -700.0]]),

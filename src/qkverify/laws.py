@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import SkipTest
 
 import hypothesis
 from hypothesis import HealthCheck, given, settings
@@ -30,6 +31,7 @@ from qkverify.errors import ContractError, HarnessError, LawViolation, Unsupport
 from qkverify.runs import Run
 from qkverify.verdict import Evidence
 
+REFUSALS = 40  # problems that an implementation may refuse, all of them, before its law counts as not offered
 PROFILES: Mapping[str, int] = {"quick": 25, "default": 100, "thorough": 2000, "ci": 100}
 
 # Hypothesis calls the body with problems that cost milliseconds; its clocks would only add noise.
@@ -82,6 +84,8 @@ class Law:
         with run.activated(), with_reporter(lambda _: None):  # what Hypothesis would print, the verdict says
             try:
                 test()
+            except SkipTest as refused:
+                raise UnsupportedCase(str(refused)) from refused
             except Unsatisfiable as error:
                 raise UnsupportedCase(f"{run.implementation.name} refuses every problem of {self.name}") from error
             except (LawViolation, ContractError) as broken:
@@ -102,7 +106,9 @@ class Law:
             try:
                 self.body(run, **drawn)
             except UnsupportedCase as refusal:
-                run.refusals[str(refusal)] = run.refusals.get(str(refusal), 0) + 1
+                run.refusals += 1
+                if run.refusals == run.examples > REFUSALS:  # it refuses all there is: SkipTest ends a Hypothesis test at once
+                    raise SkipTest(str(refusal)) from refusal
                 hypothesis.reject()
             except Exception:
                 run.failing = drawn

@@ -63,6 +63,10 @@ class Server:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process; another measurement would start a new one."""
         if self._process is not None:
             self._process.communicate()  # end of input ends it
             self._process = None
@@ -155,7 +159,7 @@ def serve() -> None:
 
 
 def _found(asked: Request) -> Implementation | None:
-    """The implementation in this process: by its file, which spares the import of all others, or by its name."""
+    """The implementation in this process: by its file, which spares all other imports, or by its name."""
     from qkverify import registry
 
     for target in (*(f"{asked.file}:{name}" for name in (asked.name, asked.function)), asked.name):

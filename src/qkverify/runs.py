@@ -53,7 +53,7 @@ class Run:
         self.precision = precision or _precision(implementation, device, dtype)
         self.largest_margin = 0.0
         self.examples = 0
-        self.refusals: dict[str, int] = {}
+        self.refusals = 0
         self.failing: dict[str, Any] = {}  # what was drawn for the example that failed last
         self.problems: list[Problem] = []  # those of the current example: the first one is what a failure prints
         self._cache: dict[tuple[Any, ...], Any] = {}

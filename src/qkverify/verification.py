@@ -6,12 +6,14 @@ for what an implementation does; whatever is found becomes a `results.Verdict`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -173,7 +175,11 @@ def check_cell(cell: Cell, laws: Sequence[Law] | None = None, *, examples: int |
 
 def check_cells(cells: Sequence[Cell], *, profile: str = "default", jobs: int = 1,
                 started: Callable[[Cell], None] | None = None) -> Iterator[tuple[Cell, list[Verdict]]]:  # fmt: skip
-    """The verdicts of many cells, cell by cell. With several jobs each cell has a process: if one dies, only it is lost."""
+    """The verdicts of many cells, cell by cell, as they finish.
+
+    With several jobs the cells are checked in processes of one thread each. If one dies, the cells that were lost with it are
+    checked again, each alone: the one that dies again is recorded as crashed, and the others go on.
+    """
     examples = examples_of(profile)
     if jobs == 1:
         for cell in cells:
@@ -181,15 +187,36 @@ def check_cells(cells: Sequence[Cell], *, profile: str = "default", jobs: int = 
                 started(cell)
             yield cell, list(check_cell(cell, examples=examples))
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = [(cell, pool.submit(_elsewhere, cell.target, cell.implementation.name, cell.device, cell.dtype, examples)) for cell in cells]
-        for cell, future in futures:
-            if started:
-                started(cell)
-            try:
-                yield cell, future.result()
-            except BrokenProcessPool:
-                yield cell, _crashed(cell)
+    done: set[str] = set()
+    with _single_threaded(), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(_elsewhere, *_address(cell), examples): cell for cell in cells}
+        for future in as_completed(futures):
+            if isinstance(future.exception(), BrokenProcessPool):
+                continue
+            done.add(str(futures[future]))
+            yield futures[future], future.result()
+    for cell in cells:
+        if str(cell) not in done:
+            with _single_threaded(), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                future = pool.submit(_elsewhere, *_address(cell), examples)
+                yield cell, _crashed(cell) if isinstance(future.exception(), BrokenProcessPool) else future.result()
+
+
+@contextlib.contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Processes started here use one thread each: the problems are small, and the processes fill the cores."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _address(cell: Cell) -> tuple[str, str, str, str]:
+    return cell.target, cell.implementation.name, cell.device, cell.dtype
 
 
 def _elsewhere(target: str, name: str, device: str, dtype: str, examples: int) -> list[Verdict]:

@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from qkverify.report.svg import COLOURS, MARKS, Scale, decades, element, path, spread
+from qkverify.report import units
+from qkverify.report.svg import COLOURS, MARKS, Scale, element, path, powers, spread
 
 WIDTH = 400.0
 HEIGHT = 268.0
-LEFT, RIGHT, TOP, BOTTOM = 56.0, 118.0, 14.0, 36.0
+TOP, BOTTOM = 14.0, 40.0
 LABEL_GAP = 12.5
+CHARACTER, BOLD_CHARACTER = 6.3, 6.9  # mean widths in 11 px type, a little more than any system font has
+LONGEST_LABEL = 20
 
 
 @dataclass(frozen=True)
@@ -51,27 +54,33 @@ class Strip:
 
 
 def line_chart(
-    series: Sequence[Series], *, alt: str, unit: Callable[[float], str], x_label: str = "length",
-    ceiling: Sequence[Point] = (), share: bool = False,
+    series: Sequence[Series], *, alt: str, unit: Callable[[float], str], x_label: str = "length", base: int = 10,
+    ceiling: Sequence[Point] = (), share: bool = False, room: int = 0,
 ) -> Markup:  # fmt: skip
-    """Lines over a logarithmic x axis. `share` draws y from 0 to 1, else it is logarithmic with ticks in `unit`.
+    """Lines over a logarithmic x axis. `share` draws y from 0 to 1, else it is logarithmic with powers of `base`.
 
-    `ceiling` is a further, thin line that the others are to be held against.
+    `ceiling` is a further, dashed line that the others are to be held against. `room` is the length of the longest
+    label of all charts that should line up.
     """
     xs = sorted({p.x for s in series for p in s.points})
     ys = [p.y for s in series for p in s.points] + [p.y for p in ceiling]
-    low, high, ticks = (0.0, max(1.0, *ys), [0, 0.25, 0.5, 0.75, 1.0]) if share else decades(ys)
-    x = Scale(xs[0], max(xs[-1], xs[0] * 1.01), LEFT, WIDTH - RIGHT, logarithmic=True)
+    low, high, ticks = (0.0, max(1.0, *ys), [0, 0.25, 0.5, 0.75, 1.0]) if share else powers(ys, base)
+    names = [units.tick(unit, t) for t in ticks]
+    left = 12 + CHARACTER * max(map(len, names))
+    longest = max(room, *(len(s.label) for s in series))
+    right = 20 + BOLD_CHARACTER * min(longest, LONGEST_LABEL)
+    x = Scale(xs[0], max(xs[-1], xs[0] * 1.01), left, WIDTH - right, logarithmic=True)
     y = Scale(low, high, HEIGHT - BOTTOM, TOP, logarithmic=not share)
     ends = spread([y(s.points[-1].y) for s in series], LABEL_GAP, TOP, HEIGHT - BOTTOM)
     parts = [
-        *(_gridline(y(t), unit(t)) for t in ticks),
+        *(_gridline(x, y(t), name) for t, name in zip(ticks, names, strict=True)),
         *(_x_tick(x(value), f"{value:g}") for value in _thinned(xs, x)),
-        element("text", x_label, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 4, class_="axis", text_anchor="middle"),
+        element("text", x_label, x=(x.start + x.stop) / 2, y=HEIGHT - 3, class_="axis", text_anchor="middle"),
     ]
     if ceiling:
         line = [(x(p.x), y(p.y)) for p in ceiling]
-        parts += [element("path", d=path(line), class_="ceiling", data_tip=ceiling[0].tip)]
+        parts += [element("path", d=path(line), class_="ceiling"),
+                  element("text", ceiling[0].tip, x=line[-1][0], y=line[-1][1] - 6, class_="axis", text_anchor="end")]  # fmt: skip
     parts += [_line(s, x, y, end) for s, end in zip(series, ends, strict=True)]
     return _figure(parts, HEIGHT, alt)
 
@@ -93,7 +102,7 @@ def strip_chart(strips: Sequence[Strip], *, alt: str, axis: str) -> Markup:
 
 def _strip(strip: Strip, x: Scale, y: float) -> Markup:
     ticks = "".join(path([(x(min(m, 1.0)), y - 5), (x(min(m, 1.0)), y + 5)]) for m in sorted(strip.margins))
-    name = element("text", strip.name, x=x.start - 10, y=y + 4, class_="name", text_anchor="end")
+    name = element("text", shortened(strip.name), x=x.start - 10, y=y + 4, class_="name", text_anchor="end")
     marks = [element("path", d=ticks, class_="law")] if ticks else []
     if strip.margins:
         marks.append(_mark(strip.colour, x(min(max(strip.margins), 1.0)), y, strip.tip))
@@ -104,12 +113,12 @@ def _strip(strip: Strip, x: Scale, y: float) -> Markup:
 
 def _line(series: Series, x: Scale, y: Scale, end: float) -> Markup:
     line = [(x(p.x), y(p.y)) for p in series.points]
-    label_x = WIDTH - RIGHT + 12
+    label_x = x.stop + 13
     parts = [
         element("path", d=path(line), class_="line"),
         element("path", d=path([line[-1], (label_x - 3, end)]), class_="leader"),
         *(_mark(series.colour, px, py, p.tip) for (px, py), p in zip(line, series.points, strict=True)),
-        element("text", series.label, x=label_x, y=end + 3.5, class_="name"),
+        element("text", shortened(series.label), x=label_x, y=end + 3.5, class_="name"),
     ]
     return element("g", *parts, class_=f"series c{series.colour % COLOURS}", **_data(series.data))
 
@@ -118,14 +127,20 @@ def _mark(colour: int, x: float, y: float, tip: str) -> Markup:
     return element("use", href=f"#m{colour % MARKS}", x=x, y=y, data_tip=tip)
 
 
-def _gridline(y: float, text: str) -> Markup:
-    return element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_="grid") + element(
-        "text", text, x=LEFT - 6, y=y + 3.5, class_="tick", text_anchor="end"
+def shortened(name: str) -> str:
+    """A name that fits beside a chart: the middle of a long one is left out."""
+    half = LONGEST_LABEL // 2
+    return name if len(name) <= LONGEST_LABEL else f"{name[:half]}…{name[1 - half :]}"
+
+
+def _gridline(x: Scale, y: float, text: str) -> Markup:
+    return element("line", x1=x.start, x2=x.stop, y1=y, y2=y, class_="grid") + element(
+        "text", text, x=x.start - 7, y=y + 3.5, class_="tick", text_anchor="end"
     )
 
 
 def _x_tick(x: float, text: str) -> Markup:
-    return element("text", text, x=x, y=HEIGHT - BOTTOM + 15, class_="tick", text_anchor="middle")
+    return element("text", text, x=x, y=HEIGHT - BOTTOM + 18, class_="tick", text_anchor="middle")
 
 
 def _thinned(values: Sequence[float], x: Scale) -> list[float]:

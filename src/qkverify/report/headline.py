@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from qkverify import statistics
 from qkverify.report import units
-from qkverify.report.model import BY_GRAVITY, JUDGED, Report
+from qkverify.report.model import JUDGED, Report
 from qkverify.results import Outcome, Verdict
 
 WORDS: dict[Outcome, str] = {
@@ -20,25 +20,36 @@ WORDS: dict[Outcome, str] = {
     "not offered": "not offered",
     "unavailable": "unavailable",
 }
+TALLIED: tuple[Outcome, ...] = (
+    "passed", "finding", "failed", "crashed", "timed out", "error", "not offered", "unavailable",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Charge:
+    """One law that one implementation breaks on a device, in all the dtypes in which it does."""
+
+    verdict: Verdict
+    dtypes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Headline:
-    """`state` is "good", "bad" or "empty"; `tally` counts laws x cells by outcome, gravest first."""
+    """`state` is "good", "bad" or "empty"; `tally` counts laws x cells by outcome, what holds first."""
 
     state: str
     sentence: str
     facts: tuple[str, ...]
-    broken: tuple[Verdict, ...]
+    charges: tuple[Charge, ...]
     tally: tuple[tuple[Outcome, str, int], ...]
     control: str
 
 
 def of(report: Report) -> Headline:
     counts = Counter(v.outcome for v in report.verdicts)
-    tally = tuple((outcome, WORDS[outcome], counts[outcome]) for outcome in BY_GRAVITY if counts[outcome])
+    tally = tuple((outcome, WORDS[outcome], counts[outcome]) for outcome in TALLIED if counts[outcome])
     state = "bad" if report.broken else "good" if report.judged else "empty"
-    return Headline(state, sentence(report), facts(report), tuple(report.broken), tally, control(report))
+    return Headline(state, sentence(report), facts(report), charges(report), tally, control(report))
 
 
 def sentence(report: Report) -> str:
@@ -49,13 +60,21 @@ def sentence(report: Report) -> str:
     broken = {v.implementation for v in report.broken if v.outcome != "error"}
     errors = sum(v.outcome == "error" for v in report.broken)
     known = len({(v.implementation, v.law) for v in report.findings})
-    rest = f", {units.number_of(known, 'known finding')} apart" if known else ""
+    rest = f", but for {units.number_of(known, 'known finding')}" if known else ""
     if broken:
         verb = "breaks a law" if len(broken) == 1 else "break a law"
-        return f"{len(broken)} of {units.number_of(total, 'implementation')} {verb}{rest}"
+        return f"{len(broken)} of {units.number_of(total, 'implementation')} {verb}"
     if errors:
         return f"The harness failed in {units.number_of(errors, 'case')}; every other law holds{rest}"
     return f"Every law holds for {'the one implementation' if total == 1 else f'all {total} implementations'}{rest}"
+
+
+def charges(report: Report) -> tuple[Charge, ...]:
+    """Broken laws and findings, gravest first, each implementation, device and law once."""
+    groups: dict[tuple[str, str, str, str], list[Verdict]] = {}
+    for v in [*report.broken, *report.findings]:
+        groups.setdefault((v.outcome, v.implementation, v.device, v.law), []).append(v)
+    return tuple(Charge(group[0], tuple(v.dtype for v in group)) for group in groups.values())
 
 
 def facts(report: Report) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 
 MARKS = 6  # shapes of marks in the style of the page: m0 .. m5
 COLOURS = 12  # colours in the style sheet: --s0 .. --s11
+MOST_TICKS = 5  # above the lowest
 
 
 def element(tag: str, *children: str, **attributes: object) -> Markup:
@@ -49,17 +50,21 @@ class Scale:
         return self.start + share * (self.stop - self.start)
 
 
-def decades(values: Sequence[float]) -> tuple[float, float, list[float]]:
-    """Bounds and ticks of a logarithmic axis around positive values: powers of ten, and 2 and 5 where few fit."""
+def powers(values: Sequence[float], base: int = 10) -> tuple[float, float, list[float]]:
+    """Bounds and ticks of a logarithmic axis around positive values: powers of `base`, some left out if they are many.
+
+    Within two decades there are ticks at 2 and 5 as well, and the axis begins and ends at any of them.
+    """
     low, high = min(values), max(values)
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    steps = (1, 2, 5) if last - first <= 2 else (1,)
-    ticks = [step * 10.0**power for power in range(first, last + 1) for step in steps]
-    bottom = max([t for t in ticks if t <= low], default=low)
-    top = min([t for t in ticks if t >= high], default=high)
-    top = top if top > bottom else bottom * 10
-    inside = [t for t in ticks if bottom <= t <= top]
-    return bottom, top, inside[:: math.ceil(len(inside) / 6)]
+    first, last = math.floor(math.log(low, base)), math.ceil(math.log(high, base))
+    last = max(last, first + 1)
+    if base == 10 and last - first <= 2:
+        fine = [step * 10.0**power for power in range(first, last + 1) for step in (1, 2, 5)]
+        kept = [t for i, t in enumerate(fine) if fine[min(i + 1, len(fine) - 1)] > low and fine[max(i - 1, 0)] < high]
+        return kept[0], kept[-1], kept
+    step = math.ceil((last - first) / MOST_TICKS)
+    ticks = [float(base) ** (first + step * i) for i in range(math.ceil((last - first) / step) + 1)]
+    return ticks[0], ticks[-1], ticks
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:

@@ -38,7 +38,10 @@ class Timed(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A row of a case's table. `ratio` and `word` are against the fastest: "1.56 (1.53 .. 1.59)", "slower"."""
+    """One implementation on one case in one direction.
+
+    `ratio` and `word` are against the fastest: "1.56 × (1.53 .. 1.59)", "slower"; no word where none is given.
+    """
 
     timing: Timing
     timed: Timed | None
@@ -67,6 +70,11 @@ def timed(timing: Timing, report: Report) -> Timed | None:
     middle = statistics.median(timing.seconds)
     share = fraction_of_roofline(timing, middle, report.ceilings)
     return Timed(timing, middle, statistics.spread(timing.seconds), timing.flops / middle, share)
+
+
+def room(report: Report) -> int:
+    """Characters that labels need in every chart of timings, so that charts line up."""
+    return max(len(t.implementation) for t in report.timings)
 
 
 def at(report: Report, device: str, dtype: str) -> list[Timing]:

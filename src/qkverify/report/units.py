@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 
 from qkverify.results import Fact
 
@@ -20,6 +21,12 @@ _SMALLEST_SHOWN = 0.001  # smaller margins only say "next to nothing"
 def seconds(value: float) -> str:
     """0.0015 is "1.50 ms"."""
     return _scaled(value, _TIME)
+
+
+def tick(unit: Callable[[float], str], value: float) -> str:
+    """A round number on an axis, without the zeros that say nothing: "1 ms" where seconds gives "1.00 ms"."""
+    number, _, name = unit(value).partition(" ")
+    return f"{number.rstrip('0').rstrip('.') if '.' in number else number} {name}".rstrip()
 
 
 def flops(value: float) -> str:
@@ -50,7 +57,9 @@ def margin(value: float | None) -> str:
         return "infinite"
     if 0 < value < _SMALLEST_SHOWN:
         return f"<{_SMALLEST_SHOWN}"
-    return "0" if value == 0 else f"{value:.2g}" if value < 10 or value >= 1e5 else f"{value:,.0f}"
+    if value == 0:
+        return "0"
+    return f"{value:,.0f}" if 9.95 <= value < 1e5 else f"{value:#.2g}"
 
 
 def ratio(value: float) -> str:
@@ -69,9 +78,9 @@ def number_of(value: int, noun: str) -> str:
 
 
 def fact(value: Fact) -> str:
-    """A fact of a fingerprint; one that the machine would not give is "unknown"."""
+    """A fact of a fingerprint; one that the machine would not give is "not reported"."""
     if value is None:
-        return "unknown"
+        return "not reported"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -40,8 +40,8 @@ class Panel(NamedTuple):
 
 def html(report: Report) -> Markup:
     found = panels(report)
-    places = list(dict.fromkeys((p.device, p.dtype) for p in found))
-    return fill("memory.jinja", panels=found, places=places) if found else Markup("")
+    groups = {key: [p for p in found if (p.name, p.shape) == key] for key in dict.fromkeys((p.name, p.shape) for p in found)}
+    return fill("memory.jinja", panels=found, groups=groups) if found else Markup("")
 
 
 def panels(report: Report) -> list[Panel]:
@@ -62,7 +62,7 @@ def _panel(report: Report, family: timings.Family, direction: str, mine: list[Ti
     said = ", ".join(f"{g.implementation} {units.size(g.peak_bytes)}" for g in growth)
     drawn = timings.series(mine, report, lambda t: t.peak_bytes, _tip)
     alt = f"Peak memory against length, {family.name}, {direction}. At the longest: {said}"
-    chart = line_chart(drawn, alt=alt, unit=units.size)
+    chart = line_chart(drawn, alt=alt, unit=units.size, base=2, room=timings.room(report))
     return Panel(mine[0].device, mine[0].dtype, direction, family.name, family.shape, chart, growth)
 
 

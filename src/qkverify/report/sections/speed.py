@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -18,13 +19,28 @@ ORDER = 50
 TITLE = "Speed"
 
 
+class Row(NamedTuple):
+    """One implementation on one case: a line for each direction in which it was to be timed."""
+
+    implementation: str
+    lines: dict[str, timings.Line]
+
+    @property
+    def margin(self) -> str:
+        return _largest([line.timing.margin for line in self.lines.values()], units.margin)
+
+    @property
+    def memory(self) -> str:
+        return _largest([line.timing.peak_bytes for line in self.lines.values()], units.size)
+
+
 class Table(NamedTuple):
-    """One case in one direction."""
+    """One case: rows by time of the first direction."""
 
     case: str
     shape: str
-    direction: str
-    lines: list[timings.Line]
+    directions: list[str]
+    rows: list[Row]
 
 
 class Charts(NamedTuple):
@@ -59,11 +75,9 @@ def _place(report: Report, device: str, dtype: str) -> Place:
     families, alone = timings.families(here)
     charts = [_charts(report, family, direction) for family in families for direction in timings.directions(family.timings)
               if any(t.seconds for t in family.timings if t.direction == direction)]  # fmt: skip
-    tables = [_table(report, here, case, direction) for case in alone for direction in timings.directions(here)]
-    rest = [_table(report, here, case, direction) for family in families for case in family.cases
-            for direction in timings.directions(here)]  # fmt: skip
-    return Place(device, dtype, _ceilings(report, device, dtype), charts,
-                 [t for t in tables if t.lines], [t for t in rest if t.lines])  # fmt: skip
+    tables = [_table(report, here, case) for case in alone]
+    rest = [_table(report, here, case) for family in families for case in family.cases]
+    return Place(device, dtype, _ceilings(report, device, dtype), charts, tables, rest)
 
 
 def _charts(report: Report, family: timings.Family, direction: str) -> Charts:
@@ -74,7 +88,7 @@ def _charts(report: Report, family: timings.Family, direction: str) -> Charts:
 
     def draw(what: str, of: str, **options: object) -> Markup:
         drawn = timings.series(known, report, lambda t: getattr(numbers[id(t)], of), lambda t: numbers[id(t)].tip)
-        return line_chart(drawn, alt=_alt(what, title, known, numbers), **options)  # type: ignore[arg-type]
+        return line_chart(drawn, alt=_alt(what, title, known, numbers), room=timings.room(report), **options)  # type: ignore[arg-type]
 
     shares = [one.share for one in numbers.values() if one.share is not None]
     return Charts(
@@ -93,7 +107,7 @@ def _roofline(known: list[Timing], numbers: dict[int, timings.Timed]) -> list[Po
         one = numbers[id(t)]
         if one.share:
             rate = one.rate / one.share
-            points[t.sizes["K"]] = Point(t.sizes["K"], rate, f"measured roofline: {units.flops(rate)}")
+            points[t.sizes["K"]] = Point(t.sizes["K"], rate, "measured roofline")
     return list(points.values())
 
 
@@ -105,9 +119,19 @@ def _alt(what: str, title: str, known: list[Timing], numbers: dict[int, timings.
     return f"{what} against length, {title}. At {longest}: {said}"
 
 
-def _table(report: Report, here: list[Timing], case: str, direction: str) -> Table:
-    mine = [t for t in here if (t.case, t.direction) == (case, direction)]
-    return Table(case, timings.shape(mine[0]) if mine else "", direction, timings.lines(mine, report))
+def _table(report: Report, here: list[Timing], case: str) -> Table:
+    mine = [t for t in here if t.case == case]
+    directions = timings.directions(mine)
+    rows: dict[str, dict[str, timings.Line]] = {}
+    for direction in directions:
+        for line in timings.lines([t for t in mine if t.direction == direction], report):
+            rows.setdefault(line.timing.implementation, {})[direction] = line
+    return Table(case, timings.shape(mine[0]), directions, [Row(name, lines) for name, lines in rows.items()])
+
+
+def _largest(values: Iterable[float | None], unit: Callable[[float], str]) -> str:
+    known = [value for value in values if value is not None]
+    return unit(max(known)) if known else ""
 
 
 def _ceilings(report: Report, device: str, dtype: str) -> str:
@@ -122,20 +146,20 @@ def markdown(report: Report) -> str:
     for device, dtype in report.places:
         here = timings.at(report, device, dtype)
         for case in dict.fromkeys(t.case for t in here):
-            for direction in timings.directions(here):
-                rows += _best(_table(report, here, case, direction), device, dtype)
+            found = _table(report, here, case)
+            rows += [_best(found, direction, device, dtype) for direction in found.directions]
     header = ["case", "shape", "device", "dtype", "direction", "fastest", "time", "rate", "of the roofline", "margin"]
     return table(header, rows) if rows else ""
 
 
-def _best(found: Table, device: str, dtype: str) -> list[list[str]]:
+def _best(found: Table, direction: str, device: str, dtype: str) -> list[str]:
     """The fastest of a case as a row, or why nothing was timed."""
-    if not found.lines:
-        return []
-    first = found.lines[0]
-    where = [found.case, found.shape, device, dtype, found.direction]
-    if first.timed is None:
-        return [[*where, f"not timed: {first.timing.reason or 'no reason recorded'}", "", "", "", ""]]
+    where = [found.case, found.shape, device, dtype, direction]
+    lines = [row.lines[direction] for row in found.rows if direction in row.lines]
+    first = min((line for line in lines if line.timed), key=lambda line: line.timed.seconds if line.timed else 0.0, default=None)
+    if first is None or first.timed is None:
+        reasons = dict.fromkeys(line.timing.reason or "no reason recorded" for line in lines)
+        return [*where, f"not timed: {'; '.join(reasons)}", "", "", "", ""]
     one = first.timed
-    return [[*where, code(first.timing.implementation), units.seconds(one.seconds), units.flops(one.rate),
-             "" if one.share is None else units.percent(one.share), units.margin(first.timing.margin)]]  # fmt: skip
+    return [*where, code(first.timing.implementation), units.seconds(one.seconds), units.flops(one.rate),
+            "" if one.share is None else units.percent(one.share), units.margin(first.timing.margin)]  # fmt: skip

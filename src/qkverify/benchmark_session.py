@@ -1,0 +1,190 @@
+"""The engine's times in pytest-benchmark's tables.
+
+pytest-benchmark's own loop times test after test, sees only the launch of a CUDA kernel, and cannot flush a
+cache. Its `pedantic` mode with a timer of one's own is a public door: the value of `Replay` is seconds that
+were measured elsewhere, added up, so each call that pytest-benchmark "times" takes exactly the next sample.
+The samples are taken by `measurement`, a whole group at the first of its tests, interleaved over the
+implementations that were selected.
+
+So all its options work (`--benchmark-json`, `--benchmark-compare`, `--benchmark-group-by`, ...).
+`--benchmark-max-time` is the budget of one cell. With `--benchmark-disable` every cell is called once and its
+output checked, nothing timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import pytest
+
+from qkverify import registry
+from qkverify.ceilings import fraction_of_roofline, measure_ceilings
+from qkverify.cells import Cell, cells_of
+from qkverify.contract import Implementation
+from qkverify.errors import UsageError
+from qkverify.measurement import Measured, measure, prepared
+from qkverify.memory import Server
+from qkverify.results import Ceiling, Timing
+from qkverify.statistics import median
+from qkverify.timing import Speeds, shows_growth, why_not
+
+SESSION: pytest.StashKey[BenchmarkSession] = pytest.StashKey()
+
+
+class Benchmark(Protocol):
+    """What is used of pytest-benchmark's fixture."""
+
+    disabled: bool
+    extra_info: dict[str, Any]
+
+    def pedantic(self, target: Any, *, rounds: int, iterations: int) -> Any: ...
+
+
+class Replay:
+    """A timer that shows the seconds handed to `advance`, added up."""
+
+    __name__ = "measured_seconds"
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+
+    def __call__(self) -> float:
+        return self._seconds
+
+    def advance(self, seconds: float) -> None:
+        self._seconds += seconds
+
+
+class BenchmarkSession:
+    """The cells of one pytest session, measured group by group as their tests are reached."""
+
+    def __init__(self, cells: Sequence[Cell], *, cell_seconds: float = 1.0) -> None:
+        self.cells = {cell.id: cell for cell in cells}
+        self.clock = Replay()
+        self._cell_seconds = cell_seconds
+        self._selected: set[str] = set(self.cells)
+        self._reasons = why_not(cells)
+        self._measured: dict[tuple[str, ...], Measured] = {}
+        self._ceilings: dict[tuple[str, str], list[Ceiling]] = {}
+        self._speeds, self._server = Speeds(), Server()
+
+    def close(self) -> None:
+        """End the process that measures memory."""
+        self._server.close()
+
+    def select_from(self, items: Iterable[pytest.Item]) -> None:
+        """Only the cells of these tests are measured: those that are left after pytest's own selection."""
+        parameters = [item.callspec.params for item in items if hasattr(item, "callspec")]
+        self._selected = {given["cell"] for given in parameters if "cell" in given}
+
+    def parameters(self) -> list[Any]:
+        """One pytest parameter a cell, grouped in the table with the cells that do the same work."""
+        return [
+            pytest.param(name, id=name, marks=pytest.mark.benchmark(timer=self.clock, group=cell.title))
+            for name, cell in self.cells.items()
+        ]
+
+    def enter(self, benchmark: Benchmark, name: str) -> None:
+        """Measure the cell's group, unless done, and hand the cell's samples to pytest-benchmark.
+
+        Skips a cell that is not offered or not available, with the reason; fails one that raised or was
+        wrong.
+        """
+        cell = self.cells[name]
+        if self._reasons[cell] is not None:
+            pytest.skip(self._reasons[cell] or "")
+        if benchmark.disabled:
+            self._once(cell)
+            return
+        group = self._group(cell)
+        timing = next(t for t in group.timings if t.implementation == cell.implementation.name)
+        if not timing.seconds:
+            (pytest.fail if timing.margin is not None or timing.reason.startswith("raised") else pytest.skip)(
+                timing.reason
+            )
+        benchmark.extra_info.update(self.facts(cell, timing, group))
+        samples = iter(timing.seconds)
+        benchmark.pedantic(
+            lambda: self.clock.advance(next(samples)), rounds=len(timing.seconds), iterations=1
+        )
+
+    def facts(self, cell: Cell, timing: Timing, group: Measured) -> dict[str, Any]:
+        """What stands beside the times in pytest-benchmark's JSON."""
+        middle = median(timing.seconds)
+        share = fraction_of_roofline(timing, middle, self._ceilings_of(cell))
+        control = group.control
+        return {
+            "implementation": timing.implementation,
+            "case": timing.case,
+            "sizes": timing.sizes,
+            "device": timing.device,
+            "dtype": timing.dtype,
+            "direction": timing.direction,
+            "clock": timing.clock,
+            "rounds": timing.rounds,
+            "tflop_per_second": timing.flops / middle / 1e12,
+            "percent_of_roofline": None if share is None else 100 * share,
+            "flops": timing.flops,
+            "bytes": timing.bytes,
+            "peak_bytes": timing.peak_bytes,
+            "margin": timing.margin,
+            "control": None if control is None else [control.ratio, control.low, control.high],
+        }
+
+    def _once(self, cell: Cell) -> None:
+        """The cell without a clock: called, and its output checked."""
+        ready = prepared(cell)
+        margin = ready.check(ready.call())
+        if margin is not None and margin > 1:
+            pytest.fail(f"{cell.id}: the output is {margin:.3g} times its bound away from the reference")
+
+    def _group(self, cell: Cell) -> Measured:
+        if cell.group not in self._measured:
+            group = [c for c in self.cells.values() if c.group == cell.group and c.id in self._selected]
+            self._measured[cell.group] = measure(
+                group,
+                budget_seconds=self._cell_seconds * len(group),
+                verified=self._reasons,
+                peaks=self._peaks(group),
+                expected_seconds=self._speeds.expected(group),
+            )
+            self._speeds.learn(self._measured[cell.group].call_seconds)
+        return self._measured[cell.group]
+
+    def _peaks(self, group: Sequence[Cell]) -> dict[Cell, int]:
+        peaks = {
+            c: self._server.peak_bytes(c.implementation, c.workload, c.device, c.dtype, c.direction)
+            for c in group
+            if shows_growth(c) and self._reasons[c] is None
+        }
+        return {cell: peak for cell, peak in peaks.items() if peak is not None}
+
+    def _ceilings_of(self, cell: Cell) -> list[Ceiling]:
+        place = cell.device, cell.dtype
+        if place not in self._ceilings:
+            self._ceilings[place] = list(measure_ceilings([(cell.device, "float32"), place]))
+        return self._ceilings[place]
+
+
+def session_of(config: pytest.Config) -> BenchmarkSession:
+    """The session's cells: those of `--implementation`, `--device` and `--dtype`, or all that there are."""
+    if SESSION not in config.stash:
+        cells = cells_of(
+            _chosen(config),
+            devices=config.getoption("--device", default=None) or (),
+            dtypes=config.getoption("--dtype", default=None) or (),
+        )
+        seconds = float(config.getoption("benchmark_max_time"))
+        config.stash[SESSION] = session = BenchmarkSession(cells, cell_seconds=seconds)
+        config.add_cleanup(session.close)
+    return config.stash[SESSION]
+
+
+def _chosen(config: pytest.Config) -> list[Implementation]:
+    targets = config.getoption("--implementation", default=None) or []
+    try:
+        return [one for target in targets for one in registry.find(target)] or registry.load_folder()
+    except UsageError as error:
+        unknown = str(error)
+    pytest.exit(unknown, returncode=2)  # outside of the handler: no traceback of ours for a mistyped name

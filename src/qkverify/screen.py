@@ -1,0 +1,154 @@
+"""What the command line prints."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from qkverify import frameworks, registry
+from qkverify.contract import DEVICES, FRAMEWORKS
+from qkverify.results import Timing, Verdict
+from qkverify.verification import Cell, Plan, conventions_of, law_book
+
+console = Console(highlight=False, soft_wrap=True)
+BROKEN = ("failed", "crashed", "timed out", "error")
+
+
+def heading(cell: Cell) -> None:
+    """Which cell is checked, what it offers, and which conventions were found."""
+    one = cell.implementation
+    console.print(f"\n[bold]{one.name}[/bold] · {one.arrays} · {cell.dtype} · {cell.device}")
+    if one.operation == "attention":
+        console.print(f"  offers       {', '.join(sorted(one.offers)) or 'query, key, value alone'}")
+        console.print(f"  not offered  {', '.join(one.not_offered) or 'nothing'}")
+    found = conventions_of(cell)
+    for how in ("declared", "detected"):
+        words = [f"{name.replace('_', ' ')} {choice.value}" for name, choice in found.items() if choice.how == how]
+        if words:
+            console.print(f"  {how:11}  {' · '.join(words)}")
+
+
+def families(verdicts: Sequence[Verdict]) -> None:
+    """One line a family: laws, examples, the largest margin, and what is broken."""
+    for family in dict.fromkeys(v.family for v in verdicts):
+        mine = [v for v in verdicts if v.family == family]
+        judged = [v for v in mine if v.outcome not in ("not offered", "unavailable")]
+        broken = [v.law for v in judged if v.outcome in BROKEN]
+        known = [v.law for v in judged if v.outcome == "finding"]
+        examples = sum(v.examples for v in judged)
+        margins = [v.margin for v in judged if v.margin is not None and v.outcome == "passed"]
+        words = f"  {family:10} {len(judged):3} laws {examples:7,} examples   "
+        words += f"largest margin {max(margins):.2g}" if margins else "exact"
+        if len(judged) < len(mine):
+            words += f"   {len(mine) - len(judged)} not offered"
+        if known:
+            words += f"   [yellow]known finding[/yellow] {', '.join(known)}"
+        if broken:
+            words += f"   [bold red]BROKEN[/bold red] {', '.join(broken)}"
+        console.print(words)
+
+
+def verdict(broken: Sequence[Verdict], planned: Plan) -> None:
+    """The counterexamples of all broken laws, then one line that sums up."""
+    for one in broken:
+        console.print()
+        console.print(one.counterexample.message if one.counterexample else f"{one.law}: {one.outcome}: {one.reason}", markup=False)
+    for (name, device), reason in planned.unavailable.items():
+        console.print(f"[dim]unavailable: {name} on {device}: {reason}[/dim]")
+    cells = len(planned.cells)
+    if broken:
+        console.print(f"\n[bold red]{len(broken)} broken[/bold red]: {', '.join(dict.fromkeys(v.law for v in broken))}")
+    else:
+        console.print(f"\n[bold green]all laws hold[/bold green] in {cells} cell{'s' if cells != 1 else ''}")
+
+
+def matrix(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Cells down, families across: the largest margin, a finding, or the broken law. Returns what is broken."""
+    names = list(dict.fromkeys(v.family for v in verdicts))
+    table = Table(title="largest margin of each family (|error| / bound: 1 is the limit)", title_justify="left")
+    table.add_column("implementation")
+    table.add_column("device")
+    table.add_column("dtype")
+    for family in names:
+        table.add_column(family, justify="right")
+    for key in dict.fromkeys((v.implementation, v.device, v.dtype) for v in verdicts):
+        mine = [v for v in verdicts if (v.implementation, v.device, v.dtype) == key]
+        table.add_row(*key, *[_cell([v for v in mine if v.family == family]) for family in names])
+    Console(highlight=False, width=max(console.width, 130)).print(table)
+    broken = [v for v in verdicts if v.outcome in BROKEN]
+    for one in broken:
+        console.print()
+        console.print(one.counterexample.message if one.counterexample else f"{one.law}: {one.outcome}: {one.reason}", markup=False)
+    return broken
+
+
+def _cell(verdicts: Sequence[Verdict]) -> str:
+    broken = [v for v in verdicts if v.outcome in BROKEN]
+    if broken:
+        return f"[bold red]{broken[0].law}[/bold red]"
+    if any(v.outcome == "finding" for v in verdicts):
+        return "[yellow]finding[/yellow]"
+    judged = [v for v in verdicts if v.outcome == "passed"]
+    if not judged:
+        gone = [v for v in verdicts if v.outcome == "unavailable"]
+        return f"[dim]{gone[0].reason}[/dim]" if gone else "[dim]-[/dim]"
+    margins = [v.margin for v in judged if v.margin is not None]
+    return f"{max(margins):.2g}" if margins else "exact"
+
+
+def timings(found: Sequence[Timing]) -> None:
+    """Medians of what was timed, and why the rest was not."""
+    table = Table()
+    for name in ("case", "implementation", "device", "dtype", "direction", "median", "GFLOP/s"):
+        table.add_column(name, justify="right" if name in ("median", "GFLOP/s") else "left")
+    for one in found:
+        if one.seconds:
+            median = sorted(one.seconds)[len(one.seconds) // 2]
+            table.add_row(one.case, one.implementation, one.device, one.dtype, one.direction, f"{median * 1e3:.3f} ms",
+                          f"{one.flops / median / 1e9:.1f}")  # fmt: skip
+    console.print(table)
+    for reason in dict.fromkeys(f"{t.implementation}: {t.reason}" for t in found if not t.seconds):
+        console.print(f"[dim]not timed: {reason}[/dim]")
+
+
+def implementations() -> None:
+    """Every implementation of the folder: where it runs, and what it offers."""
+    for one in registry.load_folder():
+        devices = [f"{device} ({why})" if why else device for device, why in registry.devices_of(one).items()]
+        console.print(f"[bold]{one.name:22}[/bold] {one.arrays} · {', '.join(one.dtypes)} · {', '.join(devices)}")
+        offered = f"without {', '.join(one.not_offered)}" if one.not_offered else "every option"
+        needs = f"; requires {', '.join(one.requires)}" if one.requires else ""
+        console.print(f"{'':22} {one.summary}\n{'':22} [dim]{offered}{needs}[/dim]")
+    for gone in registry.folder()[1]:
+        console.print(f"[bold]{gone.name:22}[/bold] [dim]{gone.reason}[/dim]")
+
+
+def laws() -> None:
+    """Every law with its sentence and source."""
+    for law in law_book():
+        needs = f"  (needs {', '.join(law.needs)})" if law.needs else ""
+        console.print(f"[bold]{law.family}[/bold] {law.name}{needs}\n    {law.sentence}\n    [dim]{law.source}[/dim]")
+
+
+def doctor() -> None:
+    """Frameworks, devices and implementations, each with the reason where it is missing."""
+    for name in FRAMEWORKS:
+        why = frameworks.missing(name)
+        console.print(f"{name:8} {why or 'installed'}")
+        for device in DEVICES if why is None else ():
+            reason = frameworks.get(name).unavailable(device)
+            console.print(f"  {device:6} {reason or 'available'}")
+    implementations()
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[Callable[[float, str], None]]:
+    """A bar with what is being done; the function that it gives takes the share that is done and a label."""
+    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[now]}"),
+                  console=console, transient=True) as bar:  # fmt: skip
+        task = bar.add_task(what, total=1.0, now="")
+        yield lambda share, now: bar.update(task, completed=share, now=now)
