@@ -73,7 +73,19 @@ def without_cuda(device: str) -> str | None:
 
 
 HALF, EVERY = ("float16", "bfloat16"), ("float64", "float32", "float16", "bfloat16")
-ON_CUDA = "one of torch's CUDA back ends"
+
+# What the laws found in released torch, recorded so that it is shown and does not fail a run: law[device-dtype] -> folder.
+ACCUMULATES = "reports/findings/torch-cpu-flash-backward-accumulates-in-storage-dtype"
+SCALE_ZERO = "reports/findings/torch-cpu-flash-causal-with-scale-zero-is-nan"
+FLASH_FINDINGS = {
+    **{
+        f"{law}[cpu-{dtype}]": ACCUMULATES
+        for law in ("vjp_agrees_with_reference", "value_gradient_is_weights_transposed", "gqa_gradients_are_summed",
+                    "adjoint_identity_in_values")
+        for dtype in HALF
+    },
+    "zero_scale_averages[cpu]": SCALE_ZERO,
+}  # fmt: skip
 
 for name, backend, devices, dtypes, requires, semantics in (
     ("math", SDPBackend.MATH, ("cpu", "cuda"), EVERY, (), {"delta": "weights"}),
@@ -91,5 +103,6 @@ for name, backend, devices, dtypes, requires, semantics in (
         precision=dict.fromkeys(HALF, "fused"),
         available=without_cuda,
         causal_alignment="top-left",
+        findings=FLASH_FINDINGS if name == "flash" else {},
         **semantics,
     )(attention_on(backend))

@@ -6,8 +6,11 @@ import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
+from qkverify import distributions
 from qkverify.laws import law
+from qkverify.reference.softmax import softmax as reference_softmax
 from qkverify.reference.softmax import softmax_jacobian
+from qkverify.rounding import EXACT, Bounded
 from qkverify.strategies import problems
 from qkverify.verdict import assert_at_least, assert_at_most, assert_true, assert_within_bound
 
@@ -80,10 +83,17 @@ def test_very_negative_scores_do_not_underflow_to_nan(run, problem, level):
     assert_within_bound(run(low).sum(-1), 1.0, what="row sum")
 
 
-@law("A single visible key gets all the weight, whatever its score.", source="softmax of one number",
-     problem=problems(values="identity", sizes={"K": 1}, without=("sinks",)))  # fmt: skip
-def test_single_key_gets_all(run, problem):
-    assert_within_bound(run(problem), np.where(problem.visible, 1.0, run.exact(problem)), what="weight")
+@law("A single visible key gets all the weight, whatever its score.", source="softmax of one number: s - max(s) is zero exactly",
+     problem=problems(values="identity", sizes={"K": 1}, without=("sinks",)), magnitude=st.sampled_from((1.0, 1e3, 1e5)))  # fmt: skip
+def test_single_key_gets_all(run, problem, magnitude):
+    """The score cancels before anything is computed from it, so the bound is that of a score of zero."""
+    limit = np.sqrt(min(run.precision.elementwise.huge, run.precision.output.huge)) / 16 / problem.sizes["D"]
+    largest = max(float(np.abs(x.astype(np.float64)).max(initial=0.0)) for x in (problem.query, problem.key))
+    factor = min(magnitude, limit / max(largest, 1.0))
+    loud = {name: (getattr(problem, name).astype(np.float64) * factor).astype(run.numpy_dtype) for name in ("query", "key")}
+    calm = problem.replace(query=np.zeros_like(problem.query))
+    got = run.values(problem.replace(**loud)).astype(np.float64)
+    assert_within_bound(Bounded(got, run.bound(calm)[0].errors, EXACT), np.where(problem.visible, 1.0, run.exact(calm)), what="weight")
 
 
 @law("The gradient of softmax is y_i (delta_ik - y_k).", source="notes on 'Attention is all you need': softmax gradient", needs="gradients",
@@ -144,3 +154,30 @@ def test_scaling_keeps_variance(run, problem, copies):
     repeated = problem.replace(**wide, layouts={})
     narrow = np.concatenate([run.exact(problem.replace(scale=(copies / size) ** 0.5))] * copies, axis=-1)
     assert_within_bound(run(repeated), narrow)
+
+
+# -- softmax as a function of its own: softmax(scores) along the last axis ---------------------------------------------
+
+
+def scores_of(run, rows, size, fill, seed, level):
+    return (distributions.fill(fill, (rows, size), seed) + level).astype(run.numpy_dtype)
+
+
+def probabilities(run, scores):
+    """softmax(scores) with its bound."""
+    return run.within(run.call(scores, shape=scores.shape), reference_softmax(run.bounded(scores)))
+
+
+alone = {"operation": "softmax", "rows": st.sampled_from((1, 2, 3, 5)), "size": st.sampled_from((1, 2, 3, 7, 16, 33, 257)),
+         "fill": st.sampled_from(distributions.NAMES), "seed": st.integers(0, 2**24 - 1), "level": st.sampled_from((0.0, 1.0, -100.0, 100.0, 1000.0, -1000.0))}  # fmt: skip
+
+
+@law("softmax(s) is exp(s_i) / sum_k exp(s_k) along the last axis.", source="softmax definition", **alone)
+def test_softmax_agrees_with_formula(run, rows, size, fill, seed, level):
+    scores = scores_of(run, rows, size, fill, seed, level)
+    assert_within_bound(probabilities(run, scores), reference_softmax(scores.astype(np.float64)), what="probability")
+
+
+@law("The probabilities of a row sum to one.", source="softmax definition", **alone)
+def test_softmax_sums_to_one(run, rows, size, fill, seed, level):
+    assert_within_bound(probabilities(run, scores_of(run, rows, size, fill, seed, level)).sum(-1), 1.0, what="row sum")

@@ -52,7 +52,7 @@ def attention_vjp(
         "value": stored(per_key_head(weights, upstream, key.shape[1])),                 # (B,G,K,E)
     }
     if bias is not None:
-        gradients["bias"] = stored(summed_to(stored(d_logits), bias.shape))  # broadcast, so stored before it is summed
+        gradients["bias"] = stored(summed_to(stored(d_logits), bias.shape))             # stored, then summed
     if sinks is not None:
         weight = np.exp(sinks[:, None, None] - shift)                                   # (B,H,Q,1)
         gradients["sinks"] = stored(-np.sum(weight * row, axis=(0, 2, 3)))              # (H,)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 Array = Any  # a float64 ndarray, or a duck array like qkverify.rounding.Bounded: NEP 13 and 18 have no type
 
 
@@ -24,7 +22,7 @@ def check_sizes(query: Array, key: Array, value: Array) -> None:
 
 def check_broadcasts(name: str, array: Array, shape: tuple[int, ...]) -> None:
     """ValueError, naming the two shapes, unless `array` broadcasts to `shape` without enlarging it."""
-    own = np.shape(array)
+    own = array.shape
     tail = shape[len(shape) - len(own) :]
     if len(own) > len(shape) or any(n not in (1, m) for n, m in zip(own, tail, strict=True)):
         raise ValueError(f"{name} {own} does not broadcast to {shape}")

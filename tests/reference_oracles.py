@@ -1,12 +1,13 @@
-"""What `reference/` is checked against: attention word by word with 50 digits, and how far rounding may lead away from it.
+"""What `reference/` is checked against: attention word by word with 50 digits, and what rounding may change.
 
-`attention_by_words` is loops over dot products: no matrix, no shift, no masked score, so it shares no mistake with the
-reference. The bounds count roundings to the unit roundoff u: a product of n operations, each off by a factor within
-exp(+-u), is off by a factor within exp(+-n u), and a sum of such terms by expm1(n u) times the sum of their magnitudes.
+`attention_by_words` is loops over dot products: no matrix, no shift, no masked score, so it shares no
+mistake with the reference. The bounds count roundings to the unit roundoff u: a product of n operations,
+each off by a factor within exp(+-u), is off by one within exp(+-n u), and a sum of such terms by expm1(n u)
+times their magnitudes.
 
     a score        D + SCORE operations, functions included, on terms whose magnitudes add up to S
     its exponent   the same, and the shift by the largest score, which rounds a difference of at most 2 max S
-    a weight       a relative error: two exponents (its own, and those in the sum), two functions, K + 1 operations
+    a weight       relatively: two exponents (its own, those in the sum), two functions, K + 1 operations
     an output      a weight, times a value, K operations
     a gradient     see `growth`
 """
@@ -22,16 +23,20 @@ from qkverify.reference import attention, scores, weights
 
 DIGITS = 50
 U = 2.0**-53
-FUNCTION = 8  # an exp, log or tanh, in roundings: NumPy's vectorised ones stay within 4 ulp, and an ulp is 2 u
-SCORE = 10 + FUNCTION  # operations on a score but for its D products: scale, cap and bias, the roots and the tanh
+FUNCTION = (
+    8  # an exp, log or tanh, in roundings: NumPy's vectorised ones stay within 4 ulp, and an ulp is 2 u
+)
+SCORE = (
+    10 + FUNCTION
+)  # operations on a score but for its D products: scale, cap and bias, the roots and the tanh
 
 
 def attention_by_words(
     query: Any, key: Any, value: Any, *, mask: Any = None, bias: Any = None, causal: bool = False,
-    window: Any = None, scale: Any = None, softcap: Any = None, alibi_slopes: Any = None, key_lengths: Any = None,
-    sinks: Any = None, causal_alignment: str = "bottom-right",
+    window: Any = None, scale: Any = None, softcap: Any = None, alibi_slopes: Any = None,
+    key_lengths: Any = None, sinks: Any = None, causal_alignment: str = "bottom-right",
 ) -> tuple[Any, Any]:  # fmt: skip
-    """output (B,H,Q,E) and log-sum-exp (B,H,Q) as arrays of mpf; inputs are floats or mpf. Empty rows give 0, -inf."""
+    """output (B,H,Q,E) and log-sum-exp (B,H,Q), mpf; inputs are floats or mpf. Empty rows give 0 and -inf."""
     (B, H, Q, D), G, (K, E) = query.shape, key.shape[1], value.shape[2:]
     bias, mask = (x if x is None else np.broadcast_to(x, (B, H, Q, K)) for x in (bias, mask))
     left, right = window or (None, None)
@@ -45,7 +50,9 @@ def attention_by_words(
                 continue
             if (left is not None and j < position - left) or (right is not None and j > position + right):
                 continue
-            if (key_lengths is not None and j >= key_lengths[b]) or (mask is not None and not mask[b, h, i, j]):
+            if (key_lengths is not None and j >= key_lengths[b]) or (
+                mask is not None and not mask[b, h, i, j]
+            ):
                 continue
             score = scale * mp.fdot(query[b, h, i], key[b, h * G // H, j])
             if softcap is not None:
@@ -63,7 +70,9 @@ def attention_by_words(
     return output, lse
 
 
-def magnitudes(query: Any, key: Any, *, scale: Any = None, bias: Any = None, alibi_slopes: Any = None, **options: Any) -> Any:
+def magnitudes(
+    query: Any, key: Any, *, scale: Any = None, bias: Any = None, alibi_slopes: Any = None, **options: Any
+) -> Any:
     """S (B,H,Q,K): the magnitudes of all that is summed to a score; 0 where the key is invisible."""
     visible = np.isfinite(scores(query, key, bias=bias, **options))
     largest = scores(
@@ -84,13 +93,18 @@ def relative(S: Any, size: int, *, sinks: Any = None, unit: float = U) -> Any:
     return np.expm1(2 * exponent + (2 * FUNCTION + S.shape[-1] + 2) * unit)
 
 
-def bounds(query: Any, key: Any, value: Any, *, sinks: Any = None, unit: float = U, **options: Any) -> tuple[Any, Any]:
+def bounds(
+    query: Any, key: Any, value: Any, *, sinks: Any = None, unit: float = U, **options: Any
+) -> tuple[Any, Any]:
     """The bounds of the output (B,H,Q,E) and of the log-sum-exp (B,H,Q)."""
     group, keys = query.shape[1] // max(key.shape[1], 1), key.shape[2]
     weight = relative(magnitudes(query, key, **options), query.shape[-1], sinks=sinks, unit=unit)
     p = weights(scores(query, key, **options), sinks=sinks)
-    output = (weight + np.expm1((keys + 1) * unit) * (1 + weight)) * (p @ np.repeat(np.abs(value), group, axis=1))
-    # The logarithm makes an absolute error of a relative one; then it rounds itself, and so does adding the shift.
+    output = (weight + np.expm1((keys + 1) * unit) * (1 + weight)) * (
+        p @ np.repeat(np.abs(value), group, axis=1)
+    )
+    # The logarithm makes an absolute error of a relative one; then it rounds itself, and so does adding the
+    # shift.
     lse = attention(query, key, value, sinks=sinks, return_lse=True, **options)[1]
     size = np.where(np.isfinite(lse), np.abs(lse), 0.0) + FUNCTION * np.log(keys + 1)
     return output, weight[..., 0] + 2 * unit * size
@@ -99,22 +113,28 @@ def bounds(query: Any, key: Any, value: Any, *, sinks: Any = None, unit: float =
 def growth(query: Any, key: Any, value: Any, *, sinks: Any = None, **options: Any) -> float:
     """What the magnitudes of a gradient's terms are multiplied by.
 
-    A term holds at most two weights, exp(score - log-sum-exp), and the derivative of the cap, 1 - tanh(s / c)^2, which
-    depends on its score like 2 / c more exponents. Its other operations are sums over keys, queries and sizes.
+    A term holds at most two weights, exp(score - log-sum-exp), and the derivative of the cap, 1 - tanh(s /
+    c)^2, which depends on its score like 2 / c more exponents. Its other operations are sums over keys,
+    queries and sizes.
     """
     (_, H, Q, D), G, (K, E) = query.shape, key.shape[1], value.shape[2:]
     S = magnitudes(query, key, **options)
     lse = attention(query, key, value, sinks=sinks, return_lse=True, **options)[1]
-    highest = max(float(np.max(np.abs(x[np.isfinite(x)]), initial=0.0)) for x in (S, lse, np.zeros(1) if sinks is None else sinks))
+    highest = max(
+        float(np.max(np.abs(x[np.isfinite(x)]), initial=0.0))
+        for x in (S, lse, np.zeros(1) if sinks is None else sinks)
+    )
     exponents = 4 + 2 / options.get("softcap", np.inf)
     operations = K + Q * (H // G) + D + E + 4 * FUNCTION + SCORE
     return float(np.expm1((operations + exponents * (D + K + SCORE + FUNCTION) * highest) * U))
 
 
 def off(got: Any, exact: Any, bound: Any) -> float:
-    """The largest |got - exact| / bound: at most 1 where all is right; inf for NaN, or where a bound of 0 is missed."""
+    """Largest |got - exact| / bound: at most 1 if all is right; inf for NaN, or where a bound of 0 is missed."""
     worst = 0.0
-    for a, b, limit in zip(np.ravel(got), np.ravel(exact), np.ravel(np.broadcast_to(bound, np.shape(got))), strict=True):
+    for a, b, limit in zip(
+        np.ravel(got), np.ravel(exact), np.ravel(np.broadcast_to(bound, np.shape(got))), strict=True
+    ):
         if not (np.isfinite(float(a)) and mp.isfinite(b)):
             worst = max(worst, 0.0 if mpf(float(a)) == b else float("inf"))
         elif distance := abs(mpf(float(a)) - b):

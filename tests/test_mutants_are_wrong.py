@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+import qkverify.implementations.controls
 import qkverify.implementations.mutants
 from qkverify.contract import REGISTERED
 from qkverify.implementations.mutants.correct import multi_head, positions
 from qkverify.implementations.mutants.correct.call import Call
-from qkverify.implementations.mutants.correct.gradients import BACKWARD
 from qkverify.implementations.mutants.correct.planting import MUTANTS
 from qkverify.implementations.mutants.correct.split import SPLIT
-from qkverify.implementations.mutants.correct.textbook import LOWEST, TEXTBOOK
+from qkverify.implementations.mutants.correct.textbook import TEXTBOOK
 from qkverify.implementations.mutants.correct.tiled import TILED
 from qkverify.reference import positions as reference_positions
 from qkverify.reference.attention import attention
@@ -29,9 +29,13 @@ from qkverify.reference.softmax import softmax
 
 CLOSE = 1e-10  # float64 results that are equal but for rounding
 
-for file in sorted(Path(qkverify.implementations.mutants.__file__).parent.glob("[!_]*.py")):
-    importlib.import_module(f"qkverify.implementations.mutants.{file.stem}")
+for package in (qkverify.implementations.mutants, qkverify.implementations.controls):
+    for file in sorted(Path(package.__path__[0]).glob("[!_]*.py")):
+        importlib.import_module(f"{package.__name__}.{file.stem}")
 FUNCTIONS = {mutant.function.__name__: mutant for mutant in MUTANTS}
+CONTROLS = {
+    one.name: one for one in REGISTERED if one.name.startswith("control-") and one.operation == "attention"
+}
 
 
 def declared(name: str) -> Any:
@@ -48,6 +52,10 @@ def arrays(
     return [
         (rng.standard_normal(s) * f).astype(dtype) for s, f in zip(shapes, (times, times, 1), strict=True)
     ]
+
+
+def wide(arrays: list[np.ndarray]) -> list[np.ndarray]:
+    return [x.astype(np.float64) for x in arrays]
 
 
 def everything(rng: np.random.Generator) -> tuple[list[np.ndarray], dict[str, Any]]:
@@ -69,20 +77,30 @@ def everything(rng: np.random.Generator) -> tuple[list[np.ndarray], dict[str, An
     return arrays(B, H, G, Q, K, D, E, seed=int(rng.integers(1 << 30))), options
 
 
-@pytest.mark.parametrize("base", [TEXTBOOK, TILED, SPLIT, LOWEST])
-def test_the_correct_rest_is_right(base: Any) -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(150):
+@pytest.mark.parametrize("name", CONTROLS)
+def test_a_control_is_right(name: str) -> None:
+    control, rng = CONTROLS[name], np.random.default_rng(0)
+    dtype = np.dtype(control.dtypes[0])
+    close = {"rtol": CLOSE, "atol": CLOSE} if dtype == np.float64 else {"rtol": 1e-4, "atol": 1e-4}
+    for _ in range(60):
         inputs, options = everything(rng)
-        if base is LOWEST:
-            options.pop("sinks", None)
-        with np.errstate(all="ignore"):
-            got, lse = base(Call(*inputs, **options, return_lse=True))
-        policy = "uniform" if base is LOWEST else "zero"
-        exact, exact_lse = attention(*inputs, **options, return_lse=True, empty_rows=policy)
-        np.testing.assert_allclose(got, exact, rtol=CLOSE, atol=CLOSE)
-        if base is not LOWEST:
-            np.testing.assert_allclose(lse, exact_lse, rtol=CLOSE, atol=CLOSE)
+        inputs = [x.astype(dtype) for x in inputs]
+        options = {option: value for option, value in options.items() if option in control.offers}
+        exact, exact_lse = attention(
+            *wide(inputs), **options, return_lse=True, empty_rows=control.semantics["empty_rows"]
+        )
+        np.testing.assert_allclose(control.function(*inputs, **options), exact, **close)
+        if "return_lse" in control.offers:
+            np.testing.assert_allclose(
+                control.function(*inputs, **options, return_lse=True)[1], exact_lse, **close
+            )
+        if control.vjp is not None:
+            upstream = rng.standard_normal(exact.shape).astype(dtype)
+            gradients = attention_vjp(*wide([*inputs, upstream]), **options)
+            for of, got in zip(
+                ("query", "key", "value"), control.vjp(*inputs, upstream, **options), strict=True
+            ):
+                np.testing.assert_allclose(got, gradients[of], **close)
 
 
 @pytest.mark.parametrize("base", [TEXTBOOK, TILED, SPLIT])
@@ -94,18 +112,6 @@ def test_the_correct_rest_ignores_nan_in_invisible_keys(base: Any) -> None:
         poisoned = base(Call(query, key, value, causal=True))
     np.testing.assert_array_equal(poisoned[:, :, :2], clean[:, :, :2])
     assert np.isnan(poisoned[:, :, 2]).all()
-
-
-def test_the_correct_backward_pass_is_right() -> None:
-    rng = np.random.default_rng(1)
-    for _ in range(100):
-        inputs, options = everything(rng)
-        upstream = rng.standard_normal((*inputs[0].shape[:3], inputs[2].shape[3]))
-        with np.errstate(all="ignore"):
-            got = BACKWARD(Call(*inputs, **options), upstream)
-        exact = attention_vjp(*inputs, upstream, **options)
-        for name, gradient in zip(("query", "key", "value"), got, strict=True):
-            np.testing.assert_allclose(gradient, exact[name], rtol=CLOSE, atol=CLOSE)
 
 
 TOP = {"causal": True}

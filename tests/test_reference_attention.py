@@ -1,4 +1,4 @@
-"""reference.attention against attention word by word with 50 digits, for each option and for all of them together."""
+"""reference.attention against attention word by word with 50 digits: each option, and all of them together."""
 
 from __future__ import annotations
 
@@ -81,7 +81,16 @@ def test_every_option_does_what_the_words_say(options: dict[str, Any], magnitude
 
 @pytest.mark.parametrize(
     "sizes",
-    [{"Q": 7}, {"K": 1}, {"Q": 1}, {"D": 1, "E": 5}, {"H": 6, "G": 3}, {"G": 4}, {"G": 1}, {"D": 64, "K": 33}],
+    [
+        {"Q": 7},
+        {"K": 1},
+        {"Q": 1},
+        {"D": 1, "E": 5},
+        {"H": 6, "G": 3},
+        {"G": 4},
+        {"G": 1},
+        {"D": 64, "K": 33},
+    ],
     ids=str,
 )
 def test_every_size_agrees_with_the_words(sizes: dict[str, int]) -> None:
@@ -112,12 +121,16 @@ def test_any_size_may_be_zero(letter: str) -> None:
 def test_rows_that_see_nothing_follow_the_policy() -> None:
     query, key, value = problem(G=4)
     hidden = np.array([True, False, True, True])[:, None]
-    outputs = {p: attention(query, key, value, mask=~hidden, empty_rows=p) for p in ("zero", "nan", "uniform")}
+    outputs = {
+        p: attention(query, key, value, mask=~hidden, empty_rows=p) for p in ("zero", "nan", "uniform")
+    }
     rows = hidden[:, 0]
     assert (outputs["zero"][:, :, rows] == 0).all()
     assert np.isnan(outputs["nan"][:, :, rows]).all()
     means = np.broadcast_to(value.mean(axis=2, keepdims=True), outputs["zero"].shape)
-    np.testing.assert_array_max_ulp(outputs["uniform"][:, :, rows], means[:, :, rows], maxulp=2 * value.shape[2])
+    np.testing.assert_array_max_ulp(
+        outputs["uniform"][:, :, rows], means[:, :, rows], maxulp=2 * value.shape[2]
+    )
     seen = attention(query, key, value)[:, :, ~rows]
     assert all((output[:, :, ~rows] == seen).all() for output in outputs.values())
 
@@ -170,7 +183,7 @@ def test_distance_is_counted_from_the_position_of_the_query() -> None:
     ],
 )
 def test_sizes_that_do_not_fit_are_named(shapes: Any, named: list[str]) -> None:
-    with pytest.raises(ValueError, match="query|key") as error:
+    with pytest.raises(ValueError, match=r"query|key") as error:
         attention(*(np.zeros(shape) for shape in shapes))
     assert all(name in str(error.value) for name in named)
 

@@ -1,8 +1,8 @@
 """reference.attention_vjp against central differences of attention word by word, taken with 50 digits.
 
-With a step of 1e-18 the truncation error, h^2/6 times a third derivative of order 1, and the cancellation, 1e-50 / h,
-both stay below 1e-31: fifteen digits under the rounding error of float64. So the only error to be bounded is that of
-the reference, and it is bounded as for the outputs (see reference_oracles.py).
+With a step of 1e-18 the truncation error, h^2/6 times a third derivative of order 1, and the cancellation,
+1e-50 / h, both stay below 1e-31: fifteen digits under the rounding error of float64. So the only error to be
+bounded is that of the reference, and it is bounded as for the outputs (see reference_oracles.py).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def problem(**sizes: int) -> dict[str, Any]:
 
 
 def differences(arguments: dict[str, Any], name: str, upstream: Any, lse_upstream: Any) -> Any:
-    """The gradient of sum(upstream * output) + sum(lse_upstream * lse) in one argument, element by element, as mpf."""
+    """The gradient of sum(upstream * output) + sum(lse_upstream * lse) in one argument, as mpf."""
 
     def total(point: Any) -> Any:
         output, lse = attention_by_words(**{**arguments, name: point})
@@ -84,7 +84,9 @@ def bounds(arguments: dict[str, Any], upstream: Any, lse_upstream: Any) -> dict[
     given = {name: x for name, x in arguments.items() if name not in ("value", "sinks")}
     sinks = arguments.get("sinks")
     p = weights(scores(**given), sinks=sinks)
-    query, key, value, upstream = (np.abs(x) for x in (*(arguments[n] for n in ("query", "key", "value")), upstream))
+    query, key, value, upstream = (
+        np.abs(x) for x in (*(arguments[n] for n in ("query", "key", "value")), upstream)
+    )
     shared, group = key.shape, query.shape[1] // key.shape[1]
     key, value = (np.repeat(x, group, axis=1) for x in (key, value))
     d_p = upstream @ value.swapaxes(-1, -2)
@@ -104,7 +106,7 @@ def bounds(arguments: dict[str, Any], upstream: Any, lse_upstream: Any) -> dict[
 
 
 def check(arguments: dict[str, Any]) -> None:
-    """Every gradient of this call, with either form of delta, is within its bound of the central differences."""
+    """Every gradient, with either form of delta, is within its bound of the central differences."""
     rows = arguments["query"].shape[:3]
     upstream, lse_upstream = numbers(*rows, arguments["value"].shape[-1], seed=5), numbers(*rows, seed=6)
     bound = bounds(arguments, upstream, lse_upstream)
@@ -126,7 +128,9 @@ def test_gradients_are_the_slopes_of_the_words(options: dict[str, Any]) -> None:
     check(problem() | options)
 
 
-@pytest.mark.parametrize("sizes", [{"B": 1, "H": 4, "G": 2}, {"G": 2}, {"Q": 1, "K": 1}, {"D": 1, "E": 3}], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [{"B": 1, "H": 4, "G": 2}, {"G": 2}, {"Q": 1, "K": 1}, {"D": 1, "E": 3}], ids=str
+)
 def test_gradients_of_every_size_are_the_slopes_of_the_words(sizes: dict[str, int]) -> None:
     check(problem(**sizes))
 
@@ -142,7 +146,9 @@ def test_rows_that_see_nothing_have_no_gradient() -> None:
 
 def test_the_mean_of_the_values_gives_each_value_its_part() -> None:
     upstream = numbers(B, H, Q, E)
-    got = attention_vjp(**problem(), upstream=upstream, mask=np.zeros((Q, K), dtype=bool), empty_rows="uniform")
+    got = attention_vjp(
+        **problem(), upstream=upstream, mask=np.zeros((Q, K), dtype=bool), empty_rows="uniform"
+    )
     parts = upstream.reshape(B, G, -1, E).sum(2)[:, :, None] / K
     limit = growth(**problem()) * np.abs(upstream).reshape(B, G, -1, E).sum(2)[:, :, None]
     assert (np.abs(got["value"] - parts) <= limit).all()
@@ -159,9 +165,13 @@ def test_invisible_keys_get_exactly_nothing() -> None:
 
 @pytest.mark.parametrize("letter", "BHQKDE")
 def test_gradients_of_empty_arrays_are_empty_or_zero(letter: str) -> None:
-    n = {"B": B, "H": H, "G": G, "Q": Q, "K": K, "D": D, "E": E, letter: 0} | ({"G": 0} if letter == "H" else {})
+    n = {"B": B, "H": H, "G": G, "Q": Q, "K": K, "D": D, "E": E, letter: 0} | (
+        {"G": 0} if letter == "H" else {}
+    )
     shapes = {"query": "BHQD", "key": "BGKD", "value": "BGKE", "upstream": "BHQE", "sinks": "H"}
     arrays = {name: np.ones([n[x] for x in letters]) for name, letters in shapes.items()}
     got = attention_vjp(**arrays, causal=True, softcap=2.0)
-    assert {name: g.shape for name, g in got.items()} == {n: arrays[n].shape for n in arrays if n != "upstream"}
+    assert {name: g.shape for name, g in got.items()} == {
+        n: arrays[n].shape for n in arrays if n != "upstream"
+    }
     assert all(np.isfinite(gradient).all() for gradient in got.values())

@@ -30,7 +30,7 @@ def probabilities(scores: Any) -> Any:
 
 
 def relative(scores: Any) -> Any:
-    """The relative error of a weight (..., 1): of two shifted exponents, two exps, a sum of n terms, a quotient.
+    """The relative error of a weight (..., 1): two shifted exponents, two exps, a sum of n terms, a quotient.
 
     The spread of the visible scores bounds what the shift by the largest one leaves.
     """
@@ -47,7 +47,9 @@ def test_softmax_is_exp_over_the_sum_of_exps(scores: Any) -> None:
         exact = probabilities(scores)
         # The smallest subnormal stands for weights that underflow.
         assert off(got, exact, relative(scores) * exact.astype(float) + 2.0**-1074) <= 1
-        assert off(softmax(scores.T, axis=0).T, exact, relative(scores) * exact.astype(float) + 2.0**-1074) <= 1
+        assert (
+            off(softmax(scores.T, axis=0).T, exact, relative(scores) * exact.astype(float) + 2.0**-1074) <= 1
+        )
 
 
 @pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES.keys())
@@ -74,7 +76,10 @@ def test_the_jacobian_is_y_times_delta_minus_y() -> None:
         y = probabilities(SCORES["normal"])
         exact = y[:, :, None] * (np.eye(7, dtype=int) - y[:, None, :])
         grown = 2 * relative(SCORES["normal"])[..., None] + 3 * U
-        assert off(got, exact, grown * (y[:, :, None] * (np.eye(7, dtype=int) + y[:, None, :])).astype(float)) <= 1
+        assert (
+            off(got, exact, grown * (y[:, :, None] * (np.eye(7, dtype=int) + y[:, None, :])).astype(float))
+            <= 1
+        )
 
 
 def test_the_gradient_is_the_jacobian_applied() -> None:

@@ -26,7 +26,7 @@ def word_by_word(call: Call) -> Any:
         scores = scores + added[b, h, i, seen]
         sink = call.sinks[h : h + 1].astype(call.dtype) if call.sinks is not None else scores[:0]
         if seen.any() or len(sink):
-            top = max([*scores, *sink])
+            top = np.concatenate([scores, sink]).max()
             weights = np.exp(scores - top)
             total = weights.sum() + np.exp(sink - top).sum()
             output[b, h, i] = (weights / total) @ value

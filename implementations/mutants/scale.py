@@ -24,7 +24,9 @@ def fallback_path_forgets_the_scale(call: Call) -> float:
 )
 def scale_uses_the_model_width(call: Call) -> float:
     """The default scale is (H D)^-1/2, from the width of the model, instead of D^-1/2, from a head's."""
-    return call.scale or max(call.H * call.D, 1) ** -0.5  # right: max(call.D, 1) ** -0.5
+    if call.scale is not None:
+        return call.scale
+    return max(call.H * call.D, 1) ** -0.5  # right: max(call.D, 1) ** -0.5
 
 
 @mutant("B004", step="add_bias", evidence="stated", threads="tenstorrent/tt-metal#42891")

@@ -185,6 +185,5 @@ def _chosen(config: pytest.Config) -> list[Implementation]:
     targets = config.getoption("--implementation", default=None) or []
     try:
         return [one for target in targets for one in registry.find(target)] or registry.load_folder()
-    except UsageError as error:
-        unknown = str(error)
-    pytest.exit(unknown, returncode=2)  # outside of the handler: no traceback of ours for a mistyped name
+    except UsageError as error:  # a collection error of this kind shows its sentence and no traceback
+        raise pytest.Collector.CollectError(str(error)) from None

@@ -65,6 +65,7 @@ def measure(
     cells: Sequence[Cell],
     *,
     budget_seconds: float,
+    limit_seconds: float | None = None,
     verified: Mapping[Cell, str | None] | None = None,
     peaks: Mapping[Cell, int] | None = None,
     expected_seconds: Mapping[Cell, float] | None = None,
@@ -74,15 +75,17 @@ def measure(
 ) -> Measured:
     """Time the cells of one group (one case, direction, device and dtype) against each other.
 
-    `verified` maps a cell to the reason why it must not be timed, or None; a cell that is not in it is tried.
-    `peaks` are peak bytes, measured elsewhere. A cell whose call is expected to take so long that the budget
-    has no room is not even tried. `prepare` makes a cell ready to run, and may raise UnsupportedCase.
+    The budget is what all of it should take; where the fewest rounds need more, it may grow to the limit, and
+    cells for which even that is too little are left out, the slowest first. A cell whose call is expected to
+    be too slow is not even tried. `verified` maps a cell to the reason why it must not be timed, or None; a
+    cell that is not in it is tried. `peaks` are peak bytes, measured elsewhere. `prepare` makes a cell ready
+    to run, and may raise UnsupportedCase.
     """
-    deadline = time.perf_counter() + budget_seconds
+    start, limit = time.perf_counter(), budget_seconds if limit_seconds is None else limit_seconds
     prepare, reasons, ready = prepare or prepared, dict(verified or {}), dict[Cell, Prepared]()
     for cell in cells:
         seconds = (expected_seconds or {}).get(cell, 0.0)
-        if reasons.get(cell) is None and seconds * FEWEST_ROUNDS > deadline - time.perf_counter():
+        if reasons.get(cell) is None and seconds * FEWEST_ROUNDS > limit - (time.perf_counter() - start):
             reasons[cell] = too_slow(seconds)
         if reasons.get(cell) is None:
             found = _attempted(cell, prepare)
@@ -91,13 +94,17 @@ def measure(
             else:
                 reasons[cell] = found
     subjects = {cell.implementation.name: Subject(one.call, one.clock) for cell, one in ready.items()}
-    plans = {name: calibrate(one, limit_seconds=budget_seconds) for name, one in subjects.items()}
+    plans = {name: calibrate(one, limit_seconds=limit) for name, one in subjects.items()}
     calls = {cell: plans[cell.implementation.name].call_seconds for cell in ready}
     control = min(calls, key=lambda cell: calls[cell], default=None)
     if control is not None:
         _add_twin(control, prepare(control), subjects, plans)
-    left = deadline - time.perf_counter()
-    samples = interleave(subjects, budget_seconds=left, seed=seed, plans=plans, most_rounds=most_rounds)
+    need = FEWEST_ROUNDS * sum(plan.sample_seconds for plan in plans.values())
+    spent = time.perf_counter() - start
+    rounds_seconds = max(budget_seconds - spent, min(need, limit - spent))
+    samples = interleave(
+        subjects, budget_seconds=rounds_seconds, seed=seed, plans=plans, most_rounds=most_rounds
+    )
     timings = [
         _timing(cell, ready.get(cell), samples, reasons.get(cell), (peaks or {}).get(cell)) for cell in cells
     ]

@@ -28,6 +28,7 @@ RESOLUTION_MULTIPLE = 10_000  # a sample so many clock steps long is quantised b
 MOST_REPEATS = 10_000
 STEADY = 0.1  # warm-up ends when two samples in a row agree within 10 %
 MOST_WARM_UPS = 5
+WARM_UP_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -92,14 +93,16 @@ def interleave(
 def calibrate(subject: Subject, *, limit_seconds: float = math.inf) -> Plan:
     """Warm up until two samples in a row agree, and choose the repeats that the clock's resolution asks for.
 
-    It ends as soon as `FEWEST_ROUNDS` samples would not fit the limit: nothing more needs to be known then.
+    Long calls are taken as they are after two. It ends as soon as `FEWEST_ROUNDS` samples would not fit the
+    limit: nothing more needs to be known then.
     """
     shortest = subject.clock.resolution_seconds() * RESOLUTION_MULTIPLE
-    repeats, before = 1, math.inf
+    repeats, before, spent = 1, math.inf, 0.0
     for _ in range(MOST_WARM_UPS):
         seconds = subject.clock.sample(subject.call, repeats)
-        steady = abs(seconds - before) <= STEADY * before and before != math.inf
-        if (steady and seconds * repeats >= shortest) or seconds * repeats * FEWEST_ROUNDS > limit_seconds:
+        spent += seconds * repeats
+        settled = abs(seconds - before) <= STEADY * seconds or (before < math.inf and spent > WARM_UP_SECONDS)
+        if (settled and seconds * repeats >= shortest) or seconds * repeats * FEWEST_ROUNDS > limit_seconds:
             break
         before = seconds
         repeats = max(1, min(MOST_REPEATS, math.ceil(shortest / max(seconds, shortest / MOST_REPEATS))))
@@ -109,17 +112,22 @@ def calibrate(subject: Subject, *, limit_seconds: float = math.inf) -> Plan:
 def share_rounds(
     costs: Mapping[str, float], budget_seconds: float, most_rounds: int = MOST_ROUNDS
 ) -> dict[str, int]:
-    """Rounds for each subject: equal shares, and what the cheap ones leave goes to the dear ones."""
-    counts: dict[str, int] = {}
-    left = budget_seconds
-    by_cost = sorted(costs, key=lambda name: costs[name])
-    for index, name in enumerate(by_cost):
-        share = left / (len(by_cost) - index)
-        rounds = most_rounds if costs[name] * most_rounds <= share else int(share / costs[name])
-        if rounds < FEWEST_ROUNDS:  # dearer than its share: still timed where the whole rest suffices
-            rounds = FEWEST_ROUNDS if costs[name] * FEWEST_ROUNDS <= left else 0
-        counts[name] = rounds
-        left -= rounds * costs[name]
+    """Rounds for each subject, 0 for the dearest where not even `FEWEST_ROUNDS` of all fit the budget.
+
+    Beyond the fewest, the rest is shared equally, and what the cheap ones leave goes to the dear ones.
+    """
+    cheapest_first = sorted(costs, key=lambda name: costs[name])
+    while cheapest_first and FEWEST_ROUNDS * sum(costs[n] for n in cheapest_first) > budget_seconds:
+        cheapest_first.pop()
+    left = budget_seconds - FEWEST_ROUNDS * sum(costs[n] for n in cheapest_first)
+    counts = dict.fromkeys(costs, 0)
+    for index, name in enumerate(cheapest_first):
+        share = left / (len(cheapest_first) - index)
+        more = most_rounds - FEWEST_ROUNDS
+        if costs[name] * more > share:
+            more = int(share / costs[name])
+        counts[name] = FEWEST_ROUNDS + more
+        left -= more * costs[name]
     return counts
 
 

@@ -37,6 +37,7 @@ CEILING_SECONDS = 0.5
 CEILING_SHARE = 0.1  # of the budget, at most
 MEMORY_SHARE = 0.15
 SERVER_SECONDS = 3.0  # about what a new process needs to import a framework
+LARGEST_SHARE = 1 / 3  # of what is left, for a group that cannot do with less
 OUT_OF_TIME = "the time budget had run out"
 
 
@@ -82,6 +83,7 @@ def run_grid(
         found = measure(
             group,
             budget_seconds=share,
+            limit_seconds=LARGEST_SHARE * left(),
             verified=reasons if share else {cell: reasons[cell] or OUT_OF_TIME for cell in group},
             peaks=peaks,
             expected_seconds=speeds.expected(group),

@@ -188,7 +188,7 @@ def check_cells(cells: Sequence[Cell], *, profile: str = "default", jobs: int = 
             yield cell, list(check_cell(cell, examples=examples))
         return
     done: set[str] = set()
-    with _single_threaded(), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with single_threaded(), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(_elsewhere, *_address(cell), examples): cell for cell in cells}
         for future in as_completed(futures):
             if isinstance(future.exception(), BrokenProcessPool):
@@ -197,13 +197,13 @@ def check_cells(cells: Sequence[Cell], *, profile: str = "default", jobs: int = 
             yield futures[future], future.result()
     for cell in cells:
         if str(cell) not in done:
-            with _single_threaded(), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            with single_threaded(), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 future = pool.submit(_elsewhere, *_address(cell), examples)
                 yield cell, _crashed(cell) if isinstance(future.exception(), BrokenProcessPool) else future.result()
 
 
 @contextlib.contextmanager
-def _single_threaded() -> Iterator[None]:
+def single_threaded() -> Iterator[None]:
     """Processes started here use one thread each: the problems are small, and the processes fill the cores."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}

@@ -11,20 +11,16 @@ def read(array: np.ndarray, strides: tuple[int, ...], *, index: type = np.int64)
     `index` is the integer type in which row * stride is computed. Outside of the buffer that holds the array,
     where a kernel would read foreign memory, everything is 7.
     """
-    memory, first = buffer(array)
-    places = np.zeros(array.shape, np.int64)
+    found = buffer(array)
+    if found is None or not array.size:
+        return array
+    memory, first = found
+    places = np.full(array.shape, first, np.int64)
     for axis, stride in enumerate(strides):
-        steps = np.arange(array.shape[axis]) * stride
-        places += (
-            steps.astype(index).astype(np.int64).reshape([-1 if a == axis else 1 for a in range(array.ndim)])
-        )
-    places += first
+        steps = (np.arange(array.shape[axis]) * stride).astype(index).astype(np.int64)
+        places += steps.reshape([-1 if other == axis else 1 for other in range(array.ndim)])
     outside = (places < 0) | (places >= memory.size)
-    return (
-        np.where(outside, 7, memory[np.where(outside, 0, places)]).astype(array.dtype)
-        if array.size
-        else array
-    )
+    return np.where(outside, 7, memory[np.where(outside, 0, places)]).astype(array.dtype)
 
 
 def strides_of(array: np.ndarray) -> tuple[int, ...]:
@@ -37,16 +33,14 @@ def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(int(np.prod(shape[axis + 1 :])) for axis in range(len(shape)))
 
 
-def buffer(array: np.ndarray) -> tuple[np.ndarray, int]:
-    """The elements of the memory that `array` is a view of, and which of them is the array's first."""
+def buffer(array: np.ndarray) -> tuple[np.ndarray, int] | None:
+    """The elements of the memory that `array` is a view of, and which is its first; None if unknown."""
     owner = whole = array
     while (owner := getattr(owner, "base", None)) is not None:
         if isinstance(owner, np.ndarray) and owner.dtype == array.dtype and _flat(owner) is not None:
             whole = owner
     flat = _flat(whole)
-    if flat is None:  # a view of memory that no array of this type owns
-        return np.ravel(array), 0
-    return flat, (array.ctypes.data - flat.ctypes.data) // array.itemsize
+    return None if flat is None else (flat, (array.ctypes.data - flat.ctypes.data) // array.itemsize)
 
 
 def _flat(array: np.ndarray) -> np.ndarray | None:

@@ -26,7 +26,7 @@ def element(tag: str, *children: str, **attributes: object) -> Markup:
         if value is not None
     )
     inner = Markup("").join(children)
-    return Markup(f"<{tag}{named}>{inner}</{tag}>" if children else f"<{tag}{named}/>")  # noqa: S704  (escaped above)
+    return Markup(f"<{tag}{named}>{inner}</{tag}>" if children else f"<{tag}{named}/>")
 
 
 def path(points: Sequence[tuple[float, float]]) -> str:
