@@ -31,6 +31,8 @@ Array = np.ndarray
     causal_alignment="bottom-right",
     empty_rows="zero",
     masked_values="ignored",
+    deterministic=True,
+    batch_invariant=True,
     delta="output",
     lse="natural",
 )

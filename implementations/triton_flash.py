@@ -9,8 +9,8 @@ Rules that the kernels keep:
   batch entry's length (causal is right = 0: aligned bottom-right). Tiles of keys outside are skipped, tiles inside need
   no mask, and only the tiles on an edge compute one.
 - Keys and values that no query of a tile sees are never loaded. Those that only its other queries see are, on an edge,
-  and a matrix product would turn their NaN into everyone's (0 * NaN). So edge tiles enter products with zero for what
-  is not finite, and the rows that do see it are set to NaN.
+  and a matrix product would turn their NaN into everyone's (0 * NaN). So a result that is not finite is computed once
+  more, by `CAREFUL` loops: there NaN reaches the rows that see it and no others. Finite rows come out bit-equal.
 - Accumulators are float32. Weights and their gradients are rounded to the input dtype before each matrix product.
   Exponentials are base 2 with log2(e) folded into the scale. The backward is that of FlashAttention-2
   (https://arxiv.org/abs/2307.08691): weights from the stored log-sum-exp, delta from the stored output.
@@ -53,7 +53,7 @@ kernel = functools.partial(
     triton.jit,
     do_not_specialize=[
         *("query_strides", "key_strides", "value_strides", "output_strides", "upstream_strides", "length_stride"),
-        *("key_output_strides", "value_output_strides"),
+        *("key_output_strides", "value_output_strides", "lse_upstream_strides"),
         *("heads", "group", "queries", "keys", "key_size", "value_size", "left", "right"),
     ],
 )
@@ -159,6 +159,21 @@ def _sum_of_rows(tile):
 
 
 @triton.jit
+def _is_finite(tile):
+    return tl.abs(tile.to(tl.float32)) < INFINITY
+
+
+@triton.jit
+def _all_finite(tile):
+    return _scalar(_highest(_highest(tl.where(_is_finite(tile), 0, 1), 1), 0)) == 0
+
+
+@triton.jit
+def _finite_or_zero(tile):
+    return tl.where(_is_finite(tile), tile, 0.0)
+
+
+@triton.jit
 def _tanh(x):
     """From exp2, which the interpreter has too; a series near zero, where 1 - exp2 would cancel."""
     decay = tl.exp2(tl.abs(x) * (-2.0 * LOG2_E))
@@ -169,15 +184,13 @@ def _tanh(x):
 
 
 @triton.jit
-def _view(
-    tensor, strides, batch, head, size, ROWS: tl.constexpr, COLUMNS: tl.constexpr, UNIT: tl.constexpr
-):
+def _view(tensor, strides, batch, head, size, ROWS: tl.constexpr, COLUMNS: tl.constexpr, UNIT: tl.constexpr):
     """The matrix of one head, with rows of `size`, as tiles: (start, step of a row, offsets in a tile, columns inside)."""
     rows = _range(ROWS)[:, None]
     columns = _range(COLUMNS)[None, :]
     start = tensor + (_index(batch) * _index(strides[0]) + _index(head) * _index(strides[1])) * UNIT
     step = _index(strides[2]) * UNIT
-    if UNIT > 1:  # the last axis is contiguous, and rows are near enough for 32 bits within a tile
+    if UNIT > 1:  # the last axis is contiguous, and 32 bits reach through a tile
         offsets = rows * (_scalar(strides[2]) * UNIT) + columns
     else:
         offsets = rows.to(tl.int64) * step + columns.to(tl.int64) * _index(strides[3])
@@ -186,7 +199,7 @@ def _view(
 
 @triton.jit
 def _load(view, first, wanted, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """The tile from row `first` on. Zero outside `wanted` rows (looked at if ROWS) and the columns (if COLUMNS)."""
+    """The tile from row `first` on. Zero outside the `wanted` rows (looked at if ROWS) and the columns (if COLUMNS)."""
     start, step, offsets, columns = view
     pointers = start + _index(first) * step + offsets
     if ROWS and COLUMNS:
@@ -208,37 +221,22 @@ def _store(view, first, wanted, tile):
 
 
 @triton.jit
-def _is_finite(tile):
-    return tl.abs(tile.to(tl.float32)) < INFINITY
+def _program(BLOCK: tl.constexpr, LAST_FIRST: tl.constexpr):
+    """(first row of the tile, head, batch entry). LAST_FIRST: under a causal mask the last queries have the most work."""
+    tile = _scalar(tl.program_id(0))
+    if LAST_FIRST:
+        tile = _scalar(tl.num_programs(0)) - 1 - tile
+    return tile * BLOCK, _scalar(tl.program_id(1)), _scalar(tl.program_id(2))
 
 
 @triton.jit
-def _finite_or_zero(tile, GUARD: tl.constexpr):
-    if GUARD:
-        return tl.where(_is_finite(tile), tile, 0.0)
-    return tile
-
-
-@triton.jit
-def _span(lengths, length_stride, batch, queries, keys, left, right):
-    """(length, shift, left, right): query i sees the keys i + shift - left .. i + shift + right below length."""
+def _length(lengths, length_stride, batch, keys):
+    """Keys of this batch entry that are not padding."""
     length = _scalar(keys)
     if lengths is not None:
         given = tl.load(lengths + _index(batch) * _index(length_stride)).to(tl.int32)
-        length = min(max(_scalar(given), 0), _scalar(keys))
-    return length, _scalar(keys) - _scalar(queries), _scalar(left), _scalar(right)
-
-
-@triton.jit
-def _visible(rows, columns, span, LEFT: tl.constexpr, RIGHT: tl.constexpr):
-    """Where queries see keys. `rows` and `columns` are query and key positions, shaped to broadcast."""
-    length, shift, left, right = span
-    visible = columns < length
-    if RIGHT:
-        visible = visible & (columns <= rows + (shift + right))
-    if LEFT:
-        visible = visible & (columns >= rows + (shift - left))
-    return visible
+        length = min(max(_scalar(given), 0), length)
+    return length
 
 
 @triton.jit
@@ -274,53 +272,56 @@ def _part(bounds, PART: tl.constexpr):
         return max(inner_begin, inner_end), end
 
 
+@triton.jit
+def _between(positions, lowest, highest, LOW: tl.constexpr, HIGH: tl.constexpr):
+    """lowest <= positions <= highest, one side or both."""
+    if LOW and HIGH:
+        return (positions >= lowest) & (positions <= highest)
+    elif LOW:
+        return positions >= lowest
+    else:
+        return positions <= highest
+
+
 # -- Forward -----------------------------------------------------------------------------------------------------------
 
 
 @triton.jit
-def _add_seen_values(total, weights, visible, values, GUARD: tl.constexpr):
-    """total + weights @ values; what is not finite in `values` reaches the rows that see it, as NaN, and no others."""
-    if GUARD:
-        total = _add_product(total, weights, _finite_or_zero(values, True))
-        bad = tl.where(_is_finite(values), 0.0, 1.0)
-        if _scalar(_highest(_highest(bad, 1), 0)) > 0:
-            reached = _product(tl.where(visible, 1.0, 0.0).to(weights.dtype), bad.to(weights.dtype))
-            total = tl.where(reached > 0, float("nan"), total)
-        return total
-    else:
-        return _add_product(total, weights, values)
-
-
-@triton.jit
 def _attend(
-    state, query_tile, rows, key, value, begin, end, low, high, span, factor, slope,
-    LEFT: tl.constexpr, RIGHT: tl.constexpr, SOFTCAP: tl.constexpr, EVEN: tl.constexpr, BLOCK_N: tl.constexpr,
-    EDGE: tl.constexpr, dtype: tl.constexpr,
+    state, query_tile, lowest, highest, key, value, begin, end, low, high, factor, slope,
+    LEFT: tl.constexpr, SOFTCAP: tl.constexpr, EVEN: tl.constexpr, BLOCK_N: tl.constexpr,
+    EDGE: tl.constexpr, CAREFUL: tl.constexpr, dtype: tl.constexpr,
 ):  # fmt: skip
-    """Online softmax over the key tiles that start in [begin, end). [low, high): the keys that any of the rows sees."""
+    """Online softmax over the key tiles that start in [begin, end), where each query sees its keys lowest..highest.
+
+    [low, high) are the keys that any of the queries sees: no other is loaded.
+    """
     total, normaliser, peak = state
     columns = _range(BLOCK_N)
-    for start in range(begin, end, BLOCK_N):
+    for start in tl.range(begin, end, BLOCK_N, num_stages=1 if CAREFUL else None):
         positions = columns + start
-        wanted = (positions >= low) & (positions < high)
+        wanted = _between(positions, low, high - 1, LEFT, True)
         scores = _product(query_tile, tl.trans(_load(key, start, wanted, EDGE, not EVEN)))
         if SOFTCAP:
             scores = _tanh(scores * slope)  # the cap itself is in `factor`
-        visible = True
         if EDGE:
-            visible = _visible(rows[:, None], positions[None, :], span, LEFT, RIGHT)
-            new_peak = tl.maximum(peak, _highest(tl.where(visible, scores, -INFINITY), 1) * factor)
-            weights = tl.where(visible, tl.exp2(scores * factor - new_peak[:, None]), 0.0)
-        else:
-            new_peak = tl.maximum(peak, _highest(scores, 1) * factor)
-            weights = tl.exp2(scores * factor - new_peak[:, None])
+            visible = _between(positions[None, :], lowest[:, None], highest[:, None], LEFT, True)
+            scores = tl.where(visible, scores, -INFINITY)
+        new_peak = tl.maximum(peak, _highest(scores, 1) * factor)
+        weights = tl.exp2(scores * factor - new_peak[:, None])
         decay = tl.exp2(peak - new_peak)
         normaliser = normaliser * decay + _sum_of_rows(weights)
-        total = _add_seen_values(
-            total * decay[:, None], _operand(weights, dtype), visible, _load(value, start, wanted, EDGE, not EVEN),
-            EDGE and (LEFT or RIGHT),
-        )  # fmt: skip
         peak = new_peak
+        total = total * decay[:, None]
+        weights = _operand(weights, dtype)
+        value_tile = _load(value, start, wanted, EDGE, not EVEN)
+        if CAREFUL:
+            total = _add_product(total, weights, _finite_or_zero(value_tile))
+            bad = tl.where(_is_finite(value_tile), 0.0, 1.0).to(weights.dtype)
+            reached = _product(tl.where(visible, 1.0, 0.0).to(weights.dtype), bad)
+            total = tl.where(reached > 0, float("nan"), total)
+        else:
+            total = _add_product(total, weights, value_tile)
     return total, normaliser, peak
 
 
@@ -332,32 +333,39 @@ def forward_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
     """Program (tile of queries, head, batch entry): its output rows, and their log-sum-exp in base 2."""
-    # Under a causal mask the last queries see the most keys: they start first.
-    first = (_scalar(tl.num_programs(0)) - 1 - _scalar(tl.program_id(0))) * BLOCK_M
-    head = _scalar(tl.program_id(1))
-    batch = _scalar(tl.program_id(2))
+    first, head, batch = _program(BLOCK_M, True)
     last = min(first + BLOCK_M, _scalar(queries)) - 1
-    span = _span(lengths, length_stride, batch, queries, keys, left, right)
-    length, shift, before, after = span
-    bounds = _partners(first + shift, last + shift, before, after, length, LEFT, RIGHT, BLOCK_N)
+    length = _length(lengths, length_stride, batch, keys)
+    before = _scalar(queries) - _scalar(keys) + _scalar(left)  # query i sees the keys i - before .. i + after
+    after = _scalar(keys) - _scalar(queries) + _scalar(right)
+    bounds = _partners(first, last, before, after, length, LEFT, RIGHT, BLOCK_N)
     rows = _range(BLOCK_M) + first
     inside = rows < queries
+    lowest = rows - before
+    highest = tl.minimum(rows + after, length - 1) if RIGHT else rows * 0 + (length - 1)
     query_view = _view(query, query_strides, batch, head, key_size, BLOCK_M, BLOCK_D, UNIT)
     key_view = _view(key, key_strides, batch, head // _scalar(group), key_size, BLOCK_N, BLOCK_D, UNIT)
     value_view = _view(value, value_strides, batch, head // _scalar(group), value_size, BLOCK_N, BLOCK_E, UNIT)
     query_tile = _load(query_view, first, inside, True, not EVEN)
-    state = (
+    nothing = (
         tl.full([BLOCK_M, BLOCK_E], 0.0, tl.float32),
         tl.full([BLOCK_M], 0.0, tl.float32),
         tl.full([BLOCK_M], LOWEST, tl.float32),
     )
+    state = nothing
     for PART in tl.static_range(0 if LEFT else 1, 3):
         begin, end = _part(bounds, PART)
         state = _attend(
-            state, query_tile, rows, key_view, value_view, begin, end, first + shift - before if LEFT else 0, bounds[3],
-            span, factor, slope, LEFT, RIGHT, SOFTCAP, EVEN, BLOCK_N, PART != 1, key.dtype.element_ty,
+            state, query_tile, lowest, highest, key_view, value_view, begin, end, first - before, bounds[3], factor, slope,
+            LEFT, SOFTCAP, EVEN, BLOCK_N, PART != 1, False, key.dtype.element_ty,
         )  # fmt: skip
     total, normaliser, peak = state
+    if LEFT or RIGHT:
+        if not _all_finite(total):
+            total, normaliser, peak = _attend(
+                nothing, query_tile, lowest, highest, key_view, value_view, bounds[0], bounds[3], first - before, bounds[3],
+                factor, slope, LEFT, SOFTCAP, EVEN, BLOCK_N, True, True, key.dtype.element_ty,
+            )  # fmt: skip
     total = total / tl.where(normaliser == 0, 1.0, normaliser)[:, None]  # an empty row stays zero
     entry = (_index(batch) * _index(heads) + _index(head)) * _index(queries)
     tl.store(lse + entry + rows, peak + tl.log2(normaliser), mask=inside)
@@ -369,22 +377,23 @@ def forward_kernel(
 
 @kernel
 def delta_kernel(
-    output, upstream, lse_upstream, delta, output_strides, upstream_strides, heads, queries, value_size,
+    output, upstream, lse_upstream, delta, output_strides, upstream_strides, lse_upstream_strides,
+    heads, queries, value_size,
     UNIT: tl.constexpr, EVEN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
     """delta = rowsum(dO * O) - dL, with dL the upstream gradient of the log-sum-exp."""
-    first = _scalar(tl.program_id(0)) * BLOCK_M
-    head = _scalar(tl.program_id(1))
-    batch = _scalar(tl.program_id(2))
+    first, head, batch = _program(BLOCK_M, False)
     rows = _range(BLOCK_M) + first
     inside = rows < queries
     output_view = _view(output, output_strides, batch, head, value_size, BLOCK_M, BLOCK_E, UNIT)
     upstream_view = _view(upstream, upstream_strides, batch, head, value_size, BLOCK_M, BLOCK_E, UNIT)
     output_tile = _load(output_view, first, inside, True, not EVEN).to(tl.float32)
     result = _sum_of_rows(output_tile * _load(upstream_view, first, inside, True, not EVEN).to(tl.float32))
-    entry = (_index(batch) * _index(heads) + _index(head)) * _index(queries)
     if lse_upstream is not None:
-        result -= tl.load(lse_upstream + entry + rows, mask=inside, other=0.0)
+        strides = lse_upstream_strides
+        entry = _index(batch) * _index(strides[0]) + _index(head) * _index(strides[1])
+        result -= tl.load(lse_upstream + entry + rows.to(tl.int64) * _index(strides[2]), mask=inside, other=0.0)
+    entry = (_index(batch) * _index(heads) + _index(head)) * _index(queries)
     tl.store(delta + entry + rows, result, mask=inside)
 
 
@@ -402,15 +411,16 @@ def _weights_and_change(scores, value_products, lse, delta, factor, slope, SOFTC
 
 @triton.jit
 def _sum_over_keys(
-    total, query_tile, upstream_tile, lse_rows, delta_rows, rows, key, value, begin, end, low, high, span, factor, slope,
-    LEFT: tl.constexpr, RIGHT: tl.constexpr, SOFTCAP: tl.constexpr, EVEN: tl.constexpr, BLOCK_N: tl.constexpr,
-    EDGE: tl.constexpr, dtype: tl.constexpr,
+    total, query_tile, upstream_tile, lse_rows, delta_rows, lowest, highest, key, value, begin, end, low, high,
+    factor, slope,
+    LEFT: tl.constexpr, SOFTCAP: tl.constexpr, EVEN: tl.constexpr, BLOCK_N: tl.constexpr,
+    EDGE: tl.constexpr, CAREFUL: tl.constexpr, dtype: tl.constexpr,
 ):  # fmt: skip
-    """total + dS @ K over the key tiles that start in [begin, end)."""
+    """total + dS @ K over the key tiles that start in [begin, end); the rest as in _attend."""
     columns = _range(BLOCK_N)
-    for start in range(begin, end, BLOCK_N):
+    for start in tl.range(begin, end, BLOCK_N, num_stages=1 if CAREFUL else None):
         positions = columns + start
-        wanted = (positions >= low) & (positions < high)
+        wanted = _between(positions, low, high - 1, LEFT, True)
         key_tile = _load(key, start, wanted, EDGE, not EVEN)
         value_tile = _load(value, start, wanted, EDGE, not EVEN)
         _, change = _weights_and_change(
@@ -418,9 +428,11 @@ def _sum_over_keys(
             lse_rows[:, None], delta_rows[:, None], factor, slope, SOFTCAP,
         )  # fmt: skip
         if EDGE:
-            change = tl.where(_visible(rows[:, None], positions[None, :], span, LEFT, RIGHT), change, 0.0)
-        # A row that sees a key that is not finite has NaN in `change`.
-        total = _add_product(total, _operand(change, dtype), _finite_or_zero(key_tile, EDGE and (LEFT or RIGHT)))
+            visible = _between(positions[None, :], lowest[:, None], highest[:, None], LEFT, True)
+            change = tl.where(visible, change, 0.0)
+        if CAREFUL:
+            key_tile = _finite_or_zero(key_tile)  # a row that sees such a key has NaN in `change`
+        total = _add_product(total, _operand(change, dtype), key_tile)
     return total
 
 
@@ -433,15 +445,16 @@ def query_gradient_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
     """Program (tile of queries, head, batch entry): its rows of dQ."""
-    first = (_scalar(tl.num_programs(0)) - 1 - _scalar(tl.program_id(0))) * BLOCK_M
-    head = _scalar(tl.program_id(1))
-    batch = _scalar(tl.program_id(2))
+    first, head, batch = _program(BLOCK_M, True)
     last = min(first + BLOCK_M, _scalar(queries)) - 1
-    span = _span(lengths, length_stride, batch, queries, keys, left, right)
-    length, shift, before, after = span
-    bounds = _partners(first + shift, last + shift, before, after, length, LEFT, RIGHT, BLOCK_N)
+    length = _length(lengths, length_stride, batch, keys)
+    before = _scalar(queries) - _scalar(keys) + _scalar(left)
+    after = _scalar(keys) - _scalar(queries) + _scalar(right)
+    bounds = _partners(first, last, before, after, length, LEFT, RIGHT, BLOCK_N)
     rows = _range(BLOCK_M) + first
     inside = rows < queries
+    lowest = rows - before
+    highest = tl.minimum(rows + after, length - 1) if RIGHT else rows * 0 + (length - 1)
     query_view = _view(query, query_strides, batch, head, key_size, BLOCK_M, BLOCK_D, UNIT)
     upstream_view = _view(upstream, upstream_strides, batch, head, value_size, BLOCK_M, BLOCK_E, UNIT)
     key_view = _view(key, key_strides, batch, head // _scalar(group), key_size, BLOCK_N, BLOCK_D, UNIT)
@@ -451,30 +464,42 @@ def query_gradient_kernel(
     entry = (_index(batch) * _index(heads) + _index(head)) * _index(queries)
     lse_rows = tl.load(lse + entry + rows, mask=inside, other=INFINITY)
     delta_rows = tl.load(delta + entry + rows, mask=inside, other=0.0)
-    total = tl.full([BLOCK_M, BLOCK_D], 0.0, tl.float32)
+    nothing = tl.full([BLOCK_M, BLOCK_D], 0.0, tl.float32)
+    total = nothing
     for PART in tl.static_range(0 if LEFT else 1, 3):
         begin, end = _part(bounds, PART)
         total = _sum_over_keys(
-            total, query_tile, upstream_tile, lse_rows, delta_rows, rows, key_view, value_view, begin, end,
-            first + shift - before if LEFT else 0, bounds[3], span, factor, slope,
-            LEFT, RIGHT, SOFTCAP, EVEN, BLOCK_N, PART != 1, key.dtype.element_ty,
+            total, query_tile, upstream_tile, lse_rows, delta_rows, lowest, highest, key_view, value_view, begin, end,
+            first - before, bounds[3], factor, slope,
+            LEFT, SOFTCAP, EVEN, BLOCK_N, PART != 1, False, key.dtype.element_ty,
         )  # fmt: skip
+    if LEFT or RIGHT:
+        if not _all_finite(total):
+            total = _sum_over_keys(
+                nothing, query_tile, upstream_tile, lse_rows, delta_rows, lowest, highest, key_view, value_view,
+                bounds[0], bounds[3], first - before, bounds[3], factor, slope,
+                LEFT, SOFTCAP, EVEN, BLOCK_N, True, True, key.dtype.element_ty,
+            )  # fmt: skip
     _store(_view(output, output_strides, batch, head, key_size, BLOCK_M, BLOCK_D, UNIT), first, inside, total * scale)
 
 
 @triton.jit
 def _sum_over_queries(
-    key_total, value_total, key_tile, value_tile, positions, query, upstream, lse, delta, begin, end, queries, span,
-    factor, slope,
+    key_total, value_total, key_tile, value_tile, lowest, highest, query, upstream, lse, delta, begin, split, skip, end,
+    queries, factor, slope,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, SOFTCAP: tl.constexpr, EVEN: tl.constexpr, BLOCK_M: tl.constexpr,
-    EDGE: tl.constexpr, dtype: tl.constexpr,
+    EDGE: tl.constexpr, CAREFUL: tl.constexpr, dtype: tl.constexpr,
 ):  # fmt: skip
-    """key_total + dS^T @ Q and value_total + P^T @ dO over the query tiles that start in [begin, end).
+    """key_total + dS^T @ Q and value_total + P^T @ dO over the query tiles in [begin, split) and [split + skip, end).
 
-    Rows of tiles are keys here. Only on an edge may a query be past the last one: its log-sum-exp +inf gives weight zero.
+    Rows of tiles are keys here, and each is seen by its queries lowest..highest. Only on an edge may a query be past the
+    last one: log-sum-exp +inf gives it weight zero.
     """
     offsets = _range(BLOCK_M)
-    for start in range(begin, end, BLOCK_M):
+    for step in tl.range(begin, end - skip, BLOCK_M, num_stages=1 if CAREFUL else None):
+        start = step
+        if EDGE:
+            start = step + _scalar(tl.where(step >= split, skip, 0))
         rows = offsets + start
         inside = rows < queries
         query_tile = _load(query, start, inside, EDGE, not EVEN)
@@ -489,16 +514,50 @@ def _sum_over_queries(
             _product(key_tile, tl.trans(query_tile)), _product(value_tile, tl.trans(upstream_tile)),
             lse_rows[None, :], delta_rows[None, :], factor, slope, SOFTCAP,
         )  # fmt: skip
+        if CAREFUL:  # a key seen by a row with such an upstream gradient has NaN in `change`, and in that row's delta
+            weights += delta_rows[None, :] * 0.0
+            upstream_tile = _finite_or_zero(upstream_tile)
+            query_tile = _finite_or_zero(query_tile)
         if EDGE and (LEFT or RIGHT):
-            visible = _visible(rows[None, :], positions[:, None], span, LEFT, RIGHT)
+            visible = _between(rows[None, :], lowest[:, None], highest[:, None], RIGHT, LEFT)
+            weights = tl.where(visible, weights, 0.0)
             change = tl.where(visible, change, 0.0)
-            # delta is NaN where the upstream gradient is; so a key that such a row sees still gets NaN from it.
-            weights = tl.where(visible, weights + delta_rows[None, :] * 0.0, 0.0)
-            upstream_tile = _finite_or_zero(upstream_tile, True)
-            query_tile = _finite_or_zero(query_tile, True)
         value_total = _add_product(value_total, _operand(weights, dtype), upstream_tile)
         key_total = _add_product(key_total, _operand(change, dtype), query_tile)
     return key_total, value_total
+
+
+@triton.jit
+def _sum_over_heads(
+    key_tile, value_tile, inside, lowest, highest, query, upstream, lse, delta, query_strides, upstream_strides, batch,
+    key_head, heads, group, queries, key_size, value_size, bounds, factor, slope,
+    LEFT: tl.constexpr, RIGHT: tl.constexpr, SOFTCAP: tl.constexpr, UNIT: tl.constexpr, EVEN: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, CAREFUL: tl.constexpr,
+):  # fmt: skip
+    """(dS^T @ Q, P^T @ dO) of a tile of keys, over the queries of all heads that read it."""
+    key_total = tl.full([BLOCK_N, BLOCK_D], 0.0, tl.float32)
+    value_total = tl.full([BLOCK_N, BLOCK_E], 0.0, tl.float32)
+    begin, inner_begin, inner_end, end = bounds
+    for member in range(_scalar(group)):
+        head = key_head * _scalar(group) + member
+        entry = (_index(batch) * _index(heads) + _index(head)) * _index(queries)
+        query_view = _view(query, query_strides, batch, head, key_size, BLOCK_M, BLOCK_D, UNIT)
+        upstream_view = _view(upstream, upstream_strides, batch, head, value_size, BLOCK_M, BLOCK_E, UNIT)
+        split = end if CAREFUL else min(inner_begin, end)
+        skip = 0 if CAREFUL else max(inner_end - split, 0)
+        key_total, value_total = _sum_over_queries(
+            key_total, value_total, key_tile, value_tile, lowest, highest, query_view, upstream_view, lse + entry,
+            delta + entry, begin, split, skip, end, queries, factor, slope,
+            LEFT, RIGHT, SOFTCAP, EVEN, BLOCK_M, True, CAREFUL, query.dtype.element_ty,
+        )  # fmt: skip
+        if not CAREFUL:
+            key_total, value_total = _sum_over_queries(
+                key_total, value_total, key_tile, value_tile, lowest, highest, query_view, upstream_view, lse + entry,
+                delta + entry, inner_begin, inner_end, 0, inner_end, queries, factor, slope,
+                LEFT, RIGHT, SOFTCAP, EVEN, BLOCK_M, False, False, query.dtype.element_ty,
+            )  # fmt: skip
+    # Padding in the tile has gathered weights against keys of zero.
+    return tl.where(inside[:, None], key_total, 0.0), tl.where(inside[:, None], value_total, 0.0)
 
 
 @kernel
@@ -510,44 +569,39 @@ def key_value_gradient_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
     """Program (tile of keys, key/value head, batch entry): its rows of dK and dV, over all query heads of the group."""
-    first = _scalar(tl.program_id(0)) * BLOCK_N
-    key_head = _scalar(tl.program_id(1))
-    batch = _scalar(tl.program_id(2))
-    span = _span(lengths, length_stride, batch, queries, keys, left, right)
-    length, shift, before, after = span
+    first, key_head, batch = _program(BLOCK_N, False)
+    length = _length(lengths, length_stride, batch, keys)
+    last = min(first + BLOCK_N, length) - 1
+    before = _scalar(keys) - _scalar(queries) + _scalar(right)  # key j is seen by the queries j - before .. j + after
+    after = _scalar(queries) - _scalar(keys) + _scalar(left)
     limit = _scalar(queries)
     if first >= length:  # a tile of padding: no query sees it
         limit = 0
-    # Key j is seen by the queries j - shift - right .. j - shift + left.
-    last = min(first + BLOCK_N, length) - 1
-    bounds = _partners(first - shift, last - shift, after, before, limit, RIGHT, LEFT, BLOCK_M)
+    bounds = _partners(first, last, before, after, limit, RIGHT, LEFT, BLOCK_M)
     positions = _range(BLOCK_N) + first
     inside = positions < length
     key_view = _view(key, key_strides, batch, key_head, key_size, BLOCK_N, BLOCK_D, UNIT)
     value_view = _view(value, value_strides, batch, key_head, value_size, BLOCK_N, BLOCK_E, UNIT)
     key_tile = _load(key_view, first, inside, True, not EVEN)
     value_tile = _load(value_view, first, inside, True, not EVEN)
-    key_total = tl.full([BLOCK_N, BLOCK_D], 0.0, tl.float32)
-    value_total = tl.full([BLOCK_N, BLOCK_E], 0.0, tl.float32)
-    for member in range(_scalar(group)):
-        head = key_head * _scalar(group) + member
-        entry = (_index(batch) * _index(heads) + _index(head)) * _index(queries)
-        query_view = _view(query, query_strides, batch, head, key_size, BLOCK_M, BLOCK_D, UNIT)
-        upstream_view = _view(upstream, upstream_strides, batch, head, value_size, BLOCK_M, BLOCK_E, UNIT)
-        for PART in tl.static_range(0 if RIGHT else 1, 3):
-            begin, end = _part(bounds, PART)
-            key_total, value_total = _sum_over_queries(
-                key_total, value_total, key_tile, value_tile, positions, query_view, upstream_view, lse + entry,
-                delta + entry, begin, end, queries, span, factor, slope,
-                LEFT, RIGHT, SOFTCAP, EVEN, BLOCK_M, PART != 1, key.dtype.element_ty,
+    key_total, value_total = _sum_over_heads(
+        key_tile, value_tile, inside, positions - before, positions + after, query, upstream, lse, delta, query_strides,
+        upstream_strides, batch, key_head, heads, group, queries, key_size, value_size, bounds, factor, slope,
+        LEFT, RIGHT, SOFTCAP, UNIT, EVEN, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_E, False,
+    )  # fmt: skip
+    if LEFT or RIGHT:
+        if not (_all_finite(key_total) and _all_finite(value_total)):
+            key_total, value_total = _sum_over_heads(
+                key_tile, value_tile, inside, positions - before, positions + after, query, upstream, lse, delta,
+                query_strides, upstream_strides, batch, key_head, heads, group, queries, key_size, value_size, bounds,
+                factor, slope,
+                LEFT, RIGHT, SOFTCAP, UNIT, EVEN, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_E, True,
             )  # fmt: skip
-    # Padding in the tile has gathered weights against keys of zero.
-    key_total = tl.where(inside[:, None], key_total * scale, 0.0)
-    value_total = tl.where(inside[:, None], value_total, 0.0)
+    inside = positions < keys
     key_output_view = _view(key_output, key_output_strides, batch, key_head, key_size, BLOCK_N, BLOCK_D, UNIT)
     value_output_view = _view(value_output, value_output_strides, batch, key_head, value_size, BLOCK_N, BLOCK_E, UNIT)
-    _store(key_output_view, first, positions < keys, key_total)
-    _store(value_output_view, first, positions < keys, value_total)
+    _store(key_output_view, first, inside, key_total * scale)
+    _store(value_output_view, first, inside, value_total)
 
 
 # -- Launching ---------------------------------------------------------------------------------------------------------
@@ -702,11 +756,10 @@ def _delta(output, upstream, lse_upstream):
     unit, strides = _strides(output, upstream)
     block = _padded(size)
     tile = INTERPRETED if output.device.type != "cuda" else Tiles(64, 0)
-    if lse_upstream is not None:
-        lse_upstream = lse_upstream.contiguous()
+    lse_strides = (0, 0, 0) if lse_upstream is None else lse_upstream.stride()
     _launch(
         delta_kernel, (triton.cdiv(queries, tile.queries), heads, batch), tile,
-        (output, upstream, lse_upstream, delta, *strides, heads, queries, size),
+        (output, upstream, lse_upstream, delta, *strides, lse_strides, heads, queries, size),
         UNIT=unit, EVEN=block == size, BLOCK_M=tile.queries, BLOCK_E=block,
     )  # fmt: skip
     return delta

@@ -23,12 +23,10 @@ from qkverify.reference import attention, scores, weights
 
 DIGITS = 50
 U = 2.0**-53
-FUNCTION = (
-    8  # an exp, log or tanh, in roundings: NumPy's vectorised ones stay within 4 ulp, and an ulp is 2 u
-)
-SCORE = (
-    10 + FUNCTION
-)  # operations on a score but for its D products: scale, cap and bias, the roots and the tanh
+# Roundings of an exp, log or tanh: NumPy's vectorised ones stay within 4 ulp, and an ulp is 2 u.
+FUNCTION = 8
+# Operations on a score but for its D products: scale, cap and bias, the roots and the tanh.
+SCORE = 10 + FUNCTION
 
 
 def attention_by_words(
@@ -130,7 +128,7 @@ def growth(query: Any, key: Any, value: Any, *, sinks: Any = None, **options: An
 
 
 def off(got: Any, exact: Any, bound: Any) -> float:
-    """Largest |got - exact| / bound: at most 1 if all is right; inf for NaN, or where a bound of 0 is missed."""
+    """Largest |got - exact| / bound: at most 1 if all is right; inf for NaN and for a missed bound of 0."""
     worst = 0.0
     for a, b, limit in zip(
         np.ravel(got), np.ravel(exact), np.ravel(np.broadcast_to(bound, np.shape(got))), strict=True

@@ -1,7 +1,7 @@
 """A made-up results file for the tests of the report: every outcome, several dtypes, timings that scale.
 
-Nothing here was measured. The device is called synthetic, the kernels do not exist, and every number comes from
-a formula or from one seeded generator, so that the file is the same each time.
+Nothing here was measured. The device is called synthetic, the kernels do not exist, and every number comes
+from a formula or from one seeded generator, so that the file is the same each time.
 """
 
 from __future__ import annotations
@@ -25,38 +25,113 @@ from qkverify.results import (
 )
 
 LAWS = {
-    "softmax": ("rows_sum_to_one", "weights_lie_in_unit_interval", "shift_invariance", "order_is_kept", "single_key_gets_all",
-                "jacobian_is_y_delta_minus_y", "saturated_rows_have_vanishing_gradient"),
-    "attention": ("agrees_with_reference", "one_hot_lookup", "constant_values_are_returned", "linear_in_values",
-                  "output_stays_in_hull_of_visible_values", "batch_independence"),
-    "masking": ("causal_ignores_future", "causal_prefix", "causal_alignment_when_lengths_differ", "window_equals_explicit_mask",
-                "padding_is_never_read", "fully_masked_rows_follow_policy"),
+    "softmax": (
+        "rows_sum_to_one",
+        "weights_lie_in_unit_interval",
+        "shift_invariance",
+        "order_is_kept",
+        "single_key_gets_all",
+        "jacobian_is_y_delta_minus_y",
+        "saturated_rows_have_vanishing_gradient",
+    ),
+    "attention": (
+        "agrees_with_reference",
+        "one_hot_lookup",
+        "constant_values_are_returned",
+        "linear_in_values",
+        "output_stays_in_hull_of_visible_values",
+        "batch_independence",
+    ),
+    "masking": (
+        "causal_ignores_future",
+        "causal_prefix",
+        "causal_alignment_when_lengths_differ",
+        "window_equals_explicit_mask",
+        "padding_is_never_read",
+        "fully_masked_rows_follow_policy",
+    ),
     "heads": ("head_concat_equivalence", "gqa_equals_repeated_keys", "one_head_is_plain_attention"),
     "positions": ("bounded_by_one", "shift_is_a_rotation", "prefix_of_longer_is_same"),
     "gradients": ("vjp_agrees_with_reference", "adjoint_identity", "masked_keys_get_zero_gradient"),
     "contract": ("shape_dtype_device", "inputs_are_not_written"),
-}  # fmt: skip
-EXACT = {"causal_ignores_future", "padding_is_never_read", "shape_dtype_device", "inputs_are_not_written", "batch_independence"}
+}
+EXACT = {
+    "causal_ignores_future",
+    "padding_is_never_read",
+    "shape_dtype_device",
+    "inputs_are_not_written",
+    "batch_independence",
+}
 OPTIONS = ("causal", "mask", "bias", "window", "key_lengths", "scale", "softcap", "return_lse", "gradients")
-MESSAGE = """causal_alignment_when_lengths_differ: a query may see a key exactly when the key is not later than it.
+MESSAGE = """causal_alignment_when_lengths_differ: a query sees a key exactly when it is not later.
   smallest problem   1 batch, 1 head, 1 query, 2 keys, size 1, causal
   query [[1]]   key [[0], [1]]   value [[0], [1]]
   got   0.0     exact 0.7310586     bound 2.1e-07     margin 3.4e+06
   The result equals attention over the first key alone: causal looks aligned top-left, declared bottom-right.
   again:   qkverify replay 7f3a"""
 
-# name: (arrays, dtypes, devices, options not offered, time at length 128 in seconds, exponent, bytes at 128, exponent)
+# name: (arrays, dtypes, devices, not offered, seconds at length 128, exponent, bytes at 128, exponent)
 KERNELS = {
-    "synthetic_textbook": ("numpy", ("float64", "float32"), ("cpu",), ("softcap", "return_lse"), 2.1e-3, 2.1, 1 << 20, 2.0),
+    "synthetic_textbook": (
+        "numpy",
+        ("float64", "float32"),
+        ("cpu",),
+        ("softcap", "return_lse"),
+        2.1e-3,
+        2.1,
+        1 << 20,
+        2.0,
+    ),
     "synthetic_tiled": ("numpy", ("float64", "float32"), ("cpu",), ("bias",), 3.0e-3, 2.0, 300_000, 1.0),
-    "synthetic_eager": ("torch", ("float64", "float32", "float16", "bfloat16"), ("cpu", "cuda"), (), 1.1e-3, 2.05, 1 << 20, 2.0),
-    "synthetic_flash": ("torch", ("float64", "float32", "float16", "bfloat16"), ("cpu", "cuda"), ("bias", "softcap"), 4e-4, 1.9,
-                        150_000, 1.0),
-    "synthetic_broken": ("numpy", ("float32",), ("cpu",), ("bias", "softcap", "window", "gradients"), 2.5e-3, 2.0, 400_000, 1.0),
-    "synthetic_fragile": ("torch", ("float32", "bfloat16"), ("cpu",), ("gradients", "window"), 9e-4, 2.0, 200_000, 1.0),
+    "synthetic_eager": (
+        "torch",
+        ("float64", "float32", "float16", "bfloat16"),
+        ("cpu", "cuda"),
+        (),
+        1.1e-3,
+        2.05,
+        1 << 20,
+        2.0,
+    ),
+    "synthetic_flash": (
+        "torch",
+        ("float64", "float32", "float16", "bfloat16"),
+        ("cpu", "cuda"),
+        ("bias", "softcap"),
+        4e-4,
+        1.9,
+        150_000,
+        1.0,
+    ),
+    "synthetic_broken": (
+        "numpy",
+        ("float32",),
+        ("cpu",),
+        ("bias", "softcap", "window", "gradients"),
+        2.5e-3,
+        2.0,
+        400_000,
+        1.0,
+    ),
+    "synthetic_fragile": (
+        "torch",
+        ("float32", "bfloat16"),
+        ("cpu",),
+        ("gradients", "window"),
+        9e-4,
+        2.0,
+        200_000,
+        1.0,
+    ),
     "synthetic_cudnn": ("torch", ("float16", "bfloat16"), ("cuda",), (), 1e-4, 2.0, 100_000, 1.0),
-}  # fmt: skip
-NEEDS = {"jacobian": "gradients", "gradient": "gradients", "vjp": "gradients", "adjoint": "gradients", "window": "window"}
+}
+NEEDS = {
+    "jacobian": "gradients",
+    "gradient": "gradients",
+    "vjp": "gradients",
+    "adjoint": "gradients",
+    "window": "window",
+}
 
 
 def records() -> list[Record]:
@@ -80,38 +155,74 @@ CEILINGS = {"float64": 8e10, "float32": 1.6e11, "float16": 9e10, "bfloat16": 4.2
 
 def run_start() -> RunStart:
     identity: dict[str, str | int | float | None] = {
-        "cpu": "Synthetic Processor 9000 <test> @ 2.70GHz", "cores": 2, "memory_gib": 7.5, "gpu": None, "driver": None,
-        "os": "Linux 6.1", "python": "3.11.2", "numpy": "2.0.0", "torch": "2.13.0", "commit": "0" * 40, "dirty": "no",
-    }  # fmt: skip
-    state: dict[str, str | int | float | None] = {"load_1_minute": 0.31, "cpu_mhz": None, "memory_available_gib": 6.1}
-    return RunStart(qkverify="0.1.0", started="2026-01-02T03:04:05Z", command="qkverify verify && qkverify bench",
-                    profile="quick", seed=7, fingerprint=Fingerprint(identity, state))  # fmt: skip
+        "cpu": "Synthetic Processor 9000 <test> @ 2.70GHz",
+        "cores": 2,
+        "memory_gib": 7.5,
+        "gpu": None,
+        "driver": None,
+        "os": "Linux 6.1",
+        "python": "3.11.2",
+        "numpy": "2.0.0",
+        "torch": "2.13.0",
+        "commit": "0" * 40,
+        "dirty": "no",
+    }
+    state: dict[str, str | int | float | None] = {
+        "load_1_minute": 0.31,
+        "cpu_mhz": None,
+        "memory_available_gib": 6.1,
+    }
+    return RunStart(
+        qkverify="0.1.0",
+        started="2026-01-02T03:04:05Z",
+        command="qkverify verify && qkverify bench",
+        profile="quick",
+        seed=7,
+        fingerprint=Fingerprint(identity, state),
+    )
 
 
 def info(name: str) -> ImplementationInfo:
     arrays, dtypes, devices, missing = KERNELS[name][:4]
     top_left = name == "synthetic_broken"
     semantics = {
-        "causal_alignment": Semantic("top-left" if top_left else "bottom-right", "detected" if top_left else "declared"),
+        "causal_alignment": Semantic(
+            "top-left" if top_left else "bottom-right", "detected" if top_left else "declared"
+        ),
         "empty_rows": Semantic({"numpy": "zero", "torch": "nan"}[arrays], "detected"),
         "masked_values": Semantic("read" if name.endswith("eager") else "ignored", "detected"),
         "deterministic": Semantic("yes", "declared"),
         "batch_invariant": Semantic("no" if name.endswith("flash") else "yes", "detected"),
-        "lse": Semantic("natural", "declared") if "return_lse" not in missing else Semantic("none", "not applicable"),
+        "lse": Semantic("natural", "declared")
+        if "return_lse" not in missing
+        else Semantic("none", "not applicable"),
     }
     return ImplementationInfo(
-        name=name, operation="attention", summary=f"A kernel in {arrays} that exists only in tests.", arrays=arrays,
-        file=f"{name}.py", dtypes=list(dtypes), devices=list(devices), offers=[o for o in OPTIONS if o not in missing],
-        not_offered=list(missing), requires=["D <= 256", "E == D"] if arrays == "torch" else [], semantics=semantics,
+        name=name,
+        operation="attention",
+        summary=f"A kernel in {arrays} that exists only in tests.",
+        arrays=arrays,
+        file=f"{name}.py",
+        dtypes=list(dtypes),
+        devices=list(devices),
+        offers=[o for o in OPTIONS if o not in missing],
+        not_offered=list(missing),
+        requires=["D <= 256", "E == D"] if arrays == "torch" else [],
+        semantics=semantics,
         unavailable={"cuda": "no CUDA device"} if "cuda" in devices else {},
-    )  # fmt: skip
+    )
 
 
 def encoding_info() -> ImplementationInfo:
     return ImplementationInfo(
-        name="synthetic_encoding", operation="positional_encoding", summary="Sines and cosines.", arrays="numpy",
-        file="synthetic_encoding.py", dtypes=["float64", "float32"], devices=["cpu"],
-    )  # fmt: skip
+        name="synthetic_encoding",
+        operation="positional_encoding",
+        summary="Sines and cosines.",
+        arrays="numpy",
+        file="synthetic_encoding.py",
+        dtypes=["float64", "float32"],
+        devices=["cpu"],
+    )
 
 
 def verdicts(rng: random.Random) -> Iterator[Verdict]:
@@ -125,25 +236,54 @@ def verdicts(rng: random.Random) -> Iterator[Verdict]:
             yield verdict(rng, "synthetic_encoding", dtype, "positions", law, ())
 
 
-def verdict(rng: random.Random, name: str, dtype: str, family: str, law: str, missing: tuple[str, ...]) -> Verdict:
+def verdict(
+    rng: random.Random, name: str, dtype: str, family: str, law: str, missing: tuple[str, ...]
+) -> Verdict:
     outcome, reason = outcome_of(name, dtype, law, missing)
     high = {"float64": 0.25, "float32": 0.4, "float16": 0.8, "bfloat16": 0.97}[dtype]
     margin = None if law in EXACT else round(rng.betavariate(2, 4) * high, 4)
     example = None
     if outcome == "failed":
         margin = 3.4e6
-        example = Counterexample(MESSAGE, "1 batch, 1 head, 1 query, 2 keys, size 1, causal", "0.0", "0.7310586", "2.1e-07",
-                                 margin, "output[0, 0, 0, 0]", "7f3a", ".qkverify/7f3a.py")  # fmt: skip
+        example = Counterexample(
+            MESSAGE,
+            "1 batch, 1 head, 1 query, 2 keys, size 1, causal",
+            "0.0",
+            "0.7310586",
+            "2.1e-07",
+            margin,
+            "output[0, 0, 0, 0]",
+            "7f3a",
+            ".qkverify/7f3a.py",
+        )
     if outcome == "finding":
         margin = 3.1
-        example = Counterexample(f"{law}: gradients are what the formula says.\n  got 1.0   exact 1.0039 <&> \"q\"", "1 head", "1.0",
-                                 "1.0039", "1.2e-3", margin, "value[0, 0, 0, 0]", "c0de", "import torch\nprint(torch.ones(1))\n")  # fmt: skip
+        example = Counterexample(
+            f'{law}: gradients are what the formula says.\n  got 1.0   exact 1.0039 <&> "q"',
+            "1 head",
+            "1.0",
+            "1.0039",
+            "1.2e-3",
+            margin,
+            "value[0, 0, 0, 0]",
+            "c0de",
+            "import torch\nprint(torch.ones(1))\n",
+        )
     return Verdict(
-        law=law, family=family, sentence=f"{law.replace('_', ' ').capitalize()}.", exact=law in EXACT, implementation=name,
-        device="cpu", dtype=dtype, outcome=outcome, reason=reason, examples=0 if outcome == "not offered" else rng.randint(12, 25),
-        margin=margin if outcome in ("passed", "failed", "finding") else None, seconds=round(rng.uniform(0.01, 0.4), 3),
+        law=law,
+        family=family,
+        sentence=f"{law.replace('_', ' ').capitalize()}.",
+        exact=law in EXACT,
+        implementation=name,
+        device="cpu",
+        dtype=dtype,
+        outcome=outcome,
+        reason=reason,
+        examples=0 if outcome == "not offered" else rng.randint(12, 25),
+        margin=margin if outcome in ("passed", "failed", "finding") else None,
+        seconds=round(rng.uniform(0.01, 0.4), 3),
         counterexample=example,
-    )  # fmt: skip
+    )
 
 
 def outcome_of(name: str, dtype: str, law: str, missing: tuple[str, ...]) -> tuple[Outcome, str]:
@@ -153,19 +293,28 @@ def outcome_of(name: str, dtype: str, law: str, missing: tuple[str, ...]) -> tup
     special: dict[tuple[str, str, str], tuple[Outcome, str]] = {
         ("synthetic_broken", "float32", "causal_alignment_when_lengths_differ"): ("failed", ""),
         ("synthetic_broken", "float32", "causal_prefix"): ("failed", ""),
-        ("synthetic_flash", "bfloat16", "vjp_agrees_with_reference"):
-            ("finding", "dV is accumulated in the storage dtype, see reports/findings/synthetic-accumulation"),
-        ("synthetic_flash", "float16", "vjp_agrees_with_reference"): ("finding", "https://example.org/issues/1"),
-        ("synthetic_fragile", "float32", "agrees_with_reference"): ("crashed", "the process died with signal 11 (SIGSEGV)"),
+        ("synthetic_flash", "bfloat16", "vjp_agrees_with_reference"): (
+            "finding",
+            "dV is accumulated in the storage dtype, see reports/findings/synthetic-accumulation",
+        ),
+        ("synthetic_flash", "float16", "vjp_agrees_with_reference"): (
+            "finding",
+            "https://example.org/issues/1",
+        ),
+        ("synthetic_fragile", "float32", "agrees_with_reference"): (
+            "crashed",
+            "the process died with signal 11 (SIGSEGV)",
+        ),
         ("synthetic_fragile", "bfloat16", "padding_is_never_read"): ("timed out", "no answer within 20 s"),
         ("synthetic_eager", "float16", "linear_in_values"): ("error", "the bound could not be derived"),
-    }  # fmt: skip
+    }
     return special.get((name, dtype, law), ("passed", ""))
 
 
 def timings(rng: random.Random) -> Iterator[Timing]:
     cases: list[tuple[str, dict[str, int], bool]] = [
-        (f"synthetic-base-{n}", dict(B=1, H=8, G=8, Q=n, K=n, D=64, E=64), True) for n in (128, 256, 512, 1024, 2048)
+        (f"synthetic-base-{n}", dict(B=1, H=8, G=8, Q=n, K=n, D=64, E=64), True)
+        for n in (128, 256, 512, 1024, 2048)
     ]
     cases.append(("synthetic-gpt2", dict(B=1, H=12, G=12, Q=1024, K=1024, D=64, E=64), True))
     cases.append(("synthetic-decode", dict(B=1, H=32, G=8, Q=1, K=8192, D=128, E=128), False))
@@ -177,21 +326,45 @@ def timings(rng: random.Random) -> Iterator[Timing]:
                         yield timing(rng, name, case, sizes, causal, dtype, direction)  # type: ignore[arg-type]
 
 
-def timing(rng: random.Random, name: str, case: str, sizes: dict[str, int], causal: bool, dtype: str, direction: Direction) -> Timing:
+def timing(
+    rng: random.Random,
+    name: str,
+    case: str,
+    sizes: dict[str, int],
+    causal: bool,
+    dtype: str,
+    direction: Direction,
+) -> Timing:
     _, _, _, missing, base, power, peak, growth = KERNELS[name]
     pairs = sizes["H"] * sizes["Q"] * sizes["K"] // (2 if causal else 1)
     scale = pairs / (8 * 128 * 128 / 2)
     back = 3.2 if direction == "forward+backward" else 1.0
     middle = base * scale ** (power / 2) * back * (0.6 if dtype == "bfloat16" else 1.0)
-    reason = {"synthetic_broken": "breaks causal_prefix", "synthetic_fragile": "crashed: agrees_with_reference"}.get(name, "")
+    reason = {
+        "synthetic_broken": "breaks causal_prefix",
+        "synthetic_fragile": "crashed: agrees_with_reference",
+    }.get(name, "")
     if direction == "forward+backward" and "gradients" in missing:
         reason = "not offered: gradients"
     if middle > 1.5:
         reason = reason or "one call takes 2.1 s, and 4.0 s were left for 3 rounds"
     seconds = [] if reason else [middle * (1 + abs(rng.gauss(0, 0.01))) for _ in range(20)]
     return Timing(
-        case=case, sizes=sizes, causal=causal, options="", implementation=name, device="cpu", dtype=dtype, direction=direction,
-        clock="host", seconds=seconds, rounds=list(range(len(seconds))), flops=int(pairs * 256 * (3.5 if back > 1 else 1)),
-        bytes=sizes["H"] * (sizes["Q"] + sizes["K"]) * 64 * 8, peak_bytes=None if reason else int(peak * scale ** (growth / 2)),
-        margin=None if reason else round(rng.uniform(0.05, 0.5), 3), verified=not reason, reason=reason,
-    )  # fmt: skip
+        case=case,
+        sizes=sizes,
+        causal=causal,
+        options="",
+        implementation=name,
+        device="cpu",
+        dtype=dtype,
+        direction=direction,
+        clock="host",
+        seconds=seconds,
+        rounds=list(range(len(seconds))),
+        flops=int(pairs * 256 * (3.5 if back > 1 else 1)),
+        bytes=sizes["H"] * (sizes["Q"] + sizes["K"]) * 64 * 8,
+        peak_bytes=None if reason else int(peak * scale ** (growth / 2)),
+        margin=None if reason else round(rng.uniform(0.05, 0.5), 3),
+        verified=not reason,
+        reason=reason,
+    )

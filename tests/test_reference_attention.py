@@ -1,4 +1,4 @@
-"""reference.attention against attention word by word with 50 digits: each option, and all of them together."""
+"""reference.attention against attention word by word with 50 digits: each option, and all together."""
 
 from __future__ import annotations
 
@@ -133,6 +133,14 @@ def test_rows_that_see_nothing_follow_the_policy() -> None:
     )
     seen = attention(query, key, value)[:, :, ~rows]
     assert all((output[:, :, ~rows] == seen).all() for output in outputs.values())
+
+
+@pytest.mark.parametrize("policy", ["zero", "nan", "uniform"])
+def test_a_sink_takes_all_of_a_row_that_sees_nothing(policy: str) -> None:
+    hidden, sinks = np.zeros((4, 5), dtype=bool), numbers(4)
+    output, lse = attention(*problem(), mask=hidden, sinks=sinks, empty_rows=policy, return_lse=True)
+    assert (output == 0).all()
+    assert (lse == sinks[:, None]).all()
 
 
 def test_the_weights_are_what_a_value_of_identity_shows() -> None:

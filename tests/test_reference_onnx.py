@@ -109,7 +109,7 @@ def test_every_rotary_case_of_onnx_agrees() -> None:
 
 
 def agree(got: Any, exact: Any, bound: Any, unit: float) -> bool:
-    """Whether each number is within its bound and one more rounding: the case stores outputs in their dtype."""
+    """Whether each number is within its bound and one more rounding: a case stores outputs in their dtype."""
     got = got.astype(np.float64)
     assert got.shape == exact.shape
     with np.errstate(invalid="ignore"):  # scores of -inf are equal

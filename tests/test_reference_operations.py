@@ -1,4 +1,4 @@
-"""The reference keeps to its few operations, so that duck arrays pass through, and stays short enough to read."""
+"""The reference keeps to few operations, so that duck arrays pass through, and stays short enough to read."""
 
 from __future__ import annotations
 

@@ -86,6 +86,12 @@ def test_rotary_takes_positions_of_each_batch_entry() -> None:
     assert (got[1] == rotary(x[1], positions[1])).all()
 
 
+def test_the_base_is_ten_thousand_unless_it_is_given() -> None:
+    assert (positional_encoding(3, 4) == positional_encoding(3, 4, base=10000.0)).all()
+    x, positions = np.ones((3, 4)), np.arange(3)
+    assert (rotary(x, positions) == rotary(x, positions, base=10000.0)).all()
+
+
 @pytest.mark.parametrize(
     ("heads", "exponents"),
     [

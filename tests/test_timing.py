@@ -216,10 +216,16 @@ def test_a_sample_is_long_enough_for_its_clock() -> None:
 
 
 def test_warm_up_goes_on_until_two_samples_agree() -> None:
-    time, durations = FakeTime(), iter([1.0, 0.5, 0.2, 0.1, 0.1, 0.1])
+    time, durations = FakeTime(), iter([0.01, 0.005, 0.002, 0.001, 0.001, 0.001])
     subject = Subject(lambda: time.call("a", next(durations))(), clocks.HostClock(now=time.now))
-    assert sampling.calibrate(subject).call_seconds == pytest.approx(0.1)
+    assert sampling.calibrate(subject).call_seconds == pytest.approx(0.001, rel=0.01)
     assert len(time.log) == 5
+
+
+def test_a_long_call_is_warm_after_two() -> None:
+    time, durations = FakeTime(), iter([2.0, 1.0, 0.5])
+    subject = Subject(lambda: time.call("a", next(durations))(), clocks.HostClock(now=time.now))
+    assert sampling.calibrate(subject).call_seconds == pytest.approx(1.0)
 
 
 def test_a_call_beyond_the_budget_is_made_once_only() -> None:
@@ -229,7 +235,7 @@ def test_a_call_beyond_the_budget_is_made_once_only() -> None:
 
 
 def test_what_cheap_subjects_leave_goes_to_the_dear_ones() -> None:
-    counts = sampling.share_rounds({"cheap": 0.001, "dear": 0.5, "hopeless": 100.0}, 10.0)
+    counts = sampling.share_rounds({"cheap": 0.001, "dear": 1.0, "hopeless": 100.0}, 10.0)
     assert counts == {"cheap": sampling.MOST_ROUNDS, "dear": 9, "hopeless": 0}
 
 
@@ -241,6 +247,16 @@ def test_a_dear_subject_is_spread_over_all_rounds() -> None:
     assert sampling.FEWEST_ROUNDS <= len(rounds) < sampling.MOST_ROUNDS
     assert max(rounds) - min(rounds) > sampling.MOST_ROUNDS // 2
     assert set(rounds) <= set(found["cheap"].rounds)
+
+
+def test_on_a_machine_that_slows_down_everybody_still_gets_the_fewest_rounds() -> None:
+    time = FakeTime(drift=2.0)
+    subjects = {"cheap": time.subject("cheap", 0.01), "dear": time.subject("dear", 0.1)}
+    plans = {"cheap": Plan(1, 0.01), "dear": Plan(1, 0.1)}
+    found = sampling.interleave(subjects, budget_seconds=1.0, plans=plans, now=time.now)
+    planned = sampling.share_rounds({"cheap": 0.01, "dear": 0.1}, 1.0)["dear"]
+    assert sampling.FEWEST_ROUNDS <= len(found["dear"].seconds) < planned
+    assert len(found["cheap"].seconds) >= sampling.FEWEST_ROUNDS
 
 
 def test_a_subject_without_room_says_how_long_it_takes() -> None:
@@ -323,6 +339,19 @@ def test_a_refusal_and_a_crash_are_reasons_and_the_others_go_on() -> None:
     )
     reasons = [t.reason for t in found.timings]
     assert reasons == ["not offered: head size over 256", "raised MemoryError: out of memory", ""]
+
+
+def test_a_group_may_grow_to_its_limit_for_the_fewest_rounds_and_drops_the_slowest_beyond() -> None:
+    def timed(limit_seconds: float) -> list[int]:
+        seconds = {"fast": 0.1, "slow": 1.0}
+        group, prepare = [cell("fast"), cell("slow")], prepared_from(FakeTime(), seconds)
+        found = measurement.measure(group, budget_seconds=0.5, limit_seconds=limit_seconds, prepare=prepare)
+        return [len(t.seconds) for t in found.timings]
+
+    assert min(timed(limit_seconds=6.0)) == sampling.FEWEST_ROUNDS
+    fast, slow = timed(limit_seconds=3.0)
+    assert fast >= sampling.FEWEST_ROUNDS
+    assert slow == 0
 
 
 def test_a_cell_that_is_expected_to_be_too_slow_is_not_called() -> None:

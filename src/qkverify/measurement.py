@@ -99,7 +99,8 @@ def measure(
     control = min(calls, key=lambda cell: calls[cell], default=None)
     if control is not None:
         _add_twin(control, prepare(control), subjects, plans)
-    need = FEWEST_ROUNDS * sum(plan.sample_seconds for plan in plans.values())
+    # a tenth more than the samples: for what passes between them
+    need = 1.1 * FEWEST_ROUNDS * sum(plan.sample_seconds for plan in plans.values())
     spent = time.perf_counter() - start
     rounds_seconds = max(budget_seconds - spent, min(need, limit - spent))
     samples = interleave(
@@ -114,9 +115,8 @@ def measure(
 def prepared(cell: Cell, *, seed: int = 0) -> Prepared:
     """The cell itself: inputs native and in place, the clock of its device, the check by the reference."""
     run = run_of(cell.implementation, cell.device, cell.dtype)
-    problem = problem_of(cell.workload, cell.dtype, seed).replace(
-        causal_alignment=run.semantics["causal_alignment"], empty_rows=run.semantics["empty_rows"]
-    )
+    conventions_of_run = run.semantics["causal_alignment"], run.semantics["empty_rows"]
+    problem = judged_by(problem_of(cell.workload, cell.dtype, seed), *conventions_of_run)
     return Prepared(
         run.callable(problem, cell.direction),
         _clock(cell.implementation.arrays, cell.device),
@@ -137,6 +137,12 @@ def run_of(one: Implementation, device: str, dtype: str) -> Run:
 def problem_of(workload: Workload, dtype: str, seed: int) -> Problem:
     """The problem that all cells of a group share."""
     return workload.problem(dtype, seed=seed)
+
+
+@lru_cache(maxsize=4)
+def judged_by(problem: Problem, causal_alignment: str, empty_rows: str) -> Problem:
+    """The problem under an implementation's conventions; the same object for all that share them."""
+    return problem.replace(causal_alignment=causal_alignment, empty_rows=empty_rows)
 
 
 @lru_cache(maxsize=8)

@@ -70,8 +70,8 @@ def interleave(
 ) -> dict[str, Samples]:
     """Samples of every subject, by its name. `plans` are calibrated here where they are not given.
 
-    The budget is what the rounds may take, warm-up included; a machine that slows down half-way may take half
-    as much again, then rounds end early, though not before `FEWEST_ROUNDS`.
+    The budget is what the rounds may take, warm-up included. On a machine that slows down they may take half
+    as much again; from then on only subjects that have not had their fewest rounds go on.
     """
     start = now()
     plans = plans or {name: calibrate(one, limit_seconds=budget_seconds) for name, one in subjects.items()}
@@ -80,12 +80,12 @@ def interleave(
     found = {n: Samples(reason="" if counts[n] else too_slow(plans[n].call_seconds)) for n in subjects}
     order, last = np.random.default_rng(seed), max(counts.values(), default=0)
     for round_number in range(last):
-        if round_number >= FEWEST_ROUNDS and now() - start > 1.5 * budget_seconds:
-            break
+        is_late = now() - start > 1.5 * budget_seconds
         taking_part = [name for name, count in counts.items() if _takes_part(round_number, count, last)]
         for name in order.permutation(taking_part):
-            seconds = subjects[name].clock.sample(subjects[name].call, plans[name].repeats)
-            found[name].seconds.append(seconds)
+            if is_late and len(found[name].rounds) >= FEWEST_ROUNDS:
+                continue
+            found[name].seconds.append(subjects[name].clock.sample(subjects[name].call, plans[name].repeats))
             found[name].rounds.append(round_number)
     return found
 

@@ -7,27 +7,22 @@ keys), or for gradients of keys and values one head whole, and the bound is deri
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from qkverify.problems import Problem
 from qkverify.results import Direction
-from qkverify.rounding import Bounded
+from qkverify.rounding import Bounded, Precision
 from qkverify.runs import Run
 from qkverify.work import key_ranges
 
 SCORES = 2**18  # scores that the reference computes for sampled rows
 HEAD_SCORES = 2**21  # scores of one head group up to which the gradients of its keys and values are checked
-SAMPLED = {
-    "causal",
-    "window",
-    "mask",
-    "key_lengths",
-    "scale",
-    "softcap",
-}  # options of a problem that rows keep
+# options of a problem that its rows keep by themselves
+SAMPLED = {"causal", "window", "mask", "key_lengths", "scale", "softcap"}
 
 
 def margin_of(
@@ -39,22 +34,58 @@ def margin_of(
     """
     if not problem.options.keys() <= SAMPLED:
         return None
-    numbers = np.random.default_rng(seed)
-    rows = _sample_rows(problem, numbers)
-    part = part_of(problem, rows=rows)
+    sample = sample_of(problem, seed)
     if direction == "forward":
         first = output[0] if isinstance(output, tuple) else output
-        return margin(_received(run, first)[:, :, rows], run.bound(part)[0])
+        return margin(_received(run, first)[:, :, sample.rows], sample.exact_rows(run))
     grads = _gradients(run, output)
-    margins = [margin(grads["query"][:, :, rows], run.gradient_bounds(part)["query"])]
-    s = problem.sizes
-    if problem.group * s["Q"] * s["K"] <= HEAD_SCORES and s["B"] and s["G"]:
-        entry, kv_head = int(numbers.integers(s["B"])), int(numbers.integers(s["G"]))
-        exact = run.gradient_bounds(part_of(problem, entry=entry, kv_head=kv_head))
-        margins += [
-            margin(grads[n][entry : entry + 1, kv_head : kv_head + 1], exact[n]) for n in ("key", "value")
-        ]
+    margins = [margin(grads["query"][:, :, sample.rows], sample.exact_row_gradients(run)["query"])]
+    if sample.head is not None:
+        exact = sample.exact_head_gradients(run)
+        margins += [margin(grads[name][sample.head], exact[name]) for name in ("key", "value")]
     return max(margins)
+
+
+class Sample:
+    """What is sampled of one problem, and what the reference says there, once for all runs judged alike.
+
+    `rows` are query rows of every head; `head` is one batch entry and key/value head, None where it is too
+    large.
+    """
+
+    def __init__(self, problem: Problem, seed: int) -> None:
+        s, numbers = problem.sizes, np.random.default_rng(seed)
+        self.rows = _sample_rows(problem, numbers)
+        self._row_part = part_of(problem, rows=self.rows)
+        self.head: tuple[slice, slice] | None = None
+        if s["B"] and s["G"] and problem.group * s["Q"] * s["K"] <= HEAD_SCORES:
+            entry, kv_head = int(numbers.integers(s["B"])), int(numbers.integers(s["G"]))
+            self.head = slice(entry, entry + 1), slice(kv_head, kv_head + 1)
+            self._head_part = part_of(problem, entry=entry, kv_head=kv_head)
+        self._known: dict[tuple[str, Precision, str], Any] = {}
+
+    def exact_rows(self, run: Run) -> Bounded:
+        found: Bounded = self._once("rows", run, lambda: run.bound(self._row_part)[0])
+        return found
+
+    def exact_row_gradients(self, run: Run) -> dict[str, Bounded]:
+        found: dict[str, Bounded] = self._once("dQ", run, lambda: run.gradient_bounds(self._row_part))
+        return found
+
+    def exact_head_gradients(self, run: Run) -> dict[str, Bounded]:
+        found: dict[str, Bounded] = self._once("dK, dV", run, lambda: run.gradient_bounds(self._head_part))
+        return found
+
+    def _once(self, what: str, run: Run, compute: Callable[[], Any]) -> Any:
+        key = what, run.precision, run.semantics["delta"]
+        if key not in self._known:
+            self._known[key] = compute()
+        return self._known[key]
+
+
+@lru_cache(maxsize=4)
+def sample_of(problem: Problem, seed: int) -> Sample:
+    return Sample(problem, seed)
 
 
 def margin(got: np.ndarray, exact: Bounded) -> float:

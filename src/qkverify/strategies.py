@@ -35,13 +35,16 @@ PAIRS = 40_000  # (query, key) pairs of one problem, all heads: keeps an example
 
 TAME = ("digits", "ones", "one-hot", "normal", "uniform", "ties", "sparse")
 _seeds = st.integers(0, distributions.SEEDS - 1)
-_booleans = st.booleans()
 _tame_fills = st.sampled_from(TAME)
-_layouts = st.sampled_from([name for name in LAYOUTS if name != "batch of stride zero"])
+_places = st.integers(1, 63)
+_layouts = st.sampled_from(["contiguous"] * 3 + [name for name in LAYOUTS if name not in ("contiguous", "batch of stride zero")])
 _scales = st.sampled_from((1.0, 0.5, 2.0, 0.125, 0.3))  # zero has a law of its own
 _softcaps = st.sampled_from((1.0, 2.0, 0.5, 5.0, 30.0))
 _sides = st.sampled_from([(left, right) for right in (0, None, 1, 2, 8) for left in (0, 1, 2, 3, 40, None) if (left, right) != (None, None)])
 _shapes = st.integers(0, 7)
+_pairs = sorted(product(HEAD_SIZES, HEAD_SIZES), key=lambda de: (HEAD_SIZES.index(de[0]) + HEAD_SIZES.index(de[1]), de))
+_head_sizes = st.sampled_from(_pairs)
+_small_head_sizes = st.sampled_from([de for de in _pairs if max(de) <= 16])
 _heads = st.sampled_from(HEADS)
 
 
@@ -96,9 +99,14 @@ def draw_sizes(draw: Draw, run: Run | None, fixed: Mapping[str, Any], *, zero: b
     rows = max(sizes["B"] * sizes["H"], 1)
     choose("Q", [n for n in lengths if n * rows <= PAIRS // 8])
     choose("K", [n for n in (2, *lengths) if n * sizes["Q"] * rows <= PAIRS])
-    order = "ED" if "E" in fixed and fixed["E"] != "D" else "DE"
-    for letter in order:
-        choose(letter, [n for n in HEAD_SIZES if n <= 16 or rows * (sizes["Q"] + sizes["K"]) <= 600])
+    short = rows * (sizes["Q"] + sizes["K"]) <= 600
+    if "D" in fixed or "E" in fixed or requires:
+        for letter in "ED" if "E" in fixed and fixed["E"] != "D" else "DE":
+            choose(letter, [n for n in HEAD_SIZES if n <= 16 or short])
+    else:
+        sizes["D"], sizes["E"] = draw(_head_sizes if short else _small_head_sizes)
+        if zero and draw(_shapes) == 7:
+            sizes["D"] = 0
     if requires and run is not None:
         assume(run.implementation.accepts(sizes) is None)
     return sizes
@@ -162,9 +170,10 @@ def problems(
     if keys == "identity":
         options["scale"] = 1.0
     places = {}
-    if layouts and draw(_booleans):
-        names = [*arrays, *(name for name in ("mask", "bias") if name in options)]
-        places = {name: layout for name in names if (layout := draw(_layouts)) != "contiguous"}
+    if layouts and (layout := draw(_layouts)) != "contiguous":
+        placed = [name for name in ("query", "key", "value", "mask", "bias", "upstream") if name in arrays or name in options]
+        which = draw(_places)
+        places = {name: layout for i, name in enumerate(placed) if which >> i & 1}
     semantics = {} if run is None else {n: run.semantics[n] for n in ("causal_alignment", "empty_rows")}
     return Problem(**arrays, **options, layouts=places, **semantics)
 
@@ -181,8 +190,9 @@ def draw_options(draw: Draw, run: Run | None, s: Mapping[str, int], dtype: Any, 
     wanted = [name for name in OPTIONS
               if name in use or (name in offered and name not in without and name != "return_lse"
                                  and (only is None or name in only))]  # fmt: skip
-    # A boolean each: one integer of bits would be drawn faster, but shrinks badly.
-    chosen = [name for name in wanted if name in use or draw(_booleans)]
+    # Three options a draw: a boolean each costs more than the bound, and one integer for all of them shrinks badly.
+    bits = [bool(drawn >> i & 1) for drawn in (draw(_shapes) for _ in range(0, len(wanted), 3)) for i in range(3)]
+    chosen = [name for name, bit in zip(wanted, bits, strict=False) if name in use or bit]
     if run is not None:
         for one, other in run.implementation.exclusive:
             if one in chosen and other in chosen:

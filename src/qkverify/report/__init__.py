@@ -3,11 +3,11 @@
     write("reports/nvidia-h200/results.jsonl", "reports/nvidia-h200")
 
 `render` turns records into text and touches no file. The page is one HTML file of its own style, script and
-charts; nothing is fetched, and its content security policy forbids to. The same records give the same bytes.
+charts; nothing is fetched, and its content security policy forbids it. The same records give the same bytes.
 
-Rooms: `model` arranges the records, `sections/` holds one file for each part of the page (a new part is a new
-file there, with its template beside the others), `charts` and `svg` draw, `units` turns quantities into words,
-`page` puts it together, `index` is the page over all devices.
+Rooms: `model` arranges the records, `sections/` holds one file for each part of the page (a new part is a
+new file there, with its template beside the others), `charts` and `svg` draw, `units` turns quantities into
+words, `page` puts it together, `index` is the page over all devices.
 
 Needs jinja2, which the extra `qkverify[report]` installs; it is imported when a report is made.
 """
@@ -67,7 +67,9 @@ def _require_jinja() -> None:
     try:
         import jinja2  # noqa: F401
     except ModuleNotFoundError as error:
-        raise UsageError("a report needs jinja2, which is not installed: pip install 'qkverify[report]'") from error
+        raise UsageError(
+            "a report needs jinja2, which is not installed: pip install 'qkverify[report]'"
+        ) from error
 
 
 def _write(path: Path, text: str) -> Path:

@@ -1,7 +1,7 @@
 """The two charts of the page: lines against length, and margins as a strip under the line at one.
 
-Both are small multiples: drawn 400 units wide, about one to one on a phone, and set side by side where there is
-room. A mark carries its tooltip as `data-tip`, its series carries the names that the page's filters go by.
+Both are small multiples: drawn 400 units wide, about one to one on a phone, and set side by side where there
+is room. A mark carries its tooltip as `data-tip`, its series carries the names that the page's filters go by.
 Colour is never the only sign: every series has a mark of its own shape and its name at the end of its line.
 """
 
@@ -54,14 +54,24 @@ class Strip:
 
 
 def line_chart(
-    series: Sequence[Series], *, alt: str, unit: Callable[[float], str], x_label: str = "length", base: int = 10,
-    ceiling: Sequence[Point] = (), share: bool = False, room: int = 0,
-) -> Markup:  # fmt: skip
-    """Lines over a logarithmic x axis. `share` draws y from 0 to 1, else it is logarithmic with powers of `base`.
+    series: Sequence[Series],
+    *,
+    alt: str,
+    unit: Callable[[float], str],
+    x_label: str = "length",
+    base: int = 10,
+    ceiling: Sequence[Point] = (),
+    share: bool = False,
+    room: int = 0,
+) -> Markup:
+    """Lines over a logarithmic x axis; nothing without a series.
 
-    `ceiling` is a further, dashed line that the others are to be held against. `room` is the length of the longest
-    label of all charts that should line up.
+    `share` draws y from 0 to 1, else it is logarithmic with powers of `base`. `ceiling` is a further line,
+    dashed, that the others are to be held against. `room` is the length of the longest label of all charts
+    that should line up.
     """
+    if not series:
+        return Markup("")
     xs = sorted({p.x for s in series for p in s.points})
     ys = [p.y for s in series for p in s.points] + [p.y for p in ceiling]
     low, high, ticks = (0.0, max(1.0, *ys), [0, 0.25, 0.5, 0.75, 1.0]) if share else powers(ys, base)
@@ -79,23 +89,35 @@ def line_chart(
     ]
     if ceiling:
         line = [(x(p.x), y(p.y)) for p in ceiling]
-        parts += [element("path", d=path(line), class_="ceiling"),
-                  element("text", ceiling[0].tip, x=line[-1][0], y=line[-1][1] - 6, class_="axis", text_anchor="end")]  # fmt: skip
+        parts += [
+            element("path", d=path(line), class_="ceiling"),
+            element(
+                "text", ceiling[0].tip, x=line[-1][0], y=line[-1][1] - 6, class_="axis", text_anchor="end"
+            ),
+        ]
     parts += [_line(s, x, y, end) for s, end in zip(series, ends, strict=True)]
     return _figure(parts, HEIGHT, alt)
 
 
 def strip_chart(strips: Sequence[Strip], *, alt: str, axis: str) -> Markup:
-    """One row per strip: a tick for every margin between 0 and the line at 1, a dot for the largest, its value."""
+    """One row per strip: a tick for every margin from 0 to the line at 1, a mark on the largest."""
     pitch, left, right, top = 23.0, 138.0, 74.0, 8.0
     height = top + pitch * len(strips) + 38
     bottom = height - 36
     x = Scale(0.0, 1.0, left, WIDTH - right)
     parts = [element("rect", x=x(1.0), y=top, width=right, height=bottom - top, class_="over")]
     for value in (0.0, 0.25, 0.5, 0.75, 1.0):
-        parts.append(element("line", x1=x(value), x2=x(value), y1=top, y2=bottom, class_="limit" if value == 1 else "grid"))
-        parts.append(element("text", f"{value:g}", x=x(value), y=bottom + 14, class_="tick", text_anchor="middle"))
-    parts.append(element("text", axis, x=(left + WIDTH - right) / 2, y=height - 6, class_="axis", text_anchor="middle"))
+        parts.append(
+            element(
+                "line", x1=x(value), x2=x(value), y1=top, y2=bottom, class_="limit" if value == 1 else "grid"
+            )
+        )
+        parts.append(
+            element("text", f"{value:g}", x=x(value), y=bottom + 14, class_="tick", text_anchor="middle")
+        )
+    parts.append(
+        element("text", axis, x=(left + WIDTH - right) / 2, y=height - 6, class_="axis", text_anchor="middle")
+    )
     parts += [_strip(s, x, top + pitch * (i + 0.5)) for i, s in enumerate(strips)]
     return _figure(parts, height, alt)
 
@@ -107,7 +129,7 @@ def _strip(strip: Strip, x: Scale, y: float) -> Markup:
     if strip.margins:
         marks.append(_mark(strip.colour, x(min(max(strip.margins), 1.0)), y, strip.tip))
     words = f"{strip.value} ✗ {strip.beyond}" if strip.beyond else strip.value
-    value = element("text", words, x=x.stop + 8, y=y + 4, class_="value broken" if strip.beyond else "value")
+    value = element("text", words, x=x.stop + 11, y=y + 4, class_="value broken" if strip.beyond else "value")
     return element("g", name, *marks, value, class_=f"series c{strip.colour % COLOURS}", **_data(strip.data))
 
 
@@ -157,4 +179,12 @@ def _data(names: dict[str, str]) -> dict[str, str]:
 
 
 def _figure(parts: Sequence[Markup], height: float, alt: str) -> Markup:
-    return element("svg", *parts, viewBox=f"0 0 {WIDTH:g} {height:g}", role="img", aria_label=alt, tabindex=0, class_="chart")
+    return element(
+        "svg",
+        *parts,
+        viewBox=f"0 0 {WIDTH:g} {height:g}",
+        role="img",
+        aria_label=alt,
+        tabindex=0,
+        class_="chart",
+    )

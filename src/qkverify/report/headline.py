@@ -21,8 +21,14 @@ WORDS: dict[Outcome, str] = {
     "unavailable": "unavailable",
 }
 TALLIED: tuple[Outcome, ...] = (
-    "passed", "finding", "failed", "crashed", "timed out", "error", "not offered", "unavailable",
-)  # fmt: skip
+    "passed",
+    "finding",
+    "failed",
+    "crashed",
+    "timed out",
+    "error",
+    "not offered",
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,8 @@ def sentence(report: Report) -> str:
         return f"{len(broken)} of {units.number_of(total, 'implementation')} {verb}"
     if errors:
         return f"The harness failed in {units.number_of(errors, 'case')}; every other law holds{rest}"
-    return f"Every law holds for {'the one implementation' if total == 1 else f'all {total} implementations'}{rest}"
+    whom = "the one implementation" if total == 1 else f"all {total} implementations"
+    return f"Every law holds for {whom}{rest}"
 
 
 def charges(report: Report) -> tuple[Charge, ...]:
@@ -80,10 +87,11 @@ def charges(report: Report) -> tuple[Charge, ...]:
 def facts(report: Report) -> tuple[str, ...]:
     """What was verified and how much of it, for the line under the sentence."""
     cells = sum(any(v.outcome in JUDGED for v in cell.verdicts) for cell in report.cells)
-    judged = [row.dtype for row in report.rows if row.cells]
+    judged = {row.dtype for row in report.rows if row.cells}
+    dtypes = ", ".join(dtype for dtype in report.dtypes if dtype in judged)
     return (
         f"{units.number_of(len(report.laws), 'law')} in {units.number_of(len(report.families), 'family')}",
-        f"{units.number_of(len(report.judged), 'implementation')} in {', '.join(d for d in report.dtypes if d in judged)}",
+        f"{units.number_of(len(report.judged), 'implementation')} in {dtypes or 'no dtype'}",
         f"{units.number_of(report.examples, 'generated example')} in {units.number_of(cells, 'cell')}",
     )
 

@@ -1,8 +1,8 @@
 """What a report speaks of, arranged from the records of one device: rows, cells, laws, timings.
 
 The file is append-only, so one thing may be recorded more than once (a resumed run, a second run of the same
-day): the latest record counts. Order is that of the file, never that of a hash, so that a page made again from
-the same file is the same page.
+day): the latest record counts. Order is that of the file, never that of a hash, so that a page made again
+from the same file is the same page.
 """
 
 from __future__ import annotations
@@ -29,12 +29,29 @@ from qkverify.results import (
     of_kind,
 )
 
-FAMILIES = ("softmax", "attention", "masking", "heads", "positions", "gradients", "contract", "decode", "layers")
+FAMILIES = (
+    "softmax",
+    "attention",
+    "masking",
+    "heads",
+    "positions",
+    "gradients",
+    "contract",
+    "decode",
+    "layers",
+)
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 DIRECTIONS = ("forward", "forward+backward")
 BY_GRAVITY: tuple[Outcome, ...] = (
-    "failed", "crashed", "timed out", "error", "finding", "passed", "not offered", "unavailable",
-)  # fmt: skip
+    "failed",
+    "crashed",
+    "timed out",
+    "error",
+    "finding",
+    "passed",
+    "not offered",
+    "unavailable",
+)
 BROKEN = frozenset({"failed", "crashed", "timed out", "error"})
 JUDGED = BROKEN | {"finding", "passed"}
 
@@ -61,6 +78,10 @@ class Cell:
         return min((v.outcome for v in self.verdicts), key=BY_GRAVITY.index)
 
     @property
+    def by_gravity(self) -> list[Verdict]:
+        return sorted(self.verdicts, key=lambda v: BY_GRAVITY.index(v.outcome))
+
+    @property
     def gravest(self) -> list[Verdict]:
         """The laws that gave the cell its outcome."""
         return [v for v in self.verdicts if v.outcome == self.outcome]
@@ -68,7 +89,9 @@ class Cell:
     @property
     def margin(self) -> float | None:
         """The largest margin of the laws that hold; None where all of them are exact."""
-        return max((v.margin for v in self.verdicts if v.outcome == "passed" and v.margin is not None), default=None)
+        return max(
+            (v.margin for v in self.verdicts if v.outcome == "passed" and v.margin is not None), default=None
+        )
 
     @property
     def held(self) -> int:
@@ -114,7 +137,9 @@ class Report:
         if self._title:
             return self._title
         gpu, cpu = self.identity.get("gpu"), self.identity.get("cpu")
-        ran = {v.device for v in self.verdicts if v.outcome in JUDGED} | {t.device for t in self.timings if t.seconds}
+        ran = {v.device for v in self.verdicts if v.outcome in JUDGED} | {
+            t.device for t in self.timings if t.seconds
+        }
         if gpu and "cuda" in ran:
             return str(gpu)
         cores = self.identity.get("cores")
@@ -124,8 +149,15 @@ class Report:
     @cached_property
     def implementations(self) -> list[str]:
         """Every name, as declared first and then as met; what ran nowhere comes last."""
-        names = list(dict.fromkeys([*self.infos, *(v.implementation for v in self.verdicts),
-                                    *(t.implementation for t in self.timings)]))  # fmt: skip
+        names = list(
+            dict.fromkeys(
+                [
+                    *self.infos,
+                    *(v.implementation for v in self.verdicts),
+                    *(t.implementation for t in self.timings),
+                ]
+            )
+        )
         ran = {v.implementation for v in self.verdicts if v.outcome != "unavailable"}
         ran |= {t.implementation for t in self.timings if t.seconds}
         return sorted(names, key=lambda name: name not in ran)  # sorted is stable
@@ -184,7 +216,12 @@ class Report:
     @cached_property
     def places(self) -> list[tuple[str, str]]:
         """Every (device, dtype) at which something was timed."""
-        return [(d, t) for d in self.devices for t in self.dtypes if any((x.device, x.dtype) == (d, t) for x in self.timings)]
+        return [
+            (d, t)
+            for d in self.devices
+            for t in self.dtypes
+            if any((x.device, x.dtype) == (d, t) for x in self.timings)
+        ]
 
     @cached_property
     def worst_control(self) -> Control | None:
@@ -200,7 +237,9 @@ class Report:
         rows = []
         for device in sorted({v.device for v in mine} | set(gone)):
             here = [v for v in mine if v.device == device and v.outcome != "unavailable"]
-            rows += [self._row(name, device, dtype, here) for dtype in in_order({v.dtype for v in here}, DTYPES)]
+            rows += [
+                self._row(name, device, dtype, here) for dtype in in_order({v.dtype for v in here}, DTYPES)
+            ]
             if not here:
                 rows.append(Row(name, device, "", {}, gone.get(device) or "no reason recorded"))
         return rows or [Row(name, "", "", {}, "no law was run on it")]

@@ -1,7 +1,8 @@
 """Putting the report together from its sections.
 
-A section is a module of `sections/` with `ORDER`, `TITLE`, `html(report) -> Markup` and `markdown(report) -> str`;
-its name is its id in the page. Empty text means that the records have nothing to say there.
+A section is a module of `sections/` with `ORDER`, `TITLE`, `html(report) -> Markup` and
+`markdown(report) -> str`; its name is its id in the page. Empty text means that the records have nothing to
+say there.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ def html(records: Sequence[Record], *, title: str | None = None) -> str:
 def markdown(records: Sequence[Record], *, title: str | None = None) -> str:
     report = Report(records, title=title)
     parts = [(module.TITLE, module.markdown(report)) for _, module in _sections()]
-    return "\n\n".join([headline.markdown(report), *(f"## {name}\n\n{text}" for name, text in parts if text)]) + "\n"
+    return (
+        "\n\n".join([headline.markdown(report), *(f"## {name}\n\n{text}" for name, text in parts if text)])
+        + "\n"
+    )
 
 
 def _sections() -> list[tuple[str, ModuleType]]:

@@ -19,7 +19,7 @@ MOST_TICKS = 5  # above the lowest
 
 
 def element(tag: str, *children: str, **attributes: object) -> Markup:
-    """One element. Underscores in names become hyphens (`class_` loses its own); None leaves an attribute out."""
+    """One element. Underscores in names become hyphens (`class_` loses its own); None leaves one out."""
     named = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{escape(_number(value))}"'
         for name, value in attributes.items()
@@ -51,7 +51,7 @@ class Scale:
 
 
 def powers(values: Sequence[float], base: int = 10) -> tuple[float, float, list[float]]:
-    """Bounds and ticks of a logarithmic axis around positive values: powers of `base`, some left out if they are many.
+    """Bounds and ticks of a logarithmic axis around positive values: powers of `base`, at most a few.
 
     Within two decades there are ticks at 2 and 5 as well, and the axis begins and ends at any of them.
     """
@@ -60,7 +60,11 @@ def powers(values: Sequence[float], base: int = 10) -> tuple[float, float, list[
     last = max(last, first + 1)
     if base == 10 and last - first <= 2:
         fine = [step * 10.0**power for power in range(first, last + 1) for step in (1, 2, 5)]
-        kept = [t for i, t in enumerate(fine) if fine[min(i + 1, len(fine) - 1)] > low and fine[max(i - 1, 0)] < high]
+        kept = [
+            t
+            for i, t in enumerate(fine)
+            if fine[min(i + 1, len(fine) - 1)] > low and fine[max(i - 1, 0)] < high
+        ]
         return kept[0], kept[-1], kept
     step = math.ceil((last - first) / MOST_TICKS)
     ticks = [float(base) ** (first + step * i) for i in range(math.ceil((last - first) / step) + 1)]
@@ -68,7 +72,7 @@ def powers(values: Sequence[float], base: int = 10) -> tuple[float, float, list[
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Positions as near to the wanted ones as a distance of `gap` allows, in the order given, inside low .. high.
+    """Positions as near to the wanted ones as a distance of `gap` allows, within low .. high, in that order.
 
     Labels at line ends: pushed down from the top, and what falls out at the bottom is pushed up again.
     """

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os.path
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -21,7 +21,7 @@ FEWEST_LENGTHS = 3  # fewer points fit any exponent
 
 
 class Timed(NamedTuple):
-    """One timing in numbers: seconds of a call, its scatter, FLOP/s, and the share of the measured roofline."""
+    """One timing in numbers: seconds of a call, scatter, FLOP/s, and the share of the measured roofline."""
 
     timing: Timing
     seconds: float
@@ -33,14 +33,14 @@ class Timed(NamedTuple):
     def tip(self) -> str:
         t = self.timing
         share = "" if self.share is None else f", {units.percent(self.share)} of the roofline"
-        return (f"{t.implementation}, {t.sizes['K']}: {units.seconds(self.seconds)} ± {units.percent(self.spread)}, "
-                f"{units.flops(self.rate)}{share}")  # fmt: skip
+        time = f"{units.seconds(self.seconds)} ± {units.percent(self.spread)}"
+        return f"{t.implementation}, {t.sizes['K']}: {time}, {units.flops(self.rate)}{share}"
 
 
 class Line(NamedTuple):
     """One implementation on one case in one direction.
 
-    `ratio` and `word` are against the fastest: "1.56 × (1.53 .. 1.59)", "slower"; no word where none is given.
+    `ratio` and `word` are against the fastest: "1.56 × (1.53 .. 1.59)", "slower"; no word if not judged.
     """
 
     timing: Timing
@@ -97,7 +97,7 @@ def families(timings: Iterable[Timing]) -> tuple[list[Family], list[str]]:
     for group in groups.values():
         cases = list(dict.fromkeys(t.case for t in group))
         if len({t.sizes["K"] for t in group}) > 1:
-            name = os.path.commonprefix(cases).rstrip("-_ ") or cases[0]
+            name = " / ".join(dict.fromkeys(re.sub(r"[-_ ]?\d+$", "", case) for case in cases))
             ordered = sorted(group, key=lambda t: t.sizes["K"])
             found.append(Family(name, shape(group[0], length="length"), ordered))
         else:
@@ -111,17 +111,17 @@ def shape(timing: Timing, *, length: str = "") -> str:
     heads = f"{s['H']}" if s["H"] == s["G"] else f"{s['H']}({s['G']})"
     lengths = length or (f"{s['Q']}" if s["Q"] == s["K"] else f"{s['Q']}→{s['K']}")
     size = f"{s['D']}" if s["D"] == s["E"] else f"{s['D']}/{s['E']}"
-    return ", ".join(filter(None, [f"{s['B']} × {heads} × {lengths} × {size}", "causal" * timing.causal, timing.options]))
+    return ", ".join(
+        filter(None, [f"{s['B']} × {heads} × {lengths} × {size}", "causal" * timing.causal, timing.options])
+    )
 
 
-def series(timings: Iterable[Timing], report: Report, y: Callable[[Timing], float | None],
-           tip: Callable[[Timing], str]) -> list[Series]:  # fmt: skip
-    """One series for each implementation, of the timings for which `y` is a positive number."""
+def series(values: Iterable[tuple[Timing, float, str]], report: Report) -> list[Series]:
+    """One series over length for each implementation, from (timing, value, tooltip); zeros are left out."""
+    known = [(timing, value, tip) for timing, value, tip in values if value > 0]
     found = []
-    timings = list(timings)
     for name in report.implementations:
-        mine = [(t, y(t)) for t in timings if t.implementation == name]
-        points = [Point(t.sizes["K"], value, tip(t)) for t, value in mine if value]
+        points = [Point(t.sizes["K"], value, tip) for t, value, tip in known if t.implementation == name]
         if points:
             found.append(Series(name, report.colour(name), points, {"implementation": name}))
     return found

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from qkverify.report import units
 from qkverify.report.charts import Strip, strip_chart
 from qkverify.report.markdown import code, table
-from qkverify.report.model import Report, Row
+from qkverify.report.model import BROKEN, Report, Row
 from qkverify.report.templating import fill
 from qkverify.results import Verdict
 
@@ -18,7 +18,7 @@ TITLE = "Accuracy"
 
 
 class Margins(NamedTuple):
-    """Of one row: the laws that hold and have a margin, smallest first, and how many do not hold."""
+    """Of one row: the laws that hold and have a margin, smallest first, and how many broke their bound."""
 
     row: Row
     held: list[Verdict]
@@ -50,8 +50,9 @@ def margins(report: Report) -> list[Margins]:
     for row in report.rows:
         verdicts = [v for cell in row.cells.values() for v in cell.verdicts if v.margin is not None]
         held = sorted((v for v in verdicts if v.outcome == "passed"), key=lambda v: (v.margin or 0.0, v.law))
-        if verdicts:
-            found.append(Margins(row, held, len(verdicts) - len(held)))
+        over = sum(v.outcome in BROKEN or v.outcome == "finding" for v in verdicts)
+        if held or over:
+            found.append(Margins(row, held, over))
     return found
 
 
@@ -67,13 +68,25 @@ def _by_place(report: Report) -> dict[tuple[str, str], list[Margins]]:
 def _panel(report: Report, device: str, dtype: str, rows: list[Margins]) -> Panel:
     title = f"{dtype} on {device}"
     strips = [_strip(report, one) for one in rows]
-    alt = f"Largest margin of each implementation, {title}: " + ", ".join(f"{s.name} {s.value}" for s in strips)
-    return Panel(title, device, dtype, strip_chart(strips, alt=alt, axis="margin: largest error as a share of the bound"), rows)
+    alt = f"Largest margin of each implementation, {title}: " + ", ".join(
+        f"{s.name} {s.value}" for s in strips
+    )
+    return Panel(
+        title,
+        device,
+        dtype,
+        strip_chart(strips, alt=alt, axis="margin: largest error as a share of the bound"),
+        rows,
+    )
 
 
 def _strip(report: Report, one: Margins) -> Strip:
     largest, row = one.largest, one.row
-    tip = f"{row.implementation}: largest margin {units.margin(largest.margin)}, {largest.law}" if largest else ""
+    tip = (
+        f"{row.implementation}: largest margin {units.margin(largest.margin)}, {largest.law}"
+        if largest
+        else ""
+    )
     return Strip(
         name=row.implementation,
         colour=report.colour(row.implementation),
@@ -89,8 +102,15 @@ def markdown(report: Report) -> str:
     rows = []
     for one in margins(report):
         largest = one.largest
-        rows.append([code(one.row.implementation), one.row.device, one.row.dtype,
-                     units.margin(largest.margin) if largest else "", code(largest.law) if largest else "",
-                     str(one.broken or "")])  # fmt: skip
+        rows.append(
+            [
+                code(one.row.implementation),
+                one.row.device,
+                one.row.dtype,
+                units.margin(largest.margin) if largest else "",
+                code(largest.law) if largest else "",
+                str(one.broken or ""),
+            ]
+        )
     header = ["implementation", "device", "dtype", "largest margin", "of the law", "laws over the bound"]
     return table(header, rows) if rows else ""

@@ -9,8 +9,8 @@ from markupsafe import Markup, escape
 from qkverify.report import units
 from qkverify.report.markdown import block
 from qkverify.report.model import Report
-from qkverify.report.templating import fill
 from qkverify.report.sections.verdicts import HARNESS, card_id
+from qkverify.report.templating import fill
 from qkverify.results import Verdict
 
 ORDER = 20
@@ -21,12 +21,18 @@ _FINDING = re.compile(r"reports/findings/([\w.-]*\w)/?|https?://[^\s<>\"')]*[^\s
 
 def html(report: Report) -> Markup:
     cards = [*report.broken, *report.findings]
-    return fill("broken.jinja", cards=cards, card_id=card_id, linked=linked, label=label) if cards else Markup("")
+    return (
+        fill("broken.jinja", cards=cards, card_id=card_id, linked=linked, label=label)
+        if cards
+        else Markup("")
+    )
 
 
 def label(verdict: Verdict) -> str:
     """The word on the card."""
-    return {"error": HARNESS, "finding": "known finding", "failed": "broken"}.get(verdict.outcome, verdict.outcome)
+    return {"error": HARNESS, "finding": "known finding", "failed": "broken"}.get(
+        verdict.outcome, verdict.outcome
+    )
 
 
 def linked(reason: str) -> Markup:
@@ -47,7 +53,9 @@ def _paragraph(verdict: Verdict) -> str:
     where = f"{verdict.implementation}, {verdict.device}, {verdict.dtype}"
     lines = [f"### {verdict.law} ({label(verdict)}): `{where}`", verdict.sentence]
     if verdict.reason:
-        lines.append(_FINDING.sub(lambda m: f"[{m[0]}](../findings/{m[1]}/)" if m[1] else m[0], verdict.reason))
+        lines.append(
+            _FINDING.sub(lambda m: f"[{m[0]}](../findings/{m[1]}/)" if m[1] else m[0], verdict.reason)
+        )
     if verdict.counterexample is not None:
         example = verdict.counterexample
         lines.append(block(example.message))

@@ -17,7 +17,10 @@ def html(report: Report) -> Markup:
     if not report.runs:
         return Markup("")
     last = report.runs[-1].fingerprint
-    parts = (("Identity: by which results may be compared", last.identity), ("State: what only was so at the time", last.state))
+    parts = (
+        ("Identity: by which results may be compared", last.identity),
+        ("State: what only was so at the time", last.state),
+    )
     return fill("environment.jinja", report=report, parts=parts, changed=changed(report))
 
 
@@ -31,6 +34,13 @@ def changed(report: Report) -> list[str]:
 def markdown(report: Report) -> str:
     if not report.runs:
         return ""
-    rows = [[name.replace("_", " "), units.fact(fact)] for name, fact in report.identity.items() if fact is not None]
-    runs = [f"- {run.started}: `{run.command}`, profile {run.profile}, seed {run.seed}, qkverify {run.qkverify}" for run in report.runs]
+    rows = [
+        [name.replace("_", " "), units.fact(fact)]
+        for name, fact in report.identity.items()
+        if fact is not None
+    ]
+    runs = [
+        f"- {run.started}: `{run.command}`, profile {run.profile}, seed {run.seed}, qkverify {run.qkverify}"
+        for run in report.runs
+    ]
     return table(["fact", "value"], rows) + "\n\n" + "\n".join(runs)

@@ -25,11 +25,16 @@ def outcomes(report: Report) -> dict[tuple[str, str], str]:
     for verdict in report.verdicts:
         counts.setdefault((verdict.family, verdict.law), Counter())[_word(verdict)] += 1
     words = ("holds", "broken", "finding", "not offered")
-    return {law: ", ".join(f"{word} {found[word]}" for word in words if found[word]) for law, found in counts.items()}
+    return {
+        law: ", ".join(f"{word} {found[word]}" for word in words if found[word])
+        for law, found in counts.items()
+    }
 
 
 def _word(verdict: Verdict) -> str:
-    return "holds" if verdict.outcome == "passed" else "broken" if verdict.outcome in BROKEN else verdict.outcome
+    return (
+        "holds" if verdict.outcome == "passed" else "broken" if verdict.outcome in BROKEN else verdict.outcome
+    )
 
 
 def markdown(report: Report) -> str:

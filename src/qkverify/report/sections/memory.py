@@ -40,7 +40,10 @@ class Panel(NamedTuple):
 
 def html(report: Report) -> Markup:
     found = panels(report)
-    groups = {key: [p for p in found if (p.name, p.shape) == key] for key in dict.fromkeys((p.name, p.shape) for p in found)}
+    groups = {
+        key: [p for p in found if (p.name, p.shape) == key]
+        for key in dict.fromkeys((p.name, p.shape) for p in found)
+    }
     return fill("memory.jinja", panels=found, groups=groups) if found else Markup("")
 
 
@@ -57,17 +60,22 @@ def panels(report: Report) -> list[Panel]:
 
 
 def _panel(report: Report, family: timings.Family, direction: str, mine: list[Timing]) -> Panel:
-    growth = [_growth(name, [t for t in mine if t.implementation == name]) for name in report.implementations
-              if any(t.implementation == name for t in mine)]  # fmt: skip
+    growth = [
+        _growth(name, [t for t in mine if t.implementation == name])
+        for name in report.implementations
+        if any(t.implementation == name for t in mine)
+    ]
     said = ", ".join(f"{g.implementation} {units.size(g.peak_bytes)}" for g in growth)
-    drawn = timings.series(mine, report, lambda t: t.peak_bytes, _tip)
+    drawn = timings.series([(t, t.peak_bytes or 0, _tip(t)) for t in mine], report)
     alt = f"Peak memory against length, {family.name}, {direction}. At the longest: {said}"
     chart = line_chart(drawn, alt=alt, unit=units.size, base=2, room=timings.room(report))
     return Panel(mine[0].device, mine[0].dtype, direction, family.name, family.shape, chart, growth)
 
 
 def _tip(timing: Timing) -> str:
-    return f"{timing.implementation}, {timing.sizes['K']}: {units.size(timing.peak_bytes or 0)} above its inputs"
+    return (
+        f"{timing.implementation}, {timing.sizes['K']}: {units.size(timing.peak_bytes or 0)} above its inputs"
+    )
 
 
 def _growth(name: str, mine: list[Timing]) -> Growth:
@@ -77,7 +85,19 @@ def _growth(name: str, mine: list[Timing]) -> Growth:
 
 
 def markdown(report: Report) -> str:
-    rows = [[p.name, p.device, p.dtype, p.direction, code(g.implementation), str(g.length), units.size(g.peak_bytes),
-             "" if g.exponent is None else f"length^{g.exponent:.1f}"] for p in panels(report) for g in p.growth]  # fmt: skip
+    rows = [
+        [
+            p.name,
+            p.device,
+            p.dtype,
+            p.direction,
+            code(g.implementation),
+            str(g.length),
+            units.size(g.peak_bytes),
+            "" if g.exponent is None else f"length^{g.exponent:.1f}",
+        ]
+        for p in panels(report)
+        for g in p.growth
+    ]
     header = ["case", "device", "dtype", "direction", "implementation", "length", "peak", "growth"]
     return table(header, rows) if rows else ""

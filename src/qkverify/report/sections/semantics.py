@@ -13,7 +13,16 @@ from qkverify.report.templating import fill
 ORDER = 30
 TITLE = "How they differ"
 
-CONVENTIONS = ("causal_alignment", "empty_rows", "masked_values", "deterministic", "batch_invariant", "lse", "delta", "precision")
+CONVENTIONS = (
+    "causal_alignment",
+    "empty_rows",
+    "masked_values",
+    "deterministic",
+    "batch_invariant",
+    "lse",
+    "delta",
+    "precision",
+)
 EXPLAINED = {
     "causal_alignment": "which key the first query sees when lengths differ",
     "empty_rows": "what a query that sees no key gets",
@@ -31,30 +40,45 @@ def html(report: Report) -> Markup:
     options = _options(report)
     if not names and not options:
         return Markup("")
-    return fill("semantics.jinja", report=report, names=names, explained=EXPLAINED, tints=_tints(report, names),
-                options=options)  # fmt: skip
+    return fill(
+        "semantics.jinja",
+        report=report,
+        names=names,
+        explained=EXPLAINED,
+        tints=_tints(report, names),
+        options=options,
+    )
 
 
 def conventions(report: Report) -> list[str]:
     """The conventions that at least one implementation has."""
-    found = {name for info in report.infos.values() for name, choice in info.semantics.items()
-             if choice.how != "not applicable"}  # fmt: skip
+    found = {
+        name
+        for info in report.infos.values()
+        for name, choice in info.semantics.items()
+        if choice.how != "not applicable"
+    }
     return in_order(found, CONVENTIONS)
 
 
 def _options(report: Report) -> list[str]:
     """Every option, in the order in which most is offered first."""
     counts = Counter(name for info in report.infos.values() for name in info.offers)
-    known = dict.fromkeys(name for info in report.infos.values() for name in [*info.offers, *info.not_offered])
+    known = dict.fromkeys(
+        name for info in report.infos.values() for name in [*info.offers, *info.not_offered]
+    )
     return sorted(known, key=lambda name: -counts[name])
 
 
 def _tints(report: Report, names: list[str]) -> dict[str, dict[str, int]]:
-    """For each convention a number for each of its values: 0 for what most do, so that the others stand out."""
+    """A number for each value of each convention: 0 for what most do, so that the others stand out."""
     tints = {}
     for name in names:
-        values = Counter(info.semantics[name].value for info in report.infos.values() if name in info.semantics
-                         and info.semantics[name].how != "not applicable")  # fmt: skip
+        values = Counter(
+            info.semantics[name].value
+            for info in report.infos.values()
+            if name in info.semantics and info.semantics[name].how != "not applicable"
+        )
         tints[name] = {value: min(i, 3) for i, (value, _) in enumerate(values.most_common())}
     return tints
 
@@ -68,5 +92,13 @@ def markdown(report: Report) -> str:
         info = report.infos.get(name)
         choices = [info.semantics.get(n) if info else None for n in names]
         if any(choices):
-            rows.append([code(name), *("" if c is None or c.how == "not applicable" else f"{c.value} ({c.how})" for c in choices)])
+            rows.append(
+                [
+                    code(name),
+                    *(
+                        "" if c is None or c.how == "not applicable" else f"{c.value} ({c.how})"
+                        for c in choices
+                    ),
+                ]
+            )
     return table(["implementation", *(n.replace("_", " ") for n in names)], rows)

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from qkverify import statistics
 from qkverify.report import timings, units
-from qkverify.report.charts import Point, line_chart
+from qkverify.report.charts import Point, Series, line_chart
 from qkverify.report.markdown import code, table
 from qkverify.report.model import Report
 from qkverify.report.templating import fill
@@ -44,13 +44,13 @@ class Table(NamedTuple):
 
 
 class Charts(NamedTuple):
-    """Three charts of one family of cases in one direction."""
+    """Three charts of one family of cases in one direction; one without a series is empty."""
 
     title: str
     shape: str
     time: Markup
     rate: Markup
-    share: Markup | None
+    share: Markup
 
 
 class Place(NamedTuple):
@@ -73,8 +73,12 @@ def html(report: Report) -> Markup:
 def _place(report: Report, device: str, dtype: str) -> Place:
     here = timings.at(report, device, dtype)
     families, alone = timings.families(here)
-    charts = [_charts(report, family, direction) for family in families for direction in timings.directions(family.timings)
-              if any(t.seconds for t in family.timings if t.direction == direction)]  # fmt: skip
+    charts = [
+        _charts(report, family, direction)
+        for family in families
+        for direction in timings.directions(family.timings)
+        if any(t.seconds for t in family.timings if t.direction == direction)
+    ]
     tables = [_table(report, here, case) for case in alone]
     rest = [_table(report, here, case) for family in families for case in family.cases]
     return Place(device, dtype, _ceilings(report, device, dtype), charts, tables, rest)
@@ -82,39 +86,39 @@ def _place(report: Report, device: str, dtype: str) -> Place:
 
 def _charts(report: Report, family: timings.Family, direction: str) -> Charts:
     mine = [t for t in family.timings if t.direction == direction]
-    numbers = {id(t): one for t in mine if (one := timings.timed(t, report))}
-    known = [t for t in mine if id(t) in numbers]
+    known = [one for t in mine if (one := timings.timed(t, report))]
     title = f"{family.name}, {direction}"
+    room = timings.room(report)
 
-    def draw(what: str, of: str, **options: object) -> Markup:
-        drawn = timings.series(known, report, lambda t: getattr(numbers[id(t)], of), lambda t: numbers[id(t)].tip)
-        return line_chart(drawn, alt=_alt(what, title, known, numbers), room=timings.room(report), **options)  # type: ignore[arg-type]
+    def series(values: Iterable[float | None]) -> list[Series]:
+        pairs = zip(known, values, strict=True)
+        return timings.series([(one.timing, value or 0.0, one.tip) for one, value in pairs], report)
 
-    shares = [one.share for one in numbers.values() if one.share is not None]
+    time, rate = series(one.seconds for one in known), series(one.rate for one in known)
+    share = series(one.share for one in known)
     return Charts(
         title,
         family.shape,
-        draw("Time", "seconds", unit=units.seconds),
-        draw("Rate", "rate", unit=units.flops, ceiling=_roofline(known, numbers)),
-        draw("Share of the roofline", "share", unit=units.percent, share=True) if shares else None,
+        line_chart(time, alt=_alt("Time", title, known), unit=units.seconds, room=room),
+        line_chart(
+            rate, alt=_alt("Rate", title, known), unit=units.flops, room=room, ceiling=_roofline(known)
+        ),
+        line_chart(
+            share, alt=_alt("Share of the roofline", title, known), unit=units.percent, room=room, share=True
+        ),
     )
 
 
-def _roofline(known: list[Timing], numbers: dict[int, timings.Timed]) -> list[Point]:
+def _roofline(known: list[timings.Timed]) -> list[Point]:
     """The highest rate that the measured ceilings allow at each length."""
-    points = {}
-    for t in known:
-        one = numbers[id(t)]
-        if one.share:
-            rate = one.rate / one.share
-            points[t.sizes["K"]] = Point(t.sizes["K"], rate, "measured roofline")
-    return list(points.values())
+    rates = {one.timing.sizes["K"]: one.rate / one.share for one in known if one.share}
+    return [Point(length, rate, "measured roofline") for length, rate in rates.items()]
 
 
-def _alt(what: str, title: str, known: list[Timing], numbers: dict[int, timings.Timed]) -> str:
+def _alt(what: str, title: str, known: list[timings.Timed]) -> str:
     """The chart in a sentence: what stands at its right end."""
-    longest = max(t.sizes["K"] for t in known)
-    ends = sorted((numbers[id(t)].seconds, t.implementation) for t in known if t.sizes["K"] == longest)
+    longest = max(one.timing.sizes["K"] for one in known)
+    ends = sorted((o.seconds, o.timing.implementation) for o in known if o.timing.sizes["K"] == longest)
     said = ", ".join(f"{name} {units.seconds(seconds)}" for seconds, name in ends)
     return f"{what} against length, {title}. At {longest}: {said}"
 
@@ -136,8 +140,14 @@ def _largest(values: Iterable[float | None], unit: Callable[[float], str]) -> st
 
 def _ceilings(report: Report, device: str, dtype: str) -> str:
     """What this device was seen to reach, in words."""
-    words = [f"matrix product {units.flops(c.rate)}" for c in report.ceilings if (c.device, c.dtype, c.what) == (device, dtype, "matmul")]
-    words += [f"copy {units.bandwidth(c.rate)}" for c in report.ceilings if (c.device, c.what) == (device, "copy")]
+    words = [
+        f"matrix product {units.flops(c.rate)}"
+        for c in report.ceilings
+        if (c.device, c.dtype, c.what) == (device, dtype, "matmul")
+    ]
+    words += [
+        f"copy {units.bandwidth(c.rate)}" for c in report.ceilings if (c.device, c.what) == (device, "copy")
+    ]
     return ", ".join(words)
 
 
@@ -146,20 +156,20 @@ def markdown(report: Report) -> str:
     for device, dtype in report.places:
         here = timings.at(report, device, dtype)
         for case in dict.fromkeys(t.case for t in here):
-            found = _table(report, here, case)
-            rows += [_best(found, direction, device, dtype) for direction in found.directions]
-    header = ["case", "shape", "device", "dtype", "direction", "fastest", "time", "rate", "of the roofline", "margin"]
-    return table(header, rows) if rows else ""
+            for direction in timings.directions(t for t in here if t.case == case):
+                mine = [t for t in here if (t.case, t.direction) == (case, direction)]
+                rows.append([case, timings.shape(mine[0]), device, dtype, direction, *_best(mine, report)])
+    header = "case, shape, device, dtype, direction, fastest, time, rate, of the roofline, margin"
+    return table(header.split(", "), rows) if rows else ""
 
 
-def _best(found: Table, direction: str, device: str, dtype: str) -> list[str]:
-    """The fastest of a case as a row, or why nothing was timed."""
-    where = [found.case, found.shape, device, dtype, direction]
-    lines = [row.lines[direction] for row in found.rows if direction in row.lines]
-    first = min((line for line in lines if line.timed), key=lambda line: line.timed.seconds if line.timed else 0.0, default=None)
-    if first is None or first.timed is None:
-        reasons = dict.fromkeys(line.timing.reason or "no reason recorded" for line in lines)
-        return [*where, f"not timed: {'; '.join(reasons)}", "", "", "", ""]
-    one = first.timed
-    return [*where, code(first.timing.implementation), units.seconds(one.seconds), units.flops(one.rate),
-            "" if one.share is None else units.percent(one.share), units.margin(first.timing.margin)]  # fmt: skip
+def _best(mine: list[Timing], report: Report) -> list[str]:
+    """The fastest of a case in words, or why nothing was timed."""
+    ran = [one for t in mine if (one := timings.timed(t, report))]
+    if not ran:
+        reasons = dict.fromkeys(t.reason or "no reason recorded" for t in mine)
+        return [f"not timed: {'; '.join(reasons)}", "", "", "", ""]
+    one = min(ran, key=lambda one: one.seconds)
+    share = "" if one.share is None else units.percent(one.share)
+    margin = units.margin(one.timing.margin)
+    return [code(one.timing.implementation), units.seconds(one.seconds), units.flops(one.rate), share, margin]

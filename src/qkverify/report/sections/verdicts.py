@@ -17,34 +17,52 @@ TITLE = "Verdicts"
 
 GLYPHS = {"passed": "✓", "finding": "◆", "not offered": "–", **dict.fromkeys(BROKEN, "✗")}
 HARNESS = "harness failed"
+SHOWN = BROKEN | {"finding"}  # in full, on a card
 
 
 def html(report: Report) -> Markup:
     if not report.rows:
         return Markup("")
     laws = {family: sum(law.family == family for law in report.laws) for family in report.families}
-    groups = [(name, report.infos.get(name), [r for r in report.rows if r.implementation == name])
-              for name in report.implementations]  # fmt: skip
-    return fill("verdicts.jinja", report=report, groups=groups, laws=laws, details=details(report), words=words,
-                aloud=aloud, glyphs=GLYPHS)  # fmt: skip
+    groups = [
+        (name, report.infos.get(name), [r for r in report.rows if r.implementation == name])
+        for name in report.implementations
+    ]
+    return fill(
+        "verdicts.jinja",
+        report=report,
+        groups=groups,
+        laws=laws,
+        details=details(report),
+        words=words,
+        aloud=aloud,
+        glyphs=GLYPHS,
+    )
 
 
 def words(cell: Cell) -> tuple[str, str]:
     """What a cell says, and what it says beneath in small."""
     first, more = cell.gravest[0], len(cell.gravest) - 1
     rest = f"+ {more} more" if more else ""
+    margin = "" if first.margin is None else f"margin {units.margin(first.margin)}"
     match cell.outcome:
         case "passed":
-            return units.margin(cell.margin) or ("exact" if all(v.exact for v in cell.gravest) else "holds"), ""
+            exact = "exact" if all(v.exact for v in cell.gravest) else "holds"
+            return units.margin(cell.margin) or exact, ""
         case "failed":
-            return first.law, ", ".join(filter(None, [f"margin {units.margin(first.margin)}" * (first.margin is not None), rest]))
+            return first.law, joined(margin, rest)
         case "finding":
-            return first.law, ", ".join(filter(None, ["known finding", rest]))
+            return first.law, joined("known finding", rest)
         case "crashed" | "timed out":
             return f"{cell.outcome}: {first.law}", rest
         case "error":
             return f"{HARNESS}: {first.law}", rest
     return cell.outcome, ""
+
+
+def joined(*words: str) -> str:
+    """Those that are not empty, with commas."""
+    return ", ".join(filter(None, words))
 
 
 def aloud(cell: Cell) -> str:
@@ -59,45 +77,54 @@ def aloud(cell: Cell) -> str:
 
 def card_id(verdict: Verdict) -> str:
     """The id of the card that shows a broken law or a finding in full."""
-    return element_id("case", verdict.implementation, verdict.device, verdict.dtype, verdict.family, verdict.law)
+    return element_id(
+        "case", verdict.implementation, verdict.device, verdict.dtype, verdict.family, verdict.law
+    )
 
 
 def details(report: Report) -> dict[str, Any]:
     """Every verdict, compactly, for the panel that a cell opens: laws and reasons are written once."""
     laws = {(law.family, law.law): i for i, law in enumerate(report.laws)}
     reasons = {reason: i for i, reason in enumerate(dict.fromkeys(v.reason for v in report.verdicts))}
+
+    def line(v: Verdict) -> list[int | str]:
+        time = units.seconds(v.seconds) if v.seconds else ""
+        outcome = BY_GRAVITY.index(v.outcome)
+        return [laws[v.family, v.law], outcome, v.examples, units.margin(v.margin), time, reasons[v.reason]]
+
+    cards = {cell.id: [card_id(v) for v in cell.verdicts if v.outcome in SHOWN] for cell in report.cells}
     return {
         "outcomes": BY_GRAVITY,
         "laws": [[law.law, law.sentence, int(law.exact)] for law in report.laws],
         "reasons": list(reasons),
-        "cells": {
-            cell.id: [
-                [laws[v.family, v.law], BY_GRAVITY.index(v.outcome), v.examples, units.margin(v.margin),
-                 units.seconds(v.seconds) if v.seconds else "", reasons[v.reason]]
-                for v in sorted(cell.verdicts, key=lambda v: BY_GRAVITY.index(v.outcome))
-            ]
-            for cell in report.cells
-        },
-        "cards": {
-            cell.id: [card_id(v) for v in cell.verdicts if v.outcome in BROKEN or v.outcome == "finding"]
-            for cell in report.cells
-            if cell.outcome in BROKEN or cell.outcome == "finding"
-        },
-    }  # fmt: skip
+        "cells": {cell.id: [line(v) for v in cell.by_gravity] for cell in report.cells},
+        "cards": {cell: ids for cell, ids in cards.items() if ids},
+    }
 
 
 def markdown(report: Report) -> str:
-    header = ["implementation", "device", "dtype", *report.families]
-    rows = [[code(row.implementation), row.device, row.dtype or "-",
-             *(_short(row.cells.get(family)) for family in report.families)] for row in report.rows if row.cells]  # fmt: skip
-    unavailable = [f"- `{row.implementation}`{f' on {row.device}' * bool(row.device)}: {row.reason}"
-                   for row in report.rows if not row.cells]  # fmt: skip
-    legend = "✓ with the largest margin (|error| / derived bound; 1 is the limit), ✗ with the broken law, ◆ with a known finding."
-    return "\n\n".join(filter(None, [table(header, rows) if rows else "", legend if rows else "", "\n".join(unavailable)]))
+    rows = [
+        [
+            code(row.implementation),
+            row.device,
+            row.dtype,
+            *(_short(row.cells.get(f)) for f in report.families),
+        ]
+        for row in report.rows
+        if row.cells
+    ]
+    gone = [
+        f"- {code(row.implementation)} {row.device}: {row.reason}" for row in report.rows if not row.cells
+    ]
+    legend = "✓ with the largest margin (|error| / derived bound; 1 is the limit), "
+    legend += "✗ with the broken law, ◆ with a known finding."
+    judged = [table(["implementation", "device", "dtype", *report.families], rows), legend] if rows else []
+    return "\n\n".join(filter(None, [*judged, "\n".join(gone)]))
 
 
 def _short(cell: Cell | None) -> str:
     if cell is None:
         return ""
     main, small = words(cell)
-    return f"{GLYPHS.get(cell.outcome, '')} {main}{f' ({small})' * bool(small)}" if cell.outcome != "not offered" else main
+    glyph = "" if cell.outcome == "not offered" else f"{GLYPHS[cell.outcome]} "
+    return f"{glyph}{main}{f' ({small})' * bool(small)}"

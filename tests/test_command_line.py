@@ -1,0 +1,138 @@
+"""The command line, as a person meets it: what is printed, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GOOD = '''
+import numpy as np
+from qkverify import implementation
+
+@implementation(name="mine", arrays="numpy", dtypes=("float32", "float64"), requires=("G == H", "K >= 1"))
+def attention(query, key, value, *, scale=None):
+    scores = query @ np.swapaxes(key, -1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights @ value / weights.sum(-1, keepdims=True)
+'''
+UNSCALED = GOOD.replace("(query.shape[-1] ** -0.5 if scale is None else scale)", "(1.0 if scale is None else scale)")
+
+
+def qkverify(*arguments, cwd):
+    return subprocess.run([sys.executable, "-m", "qkverify.cli", *arguments], cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "good.py").write_text(GOOD)
+    (tmp_path / "unscaled.py").write_text(UNSCALED)
+    return tmp_path
+
+
+def test_a_right_kernel_passes_with_exit_code_0(folder):
+    done = qkverify("verify", "good.py", "--profile", "quick", "--dtype", "float32", cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all laws hold" in done.stdout
+    assert "mine · numpy · float32 · cpu" in done.stdout
+
+
+def test_a_wrong_kernel_fails_with_its_smallest_problem_and_a_replay_line(folder):
+    done = qkverify("verify", "unscaled.py:attention", "--profile", "quick", "--dtype", "float32", cwd=folder)
+    assert done.returncode == 1
+    assert "scale is 1 / sqrt(d) unless it is given" in done.stdout
+    assert "smallest problem   1 batch entry, 1 head, 1 query, 2 keys" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    replay = next(line.split()[-1] for line in done.stdout.splitlines() if "qkverify replay" in line)
+    again = qkverify("replay", replay, cwd=folder)
+    assert again.returncode == 1
+    assert "smallest problem" in again.stdout
+    (folder / "unscaled.py").write_text(GOOD)
+    mended = qkverify("replay", replay, cwd=folder)
+    assert mended.returncode == 0, mended.stdout + mended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("verify", "numpy_textbok"), "Did you mean 'numpy_textbook'?"),
+        (("verify", "numpy_textbook", "--dtype", "float23"), "Did you mean 'float32'?"),
+        (("verify", "numpy_textbook", "--profile", "quik"), "Did you mean 'quick'?"),
+        (("verify", "good.py:atention"), "Did you mean 'attention'?"),
+        (("verify", "goood.py:attention"), "Did you mean 'good.py'?"),
+        (("verify", "no.such.module:f"), "no module named 'no'"),
+        (("replay", "nothing"), "unknown replay 'nothing'"),
+        (("list", "lows"), "Did you mean 'laws'?"),
+        (("new", "two words"), "is no name for a Python module"),
+        (("verify", "numpy_textbook", "--devise", "cpu"), "--device"),
+    ],
+)
+def test_a_mistake_gets_a_sentence_and_exit_code_2(folder, arguments, said):
+    done = qkverify(*arguments, cwd=folder)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_target_that_raises_on_import_shows_its_own_traceback(folder):
+    (folder / "raises.py").write_text("import math\n\ndef f():\n    return math.sqrt(-1)\n\nf()\n")
+    done = qkverify("verify", "raises.py:f", cwd=folder)
+    assert done.returncode == 2
+    assert "raises.py" in done.stderr
+    assert "ValueError" in done.stderr
+    assert "could not be imported" in done.stderr
+    assert "registry.py" not in done.stderr
+
+
+def test_a_wrong_shape_is_a_contract_error_with_both_shapes(folder):
+    (folder / "shape.py").write_text(GOOD.replace("return weights @ value", "return (weights @ value)[..., :-1]").replace("/ weights.sum(-1, keepdims=True)", ""))
+    done = qkverify("verify", "shape.py", "--profile", "quick", "--dtype", "float64", cwd=folder)
+    assert done.returncode == 1
+    assert "the output has shape (1, 1, 1, 0), expected (1, 1, 1, 1)" in done.stdout
+
+
+def test_results_are_kept_and_a_broken_file_gives_exit_code_3(folder):
+    reports = folder / "reports" / "here"
+    done = qkverify("verify", "good.py", "--profile", "quick", "--dtype", "float64", "--results", "results.jsonl", cwd=folder)
+    assert done.returncode == 0
+    lines = (folder / "results.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["type"] == "run"
+    assert {json.loads(line)["type"] for line in lines} == {"run", "implementation", "verdict"}
+    reports.mkdir(parents=True)
+    (reports / "results.jsonl").write_text("\n".join(lines[:3]) + "\n{broken\n" + lines[3] + "\n")
+    refused = qkverify("report", str(reports), cwd=folder)
+    assert refused.returncode == 3
+    assert "results.jsonl, line 4" in refused.stderr
+    assert (folder / "results.jsonl").read_text().splitlines() == lines
+
+
+@pytest.mark.parametrize("arrays", ["numpy", "torch"])
+def test_new_writes_an_implementation_that_passes(folder, arrays):
+    if arrays == "torch":
+        pytest.importorskip("torch", reason="needs torch: pip install 'qkverify[torch]'")
+    made = qkverify("new", "fresh", "--arrays", arrays, cwd=folder)
+    assert made.returncode == 0
+    assert "qkverify verify fresh.py" in made.stdout
+    again = qkverify("new", "fresh", cwd=folder)
+    assert again.returncode == 2
+    assert "exists already" in again.stderr
+    done = qkverify("verify", "fresh.py", "--profile", "quick", "--dtype", "float32", cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_readme_example_is_ten_lines_and_passes(tmp_path):
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    example = text.split("<!-- example: implementations -->\n```python\n")[1].split("```")[0]
+    assert len([line for line in example.splitlines() if line]) <= 10
+    (tmp_path / "mine.py").write_text(example)
+    done = qkverify("verify", "mine.py", "--profile", "quick", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_doctor_says_what_is_missing(tmp_path):
+    done = qkverify("doctor", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "numpy    installed" in done.stdout
