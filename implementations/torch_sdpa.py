@@ -77,6 +77,7 @@ HALF, EVERY = ("float16", "bfloat16"), ("float64", "float32", "float16", "bfloat
 # What the laws found in released torch, recorded so that it is shown and does not fail a run: law[device-dtype] -> folder.
 ACCUMULATES = "reports/findings/torch-cpu-flash-backward-accumulates-in-storage-dtype"
 SCALE_ZERO = "reports/findings/torch-cpu-flash-causal-with-scale-zero-is-nan"
+KEY_COUNT = "reports/findings/torch-cpu-flash-counts-keys-by-the-values"
 FLASH_FINDINGS = {
     **{
         f"{law}[cpu-{dtype}]": ACCUMULATES
@@ -85,6 +86,7 @@ FLASH_FINDINGS = {
         for dtype in HALF
     },
     "zero_scale_averages[cpu]": SCALE_ZERO,
+    "mismatched_sizes_raise[cpu]": KEY_COUNT,
 }  # fmt: skip
 
 for name, backend, devices, dtypes, requires, semantics in (

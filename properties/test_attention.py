@@ -186,8 +186,10 @@ def test_bias_adds_to_scores(run, problem):
 
 
 @law("The log-sum-exp is the natural logarithm of the sum of the exponentials of the scores, and -inf on rows that see no key.", source="FlashAttention, algorithm 1", needs="return_lse",
-     problem=problems(use=("return_lse",)))  # fmt: skip
-def test_log_sum_exp_is_right(run, problem):
+     problem=problems(use=("return_lse",)), level=st.sampled_from((None, 100.0, -100.0)))  # fmt: skip
+def test_log_sum_exp_is_right(run, problem, level):
+    if problem.sinks is not None and level is not None:
+        problem = problem.replace(sinks=np.full_like(problem.sinks, level))
     assert_within_bound(run.lse(problem), run.bound(problem)[1].value, what="log-sum-exp")
 
 

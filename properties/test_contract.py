@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from qkverify.laws import law
@@ -75,3 +76,24 @@ def test_empty_axes(run, problem):
 @law("One of everything works.", source="sizes of one", problem=problems(sizes={"B": 1, "G": 1, "H": 1, "Q": 1, "K": 1}), weight=0.25)
 def test_one_of_everything(run, problem):
     assert_within_bound(run(problem), run.exact(problem))
+
+
+@law("Sizes that do not fit raise an error: nothing is read past an end, nothing broadcast by chance.", source="a key count taken from the values (pytorch #193728)",
+     exact=True, problem=problems(only=(), layouts=False, long=False), which=st.sampled_from(("value longer", "key longer", "key wider", "batches differ")))  # fmt: skip
+def test_mismatched_sizes_raise(run, problem, which):
+    longer = {name: np.concatenate([getattr(problem, name)] * 2, axis=2) for name in ("key", "value")}
+    changes = {
+        "value longer": {"value": longer["value"]},
+        "key longer": {"key": longer["key"]},
+        "key wider": {"key": np.concatenate([problem.key] * 2, axis=3)},
+        "batches differ": {name: np.concatenate([getattr(problem, name)] * 2, axis=0) for name in ("key", "value")},
+    }[which]
+    # Twice a batch or a length of one broadcasts in array libraries; only sizes that no rule allows are asked for.
+    assume(which != "batches differ" or problem.sizes["B"] > 1)
+    assume(problem.sizes["K"] > 1 and problem.sizes["D"] > 1)
+    try:
+        run.native_call(problem.replace(**changes))
+    except Exception:
+        return
+    assert_true(False, f"{which} than the rest of the call, and no error: query {problem.query.shape}, "
+                f"key {changes.get('key', problem.key).shape}, value {changes.get('value', problem.value).shape}")  # fmt: skip

@@ -354,6 +354,25 @@ def test_a_group_may_grow_to_its_limit_for_the_fewest_rounds_and_drops_the_slowe
     assert slow == 0
 
 
+def test_a_call_that_fails_later_takes_its_times_away_and_no_others() -> None:
+    time, calls = FakeTime(), iter(range(12))
+    fine = prepared_from(time, {"fine": 0.01, "tires": 0.01})
+
+    def prepare(one: Cell) -> measurement.Prepared:
+        def tires() -> str:
+            time.call("tires", 0.01)()
+            if next(calls) > 10:
+                raise RuntimeError("out of handles")
+            return ""
+
+        ready: measurement.Prepared = fine(one)
+        return dataclasses.replace(ready, call=tires) if one.implementation.name == "tires" else ready
+
+    found = measurement.measure([cell("tires"), cell("fine")], budget_seconds=9.0, prepare=prepare)
+    assert [t.reason for t in found.timings] == ["raised RuntimeError: out of handles", ""]
+    assert [len(t.seconds) for t in found.timings] == [0, sampling.MOST_ROUNDS]
+
+
 def test_a_cell_that_is_expected_to_be_too_slow_is_not_called() -> None:
     time, slow = FakeTime(), cell("slow")
     prepare = prepared_from(time, {"slow": 4.0})

@@ -77,6 +77,20 @@ def test_backward_is_two_and_a_half_times_forward_where_key_and_value_sizes_agre
     assert both - forward == 5 * forward // 2
 
 
+@pytest.mark.parametrize("workload", WORKLOADS.values(), ids=list(WORKLOADS))
+def test_the_work_of_any_workload_is_counted_without_its_memory(workload: Workload) -> None:
+    outline = workload.outline("bfloat16")
+    forward, both = work(outline, "forward"), work(outline, "forward+backward")
+    assert outline.query.strides == (0, 0, 0, 0)
+    assert 0 < forward.flops < both.flops
+    assert 0 < forward.bytes < both.bytes
+
+
+def test_the_outline_has_the_work_of_the_problem() -> None:
+    workload = dataclasses.replace(named("bert-base-padded"), queries=40, key_lengths=(40, 7, 0, 1))
+    assert work(workload.outline("float64"), "forward") == work(workload.problem("float64"), "forward")
+
+
 @st.composite
 def small_problems(draw: st.DrawFn) -> Problem:
     """Every way in which a workload can say what is visible, on sizes that brute force can count."""

@@ -31,7 +31,9 @@ from qkverify.sampling import (
     Samples,
     Subject,
     calibrate,
+    first_line,
     interleave,
+    raised,
     too_slow,
 )
 from qkverify.spotcheck import margin_of
@@ -82,19 +84,19 @@ def measure(
     to run, and may raise UnsupportedCase.
     """
     start, limit = time.perf_counter(), budget_seconds if limit_seconds is None else limit_seconds
-    prepare, reasons, ready = prepare or prepared, dict(verified or {}), dict[Cell, Prepared]()
+    prepare, reasons = prepare or prepared, dict(verified or {})
+    ready, plans = dict[Cell, Prepared](), dict[str, Plan]()
     for cell in cells:
         seconds = (expected_seconds or {}).get(cell, 0.0)
         if reasons.get(cell) is None and seconds * FEWEST_ROUNDS > limit - (time.perf_counter() - start):
             reasons[cell] = too_slow(seconds)
         if reasons.get(cell) is None:
-            found = _attempted(cell, prepare)
-            if isinstance(found, Prepared):
-                ready[cell] = found
-            else:
+            found = _attempted(cell, prepare, limit)
+            if isinstance(found, str):
                 reasons[cell] = found
+            else:
+                ready[cell], plans[cell.implementation.name] = found
     subjects = {cell.implementation.name: Subject(one.call, one.clock) for cell, one in ready.items()}
-    plans = {name: calibrate(one, limit_seconds=limit) for name, one in subjects.items()}
     calls = {cell: plans[cell.implementation.name].call_seconds for cell in ready}
     control = min(calls, key=lambda cell: calls[cell], default=None)
     if control is not None:
@@ -150,18 +152,18 @@ def _clock(arrays: str, device: str) -> Clock:
     return clock_for(arrays, device, frameworks.get(arrays).synchronise)
 
 
-def _attempted(cell: Cell, prepare: Callable[[Cell], Prepared]) -> Prepared | str:
-    """The cell made ready and called once, or why that failed."""
+def _attempted(
+    cell: Cell, prepare: Callable[[Cell], Prepared], limit_seconds: float
+) -> tuple[Prepared, Plan] | str:
+    """The cell made ready, called once and warmed up, or why that failed."""
     try:
         found = prepare(cell)
-        found.call()
-    except UnsupportedCase as refusal:
-        return f"not offered: {refusal}"
-    except NotImplementedError as refusal:
-        return f"not offered: {_first_line(refusal)}"
+        found.call()  # what is compiled or loaded once is not part of the warm-up
+        return found, calibrate(Subject(found.call, found.clock), limit_seconds=limit_seconds)
+    except (UnsupportedCase, NotImplementedError) as refusal:
+        return f"not offered: {first_line(refusal)}"
     except Exception as error:  # the cell's own failure: recorded, and the others go on
-        return f"raised {type(error).__name__}: {_first_line(error)}"
-    return found
+        return raised(error)
 
 
 def _add_twin(cell: Cell, twin: Prepared, subjects: dict[str, Subject], plans: dict[str, Plan]) -> None:
@@ -170,20 +172,15 @@ def _add_twin(cell: Cell, twin: Prepared, subjects: dict[str, Subject], plans: d
     twin.call()
 
 
-def not_timed(cell: Cell, reason: str) -> Timing:
-    """The record of a cell that was left out."""
-    return _timing(cell, None, {}, reason, None)
-
-
 def _timing(
     cell: Cell, ready: Prepared | None, samples: Mapping[str, Samples], reason: str | None, peak: int | None
 ) -> Timing:
     """The record of one cell, its output checked where it was timed."""
     taken = samples.get(cell.implementation.name, Samples(reason=reason or ""))
-    margin = ready.check(ready.call()) if ready is not None and taken.seconds else None
-    verified = margin is not None and margin <= 1
-    if taken.seconds and not verified:
-        taken = Samples(reason=_unverified(margin))
+    margin = None
+    if ready is not None and taken.seconds:
+        margin, unverified = _checked(ready)
+        taken = Samples(reason=unverified) if unverified else taken
     amount = ready.work if ready is not None else amount_of(cell)
     return Timing(
         case=cell.workload.name,
@@ -201,20 +198,27 @@ def _timing(
         bytes=amount.bytes,
         peak_bytes=peak,
         margin=margin,
-        verified=verified,
+        verified=bool(taken.seconds),
         reason=taken.reason,
     )
 
 
 def amount_of(cell: Cell) -> Work:
     """The work of a cell that was never made ready."""
-    return work(problem_of(cell.workload, cell.dtype, 0), cell.direction)
+    return work(cell.workload.outline(cell.dtype), cell.direction)
 
 
-def _unverified(margin: float | None) -> str:
+def _checked(ready: Prepared) -> tuple[float | None, str]:
+    """The margin of what one more call returns, and why it does not verify the times; "" where it does."""
+    try:
+        margin = ready.check(ready.call())
+    except Exception as error:
+        return None, raised(error)
     if margin is None:
-        return "its output cannot be checked by sampled rows"
-    return f"the timed call's output is wrong: {margin:.3g} times its bound away from the reference"
+        return None, "its output cannot be checked by sampled rows"
+    if margin <= 1:
+        return margin, ""
+    return margin, f"the timed call's output is wrong: {margin:.3g} times its bound away from the reference"
 
 
 def _control(cell: Cell, samples: Mapping[str, Samples]) -> Control | None:
@@ -227,7 +231,3 @@ def _control(cell: Cell, samples: Mapping[str, Samples]) -> Control | None:
     both = [(s, pairs[r]) for r, s in zip(one.rounds, one.seconds, strict=True) if r in pairs]
     interval = paired_ratio([mine for mine, _ in both], [again for _, again in both])
     return Control(cell.workload.name, name, cell.device, cell.dtype, *interval, direction=cell.direction)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -380,12 +380,18 @@ def _sum(x: Bounded, axis: Any = None, keepdims: bool = False) -> Bounded:
 
 
 def _max(x: Bounded, axis: Any = None, keepdims: bool = False, initial: Any = np._NoValue) -> Bounded:
-    """The shift of a softmax: exact. Its error stands for the rescales of an online softmax over tiles of keys."""
+    """The shift of a softmax: exact. Its error stands for how implementations may arrive at it.
+
+    An online softmax rescales once a tile of keys; one that merges splits of the keys, or that keeps the log-sum-exp for the
+    gradients, rounds numbers of this magnitude twice more.
+    """
     p = x.precision
     value = np.max(x.value, axis=axis, keepdims=keepdims, initial=initial)
     terms = x.value.size // max(value.size, 1)
     rescales = -(-terms // p.tile) - 1
-    error = rescales * (p.exp_ulps + 2) * p.accumulate.unit if rescales > 0 else 0.0
+    error = np.abs(np.where(np.isfinite(value), value, 0.0)) * (2.0 * p.accumulate.unit)
+    if rescales > 0:
+        error += rescales * (p.exp_ulps + 2) * p.accumulate.unit
     return Bounded(value, error, p, x.unit)
 
 

@@ -54,6 +54,7 @@ class Run:
         self.largest_margin = 0.0
         self.examples = 0
         self.refusals = 0
+        self.calls = 0  # of the implementation: a law that made none has shown nothing
         self.failing: dict[str, Any] = {}  # what was drawn for the example that failed last
         self.problems: list[Problem] = []  # those of the current example: the first one is what a failure prints
         self._cache: dict[tuple[Any, ...], Any] = {}
@@ -121,6 +122,11 @@ class Run:
             self._received(part, name, shapes[name], self.dtype if name == "output" else None)
             for part, name in zip(parts, expected, strict=True)
         )
+
+    def native_call(self, problem: Problem) -> Any:
+        """What the implementation returns, unchecked: for laws about calls that must fail."""
+        self.problems.append(problem)
+        return self._guarded(self.callable(problem))
 
     def exact(self, problem: Problem) -> np.ndarray:
         """The reference's output (B,H,Q,E), float64."""
@@ -254,6 +260,7 @@ class Run:
 
     def _guarded(self, call: Callable[[], Any]) -> Any:
         """A refusal of the framework is a refusal of the implementation; anything else passes through."""
+        self.calls += 1
         try:
             return call()
         except self.framework.REFUSALS as refusal:

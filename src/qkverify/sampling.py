@@ -83,9 +83,14 @@ def interleave(
         is_late = now() - start > 1.5 * budget_seconds
         taking_part = [name for name, count in counts.items() if _takes_part(round_number, count, last)]
         for name in order.permutation(taking_part):
-            if is_late and len(found[name].rounds) >= FEWEST_ROUNDS:
+            if found[name].reason or (is_late and len(found[name].rounds) >= FEWEST_ROUNDS):
                 continue
-            found[name].seconds.append(subjects[name].clock.sample(subjects[name].call, plans[name].repeats))
+            try:
+                seconds = subjects[name].clock.sample(subjects[name].call, plans[name].repeats)
+            except Exception as error:  # a call that worked before: the others go on
+                found[name] = Samples(reason=raised(error))
+                continue
+            found[name].seconds.append(seconds)
             found[name].rounds.append(round_number)
     return found
 
@@ -134,6 +139,15 @@ def share_rounds(
 def _takes_part(round_number: int, count: int, last: int) -> bool:
     """Whether a subject with `count` of `last` rounds runs in this one: its rounds are spread evenly."""
     return (round_number + 1) * count // last > round_number * count // last
+
+
+def raised(error: BaseException) -> str:
+    """The reason of a subject that failed."""
+    return f"raised {type(error).__name__}: {first_line(error)}"
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def too_slow(call_seconds: float) -> str:

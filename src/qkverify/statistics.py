@@ -88,14 +88,14 @@ def is_quiet(controls: Iterable[Control]) -> bool:
 def verdict(interval: Interval, band: float = QUIET) -> Word:
     """The word for a ratio of times, `band` being what the control says noise can do, as a log-ratio.
 
-    A difference must lie beyond the band as a whole; "same" always means within 1 %, however wide the band is.
+    A difference must lie beyond the band as a whole; "same" means within 1 %, however wide the band is.
     """
     low, high = (math.log(edge) if edge > 0 else -math.inf for edge in (interval.low, interval.high))
     if low > band:
         return "slower"
     if high < -band:
         return "faster"
-    return "same" if -QUIET <= low and high <= QUIET else "undecided"
+    return "same" if low >= -QUIET and high <= QUIET else "undecided"
 
 
 def compare(candidate: Timing, baseline: Timing, controls: Iterable[Control] = ()) -> Comparison:

@@ -124,6 +124,8 @@ def check(law: Law, run: Run, **settings: Any) -> Verdict:
         found = counterexample(broken, law, run)
         known = finding(law, run)
         return verdict("finding" if known else "failed", known or found.message.splitlines()[-1].strip(), found)
+    if run.calls <= run.refusals:
+        return verdict("not offered", "no generated problem reached the implementation")
     known = finding(law, run)
     return verdict("passed", f"a recorded finding did not show this time: {known}" if known else "")
 

@@ -7,6 +7,7 @@ layer; the batch is small, so that a case runs on a laptop's CPU and is still th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -64,17 +65,21 @@ class Workload:
 
         Standard normal is what a layer norm leaves, and with 1/sqrt(D) the scores have variance one.
         """
-        s, numbers, stored = self.sizes, np.random.default_rng(seed), storage(dtype)
+        numbers, stored = np.random.default_rng(seed), storage(dtype)
+        return self._filled(lambda shape: numbers.standard_normal(shape, dtype=np.float32).astype(stored))
 
-        def normal(*axes: str) -> np.ndarray:
-            shape = (s["B"], *(s[axis] for axis in axes))
-            return numbers.standard_normal(shape, dtype=np.float32).astype(stored)
+    def outline(self, dtype: str) -> Problem:
+        """The case without numbers, which takes no memory: for counting what there is to do."""
+        zero = np.zeros((), storage(dtype))
+        return self._filled(lambda shape: np.broadcast_to(zero, shape))
 
+    def _filled(self, fill: Callable[[tuple[int, ...]], np.ndarray]) -> Problem:
+        s = self.sizes
         return Problem(
-            query=normal("H", "Q", "D"),
-            key=normal("G", "K", "D"),
-            value=normal("G", "K", "E"),
-            upstream=normal("H", "Q", "E"),
+            query=fill((s["B"], s["H"], s["Q"], s["D"])),
+            key=fill((s["B"], s["G"], s["K"], s["D"])),
+            value=fill((s["B"], s["G"], s["K"], s["E"])),
+            upstream=fill((s["B"], s["H"], s["Q"], s["E"])),
             causal=self.causal,
             window=self.window,
             key_lengths=None if self.key_lengths is None else np.array(self.key_lengths, np.int32),

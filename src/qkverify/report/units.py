@@ -59,6 +59,8 @@ def margin(value: float | None) -> str:
         return f"<{_SMALLEST_SHOWN}"
     if value == 0:
         return "0"
+    if 0.995 <= value < 1:  # must not look as if it had reached the limit
+        return f"{value:.3f}"
     return f"{value:,.0f}" if 9.95 <= value < 1e5 else f"{value:#.2g}"
 
 

@@ -18,6 +18,8 @@ from qkverify.results import Timing
 ORDER = 50
 TITLE = "Speed"
 
+UNKNOWN = "no reason recorded"
+
 
 class Row(NamedTuple):
     """One implementation on one case: a line for each direction in which it was to be timed."""
@@ -41,6 +43,19 @@ class Table(NamedTuple):
     shape: str
     directions: list[str]
     rows: list[Row]
+
+    @property
+    def timed(self) -> bool:
+        return any(line.timed for row in self.rows for line in row.lines.values())
+
+    @property
+    def reasons(self) -> dict[str, list[str]]:
+        """Why nothing was timed, each reason with the implementations that it holds for."""
+        found: dict[str, list[str]] = {}
+        for row in self.rows:
+            for reason in dict.fromkeys(line.timing.reason or UNKNOWN for line in row.lines.values()):
+                found.setdefault(reason, []).append(row.implementation)
+        return found
 
 
 class Charts(NamedTuple):
@@ -152,24 +167,29 @@ def _ceilings(report: Report, device: str, dtype: str) -> str:
 
 
 def markdown(report: Report) -> str:
-    rows = []
+    rows, untimed = [], []
     for device, dtype in report.places:
         here = timings.at(report, device, dtype)
-        for case in dict.fromkeys(t.case for t in here):
-            for direction in timings.directions(t for t in here if t.case == case):
-                mine = [t for t in here if (t.case, t.direction) == (case, direction)]
-                rows.append([case, timings.shape(mine[0]), device, dtype, direction, *_best(mine, report)])
+        for case, direction in dict.fromkeys((t.case, t.direction) for t in here):
+            mine = [t for t in here if (t.case, t.direction) == (case, direction)]
+            where = [case, timings.shape(mine[0]), device, dtype, direction]
+            ran = [one for t in mine if (one := timings.timed(t, report))]
+            if ran:
+                rows.append([*where, *_best(ran)])
+            else:
+                untimed.append(f"- {case}, {dtype} on {device}, {direction}: {_why(mine)}")
     header = "case, shape, device, dtype, direction, fastest, time, rate, of the roofline, margin"
-    return table(header.split(", "), rows) if rows else ""
+    found = [table(header.split(", "), rows)] if rows else []
+    return "\n\n".join([*found, "Not timed:\n\n" + "\n".join(untimed)] if untimed else found)
 
 
-def _best(mine: list[Timing], report: Report) -> list[str]:
-    """The fastest of a case in words, or why nothing was timed."""
-    ran = [one for t in mine if (one := timings.timed(t, report))]
-    if not ran:
-        reasons = dict.fromkeys(t.reason or "no reason recorded" for t in mine)
-        return [f"not timed: {'; '.join(reasons)}", "", "", "", ""]
+def _best(ran: list[timings.Timed]) -> list[str]:
+    """The fastest of a case in words."""
     one = min(ran, key=lambda one: one.seconds)
     share = "" if one.share is None else units.percent(one.share)
     margin = units.margin(one.timing.margin)
     return [code(one.timing.implementation), units.seconds(one.seconds), units.flops(one.rate), share, margin]
+
+
+def _why(mine: list[Timing]) -> str:
+    return "; ".join(dict.fromkeys(t.reason or UNKNOWN for t in mine))
