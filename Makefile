@@ -2,6 +2,7 @@
 #
 #   make PYTHON=/opt/python3.12/bin/python3 install    another Python than the one found
 #   make ARGS="-k causal" test                         more arguments for pytest
+#   make PROFILE=thorough test                         more examples a law: quick, default, thorough
 #
 # pip's own settings count (PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL, ...): without one that leads to torch's CPU builds, pip
 # takes the CUDA build on Linux, several gigabytes.
@@ -31,7 +32,8 @@ test: export OMP_NUM_THREADS = 1
 test: export OPENBLAS_NUM_THREADS = 1
 test: export MKL_NUM_THREADS = 1
 test: $(VENV)/installed-all  ## every test and every law
-	$(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadgroup --benchmark-disable $(ARGS)
+	$(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadgroup --benchmark-disable \
+	    --hypothesis-profile=$(PROFILE) $(ARGS)
 
 lint: $(VENV)/installed-all  ## ruff, its formatter, mypy
 	$(BIN)/ruff check .

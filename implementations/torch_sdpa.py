@@ -7,7 +7,8 @@ math    every case; in half precision it computes in float32 and rounds at the e
 flash   tiles, in float32 inside. E = D only, the last axis of query, key and value in steps of one, no gradient of a
         bias. Its gradients take delta = rowsum(dO * O) from the rounded output and accumulate in the storage dtype.
 
-Causal is aligned top-left. Masked and future positions are read: NaN in one gets out.
+Causal is aligned top-left. Masked and future positions are read: NaN in one gets out. The conventions of the back ends that
+exist on CUDA only are not declared here but found out where they run.
 
 torch has one argument, attn_mask, for what are two here; a bias and a mask become one bias, and causal joins them, because
 torch documents attn_mask together with is_causal as an error.
@@ -90,11 +91,13 @@ FLASH_FINDINGS = {
 }  # fmt: skip
 
 for name, backend, devices, dtypes, requires, semantics in (
-    ("math", SDPBackend.MATH, ("cpu", "cuda"), EVERY, (), {"delta": "weights"}),
-    ("flash", SDPBackend.FLASH_ATTENTION, ("cpu", "cuda"), EVERY, ("E == D",), {"delta": "output"}),
+    ("math", SDPBackend.MATH, ("cpu", "cuda"), EVERY, (),
+     {"delta": "weights", "empty_rows": "zero", "masked_values": "read", "batch_invariant": False}),
+    ("flash", SDPBackend.FLASH_ATTENTION, ("cpu", "cuda"), EVERY, ("E == D",),
+     {"delta": "output", "empty_rows": "zero", "masked_values": "read"}),
     ("efficient", SDPBackend.EFFICIENT_ATTENTION, ("cuda",), EVERY[1:], ("D % 8 == 0", "E % 8 == 0"), {"delta": "output"}),
     ("cudnn", SDPBackend.CUDNN_ATTENTION, ("cuda",), HALF, ("D % 8 == 0", "E % 8 == 0"), {"delta": "output"}),
-):
+):  # fmt: skip
     implementation(
         name=f"torch_sdpa-{name}",
         summary=f"torch's scaled_dot_product_attention, back end {name}",

@@ -10,6 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from qkverify.laws import law
+from qkverify.reference.positions import alibi_slopes as reference_slopes
 from qkverify.reference.positions import positional_encoding as reference_encoding
 from qkverify.reference.positions import rotary as reference_rotary
 from qkverify.rounding import Bounded
@@ -24,7 +25,8 @@ seeds = st.integers(0, 999)
 
 def encoding(run, length, dim, layout):
     """The encoding (length, dim) with its bound."""
-    options = {"layout": layout} if run.offers_parameter("layout") else {}
+    given = {"layout": layout, "dtype": run.dtype, "device": run.device}
+    options = {name: value for name, value in given.items() if run.offers_parameter(name)}
     base = Bounded(10000.0, 0.0, run.precision)
     exact = reference_encoding(length, dim, layout=layout, base=base)
     return run.within(run.call(length, dim, shape=(length, dim), **options), exact)
@@ -167,3 +169,18 @@ def test_rotary_agrees_with_formula(run, length, dim, layout, seed, start):
 def test_rotary_batch_independence(run, length, dim, layout, seed, b):
     x, at = draw_x(run, length, dim, seed), np.arange(length)
     assert_within_bound(turned(run, np.ascontiguousarray(x[b : b + 1]), at, layout), turned(run, x, at, layout)[b : b + 1], what="entry")
+
+
+@law("Slopes fall geometrically from 2^(-8/H) to 2^-8; between powers of two they interleave.", source="Press et al. 2021, section 3 and its published code", operation="alibi_slopes",
+     heads=st.integers(1, 40))  # fmt: skip
+def test_alibi_slopes(run, heads):
+    """Powers with an exponent that is rounded once: a slope 2^-a carries a relative error of a ln 2 rounded, and its own."""
+    exact = reference_slopes(heads)
+    exponent = Bounded(np.log(exact), np.abs(np.log(exact)) * run.precision.accumulate.unit, run.precision)
+    assert_within_bound(run.within(run.call(heads, shape=(heads,)), np.exp(exponent)), exact, what="slope")
+
+
+@law("The slopes of every number of heads are distinct, positive and below one.", source="Press et al. 2021", operation="alibi_slopes", exact=True, heads=st.integers(1, 64))
+def test_alibi_slopes_are_distinct(run, heads):
+    slopes = run.call(heads, shape=(heads,)).astype(np.float64)
+    assert_true((slopes > 0).all() and (slopes < 1).all() and len(np.unique(slopes)) == heads, "slopes are not distinct numbers between 0 and 1")

@@ -35,7 +35,7 @@ def record_everything(path: Path, *, profile: str, budget_seconds: float) -> Non
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     writer = Writer(path)
-    writer.write(run_start(profile))
+    writer.append(run_start(profile))
     planned = plan()
     verdicts: list[Verdict] = []
     jobs = max(2, os.cpu_count() or 2)
@@ -44,14 +44,14 @@ def record_everything(path: Path, *, profile: str, budget_seconds: float) -> Non
             advance((done + 1) / len(planned.cells), str(cell))
             verdicts += found
             for verdict in found:
-                writer.write(verdict)
+                writer.append(verdict)
     for (name, device), reason in planned.unavailable.items():
         verdicts += _unavailable(writer, name, device, reason, planned)
     for one in planned.implementations:
         cells = [cell for cell in planned.cells if cell.implementation is one]
         semantics = conventions_of(next((c for c in cells if c.dtype == "bfloat16"), cells[0])) if cells else {}
         gone = {device: reason for (name, device), reason in planned.unavailable.items() if name == one.name}
-        writer.write(info(one, semantics, gone))
+        writer.append(info(one, semantics, gone))
     with screen.progress("timing") as advance:
         run_grid(writer, planned.implementations, budget_seconds=budget_seconds, progress=advance, verdicts=verdicts)
 
@@ -66,7 +66,7 @@ def _unavailable(writer: Writer, name: str, device: str, reason: str, planned: o
             rows.append(Verdict(law=law.name, family=law.family, sentence=law.sentence, exact=law.exact, implementation=name,
                                 device=device, dtype=dtype, outcome="unavailable", reason=reason))  # fmt: skip
     for row in rows:
-        writer.write(row)
+        writer.append(row)
     return rows
 
 

@@ -70,9 +70,9 @@ def verify(
         screen.families(verdicts)
         broken += [v for v in verdicts if v.outcome in ("failed", "crashed", "timed out", "error")]
         if writer:
-            writer.write(info(cell.implementation, conventions_of(cell), {}))
+            writer.append(info(cell.implementation, conventions_of(cell), {}))
             for verdict in verdicts:
-                writer.write(verdict)
+                writer.append(verdict)
     screen.verdict(broken, planned)
     raise typer.Exit(1 if broken else 0)
 
@@ -173,7 +173,7 @@ def doctor() -> None:
 def _started(writer: Any, profile: str) -> Any:
     from qkverify.campaigns import run_start
 
-    writer.write(run_start(profile))
+    writer.append(run_start(profile))
     return writer
 
 

@@ -60,6 +60,7 @@ OPERATIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "multi_head_attention": ("x", "w_q", "w_k", "w_v", "w_o"),
         "positional_encoding": ("length", "dim"),
         "rotary": ("x", "positions"),
+        "alibi_slopes": ("heads",),
     }
 )
 

@@ -66,7 +66,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     verdict = check(law, pyfuncitem.funcargs["run"])
     writer = _writer(pyfuncitem.config)
     if writer is not None:
-        writer.write(verdict)
+        writer.append(verdict)
     pyfuncitem.user_properties += [("margin", verdict.margin), ("examples", verdict.examples)]
     if verdict.outcome == "not offered":
         pytest.skip(verdict.reason)

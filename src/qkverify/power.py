@@ -31,6 +31,7 @@ class Kill:
     examples: int
     seconds: float
     problem: str
+    sizes: dict[str, int]
 
 
 def planted(folder: str = "mutants") -> list[Implementation]:
@@ -57,7 +58,8 @@ def kills(one: Implementation, *, examples: int, first: bool = True, seed: int |
             found = check(law, run, max_examples=examples, seed=seed, database=None)
             if found.outcome in BROKEN:
                 problem = found.counterexample.problem if found.counterexample else ""
-                yield Kill(one.name, law.name, cell.dtype, run.examples, time.perf_counter() - start, problem)
+                sizes = run.problems[0].sizes if run.problems else {}
+                yield Kill(one.name, law.name, cell.dtype, run.examples, time.perf_counter() - start, problem, sizes)
                 if first:
                     return
 
@@ -75,3 +77,8 @@ def measure(folder: str = "mutants", *, examples: int = 100, jobs: int = 2, firs
         futures = {pool.submit(_kills_of, folder, name, examples, first): name for name in names}
         for future in as_completed(futures):
             yield futures[future], future.result()
+
+
+if __name__ == "__main__":
+    for _name, _found in measure():
+        print(f"{_name:60} {'killed by ' + _found[0].law if _found else 'SURVIVED'}", flush=True)

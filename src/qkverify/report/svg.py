@@ -60,10 +60,9 @@ def powers(values: Sequence[float], base: int = 10) -> tuple[float, float, list[
     last = max(last, first + 1)
     if base == 10 and last - first <= 2:
         fine = [step * 10.0**power for power in range(first, last + 1) for step in (1, 2, 5)]
+        below, above = [0.0, *fine[:-1]], [*fine[1:], math.inf]
         kept = [
-            t
-            for i, t in enumerate(fine)
-            if fine[min(i + 1, len(fine) - 1)] > low and fine[max(i - 1, 0)] < high
+            t for t, lower, upper in zip(fine, below, above, strict=True) if upper >= low and lower <= high
         ]
         return kept[0], kept[-1], kept
     step = math.ceil((last - first) / MOST_TICKS)

@@ -1,0 +1,44 @@
+"""Positions in torch: sinusoidal encodings and rotary embeddings, angles in float64, one rounding at the end."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qkverify import implementation
+
+BASE = 10000.0
+
+
+def angles(positions: Tensor, dim: int) -> Tensor:
+    """p / 10000^(2i/dim), float64: (L,) -> (L, dim/2)."""
+    steps = torch.arange(0, dim, 2, device=positions.device, dtype=torch.float64) / dim
+    return positions.double()[:, None] / BASE**steps
+
+
+def joined(first: Tensor, second: Tensor, layout: str) -> Tensor:
+    """Two halves (..., n) as neighbours ("interleaved") or one after the other: (..., 2n)."""
+    return torch.stack([first, second], dim=-1).flatten(-2) if layout == "interleaved" else torch.cat([first, second], dim=-1)
+
+
+def without_cuda(device: str) -> str | None:
+    return None if device == "cpu" or torch.cuda.is_available() else "no CUDA device"
+
+
+@implementation(name="torch_encoding", dtypes=("float32", "float64", "bfloat16"), devices=("cpu", "cuda"), available=without_cuda)
+def positional_encoding(
+    length: int, dim: int, *, layout: str = "interleaved", dtype: str = "float32", device: str = "cpu"
+) -> Tensor:
+    """Sines and cosines of the angles: (length, dim)."""
+    angle = angles(torch.arange(length, device=device), dim)
+    return joined(angle.sin(), angle.cos(), layout).to(getattr(torch, dtype))
+
+
+@implementation(name="torch_rotary", dtypes=("float32", "float64", "bfloat16"), devices=("cpu", "cuda"), available=without_cuda)
+def rotary(x: Tensor, positions: Tensor, *, layout: str = "interleaved") -> Tensor:
+    """Each pair of x (B,H,L,D) turned by the angle of its position (L,); computed in float32 or wider."""
+    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    first, second = (wide[..., 0::2], wide[..., 1::2]) if layout == "interleaved" else wide.chunk(2, dim=-1)
+    angle = angles(positions, x.shape[-1])
+    sine, cosine = angle.sin().to(wide.dtype), angle.cos().to(wide.dtype)
+    return joined(first * cosine - second * sine, first * sine + second * cosine, layout).to(x.dtype)
