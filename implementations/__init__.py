@@ -1,1 +1,1 @@
-"""What is verified and timed: one file per implementation, each readable alone. Adding one edits no other file."""
+"""What is verified and timed: one file per implementation. Adding one edits no other."""

@@ -9,7 +9,14 @@ from qkverify import implementation
 
 @implementation(name="numpy_multi_head", dtypes=("float32", "float64"))
 def multi_head_attention(
-    x: np.ndarray, w_q: np.ndarray, w_k: np.ndarray, w_v: np.ndarray, w_o: np.ndarray, *, heads: int, causal: bool = False
+    x: np.ndarray,
+    w_q: np.ndarray,
+    w_k: np.ndarray,
+    w_v: np.ndarray,
+    w_o: np.ndarray,
+    *,
+    heads: int,
+    causal: bool = False,
 ) -> np.ndarray:
     """x (B,L,M), w_q, w_k, w_v (M, heads * D), w_o (heads * D, M) -> (B,L,M)."""
     size = w_q.shape[1] // heads

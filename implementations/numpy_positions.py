@@ -26,7 +26,9 @@ def joined(first: np.ndarray, second: np.ndarray, layout: str) -> np.ndarray:
 
 
 @implementation(name="numpy_encoding", dtypes=("float32", "float64"))
-def positional_encoding(length: int, dim: int, *, layout: str = "interleaved", dtype: str = "float32") -> np.ndarray:
+def positional_encoding(
+    length: int, dim: int, *, layout: str = "interleaved", dtype: str = "float32"
+) -> np.ndarray:
     """Sines and cosines of the angles: (length, dim)."""
     angle = angles(np.arange(length), dim)
     return joined(np.sin(angle), np.cos(angle), layout).astype(dtype)
@@ -36,7 +38,9 @@ def positional_encoding(length: int, dim: int, *, layout: str = "interleaved", d
 def rotary(x: np.ndarray, positions: np.ndarray, *, layout: str = "interleaved") -> np.ndarray:
     """Each pair of x (B,H,L,D) turned by the angle of its position (L,)."""
     half = x.shape[-1] // 2
-    first, second = (x[..., 0::2], x[..., 1::2]) if layout == "interleaved" else (x[..., :half], x[..., half:])
+    first, second = (
+        (x[..., 0::2], x[..., 1::2]) if layout == "interleaved" else (x[..., :half], x[..., half:])
+    )
     angle = angles(positions, x.shape[-1])
     sine, cosine = np.sin(angle).astype(x.dtype), np.cos(angle).astype(x.dtype)
     return joined(first * cosine - second * sine, first * sine + second * cosine, layout)

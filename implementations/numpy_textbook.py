@@ -1,7 +1,9 @@
-"""Attention as the textbook writes it: the whole score matrix, one line a step, every option of the contract.
+"""Attention as the textbook writes it: the whole score matrix, one line a step, every option of the
+contract.
 
-It computes in the dtype of its inputs. A query that sees no key gets zeros, and a key that a query does not see has no
-influence on it, not even by NaN: zero times NaN is NaN, so a weight of zero alone would not keep it out.
+It computes in the dtype of its inputs. A query that sees no key gets zeros, and a key that a query does not
+see has no influence on it, not even by NaN: zero times NaN is NaN, so a weight of zero alone would not keep
+it out.
 
 Dimension letters: B batch, H query heads, G key/value heads, Q queries, K keys, D key size, E value size.
 """
@@ -13,6 +15,7 @@ import numpy as np
 from qkverify import implementation
 
 Array = np.ndarray
+Window = tuple[int | None, int | None]
 
 
 @implementation(
@@ -30,8 +33,8 @@ Array = np.ndarray
 @np.errstate(invalid="ignore", divide="ignore", over="ignore")
 def attention(
     query: Array, key: Array, value: Array, *,
-    mask: Array | None = None, bias: Array | None = None, causal: bool = False,
-    window: tuple[int | None, int | None] | None = None, scale: float | None = None, softcap: float | None = None,
+    mask: Array | None = None, bias: Array | None = None, causal: bool = False, window: Window | None = None,
+    scale: float | None = None, softcap: float | None = None,
     alibi_slopes: Array | None = None, key_lengths: Array | None = None, sinks: Array | None = None,
     return_lse: bool = False,
 ) -> Array | tuple[Array, Array]:  # fmt: skip
@@ -48,8 +51,8 @@ def attention(
 @np.errstate(invalid="ignore", divide="ignore", over="ignore")
 def attention_vjp(
     query: Array, key: Array, value: Array, upstream: Array, *,
-    mask: Array | None = None, bias: Array | None = None, causal: bool = False,
-    window: tuple[int | None, int | None] | None = None, scale: float | None = None, softcap: float | None = None,
+    mask: Array | None = None, bias: Array | None = None, causal: bool = False, window: Window | None = None,
+    scale: float | None = None, softcap: float | None = None,
     alibi_slopes: Array | None = None, key_lengths: Array | None = None, sinks: Array | None = None,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """The gradients of sum(upstream * attention(...)) by query, key and value."""
@@ -71,10 +74,10 @@ def attention_vjp(
 
 def per_query_head(query: Array, key: Array, value: Array) -> tuple[Array, Array]:
     """Key and value (B,G,K,.) -> (B,H,K,.): query head h reads key/value head h // (H // G)."""
-    (batch, heads, _, size), groups = query.shape, key.shape[1]
-    group = heads // max(groups, 1)
-    if (key.shape[0], key.shape[3]) != (batch, size) or key.shape[:3] != value.shape[:3] or groups * group != heads:
-        raise ValueError(f"sizes do not match: query {query.shape}, key {key.shape}, value {value.shape}")
+    q, k, v = query.shape, key.shape, value.shape
+    group = q[1] // max(k[1], 1)
+    if (q[0], q[3]) != (k[0], k[3]) or k[:3] != v[:3] or q[1] != k[1] * group:
+        raise ValueError(f"sizes do not match: query {q}, key {k}, value {v}")
     return np.repeat(key, group, axis=1), np.repeat(value, group, axis=1)
 
 
@@ -85,10 +88,10 @@ def summed_over_group(gradient: Array, groups: int) -> Array:
 
 
 def visible(query: Array, key: Array, mask: Array | None, bias: Array | None, causal: bool,
-            window: tuple[int | None, int | None] | None, key_lengths: Array | None) -> Array:  # fmt: skip
+            window: Window | None, key_lengths: Array | None) -> Array:  # fmt: skip
     """(B,H,Q,K): which keys each query sees. The last query stands at the last key."""
     (batch, heads, queries, _), keys = query.shape, key.shape[2]
-    distance = np.arange(keys) - np.arange(keys - queries, keys)[:, None]  # (Q,K): key position - query position
+    distance = np.arange(keys) - np.arange(keys - queries, keys)[:, None]  # (Q,K): key less query position
     left, right = window or (None, None)
     seen = np.ones((batch, heads, queries, keys), dtype=bool)
     seen &= distance <= 0 if causal else True

@@ -1,13 +1,15 @@
 """Attention over tiles of keys with a running softmax: the whole score matrix never exists.
 
-After each tile the output so far is rescaled to the new maximum (Milakov and Gimelshein, https://arxiv.org/abs/1805.02867;
-FlashAttention, https://arxiv.org/abs/2205.14135). The backward computes the weights of a tile again, from the stored
-log-sum-exp, and takes delta = rowsum(dO * O) from the stored output. Memory grows with Q * TILE, not with Q * K.
+After each tile the output so far is rescaled to the new maximum (Milakov and Gimelshein,
+https://arxiv.org/abs/1805.02867; FlashAttention, https://arxiv.org/abs/2205.14135). The backward computes
+the weights of a tile again, from the stored log-sum-exp, and takes delta = rowsum(dO * O) from the stored
+output. Memory grows with Q * TILE, not with Q * K.
 
-A query that sees no key gets zeros, and a key that a query does not see has no influence on it, not even by NaN.
-TILE is small, so that short sequences have several tiles.
+A query that sees no key gets zeros, and a key that a query does not see has no influence on it, not even by
+NaN. TILE is small, so that short sequences have several tiles.
 
-Dimension letters: B batch, H query heads, G key/value heads, Q queries, K keys, D key size, E value size, T keys of a tile.
+Dimension letters: B batch, H query heads, G key/value heads, Q queries, K keys, D key size, E value size, T
+keys of a tile.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from qkverify import implementation
 
 TILE = 16
 Array = np.ndarray
+Window = tuple[int | None, int | None]
 
 
 @implementation(
@@ -39,14 +42,14 @@ Array = np.ndarray
 @np.errstate(invalid="ignore", divide="ignore", over="ignore")
 def attention(
     query: Array, key: Array, value: Array, *,
-    mask: Array | None = None, bias: Array | None = None, causal: bool = False,
-    window: tuple[int | None, int | None] | None = None, scale: float | None = None, softcap: float | None = None,
+    mask: Array | None = None, bias: Array | None = None, causal: bool = False, window: Window | None = None,
+    scale: float | None = None, softcap: float | None = None,
     key_lengths: Array | None = None, return_lse: bool = False,
 ) -> Array | tuple[Array, Array]:  # fmt: skip
     """softmax(query key^T) value, (B,H,Q,E), and the log-sum-exp, (B,H,Q), if it is asked for."""
     top = np.full((*query.shape[:3], 1), -np.inf, query.dtype)  # running maximum of the scores
     total = np.zeros_like(top)  # running sum of exp(score - top)
-    output = np.zeros((*query.shape[:3], value.shape[3]), query.dtype)  # running sum of exp(score - top) value
+    output = np.zeros((*query.shape[:3], value.shape[3]), query.dtype)  # likewise, times the values
     for tile in Tiles(query, key, value, mask, bias, causal, window, scale, softcap, key_lengths):
         old, top = top, np.maximum(top, tile.logits.max(axis=-1, keepdims=True))
         weights = np.where(tile.seen, np.exp(tile.logits - finite(top)), 0)  # (B,H,Q,T)
@@ -60,16 +63,17 @@ def attention(
 @np.errstate(invalid="ignore", divide="ignore", over="ignore")
 def attention_vjp(
     query: Array, key: Array, value: Array, upstream: Array, *,
-    mask: Array | None = None, bias: Array | None = None, causal: bool = False,
-    window: tuple[int | None, int | None] | None = None, scale: float | None = None, softcap: float | None = None,
+    mask: Array | None = None, bias: Array | None = None, causal: bool = False, window: Window | None = None,
+    scale: float | None = None, softcap: float | None = None,
     key_lengths: Array | None = None,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """The gradients of sum(upstream * attention(...)) by query, key and value."""
-    output, lse = attention(query, key, value, mask=mask, bias=bias, causal=causal, window=window, scale=scale,
-                            softcap=softcap, key_lengths=key_lengths, return_lse=True)  # fmt: skip
+    options = {"mask": mask, "bias": bias, "causal": causal, "window": window, "scale": scale,
+               "softcap": softcap, "key_lengths": key_lengths}  # fmt: skip
+    output, lse = attention(query, key, value, **options, return_lse=True)
     delta = (upstream * output).sum(axis=-1, keepdims=True)  # (B,H,Q,1)
     d_query, d_key, d_value = np.zeros_like(query), np.zeros_like(key), np.zeros_like(value)
-    for tile in Tiles(query, key, value, mask, bias, causal, window, scale, softcap, key_lengths):
+    for tile in Tiles(query, key, value, **options):
         weights = np.where(tile.seen, np.exp(tile.logits - finite(lse[..., None])), 0)  # (B,H,Q,T)
         d_weights = upstream @ tile.value.swapaxes(-1, -2)
         d_scores = np.where(tile.seen, weights * (d_weights - delta) * tile.slope, 0)
@@ -101,16 +105,15 @@ class Tiles:
     mask: Array | None
     bias: Array | None
     causal: bool
-    window: tuple[int | None, int | None] | None
+    window: Window | None
     scale: float | None
     softcap: float | None
     key_lengths: Array | None
 
     def __post_init__(self) -> None:
-        query, key, value = self.query.shape, self.key.shape, self.value.shape
-        fits = (query[0], query[3]) == (key[0], key[3]) and key[:3] == value[:3] and query[1] == key[1] * self.group
-        if not fits:
-            raise ValueError(f"sizes do not match: query {query}, key {key}, value {value}")
+        q, k, v = self.query.shape, self.key.shape, self.value.shape
+        if (q[0], q[3]) != (k[0], k[3]) or k[:3] != v[:3] or q[1] != k[1] * self.group:
+            raise ValueError(f"sizes do not match: query {q}, key {k}, value {v}")
 
     @property
     def group(self) -> int:
@@ -142,7 +145,7 @@ class Tiles:
         """(B,H,Q,T): which of these keys each query sees. The last query stands at the last key."""
         (batch, heads, queries, _), keys = self.query.shape, self.key.shape[2]
         columns = np.arange(tile.start, tile.stop)
-        distance = columns - np.arange(keys - queries, keys)[:, None]  # (Q,T): key position - query position
+        distance = columns - np.arange(keys - queries, keys)[:, None]  # (Q,T): key less query position
         left, right = self.window or (None, None)
         seen = np.ones((batch, heads, queries, len(columns)), dtype=bool)
         seen &= distance <= 0 if self.causal else True

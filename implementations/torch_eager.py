@@ -1,9 +1,10 @@
 """Attention in plain PyTorch operations, one after another, differentiated by autograd.
 
-Every option of the contract, on every device. Each operation rounds its result to the dtype of the inputs, so in half
-precision it is less accurate than a fused kernel. The weights of unseen keys are exact zeros, but zero times NaN is NaN:
-what stands in an unseen key or value is read. A query that sees no key gets zeros, and so do its gradients: its scores
-are taken as zeros *before* the softmax, because the derivative of a softmax of nothing but -inf is NaN.
+Every option of the contract, on every device. Each operation rounds its result to the dtype of the inputs,
+so in half precision it is less accurate than a fused kernel. The weights of unseen keys are exact zeros, but
+zero times NaN is NaN: what stands in an unseen key or value is read. A query that sees no key gets zeros,
+and so do its gradients: its scores are taken as zeros *before* the softmax, because the derivative of a
+softmax of nothing but -inf is NaN.
 
 Dimension letters: B batch, H query heads, G key/value heads, Q queries, K keys, D key size, E value size.
 """
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor
 
 from qkverify import implementation
+
+Window = tuple[int | None, int | None]
 
 
 @implementation(
@@ -32,7 +35,7 @@ from qkverify import implementation
 def attention(
     query: Tensor, key: Tensor, value: Tensor, *,
     mask: Tensor | None = None, bias: Tensor | None = None, causal: bool = False,
-    window: tuple[int | None, int | None] | None = None, scale: float | None = None, softcap: float | None = None,
+    window: Window | None = None, scale: float | None = None, softcap: float | None = None,
     alibi_slopes: Tensor | None = None, key_lengths: Tensor | None = None, sinks: Tensor | None = None,
     return_lse: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
@@ -41,8 +44,8 @@ def attention(
     (batch, heads, queries, size), (_, groups, keys, _) = query.shape, key.shape
     group = heads // max(groups, 1)  # query head h reads key/value head h // group
     scale = max(size, 1) ** -0.5 if scale is None else scale
-    # The queries of a group make one product, here and in the gradients of key and value: summing the gradients of
-    # copies, one for each query head, would round more often.
+    # The queries of a group make one product, here and in the gradients of key and value: summing the
+    # gradients of copies, one for each query head, would round more often.
     products = query.reshape(batch, groups, group * queries, size) @ key.transpose(-1, -2)
     scores = products.reshape(batch, heads, queries, keys) * scale
     if softcap is not None and softcap < torch.inf:
@@ -60,11 +63,9 @@ def attention(
 
 
 def check_sizes(query: Tensor, key: Tensor, value: Tensor) -> None:
-    (batch, heads, _, size), groups = query.shape, key.shape[1]
-    group = heads // max(groups, 1)
-    if (key.shape[0], key.shape[3]) != (batch, size) or key.shape[:3] != value.shape[:3] or groups * group != heads:
-        shapes = [tuple(x.shape) for x in (query, key, value)]
-        raise ValueError("sizes do not match: query {}, key {}, value {}".format(*shapes))
+    q, k, v = (tuple(x.shape) for x in (query, key, value))
+    if (q[0], q[3]) != (k[0], k[3]) or k[:3] != v[:3] or q[1] != k[1] * (q[1] // max(k[1], 1)):
+        raise ValueError(f"sizes do not match: query {q}, key {k}, value {v}")
 
 
 def distances(scores: Tensor) -> Tensor:
@@ -75,7 +76,7 @@ def distances(scores: Tensor) -> Tensor:
 
 
 def visible(scores: Tensor, distance: Tensor, mask: Tensor | None, bias: Tensor | None, causal: bool,
-            window: tuple[int | None, int | None] | None, key_lengths: Tensor | None) -> Tensor:  # fmt: skip
+            window: Window | None, key_lengths: Tensor | None) -> Tensor:  # fmt: skip
     """(B,H,Q,K): which keys each query sees."""
     left, right = window or (None, None)
     seen = torch.ones(scores.shape, dtype=torch.bool, device=scores.device)

@@ -18,14 +18,23 @@ def angles(positions: Tensor, dim: int) -> Tensor:
 
 def joined(first: Tensor, second: Tensor, layout: str) -> Tensor:
     """Two halves (..., n) as neighbours ("interleaved") or one after the other: (..., 2n)."""
-    return torch.stack([first, second], dim=-1).flatten(-2) if layout == "interleaved" else torch.cat([first, second], dim=-1)
+    return (
+        torch.stack([first, second], dim=-1).flatten(-2)
+        if layout == "interleaved"
+        else torch.cat([first, second], dim=-1)
+    )
 
 
 def without_cuda(device: str) -> str | None:
     return None if device == "cpu" or torch.cuda.is_available() else "no CUDA device"
 
 
-@implementation(name="torch_encoding", dtypes=("float32", "float64", "bfloat16"), devices=("cpu", "cuda"), available=without_cuda)
+@implementation(
+    name="torch_encoding",
+    dtypes=("float32", "float64", "bfloat16"),
+    devices=("cpu", "cuda"),
+    available=without_cuda,
+)
 def positional_encoding(
     length: int, dim: int, *, layout: str = "interleaved", dtype: str = "float32", device: str = "cpu"
 ) -> Tensor:
@@ -34,7 +43,12 @@ def positional_encoding(
     return joined(angle.sin(), angle.cos(), layout).to(getattr(torch, dtype))
 
 
-@implementation(name="torch_rotary", dtypes=("float32", "float64", "bfloat16"), devices=("cpu", "cuda"), available=without_cuda)
+@implementation(
+    name="torch_rotary",
+    dtypes=("float32", "float64", "bfloat16"),
+    devices=("cpu", "cuda"),
+    available=without_cuda,
+)
 def rotary(x: Tensor, positions: Tensor, *, layout: str = "interleaved") -> Tensor:
     """Each pair of x (B,H,L,D) turned by the angle of its position (L,); computed in float32 or wider."""
     wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

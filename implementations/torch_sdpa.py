@@ -1,17 +1,18 @@
 """torch.nn.functional.scaled_dot_product_attention, one entry for each of its back ends.
 
-Left alone, torch chooses a back end by the inputs; here each is asked by name, and what it refuses is reported as
-unsupported in torch's own words. What torch 2.13 offers on a CPU:
+Left alone, torch chooses a back end by the inputs; here each is asked by name, and what it refuses is
+reported as unsupported in torch's own words. What torch 2.13 offers on a CPU:
 
-math    every case; in half precision it computes in float32 and rounds at the end. It costs memory for the scores.
-flash   tiles, in float32 inside. E = D only, the last axis of query, key and value in steps of one, no gradient of a
-        bias. Its gradients take delta = rowsum(dO * O) from the rounded output and accumulate in the storage dtype.
+math    every case; half precision is computed in float32 and rounded at the end. It holds every score.
+flash   tiles, in float32 inside. E = D only, the last axis of query, key and value in steps of one, no
+        gradient of a bias. Its gradients take delta = rowsum(dO * O) from the rounded output and accumulate
+        in the storage dtype.
 
-Causal is aligned top-left. Masked and future positions are read: NaN in one gets out. The conventions of the back ends that
-exist on CUDA only are not declared here but found out where they run.
+Causal is aligned top-left. Masked and future positions are read: NaN in one gets out. The conventions of the
+back ends that exist on CUDA only are not declared here but found out where they run.
 
-torch has one argument, attn_mask, for what are two here; a bias and a mask become one bias, and causal joins them, because
-torch documents attn_mask together with is_causal as an error.
+torch has one argument, attn_mask, for what are two here; a bias and a mask become one bias, and causal joins
+them, because torch documents attn_mask together with is_causal as an error.
 """
 
 from __future__ import annotations
@@ -34,10 +35,12 @@ def attention_on(backend: SDPBackend) -> Callable[..., Tensor]:
 
     def attention(
         query: Tensor, key: Tensor, value: Tensor, *,
-        mask: Tensor | None = None, bias: Tensor | None = None, causal: bool = False, scale: float | None = None,
+        mask: Tensor | None = None, bias: Tensor | None = None, causal: bool = False,
+        scale: float | None = None,
     ) -> Tensor:  # fmt: skip
-        if bias is not None and backend == SDPBackend.MATH:  # joined in storage precision, its gradient would be rounded
-            bias = bias.to(torch.promote_types(bias.dtype, torch.float32))  # element by element before it is summed
+        if bias is not None and backend == SDPBackend.MATH:
+            # Joined in half precision, its gradient would be rounded element by element before it is summed.
+            bias = bias.to(torch.promote_types(bias.dtype, torch.float32))
         joined = joined_mask(query, key, mask, bias, causal)
         with sdpa_kernel(backend), warnings.catch_warnings(record=True) as reasons:
             warnings.simplefilter("always")
@@ -56,8 +59,10 @@ def attention_on(backend: SDPBackend) -> Callable[..., Tensor]:
     return attention
 
 
-def joined_mask(query: Tensor, key: Tensor, mask: Tensor | None, bias: Tensor | None, causal: bool) -> Tensor | None:
-    """Mask, bias and, where there is one of them, causality as torch's attn_mask; None where there is neither."""
+def joined_mask(
+    query: Tensor, key: Tensor, mask: Tensor | None, bias: Tensor | None, causal: bool
+) -> Tensor | None:
+    """Mask, bias and, where there is one, causality as torch's attn_mask; None where there is neither."""
     if mask is None and bias is None:
         return None
     if causal:
@@ -75,29 +80,30 @@ def without_cuda(device: str) -> str | None:
 
 HALF, EVERY = ("float16", "bfloat16"), ("float64", "float32", "float16", "bfloat16")
 
-# What the laws found in released torch, recorded so that it is shown and does not fail a run: law[device-dtype] -> folder.
+# What the laws found in released torch, recorded: shown, and no run fails by it. law[device-dtype] -> folder.
 ACCUMULATES = "reports/findings/torch-cpu-flash-backward-accumulates-in-storage-dtype"
 SCALE_ZERO = "reports/findings/torch-cpu-flash-causal-with-scale-zero-is-nan"
 KEY_COUNT = "reports/findings/torch-cpu-flash-counts-keys-by-the-values"
 FLASH_FINDINGS = {
     **{
         f"{law}[cpu-{dtype}]": ACCUMULATES
-        for law in ("vjp_agrees_with_reference", "value_gradient_is_weights_transposed", "gqa_gradients_are_summed",
-                    "adjoint_identity_in_values")
+        for law in ("vjp_agrees_with_reference", "value_gradient_is_weights_transposed",
+                    "gqa_gradients_are_summed", "adjoint_identity_in_values")
         for dtype in HALF
     },
     "zero_scale_averages[cpu]": SCALE_ZERO,
     "mismatched_sizes_raise[cpu]": KEY_COUNT,
 }  # fmt: skip
 
+BOTH, CUDA, IN_EIGHTS = ("cpu", "cuda"), ("cuda",), ("D % 8 == 0", "E % 8 == 0")
+ON_CPU = {"empty_rows": "zero", "masked_values": "read"}
+
 for name, backend, devices, dtypes, requires, semantics in (
-    ("math", SDPBackend.MATH, ("cpu", "cuda"), EVERY, (),
-     {"delta": "weights", "empty_rows": "zero", "masked_values": "read", "batch_invariant": False}),
-    ("flash", SDPBackend.FLASH_ATTENTION, ("cpu", "cuda"), EVERY, ("E == D",),
-     {"delta": "output", "empty_rows": "zero", "masked_values": "read"}),
-    ("efficient", SDPBackend.EFFICIENT_ATTENTION, ("cuda",), EVERY[1:], ("D % 8 == 0", "E % 8 == 0"), {"delta": "output"}),
-    ("cudnn", SDPBackend.CUDNN_ATTENTION, ("cuda",), HALF, ("D % 8 == 0", "E % 8 == 0"), {"delta": "output"}),
-):  # fmt: skip
+    ("math", SDPBackend.MATH, BOTH, EVERY, (), {**ON_CPU, "delta": "weights", "batch_invariant": False}),
+    ("flash", SDPBackend.FLASH_ATTENTION, BOTH, EVERY, ("E == D",), {**ON_CPU, "delta": "output"}),
+    ("efficient", SDPBackend.EFFICIENT_ATTENTION, CUDA, EVERY[1:], IN_EIGHTS, {"delta": "output"}),
+    ("cudnn", SDPBackend.CUDNN_ATTENTION, CUDA, HALF, IN_EIGHTS, {"delta": "output"}),
+):
     implementation(
         name=f"torch_sdpa-{name}",
         summary=f"torch's scaled_dot_product_attention, back end {name}",

@@ -1,13 +1,16 @@
 """Flash-style attention in PyTorch: tiles of keys, a running softmax, and a backward of its own.
 
-A `torch.autograd.Function`: autograd keeps the inputs, the output and the log-sum-exp, and the backward computes the weights
-of each tile again (FlashAttention-2, https://arxiv.org/abs/2307.08691). delta is rowsum(dO * O) of the output as it was
-stored. Half precision is widened to float32 tile by tile, and only results are rounded. Queries that can see nothing of a
-tile take no part in it, so causal attention and windows cost what they look at.
+A `torch.autograd.Function`: autograd keeps the inputs, the output and the log-sum-exp, and the backward
+computes the weights of each tile again (FlashAttention-2, https://arxiv.org/abs/2307.08691). delta is
+rowsum(dO * O) of the output as it was stored. Half precision is widened to float32 tile by tile, and only
+results are rounded. Queries that can see nothing of a tile take no part in it, so causal attention and
+windows cost what they look at.
 
-A query that sees no key gets zeros, and a key that a query does not see has no influence on it, not even by NaN.
+A query that sees no key gets zeros, and a key that a query does not see has no influence on it, not even by
+NaN.
 
-Dimension letters: B batch, H query heads, G key/value heads, Q queries, K keys, D key size, E value size, T keys of a tile.
+Dimension letters: B batch, H query heads, G key/value heads, Q queries, K keys, D key size, E value size, T
+keys of a tile.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from torch.autograd.function import once_differentiable
 from qkverify import implementation
 
 TILE = 64
+Window = tuple[int | None, int | None]
 
 
 @implementation(
@@ -40,7 +44,7 @@ TILE = 64
 )
 def attention(
     query: Tensor, key: Tensor, value: Tensor, *,
-    mask: Tensor | None = None, causal: bool = False, window: tuple[int | None, int | None] | None = None,
+    mask: Tensor | None = None, causal: bool = False, window: Window | None = None,
     scale: float | None = None, softcap: float | None = None, key_lengths: Tensor | None = None,
     return_lse: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
@@ -76,19 +80,23 @@ class TiledAttention(torch.autograd.Function):
     """(output, log-sum-exp) of query, key, value; differentiable once, through the output."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, options: Options
+    ) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(query.dtype, torch.float32)
         top = query.new_full((*query.shape[:3], 1), -torch.inf, dtype=wide)  # running maximum of the scores
         total = torch.zeros_like(top)  # running sum of exp(score - top)
-        output = query.new_zeros((*query.shape[:3], value.shape[3]), dtype=wide)  # running sum of exp(score - top) value
+        output = query.new_zeros((*query.shape[:3], value.shape[3]), dtype=wide)  # likewise, times the values
         for tile in tiles(query, key, value, options):
-            old = top[:, :, tile.rows]
+            rows = tile.rows
+            old = top[:, :, rows]
             new = torch.maximum(old, tile.logits.amax(dim=-1, keepdim=True))
             weights = torch.exp(tile.logits - finite(new)).masked_fill(~tile.seen, 0)  # (B,H,rows,T)
             decay = torch.exp(old - finite(new))
-            top[:, :, tile.rows] = new
-            total[:, :, tile.rows] = total[:, :, tile.rows] * decay + weights.sum(dim=-1, keepdim=True)
-            output[:, :, tile.rows] = output[:, :, tile.rows] * decay + product_of_seen(weights, tile.value, tile.seen)
+            product = product_of_seen(weights, tile.value, tile.seen)
+            top[:, :, rows] = new
+            total[:, :, rows] = total[:, :, rows] * decay + weights.sum(dim=-1, keepdim=True)
+            output[:, :, rows] = output[:, :, rows] * decay + product
         output = (output / total.masked_fill(total == 0, 1)).to(query.dtype)
         lse = finite(top) + torch.log(total)
         ctx.save_for_backward(query, key, value, output, lse)
@@ -106,18 +114,21 @@ class TiledAttention(torch.autograd.Function):
         delta = (upstream * output.to(wide)).sum(dim=-1, keepdim=True)  # (B,H,Q,1)
         d_query, d_key, d_value = (torch.zeros_like(x, dtype=wide) for x in (query, key, value))
         for tile in tiles(query, key, value, ctx.options):
-            from_above = upstream[:, :, tile.rows]
-            weights = torch.exp(tile.logits - finite(lse[:, :, tile.rows])).masked_fill(~tile.seen, 0)  # (B,H,rows,T)
-            d_weights = from_above @ tile.value.mT
-            d_scores = (weights * (d_weights - delta[:, :, tile.rows]) * tile.slope).masked_fill(~tile.seen, 0)
-            d_query[:, :, tile.rows] += product_of_seen(d_scores, tile.key, tile.seen)
-            d_key[:, :, tile.keys] = by_key(d_scores, tile.query, tile.seen, groups)
-            d_value[:, :, tile.keys] = by_key(weights, from_above, tile.seen, groups)
+            rows, keys = tile.rows, tile.keys
+            weights = torch.exp(tile.logits - finite(lse[:, :, rows])).masked_fill(
+                ~tile.seen, 0
+            )  # (B,H,rows,T)
+            d_weights = upstream[:, :, rows] @ tile.value.mT
+            d_logits = weights * (d_weights - delta[:, :, rows])
+            d_scores = (d_logits * tile.slope).masked_fill(~tile.seen, 0)
+            d_query[:, :, rows] += product_of_seen(d_scores, tile.key, tile.seen)
+            d_key[:, :, keys] = by_key(d_scores, tile.query, tile.seen, groups)
+            d_value[:, :, keys] = by_key(weights, upstream[:, :, rows], tile.seen, groups)
         return d_query.to(query.dtype), d_key.to(query.dtype), d_value.to(query.dtype), None
 
 
 class Tile(NamedTuple):
-    """Some successive keys and the queries that may see any of them. `slope` is d logits / d (query key^T)."""
+    """Some successive keys and the queries that may see any. `slope` is d logits / d (query key^T)."""
 
     rows: slice
     keys: slice
@@ -142,7 +153,8 @@ def tiles(query: Tensor, key: Tensor, value: Tensor, options: Options) -> Iterat
         if rows.start >= rows.stop:
             continue
         query_tile = query[:, :, rows].to(wide)
-        key_tile, value_tile = (x[:, :, columns].to(wide).repeat_interleave(group, dim=1) for x in (key, value))
+        key_tile = key[:, :, columns].to(wide).repeat_interleave(group, dim=1)
+        value_tile = value[:, :, columns].to(wide).repeat_interleave(group, dim=1)
         seen = visible(query, rows, columns, keys - queries, options)
         scores, slope = query_tile @ key_tile.mT * options.scale, options.scale
         if options.softcap is not None:
@@ -174,7 +186,7 @@ def finite(x: Tensor) -> Tensor:
 
 
 def by_key(rows: Tensor, columns: Tensor, seen: Tensor, groups: int) -> Tensor:
-    """rows^T columns, summed over the query heads that share a key: (B,H,rows,T), (B,H,rows,.) -> (B,G,T,.)."""
+    """rows^T columns, summed over the heads that share a key: (B,H,rows,T), (B,H,rows,.) -> (B,G,T,.)."""
     product = product_of_seen(rows.mT, columns, seen.mT)
     batch, heads, keys, size = product.shape
     return product.reshape(batch, groups, heads // max(groups, 1), keys, size).sum(dim=2)
@@ -191,8 +203,6 @@ def product_of_seen(weights: Tensor, matrix: Tensor, seen: Tensor) -> Tensor:
 
 
 def check_sizes(query: Tensor, key: Tensor, value: Tensor) -> None:
-    (batch, heads, _, size), groups = query.shape, key.shape[1]
-    group = heads // max(groups, 1)
-    if (key.shape[0], key.shape[3]) != (batch, size) or key.shape[:3] != value.shape[:3] or groups * group != heads:
-        shapes = [tuple(x.shape) for x in (query, key, value)]
-        raise ValueError("sizes do not match: query {}, key {}, value {}".format(*shapes))
+    q, k, v = (tuple(x.shape) for x in (query, key, value))
+    if (q[0], q[3]) != (k[0], k[3]) or k[:3] != v[:3] or q[1] != k[1] * (q[1] // max(k[1], 1)):
+        raise ValueError(f"sizes do not match: query {q}, key {k}, value {v}")

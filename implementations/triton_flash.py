@@ -19,10 +19,11 @@ Rules that the kernels keep:
 
 On a CPU the same source is run by Triton's interpreter. Its usual switch, TRITON_INTERPRET=1, is one decision for the
 whole process, taken before anybody imports triton. Here `interpreted` makes the second form of a kernel itself, so both
-forms live side by side and the order of imports does not matter. It replaces five small device functions
-(`INTERPRETERS_OWN`): scalars become Python's (the interpreter takes tens of microseconds for each operation, on a
-scalar as on a tile), and bfloat16 is widened before a product and rounded by ml_dtypes, because the interpreter's tl.dot
-multiplies the bit patterns of bfloat16 and its cast truncates. All else, and so the logic, is the same.
+forms live side by side and the order of imports does not matter. It replaces eight small device functions
+(`INTERPRETERS_OWN`). Positions, offsets and masks become Python numbers and NumPy arrays, because the interpreter takes
+a tenth of a millisecond for each operation on its own; they become Triton's where memory is read or a tile is masked.
+And bfloat16 is widened before a product and rounded by ml_dtypes, because the interpreter's tl.dot multiplies the bit
+patterns of bfloat16 and its cast truncates. All else, and so the logic, is the same.
 """
 
 import contextlib
@@ -78,6 +79,21 @@ def _range(BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _smaller(x, y):
+    return tl.minimum(x, y)
+
+
+@triton.jit
+def _mask(x):
+    return x
+
+
+@triton.jit
+def _pointers(start, shift, offsets):
+    return start + shift + offsets
+
+
+@triton.jit
 def _loaded(tile):
     return tile
 
@@ -88,12 +104,12 @@ def _rounded(tile, dtype: tl.constexpr):
     return tile.to(dtype)
 
 
-def _python_number(x):
-    return x.handle.data.item() if isinstance(x, tl.tensor) else x
-
-
 def _tensor(array, dtype):
     return tl.tensor(TensorHandle(array, dtype), tl.block_type(dtype, list(array.shape)))
+
+
+def _number(x):
+    return x.handle.data.item() if isinstance(x, tl.tensor) else x
 
 
 def _widened(tile):
@@ -109,12 +125,20 @@ def _rounded_to_nearest(tile, dtype):
 
 
 INTERPRETERS_OWN = {
-    "_scalar": _python_number,
-    "_index": _python_number,
-    "_range": lambda BLOCK: tl.arange(0, BLOCK).to(tl.int64),  # it checks each sum of 32 bits for overflow, at length
+    "_scalar": _number,
+    "_index": _number,
+    "_range": np.arange,
+    "_smaller": np.minimum,
+    "_mask": lambda x: _tensor(x, tl.int1),
+    "_pointers": lambda start, shift, offsets: start + _tensor(shift + offsets, tl.int64),
     "_loaded": _widened,
     "_rounded": _rounded_to_nearest,
 }
+
+
+class _Interpreted(InterpretedFunction):
+    def rewrite(self):  # it would turn each number that is assigned to a name into a tensor
+        return self.fn
 
 
 @functools.cache
@@ -126,7 +150,7 @@ def interpreted(function: types.FunctionType) -> InterpretedFunction:
             namespace[name] = types.FunctionType(value.fn.__code__, namespace, name)
             namespace[name].__annotations__ = value.fn.__annotations__
     namespace.update(INTERPRETERS_OWN)
-    return InterpretedFunction(namespace[function.__name__])
+    return _Interpreted(namespace[function.__name__])
 
 
 # -- Pieces of a kernel ------------------------------------------------------------------------------------------------
@@ -193,21 +217,21 @@ def _view(tensor, strides, batch, head, size, ROWS: tl.constexpr, COLUMNS: tl.co
     if UNIT > 1:  # the last axis is contiguous, and 32 bits reach through a tile
         offsets = rows * (_scalar(strides[2]) * UNIT) + columns
     else:
-        offsets = rows.to(tl.int64) * step + columns.to(tl.int64) * _index(strides[3])
-    return start, step, offsets, columns < size
+        offsets = rows * step + columns * _index(strides[3])
+    return start, step, offsets, columns < _scalar(size)
 
 
 @triton.jit
 def _load(view, first, wanted, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """The tile from row `first` on. Zero outside the `wanted` rows (looked at if ROWS) and the columns (if COLUMNS)."""
     start, step, offsets, columns = view
-    pointers = start + _index(first) * step + offsets
+    pointers = _pointers(start, _index(first) * step, offsets)
     if ROWS and COLUMNS:
-        tile = tl.load(pointers, mask=wanted[:, None] & columns, other=0.0)
+        tile = tl.load(pointers, mask=_mask(wanted[:, None] & columns), other=0.0)
     elif ROWS:
-        tile = tl.load(pointers, mask=wanted[:, None], other=0.0)
+        tile = tl.load(pointers, mask=_mask(wanted[:, None]), other=0.0)
     elif COLUMNS:
-        tile = tl.load(pointers, mask=columns, other=0.0)
+        tile = tl.load(pointers, mask=_mask(columns), other=0.0)
     else:
         tile = tl.load(pointers)
     return _loaded(tile)
@@ -216,8 +240,19 @@ def _load(view, first, wanted, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 @triton.jit
 def _store(view, first, wanted, tile):
     start, step, offsets, columns = view
-    pointers = start + _index(first) * step + offsets
-    tl.store(pointers, _rounded(tile, pointers.dtype.element_ty), mask=wanted[:, None] & columns)
+    pointers = _pointers(start, _index(first) * step, offsets)
+    tl.store(pointers, _rounded(tile, pointers.dtype.element_ty), mask=_mask(wanted[:, None] & columns))
+
+
+@triton.jit
+def _load_row(start, shift, rows, wanted, other):
+    return tl.load(_pointers(start, shift, rows), mask=_mask(wanted), other=other)
+
+
+@triton.jit
+def _entry(batch, head, heads, queries):
+    """Where the (B,H,Q) log-sum-exp or delta of one head starts."""
+    return (_index(batch) * _index(heads) + _index(head)) * _index(queries)
 
 
 @triton.jit
@@ -306,7 +341,7 @@ def _attend(
             scores = _tanh(scores * slope)  # the cap itself is in `factor`
         if EDGE:
             visible = _between(positions[None, :], lowest[:, None], highest[:, None], LEFT, True)
-            scores = tl.where(visible, scores, -INFINITY)
+            scores = tl.where(_mask(visible), scores, -INFINITY)
         new_peak = tl.maximum(peak, _highest(scores, 1) * factor)
         weights = tl.exp2(scores * factor - new_peak[:, None])
         decay = tl.exp2(peak - new_peak)
@@ -318,7 +353,7 @@ def _attend(
         if CAREFUL:
             total = _add_product(total, weights, _finite_or_zero(value_tile))
             bad = tl.where(_is_finite(value_tile), 0.0, 1.0).to(weights.dtype)
-            reached = _product(tl.where(visible, 1.0, 0.0).to(weights.dtype), bad)
+            reached = _product(tl.where(_mask(visible), 1.0, 0.0).to(weights.dtype), bad)
             total = tl.where(reached > 0, float("nan"), total)
         else:
             total = _add_product(total, weights, value_tile)
@@ -340,9 +375,9 @@ def forward_kernel(
     after = _scalar(keys) - _scalar(queries) + _scalar(right)
     bounds = _partners(first, last, before, after, length, LEFT, RIGHT, BLOCK_N)
     rows = _range(BLOCK_M) + first
-    inside = rows < queries
+    inside = rows < _scalar(queries)
     lowest = rows - before
-    highest = tl.minimum(rows + after, length - 1) if RIGHT else rows * 0 + (length - 1)
+    highest = _smaller(rows + after, length - 1) if RIGHT else rows * 0 + (length - 1)
     query_view = _view(query, query_strides, batch, head, key_size, BLOCK_M, BLOCK_D, UNIT)
     key_view = _view(key, key_strides, batch, head // _scalar(group), key_size, BLOCK_N, BLOCK_D, UNIT)
     value_view = _view(value, value_strides, batch, head // _scalar(group), value_size, BLOCK_N, BLOCK_E, UNIT)
@@ -367,8 +402,8 @@ def forward_kernel(
                 factor, slope, LEFT, SOFTCAP, EVEN, BLOCK_N, True, True, key.dtype.element_ty,
             )  # fmt: skip
     total = total / tl.where(normaliser == 0, 1.0, normaliser)[:, None]  # an empty row stays zero
-    entry = (_index(batch) * _index(heads) + _index(head)) * _index(queries)
-    tl.store(lse + entry + rows, peak + tl.log2(normaliser), mask=inside)
+    entry = _entry(batch, head, heads, queries)
+    tl.store(_pointers(lse, entry, rows), peak + tl.log2(normaliser), mask=_mask(inside))
     _store(_view(output, output_strides, batch, head, value_size, BLOCK_M, BLOCK_E, UNIT), first, inside, total)
 
 
@@ -384,17 +419,17 @@ def delta_kernel(
     """delta = rowsum(dO * O) - dL, with dL the upstream gradient of the log-sum-exp."""
     first, head, batch = _program(BLOCK_M, False)
     rows = _range(BLOCK_M) + first
-    inside = rows < queries
+    inside = rows < _scalar(queries)
     output_view = _view(output, output_strides, batch, head, value_size, BLOCK_M, BLOCK_E, UNIT)
     upstream_view = _view(upstream, upstream_strides, batch, head, value_size, BLOCK_M, BLOCK_E, UNIT)
     output_tile = _load(output_view, first, inside, True, not EVEN).to(tl.float32)
     result = _sum_of_rows(output_tile * _load(upstream_view, first, inside, True, not EVEN).to(tl.float32))
     if lse_upstream is not None:
         strides = lse_upstream_strides
-        entry = _index(batch) * _index(strides[0]) + _index(head) * _index(strides[1])
-        result -= tl.load(lse_upstream + entry + rows.to(tl.int64) * _index(strides[2]), mask=inside, other=0.0)
-    entry = (_index(batch) * _index(heads) + _index(head)) * _index(queries)
-    tl.store(delta + entry + rows, result, mask=inside)
+        start = _index(batch) * _index(strides[0]) + _index(head) * _index(strides[1])
+        result -= _load_row(lse_upstream, start, rows * _index(strides[2]), inside, 0.0)
+    entry = _entry(batch, head, heads, queries)
+    tl.store(_pointers(delta, entry, rows), result, mask=_mask(inside))
 
 
 @triton.jit
@@ -429,7 +464,7 @@ def _sum_over_keys(
         )  # fmt: skip
         if EDGE:
             visible = _between(positions[None, :], lowest[:, None], highest[:, None], LEFT, True)
-            change = tl.where(visible, change, 0.0)
+            change = tl.where(_mask(visible), change, 0.0)
         if CAREFUL:
             key_tile = _finite_or_zero(key_tile)  # a row that sees such a key has NaN in `change`
         total = _add_product(total, _operand(change, dtype), key_tile)
@@ -452,18 +487,18 @@ def query_gradient_kernel(
     after = _scalar(keys) - _scalar(queries) + _scalar(right)
     bounds = _partners(first, last, before, after, length, LEFT, RIGHT, BLOCK_N)
     rows = _range(BLOCK_M) + first
-    inside = rows < queries
+    inside = rows < _scalar(queries)
     lowest = rows - before
-    highest = tl.minimum(rows + after, length - 1) if RIGHT else rows * 0 + (length - 1)
+    highest = _smaller(rows + after, length - 1) if RIGHT else rows * 0 + (length - 1)
     query_view = _view(query, query_strides, batch, head, key_size, BLOCK_M, BLOCK_D, UNIT)
     upstream_view = _view(upstream, upstream_strides, batch, head, value_size, BLOCK_M, BLOCK_E, UNIT)
     key_view = _view(key, key_strides, batch, head // _scalar(group), key_size, BLOCK_N, BLOCK_D, UNIT)
     value_view = _view(value, value_strides, batch, head // _scalar(group), value_size, BLOCK_N, BLOCK_E, UNIT)
     query_tile = _load(query_view, first, inside, True, not EVEN)
     upstream_tile = _load(upstream_view, first, inside, True, not EVEN)
-    entry = (_index(batch) * _index(heads) + _index(head)) * _index(queries)
-    lse_rows = tl.load(lse + entry + rows, mask=inside, other=INFINITY)
-    delta_rows = tl.load(delta + entry + rows, mask=inside, other=0.0)
+    entry = _entry(batch, head, heads, queries)
+    lse_rows = _load_row(lse, entry, rows, inside, INFINITY)
+    delta_rows = _load_row(delta, entry, rows, inside, 0.0)
     nothing = tl.full([BLOCK_M, BLOCK_D], 0.0, tl.float32)
     total = nothing
     for PART in tl.static_range(0 if LEFT else 1, 3):
@@ -485,8 +520,8 @@ def query_gradient_kernel(
 
 @triton.jit
 def _sum_over_queries(
-    key_total, value_total, key_tile, value_tile, lowest, highest, query, upstream, lse, delta, begin, split, skip, end,
-    queries, factor, slope,
+    key_total, value_total, key_tile, value_tile, lowest, highest, query, upstream, lse, delta, entry, begin, split, skip,
+    end, queries, factor, slope,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, SOFTCAP: tl.constexpr, EVEN: tl.constexpr, BLOCK_M: tl.constexpr,
     EDGE: tl.constexpr, CAREFUL: tl.constexpr, dtype: tl.constexpr,
 ):  # fmt: skip
@@ -499,17 +534,17 @@ def _sum_over_queries(
     for step in tl.range(begin, end - skip, BLOCK_M, num_stages=1 if CAREFUL else None):
         start = step
         if EDGE:
-            start = step + _scalar(tl.where(step >= split, skip, 0))
+            start = step + skip * (step >= split)
         rows = offsets + start
-        inside = rows < queries
+        inside = rows < _scalar(queries)
         query_tile = _load(query, start, inside, EDGE, not EVEN)
         upstream_tile = _load(upstream, start, inside, EDGE, not EVEN)
         if EDGE:
-            lse_rows = tl.load(lse + rows, mask=inside, other=INFINITY)
-            delta_rows = tl.load(delta + rows, mask=inside, other=0.0)
+            lse_rows = _load_row(lse, entry, rows, inside, INFINITY)
+            delta_rows = _load_row(delta, entry, rows, inside, 0.0)
         else:
-            lse_rows = tl.load(lse + rows)
-            delta_rows = tl.load(delta + rows)
+            lse_rows = tl.load(_pointers(lse, entry, rows))
+            delta_rows = tl.load(_pointers(delta, entry, rows))
         weights, change = _weights_and_change(
             _product(key_tile, tl.trans(query_tile)), _product(value_tile, tl.trans(upstream_tile)),
             lse_rows[None, :], delta_rows[None, :], factor, slope, SOFTCAP,
@@ -520,8 +555,8 @@ def _sum_over_queries(
             query_tile = _finite_or_zero(query_tile)
         if EDGE and (LEFT or RIGHT):
             visible = _between(rows[None, :], lowest[:, None], highest[:, None], RIGHT, LEFT)
-            weights = tl.where(visible, weights, 0.0)
-            change = tl.where(visible, change, 0.0)
+            weights = tl.where(_mask(visible), weights, 0.0)
+            change = tl.where(_mask(visible), change, 0.0)
         value_total = _add_product(value_total, _operand(weights, dtype), upstream_tile)
         key_total = _add_product(key_total, _operand(change, dtype), query_tile)
     return key_total, value_total
@@ -540,24 +575,24 @@ def _sum_over_heads(
     begin, inner_begin, inner_end, end = bounds
     for member in range(_scalar(group)):
         head = key_head * _scalar(group) + member
-        entry = (_index(batch) * _index(heads) + _index(head)) * _index(queries)
+        entry = _entry(batch, head, heads, queries)
         query_view = _view(query, query_strides, batch, head, key_size, BLOCK_M, BLOCK_D, UNIT)
         upstream_view = _view(upstream, upstream_strides, batch, head, value_size, BLOCK_M, BLOCK_E, UNIT)
         split = end if CAREFUL else min(inner_begin, end)
         skip = 0 if CAREFUL else max(inner_end - split, 0)
         key_total, value_total = _sum_over_queries(
-            key_total, value_total, key_tile, value_tile, lowest, highest, query_view, upstream_view, lse + entry,
-            delta + entry, begin, split, skip, end, queries, factor, slope,
+            key_total, value_total, key_tile, value_tile, lowest, highest, query_view, upstream_view, lse, delta, entry,
+            begin, split, skip, end, queries, factor, slope,
             LEFT, RIGHT, SOFTCAP, EVEN, BLOCK_M, True, CAREFUL, query.dtype.element_ty,
         )  # fmt: skip
         if not CAREFUL:
             key_total, value_total = _sum_over_queries(
-                key_total, value_total, key_tile, value_tile, lowest, highest, query_view, upstream_view, lse + entry,
-                delta + entry, inner_begin, inner_end, 0, inner_end, queries, factor, slope,
+                key_total, value_total, key_tile, value_tile, lowest, highest, query_view, upstream_view, lse, delta, entry,
+                inner_begin, inner_end, 0, inner_end, queries, factor, slope,
                 LEFT, RIGHT, SOFTCAP, EVEN, BLOCK_M, False, False, query.dtype.element_ty,
             )  # fmt: skip
     # Padding in the tile has gathered weights against keys of zero.
-    return tl.where(inside[:, None], key_total, 0.0), tl.where(inside[:, None], value_total, 0.0)
+    return tl.where(_mask(inside[:, None]), key_total, 0.0), tl.where(_mask(inside[:, None]), value_total, 0.0)
 
 
 @kernel
@@ -597,7 +632,7 @@ def key_value_gradient_kernel(
                 factor, slope,
                 LEFT, RIGHT, SOFTCAP, UNIT, EVEN, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_E, True,
             )  # fmt: skip
-    inside = positions < keys
+    inside = positions < _scalar(keys)
     key_output_view = _view(key_output, key_output_strides, batch, key_head, key_size, BLOCK_N, BLOCK_D, UNIT)
     value_output_view = _view(value_output, value_output_strides, batch, key_head, value_size, BLOCK_N, BLOCK_E, UNIT)
     _store(key_output_view, first, inside, key_total * scale)
@@ -617,39 +652,40 @@ class Tiles(NamedTuple):
 
 
 INTERPRETED = Tiles(32, 32)  # small, so that small problems have edges, inner tiles and tiles to skip
+PLAIN = {2: Tiles(32, 32, 4), 4: Tiles(32, 32, 8)}  # by bytes of a number: compiled, whatever the GPU and the strides
+SHARED_MEMORY = 227 * 1024  # bytes of a Hopper multiprocessor that one program may take: what HOPPER needs at most
 
-# (kernel, bytes of a number, padded head size up to) -> tiles, for Hopper's 227 KiB of shared memory.
-COMPILED = {
-    ("forward", 2, 64): Tiles(128, 64, 4, 3),
-    ("forward", 2, 128): Tiles(128, 64, 8, 3),
-    ("forward", 2, 256): Tiles(64, 32, 4, 3),
-    ("queries", 2, 64): Tiles(128, 64, 4, 3),
-    ("queries", 2, 128): Tiles(128, 64, 8, 3),
-    ("queries", 2, 256): Tiles(64, 32, 4, 2),
-    ("keys", 2, 64): Tiles(64, 128, 4, 3),
-    ("keys", 2, 128): Tiles(64, 128, 8, 3),
-    ("keys", 2, 256): Tiles(32, 64, 4, 2),
-    ("forward", 4, 64): Tiles(64, 32, 4, 2),
-    ("forward", 4, 128): Tiles(32, 32, 4, 2),
-    ("forward", 4, 256): Tiles(16, 32, 4, 2),
-    ("queries", 4, 64): Tiles(32, 32, 4, 2),
-    ("queries", 4, 128): Tiles(32, 32, 4, 2),
-    ("queries", 4, 256): Tiles(16, 32, 4, 2),
-    ("keys", 4, 64): Tiles(32, 32, 4, 2),
-    ("keys", 4, 128): Tiles(32, 32, 4, 2),
-    ("keys", 4, 256): Tiles(16, 16, 4, 2),
+# (kernel, padded head size) -> tiles for 16-bit numbers in aligned memory. Chosen from the machine code for sm_90:
+# loops over inner tiles that spill no accumulator and issue their wgmma asynchronously.
+HOPPER = {
+    ("forward", 64): Tiles(128, 64, 4, 3),
+    ("forward", 128): Tiles(128, 128, 8, 2),
+    ("forward", 256): Tiles(64, 64, 8, 2),
+    ("queries", 64): Tiles(128, 64, 4, 3),
+    ("queries", 128): Tiles(128, 64, 8, 3),
+    ("queries", 256): Tiles(64, 32, 8, 2),
+    ("keys", 64): Tiles(64, 128, 8, 3),
+    ("keys", 128): Tiles(32, 128, 8, 3),
+    ("keys", 256): Tiles(32, 64, 8, 2),
 }
 
 
-def _tiles(part: str, query: torch.Tensor, block: int) -> Tiles:
+def _tiles(part: str, query: torch.Tensor, block: int, unit: int) -> Tiles:
     if query.device.type != "cuda":
         return INTERPRETED
-    return COMPILED[part, query.element_size(), max(block, 64)]
+    if query.element_size() > 2 or unit == 1 or _shared_memory(query.device) < SHARED_MEMORY:
+        return PLAIN[query.element_size()]
+    return HOPPER[part, block]
 
 
-def _padded(size: int) -> int:
-    """The block that holds a head size: a power of two, and at least what a tensor core multiplies."""
-    return max(16, triton.next_power_of_2(size))
+@functools.cache
+def _shared_memory(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+
+
+def _padded(size: int, device: torch.device) -> int:
+    """The block that holds a head size: a power of two, and no less than a tensor core wants (or few compilations)."""
+    return max(64 if device.type == "cuda" else 16, triton.next_power_of_2(size))
 
 
 def _strides(*tensors: torch.Tensor) -> tuple[int, list[tuple[int, ...]]]:
@@ -659,6 +695,7 @@ def _strides(*tensors: torch.Tensor) -> tuple[int, list[tuple[int, ...]]]:
         tensor.data_ptr() % 16 == 0
         and (tensor.stride(-1) == 1 or tensor.shape[-1] <= 1)
         and all(step % width == 0 for size, step in zip(tensor.shape[:-1], tensor.stride()) if size > 1)
+        and tensor.stride(2) < 2**31 // SIZE_LIMIT  # so that 32 bits reach through a tile
         for tensor in tensors
     )
     unit = width if aligned else 1
@@ -705,7 +742,7 @@ def _shared(query: torch.Tensor, value: torch.Tensor, settings: Settings) -> tup
     sizes = (heads, heads // max(key_heads, 1), queries, keys, key_size, value_size, left, right)
     cap = settings.softcap
     curve = ((cap or settings.scale) * LOG2_E.value, settings.scale / cap if cap else 0.0)
-    block_d, block_e = _padded(key_size), _padded(value_size)
+    block_d, block_e = (_padded(size, query.device) for size in (key_size, value_size))
     flags = {
         "LEFT": settings.left is not None, "RIGHT": settings.right is not None, "SOFTCAP": bool(cap),
         "EVEN": (block_d, block_e) == (key_size, value_size), "BLOCK_D": block_d, "BLOCK_E": block_e,
@@ -724,7 +761,7 @@ class FlashAttention(torch.autograd.Function):
         lse = torch.empty((batch, heads, queries), dtype=torch.float32, device=query.device)
         sizes, curve, flags = _shared(query, value, settings)
         unit, strides = _strides(query, key, value, output)
-        tile = _tiles("forward", query, max(flags["BLOCK_D"], flags["BLOCK_E"]))
+        tile = _tiles("forward", query, max(flags["BLOCK_D"], flags["BLOCK_E"]), unit)
         length_stride = 0 if lengths is None else lengths.stride(0)
         _launch(
             forward_kernel, (triton.cdiv(queries, tile.queries), heads, batch), tile,
@@ -754,7 +791,7 @@ def _delta(output, upstream, lse_upstream):
     batch, heads, queries, size = output.shape
     delta = torch.empty((batch, heads, queries), dtype=torch.float32, device=output.device)
     unit, strides = _strides(output, upstream)
-    block = _padded(size)
+    block = _padded(size, output.device)
     tile = INTERPRETED if output.device.type != "cuda" else Tiles(64, 0)
     lse_strides = (0, 0, 0) if lse_upstream is None else lse_upstream.stride()
     _launch(
@@ -769,7 +806,7 @@ def _query_gradient(query, key, value, upstream, lse, delta, lengths, settings):
     d_query = query.new_empty(query.shape)
     sizes, curve, flags = _shared(query, value, settings)
     unit, strides = _strides(query, key, value, upstream, d_query)
-    tile = _tiles("queries", query, max(flags["BLOCK_D"], flags["BLOCK_E"]))
+    tile = _tiles("queries", query, max(flags["BLOCK_D"], flags["BLOCK_E"]), unit)
     length_stride = 0 if lengths is None else lengths.stride(0)
     _launch(
         query_gradient_kernel, (triton.cdiv(query.shape[2], tile.queries), query.shape[1], query.shape[0]), tile,
@@ -784,7 +821,7 @@ def _key_value_gradient(query, key, value, upstream, lse, delta, lengths, settin
     d_key, d_value = key.new_empty(key.shape), value.new_empty(value.shape)
     sizes, curve, flags = _shared(query, value, settings)
     unit, strides = _strides(query, key, value, upstream, d_key, d_value)
-    tile = _tiles("keys", query, max(flags["BLOCK_D"], flags["BLOCK_E"]))
+    tile = _tiles("keys", query, max(flags["BLOCK_D"], flags["BLOCK_E"]), unit)
     length_stride = 0 if lengths is None else lengths.stride(0)
     _launch(
         key_value_gradient_kernel, (triton.cdiv(key.shape[2], tile.keys), key.shape[1], key.shape[0]), tile,

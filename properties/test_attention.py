@@ -26,7 +26,9 @@ def test_agrees_with_reference(run, problem):
      problem=problems(only=("causal",), sizes={"B": 1, "G": 1, "H": 1}, long=False, tame=True))  # fmt: skip
 def test_equals_word_by_word_steps(run, problem):
     """Plain Python loops over single numbers: independent of the reference and of every matrix product."""
-    query, key, value = (x[0, 0].astype(np.float64).tolist() for x in (problem.query, problem.key, problem.value))
+    query, key, value = (
+        x[0, 0].astype(np.float64).tolist() for x in (problem.query, problem.key, problem.value)
+    )
     size = len(query[0])
     rows = []
     for i, q in enumerate(query):
@@ -37,7 +39,12 @@ def test_equals_word_by_word_steps(run, problem):
             continue
         top = max(s for s, visible in zip(scores, seen, strict=True) if visible)
         weights = [math.exp(s - top) if visible else 0.0 for s, visible in zip(scores, seen, strict=True)]
-        rows.append([sum(w * v[e] for w, v in zip(weights, value, strict=True)) / sum(weights) for e in range(len(value[0]))])
+        rows.append(
+            [
+                sum(w * v[e] for w, v in zip(weights, value, strict=True)) / sum(weights)
+                for e in range(len(value[0]))
+            ]
+        )
     loops = np.array(rows)[None, None]
     # The loops round as a float64 implementation does, and so have the oracle's own bound.
     assert_within_bound(run(problem), Bounded(loops, run.oracle(problem).errors, EXACT))
@@ -62,12 +69,20 @@ def test_one_hot_lookup(run, problem, sharpness):
         assert_within_bound(found, mean, what="looked-up value")
 
 
-@law("If all values are the same number, that number comes out, however many keys there are.", source="weights sum to one", problem=problems(values="ones", without=("sinks",)))
+@law(
+    "If all values are the same number, that number comes out, however many keys there are.",
+    source="weights sum to one",
+    problem=problems(values="ones", without=("sinks",)),
+)
 def test_constant_values_are_returned(run, problem):
     assert_within_bound(run(problem), np.where(problem.some_visible[..., None], 1.0, run.exact(problem)))
 
 
-@law("An output never leaves the range of the values that it may see.", source="a weighted mean", problem=problems())
+@law(
+    "An output never leaves the range of the values that it may see.",
+    source="a weighted mean",
+    problem=problems(),
+)
 def test_output_stays_in_hull_of_visible_values(run, problem):
     value = np.repeat(problem.value.astype(np.float64), problem.group, axis=1)[:, :, None]  # (B,H,1,K,E)
     seen = problem.visible[..., None]
@@ -80,20 +95,35 @@ def test_output_stays_in_hull_of_visible_values(run, problem):
     assert_at_most(found, high[rows], what="output")
 
 
-@law("Attention is linear in the values: doubling them doubles the output.", source="output = weights @ values", problem=problems(tame=True), factor=st.sampled_from((2.0, -1.0, 0.5, -4.0)))
+@law(
+    "Attention is linear in the values: doubling them doubles the output.",
+    source="output = weights @ values",
+    problem=problems(tame=True),
+    factor=st.sampled_from((2.0, -1.0, 0.5, -4.0)),
+)
 def test_linear_in_values(run, problem, factor):
     scaled = problem.replace(value=(problem.value.astype(np.float64) * factor).astype(run.numpy_dtype))
     assert_within_bound(run(scaled), run(problem) * factor)
 
 
-@law("The order of the keys does not matter, as long as the values follow.", source="a sum over keys", problem=problems(only=PERMUTABLE), seed=st.integers(0, 99))
+@law(
+    "The order of the keys does not matter, as long as the values follow.",
+    source="a sum over keys",
+    problem=problems(only=PERMUTABLE),
+    seed=st.integers(0, 99),
+)
 def test_key_value_permutation_invariance(run, problem, seed):
     order = np.random.default_rng(seed).permutation(problem.sizes["K"])
     permuted = problem.replace(key=problem.key[:, :, order], value=problem.value[:, :, order])
     assert_within_bound(run(permuted), run(problem))
 
 
-@law("Reordering the queries reorders the outputs.", source="each query is answered on its own", problem=problems(only=(*PERMUTABLE, "key_lengths")), seed=st.integers(0, 99))
+@law(
+    "Reordering the queries reorders the outputs.",
+    source="each query is answered on its own",
+    problem=problems(only=(*PERMUTABLE, "key_lengths")),
+    seed=st.integers(0, 99),
+)
 def test_query_permutation_equivariance(run, problem, seed):
     order = np.random.default_rng(seed).permutation(problem.sizes["Q"])
     assert_within_bound(run(problem.replace(query=problem.query[:, :, order])), run(problem)[:, :, order])
@@ -111,24 +141,42 @@ def entry(problem, b):
     return problem.replace(**changes, layouts={})
 
 
-@law("A batch entry gives the same alone as in its batch.", source="batch entries are independent", problem=problems(), b=st.integers(0, 2))
+@law(
+    "A batch entry gives the same alone as in its batch.",
+    source="batch entries are independent",
+    problem=problems(),
+    b=st.integers(0, 2),
+)
 def test_batch_independence(run, problem, b):
     b %= problem.sizes["B"]
     assume(run.implementation.accepts({**problem.sizes, "B": 1}) is None)
     alone = entry(problem, b)
     assert_within_bound(run(alone), run(problem)[b : b + 1])
     if run.semantics["batch_invariant"] == "yes" and not problem.layouts:
-        assert_identical(run.values(alone), run.values(problem)[b : b + 1], what="bits of a declared batch-invariant output")
+        assert_identical(
+            run.values(alone),
+            run.values(problem)[b : b + 1],
+            what="bits of a declared batch-invariant output",
+        )
 
 
-@law("A key that stands twice takes the weight of two, and its value comes out the same.", source="softmax of equal scores", problem=problems(only=("scale", "softcap"), long=False))
+@law(
+    "A key that stands twice takes the weight of two, and its value comes out the same.",
+    source="softmax of equal scores",
+    problem=problems(only=("scale", "softcap"), long=False),
+)
 def test_duplicated_keys_split_weight(run, problem):
     assume(run.implementation.accepts({**problem.sizes, "K": 2 * problem.sizes["K"]}) is None)
     twice = {name: np.concatenate([getattr(problem, name)] * 2, axis=2) for name in ("key", "value")}
     assert_within_bound(run(problem.replace(**twice, layouts={})), run(problem))
 
 
-@law("With scale zero every visible key counts the same: the output is their mean.", source="softmax of equal scores", needs="scale", problem=problems(only=("scale", "causal", "mask", "window", "key_lengths")))
+@law(
+    "With scale zero every visible key counts the same: the output is their mean.",
+    source="softmax of equal scores",
+    needs="scale",
+    problem=problems(only=("scale", "causal", "mask", "window", "key_lengths")),
+)
 def test_zero_scale_averages(run, problem):
     flat = problem.replace(scale=0.0)
     value = np.repeat(problem.value.astype(np.float64), problem.group, axis=1)
@@ -140,11 +188,18 @@ def test_zero_scale_averages(run, problem):
 @law("Scaling the queries is scaling the scores: attention(c q, scale s) = attention(q, scale c s).", source="q . k is bilinear", needs="scale",
      problem=problems(without=("scale",), tame=True), factor=st.sampled_from((2.0, 0.5, 4.0)), scale=st.sampled_from((1.0, 0.25, 0.3)))  # fmt: skip
 def test_scale_covariance(run, problem, factor, scale):
-    scaled = problem.replace(query=(problem.query.astype(np.float64) * factor).astype(run.numpy_dtype), scale=scale)
+    scaled = problem.replace(
+        query=(problem.query.astype(np.float64) * factor).astype(run.numpy_dtype), scale=scale
+    )
     assert_within_bound(run(scaled), run(problem.replace(scale=factor * scale)))
 
 
-@law("The scale is 1 / sqrt(d) unless it is given: passing that number changes nothing.", source="'Attention is all you need', section 3.2.1", needs="scale", problem=problems(without=("scale",)))
+@law(
+    "The scale is 1 / sqrt(d) unless it is given: passing that number changes nothing.",
+    source="'Attention is all you need', section 3.2.1",
+    needs="scale",
+    problem=problems(without=("scale",)),
+)
 def test_default_scale_is_inverse_root_of_head_size(run, problem):
     assert_within_bound(run(problem.replace(scale=problem.sizes["D"] ** -0.5)), run(problem))
 
@@ -154,18 +209,35 @@ def test_default_scale_is_inverse_root_of_head_size(run, problem):
 def test_zero_padding_of_head_dim(run, problem, extra):
     s = problem.sizes
     assume(run.implementation.accepts({**s, "D": s["D"] + extra}) is None)
-    wide = {name: np.concatenate([x := getattr(problem, name), np.zeros((*x.shape[:-1], extra), x.dtype)], axis=-1) for name in ("query", "key")}
+    wide = {
+        name: np.concatenate(
+            [x := getattr(problem, name), np.zeros((*x.shape[:-1], extra), x.dtype)], axis=-1
+        )
+        for name in ("query", "key")
+    }
     scale = problem.scale if problem.scale is not None else s["D"] ** -0.5
-    assert_within_bound(run(problem.replace(**wide, scale=scale, layouts={})), run(problem.replace(scale=scale)))
+    assert_within_bound(
+        run(problem.replace(**wide, scale=scale, layouts={})), run(problem.replace(scale=scale))
+    )
 
 
-@law("Queries may come from another sequence than keys and values, of any length and value size.", source="encoder-decoder attention", problem=problems(without=("causal", "window")))
+@law(
+    "Queries may come from another sequence than keys and values, of any length and value size.",
+    source="encoder-decoder attention",
+    problem=problems(without=("causal", "window")),
+)
 def test_cross_attention(run, problem):
     assume(problem.sizes["Q"] != problem.sizes["K"])
     assert_within_bound(run(problem), run.exact(problem))
 
 
-@law("A cap that is far above every score is no cap.", source="c tanh(s / c) -> s", needs="softcap", problem=problems(without=("softcap",), tame=True), cap=st.sampled_from((1e4, 1e6)))
+@law(
+    "A cap that is far above every score is no cap.",
+    source="c tanh(s / c) -> s",
+    needs="softcap",
+    problem=problems(without=("softcap",), tame=True),
+    cap=st.sampled_from((1e4, 1e6)),
+)
 def test_softcap_limits(run, problem, cap):
     capped = problem.replace(softcap=cap)
     assert_within_bound(run(capped), run.exact(capped))
@@ -179,7 +251,12 @@ def test_softcap_bounds_scores(run, problem, cap):
     assert_at_most(found, np.full(found.shape, ceiling), what="weight")
 
 
-@law("A bias adds to the scores: with queries of zero the weights are softmax(bias).", source="additive attention bias", needs="bias", problem=problems(values="identity", use=("bias",), only=("bias",)))
+@law(
+    "A bias adds to the scores: with queries of zero the weights are softmax(bias).",
+    source="additive attention bias",
+    needs="bias",
+    problem=problems(values="identity", use=("bias",), only=("bias",)),
+)
 def test_bias_adds_to_scores(run, problem):
     silent = problem.replace(query=np.zeros_like(problem.query))
     assert_within_bound(run(silent), run.exact(silent), what="weight")
@@ -193,7 +270,12 @@ def test_log_sum_exp_is_right(run, problem, level):
     assert_within_bound(run.lse(problem), run.bound(problem)[1].value, what="log-sum-exp")
 
 
-@law("Asking for the log-sum-exp does not change the output.", source="an output that depends on an unrelated flag", needs="return_lse", problem=problems())
+@law(
+    "Asking for the log-sum-exp does not change the output.",
+    source="an output that depends on an unrelated flag",
+    needs="return_lse",
+    problem=problems(),
+)
 def test_output_does_not_depend_on_return_lse(run, problem):
     assert_within_bound(run(problem.replace(return_lse=True)), run(problem))
 
@@ -205,7 +287,10 @@ def test_merge_of_key_splits(run, problem, cut):
     assume(s["K"] > 1)
     at = 1 + cut % (s["K"] - 1)
     assume(all(run.implementation.accepts({**s, "K": n}) is None for n in (at, s["K"] - at)))
-    parts = [problem.replace(key=problem.key[:, :, a:b], value=problem.value[:, :, a:b], layouts={}) for a, b in ((0, at), (at, s["K"]))]
+    parts = [
+        problem.replace(key=problem.key[:, :, a:b], value=problem.value[:, :, a:b], layouts={})
+        for a, b in ((0, at), (at, s["K"]))
+    ]
     lse = [run.lse(part) for part in parts]
     top = np.maximum(lse[0].value, lse[1].value)
     weight = [np.exp(x - top)[..., None] for x in lse]

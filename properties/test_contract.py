@@ -12,15 +12,26 @@ from qkverify.strategies import problems
 from qkverify.verdict import assert_identical, assert_true, assert_within_bound
 
 
-@law("The output has the shape (B,H,Q,E), the dtype of the query, and numbers in it.", source="the contract", problem=problems())
+@law(
+    "The output has the shape (B,H,Q,E), the dtype of the query, and numbers in it.",
+    source="the contract",
+    problem=problems(),
+)
 def test_shape_dtype_device(run, problem):
     """Shape and dtype are checked on every call; here every size differs and the numbers must be finite."""
     got = run.values(problem).astype(np.float64)
     judged = np.isfinite(run.bound(problem)[0].errors) & np.isfinite(run.exact(problem))
-    assert_true(np.isfinite(got[judged]), "the output holds numbers that are not finite where the exact ones are")
+    assert_true(
+        np.isfinite(got[judged]), "the output holds numbers that are not finite where the exact ones are"
+    )
 
 
-@law("A call does not write to its inputs.", source="purity: in-place scaling, masks filled in place", exact=True, problem=problems(layouts=False))
+@law(
+    "A call does not write to its inputs.",
+    source="purity: in-place scaling, masks filled in place",
+    exact=True,
+    problem=problems(layouts=False),
+)
 def test_inputs_are_not_written(run, problem):
     arrays = {name: x for name, x in vars(problem).items() if isinstance(x, np.ndarray)}
     before = {name: x.tobytes() for name, x in arrays.items()}
@@ -29,7 +40,11 @@ def test_inputs_are_not_written(run, problem):
         assert_true(x.tobytes() == before[name], f"the call has written to {name}")
 
 
-@law("The same call twice gives the same: bit for bit where that is declared.", source="determinism; state kept between calls", problem=problems())
+@law(
+    "The same call twice gives the same: bit for bit where that is declared.",
+    source="determinism; state kept between calls",
+    problem=problems(),
+)
 def test_same_call_twice(run, problem):
     first, second = run(problem), run(problem)
     if run.semantics["deterministic"] == "yes":
@@ -38,7 +53,12 @@ def test_same_call_twice(run, problem):
         assert_within_bound(second, first)
 
 
-@law("A call gives the same after other calls of other sizes.", source="caches with an incomplete key", problem=problems(long=False), other=problems(long=False))
+@law(
+    "A call gives the same after other calls of other sizes.",
+    source="caches with an incomplete key",
+    problem=problems(long=False),
+    other=problems(long=False),
+)
 def test_history_does_not_matter(run, problem, other):
     first = run.values(problem)
     run.values(other)
@@ -49,11 +69,20 @@ def test_history_does_not_matter(run, problem, other):
 @law("Memory layout is no input: views give what copies give, each argument on its own.", source="strides assumed contiguous", problem=problems(layouts=False),
      name=st.sampled_from(("query", "key", "value", "mask", "bias")), layout=st.sampled_from([name for name in LAYOUTS if name not in ("contiguous", "batch of stride zero")]))  # fmt: skip
 def test_layout_invariance(run, problem, name, layout):
-    placed = problem.replace(layouts={name: layout}) if getattr(problem, name) is not None else problem.replace(layouts={"query": layout})
+    placed = (
+        problem.replace(layouts={name: layout})
+        if getattr(problem, name) is not None
+        else problem.replace(layouts={"query": layout})
+    )
     assert_within_bound(run(placed), run(problem))
 
 
-@law("A batch whose entries are the same memory (stride zero) is a batch of equal entries.", source="expanded tensors", problem=problems(layouts=False), name=st.sampled_from(("query", "key", "value")))
+@law(
+    "A batch whose entries are the same memory (stride zero) is a batch of equal entries.",
+    source="expanded tensors",
+    problem=problems(layouts=False),
+    name=st.sampled_from(("query", "key", "value")),
+)
 def test_stride_zero_batch(run, problem, name):
     same = problem.replace(**{name: np.repeat(getattr(problem, name)[:1], problem.sizes["B"], axis=0)})
     assert_within_bound(run(same.replace(layouts={name: "batch of stride zero"})), run(same))
@@ -66,14 +95,24 @@ def test_finite_in_finite_out(run, problem):
     assert_true(np.isfinite(got.value[judged]), "a finite problem gave NaN or infinity")
 
 
-@law("Axes of length zero give empty outputs, and no keys give empty rows (or the implementation declares requires=('K >= 1',)).", source="empty sequences", problem=problems(zero=True, long=False, layouts=False), weight=0.5)
+@law(
+    "Axes of length zero give empty outputs, and no keys give empty rows (or the implementation declares requires=('K >= 1',)).",
+    source="empty sequences",
+    problem=problems(zero=True, long=False, layouts=False),
+    weight=0.5,
+)
 def test_empty_axes(run, problem):
     got, exact = run(problem), run.exact(problem)
     if problem.sizes["K"]:
         assert_within_bound(got, exact)
 
 
-@law("One of everything works.", source="sizes of one", problem=problems(sizes={"B": 1, "G": 1, "H": 1, "Q": 1, "K": 1}), weight=0.25)
+@law(
+    "One of everything works.",
+    source="sizes of one",
+    problem=problems(sizes={"B": 1, "G": 1, "H": 1, "Q": 1, "K": 1}),
+    weight=0.25,
+)
 def test_one_of_everything(run, problem):
     assert_within_bound(run(problem), run.exact(problem))
 
@@ -86,7 +125,9 @@ def test_mismatched_sizes_raise(run, problem, which):
         "value longer": {"value": longer["value"]},
         "key longer": {"key": longer["key"]},
         "key wider": {"key": np.concatenate([problem.key] * 2, axis=3)},
-        "batches differ": {name: np.concatenate([getattr(problem, name)] * 2, axis=0) for name in ("key", "value")},
+        "batches differ": {
+            name: np.concatenate([getattr(problem, name)] * 2, axis=0) for name in ("key", "value")
+        },
     }[which]
     # Twice a batch or a length of one broadcasts in array libraries; only sizes that no rule allows are asked for.
     assume(which != "batches differ" or problem.sizes["B"] > 1)

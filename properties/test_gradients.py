@@ -30,14 +30,25 @@ def test_linear_in_upstream(run, problem, factor):
         assert_within_bound(often[name], once[name] * factor, what=f"gradient of {name}")
 
 
-@law("No upstream gradient gives no gradient, exactly.", source="a vector-Jacobian product is linear", needs="gradients", exact=True, problem=anything)
+@law(
+    "No upstream gradient gives no gradient, exactly.",
+    source="a vector-Jacobian product is linear",
+    needs="gradients",
+    exact=True,
+    problem=anything,
+)
 def test_zero_upstream_gives_zero(run, problem):
     silent = problem.replace(upstream=np.zeros_like(problem.upstream))
     for name, found in run.gradient_values(silent).items():
         assert_identical(found, np.zeros_like(found), what=f"gradient of {name}")
 
 
-@law("The gradient of the values is the transposed weights times the upstream gradient.", source="O = P V", needs="gradients", problem=problems(upstream=True, without=("sinks",), long=False, sizes={"E": "K"}))
+@law(
+    "The gradient of the values is the transposed weights times the upstream gradient.",
+    source="O = P V",
+    needs="gradients",
+    problem=problems(upstream=True, without=("sinks",), long=False, sizes={"E": "K"}),
+)
 def test_value_gradient_is_weights_transposed(run, problem):
     s = problem.sizes
     found = run.gradients(problem)["value"]

@@ -17,7 +17,11 @@ def one_head(run, problem, head):
     """The problem of one query head on its own, or None where one head alone is not offered."""
     s = problem.sizes
     shared = head // (s["H"] // s["G"])
-    changes = {"query": problem.query[:, head : head + 1], "key": problem.key[:, shared : shared + 1], "value": problem.value[:, shared : shared + 1]}
+    changes = {
+        "query": problem.query[:, head : head + 1],
+        "key": problem.key[:, shared : shared + 1],
+        "value": problem.value[:, shared : shared + 1],
+    }
     if problem.upstream is not None:
         changes["upstream"] = problem.upstream[:, head : head + 1]
     for name in ("mask", "bias"):
@@ -31,11 +35,19 @@ def one_head(run, problem, head):
     return problem.replace(**changes, layouts={})
 
 
-@law("All heads at once equal one head at a time, concatenated.", source="Illustrated Transformer, part 2: eight heads, concatenated", problem=problems(long=False))
+@law(
+    "All heads at once equal one head at a time, concatenated.",
+    source="Illustrated Transformer, part 2: eight heads, concatenated",
+    problem=problems(long=False),
+)
 def test_head_concat_equivalence(run, problem):
     together = run(problem)
     for head in range(problem.sizes["H"]):
-        assert_within_bound(run(one_head(run, problem, head)), together[:, head : head + 1], what=f"head {head} alone against together")
+        assert_within_bound(
+            run(one_head(run, problem, head)),
+            together[:, head : head + 1],
+            what=f"head {head} alone against together",
+        )
 
 
 @law("Projecting the concatenated heads is the sum of each head times its block of W_O.", source="Concat(h_1 .. h_n) W_O = sum h_i W_O^i",
@@ -55,7 +67,9 @@ def test_concat_projection_is_sum_of_blocks(run, problem, width, seed):
      problem=problems(only=("causal", "scale", "softcap", "key_lengths", "window"), sizes={"H": "G"}, long=False), seed=st.integers(0, 99))  # fmt: skip
 def test_head_permutation(run, problem, seed):
     order = np.random.default_rng(seed).permutation(problem.sizes["H"])
-    permuted = problem.replace(query=problem.query[:, order], key=problem.key[:, order], value=problem.value[:, order])
+    permuted = problem.replace(
+        query=problem.query[:, order], key=problem.key[:, order], value=problem.value[:, order]
+    )
     assert_within_bound(run(permuted), run(problem)[:, order])
 
 
@@ -63,7 +77,9 @@ def test_head_permutation(run, problem, seed):
      source="'Attention is all you need', section 3.2.2", problem=problems(only=("causal",), sizes={"H": "G", "K": "Q"}, long=False))  # fmt: skip
 def test_split_then_merge_is_identity(run, problem):
     heads = problem.sizes["H"]
-    wide = {name: np.ascontiguousarray(merge_heads(getattr(problem, name))) for name in ("query", "key", "value")}
+    wide = {
+        name: np.ascontiguousarray(merge_heads(getattr(problem, name))) for name in ("query", "key", "value")
+    }
     split = problem.replace(**{name: split_heads(x, heads) for name, x in wide.items()}, layouts={})
     assert_within_bound(split_heads(merge_heads(run(split)), heads), run(problem.replace(layouts={})))
 
@@ -82,7 +98,9 @@ def test_gqa_equals_repeated_keys(run, problem):
 def test_gqa_gradients_are_summed(run, problem):
     assume(problem.group > 1)
     s = problem.sizes
-    repeated = problem.replace(**{name: np.repeat(getattr(problem, name), problem.group, axis=1) for name in ("key", "value")})
+    repeated = problem.replace(
+        **{name: np.repeat(getattr(problem, name), problem.group, axis=1) for name in ("key", "value")}
+    )
     shared, apart = run.gradients(problem), run.gradients(repeated)
     for name in ("key", "value"):
         summed = apart[name].reshape(s["B"], s["G"], problem.group, *apart[name].shape[2:]).sum(axis=2)

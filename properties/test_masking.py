@@ -15,7 +15,9 @@ from qkverify.reference.masks import visible
 from qkverify.strategies import problems
 from qkverify.verdict import assert_identical, assert_within_bound
 
-causal = problems(use=("causal",), only=("causal", "scale", "bias", "mask", "window", "softcap", "key_lengths"))
+causal = problems(
+    use=("causal",), only=("causal", "scale", "bias", "mask", "window", "softcap", "key_lengths")
+)
 
 
 def poisons(run):
@@ -52,7 +54,9 @@ def test_causal_ignores_future(run, problem, cut, which):
     first = cut % s["K"]
     hidden = np.zeros((s["B"], s["G"], s["K"]), dtype=bool)
     hidden[:, :, first:] = True
-    blind = ~visible(s["B"], s["Q"], s["K"], causal=True, causal_alignment=problem.causal_alignment)[..., first:].any(-1)
+    blind = ~visible(s["B"], s["Q"], s["K"], causal=True, causal_alignment=problem.causal_alignment)[
+        ..., first:
+    ].any(-1)
     rows = np.broadcast_to(blind, (s["B"], s["H"], s["Q"])) & judged(problem)
     assert_identical(run.values(poisoned(run, problem, hidden, which))[rows], run.values(problem)[rows])
 
@@ -64,7 +68,9 @@ def test_causal_gradient_ignores_future(run, problem, cut):
     s = problem.sizes
     upstream = problem.upstream.copy()
     upstream[:, :, cut % s["Q"] + 1 :] = 0
-    seen = visible(s["B"], s["Q"], s["K"], causal=True, causal_alignment=problem.causal_alignment)[..., : cut % s["Q"] + 1, :].any(-2)
+    seen = visible(s["B"], s["Q"], s["K"], causal=True, causal_alignment=problem.causal_alignment)[
+        ..., : cut % s["Q"] + 1, :
+    ].any(-2)
     hidden = np.broadcast_to(~seen, (s["B"], s["G"], s["K"]))
     found = run.gradient_values(problem.replace(upstream=upstream))
     for name in ("key", "value"):
@@ -76,7 +82,9 @@ def test_causal_gradient_ignores_future(run, problem, cut):
 def test_causal_prefix(run, problem, cut):
     n = min(cut, problem.sizes["Q"])
     assume(run.implementation.accepts({**problem.sizes, "Q": n, "K": n}) is None)
-    prefix = problem.replace(query=problem.query[:, :, :n], key=problem.key[:, :, :n], value=problem.value[:, :, :n], layouts={})
+    prefix = problem.replace(
+        query=problem.query[:, :, :n], key=problem.key[:, :, :n], value=problem.value[:, :, :n], layouts={}
+    )
     assert_within_bound(run(prefix), run(problem)[:, :, :n])
 
 
@@ -92,8 +100,12 @@ def test_causal_alignment_when_lengths_differ(run, problem):
 def test_causal_equals_explicit_mask(run, problem):
     s = problem.sizes
     triangle = visible(s["B"], s["Q"], s["K"], causal=True, causal_alignment=problem.causal_alignment)
-    drawn = problem.replace(bias=None) if "bias" in problem.options and run.implementation.exclusive else problem
-    assert_within_bound(run(drawn.replace(causal=False, mask=triangle.reshape(1, 1, *triangle.shape[-2:]))), run(drawn))
+    drawn = (
+        problem.replace(bias=None) if "bias" in problem.options and run.implementation.exclusive else problem
+    )
+    assert_within_bound(
+        run(drawn.replace(causal=False, mask=triangle.reshape(1, 1, *triangle.shape[-2:]))), run(drawn)
+    )
 
 
 @law("A window is the mask of its band.", source="sliding window attention: keys within [i - left, i + right], inclusive", needs=("window", "mask"),
@@ -101,7 +113,9 @@ def test_causal_equals_explicit_mask(run, problem):
 def test_window_equals_explicit_mask(run, problem):
     s = problem.sizes
     band = visible(s["B"], s["Q"], s["K"], window=problem.window, causal_alignment=problem.causal_alignment)
-    assert_within_bound(run(problem.replace(window=None, mask=band.reshape(1, 1, *band.shape[-2:]))), run(problem))
+    assert_within_bound(
+        run(problem.replace(window=None, mask=band.reshape(1, 1, *band.shape[-2:]))), run(problem)
+    )
 
 
 @law("The edges of a window are inclusive on both sides, and a window wider than the sequence hides nothing.", source="sliding window attention",
@@ -126,7 +140,9 @@ def test_padding_is_never_read(run, problem, which):
      exact=True, problem=problems(use=("mask",)), which=st.integers(0, 5))  # fmt: skip
 def test_masked_keys_have_no_influence(run, problem, which):
     rows = judged(problem)
-    assert_identical(run.values(poisoned(run, problem, unseen(problem), which))[rows], run.values(problem)[rows])
+    assert_identical(
+        run.values(poisoned(run, problem, unseen(problem), which))[rows], run.values(problem)[rows]
+    )
 
 
 @law("A padded batch entry equals the same entry cut to its length.", source="ragged batches", needs="key_lengths",
@@ -152,7 +168,9 @@ def test_boolean_mask_equals_minus_inf_bias(run, problem):
      problem=problems(without=("mask",)))  # fmt: skip
 def test_all_true_mask_is_neutral(run, problem):
     s = problem.sizes
-    taken = {pair[0] if pair[1] == "mask" else pair[1] for pair in run.implementation.exclusive if "mask" in pair}
+    taken = {
+        pair[0] if pair[1] == "mask" else pair[1] for pair in run.implementation.exclusive if "mask" in pair
+    }
     assume(not taken & problem.options.keys())
     assert_within_bound(run(problem.replace(mask=np.ones((1, 1, s["Q"], s["K"]), dtype=bool))), run(problem))
 
@@ -199,20 +217,30 @@ def test_masks_compose(run, problem):
 def test_fully_masked_rows_follow_policy(run, problem, row):
     s = problem.sizes
     if run.offers("mask") and not _taken(run, problem, "mask"):
-        mask = np.ones((1, 1, s["Q"], s["K"]), dtype=bool) if problem.mask is None else np.array(np.broadcast_to(problem.mask, (s["B"], s["H"], s["Q"], s["K"])))
+        mask = (
+            np.ones((1, 1, s["Q"], s["K"]), dtype=bool)
+            if problem.mask is None
+            else np.array(np.broadcast_to(problem.mask, (s["B"], s["H"], s["Q"], s["K"])))
+        )
         mask[:, :, row % s["Q"]] = False
         hidden = problem.replace(mask=mask)
     else:
         assume(run.offers("key_lengths"))
-        lengths = np.full(s["B"], s["K"], np.int32) if problem.key_lengths is None else problem.key_lengths.copy()
+        lengths = (
+            np.full(s["B"], s["K"], np.int32) if problem.key_lengths is None else problem.key_lengths.copy()
+        )
         lengths[row % s["B"]] = 0
         hidden = problem.replace(key_lengths=lengths)
     assert_within_bound(run(hidden), run.exact(hidden))
 
 
 def _taken(run, problem, option):
-    return any(option in pair and problem.options.keys() & set(pair) - {option} for pair in run.implementation.exclusive) or (
-        "bias" in problem.options and run.implementation.parameters.get("mask") == run.implementation.parameters.get("bias")
+    return any(
+        option in pair and problem.options.keys() & set(pair) - {option}
+        for pair in run.implementation.exclusive
+    ) or (
+        "bias" in problem.options
+        and run.implementation.parameters.get("mask") == run.implementation.parameters.get("bias")
     )
 
 
@@ -251,6 +279,11 @@ def test_accepted_parameters_matter(run, problem):
         if name == "return_lse":
             continue
         without = problem.replace(**{name: False if name == "causal" else None})
-        moved = np.abs(run.exact(problem) - run.exact(without)) > run.bound(problem)[0].errors + run.bound(without)[0].errors
+        moved = (
+            np.abs(run.exact(problem) - run.exact(without))
+            > run.bound(problem)[0].errors + run.bound(without)[0].errors
+        )
         if moved.any():
-            assert_within_bound(run(problem)[moved], run.exact(problem)[moved], what=f"output where {name} matters")
+            assert_within_bound(
+                run(problem)[moved], run.exact(problem)[moved], what=f"output where {name} matters"
+            )

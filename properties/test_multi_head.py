@@ -32,18 +32,29 @@ def draw(run, batch, heads, length, size, seed):
 def output(run, arrays, heads, causal):
     """The operation's result with its bound."""
     options = {"causal": True} if causal and run.offers_parameter("causal") else {}
-    exact = reference(*[run.bounded(x) for x in arrays], heads=heads, causal_alignment="bottom-right", **options)
+    exact = reference(
+        *[run.bounded(x) for x in arrays], heads=heads, causal_alignment="bottom-right", **options
+    )
     return run.within(run.call(*arrays, shape=arrays[0].shape, heads=heads, **options), exact), options
 
 
-@law("Multi-head attention projects, splits into heads, attends in each, concatenates and projects again.", source="'Attention is all you need', section 3.2.2", **given)
+@law(
+    "Multi-head attention projects, splits into heads, attends in each, concatenates and projects again.",
+    source="'Attention is all you need', section 3.2.2",
+    **given,
+)
 def test_multi_head_agrees_with_reference(run, batch, heads, length, size, causal, seed):
     arrays = draw(run, batch, heads, length, size, seed)
     found, options = output(run, arrays, heads, causal)
     assert_within_bound(found, reference(*[x.astype(np.float64) for x in arrays], heads=heads, **options))
 
 
-@law("A sequence gives the same alone as in its batch.", source="batch entries are independent", **given, b=st.integers(0, 2))
+@law(
+    "A sequence gives the same alone as in its batch.",
+    source="batch entries are independent",
+    **given,
+    b=st.integers(0, 2),
+)
 def test_multi_head_batch_independence(run, batch, heads, length, size, causal, seed, b):
     x, *weights = draw(run, batch, heads, length, size, seed)
     b %= batch
@@ -52,7 +63,11 @@ def test_multi_head_batch_independence(run, batch, heads, length, size, causal, 
     assert_within_bound(alone, together[b : b + 1])
 
 
-@law("Without a mask, reordering the tokens reorders the output likewise.", source="self-attention has no notion of order without positions", **given)
+@law(
+    "Without a mask, reordering the tokens reorders the output likewise.",
+    source="self-attention has no notion of order without positions",
+    **given,
+)
 def test_multi_head_token_permutation(run, batch, heads, length, size, causal, seed):
     x, *weights = draw(run, batch, heads, length, size, seed)
     order = np.random.default_rng(seed).permutation(length)
@@ -61,10 +76,20 @@ def test_multi_head_token_permutation(run, batch, heads, length, size, causal, s
     assert_within_bound(permuted, straight[:, order])
 
 
-@law("Reordering the heads in all four weight matrices changes nothing.", source="heads are summed in the projection", **given)
+@law(
+    "Reordering the heads in all four weight matrices changes nothing.",
+    source="heads are summed in the projection",
+    **given,
+)
 def test_multi_head_permutation_of_heads(run, batch, heads, length, size, causal, seed):
     x, w_q, w_k, w_v, w_o = draw(run, batch, heads, length, size, seed)
     order = np.random.default_rng(seed).permutation(heads)
     columns = (order[:, None] * size + np.arange(size)).reshape(-1)
-    turned = (x, *[np.ascontiguousarray(w[:, columns]) for w in (w_q, w_k, w_v)], np.ascontiguousarray(w_o[columns]))
-    assert_within_bound(output(run, turned, heads, causal)[0], output(run, (x, w_q, w_k, w_v, w_o), heads, causal)[0])
+    turned = (
+        x,
+        *[np.ascontiguousarray(w[:, columns]) for w in (w_q, w_k, w_v)],
+        np.ascontiguousarray(w_o[columns]),
+    )
+    assert_within_bound(
+        output(run, turned, heads, causal)[0], output(run, (x, w_q, w_k, w_v, w_o), heads, causal)[0]
+    )

@@ -35,7 +35,11 @@ def encoding(run, length, dim, layout):
 def pairs(array, layout):
     """The sine half and the cosine half."""
     half = array.shape[-1] // 2
-    return (array[..., 0::2], array[..., 1::2]) if layout == "interleaved" else (array[..., :half], array[..., half:])
+    return (
+        (array[..., 0::2], array[..., 1::2])
+        if layout == "interleaved"
+        else (array[..., :half], array[..., half:])
+    )
 
 
 pe = {"operation": "positional_encoding", "length": lengths, "dim": dims, "layout": layouts}
@@ -61,7 +65,12 @@ def test_first_row_is_zero_and_one(run, length, dim, layout):
     assert_within_bound(cosine, 1.0, what="cosine of position 0")
 
 
-@law("A step of k positions is one rotation of every pair, the same wherever it starts.", source="'Attention is all you need', section 3.5: PE(p + k) is linear in PE(p)", **pe, step=st.integers(0, 300))
+@law(
+    "A step of k positions is one rotation of every pair, the same wherever it starts.",
+    source="'Attention is all you need', section 3.5: PE(p + k) is linear in PE(p)",
+    **pe,
+    step=st.integers(0, 300),
+)
 def test_shift_is_a_rotation(run, length, dim, layout, step):
     step %= length
     sine, cosine = pairs(encoding(run, length, dim, layout), layout)
@@ -71,7 +80,9 @@ def test_shift_is_a_rotation(run, length, dim, layout, step):
     assert_within_bound(cosine[:n] * turn_cosine - sine[:n] * turn_sine, cosine[step:], what="rotated cosine")
 
 
-@law("The inner product of two positions depends on their distance only.", source="sum of cos(w (p - q))", **pe)
+@law(
+    "The inner product of two positions depends on their distance only.", source="sum of cos(w (p - q))", **pe
+)
 def test_inner_product_depends_on_distance_only(run, length, dim, layout):
     found = encoding(run, length, dim, layout)
     for distance in {0, 1, length // 2, length - 1}:
@@ -87,9 +98,16 @@ def test_concatenated_is_interleaved_permuted(run, length, dim):
     assert_within_bound(encoding(run, length, dim, "concatenated"), interleaved[:, order], what="entry")
 
 
-@law("A longer encoding begins with the shorter one.", source="extends to unseen lengths", **pe, extra=st.sampled_from((1, 7, 100)))
+@law(
+    "A longer encoding begins with the shorter one.",
+    source="extends to unseen lengths",
+    **pe,
+    extra=st.sampled_from((1, 7, 100)),
+)
 def test_prefix_of_longer_is_same(run, length, dim, layout, extra):
-    assert_within_bound(encoding(run, length + extra, dim, layout)[:length], encoding(run, length, dim, layout), what="entry")
+    assert_within_bound(
+        encoding(run, length + extra, dim, layout)[:length], encoding(run, length, dim, layout), what="entry"
+    )
 
 
 @law("Lengths never seen before work the same: thousands of positions.", source="Illustrated Transformer, part 2: can scale to unseen lengths", operation="positional_encoding",
@@ -105,9 +123,15 @@ def test_positions_are_distinct(run, length, dim, layout):
     assert_true(len(np.unique(found, axis=0)) == length, "two positions have the same encoding")
 
 
-@law("Entry 2i of position p is sin(p / 10000^(2i/d)), entry 2i+1 the cosine.", source="'Attention is all you need', section 3.5", **pe)
+@law(
+    "Entry 2i of position p is sin(p / 10000^(2i/d)), entry 2i+1 the cosine.",
+    source="'Attention is all you need', section 3.5",
+    **pe,
+)
 def test_agrees_with_formula(run, length, dim, layout):
-    assert_within_bound(encoding(run, length, dim, layout), reference_encoding(length, dim, layout=layout), what="entry")
+    assert_within_bound(
+        encoding(run, length, dim, layout), reference_encoding(length, dim, layout=layout), what="entry"
+    )
 
 
 # -- rotary ----------------------------------------------------------------------------------------------------------
@@ -125,7 +149,13 @@ def draw_x(run, length, dim, seed, batch=2, heads=3):
     return np.random.default_rng(seed).standard_normal((batch, heads, length, dim)).astype(run.numpy_dtype)
 
 
-rope = {"operation": "rotary", "length": st.sampled_from((1, 2, 3, 5, 17, 40)), "dim": st.sampled_from((2, 4, 6, 8, 16, 64)), "layout": rotary_layouts, "seed": seeds}
+rope = {
+    "operation": "rotary",
+    "length": st.sampled_from((1, 2, 3, 5, 17, 40)),
+    "dim": st.sampled_from((2, 4, 6, 8, 16, 64)),
+    "layout": rotary_layouts,
+    "seed": seeds,
+}
 
 
 @law("Rotating does not change the length of any pair.", source="RoFormer: a rotation", **rope)
@@ -136,18 +166,27 @@ def test_rotary_keeps_norm(run, length, dim, layout, seed):
     assert_within_bound(first * first + second * second, a * a + b * b, what="squared norm of a pair")
 
 
-@law("Scores of rotated queries and keys depend on the distance of their positions only.", source="RoFormer, equation 11", **rope, shift=st.sampled_from((1, 5, 100)))
+@law(
+    "Scores of rotated queries and keys depend on the distance of their positions only.",
+    source="RoFormer, equation 11",
+    **rope,
+    shift=st.sampled_from((1, 5, 100)),
+)
 def test_rotary_scores_depend_on_distance_only(run, length, dim, layout, seed, shift):
     query, key = draw_x(run, length, dim, seed), draw_x(run, length, dim, seed + 1)
     here, there = np.arange(length), np.arange(length) + shift
-    scores = [turned(run, query, at, layout) @ turned(run, key, at, layout).swapaxes(-1, -2) for at in (here, there)]
+    scores = [
+        turned(run, query, at, layout) @ turned(run, key, at, layout).swapaxes(-1, -2) for at in (here, there)
+    ]
     assert_within_bound(scores[1], scores[0], what="score")
 
 
 @law("Position zero is not rotated.", source="RoFormer: rotation by zero", **rope)
 def test_rotary_position_zero_is_identity(run, length, dim, layout, seed):
     x = draw_x(run, length, dim, seed)
-    assert_within_bound(turned(run, x, np.zeros(length, dtype=np.int64), layout), x.astype(np.float64), what="entry")
+    assert_within_bound(
+        turned(run, x, np.zeros(length, dtype=np.int64), layout), x.astype(np.float64), what="entry"
+    )
 
 
 @law("The two layouts are the same rotation of permuted entries.", source="interleaved (GPT-J) and half (GPT-NeoX) layouts", operation="rotary", length=rope["length"], dim=rope["dim"], seed=seeds,
@@ -159,16 +198,34 @@ def test_rotary_layouts_are_permutations(run, length, dim, seed):
     assert_within_bound(half, turned(run, x, at, "interleaved")[..., order], what="entry")
 
 
-@law("Rotary turns the pair i of position p by p / 10000^(2i/d), each batch entry and head alike.", source="RoFormer, section 3.2.2", **rope, start=st.sampled_from((0, 1, 9, 1000)))
+@law(
+    "Rotary turns the pair i of position p by p / 10000^(2i/d), each batch entry and head alike.",
+    source="RoFormer, section 3.2.2",
+    **rope,
+    start=st.sampled_from((0, 1, 9, 1000)),
+)
 def test_rotary_agrees_with_formula(run, length, dim, layout, seed, start):
     x, at = draw_x(run, length, dim, seed), np.arange(length) + start
-    assert_within_bound(turned(run, x, at, layout), reference_rotary(x.astype(np.float64), at.astype(np.float64), layout=layout), what="entry")
+    assert_within_bound(
+        turned(run, x, at, layout),
+        reference_rotary(x.astype(np.float64), at.astype(np.float64), layout=layout),
+        what="entry",
+    )
 
 
-@law("A batch entry is rotated the same alone as in its batch.", source="batch entries are independent", **rope, b=st.integers(0, 1))
+@law(
+    "A batch entry is rotated the same alone as in its batch.",
+    source="batch entries are independent",
+    **rope,
+    b=st.integers(0, 1),
+)
 def test_rotary_batch_independence(run, length, dim, layout, seed, b):
     x, at = draw_x(run, length, dim, seed), np.arange(length)
-    assert_within_bound(turned(run, np.ascontiguousarray(x[b : b + 1]), at, layout), turned(run, x, at, layout)[b : b + 1], what="entry")
+    assert_within_bound(
+        turned(run, np.ascontiguousarray(x[b : b + 1]), at, layout),
+        turned(run, x, at, layout)[b : b + 1],
+        what="entry",
+    )
 
 
 @law("Slopes fall geometrically from 2^(-8/H) to 2^-8; between powers of two they interleave.", source="Press et al. 2021, section 3 and its published code", operation="alibi_slopes",
@@ -180,7 +237,16 @@ def test_alibi_slopes(run, heads):
     assert_within_bound(run.within(run.call(heads, shape=(heads,)), np.exp(exponent)), exact, what="slope")
 
 
-@law("The slopes of every number of heads are distinct, positive and below one.", source="Press et al. 2021", operation="alibi_slopes", exact=True, heads=st.integers(1, 64))
+@law(
+    "The slopes of every number of heads are distinct, positive and below one.",
+    source="Press et al. 2021",
+    operation="alibi_slopes",
+    exact=True,
+    heads=st.integers(1, 64),
+)
 def test_alibi_slopes_are_distinct(run, heads):
     slopes = run.call(heads, shape=(heads,)).astype(np.float64)
-    assert_true((slopes > 0).all() and (slopes < 1).all() and len(np.unique(slopes)) == heads, "slopes are not distinct numbers between 0 and 1")
+    assert_true(
+        (slopes > 0).all() and (slopes < 1).all() and len(np.unique(slopes)) == heads,
+        "slopes are not distinct numbers between 0 and 1",
+    )

@@ -37,25 +37,38 @@ def test_weights_lie_in_unit_interval(run, problem):
      problem=problems(values="identity", only=("bias",), use=("bias",), long=False), shift=st.sampled_from((1.0, -1.0, 8.0, 100.0, -100.0, 1e4, -1e4)))  # fmt: skip
 def test_shift_invariance(run, problem, shift):
     shifted = (problem.bias.astype(np.float64) + shift).astype(run.numpy_dtype)
-    back = (shifted.astype(np.float64) - shift).astype(run.numpy_dtype)  # the same bias, rounded as the shifted one is
+    back = (shifted.astype(np.float64) - shift).astype(
+        run.numpy_dtype
+    )  # the same bias, rounded as the shifted one is
     exactly = (back.astype(np.float64) + shift == shifted.astype(np.float64)).all()
     if not exactly:
         back, shifted = np.zeros_like(back), np.full_like(back, shift)
     assert_within_bound(run(problem.replace(bias=shifted)), run(problem.replace(bias=back)), what="weight")
 
 
-@law("Reordering the scores of a row reorders its weights likewise.", source="softmax definition", problem=softmaxes, seed=st.integers(0, 99))
+@law(
+    "Reordering the scores of a row reorders its weights likewise.",
+    source="softmax definition",
+    problem=softmaxes,
+    seed=st.integers(0, 99),
+)
 def test_permutation_equivariance(run, problem, seed):
     order = np.random.default_rng(seed).permutation(problem.sizes["K"])
     permuted = problem.replace(query=problem.query[..., order])
     assert_within_bound(run(permuted), run(problem)[..., order], what="weight")
 
 
-@law("A larger score never gets a smaller weight.", source="softmax is increasing in its own score", problem=softmaxes)
+@law(
+    "A larger score never gets a smaller weight.",
+    source="softmax is increasing in its own score",
+    problem=softmaxes,
+)
 def test_order_is_kept(run, problem):
     order = np.argsort(problem.query.astype(np.float64), axis=-1, kind="stable")
     found = run(problem)
-    ordered = type(found)(np.take_along_axis(found.value, order, -1), np.take_along_axis(found.errors, order, -1))
+    ordered = type(found)(
+        np.take_along_axis(found.value, order, -1), np.take_along_axis(found.errors, order, -1)
+    )
     assert_at_least(ordered[..., 1:] - ordered[..., :-1], 0.0, what="step between ordered weights")
 
 
@@ -71,15 +84,22 @@ def test_equal_scores_share_equally(run, problem, level):
 def test_large_scores_do_not_overflow(run, problem, exponent, sign):
     limit = run.precision.elementwise.huge**exponent
     limit = min(limit, run.precision.output.huge**exponent)
-    large = problem.replace(query=(sign * limit * np.sign(problem.query.astype(np.float64) + 0.25)).astype(run.numpy_dtype))
-    assert_true(np.isfinite(run.values(large).astype(np.float64)), f"scores of {sign * limit:.3g} gave weights that are not finite")
+    large = problem.replace(
+        query=(sign * limit * np.sign(problem.query.astype(np.float64) + 0.25)).astype(run.numpy_dtype)
+    )
+    assert_true(
+        np.isfinite(run.values(large).astype(np.float64)),
+        f"scores of {sign * limit:.3g} gave weights that are not finite",
+    )
     assert_within_bound(run(large), run.exact(large), what="weight")
 
 
 @law("Scores that are all very negative still give weights that sum to one.", source="softmax is shifted by its maximum",
      problem=softmaxes, level=st.sampled_from((-10.0, -100.0, -1000.0, -30000.0)))  # fmt: skip
 def test_very_negative_scores_do_not_underflow_to_nan(run, problem, level):
-    low = problem.replace(query=(np.clip(problem.query.astype(np.float64), -4, 4) + level).astype(run.numpy_dtype))
+    low = problem.replace(
+        query=(np.clip(problem.query.astype(np.float64), -4, 4) + level).astype(run.numpy_dtype)
+    )
     assert_within_bound(run(low).sum(-1), 1.0, what="row sum")
 
 
@@ -90,10 +110,17 @@ def test_single_key_gets_all(run, problem, magnitude):
     limit = np.sqrt(min(run.precision.elementwise.huge, run.precision.output.huge)) / 16 / problem.sizes["D"]
     largest = max(float(np.abs(x.astype(np.float64)).max(initial=0.0)) for x in (problem.query, problem.key))
     factor = min(magnitude, limit / max(largest, 1.0))
-    loud = {name: (getattr(problem, name).astype(np.float64) * factor).astype(run.numpy_dtype) for name in ("query", "key")}
+    loud = {
+        name: (getattr(problem, name).astype(np.float64) * factor).astype(run.numpy_dtype)
+        for name in ("query", "key")
+    }
     calm = problem.replace(query=np.zeros_like(problem.query))
     got = run.values(problem.replace(**loud)).astype(np.float64)
-    assert_within_bound(Bounded(got, run.bound(calm)[0].errors, EXACT), np.where(problem.visible, 1.0, run.exact(calm)), what="weight")
+    assert_within_bound(
+        Bounded(got, run.bound(calm)[0].errors, EXACT),
+        np.where(problem.visible, 1.0, run.exact(calm)),
+        what="weight",
+    )
 
 
 @law("The gradient of softmax is y_i (delta_ik - y_k).", source="notes on 'Attention is all you need': softmax gradient", needs="gradients",
@@ -149,8 +176,13 @@ def test_saturated_rows_have_vanishing_gradient(run, problem, row):
 def test_scaling_keeps_variance(run, problem, copies):
     """Repeating q and k along the head size multiplies q.k by `copies` and the default scale by copies^-1/2."""
     size = problem.sizes["D"]
-    assume(run.implementation.accepts({**problem.sizes, "D": size * copies, "E": problem.sizes["E"] * copies}) is None)
-    wide = {name: np.concatenate([getattr(problem, name)] * copies, axis=-1) for name in ("query", "key", "value")}
+    assume(
+        run.implementation.accepts({**problem.sizes, "D": size * copies, "E": problem.sizes["E"] * copies})
+        is None
+    )
+    wide = {
+        name: np.concatenate([getattr(problem, name)] * copies, axis=-1) for name in ("query", "key", "value")
+    }
     repeated = problem.replace(**wide, layouts={})
     narrow = np.concatenate([run.exact(problem.replace(scale=(copies / size) ** 0.5))] * copies, axis=-1)
     assert_within_bound(run(repeated), narrow)
@@ -165,7 +197,9 @@ def scores_of(run, rows, size, fill, seed, level):
 
 def probabilities(run, scores):
     """softmax(scores) with its bound."""
-    return run.within(run.call(scores, shape=scores.shape), np.positive(reference_softmax(run.bounded(scores))))
+    return run.within(
+        run.call(scores, shape=scores.shape), np.positive(reference_softmax(run.bounded(scores)))
+    )
 
 
 alone = {"operation": "softmax", "rows": st.sampled_from((1, 2, 3, 5)), "size": st.sampled_from((1, 2, 3, 7, 16, 33, 257)),
@@ -175,9 +209,13 @@ alone = {"operation": "softmax", "rows": st.sampled_from((1, 2, 3, 5)), "size": 
 @law("softmax(s) is exp(s_i) / sum_k exp(s_k) along the last axis.", source="softmax definition", **alone)
 def test_softmax_agrees_with_formula(run, rows, size, fill, seed, level):
     scores = scores_of(run, rows, size, fill, seed, level)
-    assert_within_bound(probabilities(run, scores), reference_softmax(scores.astype(np.float64)), what="probability")
+    assert_within_bound(
+        probabilities(run, scores), reference_softmax(scores.astype(np.float64)), what="probability"
+    )
 
 
 @law("The probabilities of a row sum to one.", source="softmax definition", **alone)
 def test_softmax_sums_to_one(run, rows, size, fill, seed, level):
-    assert_within_bound(probabilities(run, scores_of(run, rows, size, fill, seed, level)).sum(-1), 1.0, what="row sum")
+    assert_within_bound(
+        probabilities(run, scores_of(run, rows, size, fill, seed, level)).sum(-1), 1.0, what="row sum"
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-GOOD = '''
+GOOD = """
 import numpy as np
 from qkverify import implementation
 
@@ -18,12 +18,20 @@ def attention(query, key, value, *, scale=None):
     scores = query @ np.swapaxes(key, -1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     return weights @ value / weights.sum(-1, keepdims=True)
-'''
-UNSCALED = GOOD.replace("(query.shape[-1] ** -0.5 if scale is None else scale)", "(1.0 if scale is None else scale)")
+"""
+UNSCALED = GOOD.replace(
+    "(query.shape[-1] ** -0.5 if scale is None else scale)", "(1.0 if scale is None else scale)"
+)
 
 
 def qkverify(*arguments, cwd):
-    return subprocess.run([sys.executable, "-m", "qkverify.cli", *arguments], cwd=cwd, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-m", "qkverify.cli", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 @pytest.fixture
@@ -88,7 +96,11 @@ def test_a_target_that_raises_on_import_shows_its_own_traceback(folder):
 
 
 def test_a_wrong_shape_is_a_contract_error_with_both_shapes(folder):
-    (folder / "shape.py").write_text(GOOD.replace("return weights @ value", "return (weights @ value)[..., :-1]").replace("/ weights.sum(-1, keepdims=True)", ""))
+    (folder / "shape.py").write_text(
+        GOOD.replace("return weights @ value", "return (weights @ value)[..., :-1]").replace(
+            "/ weights.sum(-1, keepdims=True)", ""
+        )
+    )
     done = qkverify("verify", "shape.py", "--profile", "quick", "--dtype", "float64", cwd=folder)
     assert done.returncode == 1
     assert "the output has shape (1, 1, 1, 0), expected (1, 1, 1, 1)" in done.stdout
@@ -96,7 +108,17 @@ def test_a_wrong_shape_is_a_contract_error_with_both_shapes(folder):
 
 def test_results_are_kept_and_a_broken_file_gives_exit_code_3(folder):
     reports = folder / "reports" / "here"
-    done = qkverify("verify", "good.py", "--profile", "quick", "--dtype", "float64", "--results", "results.jsonl", cwd=folder)
+    done = qkverify(
+        "verify",
+        "good.py",
+        "--profile",
+        "quick",
+        "--dtype",
+        "float64",
+        "--results",
+        "results.jsonl",
+        cwd=folder,
+    )
     assert done.returncode == 0
     lines = (folder / "results.jsonl").read_text().splitlines()
     assert json.loads(lines[0])["type"] == "run"

@@ -31,7 +31,11 @@ def test_torch_names_and_layout_are_known():
     one = describe(torch.nn.functional.scaled_dot_product_attention)
     assert (one.arrays, one.convention, one.layout) == ("torch", "torch", "BHLD")
     assert one.offers == {"mask", "bias", "causal", "scale", "gradients"}
-    assert one.keywords({"causal": True, "scale": 0.5}, grouped=True) == {"is_causal": True, "scale": 0.5, "enable_gqa": True}
+    assert one.keywords({"causal": True, "scale": 0.5}, grouped=True) == {
+        "is_causal": True,
+        "scale": 0.5,
+        "enable_gqa": True,
+    }
 
 
 def test_jax_names_and_layout_are_known():
@@ -42,11 +46,24 @@ def test_jax_names_and_layout_are_known():
 
 
 def test_flash_attention_names_and_open_windows_are_known():
-    def flash_attn_func(q, k, v, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1), softcap=0.0, alibi_slopes=None): ...
+    def flash_attn_func(
+        q,
+        k,
+        v,
+        dropout_p=0.0,
+        softmax_scale=None,
+        causal=False,
+        window_size=(-1, -1),
+        softcap=0.0,
+        alibi_slopes=None,
+    ): ...
 
     one = describe(flash_attn_func, arrays="torch")
     assert (one.convention, one.layout) == ("flash-attn", "BLHD")
-    assert one.keywords({"window": (3, None), "scale": 0.25}) == {"window_size": (3, -1), "softmax_scale": 0.25}
+    assert one.keywords({"window": (3, None), "scale": 0.25}) == {
+        "window_size": (3, -1),
+        "softmax_scale": 0.25,
+    }
 
 
 def test_onnx_names_are_known():
@@ -118,7 +135,9 @@ def test_only_refusals_count_as_not_offered():
     def breaks(query, key, value):
         raise RuntimeError("boom")
 
-    assert {v.outcome for v in verify(describe(refuses, dtypes=("float32",)), profile="quick").verdicts} == {"not offered"}
+    assert {v.outcome for v in verify(describe(refuses, dtypes=("float32",)), profile="quick").verdicts} == {
+        "not offered"
+    }
     outcomes = {v.outcome for v in verify(describe(breaks, dtypes=("float32",)), profile="quick").verdicts}
     assert "failed" in outcomes
     assert "passed" not in outcomes

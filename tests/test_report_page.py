@@ -1,4 +1,4 @@
-"""The report in a real browser: it draws, asks nobody for anything, and answers to mouse, keyboard and small screens.
+"""The report in a real browser: it draws, asks nobody for anything, answers to mouse, keys and small screens.
 
 Debian's chromium and chromedriver, driven by selenium; without them these tests are skipped.
 """
@@ -20,11 +20,8 @@ from qkverify import report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
-LACKING = [
-    what
-    for what, found in (("selenium", find_spec("selenium")), ("chromium", CHROMIUM), ("chromedriver", DRIVER))
-    if not found
-]
+NEEDED = {"selenium": find_spec("selenium"), "chromium": CHROMIUM, "chromedriver": DRIVER}
+LACKING = [name for name, found in NEEDED.items() if not found]
 pytestmark = pytest.mark.skipif(
     bool(LACKING),
     reason=f"needs {', '.join(LACKING)} (pip install selenium; apt install chromium chromium-driver)",
@@ -44,19 +41,23 @@ WAIT_SECONDS = 10.0
 LEGIBLE = 4.5  # WCAG 2.1, 1.4.3: contrast of text with its ground
 LARGE = 3.0  # and of large text
 
-# The contrast of every text that can be seen. The ground is the nearest opaque colour behind it; where that is a
-# gradient, every colour of the gradient.
+# The contrast of every text that can be seen. The ground is the nearest opaque colour behind it; where that
+# is a gradient, every colour of the gradient.
 CONTRAST = """
-const parse = (c) => (c.match(/[\\d.]+/g) || []).map(Number);
-const light = ([r, g, b]) => [r, g, b].map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-  .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-const ratio = (a, b) => { const [x, y] = [light(a), light(b)].sort((p, q) => q - p); return (x + 0.05) / (y + 0.05); };
+const parse = (colour) => (colour.match(/[\\d.]+/g) || []).map(Number);
+const linear = (v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+const light = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+const ratio = (a, b) => {
+  const [x, y] = [light(a), light(b)].sort((p, q) => q - p);
+  return (x + 0.05) / (y + 0.05);
+};
 const grounds = (node) => {
   for (let e = node; e; e = e.parentElement) {
     const style = getComputedStyle(e), flat = parse(style.backgroundColor), found = [];
-    if (style.backgroundImage !== "none") found.push(...style.backgroundImage.match(/rgba?\\([^)]*\\)/g).map(parse));
+    if (style.backgroundImage !== "none")
+      found.push(...style.backgroundImage.match(/rgba?\\([^)]*\\)/g).map(parse));
     if (flat.length === 3 || flat[3] > 0.99) return [flat, ...found];
-    if (found.length) return found;
+    if (found.length) return [...grounds(e.parentElement), ...found];
   }
   return [[255, 255, 255]];
 };
@@ -67,9 +68,10 @@ while (walker.nextNode()) {
   if (!text || e.closest("script, style, [hidden]") || !e.getClientRects().length) continue;
   const style = getComputedStyle(e), svg = e.ownerSVGElement;
   const ink = parse(svg ? style.fill : style.color), size = parseFloat(style.fontSize);
-  const limit = size >= 24 || (size >= 18.66 && +style.fontWeight >= 700) ? arguments[1] : arguments[0];
+  const large = size >= 24 || (size >= 18.66 && +style.fontWeight >= 700);
   const least = Math.min(...grounds(svg ? svg.parentElement : e).map((ground) => ratio(ink, ground)));
-  if (least < limit) poor.push(`${text.slice(0, 40)} (${e.tagName} ${e.className.baseVal ?? e.className}): ${least.toFixed(2)}`);
+  if (least < arguments[large ? 1 : 0])
+    poor.push(`${text.slice(0, 40)} in ${e.outerHTML.slice(0, 40)}: ${least.toFixed(2)}`);
 }
 return [...new Set(poor)];
 """
@@ -131,6 +133,13 @@ def shown(page: Any, selector: str) -> list[Any]:
     return [e for e in page.find_elements("css selector", selector) if e.is_displayed()]
 
 
+def bring_into_view(page: Any, element: Any) -> None:
+    """Scroll to an element, and past the frame in which the scrolling is told to the page."""
+    script = "arguments[0].scrollIntoView({block: 'center'}); "
+    script += "requestAnimationFrame(() => setTimeout(arguments[1]));"
+    page.execute_async_script(script, element)
+
+
 def press(page: Any, key: str) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys
@@ -159,7 +168,10 @@ def test_nothing_is_requested_and_nothing_complains(browser: Any, address: str) 
 
 def test_every_chart_is_drawn(page: Any) -> None:
     script = """return [...document.querySelectorAll('svg.chart')].map((chart) => ({
-      hidden: !chart.getClientRects().length, marks: chart.querySelectorAll('use').length, markup: chart.outerHTML}))"""
+      hidden: !chart.getClientRects().length,
+      marks: chart.querySelectorAll('use').length,
+      markup: chart.outerHTML,
+    }))"""
     charts = page.execute_script(script)
     assert len(charts) > 10
     assert all(chart["marks"] for chart in charts)
@@ -231,7 +243,7 @@ def test_tooltips_come_by_pointer_and_by_keyboard(page: Any) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
 
     mark = one(page, "#speed .tab:not([hidden]) .chart use")
-    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", mark)
+    bring_into_view(page, mark)
     ActionChains(page).move_to_element(mark).perform()
     until(lambda: one(page, ".tip").is_displayed())
     assert "synthetic_" in one(page, ".tip").text
@@ -246,7 +258,7 @@ def test_tooltips_come_by_pointer_and_by_keyboard(page: Any) -> None:
 
 def test_the_copy_button_copies_the_replay_line_or_selects_it(page: Any) -> None:
     button = one(page, "article .copy")
-    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+    bring_into_view(page, button)
     button.click()
     until(
         lambda: (

@@ -5,16 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
 
-from qkverify.contract import describe
 from qkverify.problems import Problem
 from qkverify.reference import attention as reference_attention
 from qkverify.reference.attention_vjp import attention_vjp as reference_vjp
-from qkverify.rounding import FLOAT64, Precision
+from qkverify.rounding import FLOAT64
 from qkverify.runs import NUMPY_DTYPES, Run
-
-from .simulated_arithmetic import Attention, Habits, Machine
 
 PRECISIONS = {
     "float64": ("float64", "plain"), "float32": ("float32", "plain"), "tf32": ("float32", "tf32"),
@@ -25,8 +21,22 @@ LONG = np.longdouble
 LONG_UNIT = float(np.finfo(LONG).eps) / 2
 
 
-def unreachable(query, key, value, *, mask=None, bias=None, causal=False, window=None, scale=None, softcap=None,
-                alibi_slopes=None, key_lengths=None, sinks=None, return_lse=False):
+def unreachable(
+    query,
+    key,
+    value,
+    *,
+    mask=None,
+    bias=None,
+    causal=False,
+    window=None,
+    scale=None,
+    softcap=None,
+    alibi_slopes=None,
+    key_lengths=None,
+    sinks=None,
+    return_lse=False,
+):
     raise AssertionError
 
 
@@ -40,8 +50,11 @@ def drawn_problem(rng: np.random.Generator, dtype: str) -> Problem:
 
     def array(*shape: int) -> np.ndarray:
         filled = pick(
-            lambda: rng.standard_normal(shape), lambda: rng.standard_normal(shape), lambda: rng.random(shape),
-            lambda: rng.integers(-3, 4, shape), lambda: rng.standard_normal(shape) * 10.0 ** rng.integers(-3, 2),
+            lambda: rng.standard_normal(shape),
+            lambda: rng.standard_normal(shape),
+            lambda: rng.random(shape),
+            lambda: rng.integers(-3, 4, shape),
+            lambda: rng.standard_normal(shape) * 10.0 ** rng.integers(-3, 2),
             lambda: np.ones(shape) * rng.random(),
         )()
         return np.asarray(filled, np.float64).astype(NUMPY_DTYPES[dtype])
@@ -51,7 +64,9 @@ def drawn_problem(rng: np.random.Generator, dtype: str) -> Problem:
     if rng.random() < 0.25:
         options["mask"] = rng.random((pick(1, B), pick(1, H), pick(1, Q), K)) < 0.7
     if rng.random() < 0.3:
-        options["bias"] = (array(pick(1, B), pick(1, H), pick(1, Q), K) * pick(1, 1, 10)).astype(NUMPY_DTYPES[dtype])
+        options["bias"] = (array(pick(1, B), pick(1, H), pick(1, Q), K) * pick(1, 1, 10)).astype(
+            NUMPY_DTYPES[dtype]
+        )
     if rng.random() < 0.3:
         options["causal"] = True
     if rng.random() < 0.15:
@@ -76,7 +91,9 @@ def drawn_problem(rng: np.random.Generator, dtype: str) -> Problem:
 def exact(problem: Problem, delta: str) -> dict[str, Any]:
     """The reference in long double."""
     names = ("query", "key", "value", "upstream")
-    query, key, value, upstream = (np.asarray(getattr(problem, name), np.float64).astype(LONG) for name in names)
+    query, key, value, upstream = (
+        np.asarray(getattr(problem, name), np.float64).astype(LONG) for name in names
+    )
     options = problem.reference_options
     for name in ("bias", "alibi_slopes", "sinks"):
         if name in options:

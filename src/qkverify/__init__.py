@@ -44,7 +44,7 @@ _HOMES = {
     "problems": "strategies",
     "verify": "verification",
 }
-__all__ = sorted(_HOMES)  # noqa: PLE0605  (the table is the list)
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -27,7 +27,13 @@ def run_start(profile: str) -> RunStart:
     """The header of a run that begins now."""
     command = shlex.join(["qkverify", *sys.argv[1:]])
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return RunStart(qkverify=qkverify.__version__, started=now, command=command, profile=profile, fingerprint=fingerprint())
+    return RunStart(
+        qkverify=qkverify.__version__,
+        started=now,
+        command=command,
+        profile=profile,
+        fingerprint=fingerprint(),
+    )
 
 
 def record_everything(path: Path, *, profile: str, budget_seconds: float) -> None:
@@ -49,11 +55,19 @@ def record_everything(path: Path, *, profile: str, budget_seconds: float) -> Non
         verdicts += _unavailable(writer, name, device, reason, planned)
     for one in planned.implementations:
         cells = [cell for cell in planned.cells if cell.implementation is one]
-        semantics = conventions_of(next((c for c in cells if c.dtype == "bfloat16"), cells[0])) if cells else {}
+        semantics = (
+            conventions_of(next((c for c in cells if c.dtype == "bfloat16"), cells[0])) if cells else {}
+        )
         gone = {device: reason for (name, device), reason in planned.unavailable.items() if name == one.name}
         writer.append(info(one, semantics, gone))
     with screen.progress("timing") as advance:
-        run_grid(writer, planned.implementations, budget_seconds=budget_seconds, progress=advance, verdicts=verdicts)
+        run_grid(
+            writer,
+            planned.implementations,
+            budget_seconds=budget_seconds,
+            progress=advance,
+            verdicts=verdicts,
+        )
 
 
 def _unavailable(writer: Writer, name: str, device: str, reason: str, planned: object) -> list[Verdict]:

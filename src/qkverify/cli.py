@@ -18,7 +18,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
                   help="Verify and time attention: laws with derived error bounds, on any implementation.")  # fmt: skip
 
 Dtypes = Annotated[list[str] | None, typer.Option("--dtype", help="only this dtype (repeatable)")]
-Devices = Annotated[list[str] | None, typer.Option("--device", help="only this device: cpu, cuda (repeatable)")]
+Devices = Annotated[
+    list[str] | None, typer.Option("--device", help="only this device: cpu, cuda (repeatable)")
+]
 Profile = Annotated[str, typer.Option(help="quick: 25 examples a law, default: 100, thorough: 2,000")]
 Jobs = Annotated[int, typer.Option(help="processes; a kernel that kills one costs only its own cell")]
 
@@ -60,11 +62,15 @@ def verify(
 
     planned = plan(targets, device or (), dtype or ())
     if not planned.cells:
-        reasons = "\n".join(f"  {name} on {where}: {why}" for (name, where), why in planned.unavailable.items())
+        reasons = "\n".join(
+            f"  {name} on {where}: {why}" for (name, where), why in planned.unavailable.items()
+        )
         raise UsageError("nothing to verify here\n" + (reasons or "  no target has these devices and dtypes"))
     writer = _started(Writer(results), profile) if results else None
     broken = []
-    for cell, verdicts in check_cells(planned.cells, profile=profile, jobs=jobs, started=screen.heading if jobs == 1 else None):
+    for cell, verdicts in check_cells(
+        planned.cells, profile=profile, jobs=jobs, started=screen.heading if jobs == 1 else None
+    ):
         if jobs != 1:
             screen.heading(cell)
         screen.families(verdicts)
@@ -113,8 +119,12 @@ def bench(
 
 @app.command()
 def report(
-    folder: Annotated[Path | None, typer.Argument(help="a folder with results.jsonl; default: this device's")] = None,
-    run: Annotated[bool, typer.Option("--run", help="verify and time everything that runs here first")] = False,
+    folder: Annotated[
+        Path | None, typer.Argument(help="a folder with results.jsonl; default: this device's")
+    ] = None,
+    run: Annotated[
+        bool, typer.Option("--run", help="verify and time everything that runs here first")
+    ] = False,
     profile: Profile = "quick",
     reports: Annotated[Path, typer.Option(help="where the reports of all devices are")] = Path("reports"),
     budget: Annotated[float, typer.Option(help="seconds for timing")] = 75.0,

@@ -43,9 +43,15 @@ OPTIONS: Mapping[str, str] = MappingProxyType(
 
 SEMANTICS: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType(
     {
-        "causal_alignment": (("bottom-right", "top-left"), "the key that the first query may see last when Q != K"),
+        "causal_alignment": (
+            ("bottom-right", "top-left"),
+            "the key that the first query may see last when Q != K",
+        ),
         "empty_rows": (("zero", "nan", "uniform"), "the output of a query that sees no key"),
-        "masked_values": (("ignored", "read"), "whether NaN in a key or value that is invisible gets through"),
+        "masked_values": (
+            ("ignored", "read"),
+            "whether NaN in a key or value that is invisible gets through",
+        ),
         "deterministic": (("yes", "no"), "the same call twice gives the same bits"),
         "batch_invariant": (("yes", "no"), "an entry's bits do not depend on the rest of its batch"),
         "delta": (("weights", "output"), "rowsum(dP * P), or rowsum(dO * O) from the stored output"),
@@ -79,7 +85,9 @@ class Convention:
     combined_mask: bool = False  # one parameter takes the boolean mask or the bias
     exclusive: tuple[tuple[str, str], ...] = ()  # pairs of options that it refuses together
     requires: tuple[str, ...] = ()  # sizes that it accepts
-    unbounded: int | None = None  # how an open side of a window is written; None: a side longer than any sequence
+    unbounded: int | None = (
+        None  # how an open side of a window is written; None: a side longer than any sequence
+    )
     semantics: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -88,7 +96,12 @@ CONVENTIONS: Mapping[str, Convention] = MappingProxyType(
         # torch.nn.functional.scaled_dot_product_attention
         "torch": Convention(
             marks=frozenset({"attn_mask", "is_causal", "dropout_p"}),
-            names={"attn_mask": "mask", "is_causal": "causal", "scale": "scale", "enable_gqa": "grouped_heads"},
+            names={
+                "attn_mask": "mask",
+                "is_causal": "causal",
+                "scale": "scale",
+                "enable_gqa": "grouped_heads",
+            },
             combined_mask=True,
             exclusive=(("causal", "mask"), ("causal", "bias")),
         ),
@@ -170,8 +183,13 @@ class Implementation:
     differentiable: bool | None = None
     findings: Mapping[str, str] = field(default_factory=dict)
     tile: tuple[int, ...] = ()
+    effort: Mapping[str, float] = field(
+        default_factory=dict
+    )  # device -> share of the usual number of examples
     semantics: Mapping[str, str] = field(default_factory=dict)
-    parameters: Mapping[str, str] = field(default_factory=dict)  # canonical option -> the function's own parameter
+    parameters: Mapping[str, str] = field(
+        default_factory=dict
+    )  # canonical option -> the function's own parameter
     convention: str = "qkverify"
     offers: frozenset[str] = frozenset()
     summary: str = ""
@@ -216,15 +234,13 @@ class Implementation:
 REGISTERED: list[Implementation] = []
 
 
-def implementation(
-    function: Function | None = None, **declared: Any
-) -> Any:
+def implementation(function: Function | None = None, **declared: Any) -> Any:
     """Declare a function as an implementation and return it unchanged. Everything is optional.
 
     name, operation, arrays ("numpy", "torch", "jax"), dtypes, devices, layout ("BHLD" or "BLHD"), requires (expressions
     over the dimension letters that the sizes must satisfy), precision ({dtype: "fused" | "eager" | "tf32" | Precision}),
     available (device -> None, or the reason why not), vjp, differentiable, findings ({law: folder}), tile (edges of
-    its tiles), and every key of `SEMANTICS`. Raises UsageError for a word that is none of these.
+    its tiles), effort ({device: share of the usual examples}, where a call is slow there, as in an interpreter), and every key of `SEMANTICS`. Raises UsageError for a word that is none of these.
     """
 
     def register(target: Function) -> Function:
@@ -236,7 +252,7 @@ def implementation(
 
 _FIELDS = {
     "name", "operation", "arrays", "dtypes", "devices", "layout", "requires", "exclusive", "precision", "available",
-    "vjp", "differentiable", "findings", "tile", "summary", "convention",
+    "vjp", "differentiable", "findings", "tile", "effort", "summary", "convention",
 }  # fmt: skip
 
 
@@ -267,7 +283,9 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
         arrays=arrays,
         dtypes=tuple(_checked("dtype", d, DTYPES) for d in declared.get("dtypes") or default_dtypes(arrays)),
         devices=tuple(_checked("device", d, DEVICES) for d in declared.get("devices", ("cpu",))),
-        layout=_checked("layout", declared.get("layout") or (convention.layout if convention else "BHLD"), LAYOUTS),
+        layout=_checked(
+            "layout", declared.get("layout") or (convention.layout if convention else "BHLD"), LAYOUTS
+        ),
         requires=_rules(declared.get("requires", convention.requires if convention else ())),
         exclusive=tuple(declared.get("exclusive", convention.exclusive if convention else ())),
         precision=_per_dtype(declared.get("precision", {})),
@@ -276,6 +294,7 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
         differentiable=declared.get("differentiable"),
         findings=dict(declared.get("findings", {})),
         tile=_sizes(declared.get("tile", ())),
+        effort=dict(declared.get("effort", {})),
         semantics=_semantics({**(convention.semantics if convention else {}), **declared}),
         parameters=parameters,
         convention=style,
@@ -299,11 +318,19 @@ LAYOUTS = ("BHLD", "BLHD")
 def parameter_names(function: Callable[..., Any]) -> list[str]:
     """Parameter names in order; a built-in without a signature is read off the first line of its docstring."""
     try:
-        return [p.name for p in inspect.signature(function).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        return [
+            p.name
+            for p in inspect.signature(function).parameters.values()
+            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        ]
     except ValueError:
-        text = re.search(rf"{re.escape(_plain_name(function))}\((.*?)\)\s*(?:->|$)", function.__doc__ or "", re.S | re.M)
+        text = re.search(
+            rf"{re.escape(_plain_name(function))}\((.*?)\)\s*(?:->|$)", function.__doc__ or "", re.S | re.M
+        )
         if text is None:
-            raise UsageError(f"{function!r} shows no signature, and its docstring states none; wrap it in a function") from None
+            raise UsageError(
+                f"{function!r} shows no signature, and its docstring states none; wrap it in a function"
+            ) from None
         return re.findall(r"(?:^|,)\s*(\w+)", text.group(1))
 
 
@@ -321,7 +348,9 @@ def operation_of(function: Callable[..., Any], names: Sequence[str]) -> str:
         return "softmax"
     raise UsageError(
         f"cannot tell what {_plain_name(function)}({', '.join(names)}) computes: name its first parameters as one of\n"
-        + "\n".join(f"  {operation}({', '.join(required)}, ...)" for operation, required in OPERATIONS.items())
+        + "\n".join(
+            f"  {operation}({', '.join(required)}, ...)" for operation, required in OPERATIONS.items()
+        )
         + "\nor declare it: @implementation(operation=...)"
     )
 
@@ -394,7 +423,9 @@ def _rules(rules: Sequence[str] | str) -> tuple[str, ...]:
             raise UsageError(f"requires: {rule!r} is no expression: {error.msg}") from None
         unknown = sorted(letters(rule) - set("BHGQKDE"))
         if unknown or not all(isinstance(node, allowed) for node in ast.walk(tree)):
-            raise UsageError(f"requires: {rule!r} may compare the dimension letters B, H, G, Q, K, D, E with numbers only")
+            raise UsageError(
+                f"requires: {rule!r} may compare the dimension letters B, H, G, Q, K, D, E with numbers only"
+            )
     return every
 
 

@@ -49,7 +49,11 @@ def detect(one: Implementation, device: str, dtype: str) -> dict[str, Choice]:
 
 def settled(found: Mapping[str, Choice]) -> dict[str, str]:
     """The conventions a run is held to."""
-    return {name: choice.value for name, choice in found.items() if choice.how != "not applicable" and name != "precision"}
+    return {
+        name: choice.value
+        for name, choice in found.items()
+        if choice.how != "not applicable" and name != "precision"
+    }
 
 
 def precision_of(found: Mapping[str, Choice], dtype: str) -> Precision | None:
@@ -68,10 +72,19 @@ def _answer(probe: Callable[[Run], str | None], run: Run) -> str | None:
 def _size(run: Run) -> int:
     """A head size that the implementation takes: the smallest from 1 up, as both key and value size."""
     sizes = {"B": 1, "H": 1, "G": 1, "Q": 2, "K": 3}
-    return next((d for d in (1, 2, 4, 8, 16, 32, 64, 128) if run.implementation.accepts({**sizes, "D": d, "E": d}) is None), 64)
+    return next(
+        (
+            d
+            for d in (1, 2, 4, 8, 16, 32, 64, 128)
+            if run.implementation.accepts({**sizes, "D": d, "E": d}) is None
+        ),
+        64,
+    )
 
 
-def _problem(run: Run, *, queries: int = 2, keys: int = 3, batch: int = 1, seed: int | None = None, **options: Any) -> Problem:
+def _problem(
+    run: Run, *, queries: int = 2, keys: int = 3, batch: int = 1, seed: int | None = None, **options: Any
+) -> Problem:
     """Zero scores unless `seed` is given, and values 1, 2, 4, ...: the output tells which keys were averaged."""
     size, dtype = _size(run), run.numpy_dtype
     shape = (batch, 1, keys, size)
@@ -89,7 +102,9 @@ def _causal_alignment(run: Run) -> str | None:
     if not run.offers("causal"):
         return None
     seen = run.values(_problem(run, causal=True))[0, 0, 0, 0].astype(np.float64)
-    return _nearest(float(seen), {1.0: "top-left", 1.5: "bottom-right"})  # the first query saw one key, or two
+    return _nearest(
+        float(seen), {1.0: "top-left", 1.5: "bottom-right"}
+    )  # the first query saw one key, or two
 
 
 def _empty_rows(run: Run) -> str | None:
@@ -139,7 +154,10 @@ def _deterministic(run: Run) -> str | None:
 def _batch_invariant(run: Run) -> str | None:
     problem = _problem(run, queries=17, keys=33, batch=3, seed=1)
     together = run.values(problem)
-    alone = [run.values(problem.replace(**{n: getattr(problem, n)[b : b + 1] for n in ("query", "key", "value")})) for b in range(3)]
+    alone = [
+        run.values(problem.replace(**{n: getattr(problem, n)[b : b + 1] for n in ("query", "key", "value")}))
+        for b in range(3)
+    ]
     return "yes" if np.array_equal(together, np.concatenate(alone)) else "no"
 
 
@@ -166,7 +184,7 @@ PROBES: Mapping[str, Callable[[Run], str | None]] = {
 
 
 def _precision(one: Implementation, run: Run) -> Choice:
-    """"fused" where forty random problems hold to a fused kernel's bound, else "eager" (every operation rounds)."""
+    """ "fused" where forty random problems hold to a fused kernel's bound, else "eager" (every operation rounds)."""
     if run.dtype in one.precision:
         declared = one.precision[run.dtype]
         return Choice(declared if isinstance(declared, str) else "declared", "declared")
@@ -174,7 +192,12 @@ def _precision(one: Implementation, run: Run) -> Choice:
     for seed in range(40):
         problem = _problem(fused, queries=5, keys=33 if seed % 2 else 7, seed=seed)
         try:
-            got, exact = fused(problem), reference_attention(*(np.asarray(x, np.float64) for x in (problem.query, problem.key, problem.value)))
+            got, exact = (
+                fused(problem),
+                reference_attention(
+                    *(np.asarray(x, np.float64) for x in (problem.query, problem.key, problem.value))
+                ),
+            )
         except Exception:  # as in _answer
             break
         if (np.abs(got.value - exact) > got.errors).any():

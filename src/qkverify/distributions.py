@@ -55,7 +55,9 @@ def _ties(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
 def _spikes(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """Small numbers with one large row in every sixteen: the running maximum rises in every tile."""
     filled = rng.standard_normal(shape) * 0.1
-    filled[..., 15::16, :] = np.arange(1, len(range(15, shape[-2], 16)) + 1)[:, None] if len(shape) > 1 else 1.0
+    filled[..., 15::16, :] = (
+        np.arange(1, len(range(15, shape[-2], 16)) + 1)[:, None] if len(shape) > 1 else 1.0
+    )
     return filled
 
 
@@ -80,7 +82,9 @@ DISTRIBUTIONS: Mapping[str, Fill] = {
     "spikes": _spikes,
     "large": lambda shape, rng: rng.standard_normal(shape) * 10.0,
     "very negative": lambda shape, rng: -20.0 - rng.random(shape),
-    "powers of two": lambda shape, rng: np.exp2(rng.integers(-8, 5, size=shape)) * rng.choice([-1.0, 1.0], size=shape),
+    "powers of two": lambda shape, rng: (
+        np.exp2(rng.integers(-8, 5, size=shape)) * rng.choice([-1.0, 1.0], size=shape)
+    ),
     "tiny": lambda shape, rng: rng.standard_normal(shape) * 1e-7,
     "signed zeros": lambda shape, rng: rng.choice([0.0, -0.0], size=shape),
     "huge": lambda shape, rng: rng.standard_normal(shape) * 150.0,

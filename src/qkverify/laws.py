@@ -70,14 +70,17 @@ class Law:
             return f"speaks of {', '.join(self.dtypes)} only"
         return self.when(run) if self.when is not None else None
 
-    def check(self, run: Run, *, max_examples: int | None = None, seed: int | None = None, **overrides: Any) -> None:
+    def check(
+        self, run: Run, *, max_examples: int | None = None, seed: int | None = None, **overrides: Any
+    ) -> None:
         """Check the law on a run with generated problems. Raises what the smallest counterexample raises.
 
         `seed` makes the generation repeatable; `overrides` are Hypothesis settings. Raises UnsupportedCase where the
         implementation refused every problem.
         """
         examples = settings.default.max_examples if max_examples is None else max_examples
-        counted = {"max_examples": max(1, round(examples * self.weight))}
+        share = self.weight * run.implementation.effort.get(run.device, 1.0)
+        counted = {"max_examples": max(1, round(examples * share))}
         test = settings(**{**_ALWAYS, **counted, **overrides})(given(**self.strategies)(self._example(run)))
         if seed is not None:
             test = hypothesis.seed(seed)(test)
@@ -87,7 +90,9 @@ class Law:
             except SkipTest as refused:
                 raise UnsupportedCase(str(refused)) from refused
             except Unsatisfiable as error:
-                raise UnsupportedCase(f"{run.implementation.name} refuses every problem of {self.name}") from error
+                raise UnsupportedCase(
+                    f"{run.implementation.name} refuses every problem of {self.name}"
+                ) from error
             except (LawViolation, ContractError) as broken:
                 broken.__notes__ = []  # Hypothesis repeats the arguments, which our message has shown
                 raise
@@ -107,7 +112,9 @@ class Law:
                 self.body(run, **drawn)
             except UnsupportedCase as refusal:
                 run.refusals += 1
-                if run.refusals == run.examples > REFUSALS:  # it refuses all there is: SkipTest ends a Hypothesis test at once
+                if (
+                    run.refusals == run.examples > REFUSALS
+                ):  # it refuses all there is: SkipTest ends a Hypothesis test at once
                     raise SkipTest(str(refusal)) from refusal
                 hypothesis.reject()
             except Exception:
@@ -160,11 +167,17 @@ def explain(broken: BaseException, checked: Law, run: Run, *, replay: str = "") 
     extra = {name: value for name, value in run.failing.items() if name != "problem"}
     lines += [f"  {name:18} {value!r}" for name, value in extra.items()]
     if isinstance(broken, LawViolation) and isinstance(broken.evidence, Evidence):
-        lines += [f"  at {line}" if i == 0 else f"  {line.strip()}" for i, line in enumerate(str(broken).splitlines())]
+        lines += [
+            f"  at {line}" if i == 0 else f"  {line.strip()}"
+            for i, line in enumerate(str(broken).splitlines())
+        ]
     else:
-        kind = "" if isinstance(broken, LawViolation | ContractError | HarnessError) else f"{type(broken).__name__}: "
+        kind = (
+            ""
+            if isinstance(broken, LawViolation | ContractError | HarnessError)
+            else f"{type(broken).__name__}: "
+        )
         lines.append(f"  {kind}{broken}")
     if replay:
         lines.append(f"  again:   qkverify replay {replay}")
     return "\n".join(lines)
-

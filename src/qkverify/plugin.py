@@ -23,7 +23,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
                     help="verify this one: a name, module:function or path/file.py:function (repeatable; default: all)")  # fmt: skip
     group.addoption("--dtype", action="append", default=[], help="only this dtype (repeatable)")
     group.addoption("--device", action="append", default=[], help="only this device (repeatable)")
-    group.addoption("--results", default=None, metavar="FILE", help="append every verdict to this file, a JSON line each")
+    group.addoption(
+        "--results", default=None, metavar="FILE", help="append every verdict to this file, a JSON line each"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -73,7 +75,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if verdict.outcome == "finding":
         pytest.xfail(f"recorded finding: {verdict.reason}")
     if verdict.outcome != "passed":
-        pytest.fail(verdict.counterexample.message if verdict.counterexample else verdict.reason, pytrace=False)
+        pytest.fail(
+            verdict.counterexample.message if verdict.counterexample else verdict.reason, pytrace=False
+        )
     return True
 
 
@@ -91,7 +95,11 @@ def _plan(config: pytest.Config) -> Any:
         from qkverify.verification import plan
 
         try:
-            config.stash[PLAN] = plan(config.getoption("--implementation"), config.getoption("--device"), config.getoption("--dtype"))
+            config.stash[PLAN] = plan(
+                config.getoption("--implementation"),
+                config.getoption("--device"),
+                config.getoption("--dtype"),
+            )
         except UsageError as error:
             text = getattr(error, "text", "")
             raise pytest.UsageError(f"{text}\n{error}" if text else str(error)) from None
@@ -107,4 +115,3 @@ def _writer(config: pytest.Config) -> Any:
 
         config.stash[WRITER] = Writer(Path(path))
     return config.stash[WRITER]
-

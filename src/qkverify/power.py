@@ -43,13 +43,17 @@ def planted(folder: str = "mutants") -> list[Implementation]:
     return [completed(one) for one in REGISTERED if one.name.startswith(prefix)]
 
 
-def cells_of(one: Implementation, dtypes: Sequence[str] = ("float32", "float64", "bfloat16", "float16")) -> list[Cell]:
+def cells_of(
+    one: Implementation, dtypes: Sequence[str] = ("float32", "float64", "bfloat16", "float16")
+) -> list[Cell]:
     """One cell: the first of these dtypes that the implementation offers."""
     dtype = next(d for d in dtypes if d in one.dtypes)
     return [Cell(one, "cpu", dtype, one.name)]
 
 
-def kills(one: Implementation, *, examples: int, first: bool = True, seed: int | None = None) -> Iterator[Kill]:
+def kills(
+    one: Implementation, *, examples: int, first: bool = True, seed: int | None = None
+) -> Iterator[Kill]:
     """The laws that are broken on an implementation; with `first`, only the first one that is found."""
     for cell in cells_of(one):
         for law in applicable(law_book(), cell):
@@ -59,7 +63,9 @@ def kills(one: Implementation, *, examples: int, first: bool = True, seed: int |
             if found.outcome in BROKEN:
                 problem = found.counterexample.problem if found.counterexample else ""
                 sizes = run.problems[0].sizes if run.problems else {}
-                yield Kill(one.name, law.name, cell.dtype, run.examples, time.perf_counter() - start, problem, sizes)
+                yield Kill(
+                    one.name, law.name, cell.dtype, run.examples, time.perf_counter() - start, problem, sizes
+                )
                 if first:
                     return
 

@@ -100,7 +100,11 @@ class Problem:
         words += [_count(s["Q"], "query"), _count(s["K"], "key"), f"size {s['D']}"]
         if s["E"] != s["D"]:
             words.append(f"value size {s['E']}")
-        words += [_option(name, value) for name, value in self.options.items() if np.ndim(value) == 0 or name == "window"]
+        words += [
+            _option(name, value)
+            for name, value in self.options.items()
+            if np.ndim(value) == 0 or name == "window"
+        ]
         words += [f"{name} {layout}" for name, layout in self.layouts.items() if layout != "contiguous"]
         lines = [", ".join(words)]
         for name in (*TENSORS, "key_lengths", "alibi_slopes", "sinks"):

@@ -39,9 +39,15 @@ class TargetImportError(UsageError):
     """A user's target raised on import; `text` is its own traceback."""
 
     def __init__(self, target: str, error: BaseException) -> None:
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename and f.filename != __file__]
-        self.text = "Traceback (most recent call last):\n" + "".join(traceback.format_list(frames)) + "".join(
-            traceback.format_exception_only(error)
+        frames = [
+            f
+            for f in traceback.extract_tb(error.__traceback__)
+            if "importlib" not in f.filename and f.filename != __file__
+        ]
+        self.text = (
+            "Traceback (most recent call last):\n"
+            + "".join(traceback.format_list(frames))
+            + "".join(traceback.format_exception_only(error))
         )
         super().__init__(f"{target} could not be imported: {type(error).__name__}: {error}")
 
@@ -52,13 +58,22 @@ def folder() -> tuple[tuple[Implementation, ...], tuple[Missing, ...]]:
     package = importlib.import_module("qkverify.implementations")
     found: list[Implementation] = []
     missing: list[Missing] = []
-    modules = [f"{package.__name__}.{path.stem}" for path in sorted(Path(package.__path__[0]).glob("*.py")) if path.stem[0] != "_"]
+    modules = [
+        f"{package.__name__}.{path.stem}"
+        for path in sorted(Path(package.__path__[0]).glob("*.py"))
+        if path.stem[0] != "_"
+    ]
     modules += [point.value.partition(":")[0] for point in metadata.entry_points(group=GROUP)]
     for name in modules:
         try:
             found += registered_by(importlib.import_module(name))
         except ModuleNotFoundError as error:
-            missing.append(Missing(name.rpartition(".")[2], f"{(error.name or 'a module').partition('.')[0]} is not installed"))
+            missing.append(
+                Missing(
+                    name.rpartition(".")[2],
+                    f"{(error.name or 'a module').partition('.')[0]} is not installed",
+                )
+            )
     return tuple(found), tuple(missing)
 
 
@@ -69,7 +84,11 @@ def load_folder() -> list[Implementation]:
 
 def registered_by(module: ModuleType) -> list[Implementation]:
     """What a module declared with `@implementation`, in the order of its file."""
-    return [completed(one) for one in REGISTERED if module.__name__ == one.function.__module__ or module.__file__ == one.file]
+    return [
+        completed(one)
+        for one in REGISTERED
+        if module.__name__ == one.function.__module__ or module.__file__ == one.file
+    ]
 
 
 def find(target: str | Callable[..., Any] | Implementation) -> list[Implementation]:
@@ -105,7 +124,9 @@ def load_file(path: str | Path) -> ModuleType:
     package = importlib.import_module("qkverify.implementations")
     home = Path(package.__path__[0]).resolve()
     if file.is_relative_to(home):
-        return _imported(".".join([package.__name__, *file.relative_to(home).with_suffix("").parts]), str(path))
+        return _imported(
+            ".".join([package.__name__, *file.relative_to(home).with_suffix("").parts]), str(path)
+        )
     name = f"{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]

@@ -28,7 +28,9 @@ def again(name: str) -> str:
 def _implementation(record: dict[str, str]) -> Implementation:
     """By its name; else by the function of its file."""
     try:
-        return next(one for one in registry.find(record["implementation"]) if one.name == record["implementation"])
+        return next(
+            one for one in registry.find(record["implementation"]) if one.name == record["implementation"]
+        )
     except (UsageError, StopIteration):
         declared = registry.registered_by(registry.load_file(record["file"]))
         named = [one for one in declared if one.name == record["implementation"]]

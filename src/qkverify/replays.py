@@ -61,7 +61,11 @@ def encode(value: Any) -> Any:
     if isinstance(value, Problem):
         return {"problem": {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}}
     if isinstance(value, np.ndarray):
-        return {"dtype": value.dtype.name, "shape": list(value.shape), "data": base64.b64encode(value.tobytes()).decode()}
+        return {
+            "dtype": value.dtype.name,
+            "shape": list(value.shape),
+            "data": base64.b64encode(value.tobytes()).decode(),
+        }
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, tuple | list):

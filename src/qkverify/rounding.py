@@ -122,7 +122,9 @@ class Bounded(NDArrayOperatorsMixin):
     __slots__ = ("error", "precision", "unit", "value")
     __array_priority__ = 1000
 
-    def __init__(self, value: Any, error: Array = 0.0, precision: Precision = EXACT, unit: float | None = None) -> None:
+    def __init__(
+        self, value: Any, error: Array = 0.0, precision: Precision = EXACT, unit: float | None = None
+    ) -> None:
         self.value = np.asarray(value, dtype=np.float64)
         self.error = error
         self.precision = precision
@@ -412,7 +414,9 @@ def _where(condition: Any, x: Any, y: Any) -> Bounded:
 def _joined(join: Callable[..., Any]) -> Rule:
     def rule(arrays: Any, axis: int = 0) -> Bounded:
         owner = _owner(*arrays)
-        pieces = [x if isinstance(x, Bounded) else Bounded(x, 0.0, owner.precision, owner.unit) for x in arrays]
+        pieces = [
+            x if isinstance(x, Bounded) else Bounded(x, 0.0, owner.precision, owner.unit) for x in arrays
+        ]
         value = join([x.value for x in pieces], axis=axis)
         unit = min(x.unit for x in pieces)
         return Bounded(value, join([x.errors for x in pieces], axis=axis), owner.precision, unit)

@@ -56,7 +56,9 @@ class Run:
         self.refusals = 0
         self.calls = 0  # of the implementation: a law that made none has shown nothing
         self.failing: dict[str, Any] = {}  # what was drawn for the example that failed last
-        self.problems: list[Problem] = []  # those of the current example: the first one is what a failure prints
+        self.problems: list[
+            Problem
+        ] = []  # those of the current example: the first one is what a failure prints
         self._cache: dict[tuple[Any, ...], Any] = {}
 
     def __repr__(self) -> str:
@@ -117,7 +119,9 @@ class Run:
         shapes = {"output": (s["B"], s["H"], s["Q"], s["E"]), "log-sum-exp": (s["B"], s["H"], s["Q"])}
         expected = list(shapes)[: 2 if problem.return_lse else 1]
         if len(parts) != len(expected):
-            raise ContractError(f"{self.implementation.name} returned {len(parts)} values; expected {' and '.join(expected)}")
+            raise ContractError(
+                f"{self.implementation.name} returned {len(parts)} values; expected {' and '.join(expected)}"
+            )
         return tuple(
             self._received(part, name, shapes[name], self.dtype if name == "output" else None)
             for part, name in zip(parts, expected, strict=True)
@@ -164,7 +168,9 @@ class Run:
         if self.implementation.vjp is not None:
             pull = self.implementation.vjp
             return lambda: pull(query, key, value, upstream, **keywords)
-        return lambda: self.framework.vjp(lambda query, key, value: function(query, key, value, **keywords), native, upstream)
+        return lambda: self.framework.vjp(
+            lambda query, key, value: function(query, key, value, **keywords), native, upstream
+        )
 
     # -- gradients ---------------------------------------------------------------------------------------------------
 
@@ -172,7 +178,8 @@ class Run:
         """The gradients for `problem.upstream` with their bounds, by the name of what they belong to."""
         exact = self.gradient_bounds(problem)
         return {
-            name: self._with_bound(got, exact[name], problem) for name, got in self.gradient_values(problem).items()
+            name: self._with_bound(got, exact[name], problem)
+            for name, got in self.gradient_values(problem).items()
         }
 
     def gradient_values(self, problem: Problem) -> dict[str, np.ndarray]:
@@ -203,7 +210,9 @@ class Run:
     def _gradient_call(self, problem: Problem) -> Callable[[], dict[str, Any]]:
         if self.implementation.vjp is not None:
             call = self.callable(problem, "forward+backward")
-            return lambda: {n: self._heads_first(g) for n, g in zip(("query", "key", "value"), call(), strict=True)}
+            return lambda: {
+                n: self._heads_first(g) for n, g in zip(("query", "key", "value"), call(), strict=True)
+            }
         native, options = self._native(problem)
         leaves = dict(native)
         if "bias" in options and not problem.options.keys() & {"mask"}:
@@ -226,7 +235,9 @@ class Run:
 
     def call(self, *arguments: Any, shape: tuple[int, ...], **options: Any) -> np.ndarray:
         """Another operation's function on NumPy arguments (arrays in the dtype under test): its result, checked."""
-        native = [self.framework.from_numpy(x, self.device) if isinstance(x, np.ndarray) else x for x in arguments]
+        native = [
+            self.framework.from_numpy(x, self.device) if isinstance(x, np.ndarray) else x for x in arguments
+        ]
         keywords = self.implementation.keywords(options)
         returned = self._guarded(lambda: self.implementation.function(*native, **keywords))
         return self._received(returned, self.implementation.operation, shape, None, heads=False)
@@ -239,15 +250,20 @@ class Run:
 
     def _native(self, problem: Problem) -> tuple[dict[str, Any], dict[str, Any]]:
         native = {
-            name: self._laid_out(getattr(problem, name), problem.layouts.get(name)) for name in ("query", "key", "value")
+            name: self._laid_out(getattr(problem, name), problem.layouts.get(name))
+            for name in ("query", "key", "value")
         }
         options = dict(problem.options)
-        both = {"mask", "bias"} <= options.keys() and self.implementation.parameters.get("mask") == self.implementation.parameters.get("bias")
+        both = {"mask", "bias"} <= options.keys() and self.implementation.parameters.get(
+            "mask"
+        ) == self.implementation.parameters.get("bias")
         if both:  # one parameter takes either: the mask becomes -inf in the bias
             options["bias"] = np.where(options.pop("mask"), options["bias"], -np.inf).astype(self.numpy_dtype)
         for name, value in options.items():
             if isinstance(value, np.ndarray):
-                options[name] = self.framework.from_numpy(_relaid(value, problem.layouts.get(name)), self.device)
+                options[name] = self.framework.from_numpy(
+                    _relaid(value, problem.layouts.get(name)), self.device
+                )
         return native, options
 
     def _laid_out(self, array: Any, layout: str | None) -> Any:
@@ -266,16 +282,24 @@ class Run:
         except self.framework.REFUSALS as refusal:
             raise UnsupportedCase(str(refusal)) from refusal
 
-    def _received(self, native: Any, what: str, shape: tuple[int, ...], dtype: str | None, heads: bool = True) -> np.ndarray:
+    def _received(
+        self, native: Any, what: str, shape: tuple[int, ...], dtype: str | None, heads: bool = True
+    ) -> np.ndarray:
         name = self.implementation.name
         if not hasattr(native, "shape"):
-            raise ContractError(f"{name}: the {what} is a {type(native).__name__}, expected an array of shape {shape}")
+            raise ContractError(
+                f"{name}: the {what} is a {type(native).__name__}, expected an array of shape {shape}"
+            )
         if heads and self.implementation.layout == "BLHD" and what in ("output", "log-sum-exp"):
             native = native.swapaxes(1, 2) if native.ndim >= 3 else native
         if tuple(native.shape) != tuple(shape):
-            raise ContractError(f"{name}: the {what} has shape {tuple(native.shape)}, expected {tuple(shape)}")
+            raise ContractError(
+                f"{name}: the {what} has shape {tuple(native.shape)}, expected {tuple(shape)}"
+            )
         if dtype is not None and self.framework.dtype_of(native) != dtype:
-            raise ContractError(f"{name}: the {what} has dtype {self.framework.dtype_of(native)}, expected {dtype}")
+            raise ContractError(
+                f"{name}: the {what} has dtype {self.framework.dtype_of(native)}, expected {dtype}"
+            )
         return np.asarray(self.framework.to_numpy(native))
 
     # -- bounds ------------------------------------------------------------------------------------------------------

@@ -10,7 +10,11 @@ from qkverify.errors import UsageError
 MODULES = {"numpy": ("import numpy as xp", "xp.swapaxes"), "torch": ("import torch as xp", "xp.swapaxes"),
            "jax": ("import jax.numpy as xp", "xp.swapaxes")}  # fmt: skip
 HALF = {"numpy": "keepdims=True", "torch": "keepdim=True", "jax": "keepdims=True"}
-LARGEST = {"numpy": "scores.max(axis=-1, keepdims=True)", "torch": "scores.amax(dim=-1, keepdim=True)", "jax": "scores.max(axis=-1, keepdims=True)"}
+LARGEST = {
+    "numpy": "scores.max(axis=-1, keepdims=True)",
+    "torch": "scores.amax(dim=-1, keepdim=True)",
+    "jax": "scores.max(axis=-1, keepdims=True)",
+}
 DTYPES = {"numpy": '"float32", "float64"', "torch": '"float32", "float64"', "jax": '"float32"'}
 
 TEMPLATE = '''"""{name}: say here what this implementation does differently."""

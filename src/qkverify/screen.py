@@ -27,7 +27,9 @@ def heading(cell: Cell) -> None:
         console.print(f"  not offered  {', '.join(one.not_offered) or 'nothing'}")
     found = conventions_of(cell)
     for how in ("declared", "detected"):
-        words = [f"{name.replace('_', ' ')} {choice.value}" for name, choice in found.items() if choice.how == how]
+        words = [
+            f"{name.replace('_', ' ')} {choice.value}" for name, choice in found.items() if choice.how == how
+        ]
         if words:
             console.print(f"  {how:11}  {' · '.join(words)}")
 
@@ -56,12 +58,17 @@ def verdict(broken: Sequence[Verdict], planned: Plan) -> None:
     """The counterexamples of all broken laws, then one line that sums up."""
     for one in broken:
         console.print()
-        console.print(one.counterexample.message if one.counterexample else f"{one.law}: {one.outcome}: {one.reason}", markup=False)
+        console.print(
+            one.counterexample.message if one.counterexample else f"{one.law}: {one.outcome}: {one.reason}",
+            markup=False,
+        )
     for (name, device), reason in planned.unavailable.items():
         console.print(f"[dim]unavailable: {name} on {device}: {reason}[/dim]")
     cells = len(planned.cells)
     if broken:
-        console.print(f"\n[bold red]{len(broken)} broken[/bold red]: {', '.join(dict.fromkeys(v.law for v in broken))}")
+        console.print(
+            f"\n[bold red]{len(broken)} broken[/bold red]: {', '.join(dict.fromkeys(v.law for v in broken))}"
+        )
     else:
         console.print(f"\n[bold green]all laws hold[/bold green] in {cells} cell{'s' if cells != 1 else ''}")
 
@@ -69,7 +76,9 @@ def verdict(broken: Sequence[Verdict], planned: Plan) -> None:
 def matrix(verdicts: Sequence[Verdict]) -> list[Verdict]:
     """Cells down, families across: the largest margin, a finding, or the broken law. Returns what is broken."""
     names = list(dict.fromkeys(v.family for v in verdicts))
-    table = Table(title="largest margin of each family (|error| / bound: 1 is the limit)", title_justify="left")
+    table = Table(
+        title="largest margin of each family (|error| / bound: 1 is the limit)", title_justify="left"
+    )
     table.add_column("implementation")
     table.add_column("device")
     table.add_column("dtype")
@@ -82,7 +91,10 @@ def matrix(verdicts: Sequence[Verdict]) -> list[Verdict]:
     broken = [v for v in verdicts if v.outcome in BROKEN]
     for one in broken:
         console.print()
-        console.print(one.counterexample.message if one.counterexample else f"{one.law}: {one.outcome}: {one.reason}", markup=False)
+        console.print(
+            one.counterexample.message if one.counterexample else f"{one.law}: {one.outcome}: {one.reason}",
+            markup=False,
+        )
     return broken
 
 
@@ -119,7 +131,9 @@ def implementations() -> None:
     """Every implementation of the folder: where it runs, and what it offers."""
     for one in registry.load_folder():
         devices = [f"{device} ({why})" if why else device for device, why in registry.devices_of(one).items()]
-        console.print(f"[bold]{one.name:22}[/bold] {one.arrays} · {', '.join(one.dtypes)} · {', '.join(devices)}")
+        console.print(
+            f"[bold]{one.name:22}[/bold] {one.arrays} · {', '.join(one.dtypes)} · {', '.join(devices)}"
+        )
         offered = f"without {', '.join(one.not_offered)}" if one.not_offered else "every option"
         needs = f"; requires {', '.join(one.requires)}" if one.requires else ""
         console.print(f"{'':22} {one.summary}\n{'':22} [dim]{offered}{needs}[/dim]")
@@ -131,7 +145,9 @@ def laws() -> None:
     """Every law with its sentence and source."""
     for law in law_book():
         needs = f"  (needs {', '.join(law.needs)})" if law.needs else ""
-        console.print(f"[bold]{law.family}[/bold] {law.name}{needs}\n    {law.sentence}\n    [dim]{law.source}[/dim]")
+        console.print(
+            f"[bold]{law.family}[/bold] {law.name}{needs}\n    {law.sentence}\n    [dim]{law.source}[/dim]"
+        )
 
 
 def doctor() -> None:

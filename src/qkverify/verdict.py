@@ -46,7 +46,9 @@ def assert_within_bound(got: Any, expected: Any, *, what: str = "output") -> Non
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         distance = np.abs(a - b)
         holds = (distance <= bound) | (a == b) | (np.isnan(a) & np.isnan(b)) | np.isposinf(bound)
-        margin = np.where(a == b, 0.0, np.where(np.isposinf(bound) | (holds & np.isnan(distance)), 0.0, distance / bound))
+        margin = np.where(
+            a == b, 0.0, np.where(np.isposinf(bound) | (holds & np.isnan(distance)), 0.0, distance / bound)
+        )
     margin = np.where(np.isnan(margin), np.inf, margin)
     run = active()
     if holds.all():
@@ -63,7 +65,11 @@ def assert_at_most(got: Any, limit: Any, *, what: str = "output") -> None:
     a, da = _parts(got)
     b, db = _parts(limit)
     over = np.maximum(a, b) if not np.isnan(a).any() else a
-    assert_within_bound(Bounded(over, np.broadcast_to(da, np.shape(a))), Bounded(np.broadcast_to(b, over.shape), db), what=what)
+    assert_within_bound(
+        Bounded(over, np.broadcast_to(da, np.shape(a))),
+        Bounded(np.broadcast_to(b, over.shape), db),
+        what=what,
+    )
 
 
 def assert_at_least(got: Any, limit: Any, *, what: str = "output") -> None:
@@ -81,7 +87,9 @@ def assert_identical(got: Any, expected: Any, *, what: str = "output") -> None:
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     if not same.all():
         worst = np.unravel_index(int(np.argmax(~same)), a.shape)
-        raise_violation(Evidence(what, tuple(int(i) for i in worst), float(a[worst]), float(b[worst]), 0.0, float("inf")))
+        raise_violation(
+            Evidence(what, tuple(int(i) for i in worst), float(a[worst]), float(b[worst]), 0.0, float("inf"))
+        )
 
 
 def assert_true(holds: Any, sentence: str) -> None:

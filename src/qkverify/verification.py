@@ -71,7 +71,9 @@ def plan(targets: Sequence[Any] = (), devices: Sequence[str] = (), dtypes: Seque
             if reason is not None:
                 unavailable[one.name, device] = reason
                 continue
-            cells += [Cell(one, device, dtype, target) for dtype in one.dtypes if not dtypes or dtype in dtypes]
+            cells += [
+                Cell(one, device, dtype, target) for dtype in one.dtypes if not dtypes or dtype in dtypes
+            ]
     return Plan(cells, unavailable, [one for one, _ in found])
 
 
@@ -93,7 +95,9 @@ def law_book() -> tuple[Law, ...]:
     """Every law of `properties/`, in the order of the files."""
     package = importlib.import_module("qkverify.properties")
     names = [path.stem for path in sorted(Path(package.__path__[0]).glob("test_*.py"))]
-    return tuple(law for name in names for law in laws_in(importlib.import_module(f"qkverify.properties.{name}")))
+    return tuple(
+        law for name in names for law in laws_in(importlib.import_module(f"qkverify.properties.{name}"))
+    )
 
 
 def laws_in(module: Any) -> list[Law]:
@@ -123,7 +127,9 @@ def check(law: Law, run: Run, **settings: Any) -> Verdict:
     except Exception as broken:
         found = counterexample(broken, law, run)
         known = finding(law, run)
-        return verdict("finding" if known else "failed", known or found.message.splitlines()[-1].strip(), found)
+        return verdict(
+            "finding" if known else "failed", known or found.message.splitlines()[-1].strip(), found
+        )
     if run.calls <= run.refusals:
         return verdict("not offered", "no generated problem reached the implementation")
     known = finding(law, run)
@@ -133,7 +139,12 @@ def check(law: Law, run: Run, **settings: Any) -> Verdict:
 def finding(law: Law, run: Run) -> str:
     """The folder of the recorded finding that explains a failure of this law here, or nothing."""
     known = run.implementation.findings
-    keys = (f"{law.name}[{run.device}-{run.dtype}]", f"{law.name}[{run.device}]", f"{law.name}[{run.dtype}]", law.name)
+    keys = (
+        f"{law.name}[{run.device}-{run.dtype}]",
+        f"{law.name}[{run.device}]",
+        f"{law.name}[{run.dtype}]",
+        law.name,
+    )
     return next((known[key] for key in keys if key in known), "")
 
 
@@ -144,7 +155,9 @@ def counterexample(broken: BaseException, law: Law, run: Run) -> Counterexample:
     seen = evidence if isinstance(evidence, Evidence) else None
     message = explain(broken, law, run, replay=replay)
     if not isinstance(broken, LawViolation | ContractError):
-        frames = [f for f in traceback.extract_tb(broken.__traceback__) if f.filename == run.implementation.file]
+        frames = [
+            f for f in traceback.extract_tb(broken.__traceback__) if f.filename == run.implementation.file
+        ]
         message += "".join(f"\n    {Path(f.filename).name}:{f.lineno}  {f.line}" for f in frames[-3:])
     return Counterexample(
         message=message, problem=run.problems[0].describe() if run.problems else "", replay=replay,
@@ -154,7 +167,9 @@ def counterexample(broken: BaseException, law: Law, run: Run) -> Counterexample:
     )  # fmt: skip
 
 
-def info(one: Implementation, semantics: dict[str, conventions.Choice], unavailable: dict[str, str]) -> ImplementationInfo:
+def info(
+    one: Implementation, semantics: dict[str, conventions.Choice], unavailable: dict[str, str]
+) -> ImplementationInfo:
     """What the report says of an implementation."""
     return ImplementationInfo(
         name=one.name, operation=one.operation, summary=one.summary, arrays=one.arrays, file=Path(one.file).name,
@@ -169,7 +184,9 @@ def applicable(laws: Iterable[Law], cell: Cell) -> list[Law]:
     return [law for law in laws if law.operation == cell.implementation.operation]
 
 
-def check_cell(cell: Cell, laws: Sequence[Law] | None = None, *, examples: int | None = None) -> Iterator[Verdict]:
+def check_cell(
+    cell: Cell, laws: Sequence[Law] | None = None, *, examples: int | None = None
+) -> Iterator[Verdict]:
     """The verdicts of one cell, as they come."""
     for law in applicable(law_book() if laws is None else laws, cell):
         yield check(law, prepare(cell), max_examples=examples)
@@ -201,7 +218,10 @@ def check_cells(cells: Sequence[Cell], *, profile: str = "default", jobs: int = 
         if str(cell) not in done:
             with single_threaded(), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 future = pool.submit(_elsewhere, *_address(cell), examples)
-                yield cell, _crashed(cell) if isinstance(future.exception(), BrokenProcessPool) else future.result()
+                yield (
+                    cell,
+                    _crashed(cell) if isinstance(future.exception(), BrokenProcessPool) else future.result(),
+                )
 
 
 @contextlib.contextmanager
@@ -254,11 +274,16 @@ class Verification:
     def raise_for_failures(self) -> None:
         """Raise LawViolation with the smallest counterexample of every broken law; return if all hold."""
         if self.failures:
-            texts = [v.counterexample.message if v.counterexample else f"{v.law}: {v.outcome}: {v.reason}" for v in self.failures]
+            texts = [
+                v.counterexample.message if v.counterexample else f"{v.law}: {v.outcome}: {v.reason}"
+                for v in self.failures
+            ]
             raise LawViolation("\n\n".join(texts))
 
 
-def verify(target: Any, *, devices: Sequence[str] = (), dtypes: Sequence[str] = (), profile: str = "default") -> Verification:
+def verify(
+    target: Any, *, devices: Sequence[str] = (), dtypes: Sequence[str] = (), profile: str = "default"
+) -> Verification:
     """Check every law on a function, an implementation or a target string; nothing is printed.
 
     Raises UsageError if there is nothing to check.
@@ -266,7 +291,9 @@ def verify(target: Any, *, devices: Sequence[str] = (), dtypes: Sequence[str] = 
     planned = plan([target], devices, dtypes)
     if not planned.cells:
         reasons = [f"{name} on {device}: {reason}" for (name, device), reason in planned.unavailable.items()]
-        raise UsageError("nothing to verify: " + ("; ".join(reasons) or "no implementation has these devices and dtypes"))
+        raise UsageError(
+            "nothing to verify: " + ("; ".join(reasons) or "no implementation has these devices and dtypes")
+        )
     found = Verification()
     for _, verdicts in check_cells(planned.cells, profile=profile):
         found.verdicts += verdicts

@@ -4,7 +4,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-buffer = torch.tensor([0.0, 0.0, 1.0, 1.0]).reshape(1, 1, 4, 1)  # two keys, and two numbers that are nobody's business
+buffer = torch.tensor([0.0, 0.0, 1.0, 1.0]).reshape(
+    1, 1, 4, 1
+)  # two keys, and two numbers that are nobody's business
 query, key = torch.full((1, 1, 1, 1), 100.0), buffer[:, :, :2]
 value = torch.tensor([1.0, 2.0, 30.0, 40.0]).reshape(1, 1, 4, 1)
 

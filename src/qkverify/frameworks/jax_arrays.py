@@ -38,7 +38,9 @@ def dtype_of(native: Any) -> str:
 
 def vjp(function: Callable[..., Any], inputs: Mapping[str, Any], upstream: Any) -> tuple[Any, dict[str, Any]]:
     names = list(inputs)
-    output, pull = jax.vjp(lambda *xs: _first(function(**dict(zip(names, xs, strict=True)))), *inputs.values())
+    output, pull = jax.vjp(
+        lambda *xs: _first(function(**dict(zip(names, xs, strict=True)))), *inputs.values()
+    )
     return output, dict(zip(names, pull(upstream), strict=True))
 
 

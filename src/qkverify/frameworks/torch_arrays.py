@@ -30,7 +30,9 @@ def from_numpy(array: Any, device: str = "cpu") -> torch.Tensor:
         return _with_strides(array, device)
     half = array.dtype == ml_dtypes.bfloat16
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # read-only arrays: that nothing is written is a law of its own
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # read-only arrays: that nothing is written is a law of its own
         tensor = torch.from_numpy(array.view(np.int16) if half else array)
     return tensor.view(torch.bfloat16) if half else tensor
 

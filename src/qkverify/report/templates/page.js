@@ -97,7 +97,7 @@
   function filter() {
     const off = Object.fromEntries(names.map((name) => [name, new Set(all(`input[name=${name}]:not(:checked)`, filters).map((box) => box.value))]));
     for (const item of all(names.map((name) => `[data-${name}]`).join()))
-      item.hidden = names.some((name) => off[name].has(item.dataset[name]));
+      item.toggleAttribute("hidden", names.some((name) => off[name].has(item.dataset[name])));  // SVG has no .hidden
     for (const group of all(".tabs.live")) group.dispatchEvent(new Event("filtered"));
     const hidden = names.reduce((sum, name) => sum + off[name].size, 0);
     one(".count", filters).textContent = hidden ? `${hidden} hidden` : "";
