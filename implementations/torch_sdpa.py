@@ -82,7 +82,7 @@ HALF, EVERY = ("float16", "bfloat16"), ("float64", "float32", "float16", "bfloat
 
 # What the laws found in released torch, recorded: shown, and no run fails by it. law[device-dtype] -> folder.
 ACCUMULATES = "reports/findings/torch-cpu-flash-backward-accumulates-in-storage-dtype"
-SCALE_ZERO = "reports/findings/torch-cpu-flash-causal-with-scale-zero-is-nan"
+SCALE_NOT_POSITIVE = "reports/findings/torch-cpu-flash-causal-with-scale-not-positive-is-nan"
 KEY_COUNT = "reports/findings/torch-cpu-flash-counts-keys-by-the-values"
 FLASH_FINDINGS = {
     **{
@@ -91,7 +91,8 @@ FLASH_FINDINGS = {
                     "gqa_gradients_are_summed", "adjoint_identity_in_values")
         for dtype in HALF
     },
-    "zero_scale_averages[cpu]": SCALE_ZERO,
+    "zero_scale_averages[cpu]": SCALE_NOT_POSITIVE,
+    "negative_scale_is_negated_queries[cpu]": SCALE_NOT_POSITIVE,
     "mismatched_sizes_raise[cpu]": KEY_COUNT,
 }  # fmt: skip
 

@@ -44,7 +44,9 @@ from qkverify import UnsupportedCase, implementation
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = 0.6931471805599453
-LOWEST = tl.constexpr(-3.4028234663852886e38)  # where a running maximum starts: finite, so that no inf - inf occurs
+LOWEST = tl.constexpr(
+    -3.4028234663852886e38
+)  # where a running maximum starts: finite, so that no inf - inf occurs
 INFINITY = tl.constexpr(float("inf"))
 SIZE_LIMIT = 256  # of D and E: tiles of longer rows do not fit shared memory
 GRID_LIMIT = 65535  # of B and H: CUDA's second and third grid axes
@@ -53,7 +55,14 @@ GRID_LIMIT = 65535  # of B and H: CUDA's second and third grid axes
 kernel = functools.partial(
     triton.jit,
     do_not_specialize=[
-        *("query_strides", "key_strides", "value_strides", "output_strides", "upstream_strides", "length_stride"),
+        *(
+            "query_strides",
+            "key_strides",
+            "value_strides",
+            "output_strides",
+            "upstream_strides",
+            "length_stride",
+        ),
         *("key_output_strides", "value_output_strides", "lse_upstream_strides"),
         *("heads", "group", "queries", "keys", "key_size", "value_size", "left", "right"),
     ],
@@ -89,8 +98,8 @@ def _mask(x):
 
 
 @triton.jit
-def _pointers(start, shift, offsets):
-    return start + shift + offsets
+def _pointers(tensor, start, offsets):
+    return tensor + start + offsets
 
 
 @triton.jit
@@ -115,13 +124,13 @@ def _number(x):
 def _widened(tile):
     if tile.dtype == tl.bfloat16:
         return _tensor(tile.handle.data.view(ml_dtypes.bfloat16).astype(np.float32), tl.float32)
-    return tile.to(tl.float32)
+    return tile if tile.dtype == tl.float32 else tile.to(tl.float32)
 
 
 def _rounded_to_nearest(tile, dtype):
     if dtype == tl.bfloat16:
         return _tensor(tile.handle.data.astype(ml_dtypes.bfloat16).view(np.uint16), tl.bfloat16)
-    return tile.to(dtype)
+    return tile if dtype == tl.float32 else tile.to(dtype)
 
 
 INTERPRETERS_OWN = {
@@ -130,7 +139,7 @@ INTERPRETERS_OWN = {
     "_range": np.arange,
     "_smaller": np.minimum,
     "_mask": lambda x: _tensor(x, tl.int1),
-    "_pointers": lambda start, shift, offsets: start + _tensor(shift + offsets, tl.int64),
+    "_pointers": lambda tensor, start, offsets: tensor + _tensor(start + offsets, tl.int64),
     "_loaded": _widened,
     "_rounded": _rounded_to_nearest,
 }
@@ -209,23 +218,23 @@ def _tanh(x):
 
 @triton.jit
 def _view(tensor, strides, batch, head, size, ROWS: tl.constexpr, COLUMNS: tl.constexpr, UNIT: tl.constexpr):
-    """The matrix of one head, with rows of `size`, as tiles: (start, step of a row, offsets in a tile, columns inside)."""
+    """The matrix of one head, rows of `size`, in tiles: (tensor, its start, step of a row, offsets in a tile, columns)."""
     rows = _range(ROWS)[:, None]
     columns = _range(COLUMNS)[None, :]
-    start = tensor + (_index(batch) * _index(strides[0]) + _index(head) * _index(strides[1])) * UNIT
+    start = (_index(batch) * _index(strides[0]) + _index(head) * _index(strides[1])) * UNIT
     step = _index(strides[2]) * UNIT
     if UNIT > 1:  # the last axis is contiguous, and 32 bits reach through a tile
         offsets = rows * (_scalar(strides[2]) * UNIT) + columns
     else:
         offsets = rows * step + columns * _index(strides[3])
-    return start, step, offsets, columns < _scalar(size)
+    return tensor, start, step, offsets, columns < _scalar(size)
 
 
 @triton.jit
 def _load(view, first, wanted, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """The tile from row `first` on. Zero outside the `wanted` rows (looked at if ROWS) and the columns (if COLUMNS)."""
-    start, step, offsets, columns = view
-    pointers = _pointers(start, _index(first) * step, offsets)
+    tensor, start, step, offsets, columns = view
+    pointers = _pointers(tensor, start + _index(first) * step, offsets)
     if ROWS and COLUMNS:
         tile = tl.load(pointers, mask=_mask(wanted[:, None] & columns), other=0.0)
     elif ROWS:
@@ -239,14 +248,14 @@ def _load(view, first, wanted, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 @triton.jit
 def _store(view, first, wanted, tile):
-    start, step, offsets, columns = view
-    pointers = _pointers(start, _index(first) * step, offsets)
+    tensor, start, step, offsets, columns = view
+    pointers = _pointers(tensor, start + _index(first) * step, offsets)
     tl.store(pointers, _rounded(tile, pointers.dtype.element_ty), mask=_mask(wanted[:, None] & columns))
 
 
 @triton.jit
-def _load_row(start, shift, rows, wanted, other):
-    return tl.load(_pointers(start, shift, rows), mask=_mask(wanted), other=other)
+def _load_row(tensor, start, rows, wanted, other):
+    return tl.load(_pointers(tensor, start, rows), mask=_mask(wanted), other=other)
 
 
 @triton.jit
@@ -275,7 +284,9 @@ def _length(lengths, length_stride, batch, keys):
 
 
 @triton.jit
-def _partners(first, last, below, above, limit, BELOW: tl.constexpr, ABOVE: tl.constexpr, BLOCK: tl.constexpr):
+def _partners(
+    first, last, below, above, limit, BELOW: tl.constexpr, ABOVE: tl.constexpr, BLOCK: tl.constexpr
+):
     """Where the positions first..last find their partners on the other axis, which ends at `limit`.
 
     Position p has the partners p - below .. p + above. Returns (begin, inner_begin, inner_end, end): all partners lie in
@@ -380,7 +391,9 @@ def forward_kernel(
     highest = _smaller(rows + after, length - 1) if RIGHT else rows * 0 + (length - 1)
     query_view = _view(query, query_strides, batch, head, key_size, BLOCK_M, BLOCK_D, UNIT)
     key_view = _view(key, key_strides, batch, head // _scalar(group), key_size, BLOCK_N, BLOCK_D, UNIT)
-    value_view = _view(value, value_strides, batch, head // _scalar(group), value_size, BLOCK_N, BLOCK_E, UNIT)
+    value_view = _view(
+        value, value_strides, batch, head // _scalar(group), value_size, BLOCK_N, BLOCK_E, UNIT
+    )
     query_tile = _load(query_view, first, inside, True, not EVEN)
     nothing = (
         tl.full([BLOCK_M, BLOCK_E], 0.0, tl.float32),
@@ -404,7 +417,9 @@ def forward_kernel(
     total = total / tl.where(normaliser == 0, 1.0, normaliser)[:, None]  # an empty row stays zero
     entry = _entry(batch, head, heads, queries)
     tl.store(_pointers(lse, entry, rows), peak + tl.log2(normaliser), mask=_mask(inside))
-    _store(_view(output, output_strides, batch, head, value_size, BLOCK_M, BLOCK_E, UNIT), first, inside, total)
+    _store(
+        _view(output, output_strides, batch, head, value_size, BLOCK_M, BLOCK_E, UNIT), first, inside, total
+    )
 
 
 # -- Backward ----------------------------------------------------------------------------------------------------------
@@ -493,7 +508,9 @@ def query_gradient_kernel(
     query_view = _view(query, query_strides, batch, head, key_size, BLOCK_M, BLOCK_D, UNIT)
     upstream_view = _view(upstream, upstream_strides, batch, head, value_size, BLOCK_M, BLOCK_E, UNIT)
     key_view = _view(key, key_strides, batch, head // _scalar(group), key_size, BLOCK_N, BLOCK_D, UNIT)
-    value_view = _view(value, value_strides, batch, head // _scalar(group), value_size, BLOCK_N, BLOCK_E, UNIT)
+    value_view = _view(
+        value, value_strides, batch, head // _scalar(group), value_size, BLOCK_N, BLOCK_E, UNIT
+    )
     query_tile = _load(query_view, first, inside, True, not EVEN)
     upstream_tile = _load(upstream_view, first, inside, True, not EVEN)
     entry = _entry(batch, head, heads, queries)
@@ -515,7 +532,12 @@ def query_gradient_kernel(
                 bounds[0], bounds[3], first - before, bounds[3], factor, slope,
                 LEFT, SOFTCAP, EVEN, BLOCK_N, True, True, key.dtype.element_ty,
             )  # fmt: skip
-    _store(_view(output, output_strides, batch, head, key_size, BLOCK_M, BLOCK_D, UNIT), first, inside, total * scale)
+    _store(
+        _view(output, output_strides, batch, head, key_size, BLOCK_M, BLOCK_D, UNIT),
+        first,
+        inside,
+        total * scale,
+    )
 
 
 @triton.jit
@@ -549,7 +571,9 @@ def _sum_over_queries(
             _product(key_tile, tl.trans(query_tile)), _product(value_tile, tl.trans(upstream_tile)),
             lse_rows[None, :], delta_rows[None, :], factor, slope, SOFTCAP,
         )  # fmt: skip
-        if CAREFUL:  # a key seen by a row with such an upstream gradient has NaN in `change`, and in that row's delta
+        if (
+            CAREFUL
+        ):  # a key seen by a row with such an upstream gradient has NaN in `change`, and in that row's delta
             weights += delta_rows[None, :] * 0.0
             upstream_tile = _finite_or_zero(upstream_tile)
             query_tile = _finite_or_zero(query_tile)
@@ -592,7 +616,9 @@ def _sum_over_heads(
                 LEFT, RIGHT, SOFTCAP, EVEN, BLOCK_M, False, False, query.dtype.element_ty,
             )  # fmt: skip
     # Padding in the tile has gathered weights against keys of zero.
-    return tl.where(_mask(inside[:, None]), key_total, 0.0), tl.where(_mask(inside[:, None]), value_total, 0.0)
+    return tl.where(_mask(inside[:, None]), key_total, 0.0), tl.where(
+        _mask(inside[:, None]), value_total, 0.0
+    )
 
 
 @kernel
@@ -607,7 +633,9 @@ def key_value_gradient_kernel(
     first, key_head, batch = _program(BLOCK_N, False)
     length = _length(lengths, length_stride, batch, keys)
     last = min(first + BLOCK_N, length) - 1
-    before = _scalar(keys) - _scalar(queries) + _scalar(right)  # key j is seen by the queries j - before .. j + after
+    before = (
+        _scalar(keys) - _scalar(queries) + _scalar(right)
+    )  # key j is seen by the queries j - before .. j + after
     after = _scalar(queries) - _scalar(keys) + _scalar(left)
     limit = _scalar(queries)
     if first >= length:  # a tile of padding: no query sees it
@@ -634,7 +662,9 @@ def key_value_gradient_kernel(
             )  # fmt: skip
     inside = positions < _scalar(keys)
     key_output_view = _view(key_output, key_output_strides, batch, key_head, key_size, BLOCK_N, BLOCK_D, UNIT)
-    value_output_view = _view(value_output, value_output_strides, batch, key_head, value_size, BLOCK_N, BLOCK_E, UNIT)
+    value_output_view = _view(
+        value_output, value_output_strides, batch, key_head, value_size, BLOCK_N, BLOCK_E, UNIT
+    )
     _store(key_output_view, first, inside, key_total * scale)
     _store(value_output_view, first, inside, value_total)
 
@@ -652,8 +682,13 @@ class Tiles(NamedTuple):
 
 
 INTERPRETED = Tiles(32, 32)  # small, so that small problems have edges, inner tiles and tiles to skip
-PLAIN = {2: Tiles(32, 32, 4), 4: Tiles(32, 32, 8)}  # by bytes of a number: compiled, whatever the GPU and the strides
-SHARED_MEMORY = 227 * 1024  # bytes of a Hopper multiprocessor that one program may take: what HOPPER needs at most
+PLAIN = {
+    2: Tiles(32, 32, 4),
+    4: Tiles(32, 32, 8),
+}  # by bytes of a number: compiled, whatever the GPU and the strides
+SHARED_MEMORY = (
+    227 * 1024
+)  # bytes of a Hopper multiprocessor that one program may take: what HOPPER needs at most
 
 # (kernel, padded head size) -> tiles for 16-bit numbers in aligned memory. Chosen from the machine code for sm_90:
 # loops over inner tiles that spill no accumulator and issue their wgmma asynchronously.
@@ -710,7 +745,9 @@ def _quiet():
         yield
 
 
-def _launch(kernel: Any, grid: tuple[int, int, int], tile: Tiles, arguments: tuple[Any, ...], **flags: Any) -> None:
+def _launch(
+    kernel: Any, grid: tuple[int, int, int], tile: Tiles, arguments: tuple[Any, ...], **flags: Any
+) -> None:
     """Run a kernel over a grid, compiled where its first argument is on a GPU, else interpreted."""
     if 0 in grid:
         return
@@ -738,7 +775,9 @@ def _shared(query: torch.Tensor, value: torch.Tensor, settings: Settings) -> tup
     _, heads, queries, key_size = query.shape
     _, key_heads, keys, value_size = value.shape
     far = queries + keys  # no distance is longer, and sums of positions stay in 32 bits
-    left, right = (0 if side is None else max(-far, min(side, far)) for side in (settings.left, settings.right))
+    left, right = (
+        0 if side is None else max(-far, min(side, far)) for side in (settings.left, settings.right)
+    )
     sizes = (heads, heads // max(key_heads, 1), queries, keys, key_size, value_size, left, right)
     cap = settings.softcap
     curve = ((cap or settings.scale) * LOG2_E.value, settings.scale / cap if cap else 0.0)
@@ -782,7 +821,9 @@ class FlashAttention(torch.autograd.Function):
         tensors = (query, key, value, upstream, lse, delta)
         d_query = _query_gradient(*tensors, lengths, ctx.settings) if ctx.needs_input_grad[0] else None
         d_key, d_value = (
-            _key_value_gradient(*tensors, lengths, ctx.settings) if any(ctx.needs_input_grad[1:3]) else (None, None)
+            _key_value_gradient(*tensors, lengths, ctx.settings)
+            if any(ctx.needs_input_grad[1:3])
+            else (None, None)
         )
         return d_query, d_key, d_value, None, None
 
@@ -883,7 +924,16 @@ def _check(query, key, value, key_lengths) -> None:
     lse="natural",
 )
 def attention(
-    query, key, value, *, causal=False, window=None, scale=None, softcap=None, key_lengths=None, return_lse=False
+    query,
+    key,
+    value,
+    *,
+    causal=False,
+    window=None,
+    scale=None,
+    softcap=None,
+    key_lengths=None,
+    return_lse=False,
 ):
     """Flash attention in one Triton kernel, with its gradients.
 

@@ -185,6 +185,14 @@ def test_zero_scale_averages(run, problem):
     assert_within_bound(run(flat), Bounded(mean, run.oracle(flat).errors, EXACT))
 
 
+@law("A negative scale turns the order of the keys around: attention(q, scale -s) = attention(-q, scale s).", source="q . k is bilinear", needs="scale",
+     problem=problems(without=("scale",), tame=True), scale=st.sampled_from((1.0, 0.25)))  # fmt: skip
+def test_negative_scale_is_negated_queries(run, problem, scale):
+    assert_within_bound(
+        run(problem.replace(scale=-scale)), run(problem.replace(query=-problem.query, scale=scale))
+    )
+
+
 @law("Scaling the queries is scaling the scores: attention(c q, scale s) = attention(q, scale c s).", source="q . k is bilinear", needs="scale",
      problem=problems(without=("scale",), tame=True), factor=st.sampled_from((2.0, 0.5, 4.0)), scale=st.sampled_from((1.0, 0.25, 0.3)))  # fmt: skip
 def test_scale_covariance(run, problem, factor, scale):

@@ -30,8 +30,15 @@ def test_a_planted_bug_is_killed_by_a_law(word, tmp_path, monkeypatch):
     assert found.problem
 
 
-@pytest.mark.parametrize(("word", "law"), [("B078", "masked_keys_have_no_influence"), ("B007", "causal_alignment_when_lengths_differ"),
-                                           ("B054", "gqa_equals_repeated_keys"), ("B124", "log_sum_exp_is_right")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("word", "law"),
+    [
+        ("B078", "masked_keys_have_no_influence"),
+        ("B007", "causal_alignment_when_lengths_differ"),
+        ("B054", "gqa_equals_repeated_keys"),
+        ("B124", "log_sum_exp_is_right"),
+    ],
+)
 def test_the_law_that_a_bug_breaks_is_among_those_that_fail(word, law, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert law in {kill.law for kill in kills(named(word), examples=50, first=False)}

@@ -344,6 +344,30 @@ def test_a_finding_links_to_its_reason(reason: str, link: str) -> None:
     assert link in broken.linked(reason)
 
 
+def test_a_broken_law_shows_the_margin_of_its_counterexample() -> None:
+    example = results.Counterexample("again: qkverify replay 7f3a", "", "1", "2", "3", 42.0, "", "7f3a")
+    failed = passing(
+        outcome="failed", margin=0.1, counterexample=example, reason="again: qkverify replay 7f3a"
+    )
+    (cell,) = Report([failed]).cells
+    assert verdicts.words(cell) == ("rows_sum_to_one", "margin 42")
+    assert broken.reason(failed) == ""  # the message has said so
+
+
+def test_accusations_are_gathered_by_implementation() -> None:
+    rows = [passing(outcome="failed", law=law, dtype=d) for law in ("a", "b") for d in ("float32", "float64")]
+    (charge,) = headline.of(Report(rows)).charges
+    assert (charge.laws, charge.dtypes) == (("a", "b"), ("float32", "float64"))
+    assert "<code>a</code></a> and 1 more <small>float32, float64 on cpu" in report.render(rows).html
+
+
+def test_many_broken_laws_are_folded_and_none_is_left_out() -> None:
+    rows = [passing(outcome="failed", law=f"law_{n}") for n in range(broken.UNFOLDED + 3)]
+    html = report.render(rows).html
+    assert "<summary>3 more</summary>" in html
+    assert len(Document(html).having("id", "article")) == broken.UNFOLDED + 3
+
+
 def test_a_finding_is_no_failure(records: list[Record], page: report.Page) -> None:
     found = Report(records)
     assert {v.outcome for v in found.findings} == {"finding"}

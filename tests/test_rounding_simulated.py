@@ -1,124 +1,248 @@
-"""The bound's own test: no faithful machine leaves it, and some machine comes near it."""
+"""The theorem's own test: no machine of the declared precision leaves the bound, and some come near it.
+
+Random attention problems of every option are computed by machines of random habits (`simulated_arithmetic`,
+`simulated_attention`) and compared with the reference in long double. The margin is |computed - exact| / bound.
+
+MEASURED
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import ml_dtypes
 import numpy as np
+import pytest
 
+from qkverify.contract import describe
 from qkverify.problems import Problem
 from qkverify.reference import attention as reference_attention
-from qkverify.reference.attention_vjp import attention_vjp as reference_vjp
-from qkverify.rounding import FLOAT64
+from qkverify.reference import attention_vjp, multi_head_attention
+from qkverify.reference.positions import positional_encoding as reference_encoding
+from qkverify.reference.positions import rotary as reference_rotary
+from qkverify.rounding import FLOAT64, FORMATS, Bounded, Precision
 from qkverify.runs import NUMPY_DTYPES, Run
 
-PRECISIONS = {
-    "float64": ("float64", "plain"), "float32": ("float32", "plain"), "tf32": ("float32", "tf32"),
-    "bfloat16 fused": ("bfloat16", "fused"), "float16 fused": ("float16", "fused"),
-    "bfloat16 eager": ("bfloat16", "eager"), "float16 eager": ("float16", "eager"),
-}  # fmt: skip
+from .simulated_arithmetic import Habits, Machine, to_format
+from .simulated_attention import Attention, multi_head, positional_encoding, rotary
+
 LONG = np.longdouble
 LONG_UNIT = float(np.finfo(LONG).eps) / 2
+APPROACHED = 0.05  # a bound that nothing comes nearer to than this would hide bugs: design/numerics.md
+PROBLEMS, MACHINES = 40, 2
+
+MODELS = {
+    "float64": ("float64", "plain"),
+    "float32": ("float32", "plain"),
+    "tf32": ("float32", "tf32"),
+    "bfloat16-fused": ("bfloat16", "fused"),
+    "float16-fused": ("float16", "fused"),
+    "bfloat16-eager": ("bfloat16", "eager"),
+    "float16-eager": ("float16", "eager"),
+}
+every_model = pytest.mark.parametrize("model", MODELS)
 
 
-def unreachable(
-    query,
-    key,
-    value,
-    *,
-    mask=None,
-    bias=None,
-    causal=False,
-    window=None,
-    scale=None,
-    softcap=None,
-    alibi_slopes=None,
-    key_lengths=None,
-    sinks=None,
-    return_lse=False,
-):
-    raise AssertionError
+def precision_of(model: str) -> Precision:
+    dtype, kind = MODELS[model]
+    return Precision.named(kind, dtype)
+
+
+# -- problems ----------------------------------------------------------------------------------------------
 
 
 def drawn_problem(rng: np.random.Generator, dtype: str) -> Problem:
+    """Small sizes, several tiles of keys, any options, numbers of any magnitude that the dtype has."""
+
     def pick(*choices: Any) -> Any:
         return choices[rng.integers(len(choices))]
-
-    B, G, group = pick(1, 1, 2), pick(1, 1, 2), pick(1, 1, 2)
-    H, Q, K = G * group, pick(1, 2, 3, 5, 9), pick(1, 2, 3, 5, 8, 17, 33, 49)
-    D, E = pick(1, 2, 3, 5, 8), pick(1, 2, 3)
 
     def array(*shape: int) -> np.ndarray:
         filled = pick(
             lambda: rng.standard_normal(shape),
-            lambda: rng.standard_normal(shape),
+            lambda: rng.standard_normal(shape) * 10.0 ** rng.integers(-3, 2),
             lambda: rng.random(shape),
             lambda: rng.integers(-3, 4, shape),
-            lambda: rng.standard_normal(shape) * 10.0 ** rng.integers(-3, 2),
-            lambda: np.ones(shape) * rng.random(),
+            lambda: np.full(shape, rng.random()),
         )()
         return np.asarray(filled, np.float64).astype(NUMPY_DTYPES[dtype])
 
-    inner = np.float64 if dtype == "float64" else np.float32
+    batch, groups, group = pick((1, 1, 1), (1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (1, 2, 2))
+    heads, queries, keys = groups * group, pick(1, 2, 3, 5, 9), pick(1, 2, 3, 5, 8, 17, 33, 49)
+    size, value_size = pick(1, 2, 3, 5, 8), pick(1, 2, 3)
+    # The ends of the range, where products underflow and partial sums overflow.
+    far = {"float16": (2.0**-17, 2.0**-11, 2.0**14), "bfloat16": (2.0**-125,), "float32": (2.0**-125,)}
+    upstream = array(batch, heads, queries, value_size) * np.array(
+        pick(1.0, 1.0, *far.get(dtype, ())), dtype=NUMPY_DTYPES[dtype]
+    )
+    wide = np.float64 if dtype == "float64" else np.float32
     options: dict[str, Any] = {}
     if rng.random() < 0.25:
-        options["mask"] = rng.random((pick(1, B), pick(1, H), pick(1, Q), K)) < 0.7
+        options["mask"] = rng.random((pick(1, batch), pick(1, heads), pick(1, queries), keys)) < 0.7
     if rng.random() < 0.3:
-        options["bias"] = (array(pick(1, B), pick(1, H), pick(1, Q), K) * pick(1, 1, 10)).astype(
-            NUMPY_DTYPES[dtype]
-        )
+        bias = array(pick(1, batch), pick(1, heads), pick(1, queries), keys)
+        options["bias"] = (bias + np.array(pick(0, 0, 100, -1000))).astype(NUMPY_DTYPES[dtype])
     if rng.random() < 0.3:
         options["causal"] = True
     if rng.random() < 0.15:
         options["window"] = pick((1, 1), (2, None), (None, 0), (40, 2))
-    if rng.random() < 0.4:
+    if rng.random() < 0.5:
         options["scale"] = pick(1.0, 0.5, 0.3, 2.0, -0.7)
     if rng.random() < 0.2:
         options["softcap"] = pick(1.0, 2.0, 5.3, 30.0)
     if rng.random() < 0.2:
-        options["alibi_slopes"] = np.exp2(-1.0 - rng.integers(0, 6, H)).astype(inner)
+        options["alibi_slopes"] = np.exp2(-1.0 - rng.integers(0, 6, heads)).astype(wide)
     if rng.random() < 0.2:
-        options["key_lengths"] = rng.integers(0, K + 1, B).astype(np.int32)
+        options["key_lengths"] = rng.integers(0, keys + 1, batch).astype(np.int32)
     if rng.random() < 0.2:
-        options["sinks"] = rng.standard_normal(H).astype(inner)
+        options["sinks"] = rng.standard_normal(heads).astype(wide)
     return Problem(
-        query=array(B, H, Q, D), key=array(B, G, K, D), value=array(B, G, K, E), upstream=array(B, H, Q, E),
-        return_lse=True, causal_alignment=pick("bottom-right", "top-left"),
-        empty_rows=pick("zero", "zero", "nan", "uniform"), **options,
-    )  # fmt: skip
+        query=array(batch, heads, queries, size),
+        key=array(batch, groups, keys, size),
+        value=array(batch, groups, keys, value_size),
+        upstream=upstream,
+        return_lse=True,
+        causal_alignment=pick("bottom-right", "top-left"),
+        empty_rows=pick("zero", "zero", "nan", "uniform"),
+        **options,
+    )
+
+
+# -- what is exact, what is allowed, what is computed ------------------------------------------------------
+
+
+def declared(
+    query, key, value, *, mask=None, bias=None, causal=False, window=None, scale=None, softcap=None,
+    alibi_slopes=None, key_lengths=None, sinks=None, return_lse=False,
+):  # fmt: skip
+    """What the engine is told of the machines: all options, in NumPy. It is never called."""
+
+
+def engine(model: str, delta: str) -> Run:
+    dtype, _ = MODELS[model]
+    described = describe(declared, arrays="numpy", dtypes=(dtype,))
+    return Run(described, "cpu", dtype, {"delta": delta}, precision_of(model))
+
+
+def long(x: Any) -> Any:
+    return np.asarray(x, np.float64).astype(LONG)
 
 
 def exact(problem: Problem, delta: str) -> dict[str, Any]:
     """The reference in long double."""
-    names = ("query", "key", "value", "upstream")
-    query, key, value, upstream = (
-        np.asarray(getattr(problem, name), np.float64).astype(LONG) for name in names
-    )
+    query, key, value, upstream = map(long, (problem.query, problem.key, problem.value, problem.upstream))
     options = problem.reference_options
-    for name in ("bias", "alibi_slopes", "sinks"):
+    for name in ("bias", "alibi_slopes", "sinks", "scale", "softcap"):
         if name in options:
-            options[name] = np.asarray(options[name], np.float64).astype(LONG)
-    for name in ("scale", "softcap"):
-        if name in options:
-            options[name] = LONG(options[name])
+            options[name] = long(options[name])[()]
     output, lse = reference_attention(query, key, value, **options)
     del options["return_lse"]
-    found = reference_vjp(query, key, value, upstream, **options, delta=delta)
-    return {"output": output, "lse": lse, **{f"d {name}": x for name, x in found.items()}}
+    gradients = attention_vjp(query, key, value, upstream, **options, delta=delta)
+    return {"output": output, "lse": lse, **{f"d {name}": x for name, x in gradients.items()}}
 
 
-def bounds(run: Run, problem: Problem) -> dict[str, Any]:
-    """What the engine allows, its own share for the oracle exchanged for that of long double."""
+def allowed(run: Run, problem: Problem) -> dict[str, Any]:
+    """What the engine allows; its own share, of a float64 reference, exchanged for that of long double."""
     output, lse = run.bound(problem)
-    found = {"output": output, "lse": lse, **{f"d {n}": x for n, x in run.gradient_bounds(problem).items()}}
-    unit = run.precision.accumulate.unit
-    share = (1 + LONG_UNIT / unit) / (1 + FLOAT64.unit / unit)
-    return {name: x.errors * share for name, x in found.items()}
+    found = {"output": output, "lse": lse}
+    found |= {f"d {name}": x for name, x in run.gradient_bounds(problem).items()}
+    return {name: with_share(x.errors, run.precision) for name, x in found.items()}
 
 
-def margins(got: Any, truth: Any, bound: Any) -> Any:
+def with_share(error: Any, precision: Precision) -> Any:
+    unit = precision.accumulate.unit
+    return error * ((1 + LONG_UNIT / unit) / (1 + FLOAT64.unit / unit))
+
+
+def computed(problem: Problem, machine: Machine, delta: str) -> dict[str, Any]:
+    attention = Attention(problem, machine)
+    output, lse = attention.forward()
+    gradients = attention.gradients(delta)
+    return {"output": output, "lse": lse, **{f"d {name}": x for name, x in gradients.items()}}
+
+
+def margin(got: Any, truth: Any, bound: Any) -> float:
+    """The largest |got - truth| / bound: inf for a NaN where a number is due."""
     got = np.asarray(got, LONG)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        same = (got == truth) | (np.isnan(got) & np.isnan(truth)) | np.isposinf(bound)
-        found = np.where(same, 0.0, np.abs(got - truth) / bound)
-    return np.where(np.isnan(found), np.inf, found)
+    same = (got == truth) | (np.isnan(got) & np.isnan(truth)) | np.isposinf(bound)
+    found = np.where(same, 0.0, np.abs(got - truth) / np.where(bound == 0, 0.0, bound))
+    return float(np.max(np.where(np.isnan(found), np.inf, found), initial=0.0))
+
+
+@np.errstate(all="ignore")
+def attention_margins(
+    model: str, problems: int = PROBLEMS, machines: int = MACHINES, actual: str | None = None, start: int = 0
+) -> Iterator[tuple[str, float, Habits, Problem]]:
+    """Of each machine on each problem: what was computed, its margin, by whom and of what.
+
+    The bound is that of `model`; the machines have the precision of `actual`, by default the same.
+    """
+    precision = precision_of(actual or model)
+    for seed in range(start, start + problems):
+        rng = np.random.default_rng(seed)
+        problem = drawn_problem(rng, MODELS[model][0])
+        delta = ("weights", "output")[seed % 2]
+        truth, bound = exact(problem, delta), allowed(engine(model, delta), problem)
+        for _ in range(machines):
+            habits = Habits.drawn(rng, precision)
+            got = computed(problem, Machine(precision, habits, rng), delta)
+            for name in truth:
+                yield name, margin(got[name], truth[name], bound[name]), habits, problem
+
+
+def judged(found: Iterator[tuple[str, float, Habits, Any]]) -> None:
+    """All margins at most 1, and for each quantity one of `APPROACHED` at least. The largest are printed."""
+    largest: dict[str, float] = {}
+    for name, size, habits, problem in found:
+        assert size <= 1, f"{name} is off by {size:.4g} of its bound\n{habits}\n{problem}"
+        largest[name] = max(largest.get(name, 0.0), size)
+    print(", ".join(f"{name} {size:.2f}" for name, size in largest.items()))
+    assert min(largest.values()) >= APPROACHED, largest
+
+
+# -- the tests ---------------------------------------------------------------------------------------------
+
+
+@every_model
+def test_attention_and_its_gradients_stay_within_the_bound_and_come_near_it(model: str) -> None:
+    judged(attention_margins(model))
+
+
+@pytest.mark.parametrize(
+    ("model", "actual"),
+    [
+        ("float64", "float32"),
+        ("float32", "tf32"),
+        ("tf32", "bfloat16-fused"),
+        ("bfloat16-fused", "bfloat16-eager"),
+        ("float16-fused", "float16-eager"),
+    ],
+)
+def test_a_machine_of_lower_precision_than_declared_is_found_out(model: str, actual: str) -> None:
+    beyond = {name for name, size, *_ in attention_margins(model, problems=12, actual=actual) if size > 1}
+    assert {"output", "lse", "d query", "d key", "d value"} <= beyond
+
+
+@every_model
+def test_multi_head_attention_stays_within_the_bound_and_comes_near_it(model: str) -> None:
+    judged(multi_head_margins(model))
+
+
+@np.errstate(all="ignore")
+def multi_head_margins(model: str) -> Iterator[tuple[str, float, Habits, str]]:
+    precision, dtype = precision_of(model), MODELS[model][0]
+    for seed in range(16):
+        rng = np.random.default_rng(seed)
+        heads, length, size, inner = (int(rng.integers(1, n)) for n in (4, 8, 6, 4))
+        shapes = ((2, length, size), *[(size, heads * inner)] * 3, (heads * inner, size))
+        x, *weights = (rng.standard_normal(shape).astype(NUMPY_DTYPES[dtype]) for shape in shapes)
+        inputs = [
+            Bounded(np.asarray(a, np.float64), 0.0, precision, FORMATS[dtype].unit) for a in (x, *weights)
+        ]
+        bound = with_share(multi_head_attention(*inputs, heads=heads).errors, precision)
+        bound = bound * (1 + FLOAT64.unit / precision.accumulate.unit)
+        truth = multi_head_attention(*map(long, (x, *weights)), heads=heads)
+        habits = Habits.drawn(rng, precision)
+        got = multi_head(Machine(precision, habits, rng), long(x).astype(float), weights, heads)
+        yield "output", margin(got, truth, bound), habits, f"seed {seed}"

@@ -192,6 +192,7 @@ class Implementation:
     )  # canonical option -> the function's own parameter
     convention: str = "qkverify"
     offers: frozenset[str] = frozenset()
+    declared: bool = False  # by @implementation; an undeclared function's limits are found out
     summary: str = ""
     file: str = ""
 
@@ -240,11 +241,12 @@ def implementation(function: Function | None = None, **declared: Any) -> Any:
     name, operation, arrays ("numpy", "torch", "jax"), dtypes, devices, layout ("BHLD" or "BLHD"), requires (expressions
     over the dimension letters that the sizes must satisfy), precision ({dtype: "fused" | "eager" | "tf32" | Precision}),
     available (device -> None, or the reason why not), vjp, differentiable, findings ({law: folder}), tile (edges of
-    its tiles), effort ({device: share of the usual examples}, where a call is slow there, as in an interpreter), and every key of `SEMANTICS`. Raises UsageError for a word that is none of these.
+    its tiles), effort ({device: share of the usual examples}, where a call is slow there, as in an interpreter), and every
+    key of `SEMANTICS`. Raises UsageError for a word that is none of these.
     """
 
     def register(target: Function) -> Function:
-        REGISTERED.append(describe(target, **declared))
+        REGISTERED.append(replace(describe(target, **declared), declared=True))
         return target
 
     return register if function is None else register(function)
@@ -357,7 +359,7 @@ def operation_of(function: Callable[..., Any], names: Sequence[str]) -> str:
 
 def framework_of(function: Callable[..., Any]) -> str:
     """The array framework of a function, from the module that it lives in and what that module imports."""
-    module = getattr(function, "__module__", None) or getattr(type(function), "__module__", "")
+    module = str(getattr(function, "__module__", None) or type(function).__module__)
     root = module.partition(".")[0]
     if root in FRAMEWORKS:
         return root

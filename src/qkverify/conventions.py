@@ -8,16 +8,19 @@ open: the laws will meet the same error and report it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
+from qkverify import frameworks
 from qkverify.contract import Implementation
 from qkverify.problems import Problem
 from qkverify.reference.attention import attention as reference_attention
 from qkverify.rounding import Precision
 from qkverify.runs import Run
+
+Known = Literal["declared", "detected", "not applicable"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Choice:
     """One convention of one implementation: its value and how it is known."""
 
     value: str
-    how: str  # "declared", "detected" or "not applicable"
+    how: Known
 
 
 def detect(one: Implementation, device: str, dtype: str) -> dict[str, Choice]:
@@ -45,6 +48,40 @@ def detect(one: Implementation, device: str, dtype: str) -> dict[str, Choice]:
     if dtype in ("float16", "bfloat16"):
         found["precision"] = _precision(one, run)
     return found
+
+
+def fitted(one: Implementation) -> Implementation:
+    """An implementation that declares no sizes, with those that it visibly does not take.
+
+    A function that raises for grouped heads, or for values of another size than the keys, and does not where they are equal,
+    is taken to offer only the latter. What is declared with `requires` is never second-guessed.
+    """
+    if one.operation != "attention" or one.requires or one.declared or frameworks.missing(one.arrays):
+        return one
+    run = Run(one, "cpu", "float32" if "float32" in one.dtypes else one.dtypes[0])
+    rules = [
+        rule
+        for rule, sizes in LIMITS.items()
+        if _works(run, **PLAIN) and not _works(run, **{**PLAIN, **sizes})
+    ]
+    return replace(one, requires=tuple(rules))
+
+
+PLAIN = {"heads": 2, "groups": 2, "size": 4, "value_size": 4}
+LIMITS: Mapping[str, Mapping[str, int]] = {"G == H": {"groups": 1}, "E == D": {"value_size": 3}}
+
+
+def _works(run: Run, *, heads: int, groups: int, size: int, value_size: int) -> bool:
+    rng = np.random.default_rng(0)
+    shapes = {"query": (1, heads, 3, size), "key": (1, groups, 3, size), "value": (1, groups, 3, value_size)}
+    arrays: dict[str, Any] = {
+        name: rng.standard_normal(shape).astype(run.numpy_dtype) for name, shape in shapes.items()
+    }
+    try:
+        run.values(Problem(**arrays))
+    except Exception:  # whatever it raises: the plain sizes decide whether it is the sizes' fault
+        return False
+    return True
 
 
 def settled(found: Mapping[str, Choice]) -> dict[str, str]:

@@ -66,7 +66,7 @@ def _head_and_tail(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarr
     filled = 8.0 * np.exp2(-rng.integers(4, 13)) * (0.75 + 0.25 * rng.random(shape))
     if len(shape) > 1:
         filled[..., : max(1, shape[-2] // 5), :] = 8.0
-    return filled
+    return np.asarray(filled)
 
 
 DISTRIBUTIONS: Mapping[str, Fill] = {
@@ -95,5 +95,5 @@ NAMES = ("digits", *DISTRIBUTIONS)
 def fill(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     """A float64 array of the named distribution."""
     if name == "digits":
-        return DIGITS[digits(shape, seed)]
+        return np.asarray(DIGITS[digits(shape, seed)])
     return DISTRIBUTIONS[name](shape, np.random.default_rng(seed))

@@ -78,7 +78,7 @@ class Law:
         `seed` makes the generation repeatable; `overrides` are Hypothesis settings. Raises UnsupportedCase where the
         implementation refused every problem.
         """
-        examples = settings.default.max_examples if max_examples is None else max_examples
+        examples = settings().max_examples if max_examples is None else max_examples
         share = self.weight * run.implementation.effort.get(run.device, 1.0)
         counted = {"max_examples": max(1, round(examples * share))}
         test = settings(**{**_ALWAYS, **counted, **overrides})(given(**self.strategies)(self._example(run)))

@@ -20,7 +20,7 @@ WRITER: pytest.StashKey[Any] = pytest.StashKey()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("qkverify", "verification of attention")
     group.addoption("--implementation", action="append", default=[], metavar="TARGET",
-                    help="verify this one: a name, module:function or path/file.py:function (repeatable; default: all)")  # fmt: skip
+                    help="verify this: a name, module:function or path/file.py:function (repeatable; default: all)")  # fmt: skip
     group.addoption("--dtype", action="append", default=[], help="only this dtype (repeatable)")
     group.addoption("--device", action="append", default=[], help="only this device (repeatable)")
     group.addoption(
@@ -49,6 +49,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("run", cells, ids=[str(cell) for cell in cells], indirect=True)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """A target that does not exist ends the session before anything is collected."""
+    if any(session.config.getoption(name) for name in ("--implementation", "--device", "--dtype")):
+        _plan(session.config)
+
+
 @pytest.fixture
 def run(request: pytest.FixtureRequest) -> Any:
     """The run of one implementation, device and dtype that a law is checked on."""
@@ -60,12 +67,13 @@ def run(request: pytest.FixtureRequest) -> Any:
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """A law's test is its verdict: recorded, then told to pytest as a pass, a skip with its reason, or a failure."""
-    law = getattr(pyfuncitem.obj, "law", None)
+    law: Any = getattr(pyfuncitem.obj, "law", None)
     if law is None or "run" not in pyfuncitem.funcargs:
         return None
     from qkverify.verification import check
 
-    verdict = check(law, pyfuncitem.funcargs["run"])
+    held: Any = pyfuncitem.funcargs["run"]
+    verdict = check(law, held)
     writer = _writer(pyfuncitem.config)
     if writer is not None:
         writer.append(verdict)

@@ -69,7 +69,7 @@ class Problem:
     @property
     def group(self) -> int:
         """Query heads that share one key/value head."""
-        return self.query.shape[1] // max(self.key.shape[1], 1)
+        return int(self.query.shape[1] // max(self.key.shape[1], 1))
 
     @cached_property
     def visible(self) -> Array:

@@ -77,7 +77,7 @@ class Precision:
     @classmethod
     def plain(cls, dtype: str) -> Precision:
         """Everything in one format: float64 or float32 code."""
-        return cls(*[FORMATS[dtype]] * 4)
+        return cls(FORMATS[dtype], FORMATS[dtype], FORMATS[dtype], FORMATS[dtype])
 
     @classmethod
     def fused(cls, dtype: str) -> Precision:
@@ -265,10 +265,13 @@ def _subtract(x: Any, y: Any) -> Bounded:
 def _multiply(x: Any, y: Any) -> Bounded:
     (a, da), (b, db) = _parts(x), _parts(y)
     error: Array = 0.0
-    if not _exact(da):
-        error = np.abs(b) * da
-    if not _exact(db):
-        error = error + (np.abs(a) + da) * db
+    with np.errstate(
+        invalid="ignore", over="ignore"
+    ):  # an infinite error times zero: nothing can be said, and NaN says so
+        if not _exact(da):
+            error = np.abs(b) * da
+        if not _exact(db):
+            error = error + (np.abs(a) + da) * db
     return _elementwise(_owner(x, y), np.asarray(a * b), error)
 
 
@@ -357,9 +360,10 @@ def _matmul(x: Any, y: Any) -> Bounded:
     # In one product where b is exact: (gamma (|A| + dA) + dA) |B|.
     magnitude_b = np.abs(b)
     left = np.abs(a) * g if _exact(da) else g * (np.abs(a) + da) + da
-    error = left @ (magnitude_b + db)
-    if not _exact(db):
-        error = error + np.abs(a) @ np.broadcast_to(db, b.shape)
+    with np.errstate(invalid="ignore", over="ignore"):  # as in _multiply
+        error = left @ (magnitude_b + db)
+        if not _exact(db):
+            error = error + np.abs(a) @ np.broadcast_to(db, b.shape)
     if (error > g * p.accumulate.huge).any():  # a partial sum may overflow although the total does not
         error = np.where(error > g * p.accumulate.huge, np.inf, error)
     error = error + terms * p.accumulate.tiny

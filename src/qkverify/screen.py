@@ -25,6 +25,8 @@ def heading(cell: Cell) -> None:
     if one.operation == "attention":
         console.print(f"  offers       {', '.join(sorted(one.offers)) or 'query, key, value alone'}")
         console.print(f"  not offered  {', '.join(one.not_offered) or 'nothing'}")
+    if one.requires:
+        console.print(f"  requires     {', '.join(one.requires)}{'' if one.declared else ' (detected)'}")
     found = conventions_of(cell)
     for how in ("declared", "detected"):
         words = [

@@ -194,14 +194,16 @@ def problems(
         options["scale"] = 1.0
     places = {}
     if layouts and (layout := draw(_layouts)) != "contiguous":
-        placed = [
+        placed: list[str] = [
             name
             for name in ("query", "key", "value", "mask", "bias", "upstream")
             if name in arrays or name in options
         ]
         which = draw(_places)
         places = {name: layout for i, name in enumerate(placed) if which >> i & 1}
-    semantics = {} if run is None else {n: run.semantics[n] for n in ("causal_alignment", "empty_rows")}
+    semantics: dict[str, Any] = (
+        {} if run is None else {n: run.semantics[n] for n in ("causal_alignment", "empty_rows")}
+    )
     return Problem(**arrays, **options, layouts=places, **semantics)
 
 
@@ -241,7 +243,7 @@ def _one_parameter(run: Run) -> bool:
 def _broadcastable(draw: Draw, s: Mapping[str, int]) -> tuple[int, ...]:
     """(B,H,Q,K) with some of the first three axes of length one."""
     kept = draw(_shapes)
-    return tuple(s[letter] if kept >> i & 1 else 1 for i, letter in enumerate("BHQ")) + (s["K"],)
+    return (*(s[letter] if kept >> i & 1 else 1 for i, letter in enumerate("BHQ")), s["K"])
 
 
 def draw_mask(draw: Draw, s: Mapping[str, int], dtype: Any) -> np.ndarray:
@@ -255,7 +257,7 @@ def draw_mask(draw: Draw, s: Mapping[str, int], dtype: Any) -> np.ndarray:
     )
     if seed % 7 == 6 and mask.shape[2]:
         mask[..., 0, :] = False
-    return mask
+    return np.asarray(mask)
 
 
 def _draw_bias(draw: Draw, s: Mapping[str, int], dtype: Any) -> np.ndarray:
@@ -280,7 +282,7 @@ def _draw_slopes(draw: Draw, s: Mapping[str, int], dtype: Any) -> np.ndarray:
 
 def _draw_sinks(draw: Draw, s: Mapping[str, int], dtype: Any) -> np.ndarray:
     sinks = 3.0 * distributions.DIGITS[distributions.digits((s["H"],), draw(_seeds))]
-    return sinks.astype(np.float64 if dtype is np.float64 else np.float32)
+    return np.asarray(sinks, np.float64 if dtype is np.float64 else np.float32)
 
 
 OPTION_DRAWS: Mapping[str, Callable[[Draw, Mapping[str, int], Any], Any]] = {

@@ -53,13 +53,17 @@ class Plan:
 
 def plan(targets: Sequence[Any] = (), devices: Sequence[str] = (), dtypes: Sequence[str] = ()) -> Plan:
     """Cells for targets (default: the whole folder), narrowed to devices and dtypes. Raises UsageError."""
-    for word, every, what in ((devices, DEVICES, "device"), (dtypes, DTYPES, "dtype")):
-        for one in word:
-            if one not in every:
-                raise UsageError.unknown(what, one, every)
+    for asked, every, what in ((devices, DEVICES, "device"), (dtypes, DTYPES, "dtype")):
+        for word in asked:
+            if word not in every:
+                raise UsageError.unknown(what, word, every)
     unavailable: dict[tuple[str, str], str] = {}
     if targets:
-        found = [(one, t if isinstance(t, str) else one.name) for t in targets for one in registry.find(t)]
+        found = [
+            (conventions.fitted(one), t if isinstance(t, str) else one.name)
+            for t in targets
+            for one in registry.find(t)
+        ]
     else:
         found = [(one, one.name) for one in registry.load_folder()]
         unavailable = {(gone.name, "cpu"): gone.reason for gone in registry.folder()[1]}
@@ -243,7 +247,7 @@ def _address(cell: Cell) -> tuple[str, str, str, str]:
 
 def _elsewhere(target: str, name: str, device: str, dtype: str, examples: int) -> list[Verdict]:
     one = next(one for one in registry.find(target) if one.name == name)
-    return list(check_cell(Cell(one, device, dtype, target), examples=examples))
+    return list(check_cell(Cell(conventions.fitted(one), device, dtype, target), examples=examples))
 
 
 def _crashed(cell: Cell) -> list[Verdict]:

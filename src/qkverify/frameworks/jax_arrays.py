@@ -49,4 +49,4 @@ def _first(output: Any) -> Any:
 
 
 def synchronise(device: str = "cpu") -> None:
-    jax.effects_barrier()
+    jax.effects_barrier()  # type: ignore[no-untyped-call]

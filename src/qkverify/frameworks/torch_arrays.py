@@ -52,7 +52,7 @@ def _with_strides(array: np.ndarray, device: str) -> torch.Tensor:
 def to_numpy(native: Any) -> np.ndarray:
     tensor = native.detach().cpu()
     if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return np.asarray(tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16))
     return np.asarray(tensor.numpy())
 
 

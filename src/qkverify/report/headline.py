@@ -33,9 +33,10 @@ TALLIED: tuple[Outcome, ...] = (
 
 @dataclass(frozen=True)
 class Charge:
-    """One law that one implementation breaks on a device, in all the dtypes in which it does."""
+    """What one implementation breaks on one device: `verdict` is the first of `laws`, in `dtypes`."""
 
     verdict: Verdict
+    laws: tuple[str, ...]
     dtypes: tuple[str, ...]
 
 
@@ -77,11 +78,16 @@ def sentence(report: Report) -> str:
 
 
 def charges(report: Report) -> tuple[Charge, ...]:
-    """Broken laws and findings, gravest first, each implementation, device and law once."""
-    groups: dict[tuple[str, str, str, str], list[Verdict]] = {}
+    """Broken laws and findings, gravest first, each outcome, implementation and device once."""
+    groups: dict[tuple[str, str, str], list[Verdict]] = {}
     for v in [*report.broken, *report.findings]:
-        groups.setdefault((v.outcome, v.implementation, v.device, v.law), []).append(v)
-    return tuple(Charge(group[0], tuple(v.dtype for v in group)) for group in groups.values())
+        groups.setdefault((v.outcome, v.implementation, v.device), []).append(v)
+    return tuple(
+        Charge(
+            group[0], tuple(dict.fromkeys(v.law for v in group)), tuple(dict.fromkeys(v.dtype for v in group))
+        )
+        for group in groups.values()
+    )
 
 
 def facts(report: Report) -> tuple[str, ...]:

@@ -254,6 +254,12 @@ class Report:
         return Row(name, device, dtype, cells)
 
 
+def margin(verdict: Verdict) -> float | None:
+    """The margin that speaks of the outcome: of a broken law that of its counterexample, not of what held before."""
+    example = verdict.counterexample
+    return verdict.margin if example is None else example.margin
+
+
 def in_order(names: set[str], known: Sequence[str]) -> list[str]:
     """Known names in their own order, then the rest by the alphabet."""
     return [name for name in known if name in names] + sorted(names - set(known))

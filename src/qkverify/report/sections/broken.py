@@ -8,7 +8,7 @@ from markupsafe import Markup, escape
 
 from qkverify.report import units
 from qkverify.report.markdown import block
-from qkverify.report.model import Report
+from qkverify.report.model import Report, margin
 from qkverify.report.sections.verdicts import HARNESS, card_id
 from qkverify.report.templating import fill
 from qkverify.results import Verdict
@@ -16,15 +16,21 @@ from qkverify.results import Verdict
 ORDER = 20
 TITLE = "Broken laws and findings"
 
-_FINDING = re.compile(r"reports/findings/([\w.-]*\w)/?|https?://[^\s<>\"')]*[^\s<>\"').,;]")
+UNFOLDED = 8  # cards; the others are folded away
+_ADDRESS = re.compile(r"reports/findings/([\w.-]*\w)/?|https?://[^\s<>\"')]*[^\s<>\"').,;]")
 
 
 def html(report: Report) -> Markup:
     cards = [*report.broken, *report.findings]
-    return (
-        fill("broken.jinja", cards=cards, card_id=card_id, linked=linked, label=label)
-        if cards
-        else Markup("")
+    if not cards:
+        return Markup("")
+    return fill(
+        "broken.jinja",
+        groups=[cards[:UNFOLDED], cards[UNFOLDED:]],
+        card_id=card_id,
+        label=label,
+        margin=margin,
+        why=lambda verdict: linked(reason(verdict)),
     )
 
 
@@ -35,14 +41,24 @@ def label(verdict: Verdict) -> str:
     )
 
 
-def linked(reason: str) -> Markup:
-    """A reason with its addresses as links: a finding's folder stands beside the device's."""
-    text, end = Markup(""), 0
-    for found in _FINDING.finditer(reason):
-        href = f"../findings/{found[1]}/" if found[1] else found[0]
-        text += Markup('{}<a href="{}">{}</a>').format(reason[end : found.start()], href, found[0])
-        end = found.end()
-    return text + escape(reason[end:])
+def reason(verdict: Verdict) -> str:
+    """The recorded reason, where it is more than a line of the counterexample."""
+    shown = verdict.counterexample.message if verdict.counterexample else ""
+    return "" if verdict.reason.strip() in shown else verdict.reason
+
+
+def linked(text: str) -> Markup:
+    """Text with its addresses as links: the folder of the findings stands beside the device's."""
+    found, end = Markup(""), 0
+    for address in _ADDRESS.finditer(text):
+        link = Markup('{}<a href="{}">{}</a>')
+        found += link.format(text[end : address.start()], _target(address), address[0])
+        end = address.end()
+    return found + escape(text[end:])
+
+
+def _target(address: re.Match[str]) -> str:
+    return f"../findings/{address[1]}/" if address[1] else address[0]
 
 
 def markdown(report: Report) -> str:
@@ -52,13 +68,10 @@ def markdown(report: Report) -> str:
 def _paragraph(verdict: Verdict) -> str:
     where = f"{verdict.implementation}, {verdict.device}, {verdict.dtype}"
     lines = [f"### {verdict.law} ({label(verdict)}): `{where}`", verdict.sentence]
-    if verdict.reason:
-        lines.append(
-            _FINDING.sub(lambda m: f"[{m[0]}](../findings/{m[1]}/)" if m[1] else m[0], verdict.reason)
-        )
-    if verdict.counterexample is not None:
-        example = verdict.counterexample
+    if why := reason(verdict):
+        lines.append(_ADDRESS.sub(lambda address: f"[{address[0]}]({_target(address)})", why))
+    if example := verdict.counterexample:
         lines.append(block(example.message))
-        again = f"`qkverify replay {example.replay}`" if example.replay else ""
-        lines.append(f"margin {units.margin(example.margin) or 'unknown'}{', again: ' * bool(again)}{again}")
+        again = f", again: `qkverify replay {example.replay}`" if example.replay else ""
+        lines.append(f"margin {units.margin(margin(verdict)) or 'unknown'}{again}")
     return "\n\n".join(lines)

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from qkverify.report import units
 from qkverify.report.markdown import code, table
-from qkverify.report.model import BROKEN, BY_GRAVITY, Cell, Report, element_id
+from qkverify.report.model import BROKEN, BY_GRAVITY, Cell, Report, element_id, margin
 from qkverify.report.templating import fill
 from qkverify.results import Verdict
 
@@ -44,13 +44,14 @@ def words(cell: Cell) -> tuple[str, str]:
     """What a cell says, and what it says beneath in small."""
     first, more = cell.gravest[0], len(cell.gravest) - 1
     rest = f"+ {more} more" if more else ""
-    margin = "" if first.margin is None else f"margin {units.margin(first.margin)}"
+    worst = margin(first)
+    over = "" if worst is None else f"margin {units.margin(worst)}"
     match cell.outcome:
         case "passed":
             exact = "exact" if all(v.exact for v in cell.gravest) else "holds"
             return units.margin(cell.margin) or exact, ""
         case "failed":
-            return first.law, joined(margin, rest)
+            return first.law, joined(over, rest)
         case "finding":
             return first.law, joined("known finding", rest)
         case "crashed" | "timed out":
@@ -90,7 +91,7 @@ def details(report: Report) -> dict[str, Any]:
     def line(v: Verdict) -> list[int | str]:
         time = units.seconds(v.seconds) if v.seconds else ""
         outcome = BY_GRAVITY.index(v.outcome)
-        return [laws[v.family, v.law], outcome, v.examples, units.margin(v.margin), time, reasons[v.reason]]
+        return [laws[v.family, v.law], outcome, v.examples, units.margin(margin(v)), time, reasons[v.reason]]
 
     cards = {cell.id: [card_id(v) for v in cell.verdicts if v.outcome in SHOWN] for cell in report.cells}
     return {
