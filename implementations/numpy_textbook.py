@@ -20,6 +20,7 @@ Window = tuple[int | None, int | None]
 
 @implementation(
     name="numpy_textbook",
+    summary="the whole score matrix, one line a step, every option, with its gradients",
     arrays="numpy",
     dtypes=("float64", "float32"),
     causal_alignment="bottom-right",

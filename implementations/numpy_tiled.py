@@ -28,6 +28,7 @@ Window = tuple[int | None, int | None]
 
 @implementation(
     name="numpy_tiled",
+    summary="online softmax over tiles of 16 keys, with tiled gradients",
     arrays="numpy",
     dtypes=("float64", "float32"),
     tile=TILE,

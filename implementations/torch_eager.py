@@ -21,6 +21,7 @@ Window = tuple[int | None, int | None]
 
 @implementation(
     name="torch_eager",
+    summary="torch operations one after the other, gradients by autograd",
     arrays="torch",
     dtypes=("float64", "float32", "float16", "bfloat16"),
     devices=("cpu", "cuda"),

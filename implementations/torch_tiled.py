@@ -30,6 +30,7 @@ Window = tuple[int | None, int | None]
 
 @implementation(
     name="torch_tiled",
+    summary="flash-style tiles in torch, with a backward pass of its own",
     arrays="torch",
     dtypes=("float64", "float32", "float16", "bfloat16"),
     devices=("cpu", "cuda"),

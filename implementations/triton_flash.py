@@ -44,10 +44,9 @@ from qkverify import UnsupportedCase, implementation
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = 0.6931471805599453
-LOWEST = tl.constexpr(
-    -3.4028234663852886e38
-)  # where a running maximum starts: finite, so that no inf - inf occurs
+LOWEST = tl.constexpr(-3.4028234663852886e38)  # where a running maximum starts: finite, so that no inf - inf occurs
 INFINITY = tl.constexpr(float("inf"))
+SMALLEST_SCALE = 2.0**-126  # float32's smallest normal number; what lies below is zero
 SIZE_LIMIT = 256  # of D and E: tiles of longer rows do not fit shared memory
 GRID_LIMIT = 65535  # of B and H: CUDA's second and third grid axes
 
@@ -55,14 +54,7 @@ GRID_LIMIT = 65535  # of B and H: CUDA's second and third grid axes
 kernel = functools.partial(
     triton.jit,
     do_not_specialize=[
-        *(
-            "query_strides",
-            "key_strides",
-            "value_strides",
-            "output_strides",
-            "upstream_strides",
-            "length_stride",
-        ),
+        *("query_strides", "key_strides", "value_strides", "output_strides", "upstream_strides", "length_stride"),
         *("key_output_strides", "value_output_strides", "lse_upstream_strides"),
         *("heads", "group", "queries", "keys", "key_size", "value_size", "left", "right"),
     ],
@@ -284,9 +276,7 @@ def _length(lengths, length_stride, batch, keys):
 
 
 @triton.jit
-def _partners(
-    first, last, below, above, limit, BELOW: tl.constexpr, ABOVE: tl.constexpr, BLOCK: tl.constexpr
-):
+def _partners(first, last, below, above, limit, BELOW: tl.constexpr, ABOVE: tl.constexpr, BLOCK: tl.constexpr):
     """Where the positions first..last find their partners on the other axis, which ends at `limit`.
 
     Position p has the partners p - below .. p + above. Returns (begin, inner_begin, inner_end, end): all partners lie in
@@ -391,9 +381,7 @@ def forward_kernel(
     highest = _smaller(rows + after, length - 1) if RIGHT else rows * 0 + (length - 1)
     query_view = _view(query, query_strides, batch, head, key_size, BLOCK_M, BLOCK_D, UNIT)
     key_view = _view(key, key_strides, batch, head // _scalar(group), key_size, BLOCK_N, BLOCK_D, UNIT)
-    value_view = _view(
-        value, value_strides, batch, head // _scalar(group), value_size, BLOCK_N, BLOCK_E, UNIT
-    )
+    value_view = _view(value, value_strides, batch, head // _scalar(group), value_size, BLOCK_N, BLOCK_E, UNIT)
     query_tile = _load(query_view, first, inside, True, not EVEN)
     nothing = (
         tl.full([BLOCK_M, BLOCK_E], 0.0, tl.float32),
@@ -417,9 +405,7 @@ def forward_kernel(
     total = total / tl.where(normaliser == 0, 1.0, normaliser)[:, None]  # an empty row stays zero
     entry = _entry(batch, head, heads, queries)
     tl.store(_pointers(lse, entry, rows), peak + tl.log2(normaliser), mask=_mask(inside))
-    _store(
-        _view(output, output_strides, batch, head, value_size, BLOCK_M, BLOCK_E, UNIT), first, inside, total
-    )
+    _store(_view(output, output_strides, batch, head, value_size, BLOCK_M, BLOCK_E, UNIT), first, inside, total)
 
 
 # -- Backward ----------------------------------------------------------------------------------------------------------
@@ -508,9 +494,7 @@ def query_gradient_kernel(
     query_view = _view(query, query_strides, batch, head, key_size, BLOCK_M, BLOCK_D, UNIT)
     upstream_view = _view(upstream, upstream_strides, batch, head, value_size, BLOCK_M, BLOCK_E, UNIT)
     key_view = _view(key, key_strides, batch, head // _scalar(group), key_size, BLOCK_N, BLOCK_D, UNIT)
-    value_view = _view(
-        value, value_strides, batch, head // _scalar(group), value_size, BLOCK_N, BLOCK_E, UNIT
-    )
+    value_view = _view(value, value_strides, batch, head // _scalar(group), value_size, BLOCK_N, BLOCK_E, UNIT)
     query_tile = _load(query_view, first, inside, True, not EVEN)
     upstream_tile = _load(upstream_view, first, inside, True, not EVEN)
     entry = _entry(batch, head, heads, queries)
@@ -532,12 +516,7 @@ def query_gradient_kernel(
                 bounds[0], bounds[3], first - before, bounds[3], factor, slope,
                 LEFT, SOFTCAP, EVEN, BLOCK_N, True, True, key.dtype.element_ty,
             )  # fmt: skip
-    _store(
-        _view(output, output_strides, batch, head, key_size, BLOCK_M, BLOCK_D, UNIT),
-        first,
-        inside,
-        total * scale,
-    )
+    _store(_view(output, output_strides, batch, head, key_size, BLOCK_M, BLOCK_D, UNIT), first, inside, total * scale)
 
 
 @triton.jit
@@ -571,9 +550,7 @@ def _sum_over_queries(
             _product(key_tile, tl.trans(query_tile)), _product(value_tile, tl.trans(upstream_tile)),
             lse_rows[None, :], delta_rows[None, :], factor, slope, SOFTCAP,
         )  # fmt: skip
-        if (
-            CAREFUL
-        ):  # a key seen by a row with such an upstream gradient has NaN in `change`, and in that row's delta
+        if CAREFUL:  # a key seen by a row with such an upstream gradient has NaN in `change`, and in that row's delta
             weights += delta_rows[None, :] * 0.0
             upstream_tile = _finite_or_zero(upstream_tile)
             query_tile = _finite_or_zero(query_tile)
@@ -616,9 +593,7 @@ def _sum_over_heads(
                 LEFT, RIGHT, SOFTCAP, EVEN, BLOCK_M, False, False, query.dtype.element_ty,
             )  # fmt: skip
     # Padding in the tile has gathered weights against keys of zero.
-    return tl.where(_mask(inside[:, None]), key_total, 0.0), tl.where(
-        _mask(inside[:, None]), value_total, 0.0
-    )
+    return tl.where(_mask(inside[:, None]), key_total, 0.0), tl.where(_mask(inside[:, None]), value_total, 0.0)
 
 
 @kernel
@@ -633,9 +608,7 @@ def key_value_gradient_kernel(
     first, key_head, batch = _program(BLOCK_N, False)
     length = _length(lengths, length_stride, batch, keys)
     last = min(first + BLOCK_N, length) - 1
-    before = (
-        _scalar(keys) - _scalar(queries) + _scalar(right)
-    )  # key j is seen by the queries j - before .. j + after
+    before = _scalar(keys) - _scalar(queries) + _scalar(right)  # key j is seen by the queries j - before .. j + after
     after = _scalar(queries) - _scalar(keys) + _scalar(left)
     limit = _scalar(queries)
     if first >= length:  # a tile of padding: no query sees it
@@ -662,9 +635,7 @@ def key_value_gradient_kernel(
             )  # fmt: skip
     inside = positions < _scalar(keys)
     key_output_view = _view(key_output, key_output_strides, batch, key_head, key_size, BLOCK_N, BLOCK_D, UNIT)
-    value_output_view = _view(
-        value_output, value_output_strides, batch, key_head, value_size, BLOCK_N, BLOCK_E, UNIT
-    )
+    value_output_view = _view(value_output, value_output_strides, batch, key_head, value_size, BLOCK_N, BLOCK_E, UNIT)
     _store(key_output_view, first, inside, key_total * scale)
     _store(value_output_view, first, inside, value_total)
 
@@ -682,13 +653,9 @@ class Tiles(NamedTuple):
 
 
 INTERPRETED = Tiles(32, 32)  # small, so that small problems have edges, inner tiles and tiles to skip
-PLAIN = {
-    2: Tiles(32, 32, 4),
-    4: Tiles(32, 32, 8),
-}  # by bytes of a number: compiled, whatever the GPU and the strides
-SHARED_MEMORY = (
-    227 * 1024
-)  # bytes of a Hopper multiprocessor that one program may take: what HOPPER needs at most
+PLAIN = {2: Tiles(32, 32, 4), 4: Tiles(32, 32, 8)}  # by bytes of a number: compiled, whatever the GPU and the strides
+PLAIN_LONG = Tiles(16, 16, 4)  # for float32 heads of 256, whose products fill the registers
+SHARED_MEMORY = 227 * 1024  # bytes of a Hopper multiprocessor that one program may take: what HOPPER needs at most
 
 # (kernel, padded head size) -> tiles for 16-bit numbers in aligned memory. Chosen from the machine code for sm_90:
 # loops over inner tiles that spill no accumulator and issue their wgmma asynchronously.
@@ -709,7 +676,7 @@ def _tiles(part: str, query: torch.Tensor, block: int, unit: int) -> Tiles:
     if query.device.type != "cuda":
         return INTERPRETED
     if query.element_size() > 2 or unit == 1 or _shared_memory(query.device) < SHARED_MEMORY:
-        return PLAIN[query.element_size()]
+        return PLAIN_LONG if query.element_size() > 2 and block > 128 else PLAIN[query.element_size()]
     return HOPPER[part, block]
 
 
@@ -745,16 +712,14 @@ def _quiet():
         yield
 
 
-def _launch(
-    kernel: Any, grid: tuple[int, int, int], tile: Tiles, arguments: tuple[Any, ...], **flags: Any
-) -> None:
+def _launch(kernel: Any, grid: tuple[int, int, int], tile: Tiles, arguments: tuple[Any, ...], **flags: Any) -> None:
     """Run a kernel over a grid, compiled where its first argument is on a GPU, else interpreted."""
     if 0 in grid:
         return
     device = arguments[0].device
     if device.type == "cuda" and isinstance(kernel, triton.JITFunction):
         with torch.cuda.device(device):
-            kernel[grid](*arguments, **flags, num_warps=tile.warps, num_stages=tile.stages)
+            kernel[grid](*arguments, **flags, num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True)
     else:
         with _quiet():
             interpreted(kernel.fn)[grid](*arguments, **flags)
@@ -775,9 +740,7 @@ def _shared(query: torch.Tensor, value: torch.Tensor, settings: Settings) -> tup
     _, heads, queries, key_size = query.shape
     _, key_heads, keys, value_size = value.shape
     far = queries + keys  # no distance is longer, and sums of positions stay in 32 bits
-    left, right = (
-        0 if side is None else max(-far, min(side, far)) for side in (settings.left, settings.right)
-    )
+    left, right = (0 if side is None else max(-far, min(side, far)) for side in (settings.left, settings.right))
     sizes = (heads, heads // max(key_heads, 1), queries, keys, key_size, value_size, left, right)
     cap = settings.softcap
     curve = ((cap or settings.scale) * LOG2_E.value, settings.scale / cap if cap else 0.0)
@@ -821,9 +784,7 @@ class FlashAttention(torch.autograd.Function):
         tensors = (query, key, value, upstream, lse, delta)
         d_query = _query_gradient(*tensors, lengths, ctx.settings) if ctx.needs_input_grad[0] else None
         d_key, d_value = (
-            _key_value_gradient(*tensors, lengths, ctx.settings)
-            if any(ctx.needs_input_grad[1:3])
-            else (None, None)
+            _key_value_gradient(*tensors, lengths, ctx.settings) if any(ctx.needs_input_grad[1:3]) else (None, None)
         )
         return d_query, d_key, d_value, None, None
 
@@ -924,16 +885,7 @@ def _check(query, key, value, key_lengths) -> None:
     lse="natural",
 )
 def attention(
-    query,
-    key,
-    value,
-    *,
-    causal=False,
-    window=None,
-    scale=None,
-    softcap=None,
-    key_lengths=None,
-    return_lse=False,
+    query, key, value, *, causal=False, window=None, scale=None, softcap=None, key_lengths=None, return_lse=False
 ):
     """Flash attention in one Triton kernel, with its gradients.
 
@@ -947,8 +899,8 @@ def attention(
     if causal:
         right = 0 if right is None else min(right, 0)
     scale = (query.shape[-1] or 1) ** -0.5 if scale is None else float(scale)
-    if scale <= 0:  # the kernels take the largest product for the largest score
-        query, scale = query * (-1.0 if scale < 0 else 0.0), abs(scale) or 1.0
+    if scale < SMALLEST_SCALE:  # the kernels take the largest product for the largest score
+        query, scale = (query * -1.0, -scale) if scale <= -SMALLEST_SCALE else (query * 0.0, 1.0)
     if softcap is not None:
         softcap = abs(float(softcap))
         softcap = softcap if 0 < softcap < float("inf") else None

@@ -22,6 +22,7 @@ from qkverify.rounding import FLOAT64, TF32, Format, Precision
 Array = Any
 SMALLEST_EXPONENT = {"float16": -14, "float64": -1022}  # of a normal number; all others: -126
 OWN_UNITS = 4.0  # unit roundoffs that NumPy's float64 functions may be off: two units in the last place
+SMALLEST_FLOAT32 = 2.0**-126  # normal number; bfloat16 and tf32 have the same
 LOG2_E = math.log2(math.e)
 
 
@@ -105,7 +106,7 @@ class Machine:
     def rounded(self, x: Array, format: Format) -> Array:
         x = to_format(np.asarray(x, dtype=np.float64), format, self.habits.rounding, self.rng)
         if self.habits.flush and format.name not in SMALLEST_EXPONENT:
-            x = np.where(np.abs(x) < 2.0**-126, 0.0, x)
+            x = np.where(np.abs(x) < SMALLEST_FLOAT32, 0.0, x)
         return x
 
     def partial(self, x: Array) -> Array:
@@ -117,7 +118,8 @@ class Machine:
         return self.rounded(x, self.precision.elementwise)
 
     def operand(self, x: Array) -> Array:
-        return self.rounded(x, self.precision.operand)
+        """What enters a matrix product: an input that is below the smallest normal number is read as it is."""
+        return to_format(np.asarray(x, np.float64), self.precision.operand, self.habits.rounding, self.rng)
 
     def stored(self, x: Array) -> Array:
         return self.rounded(x, self.precision.output)

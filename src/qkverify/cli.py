@@ -127,7 +127,7 @@ def report(
     ] = False,
     profile: Profile = "quick",
     reports: Annotated[Path, typer.Option(help="where the reports of all devices are")] = Path("reports"),
-    budget: Annotated[float, typer.Option(help="seconds for timing")] = 75.0,
+    budget: Annotated[float, typer.Option(help="seconds for timing")] = 60.0,
 ) -> None:
     """Make the page and its Markdown summary from results; with --run, make the results too."""
     from qkverify import screen

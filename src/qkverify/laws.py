@@ -22,7 +22,7 @@ from typing import Any
 from unittest import SkipTest
 
 import hypothesis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from hypothesis.reporting import with_reporter
 from hypothesis.strategies import SearchStrategy
@@ -38,6 +38,7 @@ PROFILES: Mapping[str, int] = {"quick": 25, "default": 100, "thorough": 2000, "c
 _ALWAYS: dict[str, Any] = {
     "deadline": None,
     "report_multiple_bugs": False,
+    "phases": (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),  # our message explains
     "print_blob": False,
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
 }

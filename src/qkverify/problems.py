@@ -210,6 +210,18 @@ def offset(x: Array) -> Array:
 
 
 @_layout
+def rows_far_apart(x: Array) -> Array:
+    """Rows spread over 2^17 numbers: offsets that 15 or 16 bits do not hold, without the memory of a long sequence."""
+    rows = int(np.prod(x.shape[:-1]))
+    if not rows or x.ndim < 2:
+        return contiguous(x)
+    buffer = _filled((*x.shape[:-1], max(x.shape[-1], 2**17 // rows)), x.dtype)
+    view = buffer[..., : x.shape[-1]]
+    view[...] = x
+    return view
+
+
+@_layout
 def batch_of_stride_zero(x: Array) -> Array:
     """Every batch entry is the same memory; only right for arrays whose entries are equal."""
     return np.broadcast_to(x[:1], x.shape) if x.ndim and x.shape[0] else x

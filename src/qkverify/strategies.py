@@ -186,7 +186,9 @@ def problems(
         given["value"] = np.broadcast_to(np.eye(s["K"]) if values == "identity" else 1.0, shapes["value"])
     mixture = draw(_tame_mixtures if tame else _wild_mixtures)
     arrays: dict[str, Any] = {
-        name: (given[name] if name in given else distributions.fill(fill, shape, draw(_seeds))).astype(dtype)
+        name: np.ascontiguousarray(
+            given[name] if name in given else distributions.fill(fill, shape, draw(_seeds)), dtype=dtype
+        )
         for (name, shape), fill in zip(shapes.items(), mixture, strict=False)
     }
     options = draw_options(draw, run, s, dtype, use=use, without=without, only=only)

@@ -131,13 +131,25 @@ def check(law: Law, run: Run, **settings: Any) -> Verdict:
     except Exception as broken:
         found = counterexample(broken, law, run)
         known = finding(law, run)
-        return verdict(
-            "finding" if known else "failed", known or found.message.splitlines()[-1].strip(), found
-        )
+        return verdict("finding" if known else "failed", known or _in_short(found), found)
     if run.calls <= run.refusals:
         return verdict("not offered", "no generated problem reached the implementation")
     known = finding(law, run)
     return verdict("passed", f"a recorded finding did not show this time: {known}" if known else "")
+
+
+def _in_short(found: Counterexample) -> str:
+    """The worst element in one line, or what was raised."""
+    if not found.location:
+        return found.got
+    return f"{found.location}: got {found.got}, exact {found.exact}, bound {found.bound}"
+
+
+def _in_short(found: Counterexample) -> str:
+    """The worst element in one line, or what was raised."""
+    if not found.location:
+        return found.got
+    return f"{found.location}: got {found.got}, exact {found.exact}, bound {found.bound}"
 
 
 def finding(law: Law, run: Run) -> str:
