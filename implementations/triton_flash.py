@@ -28,6 +28,7 @@ patterns of bfloat16 and its cast truncates. All else, and so the logic, is the 
 
 import contextlib
 import functools
+import inspect
 import types
 import warnings
 from typing import Any, NamedTuple
@@ -44,21 +45,21 @@ from qkverify import UnsupportedCase, implementation
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = 0.6931471805599453
-LOWEST = tl.constexpr(-3.4028234663852886e38)  # where a running maximum starts: finite, so that no inf - inf occurs
+LOWEST = tl.constexpr(-3.4028234663852886e38)  # a running maximum starts here: finite, so no inf - inf occurs
 INFINITY = tl.constexpr(float("inf"))
 SMALLEST_SCALE = 2.0**-126  # float32's smallest normal number; what lies below is zero
 SIZE_LIMIT = 256  # of D and E: tiles of longer rows do not fit shared memory
 GRID_LIMIT = 65535  # of B and H: CUDA's second and third grid axes
 
-# Another size or stride is no other compilation.
-kernel = functools.partial(
-    triton.jit,
-    do_not_specialize=[
-        *("query_strides", "key_strides", "value_strides", "output_strides", "upstream_strides", "length_stride"),
-        *("key_output_strides", "value_output_strides", "lse_upstream_strides"),
-        *("heads", "group", "queries", "keys", "key_size", "value_size", "left", "right"),
-    ],
-)
+# Numbers of which another value is no other compilation; Triton would compile again for 1 and for multiples of 16. The
+# strides among them are named by tensor and axis: query, key, value, upstream; batch, head, row, column.
+NUMBERS = [tensor + axis for tensor in "qkvu" for axis in "bhrc"] + ["lb", "lh", "lr", "length_stride"]
+NUMBERS += ["heads", "group", "queries", "keys", "key_size", "value_size", "left", "right"]
+
+
+def kernel(function):
+    names = inspect.signature(function).parameters
+    return triton.jit(function, do_not_specialize=[name for name in NUMBERS if name in names])
 
 
 # -- What differs under the interpreter --------------------------------------------------------------------------------
@@ -223,6 +224,13 @@ def _view(tensor, strides, batch, head, size, ROWS: tl.constexpr, COLUMNS: tl.co
 
 
 @triton.jit
+def _own_strides(heads, rows, size, UNIT: tl.constexpr):
+    """Of an output of ours, which is contiguous."""
+    row = _index(size) // UNIT
+    return _index(heads) * _index(rows) * row, _index(rows) * row, row, 1
+
+
+@triton.jit
 def _load(view, first, wanted, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """The tile from row `first` on. Zero outside the `wanted` rows (looked at if ROWS) and the columns (if COLUMNS)."""
     tensor, start, step, offsets, columns = view
@@ -276,8 +284,8 @@ def _length(lengths, length_stride, batch, keys):
 
 
 @triton.jit
-def _partners(first, last, below, above, limit, BELOW: tl.constexpr, ABOVE: tl.constexpr, BLOCK: tl.constexpr):
-    """Where the positions first..last find their partners on the other axis, which ends at `limit`.
+def _partners(first, last, below, above, end, BELOW: tl.constexpr, ABOVE: tl.constexpr, BLOCK: tl.constexpr):
+    """Where the positions first..last find their partners on the other axis, which ends at `end`.
 
     Position p has the partners p - below .. p + above. Returns (begin, inner_begin, inner_end, end): all partners lie in
     [begin, end); tiles of BLOCK in [inner_begin, inner_end) are partners of every position. No such tile:
@@ -285,14 +293,13 @@ def _partners(first, last, below, above, limit, BELOW: tl.constexpr, ABOVE: tl.c
     """
     begin = 0
     inner_begin = 0
-    end = limit
-    inner_end = limit
+    inner_end = end
     if BELOW:
         begin = max(first - below, 0) // BLOCK * BLOCK
         inner_begin = (max(last - below, 0) + BLOCK - 1) // BLOCK * BLOCK
     if ABOVE:
-        end = min(last + above + 1, limit)
-        inner_end = max(min(first + above + 1, limit), 0)
+        inner_end = max(min(first + above + 1, end), 0)
+        end = min(last + above + 1, end)
     return begin, inner_begin, inner_end // BLOCK * BLOCK, end
 
 
@@ -363,7 +370,7 @@ def _attend(
 
 @kernel
 def forward_kernel(
-    query, key, value, output, lse, lengths, query_strides, key_strides, value_strides, output_strides, length_stride,
+    query, key, value, output, lse, lengths, qb, qh, qr, qc, kb, kh, kr, kc, vb, vh, vr, vc, length_stride,
     heads, group, queries, keys, key_size, value_size, left, right, factor, slope,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, SOFTCAP: tl.constexpr, UNIT: tl.constexpr, EVEN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
@@ -379,9 +386,10 @@ def forward_kernel(
     inside = rows < _scalar(queries)
     lowest = rows - before
     highest = _smaller(rows + after, length - 1) if RIGHT else rows * 0 + (length - 1)
-    query_view = _view(query, query_strides, batch, head, key_size, BLOCK_M, BLOCK_D, UNIT)
-    key_view = _view(key, key_strides, batch, head // _scalar(group), key_size, BLOCK_N, BLOCK_D, UNIT)
-    value_view = _view(value, value_strides, batch, head // _scalar(group), value_size, BLOCK_N, BLOCK_E, UNIT)
+    query_view = _view(query, (qb, qh, qr, qc), batch, head, key_size, BLOCK_M, BLOCK_D, UNIT)
+    key_head = head // _scalar(group)
+    key_view = _view(key, (kb, kh, kr, kc), batch, key_head, key_size, BLOCK_N, BLOCK_D, UNIT)
+    value_view = _view(value, (vb, vh, vr, vc), batch, key_head, value_size, BLOCK_N, BLOCK_E, UNIT)
     query_tile = _load(query_view, first, inside, True, not EVEN)
     nothing = (
         tl.full([BLOCK_M, BLOCK_E], 0.0, tl.float32),
@@ -405,7 +413,9 @@ def forward_kernel(
     total = total / tl.where(normaliser == 0, 1.0, normaliser)[:, None]  # an empty row stays zero
     entry = _entry(batch, head, heads, queries)
     tl.store(_pointers(lse, entry, rows), peak + tl.log2(normaliser), mask=_mask(inside))
-    _store(_view(output, output_strides, batch, head, value_size, BLOCK_M, BLOCK_E, UNIT), first, inside, total)
+    strides = _own_strides(heads, queries, value_size, UNIT)
+    output_view = _view(output, strides, batch, head, value_size, BLOCK_M, BLOCK_E, UNIT)
+    _store(output_view, first, inside, total)
 
 
 # -- Backward ----------------------------------------------------------------------------------------------------------
@@ -413,22 +423,21 @@ def forward_kernel(
 
 @kernel
 def delta_kernel(
-    output, upstream, lse_upstream, delta, output_strides, upstream_strides, lse_upstream_strides,
-    heads, queries, value_size,
+    output, upstream, lse_upstream, delta, ub, uh, ur, uc, lb, lh, lr, heads, queries, value_size,
     UNIT: tl.constexpr, EVEN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
     """delta = rowsum(dO * O) - dL, with dL the upstream gradient of the log-sum-exp."""
     first, head, batch = _program(BLOCK_M, False)
     rows = _range(BLOCK_M) + first
     inside = rows < _scalar(queries)
-    output_view = _view(output, output_strides, batch, head, value_size, BLOCK_M, BLOCK_E, UNIT)
-    upstream_view = _view(upstream, upstream_strides, batch, head, value_size, BLOCK_M, BLOCK_E, UNIT)
+    strides = _own_strides(heads, queries, value_size, UNIT)
+    output_view = _view(output, strides, batch, head, value_size, BLOCK_M, BLOCK_E, UNIT)
+    upstream_view = _view(upstream, (ub, uh, ur, uc), batch, head, value_size, BLOCK_M, BLOCK_E, UNIT)
     output_tile = _load(output_view, first, inside, True, not EVEN).to(tl.float32)
     result = _sum_of_rows(output_tile * _load(upstream_view, first, inside, True, not EVEN).to(tl.float32))
     if lse_upstream is not None:
-        strides = lse_upstream_strides
-        start = _index(batch) * _index(strides[0]) + _index(head) * _index(strides[1])
-        result -= _load_row(lse_upstream, start, rows * _index(strides[2]), inside, 0.0)
+        start = _index(batch) * _index(lb) + _index(head) * _index(lh)
+        result -= _load_row(lse_upstream, start, rows * _index(lr), inside, 0.0)
     entry = _entry(batch, head, heads, queries)
     tl.store(_pointers(delta, entry, rows), result, mask=_mask(inside))
 
@@ -475,7 +484,7 @@ def _sum_over_keys(
 @kernel
 def query_gradient_kernel(
     query, key, value, upstream, lse, delta, output, lengths,
-    query_strides, key_strides, value_strides, upstream_strides, output_strides, length_stride,
+    qb, qh, qr, qc, kb, kh, kr, kc, vb, vh, vr, vc, ub, uh, ur, uc, length_stride,
     heads, group, queries, keys, key_size, value_size, left, right, scale, factor, slope,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, SOFTCAP: tl.constexpr, UNIT: tl.constexpr, EVEN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
@@ -491,10 +500,11 @@ def query_gradient_kernel(
     inside = rows < _scalar(queries)
     lowest = rows - before
     highest = _smaller(rows + after, length - 1) if RIGHT else rows * 0 + (length - 1)
-    query_view = _view(query, query_strides, batch, head, key_size, BLOCK_M, BLOCK_D, UNIT)
-    upstream_view = _view(upstream, upstream_strides, batch, head, value_size, BLOCK_M, BLOCK_E, UNIT)
-    key_view = _view(key, key_strides, batch, head // _scalar(group), key_size, BLOCK_N, BLOCK_D, UNIT)
-    value_view = _view(value, value_strides, batch, head // _scalar(group), value_size, BLOCK_N, BLOCK_E, UNIT)
+    query_view = _view(query, (qb, qh, qr, qc), batch, head, key_size, BLOCK_M, BLOCK_D, UNIT)
+    upstream_view = _view(upstream, (ub, uh, ur, uc), batch, head, value_size, BLOCK_M, BLOCK_E, UNIT)
+    key_head = head // _scalar(group)
+    key_view = _view(key, (kb, kh, kr, kc), batch, key_head, key_size, BLOCK_N, BLOCK_D, UNIT)
+    value_view = _view(value, (vb, vh, vr, vc), batch, key_head, value_size, BLOCK_N, BLOCK_E, UNIT)
     query_tile = _load(query_view, first, inside, True, not EVEN)
     upstream_tile = _load(upstream_view, first, inside, True, not EVEN)
     entry = _entry(batch, head, heads, queries)
@@ -516,7 +526,9 @@ def query_gradient_kernel(
                 bounds[0], bounds[3], first - before, bounds[3], factor, slope,
                 LEFT, SOFTCAP, EVEN, BLOCK_N, True, True, key.dtype.element_ty,
             )  # fmt: skip
-    _store(_view(output, output_strides, batch, head, key_size, BLOCK_M, BLOCK_D, UNIT), first, inside, total * scale)
+    strides = _own_strides(heads, queries, key_size, UNIT)
+    output_view = _view(output, strides, batch, head, key_size, BLOCK_M, BLOCK_D, UNIT)
+    _store(output_view, first, inside, total * scale)
 
 
 @triton.jit
@@ -550,7 +562,7 @@ def _sum_over_queries(
             _product(key_tile, tl.trans(query_tile)), _product(value_tile, tl.trans(upstream_tile)),
             lse_rows[None, :], delta_rows[None, :], factor, slope, SOFTCAP,
         )  # fmt: skip
-        if CAREFUL:  # a key seen by a row with such an upstream gradient has NaN in `change`, and in that row's delta
+        if CAREFUL:  # NaN in the upstream gradient of a row is in its delta, and in `change`
             weights += delta_rows[None, :] * 0.0
             upstream_tile = _finite_or_zero(upstream_tile)
             query_tile = _finite_or_zero(query_tile)
@@ -593,14 +605,15 @@ def _sum_over_heads(
                 LEFT, RIGHT, SOFTCAP, EVEN, BLOCK_M, False, False, query.dtype.element_ty,
             )  # fmt: skip
     # Padding in the tile has gathered weights against keys of zero.
-    return tl.where(_mask(inside[:, None]), key_total, 0.0), tl.where(_mask(inside[:, None]), value_total, 0.0)
+    wanted = _mask(inside[:, None])
+    return tl.where(wanted, key_total, 0.0), tl.where(wanted, value_total, 0.0)
 
 
 @kernel
 def key_value_gradient_kernel(
     query, key, value, upstream, lse, delta, key_output, value_output, lengths,
-    query_strides, key_strides, value_strides, upstream_strides, key_output_strides, value_output_strides,
-    length_stride, heads, group, queries, keys, key_size, value_size, left, right, scale, factor, slope,
+    qb, qh, qr, qc, kb, kh, kr, kc, vb, vh, vr, vc, ub, uh, ur, uc, length_stride,
+    heads, group, queries, keys, key_size, value_size, left, right, scale, factor, slope,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, SOFTCAP: tl.constexpr, UNIT: tl.constexpr, EVEN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
@@ -608,7 +621,8 @@ def key_value_gradient_kernel(
     first, key_head, batch = _program(BLOCK_N, False)
     length = _length(lengths, length_stride, batch, keys)
     last = min(first + BLOCK_N, length) - 1
-    before = _scalar(keys) - _scalar(queries) + _scalar(right)  # key j is seen by the queries j - before .. j + after
+    # Key j is seen by the queries j - before .. j + after.
+    before = _scalar(keys) - _scalar(queries) + _scalar(right)
     after = _scalar(queries) - _scalar(keys) + _scalar(left)
     limit = _scalar(queries)
     if first >= length:  # a tile of padding: no query sees it
@@ -616,27 +630,38 @@ def key_value_gradient_kernel(
     bounds = _partners(first, last, before, after, limit, RIGHT, LEFT, BLOCK_M)
     positions = _range(BLOCK_N) + first
     inside = positions < length
-    key_view = _view(key, key_strides, batch, key_head, key_size, BLOCK_N, BLOCK_D, UNIT)
-    value_view = _view(value, value_strides, batch, key_head, value_size, BLOCK_N, BLOCK_E, UNIT)
+    key_view = _view(key, (kb, kh, kr, kc), batch, key_head, key_size, BLOCK_N, BLOCK_D, UNIT)
+    value_view = _view(value, (vb, vh, vr, vc), batch, key_head, value_size, BLOCK_N, BLOCK_E, UNIT)
     key_tile = _load(key_view, first, inside, True, not EVEN)
     value_tile = _load(value_view, first, inside, True, not EVEN)
     key_total, value_total = _sum_over_heads(
-        key_tile, value_tile, inside, positions - before, positions + after, query, upstream, lse, delta, query_strides,
-        upstream_strides, batch, key_head, heads, group, queries, key_size, value_size, bounds, factor, slope,
+        key_tile, value_tile, inside, positions - before, positions + after, query, upstream, lse, delta, (qb, qh, qr, qc),
+        (ub, uh, ur, uc), batch, key_head, heads, group, queries, key_size, value_size, bounds, factor, slope,
         LEFT, RIGHT, SOFTCAP, UNIT, EVEN, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_E, False,
     )  # fmt: skip
     if LEFT or RIGHT:
         if not (_all_finite(key_total) and _all_finite(value_total)):
             key_total, value_total = _sum_over_heads(
                 key_tile, value_tile, inside, positions - before, positions + after, query, upstream, lse, delta,
-                query_strides, upstream_strides, batch, key_head, heads, group, queries, key_size, value_size, bounds,
+                (qb, qh, qr, qc), (ub, uh, ur, uc), batch, key_head, heads, group, queries, key_size, value_size, bounds,
                 factor, slope,
                 LEFT, RIGHT, SOFTCAP, UNIT, EVEN, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_E, True,
             )  # fmt: skip
     inside = positions < _scalar(keys)
-    key_output_view = _view(key_output, key_output_strides, batch, key_head, key_size, BLOCK_N, BLOCK_D, UNIT)
-    value_output_view = _view(value_output, value_output_strides, batch, key_head, value_size, BLOCK_N, BLOCK_E, UNIT)
+    group_heads = _scalar(heads) // _scalar(group)
+    strides = _own_strides(group_heads, keys, key_size, UNIT)
+    key_output_view = _view(key_output, strides, batch, key_head, key_size, BLOCK_N, BLOCK_D, UNIT)
     _store(key_output_view, first, inside, key_total * scale)
+    value_output_view = _view(
+        value_output,
+        _own_strides(group_heads, keys, value_size, UNIT),
+        batch,
+        key_head,
+        value_size,
+        BLOCK_N,
+        BLOCK_E,
+        UNIT,
+    )
     _store(value_output_view, first, inside, value_total)
 
 
@@ -653,9 +678,9 @@ class Tiles(NamedTuple):
 
 
 INTERPRETED = Tiles(32, 32)  # small, so that small problems have edges, inner tiles and tiles to skip
-PLAIN = {2: Tiles(32, 32, 4), 4: Tiles(32, 32, 8)}  # by bytes of a number: compiled, whatever the GPU and the strides
+PLAIN = {2: Tiles(32, 32, 4), 4: Tiles(32, 32, 8)}  # by bytes of a number, for any GPU and any strides
 PLAIN_LONG = Tiles(16, 16, 4)  # for float32 heads of 256, whose products fill the registers
-SHARED_MEMORY = 227 * 1024  # bytes of a Hopper multiprocessor that one program may take: what HOPPER needs at most
+SHARED_MEMORY = 227 * 1024  # bytes that one program may take on Hopper: HOPPER needs no more
 
 # (kernel, padded head size) -> tiles for 16-bit numbers in aligned memory. Chosen from the machine code for sm_90:
 # loops over inner tiles that spill no accumulator and issue their wgmma asynchronously.
@@ -672,12 +697,18 @@ HOPPER = {
 }
 
 
+def compiled_tiles(part: str, itemsize: int, block: int, hopper: bool) -> Tiles:
+    """`hopper`: aligned memory, and shared memory as Hopper's."""
+    if hopper and itemsize == 2:
+        return HOPPER[part, block]
+    return PLAIN_LONG if itemsize > 2 and block > 128 else PLAIN[itemsize]
+
+
 def _tiles(part: str, query: torch.Tensor, block: int, unit: int) -> Tiles:
     if query.device.type != "cuda":
         return INTERPRETED
-    if query.element_size() > 2 or unit == 1 or _shared_memory(query.device) < SHARED_MEMORY:
-        return PLAIN_LONG if query.element_size() > 2 and block > 128 else PLAIN[query.element_size()]
-    return HOPPER[part, block]
+    hopper = unit > 1 and _shared_memory(query.device) >= SHARED_MEMORY
+    return compiled_tiles(part, query.element_size(), block, hopper)
 
 
 @functools.cache
@@ -690,18 +721,18 @@ def _padded(size: int, device: torch.device) -> int:
     return max(64 if device.type == "cuda" else 16, triton.next_power_of_2(size))
 
 
-def _strides(*tensors: torch.Tensor) -> tuple[int, list[tuple[int, ...]]]:
-    """UNIT, and the strides of each tensor in UNITs: 16 bytes if everything is a multiple of them, else one number."""
+def _strides(*tensors: torch.Tensor, own: tuple[torch.Tensor, ...] = ()) -> tuple[int, list[int]]:
+    """UNIT, and all strides of `tensors` in UNITs: 16 bytes if those and `own` are multiples of them, else one number."""
     width = 16 // tensors[0].element_size()
     aligned = all(
         tensor.data_ptr() % 16 == 0
         and (tensor.stride(-1) == 1 or tensor.shape[-1] <= 1)
         and all(step % width == 0 for size, step in zip(tensor.shape[:-1], tensor.stride()) if size > 1)
         and tensor.stride(2) < 2**31 // SIZE_LIMIT  # so that 32 bits reach through a tile
-        for tensor in tensors
+        for tensor in (*tensors, *own)
     )
     unit = width if aligned else 1
-    return unit, [tuple(s // unit if n > 1 else 0 for n, s in zip(t.shape, t.stride())) for t in tensors]
+    return unit, [step // unit if size > 1 else 0 for t in tensors for size, step in zip(t.shape, t.stride())]
 
 
 @contextlib.contextmanager
@@ -712,14 +743,18 @@ def _quiet():
         yield
 
 
-def _launch(kernel: Any, grid: tuple[int, int, int], tile: Tiles, arguments: tuple[Any, ...], **flags: Any) -> None:
+def _launch(
+    kernel: Any, grid: tuple[int, int, int], tile: Tiles, arguments: tuple[Any, ...], **flags: Any
+) -> None:
     """Run a kernel over a grid, compiled where its first argument is on a GPU, else interpreted."""
     if 0 in grid:
         return
     device = arguments[0].device
     if device.type == "cuda" and isinstance(kernel, triton.JITFunction):
         with torch.cuda.device(device):
-            kernel[grid](*arguments, **flags, num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True)
+            kernel[grid](
+                *arguments, **flags, num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True
+            )
     else:
         with _quiet():
             interpreted(kernel.fn)[grid](*arguments, **flags)
@@ -740,7 +775,8 @@ def _shared(query: torch.Tensor, value: torch.Tensor, settings: Settings) -> tup
     _, heads, queries, key_size = query.shape
     _, key_heads, keys, value_size = value.shape
     far = queries + keys  # no distance is longer, and sums of positions stay in 32 bits
-    left, right = (0 if side is None else max(-far, min(side, far)) for side in (settings.left, settings.right))
+    sides = (settings.left, settings.right)
+    left, right = (0 if side is None else max(-far, min(side, far)) for side in sides)
     sizes = (heads, heads // max(key_heads, 1), queries, keys, key_size, value_size, left, right)
     cap = settings.softcap
     curve = ((cap or settings.scale) * LOG2_E.value, settings.scale / cap if cap else 0.0)
@@ -762,7 +798,7 @@ class FlashAttention(torch.autograd.Function):
         output = query.new_empty((batch, heads, queries, value.shape[-1]))
         lse = torch.empty((batch, heads, queries), dtype=torch.float32, device=query.device)
         sizes, curve, flags = _shared(query, value, settings)
-        unit, strides = _strides(query, key, value, output)
+        unit, strides = _strides(query, key, value, own=(output,))
         tile = _tiles("forward", query, max(flags["BLOCK_D"], flags["BLOCK_E"]), unit)
         length_stride = 0 if lengths is None else lengths.stride(0)
         _launch(
@@ -783,22 +819,22 @@ class FlashAttention(torch.autograd.Function):
         delta = _delta(output, upstream, lse_upstream)
         tensors = (query, key, value, upstream, lse, delta)
         d_query = _query_gradient(*tensors, lengths, ctx.settings) if ctx.needs_input_grad[0] else None
-        d_key, d_value = (
-            _key_value_gradient(*tensors, lengths, ctx.settings) if any(ctx.needs_input_grad[1:3]) else (None, None)
-        )
+        d_key = d_value = None
+        if any(ctx.needs_input_grad[1:3]):
+            d_key, d_value = _key_value_gradient(*tensors, lengths, ctx.settings)
         return d_query, d_key, d_value, None, None
 
 
 def _delta(output, upstream, lse_upstream):
     batch, heads, queries, size = output.shape
     delta = torch.empty((batch, heads, queries), dtype=torch.float32, device=output.device)
-    unit, strides = _strides(output, upstream)
+    unit, strides = _strides(upstream, own=(output,))
     block = _padded(size, output.device)
     tile = INTERPRETED if output.device.type != "cuda" else Tiles(64, 0)
     lse_strides = (0, 0, 0) if lse_upstream is None else lse_upstream.stride()
     _launch(
         delta_kernel, (triton.cdiv(queries, tile.queries), heads, batch), tile,
-        (output, upstream, lse_upstream, delta, *strides, lse_strides, heads, queries, size),
+        (output, upstream, lse_upstream, delta, *strides, *lse_strides, heads, queries, size),
         UNIT=unit, EVEN=block == size, BLOCK_M=tile.queries, BLOCK_E=block,
     )  # fmt: skip
     return delta
@@ -807,7 +843,7 @@ def _delta(output, upstream, lse_upstream):
 def _query_gradient(query, key, value, upstream, lse, delta, lengths, settings):
     d_query = query.new_empty(query.shape)
     sizes, curve, flags = _shared(query, value, settings)
-    unit, strides = _strides(query, key, value, upstream, d_query)
+    unit, strides = _strides(query, key, value, upstream, own=(d_query,))
     tile = _tiles("queries", query, max(flags["BLOCK_D"], flags["BLOCK_E"]), unit)
     length_stride = 0 if lengths is None else lengths.stride(0)
     _launch(
@@ -822,7 +858,7 @@ def _query_gradient(query, key, value, upstream, lse, delta, lengths, settings):
 def _key_value_gradient(query, key, value, upstream, lse, delta, lengths, settings):
     d_key, d_value = key.new_empty(key.shape), value.new_empty(value.shape)
     sizes, curve, flags = _shared(query, value, settings)
-    unit, strides = _strides(query, key, value, upstream, d_key, d_value)
+    unit, strides = _strides(query, key, value, upstream, own=(d_key, d_value))
     tile = _tiles("keys", query, max(flags["BLOCK_D"], flags["BLOCK_E"]), unit)
     length_stride = 0 if lengths is None else lengths.stride(0)
     _launch(
@@ -869,6 +905,8 @@ def _check(query, key, value, key_lengths) -> None:
 
 @implementation(
     name="triton_flash",
+    summary="one Triton kernel, forward and backward; interpreted on a CPU",
+    effort={"cpu": 0.1},  # the interpreter takes a tenth of a second for a small call
     arrays="torch",
     dtypes=("float32", "float16", "bfloat16"),
     devices=("cpu", "cuda"),
@@ -885,8 +923,9 @@ def _check(query, key, value, key_lengths) -> None:
     lse="natural",
 )
 def attention(
-    query, key, value, *, causal=False, window=None, scale=None, softcap=None, key_lengths=None, return_lse=False
-):
+    query, key, value, *,
+    causal=False, window=None, scale=None, softcap=None, key_lengths=None, return_lse=False,
+):  # fmt: skip
     """Flash attention in one Triton kernel, with its gradients.
 
     query (B,H,Q,D), key (B,G,K,D), value (B,G,K,E), any strides; float32, float16 or bfloat16; D, E <= 256. Query head h

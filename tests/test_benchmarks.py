@@ -48,7 +48,7 @@ def run_pytest(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[s
     return subprocess.run(
         [*command, "--implementation", "kernels.py", *arguments],
         cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**{k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )

@@ -42,7 +42,7 @@ def folder(tmp_path):
 
 
 def test_a_right_kernel_passes_with_exit_code_0(folder):
-    done = qkverify("verify", "good.py", "--profile", "quick", "--dtype", "float32", cwd=folder)
+    done = qkverify("verify", "good.py", "--profile", "glance", "--dtype", "float32", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all laws hold" in done.stdout
     assert "mine · numpy · float32 · cpu" in done.stdout
@@ -101,7 +101,7 @@ def test_a_wrong_shape_is_a_contract_error_with_both_shapes(folder):
             "/ weights.sum(-1, keepdims=True)", ""
         )
     )
-    done = qkverify("verify", "shape.py", "--profile", "quick", "--dtype", "float64", cwd=folder)
+    done = qkverify("verify", "shape.py", "--profile", "glance", "--dtype", "float64", cwd=folder)
     assert done.returncode == 1
     assert "the output has shape (1, 1, 1, 0), expected (1, 1, 1, 1)" in done.stdout
 
@@ -141,7 +141,7 @@ def test_new_writes_an_implementation_that_passes(folder, arrays):
     again = qkverify("new", "fresh", cwd=folder)
     assert again.returncode == 2
     assert "exists already" in again.stderr
-    done = qkverify("verify", "fresh.py", "--profile", "quick", "--dtype", "float32", cwd=folder)
+    done = qkverify("verify", "fresh.py", "--profile", "glance", "--dtype", "float32", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -150,7 +150,7 @@ def test_the_readme_example_is_ten_lines_and_passes(tmp_path):
     example = text.split("<!-- example: implementations -->\n```python\n")[1].split("```")[0]
     assert len([line for line in example.splitlines() if line]) <= 10
     (tmp_path / "mine.py").write_text(example)
-    done = qkverify("verify", "mine.py", "--profile", "quick", cwd=tmp_path)
+    done = qkverify("verify", "mine.py", "--profile", "glance", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

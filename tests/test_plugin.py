@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+
+# A session of its own, also where this one is run by xdist.
+ALONE = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
 
 KERNEL = """
 import numpy as np
@@ -112,6 +116,6 @@ from qkverify.verdict import assert_within_bound
 def test_twice(run, problem):
     assert_within_bound(run(problem.replace(value=problem.value * 2)), run(problem) * 2.0)
 """)
-    done = pytest_in(tmp_path, "test_mine.py", "--implementation", "mykernel:attention", "-v")
+    done = pytest_in(tmp_path, "test_mine.py", "--implementation", "mykernel:attention", "-vv")
     assert done.returncode == 0, done.stdout[-2000:]
     assert "test_twice[mykernel:attention-cpu-float32] PASSED" in done.stdout

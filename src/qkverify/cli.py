@@ -21,7 +21,7 @@ Dtypes = Annotated[list[str] | None, typer.Option("--dtype", help="only this dty
 Devices = Annotated[
     list[str] | None, typer.Option("--device", help="only this device: cpu, cuda (repeatable)")
 ]
-Profile = Annotated[str, typer.Option(help="quick: 25 examples a law, default: 100, thorough: 2,000")]
+Profile = Annotated[str, typer.Option(help="examples a law: glance 5, quick 25, default 100, thorough 2,000")]
 Jobs = Annotated[int, typer.Option(help="processes; a kernel that kills one costs only its own cell")]
 
 

@@ -13,6 +13,7 @@ The signature of a function is the list of what it offers: a parameter that is n
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
 import re
@@ -400,18 +401,16 @@ def default_dtypes(arrays: str) -> tuple[str, ...]:
     return DTYPES
 
 
-def letters(rule: str) -> set[str]:
+@functools.lru_cache(maxsize=256)
+def letters(rule: str) -> frozenset[str]:
     """The dimension letters that a rule speaks of."""
-    return {node.id for node in ast.walk(ast.parse(rule, mode="eval")) if isinstance(node, ast.Name)}
+    return frozenset(node.id for node in ast.walk(ast.parse(rule, mode="eval")) if isinstance(node, ast.Name))
 
 
-_COMPILED: dict[str, Any] = {}
-
-
+@functools.lru_cache(maxsize=256)
 def compiled(rule: str) -> Any:
-    if rule not in _COMPILED:
-        _COMPILED[rule] = compile(rule, f"requires {rule!r}", "eval")
-    return _COMPILED[rule]
+    """A rule as code: it is judged for every problem that is drawn."""
+    return compile(rule, f"requires {rule!r}", "eval")
 
 
 def _rules(rules: Sequence[str] | str) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ from qkverify.runs import Run
 from qkverify.verdict import Evidence
 
 REFUSALS = 40  # problems that an implementation may refuse, all of them, before its law counts as not offered
-PROFILES: Mapping[str, int] = {"quick": 25, "default": 100, "thorough": 2000, "ci": 100}
+PROFILES: Mapping[str, int] = {"glance": 5, "quick": 25, "default": 100, "thorough": 2000, "ci": 100}
 
 # Hypothesis calls the body with problems that cost milliseconds; its clocks would only add noise.
 _ALWAYS: dict[str, Any] = {

@@ -30,12 +30,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("--hypothesis-profile", None) in ("quick", "thorough"):
+    if config.getoption("--hypothesis-profile", None) in ("glance", "quick", "thorough"):
         from hypothesis import settings
 
         from qkverify.laws import PROFILES
 
-        for name in ("quick", "thorough"):
+        for name in ("glance", "quick", "thorough"):
             settings.register_profile(name, max_examples=PROFILES[name])
 
 

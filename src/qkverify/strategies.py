@@ -86,6 +86,8 @@ def draw_sizes(
 ) -> dict[str, int]:
     """Sizes by dimension letter. `fixed` maps a letter to a number or to the letter that it equals."""
     requires = run is not None and run.implementation.requires
+    if run is not None and run.implementation.effort.get(run.device, 1.0) < 1:
+        long = False  # an interpreted kernel takes a second for what a compiled one does in a microsecond
     lengths = LENGTHS + (
         (*LENGTHS, *TILE_EDGES, *_tile_edges(run)) if long else ()
     )  # twice: four in five are short
