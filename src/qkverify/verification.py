@@ -145,13 +145,6 @@ def _in_short(found: Counterexample) -> str:
     return f"{found.location}: got {found.got}, exact {found.exact}, bound {found.bound}"
 
 
-def _in_short(found: Counterexample) -> str:
-    """The worst element in one line, or what was raised."""
-    if not found.location:
-        return found.got
-    return f"{found.location}: got {found.got}, exact {found.exact}, bound {found.bound}"
-
-
 def finding(law: Law, run: Run) -> str:
     """The folder of the recorded finding that explains a failure of this law here, or nothing."""
     known = run.implementation.findings
