@@ -23,7 +23,8 @@ forms live side by side and the order of imports does not matter. It replaces ei
 (`INTERPRETERS_OWN`). Positions, offsets and masks become Python numbers and NumPy arrays, because the interpreter takes
 a tenth of a millisecond for each operation on its own; they become Triton's where memory is read or a tile is masked.
 And bfloat16 is widened before a product and rounded by ml_dtypes, because the interpreter's tl.dot multiplies the bit
-patterns of bfloat16 and its cast truncates. All else, and so the logic, is the same.
+patterns of bfloat16 and its cast truncates. All else, and so the logic, is the same. While it runs, the interpreter
+patches triton.language: on a CPU, call from one thread at a time.
 """
 
 import contextlib

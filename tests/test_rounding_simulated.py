@@ -3,7 +3,23 @@
 Random attention problems of every option are computed by machines of random habits (`simulated_arithmetic`,
 `simulated_attention`) and compared with the reference in long double. The margin is |computed - exact| / bound.
 
-MEASURED
+The largest of 400 problems and three machines each; in brackets, of machines that round ties to even and have
+accurate functions (the others use all that `exp_ulps` and the unit roundoff allow):
+
+                    output       lse          d query      d key        d value      d bias       d sinks
+    float64         0.61 (0.11)  0.79 (0.23)  0.57 (0.07)  0.36 (0.14)  0.50 (0.26)  0.29 (0.20)  0.21 (0.05)
+    float32         0.78 (0.22)  0.99 (0.20)  0.47 (0.05)  0.34 (0.17)  0.59 (0.38)  0.37 (0.15)  0.30 (0.02)
+    tf32            0.91 (0.42)  0.99 (0.69)  0.47 (0.31)  0.61 (0.45)  0.88 (0.40)  0.44 (0.12)  0.63 (0.46)
+    bfloat16 fused  0.99 (0.62)  0.99 (0.16)  0.98 (0.68)  0.97 (0.84)  0.98 (0.77)  0.99 (0.83)  0.94 (0.42)
+    float16 fused   0.98 (0.68)  0.99 (0.13)  0.98 (0.88)  0.98 (0.93)  1.00 (0.99)  0.99 (0.82)  0.89 (0.65)
+    bfloat16 eager  0.89 (0.66)  0.82 (0.55)  0.23 (0.15)  0.25 (0.14)  0.98 (0.80)  0.28 (0.15)  0.20 (0.09)
+    float16 eager   0.85 (0.57)  0.91 (0.68)  0.78 (0.51)  0.77 (0.53)  0.98 (0.93)  0.56 (0.27)  0.26 (0.15)
+
+Positional encodings and rotary embeddings reach 0.73 to 1.00, multi-head attention 0.15 to 0.64.
+
+Not faithful, and so not drawn: a fused kernel that rounds the scaled query to its storage format (up to 2.3
+times the bound of the output, thousands of times that of the log-sum-exp), tf32 by truncation (1.6 times),
+and inputs below the smallest normal number that are read as zero.
 """
 
 from __future__ import annotations

@@ -280,7 +280,7 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
         offers.add("gradients")
     module = inspect.getmodule(function)
     return Implementation(
-        name=declared.get("name") or f"{getattr(function, '__module__', '')}:{_plain_name(function)}",
+        name=declared.get("name") or f"{_module_name(function)}:{_plain_name(function)}",
         function=function,
         operation=operation,
         arrays=arrays,
@@ -451,6 +451,11 @@ def _per_dtype(precision: Any) -> dict[str, Any]:
 
 def _sizes(tile: int | Sequence[int]) -> tuple[int, ...]:
     return (tile,) if isinstance(tile, int) else tuple(tile)
+
+
+def _module_name(function: Callable[..., Any]) -> str:
+    """The module as the user knows it: a file that is loaded by its path carries a hash in its module's name."""
+    return re.sub(r"_[0-9a-f]{8}$", "", str(getattr(function, "__module__", "")))
 
 
 def _plain_name(function: Callable[..., Any]) -> str:

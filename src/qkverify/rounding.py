@@ -21,6 +21,7 @@ rounded to it first. Past the largest number of a format the bound is infinite: 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -96,6 +97,15 @@ class Precision:
         """float32 whose matrix operands, inputs included, are rounded to tf32."""
         return replace(cls.plain(dtype), operand=TF32)
 
+    def either_side(self, scale: float) -> Precision:
+        """For gradients, whose scale may be applied before or after a product: over- and underflow of either way count."""
+        factor = abs(scale) or 1.0
+
+        def wider(f: Format) -> Format:
+            return replace(f, tiny=f.tiny * (1.0 + factor), huge=f.huge * min(1.0, factor))
+
+        return replace(self, operand=wider(self.operand), elementwise=wider(self.elementwise))
+
     @classmethod
     def named(cls, name: str, dtype: str) -> Precision:
         """The model called "plain", "fused", "eager" or "tf32", for one dtype."""
@@ -105,6 +115,7 @@ class Precision:
         return models[name](dtype)
 
 
+LN_2 = 0.6931471805599453
 EXACT = Precision.plain("float64")
 
 
@@ -182,6 +193,12 @@ class Bounded(NDArrayOperatorsMixin):
     def __getitem__(self, index: Any) -> Bounded:
         return self._like(self.value[index], self._error_map(lambda e: e[index]))
 
+    def __bool__(self) -> bool:
+        raise TypeError("the truth of a Bounded array: compare it with something")
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("a Bounded array would lose its bound")
+
     def __len__(self) -> int:
         return len(self.value)
 
@@ -231,7 +248,7 @@ def _round(value: np.ndarray, error: Array, format: Format) -> Array:
     rounded += format.tiny
     rounded += error
     if (magnitude > format.huge).any():
-        rounded[magnitude > format.huge] = np.inf
+        rounded = np.where(magnitude > format.huge, np.inf, rounded)
     return rounded
 
 
@@ -240,26 +257,14 @@ def _elementwise(owner: Bounded, value: np.ndarray, error: Array) -> Bounded:
     return Bounded(value, _round(value, error, p.elementwise), p, p.elementwise.unit)
 
 
-def _added(owner: Bounded, value: np.ndarray, error: Array) -> Bounded:
-    """A sum or difference of two: it cannot underflow, and -inf (a masked score) stays what it is."""
-    p = owner.precision
-    if p.elementwise.huge < 1e9:
-        return _elementwise(owner, value, error)
-    magnitude = np.abs(value)
-    magnitude += error
-    magnitude *= p.elementwise.unit
-    magnitude += error
-    return Bounded(value, magnitude, p, p.elementwise.unit)
-
-
 def _add(x: Any, y: Any) -> Bounded:
     (a, da), (b, db) = _parts(x), _parts(y)
-    return _added(_owner(x, y), np.asarray(a + b), da + db)
+    return _elementwise(_owner(x, y), np.asarray(a + b), da + db)
 
 
 def _subtract(x: Any, y: Any) -> Bounded:
     (a, da), (b, db) = _parts(x), _parts(y)
-    return _added(_owner(x, y), np.asarray(a - b), da + db)
+    return _elementwise(_owner(x, y), np.asarray(a - b), da + db)
 
 
 def _multiply(x: Any, y: Any) -> Bounded:
@@ -272,7 +277,14 @@ def _multiply(x: Any, y: Any) -> Bounded:
             error = np.abs(b) * da
         if not _exact(db):
             error = error + (np.abs(a) + da) * db
-    return _elementwise(_owner(x, y), np.asarray(a * b), error)
+    value = np.asarray(a * b)
+    return _elementwise(_owner(x, y), value, _known(error, value))
+
+
+def _known(error: Array, value: np.ndarray) -> Array:
+    """NaN came of an infinite error times zero: nothing can be said. Where the value itself is NaN, it stays."""
+    unknown = np.isnan(error)
+    return np.where(unknown & ~np.isnan(value), np.inf, error) if unknown.any() else error
 
 
 def _divide(x: Any, y: Any) -> Bounded:
@@ -294,7 +306,8 @@ def _power(x: Any, y: Any) -> Bounded:
     value = np.asarray(x.value**y)
     p = x.precision
     with np.errstate(divide="ignore", invalid="ignore"):
-        relative = np.abs(y) * np.asarray(x.error) / np.abs(x.value)
+        share = np.minimum(np.asarray(x.error) / np.abs(x.value), 1.0)  # from 1 on it may be zero: no bound
+        relative = np.where(np.asarray(y) == 0, 0.0, -np.abs(y) * np.log1p(-share))
         relative = relative + (3 * np.abs(y * np.log(np.abs(x.value))) + p.exp_ulps) * p.accumulate.unit
     return _elementwise(x, value, np.abs(value) * np.expm1(np.nan_to_num(relative, nan=0.0, posinf=np.inf)))
 
@@ -306,16 +319,24 @@ def _exp(x: Bounded) -> Bounded:
     # A masked score is -inf with an error that means nothing: its exp is an exact zero. Where a finite score underflows
     # float64, nothing can be said if its own error is as large as the distance back to ordinary numbers.
     with np.errstate(over="ignore", invalid="ignore"):
-        shifted = x.error + unit * np.abs(x.value)
-        error = value * (np.expm1(shifted) + p.exp_ulps * unit)
+        # In base 2 the argument times log2(e) is rounded, and so is that constant.
+        shifted = x.error + (1 + LN_2) * unit * np.abs(x.value)
+        error = value * (np.expm1(shifted) * (1 + p.exp_ulps * unit) + p.exp_ulps * unit)
     if not value.all():
-        error = np.where(value > 0, error, np.where((shifted > 600) & ~np.isneginf(x.value), np.inf, 0.0))
+        with np.errstate(invalid="ignore"):
+            lost = ~(x.value + shifted <= math.log(p.elementwise.tiny)) & ~np.isneginf(x.value)
+        error = np.where(value > 0, error, np.where(lost, np.inf, 0.0))
     return _elementwise(x, value, error)
 
 
 def _tanh(x: Bounded) -> Bounded:
     p = x.precision
-    return _elementwise(x, np.tanh(x.value), np.minimum(x.error, 2.0) + p.exp_ulps * p.accumulate.unit)
+    return _elementwise(x, np.tanh(x.value), _at_most_two(x.error) + p.exp_ulps * p.accumulate.unit)
+
+
+def _at_most_two(error: Array) -> Array:
+    """Of a function with values in [-1, 1]: but past the largest number its argument may be NaN."""
+    return np.where(np.isfinite(error), np.minimum(error, 2.0), np.inf)
 
 
 def _log(x: Bounded) -> Bounded:
@@ -336,7 +357,7 @@ def _sqrt(x: Bounded) -> Bounded:
 def _wave(function: np.ufunc) -> Rule:
     def rule(x: Bounded) -> Bounded:
         p = x.precision
-        error = np.minimum(x.error, 2.0) + p.trig_ulps * p.accumulate.unit
+        error = _at_most_two(x.error) + p.trig_ulps * p.accumulate.unit
         return _elementwise(x, function(x.value), error)
 
     return rule
@@ -366,8 +387,11 @@ def _matmul(x: Any, y: Any) -> Bounded:
             error = error + np.abs(a) @ np.broadcast_to(db, b.shape)
     if (error > g * p.accumulate.huge).any():  # a partial sum may overflow although the total does not
         error = np.where(error > g * p.accumulate.huge, np.inf, error)
-    error = error + terms * p.accumulate.tiny
+    error = error + 2 * terms * p.accumulate.tiny
+    if folded and p.elementwise.unit > p.accumulate.unit:
+        error = error + 2 * p.elementwise.unit * (np.abs(a) @ np.abs(b))
     value = np.asarray(a @ b)
+    error = _known(error, value)
     if p.elementwise.unit > p.accumulate.unit:
         error = _round(value, error, p.elementwise)
     return Bounded(value, error, p, p.elementwise.unit)
@@ -379,7 +403,10 @@ def _sum(x: Bounded, axis: Any = None, keepdims: bool = False) -> Bounded:
     terms = x.value.size // max(value.size, 1)
     errors = x.error if np.ndim(x.error) and np.shape(x.error) == x.shape else x.errors
     g = gamma(terms, p.accumulate.unit)
-    error = np.sum(g * (np.abs(x.value) + errors) + errors, axis=axis, keepdims=keepdims)
+    magnitude = np.sum(np.abs(x.value) + errors, axis=axis, keepdims=keepdims)
+    error = g * magnitude + np.sum(errors, axis=axis, keepdims=keepdims) + terms * p.accumulate.tiny
+    if (magnitude > p.accumulate.huge).any():  # so may a partial sum
+        error = np.where(magnitude > p.accumulate.huge, np.inf, error)
     if p.elementwise.unit > p.accumulate.unit:
         error = _round(np.asarray(value), error, p.elementwise)
     return Bounded(value, error, p, p.elementwise.unit)
@@ -409,10 +436,25 @@ def _positive(x: Bounded) -> Bounded:
 
 
 def _where(condition: Any, x: Any, y: Any) -> Bounded:
-    (a, da), (b, db) = _parts(x), _parts(y)
+    if isinstance(condition, Bounded):
+        raise TypeError("a condition is a plain array")
     owner = _owner(x, y)
+    (a, da), (b, db) = _chosen(x, owner.precision), _chosen(y, owner.precision)
     error = 0.0 if _exact(da) and _exact(db) else np.where(condition, da, db)
-    return owner._like(np.where(condition, a, b), error)
+    unit = min(z.unit for z in (x, y) if isinstance(z, Bounded))
+    return Bounded(np.where(condition, a, b), error, owner.precision, unit)
+
+
+def _chosen(x: Any, p: Precision) -> tuple[Any, Array]:
+    """A plain number stands in the working format: one that is not representable there (a third) is rounded to it."""
+    if isinstance(x, Bounded):
+        return x.value, x.error
+    if x.__class__ is float and (x in (0.0, 1.0) or not math.isfinite(x)):
+        return x, 0.0
+    mantissa, _ = np.frexp(x)
+    with np.errstate(invalid="ignore"):
+        representable = ~np.isfinite(x) | (mantissa / p.elementwise.unit % 1 == 0)
+    return x, 0.0 if representable.all() else np.where(representable, 0.0, np.abs(x) * p.elementwise.unit)
 
 
 def _joined(join: Callable[..., Any]) -> Rule:

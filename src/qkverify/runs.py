@@ -146,15 +146,17 @@ class Run:
         key = ("forward", id(problem))
         if key not in self._cache:
             inputs = [self.bounded(x) for x in (problem.query, problem.key, problem.value)]
-            found = reference_attention(*inputs, **self._bounded_options(problem))
+            found = reference_attention(*inputs, **self._bounded_options(problem, self.precision))
             parts = found if isinstance(found, tuple) else (found,)
             self._cache[key] = (tuple(self._oracle_included(part) for part in parts), problem)
         parts = self._cache[key][0]
         return parts  # type: ignore[no-any-return]
 
-    def bounded(self, array: Any) -> Bounded:
+    def bounded(self, array: Any, precision: Precision | None = None) -> Bounded:
         """Exact numbers of the dtype under test, as the reference takes them."""
-        return Bounded(np.asarray(array, dtype=np.float64), 0.0, self.precision, FORMATS[self.dtype].unit)
+        return Bounded(
+            np.asarray(array, dtype=np.float64), 0.0, precision or self.precision, FORMATS[self.dtype].unit
+        )
 
     def callable(self, problem: Problem, direction: str = "forward") -> Callable[[], Any]:
         """A call without arguments, all inputs native and in place: what is timed. `direction` as in results.Timing."""
@@ -197,8 +199,13 @@ class Run:
         """The reference's gradients with the bounds of this run's precision."""
         key = ("gradients", id(problem))
         if key not in self._cache:
-            inputs = [self.bounded(x) for x in (problem.query, problem.key, problem.value, problem.upstream)]
-            options = {k: v for k, v in self._bounded_options(problem).items() if k != "return_lse"}
+            scale = problem.scale if problem.scale is not None else max(problem.sizes["D"], 1) ** -0.5
+            precision = self.precision.either_side(scale)
+            arrays = (problem.query, problem.key, problem.value, problem.upstream)
+            inputs = [self.bounded(x, precision) for x in arrays]
+            options = {
+                k: v for k, v in self._bounded_options(problem, precision).items() if k != "return_lse"
+            }
             found = reference_vjp(*inputs, **options, delta=self.semantics["delta"])
             self._cache[key] = ({name: self._oracle_included(part) for name, part in found.items()}, problem)
         return dict(self._cache[key][0])
@@ -304,24 +311,24 @@ class Run:
 
     # -- bounds ------------------------------------------------------------------------------------------------------
 
-    def _bounded_options(self, problem: Problem) -> dict[str, Any]:
+    def _bounded_options(self, problem: Problem, precision: Precision) -> dict[str, Any]:
         """The reference's options. A scale or cap is rounded to the working precision before it is used."""
         options = problem.reference_options
         options.setdefault("scale", problem.sizes["D"] ** -0.5 if problem.sizes["D"] else 1.0)
-        unit = self.precision.accumulate.unit
+        unit = precision.accumulate.unit
         for name in ("scale", "softcap"):
             if name in options:
-                options[name] = Bounded(options[name], np.asarray(abs(options[name]) * unit), self.precision)
+                options[name] = Bounded(options[name], np.asarray(abs(options[name]) * unit), precision)
         for name in ("bias", "alibi_slopes", "sinks"):
             if name in options:
-                options[name] = self.bounded(options[name])
+                options[name] = self.bounded(options[name], precision)
         return options
 
     def _oracle_included(self, exact: Bounded) -> Bounded:
         """The reference rounds as well, as a float64 implementation would: its share of the bound is added."""
         error = exact.errors * (1.0 + FLOAT64.unit / self.precision.accumulate.unit)
         if np.isnan(error).any():  # inf * 0 on the way: nothing can be said
-            error = np.where(np.isnan(error), np.inf, error)
+            error = np.where(np.isnan(error) & ~np.isnan(exact.value), np.inf, error)
         return Bounded(exact.value, error, EXACT)
 
     def _with_bound(self, got: np.ndarray, exact: Bounded, problem: Problem | None) -> Bounded:

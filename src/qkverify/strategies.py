@@ -35,7 +35,7 @@ LENGTHS = (1, 2, 3, 4, 5, 7, 8, 9, 13, 15, 16, 17, 31, 32, 33)
 TILE_EDGES = (63, 64, 65, 127, 128, 129, 160, 191, 257)
 PAIRS = 16_000  # (query, key) pairs of one problem, all heads: keeps an example near a millisecond
 
-TAME = ("digits", "ones", "one-hot", "normal", "uniform", "ties", "sparse")
+TAME = ("digits", "counting", "ones", "one-hot", "normal", "uniform", "ties", "sparse")
 _seeds = st.integers(0, distributions.SEEDS - 1)
 _tame_fills = st.sampled_from(TAME)
 _places = st.integers(1, 63)
