@@ -29,6 +29,11 @@ OFFERED = {
     "torch_sdpa-flash": (TORCH, EVERY, {"cpu", "cuda"}),
     "torch_sdpa-efficient": (TORCH, EVERY - {"float64"}, {"cuda"}),
     "torch_sdpa-cudnn": (TORCH, HALF, {"cuda"}),
+    "triton_flash": (
+        {"causal", "window", "key_lengths", "scale", "softcap", "return_lse", "gradients"},
+        EVERY - {"float64"},
+        {"cpu", "cuda"},
+    ),
 }
 OWN_CODE = ("numpy_textbook", "numpy_tiled", "torch_eager", "torch_tiled")
 LONG = {"triton_flash"}  # four kernels and what starts them

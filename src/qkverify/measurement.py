@@ -10,6 +10,7 @@ halves differ in nothing but chance and addresses. Their ratio is the A/A contro
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -230,4 +231,6 @@ def _control(cell: Cell, samples: Mapping[str, Samples]) -> Control | None:
     pairs = dict(zip(other.rounds, other.seconds, strict=True))
     both = [(s, pairs[r]) for r, s in zip(one.rounds, one.seconds, strict=True) if r in pairs]
     interval = paired_ratio([mine for mine, _ in both], [again for _, again in both])
+    if not all(math.isfinite(number) for number in interval):
+        return None  # too few rounds to say anything of the noise, and JSON has no infinity
     return Control(cell.workload.name, name, cell.device, cell.dtype, *interval, direction=cell.direction)
