@@ -1,7 +1,7 @@
 """What the harness itself costs: examples a second of one law, with generation, masks, grouped heads and bound.
 
-`pytest benchmarks/test_harness.py` prints it in extra_info and in the table (one round checks `EXAMPLES` problems). Beside it stands a
-Hypothesis test that draws one integer and does nothing: what no law can be faster than on the same machine.
+`pytest benchmarks/test_harness.py -s` prints it; one round checks `EXAMPLES` problems. Beside it stands a Hypothesis test that
+draws one integer and does nothing: no law can be faster than that on the same machine.
 """
 
 from __future__ import annotations

@@ -81,15 +81,22 @@ def matrix(verdicts: Sequence[Verdict]) -> list[Verdict]:
     table = Table(
         title="largest margin of each family (|error| / bound: 1 is the limit)", title_justify="left"
     )
-    table.add_column("implementation")
+    table.add_column("implementation", no_wrap=True)
     table.add_column("device")
     table.add_column("dtype")
     for family in names:
         table.add_column(family, justify="right")
-    for key in dict.fromkeys((v.implementation, v.device, v.dtype) for v in verdicts):
+    ran = [v for v in verdicts if v.outcome != "unavailable"]
+    for key in sorted({(v.implementation, v.device, v.dtype) for v in ran}):
         mine = [v for v in verdicts if (v.implementation, v.device, v.dtype) == key]
         table.add_row(*key, *[_cell([v for v in mine if v.family == family]) for family in names])
     Console(highlight=False, width=max(console.width, 130)).print(table)
+    gone = {(v.implementation, v.device): v.reason for v in verdicts if v.outcome == "unavailable"}
+    for device, reason in dict.fromkeys((device, reason) for (_, device), reason in gone.items()):
+        names = [name for (name, where), why in gone.items() if (where, why) == (device, reason)]
+        console.print(f"[dim]not on {device}, {reason}: {', '.join(names)}[/dim]")
+    for finding in dict.fromkeys(v.reason for v in verdicts if v.outcome == "finding"):
+        console.print(f"[yellow]known finding[/yellow] {finding}")
     broken = [v for v in verdicts if v.outcome in BROKEN]
     for one in broken:
         console.print()
