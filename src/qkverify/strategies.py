@@ -105,7 +105,7 @@ def draw_sizes(
                 n for n in fitting + known if run.implementation.accepts({**sizes, letter: n}) is None
             )
             assume(fitting)
-        sizes[letter] = draw(_pool(fitting + ((0,) if zero and letter in "QKD" else ())))
+        sizes[letter] = draw(_pool(fitting + ((0,) if zero and letter in "QK" else ())))
 
     sizes["B"], sizes["G"], group = draw(_heads)
     sizes["H"] = sizes["G"] * group
@@ -128,8 +128,6 @@ def draw_sizes(
             choose(letter, [n for n in HEAD_SIZES if n <= 16 or short])
     else:
         sizes["D"], sizes["E"] = draw(_head_sizes if short else _small_head_sizes)
-        if zero and draw(_shapes) == 7:
-            sizes["D"] = 0
     if requires and run is not None:
         assume(run.implementation.accepts(sizes) is None)
     return sizes

@@ -67,6 +67,7 @@ def plan(targets: Sequence[Any] = (), devices: Sequence[str] = (), dtypes: Seque
     else:
         found = [(one, one.name) for one in registry.load_folder()]
         unavailable = {(gone.name, "cpu"): gone.reason for gone in registry.folder()[1]}
+    found.sort(key=lambda pair: pair[0].operation != "attention")  # attention first, its parts after it
     cells = []
     for one, target in found:
         for device, reason in registry.devices_of(one).items():
