@@ -85,8 +85,8 @@ def test_without_timing_every_cell_is_still_called_and_checked(tmp_path: Path) -
 def test_an_unknown_implementation_is_a_usage_error(tmp_path: Path) -> None:
     done = run_pytest(tmp_path, "--implementation", "kernels.py:rihgt")
     assert done.returncode == 4  # pytest's own for wrong usage
-    assert "unknown function 'rihgt'" in done.stdout
-    assert "session_of" not in done.stdout
+    assert "unknown function 'rihgt'" in done.stdout + done.stderr
+    assert "session_of" not in done.stdout + done.stderr
 
 
 def test_a_replayed_timer_shows_exactly_the_samples() -> None:
