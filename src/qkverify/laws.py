@@ -14,6 +14,7 @@ be checked at several profiles in one process.
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from qkverify.errors import ContractError, HarnessError, LawViolation, Unsupport
 from qkverify.runs import Run
 from qkverify.verdict import Evidence
 
+SEED = "QKVERIFY_SEED"  # environment: the same problems in every run and process, as CI wants them
 REFUSALS = 40  # problems that an implementation may refuse, all of them, before its law counts as not offered
 PROFILES: Mapping[str, int] = {"glance": 5, "quick": 25, "default": 100, "thorough": 2000, "ci": 100}
 
@@ -83,6 +85,8 @@ class Law:
         share = self.weight * run.implementation.effort.get(run.device, 1.0)
         counted = {"max_examples": max(1, round(examples * share))}
         test = settings(**{**_ALWAYS, **counted, **overrides})(given(**self.strategies)(self._example(run)))
+        if seed is None and SEED in os.environ:
+            seed = int(os.environ[SEED])
         if seed is not None:
             test = hypothesis.seed(seed)(test)
         with run.activated(), with_reporter(lambda _: None):  # what Hypothesis would print, the verdict says
