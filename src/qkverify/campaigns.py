@@ -13,7 +13,7 @@ from qkverify import frameworks, screen
 from qkverify.fingerprint import fingerprint
 from qkverify.results import RunStart, Verdict, Writer
 from qkverify.timing import run_grid
-from qkverify.verification import applicable, check_cells, conventions_of, info, law_book, plan
+from qkverify.verification import check_cells, conventions_of, info, law_book, plan
 
 
 def best_device() -> str:
@@ -82,6 +82,3 @@ def _unavailable(writer: Writer, name: str, device: str, reason: str, planned: o
     for row in rows:
         writer.append(row)
     return rows
-
-
-__all__ = ["applicable", "best_device", "record_everything", "run_start"]

@@ -17,7 +17,7 @@ import functools
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import SkipTest
@@ -62,7 +62,6 @@ class Law:
     dtypes: tuple[str, ...] = ()
     when: Callable[[Run], str | None] | None = None
     weight: float = 1.0
-    tags: frozenset[str] = field(default_factory=frozenset)
 
     def unfit(self, run: Run) -> str | None:
         """Why this law does not apply to a run ("not offered"), or None."""
