@@ -7,6 +7,7 @@ elements to zero one by one; where the array has more elements than digits, and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -19,7 +20,7 @@ Fill = Callable[[tuple[int, ...], np.random.Generator], np.ndarray]
 
 def digits(shape: tuple[int, ...], seed: int, base: int = 8) -> np.ndarray:
     """Integers in [0, base): the digits of `seed` where they suffice, else drawn with it; all zero for seed 0."""
-    size = int(np.prod(shape))
+    size = math.prod(shape)
     if seed == 0:
         return np.zeros(shape, dtype=np.int64)
     if base**size > SEEDS:
@@ -71,7 +72,7 @@ def _head_and_tail(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarr
 
 def _counting(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """1, 0, 2, -1, 3, ...: whatever the seed is, so that a counterexample of random numbers shrinks to whole ones."""
-    size = int(np.prod(shape))
+    size = math.prod(shape)
     return np.resize(np.array([1.0, 0.0, 2.0, -1.0, 3.0, -2.0, 0.5]), size).reshape(shape)
 
 
@@ -99,8 +100,12 @@ DISTRIBUTIONS: Mapping[str, Fill] = {
 NAMES = ("digits", *DISTRIBUTIONS)
 
 
-def fill(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """A float64 array of the named distribution."""
+UNSEEDED = ("ones", "counting")  # the same whatever the generator
+
+
+def fill(name: str, shape: tuple[int, ...], source: int | np.random.Generator) -> np.ndarray:
+    """A float64 array of the named distribution, from a seed or from a generator; "digits" needs a seed."""
     if name == "digits":
-        return np.asarray(DIGITS[digits(shape, seed)])
-    return DISTRIBUTIONS[name](shape, np.random.default_rng(seed))
+        return np.asarray(DIGITS[digits(shape, int(source))])
+    rng = source if isinstance(source, np.random.Generator) else np.random.default_rng(source)
+    return DISTRIBUTIONS[name](shape, rng)

@@ -187,6 +187,9 @@ class Bounded(NDArrayOperatorsMixin):
     def __matmul__(self, other: Any) -> Any:
         return _matmul(self, other)
 
+    def __gt__(self, other: Any) -> Any:
+        return self.value > _parts(other)[0]
+
     def __neg__(self) -> Bounded:
         return self._like(-self.value, self.error)
 
@@ -241,15 +244,32 @@ def _owner(*xs: Any) -> Bounded:
 
 
 def _round(value: np.ndarray, error: Array, format: Format) -> Array:
-    """The error once the computed value, which lies within `error` of `value`, is rounded to `format`."""
+    """The error once the computed value, which lies within `error` of `value`, is rounded to `format`.
+
+    An error of NaN came of an infinite one times zero: nothing can be said. Where the value itself is NaN, it stays.
+    """
     magnitude = np.abs(value)
     magnitude += error
     rounded = magnitude * format.unit
     rounded += format.tiny
     rounded += error
-    if (magnitude > format.huge).any():
-        rounded = np.where(magnitude > format.huge, np.inf, rounded)
-    return rounded
+    return _unless_unknown(rounded, value, magnitude, format.huge)
+
+
+def _unless_unknown(error: np.ndarray, value: np.ndarray, magnitude: np.ndarray, huge: float) -> np.ndarray:
+    """The error, in place infinite where `magnitude` passes `huge`, and where it is NaN beside a value that is not."""
+    peak = _peak(magnitude)
+    if not peak <= huge:
+        error = np.asarray(error)  # NumPy makes a number of an array without axes
+        np.copyto(error, np.inf, where=magnitude > huge)
+        if np.isnan(peak):
+            np.copyto(error, np.inf, where=np.isnan(error) & ~np.isnan(value))
+    return error
+
+
+def _peak(magnitude: np.ndarray) -> float:
+    """The largest element, or NaN. One pass over the array: such checks are half the cost of a small bound."""
+    return np.maximum.reduce(magnitude, axis=None, initial=0.0)  # type: ignore[no-any-return]
 
 
 def _elementwise(owner: Bounded, value: np.ndarray, error: Array) -> Bounded:
@@ -277,21 +297,14 @@ def _multiply(x: Any, y: Any) -> Bounded:
             error = np.abs(b) * da
         if not _exact(db):
             error = error + (np.abs(a) + da) * db
-    value = np.asarray(a * b)
-    return _elementwise(_owner(x, y), value, _known(error, value))
-
-
-def _known(error: Array, value: np.ndarray) -> Array:
-    """NaN came of an infinite error times zero: nothing can be said. Where the value itself is NaN, it stays."""
-    unknown = np.isnan(error)
-    return np.where(unknown & ~np.isnan(value), np.inf, error) if unknown.any() else error
+    return _elementwise(_owner(x, y), np.asarray(a * b), error)
 
 
 def _divide(x: Any, y: Any) -> Bounded:
     (a, da), (b, db) = _parts(x), _parts(y)
     value = np.asarray(a / b)
     room = np.abs(b) - db
-    if (room > 0).all():
+    if np.minimum.reduce(room, axis=None, initial=1.0) > 0:
         error = (da + np.abs(value) * db) / room
     else:
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -321,12 +334,20 @@ def _exp(x: Bounded) -> Bounded:
     with np.errstate(over="ignore", invalid="ignore"):
         # In base 2 the argument times log2(e) is rounded, and so is that constant.
         shifted = x.error + (1 + LN_2) * unit * np.abs(x.value)
-        error = value * (np.expm1(shifted) * (1 + p.exp_ulps * unit) + p.exp_ulps * unit)
-    if not value.all():
-        with np.errstate(invalid="ignore"):
-            lost = ~(x.value + shifted <= math.log(p.elementwise.tiny)) & ~np.isneginf(x.value)
-        error = np.where(value > 0, error, np.where(lost, np.inf, 0.0))
+        positive = value > 0
+        lost: Any = False
+        if not positive.all():
+            lost = ~positive & ~(x.value + shifted <= math.log(p.elementwise.tiny)) & ~np.isneginf(x.value)
+            shifted = np.where(positive, shifted, 0.0)
+        error = value * (_expm1(shifted) * (1 + p.exp_ulps * unit) + p.exp_ulps * unit)
+        if np.any(lost):
+            error = np.where(lost, np.inf, error)
     return _elementwise(x, value, error)
+
+
+def _expm1(x: np.ndarray) -> np.ndarray:
+    """e^x - 1 or a little more, for x >= 0: below 1 the rest of the series after x + x^2 / 2 is less than x^3 / 2."""
+    return x * (1.0 + 0.5 * x * (1.0 + x)) if _peak(x) <= 1.0 else np.expm1(x)
 
 
 def _tanh(x: Bounded) -> Bounded:
@@ -381,17 +402,17 @@ def _matmul(x: Any, y: Any) -> Bounded:
     # In one product where b is exact: (gamma (|A| + dA) + dA) |B|.
     magnitude_b = np.abs(b)
     left = np.abs(a) * g if _exact(da) else g * (np.abs(a) + da) + da
-    with np.errstate(invalid="ignore", over="ignore"):  # as in _multiply
-        error = left @ (magnitude_b + db)
-        if not _exact(db):
-            error = error + np.abs(a) @ np.broadcast_to(db, b.shape)
-    if (error > g * p.accumulate.huge).any():  # a partial sum may overflow although the total does not
-        error = np.where(error > g * p.accumulate.huge, np.inf, error)
-    error = error + 2 * terms * p.accumulate.tiny
-    if folded and p.elementwise.unit > p.accumulate.unit:
-        error = error + 2 * p.elementwise.unit * (np.abs(a) @ np.abs(b))
     value = np.asarray(a @ b)
-    error = _known(error, value)
+    with np.errstate(invalid="ignore", over="ignore"):  # as in _multiply
+        error = left @ (magnitude_b if _exact(db) else magnitude_b + db)
+        if not _exact(db):
+            error += np.abs(a) @ np.broadcast_to(db, b.shape)
+    error = _unless_unknown(
+        error, value, error, g * p.accumulate.huge
+    )  # a partial sum may overflow although the total does not
+    error += 2 * terms * p.accumulate.tiny
+    if folded and p.elementwise.unit > p.accumulate.unit:
+        error += 2 * p.elementwise.unit * (np.abs(a) @ np.abs(b))
     if p.elementwise.unit > p.accumulate.unit:
         error = _round(value, error, p.elementwise)
     return Bounded(value, error, p, p.elementwise.unit)
@@ -399,13 +420,12 @@ def _matmul(x: Any, y: Any) -> Bounded:
 
 def _sum(x: Bounded, axis: Any = None, keepdims: bool = False) -> Bounded:
     p = x.precision
-    value = np.sum(x.value, axis=axis, keepdims=keepdims)
+    value = np.add.reduce(x.value, axis=axis, keepdims=keepdims)
     terms = x.value.size // max(value.size, 1)
-    errors = x.error if np.ndim(x.error) and np.shape(x.error) == x.shape else x.errors
-    g = gamma(terms, p.accumulate.unit)
-    magnitude = np.sum(np.abs(x.value) + errors, axis=axis, keepdims=keepdims)
-    error = g * magnitude + np.sum(errors, axis=axis, keepdims=keepdims) + terms * p.accumulate.tiny
-    if (magnitude > p.accumulate.huge).any():  # so may a partial sum
+    errors = np.add.reduce(x.errors, axis=axis, keepdims=keepdims)
+    magnitude = np.add.reduce(np.abs(x.value), axis=axis, keepdims=keepdims) + errors
+    error = gamma(terms, p.accumulate.unit) * magnitude + errors + terms * p.accumulate.tiny
+    if not _peak(magnitude) <= p.accumulate.huge:  # so may a partial sum
         error = np.where(magnitude > p.accumulate.huge, np.inf, error)
     if p.elementwise.unit > p.accumulate.unit:
         error = _round(np.asarray(value), error, p.elementwise)
@@ -419,7 +439,7 @@ def _max(x: Bounded, axis: Any = None, keepdims: bool = False, initial: Any = np
     gradients, rounds numbers of this magnitude twice more.
     """
     p = x.precision
-    value = np.max(x.value, axis=axis, keepdims=keepdims, initial=initial)
+    value = np.maximum.reduce(x.value, axis=axis, keepdims=keepdims, initial=initial)
     terms = x.value.size // max(value.size, 1)
     rescales = -(-terms // p.tile) - 1
     error = np.abs(np.where(np.isfinite(value), value, 0.0)) * (2.0 * p.accumulate.unit)
@@ -439,9 +459,11 @@ def _where(condition: Any, x: Any, y: Any) -> Bounded:
     if isinstance(condition, Bounded):
         raise TypeError("a condition is a plain array")
     owner = _owner(x, y)
+    unit = min(z.unit for z in (x, y) if isinstance(z, Bounded))
+    if owner is x and np.shape(condition) == x.shape and np.ndim(y) == 0 and np.all(condition):
+        return Bounded(x.value, x.error, x.precision, unit)  # the usual case of a guard
     (a, da), (b, db) = _chosen(x, owner.precision), _chosen(y, owner.precision)
     error = 0.0 if _exact(da) and _exact(db) else np.where(condition, da, db)
-    unit = min(z.unit for z in (x, y) if isinstance(z, Bounded))
     return Bounded(np.where(condition, a, b), error, owner.precision, unit)
 
 

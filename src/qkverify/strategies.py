@@ -33,11 +33,11 @@ HEADS = tuple(
 HEAD_SIZES = (1, 2, 3, 4, 5, 8, 16, 7, 13, 17, 32, 33, 64)
 LENGTHS = (1, 2, 3, 4, 5, 7, 8, 9, 13, 15, 16, 17, 31, 32, 33)
 TILE_EDGES = (63, 64, 65, 127, 128, 129, 160, 191, 257)
-PAIRS = 16_000  # (query, key) pairs of one problem, all heads: keeps an example near a millisecond
+PAIRS = 8_500  # (query, key) pairs of one problem, all heads: keeps an example near a millisecond
 
 TAME = ("digits", "counting", "ones", "one-hot", "normal", "uniform", "ties", "sparse")
 _seeds = st.integers(0, distributions.SEEDS - 1)
-_tame_fills = st.sampled_from(TAME)
+_biases = st.sampled_from(sorted(product(TAME, range(8)), key=lambda fk: TAME.index(fk[0]) + fk[1]))
 _places = st.integers(1, 63)
 _layouts = st.sampled_from(
     ["contiguous"] * 3 + [name for name in LAYOUTS if name not in ("contiguous", "batch of stride zero")]
@@ -88,9 +88,7 @@ def draw_sizes(
     requires = run is not None and run.implementation.requires
     if run is not None and run.implementation.effort.get(run.device, 1.0) < 1:
         long = False  # an interpreted kernel takes a second for what a compiled one does in a microsecond
-    lengths = LENGTHS + (
-        (*LENGTHS, *TILE_EDGES, *_tile_edges(run)) if long else ()
-    )  # twice: four in five are short
+    lengths = _lengths(run.implementation.tile if run is not None else ()) if long else LENGTHS
     sizes: dict[str, int] = {}
 
     def choose(letter: str, candidates: Sequence[int]) -> None:
@@ -98,7 +96,7 @@ def draw_sizes(
         if rule is not None:
             sizes[letter] = sizes[rule] if isinstance(rule, str) else int(rule)
             return
-        fitting = tuple(candidates)
+        fitting = tuple(candidates)  # a tuple stays what it is
         if requires and run is not None:
             known = tuple(sorted({*sizes.values()} - set(fitting)))
             fitting = tuple(
@@ -120,9 +118,9 @@ def draw_sizes(
         sizes["H"] = sizes["G"]
         assume(run.implementation.accepts(sizes) is None)
     rows = max(sizes["B"] * sizes["H"], 1)
-    choose("Q", [n for n in lengths if n * rows <= PAIRS // 4])
-    choose("K", [n for n in (2, *lengths) if n * sizes["Q"] * rows <= PAIRS])
-    short = rows * (sizes["Q"] + sizes["K"]) <= 600
+    choose("Q", _at_most(lengths, PAIRS // (4 * rows)))
+    choose("K", _at_most((2, *lengths), PAIRS // max(sizes["Q"] * rows, 1)))
+    short = rows * (sizes["Q"] + sizes["K"]) <= 400
     if "D" in fixed or "E" in fixed or requires:
         for letter in "ED" if "E" in fixed and fixed["E"] != "D" else "DE":
             choose(letter, [n for n in HEAD_SIZES if n <= 16 or short])
@@ -133,11 +131,16 @@ def draw_sizes(
     return sizes
 
 
-def _tile_edges(run: Run | None) -> tuple[int, ...]:
-    tile = run.implementation.tile if run is not None else ()
-    return tuple(
-        sorted({n for t in tile for n in (t - 1, t, t + 1, 2 * t, 2 * t + 1)} - {*LENGTHS, *TILE_EDGES})
-    )
+@lru_cache(maxsize=64)
+def _lengths(tile: tuple[int, ...]) -> tuple[int, ...]:
+    """Lengths with tile edges, those of the declared tile too; the short ones twice: four in five are short."""
+    declared = {n for t in tile for n in (t - 1, t, t + 1, 2 * t, 2 * t + 1)} - {*LENGTHS, *TILE_EDGES}
+    return (*LENGTHS, *LENGTHS, *TILE_EDGES, *sorted(declared))
+
+
+@lru_cache(maxsize=4096)
+def _at_most(lengths: tuple[int, ...], limit: int) -> tuple[int, ...]:
+    return tuple(n for n in lengths if n <= limit)
 
 
 @st.composite
@@ -185,13 +188,12 @@ def problems(
     if values != "any":
         given["value"] = np.broadcast_to(np.eye(s["K"]) if values == "identity" else 1.0, shapes["value"])
     mixture = draw(_tame_mixtures if tame else _wild_mixtures)
+    source = Source(draw)
     arrays: dict[str, Any] = {
-        name: np.ascontiguousarray(
-            given[name] if name in given else distributions.fill(fill, shape, draw(_seeds)), dtype=dtype
-        )
+        name: np.ascontiguousarray(given[name] if name in given else source.array(fill, shape), dtype=dtype)
         for (name, shape), fill in zip(shapes.items(), mixture, strict=False)
     }
-    options = draw_options(draw, run, s, dtype, use=use, without=without, only=only)
+    options = draw_options(source, run, s, dtype, use=use, without=without, only=only)
     if keys == "identity":
         options["scale"] = 1.0
     places = {}
@@ -209,14 +211,33 @@ def problems(
     return Problem(**arrays, **options, layouts=places, **semantics)
 
 
-def draw_array(
-    draw: Draw, shape: tuple[int, ...], dtype: Any, fills: st.SearchStrategy[str] = _tame_fills
-) -> np.ndarray:
-    """An array of one of the distributions, rounded to `dtype`."""
-    return distributions.fill(draw(fills), shape, draw(_seeds)).astype(dtype)
+class Source:
+    """What one problem is drawn from: Hypothesis for the structure, one generator for the numbers.
+
+    An array of digits has an integer of its own, so that its elements shrink one by one. All others come out of the one
+    generator: a draw costs as much as the arithmetic of a small bound.
+    """
+
+    def __init__(self, draw: Draw) -> None:
+        self.draw = draw
+        self._generator: np.random.Generator | None = None
+
+    def array(self, fill: str, shape: tuple[int, ...]) -> np.ndarray:
+        """A float64 array of the named distribution."""
+        if fill == "digits":
+            return distributions.fill(fill, shape, self.draw(_seeds))
+        if fill in distributions.UNSEEDED:
+            return distributions.fill(fill, shape, 0)
+        if self._generator is None:
+            self._generator = np.random.default_rng(self.draw(_seeds))
+        return distributions.fill(fill, shape, self._generator)
+
+    def digits(self, shape: tuple[int, ...], base: int = 8) -> np.ndarray:
+        """Integers in [0, base), all zero in the simplest case."""
+        return distributions.digits(shape, self.draw(_seeds), base)
 
 
-def draw_options(draw: Draw, run: Run | None, s: Mapping[str, int], dtype: Any, *, use: Sequence[str] = (),
+def draw_options(source: Source, run: Run | None, s: Mapping[str, int], dtype: Any, *, use: Sequence[str] = (),
                  without: Sequence[str] = (), only: Sequence[str] | None = None) -> dict[str, Any]:  # fmt: skip
     """Options in use, each drawn on its own: their combinations are where bugs live."""
     offered = set(OPTIONS) if run is None else run.implementation.offers
@@ -225,7 +246,9 @@ def draw_options(draw: Draw, run: Run | None, s: Mapping[str, int], dtype: Any, 
                                  and (only is None or name in only))]  # fmt: skip
     # Three options a draw: a boolean each costs more than the bound, and one integer for all of them shrinks badly.
     bits = [
-        bool(drawn >> i & 1) for drawn in (draw(_shapes) for _ in range(0, len(wanted), 3)) for i in range(3)
+        bool(drawn >> i & 1)
+        for drawn in (source.draw(_shapes) for _ in range(0, len(wanted), 3))
+        for i in range(3)
     ]
     chosen = [name for name, bit in zip(wanted, bits, strict=False) if name in use or bit]
     if run is not None:
@@ -234,7 +257,7 @@ def draw_options(draw: Draw, run: Run | None, s: Mapping[str, int], dtype: Any, 
                 chosen.remove(other if other not in use else one)
     if "mask" in chosen and "bias" in chosen and run is not None and _one_parameter(run):
         chosen.remove("bias" if "bias" not in use else "mask")
-    return {name: OPTION_DRAWS[name](draw, s, dtype) for name in chosen}
+    return {name: OPTION_DRAWS[name](source, s, dtype) for name in chosen}
 
 
 def _one_parameter(run: Run) -> bool:
@@ -242,16 +265,15 @@ def _one_parameter(run: Run) -> bool:
     return names.get("mask") == names.get("bias")
 
 
-def _broadcastable(draw: Draw, s: Mapping[str, int]) -> tuple[int, ...]:
-    """(B,H,Q,K) with some of the first three axes of length one."""
-    kept = draw(_shapes)
+def _broadcastable(kept: int, s: Mapping[str, int]) -> tuple[int, ...]:
+    """(B,H,Q,K) with those of the first three axes whose bit is not set of length one."""
     return (*(s[letter] if kept >> i & 1 else 1 for i, letter in enumerate("BHQ")), s["K"])
 
 
-def draw_mask(draw: Draw, s: Mapping[str, int], dtype: Any) -> np.ndarray:
+def _draw_mask(source: Source, s: Mapping[str, int], dtype: Any) -> np.ndarray:
     """True where the digit of the seed is 0: all true for seed 0; about a quarter false; sometimes a row of no keys."""
-    shape = _broadcastable(draw, s)
-    seed = draw(_seeds)
+    shape = _broadcastable(source.draw(_shapes), s)
+    seed = source.draw(_seeds)
     mask = (
         distributions.digits(shape, seed, base=4) != 3
         if seed % 5
@@ -262,40 +284,40 @@ def draw_mask(draw: Draw, s: Mapping[str, int], dtype: Any) -> np.ndarray:
     return np.asarray(mask)
 
 
-def _draw_bias(draw: Draw, s: Mapping[str, int], dtype: Any) -> np.ndarray:
-    return draw_array(draw, _broadcastable(draw, s), dtype, _tame_fills)
+def _draw_bias(source: Source, s: Mapping[str, int], dtype: Any) -> np.ndarray:
+    fill, kept = source.draw(_biases)
+    return source.array(fill, _broadcastable(kept, s)).astype(dtype)
 
 
-def _draw_window(draw: Draw, s: Mapping[str, int], dtype: Any) -> tuple[int | None, int | None]:
-    sides: tuple[int | None, int | None] = draw(_sides)
+def _draw_window(source: Source, s: Mapping[str, int], dtype: Any) -> tuple[int | None, int | None]:
+    sides: tuple[int | None, int | None] = source.draw(_sides)
     return sides
 
 
-def _draw_lengths(draw: Draw, s: Mapping[str, int], dtype: Any) -> np.ndarray:
+def _draw_lengths(source: Source, s: Mapping[str, int], dtype: Any) -> np.ndarray:
     """Lengths from K downward, one for each batch entry: K for seed 0."""
-    hidden = distributions.digits((s["B"],), draw(_seeds), base=s["K"] + 1)
-    return (s["K"] - hidden).astype(np.int32)
+    return (s["K"] - source.digits((s["B"],), s["K"] + 1)).astype(np.int32)
 
 
-def _draw_slopes(draw: Draw, s: Mapping[str, int], dtype: Any) -> np.ndarray:
-    slopes = np.exp2(-1.0 - distributions.digits((s["H"],), draw(_seeds)))
+def _draw_slopes(source: Source, s: Mapping[str, int], dtype: Any) -> np.ndarray:
+    slopes = np.exp2(-1.0 - source.digits((s["H"],)))
     return slopes.astype(np.float64 if dtype is np.float64 else np.float32)
 
 
-def _draw_sinks(draw: Draw, s: Mapping[str, int], dtype: Any) -> np.ndarray:
-    sinks = 3.0 * distributions.DIGITS[distributions.digits((s["H"],), draw(_seeds))]
+def _draw_sinks(source: Source, s: Mapping[str, int], dtype: Any) -> np.ndarray:
+    sinks = 3.0 * distributions.DIGITS[source.digits((s["H"],))]
     return np.asarray(sinks, np.float64 if dtype is np.float64 else np.float32)
 
 
-OPTION_DRAWS: Mapping[str, Callable[[Draw, Mapping[str, int], Any], Any]] = {
-    "mask": draw_mask,
+OPTION_DRAWS: Mapping[str, Callable[[Source, Mapping[str, int], Any], Any]] = {
+    "mask": _draw_mask,
     "bias": _draw_bias,
-    "causal": lambda draw, s, dtype: True,
+    "causal": lambda source, s, dtype: True,
     "window": _draw_window,
-    "scale": lambda draw, s, dtype: draw(_scales),
-    "softcap": lambda draw, s, dtype: draw(_softcaps),
+    "scale": lambda source, s, dtype: source.draw(_scales),
+    "softcap": lambda source, s, dtype: source.draw(_softcaps),
     "alibi_slopes": _draw_slopes,
     "key_lengths": _draw_lengths,
     "sinks": _draw_sinks,
-    "return_lse": lambda draw, s, dtype: True,
+    "return_lse": lambda source, s, dtype: True,
 }
