@@ -1,6 +1,6 @@
 """The suite tested on itself: planted bugs die by a law, correct code by other algorithms is never accused.
 
-Twenty of the mutants are checked here, spread over the families; `python -m qkverify.power` measures all of them.
+Twenty of the mutants are checked here, spread over the families; `qkverify power` measures all of them.
 """
 
 from __future__ import annotations
@@ -8,14 +8,16 @@ from __future__ import annotations
 import pytest
 
 from qkverify import registry
-from qkverify.power import kills, planted
+from qkverify.errors import UsageError
+from qkverify.power import attack, idle_laws, named, planted, summary
+from qkverify.results import Kill, Planted
 from qkverify.verification import check_cell, plan
 
 TWENTY = ("B002", "B004", "B007", "B011", "B014", "B019", "B022", "B029-maximum", "B040-rescale", "B041", "B043", "B054",
           "B059-shared-heads-get-one", "B060", "B066-query", "B074", "B078", "B088", "B124", "B131-delta-is-missing")  # fmt: skip
 
 
-def named(word):
+def mutant(word):
     """The first mutant whose name holds the word."""
     found = [one for one in planted() if word in one.name]
     assert found, f"no mutant is called *{word}*; there are {[one.name for one in planted()]}"
@@ -25,9 +27,9 @@ def named(word):
 @pytest.mark.parametrize("word", TWENTY)
 def test_a_planted_bug_is_killed_by_a_law(word, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = next(kills(named(word), examples=100), None)
-    assert found is not None, f"{named(word).name} survived the whole law book"
-    assert found.examples
+    found = attack(mutant(word), examples=100)
+    assert found.kills, f"{found.name} survived the whole law book"
+    assert found.examples >= found.kills[0].examples > 0
 
 
 @pytest.mark.parametrize(
@@ -41,25 +43,24 @@ def test_a_planted_bug_is_killed_by_a_law(word, tmp_path, monkeypatch):
 )
 def test_the_law_that_a_bug_breaks_is_among_those_that_fail(word, law, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert law in {kill.law for kill in kills(named(word), examples=50, first=False)}
+    assert law in {kill.law for kill in attack(mutant(word), examples=50, matrix=True).kills}
 
 
 @pytest.mark.parametrize("word", ["B007", "B019", "B078", "B124", "B131-delta-is-missing"])
 def test_a_counterexample_fits_on_paper(word, tmp_path, monkeypatch):
     """At most 2 heads, 3 queries and 3 keys, where so much suffices."""
     monkeypatch.chdir(tmp_path)
-    found = next(kills(named(word), examples=100))
-    sizes = found.sizes
-    assert sizes["H"] <= 2, found.problem
-    assert sizes["Q"] <= 3, found.problem
-    assert sizes["K"] <= 3, found.problem
+    found = attack(mutant(word), examples=100)
+    assert found.sizes["H"] <= 2, found.message
+    assert found.sizes["Q"] <= 3, found.message
+    assert found.sizes["K"] <= 3, found.message
 
 
 @pytest.mark.parametrize("one", planted("controls"), ids=lambda one: one.name)
 def test_correct_code_is_never_accused(one, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    accused = [kill for kill in kills(one, examples=8, first=False)]
-    assert not accused, "\n".join(f"{kill.law}: {kill.problem}" for kill in accused)
+    found = attack(one, examples=8, matrix=True)
+    assert not found.kills, found.message
 
 
 def test_planted_bugs_are_not_in_a_users_run():
@@ -73,3 +74,32 @@ def test_the_kernel_without_a_bug_passes_what_kills_its_mutants(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     cell = plan(["numpy_textbook"], dtypes=("float32",)).cells[0]
     assert not [v.law for v in check_cell(cell, examples=8) if v.outcome not in ("passed", "not offered")]
+
+
+def result(name, *laws, kind="mutant", **more):
+    kills = [Kill(law, "masking", 3, 0.1) for law in laws]
+    return Planted(name=name, kind=kind, operation="attention", dtype="float32", sentence="", kills=kills, examples=10,
+                   seconds=0.5, matrix=True, **more)  # fmt: skip
+
+
+def test_the_summary_counts_what_was_found():
+    small = result(
+        "mutant-a", "causal_prefix", sizes={"B": 1, "H": 1, "G": 1, "Q": 2, "K": 2, "D": 1, "E": 1}
+    )
+    lines = summary([small, result("mutant-b"), result("control-c", kind="control")])
+    assert lines[0] == "1 of 2 mutants killed"
+    assert "10 examples and 0.5 s" in lines[1]
+    assert lines[2].endswith("1 of 1")
+    assert lines[3] == "1 controls, 10 examples: none accused"
+    assert "ACCUSED control-c" in summary([result("control-c", "causal_prefix", kind="control")])[-1]
+
+
+def test_a_law_that_kills_nothing_is_named():
+    idle = [law.name for law in idle_laws([result("mutant-a", "causal_prefix")])]
+    assert "causal_prefix" not in idle
+    assert "agrees_with_reference" in idle
+
+
+def test_an_unknown_mutant_is_named_with_its_neighbours():
+    with pytest.raises(UsageError, match="B04"):
+        named(["B04x"])

@@ -173,6 +173,48 @@ def replay(name: Annotated[str, typer.Argument(help="the id that a failure print
 
 
 @app.command()
+def profile(
+    targets: Annotated[list[str], typer.Argument(help="a name, module:function or path/file.py:function")],
+    dtype: Dtypes = None, device: Devices = None,
+) -> None:  # fmt: skip
+    """What the targets chose where libraries differ legitimately: declared, or found out by small examples."""
+    from qkverify import screen
+    from qkverify.verification import plan
+
+    planned = plan(targets, device or (), dtype or ())
+    if not planned.cells:
+        raise UsageError("nothing to profile here: no target has these devices and dtypes on this machine")
+    for cell in planned.cells:
+        screen.heading(cell)
+        screen.conventions(cell)
+
+
+@app.command()
+def power(
+    words: Annotated[list[str] | None, typer.Argument(help="parts of names of mutants and controls; default: all")] = None,
+    profile: Profile = "default", jobs: Jobs = 2,
+    matrix: Annotated[bool, typer.Option("--matrix", help="hold every law against every mutant, not only up to the first kill")] = False,
+    results: Annotated[Path | None, typer.Option(help="write what was found to this file")] = None,
+) -> None:  # fmt: skip
+    """Measure the suite on planted bugs and on correct code; exit 1 if a bug survives or correct code is accused."""
+    from qkverify import screen
+    from qkverify.power import idle_laws, measure
+    from qkverify.results import Writer
+
+    found = []
+    if results:
+        results.unlink(missing_ok=True)
+    writer = _started(Writer(results), profile) if results else None
+    for one in measure(words or (), profile=profile, jobs=jobs, matrix=matrix):
+        screen.planted(one)
+        found.append(one)
+        if writer:
+            writer.append(one)
+    screen.power(found, idle_laws(found) if matrix and not words else None)
+    raise typer.Exit(0 if all(bool(one.kills) == (one.kind == "mutant") for one in found) else 1)
+
+
+@app.command()
 def doctor() -> None:
     """What this machine can run, and why not the rest."""
     from qkverify import screen

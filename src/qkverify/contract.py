@@ -38,7 +38,7 @@ OPTIONS: Mapping[str, str] = MappingProxyType(
         "alibi_slopes": "(H,); adds -slope * distance",
         "key_lengths": "(B,) int; keys at and past the length are padding and are never read",
         "sinks": "(H,); one more logit per head that takes weight and gives nothing",
-        "return_lse": "also return the log-sum-exp, natural logarithm, (B,H,Q), -inf on empty rows",
+        "return_lse": "also return the log-sum-exp, natural logarithm, (B,H,Q); -inf on empty rows, or what stands for it",
     }
 )
 
@@ -57,6 +57,7 @@ SEMANTICS: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType(
         "batch_invariant": (("yes", "no"), "an entry's bits do not depend on the rest of its batch"),
         "delta": (("weights", "output"), "rowsum(dP * P), or rowsum(dO * O) from the stored output"),
         "lse": (("natural", "base2"), "the logarithm of the log-sum-exp"),
+        "empty_lse": (("-inf", "finite"), "the log-sum-exp of a query that sees no key"),
     }
 )
 
@@ -68,6 +69,13 @@ OPERATIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "positional_encoding": ("length", "dim"),
         "rotary": ("x", "positions"),
         "alibi_slopes": ("heads",),
+        "packed_attention": ("query", "key", "value", "query_starts", "key_starts"),
+        "cached_attention": ("query", "key", "value", "key_cache", "value_cache", "lengths"),
+        "paged_attention": ("query", "key_pages", "value_pages", "page_table", "lengths"),
+        "feed_forward": ("x", "w_1", "b_1", "w_2", "b_2"),
+        "encoder_layer": ("x", "weights"),
+        "decoder_layer": ("x", "memory", "weights"),
+        "cross_entropy": ("scores", "targets"),
     }
 )
 
@@ -240,7 +248,8 @@ def implementation(function: Function | None = None, **declared: Any) -> Any:
     """Declare a function as an implementation and return it unchanged. Everything is optional.
 
     name, operation, arrays ("numpy", "torch", "jax"), dtypes, devices, layout ("BHLD" or "BLHD"), requires (expressions
-    over the dimension letters that the sizes must satisfy), precision ({dtype: "fused" | "eager" | "tf32" | Precision}),
+    over the dimension letters that the sizes must satisfy), precision ({dtype: "fused" | "eager" | "tf32" | Precision}; the
+    key "bfloat16-cpu" for one device, "bfloat16-gradients" where gradients round otherwise than the output does),
     available (device -> None, or the reason why not), vjp, differentiable, findings ({law: folder}), tile (edges of
     its tiles), effort ({device: share of the usual examples}, where a call is slow there, as in an interpreter), and every
     key of `SEMANTICS`. Raises UsageError for a word that is none of these.
@@ -297,7 +306,7 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
         differentiable=declared.get("differentiable"),
         findings=dict(declared.get("findings", {})),
         tile=_sizes(declared.get("tile", ())),
-        # JAX compiles every operation anew for every size, a third of a second each: fewer and shorter problems.
+        # JAX compiles every operation anew for every size, a third of a second each: fewer problems.
         effort=dict(declared.get("effort", dict.fromkeys(DEVICES, 0.1) if arrays == "jax" else {})),
         semantics=_semantics({**(convention.semantics if convention else {}), **declared}),
         parameters=parameters,

@@ -105,7 +105,7 @@ UNSEEDED = ("ones", "counting")  # the same whatever the generator
 
 def fill(name: str, shape: tuple[int, ...], source: int | np.random.Generator) -> np.ndarray:
     """A float64 array of the named distribution, from a seed or from a generator; "digits" needs a seed."""
-    if name == "digits":
-        return np.asarray(DIGITS[digits(shape, int(source))])
-    rng = source if isinstance(source, np.random.Generator) else np.random.default_rng(source)
+    if name == "digits" and isinstance(source, int):
+        return np.asarray(DIGITS[digits(shape, source)])
+    rng = np.random.default_rng(source)  # a generator stays itself
     return DISTRIBUTIONS[name](shape, rng)

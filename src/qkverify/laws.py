@@ -28,6 +28,7 @@ from hypothesis.errors import Unsatisfiable
 from hypothesis.reporting import with_reporter
 from hypothesis.strategies import SearchStrategy
 
+from qkverify import replays
 from qkverify.errors import ContractError, HarnessError, LawViolation, UnsupportedCase
 from qkverify.runs import Run
 from qkverify.verdict import Evidence
@@ -184,4 +185,6 @@ def explain(broken: BaseException, checked: Law, run: Run, *, replay: str = "") 
         lines.append(f"  {kind}{broken}")
     if replay:
         lines.append(f"  again:   qkverify replay {replay}")
+        written = replays.script_of(replay)
+        lines += [f"  script without qkverify: {written}"] if written else []
     return "\n".join(lines)

@@ -132,8 +132,7 @@ def prepared(cell: Cell, *, seed: int = 0) -> Prepared:
 def run_of(one: Implementation, device: str, dtype: str) -> Run:
     """The run of a cell, held to the conventions that it declares or shows."""
     found = conventions.detect(one, device, dtype)
-    precision = conventions.precision_of(found, dtype)
-    return Run(one, device, dtype, semantics=conventions.settled(found), precision=precision)
+    return Run(one, device, dtype, conventions.settled(found), **conventions.precisions_of(found, dtype))
 
 
 @lru_cache(maxsize=2)

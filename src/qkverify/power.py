@@ -3,6 +3,9 @@
 Every mutant of `implementations/mutants/` is a correct attention with one bug that was reported in a public thread. A mutant
 is killed by a law that is broken on it; the controls of `implementations/controls/` are correct by other algorithms and must
 never be accused. Nothing here says which law should kill which mutant: the matrix is measured.
+
+Laws are checked in the order of the book. The first that breaks shrinks its counterexample; what a kill cost counts from the
+first law's first example to the end of that. With `matrix` the other laws are checked too, without shrinking.
 """
 
 from __future__ import annotations
@@ -10,28 +13,29 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
 from multiprocessing import get_context
+from statistics import median
+
+from hypothesis import Phase
 
 from qkverify.contract import REGISTERED, Implementation, completed
+from qkverify.errors import UsageError
+from qkverify.laws import PROFILES, Law
+from qkverify.results import Kill, Planted
+from qkverify.runs import Run
 from qkverify.verification import Cell, applicable, check, law_book, prepare, single_threaded
 
 BROKEN = ("failed", "crashed")
-
-
-@dataclass(frozen=True)
-class Kill:
-    """One law broken on one mutant. `examples` and `seconds` include what shrinking took."""
-
-    mutant: str
-    law: str
-    dtype: str
-    examples: int
-    seconds: float
-    problem: str
-    sizes: dict[str, int]
+FOLDERS = ("mutants", "controls")
+DTYPES = (
+    "float32",
+    "float64",
+    "bfloat16",
+    "float16",
+)  # a planted implementation is checked in the first that it offers
 
 
 def planted(folder: str = "mutants") -> list[Implementation]:
@@ -43,48 +47,107 @@ def planted(folder: str = "mutants") -> list[Implementation]:
     return [completed(one) for one in REGISTERED if one.name.startswith(prefix)]
 
 
-def cells_of(
-    one: Implementation, dtypes: Sequence[str] = ("float32", "float64", "bfloat16", "float16")
-) -> list[Cell]:
-    """One cell: the first of these dtypes that the implementation offers."""
-    dtype = next(d for d in dtypes if d in one.dtypes)
-    return [Cell(one, "cpu", dtype, one.name)]
+def named(words: Sequence[str]) -> list[tuple[str, str]]:
+    """(folder, name) of everything planted, or of what has one of these words in its name. Raises UsageError."""
+    every = [(folder, one.name) for folder in FOLDERS for one in planted(folder)]
+    for word in words:
+        if not any(word in name for _, name in every):
+            raise UsageError.unknown("planted implementation", word, [name for _, name in every])
+    return [(folder, name) for folder, name in every if not words or any(word in name for word in words)]
 
 
-def kills(
-    one: Implementation, *, examples: int, first: bool = True, seed: int | None = None
-) -> Iterator[Kill]:
-    """The laws that are broken on an implementation; with `first`, only the first one that is found."""
-    for cell in cells_of(one):
-        for law in applicable(law_book(), cell):
-            run = prepare(cell)
-            start = time.perf_counter()
-            found = check(law, run, max_examples=examples, seed=seed, database=None)
-            if found.outcome in BROKEN:
-                problem = found.counterexample.problem if found.counterexample else ""
-                sizes = run.problems[0].sizes if run.problems else {}
-                yield Kill(
-                    one.name, law.name, cell.dtype, run.examples, time.perf_counter() - start, problem, sizes
-                )
-                if first:
-                    return
+def cell_of(one: Implementation) -> Cell:
+    """The one cell that a planted implementation is judged in."""
+    return Cell(one, "cpu", next(d for d in DTYPES if d in one.dtypes), one.name)
 
 
-def _kills_of(folder: str, name: str, examples: int, first: bool) -> list[Kill]:
+def attack(one: Implementation, *, examples: int, matrix: bool = False, seed: int | None = None,
+           laws: Iterable[Law] | None = None, profile: str = "") -> Planted:  # fmt: skip
+    """Every law that applies, held against a planted implementation until one breaks; with `matrix`, all of them."""
+    cell, start, spent = cell_of(one), time.perf_counter(), 0
+    kills: list[Kill] = []
+    smallest, sizes, cost = "", {}, (0, 0.0)
+    for law in applicable(laws or law_book(), cell):
+        run = prepare(cell)
+        phases = {} if not kills else {"phases": (Phase.generate,)}
+        found = check(law, run, max_examples=examples, seed=seed, database=None, **phases)
+        spent += found.examples
+        if found.outcome not in BROKEN:
+            continue
+        kills.append(Kill(law.name, law.family, found.examples, found.seconds))
+        if len(kills) == 1:
+            cost = spent, time.perf_counter() - start
+            smallest = found.counterexample.message if found.counterexample else ""
+            sizes = _sizes(run)
+        if not matrix:
+            break
+    return Planted(
+        name=one.name, kind=one.name.partition("-")[0], operation=one.operation, dtype=cell.dtype, sentence=_sentence(one),
+        threads=_threads(one), kills=kills, matrix=matrix, examples=cost[0] if kills else spent,
+        seconds=cost[1] if kills else time.perf_counter() - start, sizes=sizes, message=smallest,
+        profile=profile,
+    )  # fmt: skip
+
+
+def _sizes(run: Run) -> dict[str, int]:
+    return run.problems[0].sizes if run.problems else {}
+
+
+def _sentence(one: Implementation) -> str:
+    return (one.function.__doc__ or "").strip().partition("\n\n")[0].replace("\n", " ")
+
+
+def _threads(one: Implementation) -> list[str]:
+    """The public threads that a mutant re-creates."""
+    planting = importlib.import_module("qkverify.implementations.mutants.correct.planting")
+    return next((list(m.threads) for m in planting.MUTANTS if m.name == one.name), [])
+
+
+def _attack(folder: str, name: str, profile: str, matrix: bool) -> Planted:
     one = next(one for one in planted(folder) if one.name == name)
-    return list(kills(one, examples=examples, first=first))
+    return attack(one, examples=PROFILES[profile], matrix=matrix, profile=profile)
 
 
-def measure(folder: str = "mutants", *, examples: int = 100, jobs: int = 2, first: bool = True,
-            only: Sequence[str] = ()) -> Iterator[tuple[str, list[Kill]]]:  # fmt: skip
-    """(mutant, its kills), as they are found in parallel processes."""
-    names = [one.name for one in planted(folder) if not only or any(word in one.name for word in only)]
+def measure(
+    words: Sequence[str] = (), *, profile: str = "default", jobs: int = 2, matrix: bool = False
+) -> Iterator[Planted]:
+    """What became of each mutant and control, as they are done in parallel processes. Raises UsageError."""
+    if profile not in PROFILES:
+        raise UsageError.unknown("profile", profile, PROFILES)
+    chosen = named(words)
     with single_threaded(), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(_kills_of, folder, name, examples, first): name for name in names}
+        # A control is checked by every law: only then has it not been accused.
+        futures = [pool.submit(_attack, folder, name, profile, matrix or folder == "controls")
+                   for folder, name in chosen]  # fmt: skip
         for future in as_completed(futures):
-            yield futures[future], future.result()
+            yield future.result()
 
 
-if __name__ == "__main__":
-    for _name, _found in measure():
-        print(f"{_name:60} {'killed by ' + _found[0].law if _found else 'SURVIVED'}", flush=True)
+def idle_laws(found: Sequence[Planted]) -> list[Law]:
+    """Laws that no mutant broke. Only a full matrix can tell."""
+    broken = Counter(kill.law for one in found if one.kind == "mutant" for kill in one.kills)
+    return [law for law in law_book() if not broken[law.name]]
+
+
+def summary(found: Sequence[Planted]) -> list[str]:
+    """What a run of all of them says, a sentence a line."""
+    mutants = [one for one in found if one.kind == "mutant"]
+    killed = [one for one in mutants if one.kills]
+    controls = [one for one in found if one.kind == "control"]
+    lines = []
+    if mutants:
+        lines.append(f"{len(killed)} of {len(mutants)} mutants killed")
+    if killed:
+        quantities = [(one.sizes["H"], one.sizes["Q"], one.sizes["K"]) for one in killed if one.sizes]
+        small = sum(h <= 2 and q <= 3 and k <= 3 for h, q, k in quantities)
+        lines.append(f"to kill one: median {median(one.examples for one in killed):,.0f} examples and "
+                     f"{median(one.seconds for one in killed):.2g} s, shrinking included")  # fmt: skip
+        lines.append(
+            f"counterexamples of at most 2 heads, 3 queries and 3 keys: {small} of {len(quantities)}"
+        )
+    if controls:
+        accused = [one.name for one in controls if one.kills]
+        examples = sum(one.examples for one in controls)
+        lines.append(f"{len(controls)} controls, {examples:,} examples: "
+                     + (f"ACCUSED {', '.join(accused)}" if accused else "none accused"))  # fmt: skip
+    return lines

@@ -1,7 +1,8 @@
 """Counterexamples on disk: `.qkverify/<id>.json` in the working folder holds what a failing law was given.
 
 The arrays stand in it with their dtype, shape and memory layout, so a replay is the same call, whatever the strategies have
-become since. The id is a hash of the content.
+become since. The id is a hash of the content. Beside it lies, where one can be made, `<id>.py`: the same failure as a script
+without qkverify (see `scripts`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
+from qkverify import scripts
 from qkverify.errors import UsageError
 from qkverify.problems import Problem
 
@@ -38,9 +40,19 @@ def store(law: Law, run: Run) -> str:
     try:
         FOLDER.mkdir(exist_ok=True)
         (FOLDER / f"{name}.json").write_text(text)
+        FOLDER.joinpath(f"{name}.py").unlink(missing_ok=True)  # of the function as it was then
+        written = scripts.script(law, run)
+        if written:
+            FOLDER.joinpath(f"{name}.py").write_text(written)
     except OSError:
         return ""
     return name
+
+
+def script_of(name: str) -> Path | None:
+    """The script that was written for an id, if there is one."""
+    path = FOLDER / f"{name}.py"
+    return path if path.is_file() else None
 
 
 def load(name: str) -> dict[str, Any]:

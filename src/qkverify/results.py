@@ -166,7 +166,38 @@ class Control(msgspec.Struct, frozen=True, tag="control"):
     direction: Direction = "forward"
 
 
-Record: TypeAlias = RunStart | ImplementationInfo | Verdict | Timing | Ceiling | Control
+class Kill(msgspec.Struct, frozen=True):
+    """One law broken on one planted bug: examples and seconds of that law alone."""
+
+    law: str
+    family: str
+    examples: int
+    seconds: float
+
+
+class Planted(msgspec.Struct, frozen=True, tag="planted"):
+    """What became of a mutant (a planted bug) or of a control (correct code), and what the first kill cost.
+
+    `matrix` says whether the laws after the first that broke were checked as well. `examples` and `seconds`
+    count from the first law on: to the kill, shrinking included, or all there were.
+    """
+
+    name: str
+    kind: str
+    operation: str
+    dtype: str
+    sentence: str
+    threads: list[str] = []
+    kills: list[Kill] = []
+    matrix: bool = False
+    examples: int = 0
+    seconds: float = 0.0
+    sizes: dict[str, int] = {}
+    message: str = ""
+    profile: str = ""
+
+
+Record: TypeAlias = RunStart | ImplementationInfo | Verdict | Timing | Ceiling | Control | Planted
 Kind = TypeVar("Kind")
 
 

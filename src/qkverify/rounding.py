@@ -420,10 +420,10 @@ def _matmul(x: Any, y: Any) -> Bounded:
 
 def _sum(x: Bounded, axis: Any = None, keepdims: bool = False) -> Bounded:
     p = x.precision
-    value = np.add.reduce(x.value, axis=axis, keepdims=keepdims)
+    value = np.add.reduce(x.value, axis=axis, keepdims=keepdims)  # type: ignore[call-overload]
     terms = x.value.size // max(value.size, 1)
-    errors = np.add.reduce(x.errors, axis=axis, keepdims=keepdims)
-    magnitude = np.add.reduce(np.abs(x.value), axis=axis, keepdims=keepdims) + errors
+    errors = np.add.reduce(x.errors, axis=axis, keepdims=keepdims)  # type: ignore[call-overload]
+    magnitude = np.add.reduce(np.abs(x.value), axis=axis, keepdims=keepdims) + errors  # type: ignore[call-overload]
     error = gamma(terms, p.accumulate.unit) * magnitude + errors + terms * p.accumulate.tiny
     if not _peak(magnitude) <= p.accumulate.huge:  # so may a partial sum
         error = np.where(magnitude > p.accumulate.huge, np.inf, error)
@@ -439,7 +439,7 @@ def _max(x: Bounded, axis: Any = None, keepdims: bool = False, initial: Any = np
     gradients, rounds numbers of this magnitude twice more.
     """
     p = x.precision
-    value = np.maximum.reduce(x.value, axis=axis, keepdims=keepdims, initial=initial)
+    value = np.maximum.reduce(x.value, axis=axis, keepdims=keepdims, initial=initial)  # type: ignore[call-overload]
     terms = x.value.size // max(value.size, 1)
     rescales = -(-terms // p.tile) - 1
     error = np.abs(np.where(np.isfinite(value), value, 0.0)) * (2.0 * p.accumulate.unit)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -30,7 +31,7 @@ from qkverify.rounding import EXACT, FLOAT64, FORMATS, Bounded, Precision
 NUMPY_DTYPES: Mapping[str, Any] = {"float64": np.float64, "float32": np.float32, "float16": np.float16,
                                    "bfloat16": ml_dtypes.bfloat16}  # fmt: skip
 DEFAULTS = {"causal_alignment": "bottom-right", "empty_rows": "zero", "masked_values": "read", "deterministic": "no",
-            "batch_invariant": "no", "delta": "weights", "lse": "natural"}  # fmt: skip
+            "batch_invariant": "no", "delta": "weights", "lse": "natural", "empty_lse": "-inf"}  # fmt: skip
 
 _active: ContextVar[Run | None] = ContextVar("active", default=None)
 
@@ -44,13 +45,17 @@ class Run:
     """`semantics` are the conventions it is held to: declared ones, and what `conventions.detect` found."""
 
     def __init__(self, implementation: Implementation, device: str = "cpu", dtype: str = "float32",
-                 semantics: Mapping[str, str] | None = None, precision: Precision | None = None) -> None:  # fmt: skip
+                 semantics: Mapping[str, str] | None = None, precision: Precision | None = None,
+                 gradient_precision: Precision | None = None) -> None:  # fmt: skip
         self.implementation = implementation
         self.device = device
         self.dtype = dtype
         self.framework = frameworks.get(implementation.arrays)
         self.semantics = {**DEFAULTS, **implementation.semantics, **(semantics or {})}
         self.precision = precision or _precision(implementation, device, dtype)
+        self.gradient_precision = gradient_precision or _gradient_precision(
+            implementation, dtype, self.precision
+        )
         self.largest_margin = 0.0
         self.examples = 0
         self.refusals = 0
@@ -104,7 +109,15 @@ class Run:
         """The log-sum-exp (B,H,Q) with its bound."""
         problem = problem if problem.return_lse else problem.replace(return_lse=True)
         got = self.outputs(problem)[1]
-        return self._with_bound(got, self.bound(problem)[1], problem)
+        exact = self.bound(problem)[1]
+        stored = FORMATS[got.dtype.name]  # float32 as a rule, but it may be the dtype of the output
+        if stored.unit <= self.precision.accumulate.unit:
+            return self._with_bound(got, exact, problem)
+        kept = +Bounded(exact.value, exact.errors, replace(self.precision, output=stored), 0.0)
+        hidden = np.isneginf(exact.value)  # stays what it is in every format
+        return self._with_bound(
+            got, Bounded(exact.value, np.where(hidden, exact.errors, kept.errors), EXACT), problem
+        )
 
     def values(self, problem: Problem) -> np.ndarray:
         """The output (B,H,Q,E) bit for bit, in the dtype under test."""
@@ -200,7 +213,7 @@ class Run:
         key = ("gradients", id(problem))
         if key not in self._cache:
             scale = problem.scale if problem.scale is not None else max(problem.sizes["D"], 1) ** -0.5
-            precision = self.precision.either_side(scale)
+            precision = self.gradient_precision.either_side(scale)
             arrays = (problem.query, problem.key, problem.value, problem.upstream)
             inputs = [self.bounded(x, precision) for x in arrays]
             options = {
@@ -344,6 +357,18 @@ def _precision(implementation: Implementation, device: str, dtype: str) -> Preci
     if dtype in ("float64", "float32") and declared != "tf32":
         return Precision.plain(dtype)
     return Precision.named(declared or "fused", dtype)
+
+
+def _gradient_precision(implementation: Implementation, dtype: str, forward: Precision) -> Precision:
+    """What is declared for gradients, else the output's."""
+    declared = implementation.precision.get(f"{dtype}-gradients")
+    return (
+        declared
+        if isinstance(declared, Precision)
+        else Precision.named(declared, dtype)
+        if declared
+        else forward
+    )
 
 
 def _relaid(array: Any, layout: str | None) -> Any:

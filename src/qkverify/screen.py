@@ -10,8 +10,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from qkverify import frameworks, registry
-from qkverify.contract import DEVICES, FRAMEWORKS
-from qkverify.results import Timing, Verdict
+from qkverify.contract import DEVICES, FRAMEWORKS, SEMANTICS
+from qkverify.laws import Law
+from qkverify.power import summary
+from qkverify.results import Planted, Timing, Verdict
 from qkverify.verification import Cell, Plan, conventions_of, law_book
 
 console = Console(highlight=False, soft_wrap=True)
@@ -54,6 +56,20 @@ def families(verdicts: Sequence[Verdict]) -> None:
         if broken:
             words += f"   [bold red]BROKEN[/bold red] {', '.join(broken)}"
         console.print(words)
+
+
+def conventions(cell: Cell) -> None:
+    """Every convention of a cell in a table: the choice, how it is known, and what it is about."""
+    table = Table()
+    for name in ("convention", "choice", "known", "about"):
+        table.add_column(name)
+    for name, choice in conventions_of(cell).items():
+        about = SEMANTICS[name][1] if name in SEMANTICS else "where half-precision numbers are rounded"
+        known = choice.how if choice.how != "not applicable" else "does not show"
+        table.add_row(
+            name.replace("_", " "), choice.value if choice.how != "not applicable" else "-", known, about
+        )
+    console.print(table)
 
 
 def verdict(broken: Sequence[Verdict], planned: Plan) -> None:
@@ -168,6 +184,31 @@ def doctor() -> None:
             reason = frameworks.get(name).unavailable(device)
             console.print(f"  {device:6} {reason or 'available'}")
     implementations()
+
+
+def planted(one: Planted) -> None:
+    """One line for a mutant or a control, when it is done."""
+    if one.kills:
+        others = f" and {len(one.kills) - 1} more" if len(one.kills) > 1 else ""
+        words = (
+            f"killed by {one.kills[0].law}{others}"
+            if one.kind == "mutant"
+            else "[bold red]ACCUSED[/bold red]"
+        )
+        if one.kind != "mutant":
+            words += f" by {', '.join(kill.law for kill in one.kills)}"
+    else:
+        words = "[bold red]SURVIVED[/bold red]" if one.kind == "mutant" else "never accused"
+    console.print(f"{one.name:64} {words}  [dim]{one.examples:,} examples, {one.seconds:.1f} s[/dim]")
+
+
+def power(found: Sequence[Planted], idle: Sequence[Law] | None) -> None:
+    """What all of it says; `idle` are the laws that no mutant broke, where that is known."""
+    console.print()
+    for line in summary(found):
+        console.print(line)
+    if idle is not None:
+        console.print(f"laws that kill nothing planted: {', '.join(law.name for law in idle) or 'none'}")
 
 
 @contextlib.contextmanager

@@ -35,6 +35,10 @@ LENGTHS = (1, 2, 3, 4, 5, 7, 8, 9, 13, 15, 16, 17, 31, 32, 33)
 TILE_EDGES = (63, 64, 65, 127, 128, 129, 160, 191, 257)
 PAIRS = 8_500  # (query, key) pairs of one problem, all heads: keeps an example near a millisecond
 
+# A framework that compiles every operation anew for every size gets few sizes: B, G, group, Q, K, D, E.
+COMPILED = ((1, 1, 1, 1, 2, 1, 1), (1, 1, 1, 2, 2, 1, 1), (1, 1, 1, 2, 3, 2, 1), (1, 1, 2, 3, 5, 4, 3), (2, 2, 2, 5, 3, 3, 4),
+            (2, 1, 3, 9, 8, 8, 5), (2, 3, 1, 17, 16, 5, 8), (1, 2, 2, 65, 33, 8, 8), (3, 2, 1, 33, 65, 16, 16))  # fmt: skip
+
 TAME = ("digits", "counting", "ones", "one-hot", "normal", "uniform", "ties", "sparse")
 _seeds = st.integers(0, distributions.SEEDS - 1)
 _biases = st.sampled_from(sorted(product(TAME, range(8)), key=lambda fk: TAME.index(fk[0]) + fk[1]))
@@ -59,6 +63,8 @@ _pairs = sorted(
 _head_sizes = st.sampled_from(_pairs)
 _small_head_sizes = st.sampled_from([de for de in _pairs if max(de) <= 16])
 _heads = st.sampled_from(HEADS)
+_compiled = st.sampled_from(COMPILED)
+_compiled_short = st.sampled_from([row for row in COMPILED if max(row) <= 33])
 
 
 def _mixtures(names: Sequence[str], count: int) -> st.SearchStrategy[tuple[str, ...]]:
@@ -86,7 +92,8 @@ def draw_sizes(
 ) -> dict[str, int]:
     """Sizes by dimension letter. `fixed` maps a letter to a number or to the letter that it equals."""
     requires = run is not None and run.implementation.requires
-    if run is not None and run.implementation.effort.get(run.device, 1.0) < 1:
+    compiles = run is not None and run.framework.COMPILES
+    if run is not None and not compiles and run.implementation.effort.get(run.device, 1.0) < 1:
         long = False  # an interpreted kernel takes a second for what a compiled one does in a microsecond
     lengths = _lengths(run.implementation.tile if run is not None else ()) if long else LENGTHS
     sizes: dict[str, int] = {}
@@ -105,7 +112,12 @@ def draw_sizes(
             assume(fitting)
         sizes[letter] = draw(_pool(fitting + ((0,) if zero and letter in "QK" else ())))
 
-    sizes["B"], sizes["G"], group = draw(_heads)
+    pools: dict[str, tuple[int, ...]] = {}
+    if compiles:
+        sizes["B"], sizes["G"], group, *rest = draw(_compiled if long else _compiled_short)
+        pools = {letter: (n,) for letter, n in zip("QKDE", rest, strict=True)}
+    else:
+        sizes["B"], sizes["G"], group = draw(_heads)
     sizes["H"] = sizes["G"] * group
     for letter in "GHB":
         if letter in fixed:
@@ -118,12 +130,12 @@ def draw_sizes(
         sizes["H"] = sizes["G"]
         assume(run.implementation.accepts(sizes) is None)
     rows = max(sizes["B"] * sizes["H"], 1)
-    choose("Q", _at_most(lengths, PAIRS // (4 * rows)))
-    choose("K", _at_most((2, *lengths), PAIRS // max(sizes["Q"] * rows, 1)))
+    choose("Q", pools.get("Q") or _at_most(lengths, PAIRS // (4 * rows)))
+    choose("K", pools.get("K") or _at_most((2, *lengths), PAIRS // max(sizes["Q"] * rows, 1)))
     short = rows * (sizes["Q"] + sizes["K"]) <= 400
-    if "D" in fixed or "E" in fixed or requires:
+    if "D" in fixed or "E" in fixed or requires or pools:
         for letter in "ED" if "E" in fixed and fixed["E"] != "D" else "DE":
-            choose(letter, [n for n in HEAD_SIZES if n <= 16 or short])
+            choose(letter, pools.get(letter) or [n for n in HEAD_SIZES if n <= 16 or short])
     else:
         sizes["D"], sizes["E"] = draw(_head_sizes if short else _small_head_sizes)
     if requires and run is not None:

@@ -92,7 +92,7 @@ def prepare(cell: Cell) -> Run:
     """A fresh run of a cell, held to its conventions."""
     found = conventions_of(cell)
     return Run(cell.implementation, cell.device, cell.dtype, conventions.settled(found),
-               conventions.precision_of(found, cell.dtype))  # fmt: skip
+               **conventions.precisions_of(found, cell.dtype))  # fmt: skip
 
 
 @functools.lru_cache(maxsize=1)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 REFUSALS: tuple[type[BaseException], ...] = (NotImplementedError,)
-clock: Callable[[], float] = time.perf_counter
+COMPILES = False
 
 
 def unavailable(device: str) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 
 REFUSALS: tuple[type[BaseException], ...] = (NotImplementedError,)
-clock: Callable[[], float] = time.perf_counter
+COMPILES = False
 
 
 def unavailable(device: str) -> str | None:

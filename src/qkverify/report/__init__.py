@@ -22,6 +22,7 @@ from qkverify import results
 from qkverify.errors import UsageError
 
 PAGE, SUMMARY, RESULTS = "index.html", "summary.md", "results.jsonl"
+POWER = "power.jsonl"  # beside the devices' folders: how strong the laws are does not depend on the device
 
 
 class Page(NamedTuple):
@@ -47,7 +48,9 @@ def write(results_path: str | Path, folder: str | Path) -> tuple[Path, Path]:
 
     Raises results.ResultsError naming file and line where the file cannot be read: nothing is written then.
     """
-    page = render(results.read(results_path))
+    power = Path(folder).parent / POWER
+    planted = results.of_kind(results.read(power), results.Planted) if power.is_file() else []
+    page = render([*results.read(results_path), *planted])
     return _write(Path(folder) / PAGE, page.html), _write(Path(folder) / SUMMARY, page.markdown)
 
 

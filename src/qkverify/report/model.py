@@ -22,6 +22,7 @@ from qkverify.results import (
     Fact,
     ImplementationInfo,
     Outcome,
+    Planted,
     Record,
     RunStart,
     Timing,
@@ -125,6 +126,7 @@ class Report:
         self.controls = _latest(
             of_kind(records, Control), lambda c: (c.case, c.implementation, c.device, c.dtype)
         )
+        self.planted = sorted(_latest(of_kind(records, Planted), lambda p: p.name), key=lambda p: p.name)
         self._title = title
 
     @cached_property

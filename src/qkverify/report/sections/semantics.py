@@ -20,8 +20,10 @@ CONVENTIONS = (
     "deterministic",
     "batch_invariant",
     "lse",
+    "empty_lse",
     "delta",
     "precision",
+    "gradient_precision",
 )
 EXPLAINED = {
     "causal_alignment": "which key the first query sees when lengths differ",
@@ -30,8 +32,10 @@ EXPLAINED = {
     "deterministic": "the same call twice gives the same bits",
     "batch_invariant": "a batch gives the same bits as its entries alone",
     "lse": "the base of the returned log-sum-exp",
+    "empty_lse": "the log-sum-exp of a query that sees no key",
     "delta": "what the gradient's row sums are taken from",
     "precision": "where half-precision numbers are rounded",
+    "gradient_precision": "the same, in the gradients",
 }
 
 

@@ -1,0 +1,107 @@
+"""The suite's own strength: planted bugs down, laws across, a mark where the law kills the bug."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from markupsafe import Markup
+
+from qkverify.power import summary
+from qkverify.report.markdown import code, table
+from qkverify.report.model import FAMILIES, Report, in_order
+from qkverify.report.svg import element
+from qkverify.report.templating import fill
+from qkverify.results import Planted
+
+ORDER = 65
+TITLE = "How strong the laws are"
+STEP, GAP, TOP = 9.0, 8.0, 16.0  # a square with its margin; between families; above the first row
+
+
+class Column(NamedTuple):
+    """A law that kills something, and where its column is drawn."""
+
+    law: str
+    family: str
+    x: float
+
+
+def html(report: Report) -> Markup:
+    if not report.planted:
+        return Markup("")
+    mutants = killed_most(report)
+    return fill(
+        "power.jinja",
+        mutants=mutants,
+        controls=[one for one in report.planted if one.kind == "control"],
+        lines=summary(report.planted),
+        chart=matrix(report, mutants),
+        profile=report.planted[-1].profile,
+    )
+
+
+def killed_most(report: Report) -> list[Planted]:
+    """The mutants, those that most laws kill first: what only one law sees stands last."""
+    mutants = [one for one in report.planted if one.kind == "mutant"]
+    return sorted(mutants, key=lambda one: (-len(one.kills), one.name))
+
+
+def columns(mutants: list[Planted]) -> list[Column]:
+    """Families in the report's order; in each the law that kills most first."""
+    counts: dict[tuple[str, str], int] = {}
+    for one in mutants:
+        for kill in one.kills:
+            counts[kill.family, kill.law] = counts.get((kill.family, kill.law), 0) + 1
+    found, x = [], 0.0
+    for family in in_order({family for family, _ in counts}, FAMILIES):
+        for _, law in sorted(
+            (key for key in counts if key[0] == family), key=lambda key: (-counts[key], key)
+        ):
+            found.append(Column(law, family, x))
+            x += STEP
+        x += GAP
+    return found
+
+
+def matrix(report: Report, mutants: list[Planted]) -> Markup:
+    """One square for every (mutant, law) that was seen to kill; only where all laws were held against all mutants."""
+    if not mutants or not all(one.matrix for one in mutants):
+        return Markup("")
+    across = columns(mutants)
+    if not across:
+        return Markup("")
+    places = {column.law: column for column in across}
+    rows = [
+        element("path", class_="kills", data_tip=f"{one.name}: {_laws(one)}",
+                d="".join(f"M{places[kill.law].x:g} {TOP + i * STEP:g}h7v7h-7z" for kill in one.kills))
+        for i, one in enumerate(mutants)
+        if one.kills
+    ]  # fmt: skip
+    heads = []
+    for family in dict.fromkeys(column.family for column in across):
+        mine = [column for column in across if column.family == family]
+        heads.append(element("text", Markup(family), x=mine[0].x, y=10.0))
+        heads += [element("rect", x=column.x, y=TOP, width=7.0, height=STEP * len(mutants) - 2, class_="column",
+                          data_tip=f"{column.law} kills {_killed(column.law, mutants)}") for column in mine]  # fmt: skip
+    width, height = across[-1].x + STEP + 40, TOP + STEP * len(mutants)
+    alt = f"{len(mutants)} mutants down, {len(across)} laws across; a square where the law kills the mutant"
+    return element("svg", *heads, *rows, class_="chart power", viewBox=f"0 0 {width:g} {height:g}", width=width, height=height,
+                   role="img", aria_label=alt)  # fmt: skip
+
+
+def _laws(one: Planted) -> str:
+    names = [kill.law for kill in one.kills]
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _killed(law: str, mutants: list[Planted]) -> str:
+    count = sum(any(kill.law == law for kill in one.kills) for one in mutants)
+    return f"{count} mutant{'' if count == 1 else 's'}"
+
+
+def markdown(report: Report) -> str:
+    if not report.planted:
+        return ""
+    survivors = [[code(one.name), one.sentence] for one in killed_most(report) if not one.kills]
+    lines = "\n".join(f"- {line}" for line in summary(report.planted))
+    return lines + (f"\n\n{table(['survivor', 'bug'], survivors)}" if survivors else "")
