@@ -36,7 +36,7 @@ def attention_on(backend: SDPBackend) -> Callable[..., Tensor]:
     def attention(
         query: Tensor, key: Tensor, value: Tensor, *,
         mask: Tensor | None = None, bias: Tensor | None = None, causal: bool = False,
-        scale: float | None = None,
+        scale: float | None = None, dropout: float = 0.0,
     ) -> Tensor:  # fmt: skip
         if bias is not None and backend == SDPBackend.MATH:
             # Joined in half precision, its gradient would be rounded element by element before it is summed.
@@ -47,7 +47,7 @@ def attention_on(backend: SDPBackend) -> Callable[..., Tensor]:
             try:
                 return scaled_dot_product_attention(
                     query, key, value, attn_mask=joined, is_causal=causal and joined is None, scale=scale,
-                    enable_gqa=query.shape[1] != key.shape[1],
+                    enable_gqa=query.shape[1] != key.shape[1], dropout_p=dropout,
                 )  # fmt: skip
             except RuntimeError as error:
                 if " ".join(str(error).split()) != REFUSAL:

@@ -318,3 +318,15 @@ def test_merge_of_key_splits(run, problem, cut):
 def test_sinks_take_weight_only(run, problem, level):
     sunk = problem.replace(sinks=np.full_like(problem.sinks, level))
     assert_within_bound(run(sunk), run.exact(sunk))
+
+
+@law(
+    "An infinite cap caps nothing.",
+    source="c tanh(s / c) tends to s",
+    needs="softcap",
+    problem=problems(without=("softcap",), long=False),
+)
+def test_infinite_cap_is_none(run, problem):
+    assert_within_bound(
+        run.within(run.values(problem.replace(softcap=np.inf)), run.bound(problem)[0]), run.exact(problem)
+    )

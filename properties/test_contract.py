@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
@@ -41,6 +43,21 @@ def test_inputs_are_not_written(run, problem):
 
 
 @law(
+    "Computing gradients does not write to the inputs, nor to the upstream gradient.",
+    source="purity: gradients accumulated in place",
+    exact=True,
+    needs="gradients",
+    problem=problems(layouts=False, upstream=True),
+)
+def test_gradients_write_to_no_input(run, problem):
+    arrays = {name: x for name, x in vars(problem).items() if isinstance(x, np.ndarray)}
+    before = {name: x.tobytes() for name, x in arrays.items()}
+    run.gradient_values(problem)
+    for name, x in arrays.items():
+        assert_true(x.tobytes() == before[name], f"the backward pass has written to {name}")
+
+
+@law(
     "The same call twice gives the same: bit for bit where that is declared.",
     source="determinism; state kept between calls",
     problem=problems(),
@@ -64,6 +81,74 @@ def test_history_does_not_matter(run, problem, other):
     run.values(other)
     again = run(problem)
     assert_within_bound(again, type(again)(first.astype(np.float64), again.errors))
+
+
+@law(
+    "What a call returned stays what it is when others follow and when its inputs are overwritten.",
+    source="output buffers kept between calls; outputs that are views of inputs",
+    exact=True,
+    problem=problems(long=False, layouts=False),
+)
+def test_results_are_kept(run, problem):
+    later = problem.replace(value=(2 * problem.value.astype(np.float64) + 1).astype(run.numpy_dtype))
+    before, after = run.kept(problem, later)
+    assert_identical(after, before)
+
+
+@law(
+    "Arrays that were overwritten in place are read anew.",
+    source="results cached by the object instead of its contents",
+    problem=problems(long=False, layouts=False),
+    other=st.integers(0, 99),
+)
+def test_inputs_are_read_anew(run, problem, other):
+    rng = np.random.default_rng(other)
+    changed = problem.replace(
+        **{
+            name: rng.standard_normal(getattr(problem, name).shape).astype(run.numpy_dtype)
+            for name in ("query", "key", "value")
+        }
+    )
+    first, second = run.overwritten(problem, changed)
+    assert_within_bound(first, run.exact(problem), what="output of the first call")
+    assert_within_bound(second, run.exact(changed), what="output of the second call")
+
+
+@law(
+    "Calls in several threads do not disturb one another.",
+    source="one scratch buffer for all callers",
+    problem=problems(layouts=False, tame=True, sizes={"B": 2, "G": 2, "H": "G", "Q": 33, "K": 65}),
+    weight=0.1,
+)
+def test_threads_do_not_disturb(run, problem):
+    calls = [
+        problem.replace(query=(problem.query.astype(np.float64) * factor).astype(run.numpy_dtype))
+        for factor in (1.0, -1.0, 2.0, -2.0)
+    ]
+    alone = [run.values(call) for call in calls]
+    with ThreadPoolExecutor(len(calls)) as pool:
+        together = list(pool.map(run.values, calls * 6))
+    for i, got in enumerate(together):
+        bound = run.bound(calls[i % len(calls)])[0]
+        assert_within_bound(
+            run.within(got, bound), run.within(alone[i % len(calls)], bound), what=f"output of call {i}"
+        )
+
+
+@law(
+    "The type of the integers that hold the lengths does not matter: the result is right, or the type is refused.",
+    source="32-bit lengths read from a 64-bit array",
+    needs="key_lengths",
+    problem=problems(use=("key_lengths",), long=False),
+    dtype=st.sampled_from(("int64", "int32", "int16", "uint8")),
+)
+def test_lengths_of_any_integer_type(run, problem, dtype):
+    asked = problem.replace(key_lengths=problem.key_lengths.astype(dtype))
+    try:
+        got = run.values(asked)
+    except (TypeError, ValueError, RuntimeError):
+        return
+    assert_within_bound(run.within(got, run.bound(problem)[0]), run.exact(problem))
 
 
 @law("Memory layout is no input: views give what copies give, each argument on its own.", source="strides assumed contiguous", problem=problems(layouts=False),

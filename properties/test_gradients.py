@@ -7,6 +7,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from qkverify.laws import law
+from qkverify.poison import poisoned, unseen
 from qkverify.strategies import problems
 from qkverify.verdict import assert_identical, assert_within_bound
 
@@ -113,3 +114,69 @@ def test_adjoint_identity_in_values(run, problem):
     right = (run.gradients(problem)["value"] * problem.value.astype(np.float64)).sum(axis=axes)
     assume(problem.empty_rows == "zero" or problem.some_visible.all())
     assert_within_bound(left, right, what="inner product")
+
+
+@law(
+    "Asking for gradients does not change the output.",
+    source="another kernel for training than for inference",
+    needs="gradients",
+    problem=anything,
+)
+def test_output_is_the_same_while_training(run, problem):
+    output, _ = run.output_and_gradients(problem)
+    assert_within_bound(run.within(output, run.bound(problem)[0]), run.exact(problem))
+
+
+@law("A backward pass belongs to its own forward pass, whatever was computed between the two.", source="what is kept for the backward pass, kept in one place for all calls",
+     needs="gradients", problem=problems(upstream=True, long=False, tame=True), factor=st.sampled_from((-1.0, 2.0, 0.0)))  # fmt: skip
+def test_backward_belongs_to_its_forward(run, problem, factor):
+    between = problem.replace(
+        query=(problem.query.astype(np.float64) * factor).astype(run.numpy_dtype), layouts={}
+    )
+    bounds = run.gradient_bounds(problem)
+    for name, found in run.gradients_after(problem, between).items():
+        assert_within_bound(run.within(found, bounds[name]), bounds[name].value, what=f"gradient of {name}")
+
+
+@law("The gradient of the log-sum-exp by the scores is the weights, and so by query and key.", source="d logsumexp / d s = softmax(s)", needs=("gradients", "return_lse"),
+     problem=problems(only=("scale", "causal", "softcap", "mask", "window"), use=("return_lse",), tame=True, long=False), seed=st.integers(0, 99))  # fmt: skip
+def test_gradient_of_lse(run, problem, seed):
+    upstream = np.random.default_rng(seed).integers(-2, 3, problem.query.shape[:3]).astype(run.numpy_dtype)
+    assume(problem.some_visible.all())
+    exact = run.lse_gradient_bounds(problem, upstream)
+    for name, found in run.lse_gradients(problem, upstream).items():
+        assert_within_bound(run.within(found, exact[name]), exact[name].value, what=f"gradient of {name}")
+
+
+@law("An upstream gradient that is one number spread over all places (stride zero on every axis) is that number everywhere.", source="output.sum().backward()",
+     needs="gradients", problem=problems(upstream=True, layouts=False, long=False), number=st.sampled_from((1.0, -2.0, 0.5)))  # fmt: skip
+def test_upstream_of_stride_zero(run, problem, number):
+    spread = np.broadcast_to(np.asarray(number, run.numpy_dtype), problem.upstream.shape)
+    exact = run.gradient_bounds(problem.replace(upstream=spread))
+    got = run.gradient_values(problem.replace(upstream=spread))
+    for name in ("query", "key", "value"):
+        assert_within_bound(run.within(got[name], exact[name]), exact[name].value, what=f"gradient of {name}")
+
+
+@law("Axes of length zero have gradients of length zero, and nothing else of them is left.", source="empty sequences in the backward pass", needs="gradients",
+     problem=problems(upstream=True, zero=True, long=False, layouts=False, without=("sinks",)), weight=0.5)  # fmt: skip
+def test_gradients_of_empty_axes(run, problem):
+    exact = run.gradient_bounds(problem) if problem.sizes["K"] else None
+    for name, found in run.gradient_values(problem).items():
+        if exact is not None:
+            assert_within_bound(run.within(found, exact[name]), exact[name].value, what=f"gradient of {name}")
+        else:
+            assert_identical(found, np.zeros_like(found), what=f"gradient of {name}")
+
+
+@law("What stands in invisible keys and values does not reach any gradient.", source="zero times NaN in the backward pass", needs=("gradients", "mask"), exact=True,
+     problem=problems(upstream=True, use=("mask",), long=False, layouts=False), which=st.integers(0, 5))  # fmt: skip
+def test_hidden_keys_do_not_reach_gradients(run, problem, which):
+    hidden = unseen(problem)
+    assume(hidden.any() and (problem.empty_rows == "zero" or problem.some_visible.all()))
+    clean = poisoned(run, problem, hidden, which).replace(
+        key=np.where(hidden[..., None], 0, problem.key), value=np.where(hidden[..., None], 0, problem.value)
+    )
+    before, after = run.gradient_values(clean), run.gradient_values(poisoned(run, problem, hidden, which))
+    for name in ("query", "key", "value"):
+        assert_identical(after[name], before[name], what=f"gradient of {name}")

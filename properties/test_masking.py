@@ -6,45 +6,20 @@ poured in where the implementation ignores invisible values; where it is known t
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
 from qkverify.laws import law
+from qkverify.poison import judged, poisoned, unseen
 from qkverify.reference.masks import visible
 from qkverify.strategies import problems
-from qkverify.verdict import assert_identical, assert_within_bound
+from qkverify.verdict import assert_identical, assert_true, assert_within_bound
 
 causal = problems(
     use=("causal",), only=("causal", "scale", "bias", "mask", "window", "softcap", "key_lengths")
 )
-
-
-def poisons(run):
-    """What may be poured into invisible keys and values of this implementation without a trace."""
-    finite = [1e4, -1e4] if run.dtype == "float16" else [1e4, -1e4, 1e18]
-    return [np.nan, np.inf, -np.inf, *finite] if run.semantics["masked_values"] == "ignored" else finite
-
-
-def poisoned(run, problem, hidden, which):
-    """The problem with poison in `hidden`, bool (B,G,K): keys and values that nothing may read."""
-    every = poisons(run)
-    poison = every[which % len(every)]
-    key, value = problem.key.copy(), problem.value.copy()
-    key[hidden] = value[hidden] = poison
-    return problem.replace(key=key, value=value)
-
-
-def judged(problem):
-    """bool (B,H,Q): rows that poison may not change. A row that sees nothing may average every value, if so declared."""
-    return problem.some_visible | (problem.empty_rows == "zero")
-
-
-def unseen(problem):
-    """bool (B,G,K): the keys that no query of any head of the group sees."""
-    s = problem.sizes
-    seen = problem.visible.reshape(s["B"], s["G"], s["H"] // s["G"], s["Q"], s["K"])
-    return ~seen.any(axis=(2, 3))
 
 
 @law("A query does not see the future: overwriting later keys and values changes nothing.", source="masked decoder attention", needs="causal",
@@ -287,3 +262,35 @@ def test_accepted_parameters_matter(run, problem):
             assert_within_bound(
                 run(problem)[moved], run.exact(problem)[moved], what=f"output where {name} matters"
             )
+
+
+@law("Not a number in a key, value or query reaches every row that sees it: a broken input is not made to look fine.", source="nan_to_num against empty rows",
+     problem=problems(long=False, tame=True, layouts=False), which=st.integers(0, 199), name=st.sampled_from(("value", "key", "query")))  # fmt: skip
+def test_nan_goes_where_it_must(run, problem, which, name):
+    s = problem.sizes
+    array = np.array(getattr(problem, name))
+    place = which % array.shape[2]
+    array[:, :, place] = np.nan
+    got = run.values(problem.replace(**{name: array}))
+    touched = (
+        problem.visible[..., place]
+        if name != "query"
+        else (np.arange(s["Q"]) == place) & problem.some_visible
+    )
+    rows = np.isnan(got.astype(np.float64)).all(-1)
+    assert_true(rows[touched], f"NaN in {name} {place} left rows that see it without a trace")
+
+
+@law("A bias of the lowest number hides a key as -inf does, and a row of nothing else gives numbers.", source="additive masks of finfo.min, as transformers makes them",
+     needs="bias", problem=problems(only=("scale",), tame=True, long=False, layouts=False, use=("bias",)), seed=st.integers(0, 999))  # fmt: skip
+def test_lowest_number_hides(run, problem, seed):
+    s, lowest = problem.sizes, float(ml_dtypes.finfo(run.numpy_dtype).min)
+    hidden = np.random.default_rng(seed).random((s["B"], 1, s["Q"], s["K"])) < 0.6
+    small = problem.replace(query=np.clip(problem.query, -3, 3), key=np.clip(problem.key, -3, 3))
+    lowered = small.replace(bias=np.where(hidden, lowest, 0.0).astype(run.numpy_dtype))
+    exact = small.replace(bias=None, mask=~hidden) if run.offers("mask") else small.replace(bias=np.where(hidden, -np.inf, 0.0).astype(run.numpy_dtype))  # fmt: skip
+    rows = np.broadcast_to(~hidden.all(-1), (s["B"], s["H"], s["Q"]))
+    got = run.values(lowered)
+    assert_true(np.isfinite(got.astype(np.float64)), "a finite bias gave NaN or infinity")
+    bound = run.bound(exact)[0]
+    assert_within_bound(run.within(got[rows], bound[rows]), bound.value[rows])

@@ -13,8 +13,8 @@ from qkverify.laws import law
 from qkverify.reference.multi_head import multi_head_attention as reference
 from qkverify.verdict import assert_within_bound
 
-given = {"operation": "multi_head_attention", "batch": st.sampled_from((1, 2, 3)), "heads": st.sampled_from((1, 2, 3, 4)),
-         "length": st.sampled_from((1, 2, 3, 5, 7, 17)), "size": st.sampled_from((1, 2, 3, 5, 8)), "causal": st.booleans(), "seed": st.integers(0, 999)}  # fmt: skip
+given = {"operation": "multi_head_attention", "batch": st.sampled_from((1, 2, 3)), "heads": st.sampled_from((1, 2, 3, 4, 8, 12)),
+         "length": st.sampled_from((1, 2, 3, 5, 7, 17, 65)), "size": st.sampled_from((1, 2, 3, 5, 8, 64)), "causal": st.booleans(), "seed": st.integers(0, 999)}  # fmt: skip
 
 
 def draw(run, batch, heads, length, size, seed):

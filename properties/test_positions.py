@@ -10,14 +10,15 @@ import numpy as np
 from hypothesis import strategies as st
 
 from qkverify.laws import law
+from qkverify.problems import LAYOUTS
 from qkverify.reference.positions import alibi_slopes as reference_slopes
 from qkverify.reference.positions import positional_encoding as reference_encoding
 from qkverify.reference.positions import rotary as reference_rotary
 from qkverify.rounding import Bounded
 from qkverify.verdict import assert_at_least, assert_at_most, assert_true, assert_within_bound
 
-lengths = st.sampled_from((1, 2, 3, 4, 5, 8, 13, 20, 50, 257))
-dims = st.sampled_from((2, 4, 6, 8, 10, 16, 64, 512))
+lengths = st.sampled_from((1, 2, 3, 4, 5, 8, 13, 20, 50, 257, 600))
+dims = st.sampled_from((2, 4, 6, 8, 10, 16, 64, 130, 512, 768))
 layouts = st.sampled_from(("interleaved", "concatenated"))
 rotary_layouts = st.sampled_from(("interleaved", "half"))
 seeds = st.integers(0, 999)
@@ -152,7 +153,7 @@ def draw_x(run, length, dim, seed, batch=2, heads=3):
 rope = {
     "operation": "rotary",
     "length": st.sampled_from((1, 2, 3, 5, 17, 40)),
-    "dim": st.sampled_from((2, 4, 6, 8, 16, 64)),
+    "dim": st.sampled_from((2, 4, 6, 8, 16, 64, 80, 128, 256)),
     "layout": rotary_layouts,
     "seed": seeds,
 }
@@ -202,10 +203,28 @@ def test_rotary_layouts_are_permutations(run, length, dim, seed):
     "Rotary turns the pair i of position p by p / 10000^(2i/d), each batch entry and head alike.",
     source="RoFormer, section 3.2.2",
     **rope,
-    start=st.sampled_from((0, 1, 9, 1000)),
+    start=st.sampled_from((0, 1, 9, 1000, 3000, 5000, 20000)),
 )
 def test_rotary_agrees_with_formula(run, length, dim, layout, seed, start):
     x, at = draw_x(run, length, dim, seed), np.arange(length) + start
+    assert_within_bound(
+        turned(run, x, at, layout),
+        reference_rotary(x.astype(np.float64), at.astype(np.float64), layout=layout),
+        what="entry",
+    )
+
+
+@law("How the tokens lie in memory does not matter.", source="heads of a projection seen through swapped axes", **rope,
+     memory=st.sampled_from(("heads after length", "last axes swapped", "every second", "slice of longer")))  # fmt: skip
+def test_rotary_layout_invariance(run, length, dim, layout, seed, memory):
+    x, at = draw_x(run, length, dim, seed), np.arange(length)
+    assert_within_bound(turned(run, LAYOUTS[memory](x), at, layout), turned(run, x, at, layout), what="entry")
+
+
+@law("Positions may come in any order and at any distance: each token is turned by its own.", source="packed sequences and caches have positions of their own", **rope,
+     top=st.sampled_from((10, 2048, 9999)))  # fmt: skip
+def test_rotary_positions_in_any_order(run, length, dim, layout, seed, top):
+    x, at = draw_x(run, length, dim, seed), np.random.default_rng(seed).integers(0, top, length)
     assert_within_bound(
         turned(run, x, at, layout),
         reference_rotary(x.astype(np.float64), at.astype(np.float64), layout=layout),
@@ -229,7 +248,7 @@ def test_rotary_batch_independence(run, length, dim, layout, seed, b):
 
 
 @law("Slopes fall geometrically from 2^(-8/H) to 2^-8; between powers of two they interleave.", source="Press et al. 2021, section 3 and its published code", operation="alibi_slopes",
-     heads=st.integers(1, 40))  # fmt: skip
+     heads=st.integers(1, 160))  # fmt: skip
 def test_alibi_slopes(run, heads):
     """Powers with an exponent that is rounded once: a slope 2^-a carries a relative error of a ln 2 rounded, and its own."""
     exact = reference_slopes(heads)

@@ -192,7 +192,9 @@ def test_scaling_keeps_variance(run, problem, copies):
 
 
 def scores_of(run, rows, size, fill, seed, level):
-    return (distributions.fill(fill, (rows, size), seed) + level).astype(run.numpy_dtype)
+    """Scores of one, two or more axes: (n,), (rows,n), (2,rows,n)."""
+    shape = {5: (2, 5, size), 1: (size,)}.get(rows, (rows, size))
+    return (distributions.fill(fill, shape, seed) + level).astype(run.numpy_dtype)
 
 
 def probabilities(run, scores):
@@ -202,7 +204,7 @@ def probabilities(run, scores):
     )
 
 
-alone = {"operation": "softmax", "rows": st.sampled_from((1, 2, 3, 5)), "size": st.sampled_from((1, 2, 3, 7, 16, 33, 257)),
+alone = {"operation": "softmax", "rows": st.sampled_from((1, 2, 3, 5)), "size": st.sampled_from((1, 2, 3, 7, 16, 33, 257, 1024, 1025, 5000)),
          "fill": st.sampled_from(distributions.NAMES), "seed": st.integers(0, 2**24 - 1), "level": st.sampled_from((0.0, 1.0, -100.0, 100.0, 1000.0, -1000.0))}  # fmt: skip
 
 

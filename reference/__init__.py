@@ -3,8 +3,8 @@
 The code also runs on NumPy duck arrays (NEP 13, NEP 18), which is how each formula yields its own rounding
 bound: see `qkverify.rounding.Bounded`. So what is done to the arguments keeps to these operations:
 
-    + - * / ** @ and comparisons; np.exp log tanh sin cos isfinite; np.sum, np.max (axis, keepdims, initial);
-    np.where swapaxes reshape repeat concatenate stack broadcast_to; indexing, .shape, .ndim;
+    + - * / ** @ and comparisons; np.exp log tanh sin cos sqrt maximum isfinite; np.sum, np.max (axis,
+    keepdims, initial); np.where swapaxes reshape repeat concatenate stack broadcast_to; indexing, .shape, .ndim;
 
 and np.positive, under the name `stored`: here an implementation writes to memory, in its output dtype. What
 never rounds (masks, distances, the identity) is plain NumPy. Sizes are checked, nothing else. Arguments are
@@ -13,6 +13,9 @@ arrays, never lists.
 
 from qkverify.reference.attention import attention, stored, weights
 from qkverify.reference.attention_vjp import attention_vjp
+from qkverify.reference.encoder_decoder import decoder_layer, encoder_layer
+from qkverify.reference.layers import feed_forward, layer_norm
+from qkverify.reference.losses import cross_entropy, cross_entropy_vjp, smoothed
 from qkverify.reference.masks import distance, visible
 from qkverify.reference.multi_head import merge_heads, multi_head_attention, split_heads
 from qkverify.reference.positions import alibi_slopes, positional_encoding, rotary, rotate
@@ -25,8 +28,9 @@ from qkverify.reference.self_attention import (
 from qkverify.reference.softmax import log_sum_exp, softmax, softmax_jacobian, softmax_vjp
 
 __all__ = [
-    "alibi_slopes", "attention", "attention_vjp", "distance", "from_embeddings", "from_queries_and_keys",
-    "from_queries_keys_and_values", "log_sum_exp", "merge_heads", "multi_head_attention",
-    "positional_encoding", "rotary", "rotate", "scores", "softmax", "softmax_jacobian", "softmax_vjp",
-    "split_heads", "stored", "visible", "weights",
+    "alibi_slopes", "attention", "attention_vjp", "cross_entropy", "cross_entropy_vjp", "decoder_layer",
+    "distance", "encoder_layer", "feed_forward", "from_embeddings", "from_queries_and_keys",
+    "from_queries_keys_and_values", "layer_norm", "log_sum_exp", "merge_heads", "multi_head_attention",
+    "positional_encoding", "rotary", "rotate", "scores", "smoothed", "softmax", "softmax_jacobian",
+    "softmax_vjp", "split_heads", "stored", "visible", "weights",
 ]  # fmt: skip

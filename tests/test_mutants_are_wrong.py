@@ -14,8 +14,9 @@ import pytest
 
 import qkverify.implementations.controls
 import qkverify.implementations.mutants
+from qkverify import reference
 from qkverify.contract import REGISTERED
-from qkverify.implementations.mutants.correct import multi_head, positions
+from qkverify.implementations.mutants.correct import layers, multi_head, positions
 from qkverify.implementations.mutants.correct.call import Call
 from qkverify.implementations.mutants.correct.planting import MUTANTS
 from qkverify.implementations.mutants.correct.split import SPLIT
@@ -349,6 +350,55 @@ def test_a_bug_of_the_rotation_shows(layout: str) -> None:
             assert differs(mutant.function(x, places, layout=layout), exact)
 
 
+def layer_calls() -> dict[str, tuple[Any, Any, tuple[Any, ...], tuple[dict[str, Any], ...]]]:
+    """For each operation of the layers: the reference, the correct code, arguments, and what may be given with them."""
+    rng = np.random.default_rng(5)
+    normal = rng.standard_normal
+    weights = {f"{prefix}w_{name}": normal((4, 4)) for prefix in ("", "cross_") for name in "qkvo"}
+    weights |= {"w_1": normal((4, 5)), "b_1": normal(5), "w_2": normal((5, 4)), "b_2": normal(4)}
+    weights |= {f"{name}_{i}": normal(4) for name in ("gain", "shift") for i in (1, 2, 3)}
+    x, memory, short = normal((2, 3, 4)), normal((2, 5, 4)), np.array([1, 3])
+    usual: dict[str, Any] = {"heads": 2, "eps": 0.1}
+    return {
+        "feed_forward": (reference.feed_forward, layers.feed_forward,
+                         (x, *(weights[n] for n in ("w_1", "b_1", "w_2", "b_2"))), ({},)),
+        "encoder_layer": (reference.encoder_layer, layers.encoder_layer, (x, weights),
+                          ({**usual, "key_lengths": short}, usual, {**usual, "norm_first": True})),
+        "decoder_layer": (reference.decoder_layer, layers.decoder_layer, (x, memory, weights),
+                          ({**usual, "memory_lengths": short}, usual, {**usual, "norm_first": True})),
+        "cross_entropy": (reference.cross_entropy, layers.cross_entropy, (800 * normal((3, 4)), np.array([3, 0, 1])),
+                          ({"smoothing": 0.3},)),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("operation", layer_calls())
+def test_a_bug_of_the_layers_shows(operation: str) -> None:
+    exact, correct, arguments, every = layer_calls()[operation]
+    for options in every:
+        assert not differs(correct(*arguments, **options), exact(*arguments, **options))
+    bugs = [
+        m
+        for m in MUTANTS
+        if m.family in ("layers", "losses") and declared(m.function.__name__).operation == operation
+    ]
+    assert bugs
+    for bug in bugs:
+        taken = declared(bug.function.__name__).parameters
+        options = next(given for given in every if given.keys() <= taken.keys())
+        assert differs(bug.function(*arguments, **options), exact(*arguments, **options)), bug.name
+
+
+def test_the_gradient_of_a_wrong_target_is_wrong() -> None:
+    scores, targets, upstream = np.random.default_rng(6).standard_normal((2, 4)), np.array([3, 0]), np.ones(2)
+    exact = reference.cross_entropy_vjp(scores, targets, upstream, smoothing=0.3)
+    assert not differs(layers.cross_entropy_vjp(scores, targets, upstream, smoothing=0.3)[0], exact)
+    wrong = [m for m in MUTANTS if m.family == "losses" and "smoothing" in m.name]
+    assert len(wrong) == 3
+    for bug in wrong:
+        pull = declared(bug.function.__name__).vjp
+        assert differs(pull(scores, targets, upstream, smoothing=0.3)[0], exact), bug.name
+
+
 def test_a_bug_of_a_narrow_dtype_shows() -> None:
     import torch
 
@@ -382,7 +432,7 @@ def test_a_bug_of_automatic_differentiation_shows() -> None:
 
 def test_every_mutant_is_shown_to_be_wrong() -> None:
     text = Path(__file__).read_text()
-    whole_families = {"positions", "rotary"}
+    whole_families = {"positions", "rotary", "layers", "losses"}
     assert [
         m.name for m in MUTANTS if m.family not in whole_families and f'"{m.function.__name__}"' not in text
     ] == []

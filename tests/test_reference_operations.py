@@ -15,7 +15,7 @@ from qkverify import reference
 ALLOWED = {
     "add", "subtract", "multiply", "divide", "power", "negative", "matmul", "positive", "absolute",
     "exp", "log", "tanh", "sin", "cos", "sqrt", "isfinite", "greater", "less", "greater_equal", "less_equal",
-    "max", "sum", "where", "swapaxes", "reshape", "repeat", "concatenate", "stack", "broadcast_to", "getitem",
+    "max", "maximum", "sum", "where", "swapaxes", "reshape", "repeat", "concatenate", "stack", "broadcast_to", "getitem",
 }  # fmt: skip
 KEYWORDS = {
     "sum": {"axis", "keepdims"},
@@ -82,6 +82,13 @@ def calls(ones: Any) -> Iterator[Any]:
     yield reference.multi_head_attention(ones(1, 3, 4), w, w, w, w, heads=2, context=ones(1, 5, 4))
     yield reference.positional_encoding(3, 4, base=ones()[()], start=ones()[()])
     yield reference.rotary(ones(1, 2, 3, 4), ones(3), layout="half")
+    vector = {f"{name}_{i}": ones(4) for name in ("gain", "shift") for i in (1, 2, 3)}
+    inner = {"w_1": ones(4, 5), "b_1": ones(5), "w_2": ones(5, 4), "b_2": ones(4)}
+    layer = {f"{prefix}w_{name}": w for prefix in ("", "cross_") for name in "qkvo"} | inner | vector
+    yield reference.encoder_layer(ones(1, 3, 4), layer, heads=2, key_lengths=np.array([2]))
+    yield reference.decoder_layer(ones(1, 3, 4), ones(1, 5, 4), layer, heads=2, norm_first=True)
+    yield reference.cross_entropy(ones(3, 4), np.arange(3), smoothing=0.1)
+    yield reference.cross_entropy_vjp(ones(3, 4), np.arange(3), ones(3), smoothing=0.1)
     yield reference.from_embeddings(ones(1, 3, 4))
     yield reference.from_queries_keys_and_values(ones(1, 3, 4), w, w, w)
 

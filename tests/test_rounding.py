@@ -77,6 +77,8 @@ RULES: dict[str, tuple[Callable[..., Any], Callable[..., Any], Vectors]] = {
     "stored": (np.positive, lambda m, a: m.stored(a), VECTOR),
     "negative": (operator.neg, lambda m, a: -a, VECTOR),
     "absolute": (np.abs, lambda m, a: np.abs(a), VECTOR),
+    "maximum": (np.maximum, lambda m, a, b: np.maximum(a, b), PAIR),
+    "relu": (lambda a: np.maximum(a, 0.0), lambda m, a: np.maximum(a, 0.0), VECTOR),
 }  # fmt: skip
 
 
@@ -401,7 +403,7 @@ def test_comparisons_look_at_the_values() -> None:
 UNSUPPORTED: dict[str, Callable[[Bounded], Any]] = {
     "exp2": np.exp2,
     "log1p": np.log1p,
-    "maximum": lambda x: np.maximum(x, 0.0),
+    "minimum": lambda x: np.minimum(x, 0.0),
     "floor": np.floor,
     "remainder": lambda x: x % 2,
     "two to the power of it": lambda x: 2.0**x,
@@ -451,7 +453,8 @@ def arrays() -> dict[str, Any]:
         "query": (2, 4, 3, 5), "key": (2, 2, 6, 5), "value": (2, 2, 6, 2), "upstream": (2, 4, 3, 2),
         "lse_upstream": (2, 4, 3), "bias": (1, 4, 1, 6), "alibi_slopes": (4,), "sinks": (4,), "x": (2, 3, 4),
         "w_q": (4, 6), "w_k": (4, 6), "w_v": (4, 4), "w_o": (4, 3), "logits": (2, 5),
-        "w_key": (4, 6), "w_value": (4, 2),
+        "w_key": (4, 6), "w_value": (4, 2), "w_1": (4, 7), "b_1": (7,), "w_2": (7, 4), "b_2": (4,), "gain": (4,),
+        "shift": (4,), "losses": (2,),
     }  # fmt: skip
     return {name: rng.standard_normal(shape) for name, shape in shapes.items()}
 
@@ -475,6 +478,12 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[str, ...], tuple[str, ...]]] = 
     "softmax_vjp": (reference.softmax_vjp, ("logits", "logits"), ()),
     "scores": (reference.scores, Q[:2], EXTRA[:2]),
     "multi-head": (lambda *a: reference.multi_head_attention(*a, heads=2), ("x", "w_q", "w_k", "w_v", "w_o"), ()),
+    "feed_forward": (reference.feed_forward, ("x", "w_1", "b_1", "w_2", "b_2"), ()),
+    "layer_norm": (reference.layer_norm, ("x", "gain", "shift"), ()),
+    "cross_entropy": (
+        lambda scores: reference.cross_entropy(scores, np.array([4, 0]), smoothing=0.1), ("logits",), ()),
+    "cross_entropy_vjp": (
+        lambda *a: reference.cross_entropy_vjp(a[0], np.array([4, 0]), a[1], smoothing=0.1), ("logits", "losses"), ()),
     "from_embeddings": (reference.from_embeddings, ("x",), ()),
     "from_queries_and_keys": (reference.from_queries_and_keys, ("x", "w_q", "w_k"), ()),
     "from_queries_keys_and_values": (reference.from_queries_keys_and_values, ("x", "w_q", "w_k", "w_value"), ()),

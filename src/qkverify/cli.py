@@ -193,7 +193,7 @@ def profile(
 def power(
     words: Annotated[list[str] | None, typer.Argument(help="parts of names of mutants and controls; default: all")] = None,
     profile: Profile = "default", jobs: Jobs = 2,
-    matrix: Annotated[bool, typer.Option("--matrix", help="hold every law against every mutant, not only up to the first kill")] = False,
+    matrix: Annotated[bool, typer.Option("--matrix", help="every law against every mutant, past the first kill")] = False,
     results: Annotated[Path | None, typer.Option(help="write what was found to this file")] = None,
 ) -> None:  # fmt: skip
     """Measure the suite on planted bugs and on correct code; exit 1 if a bug survives or correct code is accused."""

@@ -110,6 +110,7 @@ CONVENTIONS: Mapping[str, Convention] = MappingProxyType(
                 "is_causal": "causal",
                 "scale": "scale",
                 "enable_gqa": "grouped_heads",
+                "dropout_p": "dropout",
             },
             combined_mask=True,
             exclusive=(("causal", "mask"), ("causal", "bias")),
@@ -138,6 +139,9 @@ CONVENTIONS: Mapping[str, Convention] = MappingProxyType(
                 "window_size": "window",
                 "softcap": "softcap",
                 "alibi_slopes": "alibi_slopes",
+                "dropout_p": "dropout",
+                "max_seqlen_q": "longest_query",
+                "max_seqlen_k": "longest_key",
             },
             layout="BLHD",
             unbounded=-1,
@@ -169,8 +173,23 @@ SPELLINGS: Mapping[str, str] = MappingProxyType(
         "kv_lengths": "key_lengths",
         "key_value_seq_lengths": "key_lengths",
         "enable_gqa": "grouped_heads",
+        "dropout_p": "dropout",
+        "dropout_rate": "dropout",
+        "max_seqlen_q": "longest_query",
+        "max_seqlen_k": "longest_key",
+        "max_q": "longest_query",
+        "max_k": "longest_key",
     }
 )
+
+# What a function may take besides the options of a problem. Not every call can be given it, so laws ask for it by name.
+FURTHER = ("dropout", "longest_query", "longest_key")
+ATTENTIONS = (
+    "attention",
+    "packed_attention",
+    "cached_attention",
+    "paged_attention",
+)  # their options are attention's
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -350,11 +369,12 @@ def parameter_names(function: Callable[..., Any]) -> list[str]:
 def operation_of(function: Callable[..., Any], names: Sequence[str]) -> str:
     """The operation that a function computes, read off its parameter names."""
     lowered = [name.lower() for name in names]
-    if len(lowered) >= 3 and [n[0] for n in lowered[:3]] == ["q", "k", "v"]:
-        return "attention"
     for operation, required in OPERATIONS.items():
-        if operation != "softmax" and tuple(lowered[: len(required)]) == required:
+        if operation not in ("attention", "softmax") and tuple(lowered[: len(required)]) == required:
             return operation
+    if len(lowered) >= 3 and [n[0] for n in lowered[:3]] == ["q", "k", "v"]:
+        packed = len(lowered) >= 5 and all("cu_seq" in name for name in lowered[3:5])
+        return "packed_attention" if packed else "attention"
     if "softmax" in _plain_name(function).lower():
         return "softmax"
     if lowered[:1] in (["scores"], ["logits"]):
@@ -392,8 +412,8 @@ def convention_of(names: Sequence[str], arrays: str) -> str:
 def options_of(names: Sequence[str], convention: Convention | None, operation: str) -> dict[str, str]:
     """Canonical option -> own parameter, for the options that a signature takes."""
     required = len(OPERATIONS[operation])
-    table = convention.names if convention else {**SPELLINGS, **{name: name for name in OPTIONS}}
-    if operation != "attention":
+    table = convention.names if convention else {**SPELLINGS, **{name: name for name in (*OPTIONS, *FURTHER)}}
+    if operation not in ATTENTIONS:
         return {name: name for name in names[required:]}
     found = {table[name]: name for name in names[required:] if name in table}
     if convention is not None and convention.combined_mask and "mask" in found:

@@ -94,7 +94,11 @@ def settled(found: Mapping[str, Choice]) -> dict[str, str]:
     return {
         name: choice.value
         for name, choice in found.items()
-        if choice.how != "not applicable" and name not in ("precision", "gradient_precision")
+        if choice.how != "not applicable"
+        and name not in ("precision", "gradient_precision")
+        and not (
+            name == "lse" and choice.how == "detected"
+        )  # the contract wants the natural one of whoever says nothing
     }
 
 

@@ -16,11 +16,12 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
+from qkverify.errors import ContractError
 from qkverify.problems import Problem
 from qkverify.reference.attention import attention, stored, with_sinks
 from qkverify.reference.attention_vjp import attention_vjp
@@ -30,11 +31,12 @@ from qkverify.reference.multi_head import merge_heads, multi_head_attention, spl
 from qkverify.reference.positions import angles, joined, positional_encoding, rotary, rotate
 from qkverify.reference.scores import factor, products, scores
 from qkverify.reference.softmax import largest, log_sum_exp, softmax
-from qkverify.rounding import FORMATS, Bounded, Precision
+from qkverify.rounding import FORMATS, Bounded, Format, Precision
 from qkverify.runs import Run
 
 SECONDS = 1.0  # what a diagnosis may cost: no call of the implementation starts after that
 TILES = (8, 16, 32, 64, 128)
+SHOWN = 3  # observations that a mistake must explain and the reference does not
 REPEATS = 8  # calls of one problem that show whether its result varies
 
 Array = np.ndarray
@@ -44,7 +46,7 @@ Edit = Callable[[Arguments, Problem], Arguments]
 Compute = Callable[[Arguments, Problem], Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Observation:
     """What came back on one problem (or one `Example` of another operation), and what should have."""
 
@@ -60,8 +62,8 @@ class Mistake:
 
     edit      the reference with other arguments: for outputs, log-sum-exps and gradients alike
     output, lse, gradients   a computation of its own, for one of them
-    needs     options of which one must be in use for the mistake to matter
-    declared  the declared convention that the text names
+    needs     options that must be in use, all of them, for the mistake to matter
+    among     options of which one must be in use
     """
 
     text: str
@@ -70,6 +72,11 @@ class Mistake:
     lse: Compute | None = None
     gradients: Compute | None = None
     needs: tuple[str, ...] = ()
+    among: tuple[str, ...] = ()
+
+    def matters(self, p: Problem) -> bool:
+        used = p.options.keys()
+        return used >= set(self.needs) and (not self.among or bool(used & set(self.among)))
 
 
 def looks_like(run: Run) -> str:
@@ -77,7 +84,9 @@ def looks_like(run: Run) -> str:
     try:
         if run.implementation.operation != "attention":
             return _other_operation(run)
-        return next((text for problem in _distinct(run.problems)[:4] if (text := diagnose(run, problem))), "")
+        until = time.perf_counter() + SECONDS
+        found = (_sentence(run, problem, until) for problem in _wrong_first(run, until))
+        return next((text for text in found if text), "")
     except Exception:  # a failure is worth more than its diagnosis
         return ""
 
@@ -89,10 +98,16 @@ def diagnose(run: Run, problem: Problem) -> str:
     its state.
     """
     try:
-        with np.errstate(all="ignore"):
-            return _Diagnosis(_fresh(run), problem).sentence()
-    except Exception:
+        return _sentence(run, problem, time.perf_counter() + SECONDS)
+    except Exception:  # as above
         return ""
+
+
+def _sentence(run: Run, problem: Problem, until: float) -> str:
+    if time.perf_counter() > until:
+        return ""
+    with np.errstate(all="ignore"):
+        return _Diagnosis(_fresh(run), problem, until).sentence()
 
 
 # -- arguments and small variants of the reference ---------------------------------------------------------------------
@@ -154,6 +169,18 @@ def _columns(p: Problem) -> Array:
 def _causal(limit: Callable[[Problem], Array]) -> Edit:
     """Causality with another last key for each row."""
     return _sees(lambda p: _seen(p, causal=False) & (_columns(p) <= limit(p)))
+
+
+def _end_of_tile(tile: int) -> Callable[[Problem], Array]:
+    return lambda p: _places(p) // tile * tile + tile - 1
+
+
+def _whole_tiles(tile: int) -> Callable[[Problem], Array]:
+    return lambda p: _seen(p) & (_columns(p) < p.sizes["K"] // tile * tile)
+
+
+def _rounded_up(tile: int) -> Callable[[Array], Array]:
+    return lambda lengths: -(-lengths // tile) * tile
 
 
 def _window(change: Callable[[Any, Any], tuple[Any, Any]]) -> Edit:
@@ -272,8 +299,15 @@ def _capped_last(masked: bool) -> Compute:
 def _lowest_added(a: Arguments, p: Problem) -> Any:
     """Each reason to hide a key adds the lowest number: keys with two of them are at -inf, those with one are not."""
     reasons = [p.causal, p.mask is not None, p.key_lengths is not None, p.window is not None]
-    alone = [{"causal": p.causal}, {"mask": p.mask}, {"key_lengths": p.key_lengths}, {"window": p.window}]
-    hidden = sum(~_seen(p, **{**NO_MASK, **one}) for one, used in zip(alone, reasons, strict=True) if used)
+    alone: list[Arguments] = [
+        {"causal": p.causal},
+        {"mask": p.mask},
+        {"key_lengths": p.key_lengths},
+        {"window": p.window},
+    ]
+    hidden = np.sum(
+        [~_seen(p, **{**NO_MASK, **one}) for one, used in zip(alone, reasons, strict=True) if used], 0
+    )
     empty = ~p.some_visible[..., None]
     logits = np.where(empty, np.where(hidden == 1, 0.0, -np.inf), _logits(a))
     some = np.max(logits, axis=-1, keepdims=True, initial=-np.inf) > -np.inf
@@ -287,7 +321,7 @@ def _online(tile: int, numerator: Callable[..., Any], denominator: Callable[...,
         logits = _logits(a)
         peaks, last = np.where(np.isneginf(logits.value), 0.0, logits.errors), np.arange(logits.shape[-1])
         ends = np.minimum(last // tile * tile + tile - 1, last[-1])
-        so_far = Bounded(np.maximum.accumulate(logits.value, axis=-1)[..., ends],
+        so_far: Any = Bounded(np.maximum.accumulate(logits.value, axis=-1)[..., ends],
                          np.maximum.accumulate(peaks, axis=-1)[..., ends], logits.precision)  # fmt: skip
         so_far = np.where(np.isfinite(so_far.value), so_far, 0.0)
         final = so_far[..., -1:]
@@ -349,8 +383,8 @@ def _lse(of: Callable[[Any], Any]) -> Compute:
 
 
 def _backward(*, delta: str = "weights", capped: bool = True, scaled: bool = True, group: str = "sum", bias: str = "sum",
-              masked: bool = True, empty: tuple[str, ...] = ()) -> Compute:  # fmt: skip
-    """The reference's backward pass with one step changed; `empty` names gradients that an empty row makes NaN."""
+              masked: bool = True, empty: str = "") -> Compute:  # fmt: skip
+    """The reference's backward pass with one step changed; `empty` is what a row that sees no key makes NaN."""
 
     def compute(a: Arguments, p: Problem) -> dict[str, Any]:
         s, upstream = p.sizes, a["upstream"]
@@ -358,10 +392,13 @@ def _backward(*, delta: str = "weights", capped: bool = True, scaled: bool = Tru
         lse = log_sum_exp(with_sinks(logits, a.get("sinks")))[..., None]
         shift = np.where(lse > -np.inf, lse, 0.0)
         weights = np.exp((logits if masked else _logits(a, **NO_MASK)) - shift)
+        hollow = ~p.some_visible[..., None]
+        weights = np.where(hollow, np.nan, weights) if empty == "weights" else weights
         d_weights = upstream @ np.swapaxes(per_query_head(a["value"], s["H"]), -1, -2)
         summed = np.exp(logits - largest(logits, -1)) if delta == "exponentials" else weights
         row = np.sum(summed * d_weights, axis=-1, keepdims=True)
         d_logits = weights * (d_weights if delta == "none" else d_weights - row)
+        d_logits = np.where(hollow, np.nan, d_logits) if empty == "scores" else d_logits
         d_products = d_logits * a["scale"] if scaled else d_logits
         if capped and p.softcap is not None and np.isfinite(p.softcap):
             cap = np.tanh(products(a["query"], a["key"], a["scale"]) / a["softcap"])
@@ -373,16 +410,9 @@ def _backward(*, delta: str = "weights", capped: bool = True, scaled: bool = Tru
         }
         if p.bias is not None:
             found["bias"] = _bias_gradient(d_logits, p, bias)
-        rows = ~p.some_visible
-        reached = {"query": rows[..., None], "key": _any_of_group(rows, p), "value": _any_of_group(rows, p)}
-        return {n: np.where(reached[n], np.nan, x) if n in empty else x for n, x in found.items()}
+        return found
 
     return compute
-
-
-def _any_of_group(rows: Array, p: Problem) -> Array:
-    """bool (B,G,1,1): whether any query of a group's heads is among the rows (B,H,Q)."""
-    return rows.reshape(p.sizes["B"], p.sizes["G"], -1).any(-1)[..., None, None]
 
 
 def _gathered(rows: Any, columns: Any, p: Problem, group: str) -> Any:
@@ -396,7 +426,7 @@ def _gathered(rows: Any, columns: Any, p: Problem, group: str) -> Any:
 
 
 def _bias_gradient(d_logits: Any, p: Problem, bias: str) -> Any:
-    shape = np.shape(p.bias)
+    shape = np.asarray(p.bias).shape
     if bias == "sum":
         return stored(summed_to(stored(d_logits), shape))
     aligned = (1,) * (4 - len(shape)) + shape
@@ -406,12 +436,11 @@ def _bias_gradient(d_logits: Any, p: Problem, bias: str) -> Any:
 # -- the mistakes of attention -----------------------------------------------------------------------------------------
 
 MASKING = ("causal", "window", "mask", "key_lengths")
-GROUP = "the head h of a query reads the key head"
 
 MISTAKES: tuple[Mistake, ...] = (
     # causality
     Mistake("attention with causal aligned {other}; {declared} is declared",
-            lambda a, p: {**a, "causal_alignment": _other(p)}, needs=("causal", "window", "alibi_slopes")),
+            lambda a, p: {**a, "causal_alignment": _other(p)}, among=("causal", "window", "alibi_slopes")),
     Mistake("attention with causal aligned {other}; {declared} is declared",
             _sees(lambda p: _seen(p, causal=False) & _seen(p, mask=None, window=None, key_lengths=None,
                                                           causal_alignment=_other(p))), needs=("causal",)),
@@ -423,9 +452,9 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake("causal attention whose row numbers are divided by the heads of a group",
             _causal(lambda p: np.arange(p.sizes["Q"])[:, None] // p.group + _places(p)[0]), needs=("causal",)),
     Mistake("causal attention that counts from the end of each sequence instead of the end of the keys",
-            _causal(_from_ends), needs=("key_lengths",)),
+            _causal(_from_ends), needs=("causal", "key_lengths")),
     *(Mistake(f"causal attention that hides whole tiles of {t} keys only: a query sees all of its own tile",
-              _causal(lambda p, t=t: _places(p) // t * t + t - 1), needs=("causal",)) for t in TILES),
+              _causal(_end_of_tile(t)), needs=("causal",)) for t in TILES),
     # scale
     Mistake("attention without a scale (1 instead of 1 / sqrt(D))", _scaled(lambda p: 1.0 if p.scale is None else p.scale)),
     Mistake("attention without a scale", _scaled(lambda p: 1.0)),
@@ -456,10 +485,9 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake("attention with the mask of the first head for all", _mask(lambda m, p: _first(m, 1)), needs=("mask",)),
     Mistake("attention with the mask of the first query for all", _mask(lambda m, p: _first(m, 2)), needs=("mask",)),
     Mistake("attention with the mask transposed", _mask(lambda m, p: np.swapaxes(m, -1, -2)), needs=("mask",)),
-    Mistake("attention that sees every key", _but(**NO_MASK), needs=MASKING),
-    Mistake("attention whose weights are masked after the softmax and not normalised again", output=_mask_after, needs=MASKING),
-    Mistake("attention whose masked scores are 0 instead of -inf", output=_masked_by(0.0), needs=MASKING),
-    Mistake("attention whose masked scores are 1e-9 instead of -1e9", output=_masked_by(1e-9), needs=MASKING),
+    Mistake("attention whose weights are masked after the softmax and not normalised again", output=_mask_after, among=MASKING),
+    Mistake("attention whose masked scores are 0 instead of -inf", output=_masked_by(0.0), among=MASKING),
+    Mistake("attention whose masked scores are 1e-9 instead of -1e9", output=_masked_by(1e-9), among=MASKING),
     # padding
     Mistake("attention without the key lengths: padding is read", _but(key_lengths=None), needs=("key_lengths",)),
     Mistake("attention that reads one key of the padding", _lengths(lambda n: n + 1), needs=("key_lengths",)),
@@ -469,7 +497,7 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake("attention with the longest of the lengths for all",
             _lengths(lambda n: np.broadcast_to(n.max(keepdims=True), n.shape)), needs=("key_lengths",)),
     *(Mistake(f"attention whose key lengths are rounded up to whole tiles of {t}",
-              _lengths(lambda n, t=t: -(-n // t) * t), needs=("key_lengths",)) for t in TILES),
+              _lengths(_rounded_up(t)), needs=("key_lengths",)) for t in TILES),
     Mistake("attention whose padding mask is laid along the queries instead of the keys",
             _sees(lambda p: _seen(p, key_lengths=None) & (np.arange(p.sizes["Q"])[:, None] < _ends(p))), needs=("key_lengths",)),
     Mistake("attention whose padding is on the left",
@@ -497,7 +525,8 @@ MISTAKES: tuple[Mistake, ...] = (
             _sees(lambda p: _seen(p, window=None) & _seen(p, causal=False, mask=None, key_lengths=None,
                                                           causal_alignment=_other(p))), needs=("window",)),
     Mistake("attention whose window counts from the end of each sequence instead of the end of the keys",
-            _sees(lambda p: _seen(p, window=None) & _within_window(_from_ends(p), p)), needs=("window",)),
+            _sees(lambda p: _seen(p, window=None) & _within_window(_from_ends(p), p)), needs=("window", "key_lengths")),
+    Mistake("attention that sees every key", _but(**NO_MASK), among=MASKING),
     # heads and batch entries
     Mistake("attention with the key heads tiled instead of repeated (h % G instead of h // group)",
             _heads(lambda p: np.arange(p.sizes["H"]) % p.sizes["G"])),
@@ -547,7 +576,7 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake("attention that gives the mean of all values to queries that see no key; {empty} is declared",
             _but(empty_rows="uniform")),
     Mistake("attention that adds the lowest number once for each reason to hide a key: where two meet they overflow to -inf",
-            output=_lowest_added, needs=MASKING),
+            output=_lowest_added, among=MASKING),
     # the softmax
     Mistake("attention with the weights divided by their sum over the queries instead of the keys", output=_over_queries(-1)),
     Mistake("attention with the softmax over the queries instead of the keys", output=_over_queries(-2)),
@@ -559,7 +588,7 @@ MISTAKES: tuple[Mistake, ...] = (
             lse=_overflowing(lambda keys, every: _peak(keys), "lse"), needs=("sinks",)),
     # tiles
     *(Mistake(f"attention without the last keys, those past the last whole tile of {t}",
-              _sees(lambda p, t=t: _seen(p) & (_columns(p) < p.sizes["K"] // t * t))) for t in TILES),
+              _sees(_whole_tiles(t))) for t in TILES),
     *(Mistake(f"attention whose last queries, those past the last whole tile of {t}, are left zero",
               output=_rows_unwritten(t)) for t in TILES),
     *(Mistake(f"attention over tiles of {t} keys whose sum of weights is not rescaled when the maximum rises",
@@ -582,7 +611,7 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake("those with delta taken before the weights are normalised", gradients=_backward(delta="exponentials")),
     Mistake("those without the derivative of the softcap", gradients=_backward(capped=False), needs=("softcap",)),
     Mistake("those without the scale", gradients=_backward(scaled=False)),
-    Mistake("those of weights that are not masked again in the backward pass", gradients=_backward(masked=False), needs=MASKING),
+    Mistake("those of weights that are not masked again in the backward pass", gradients=_backward(masked=False), among=MASKING),
     Mistake("those where a key head gets the gradient of the first query head of its group, not the sum",
             gradients=_backward(group="first")),
     Mistake("those where a key head gets the gradient of the last query head of its group, not the sum",
@@ -590,8 +619,10 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake("those where a key head gets the mean over its group, not the sum", gradients=_backward(group="mean")),
     Mistake("those where a broadcast bias gets the gradient of its first place, not the sum over all",
             gradients=_backward(bias="first"), needs=("bias",)),
-    *(Mistake(f"those where a query that sees no key makes {' and '.join(n)} NaN", gradients=_backward(empty=n))
-      for n in (("query",), ("query", "key"), ("query", "key", "value"), ("key", "value"), ("value",))),
+    Mistake("those where the scores of a query that sees no key get NaN, and with them its query and every key",
+            gradients=_backward(empty="scores")),
+    Mistake("those where the weights of a query that sees no key are NaN, exp(-inf - -inf), and with them all gradients",
+            gradients=_backward(empty="weights")),
 )  # fmt: skip
 
 
@@ -690,6 +721,8 @@ def _held(got: Array, predicted: Any) -> Array:
 
 def _fits(run: Run, seen: Observation, predicted: Parts | None) -> bool | None:
     """Whether a prediction explains an observation; None where its bound is too wide to say so."""
+    if not seen.got:  # a result of another shape
+        return None
     if predicted is None:
         return False
     telling = seen.right
@@ -711,13 +744,13 @@ def _select(run: Run, seen: Sequence[Observation], mistakes: Sequence[tuple[str,
             conditions: Sequence[Condition], until: float) -> tuple[str, str]:  # fmt: skip
     """The first mistake that explains every observation, and the condition under which it is made ("" for always).
 
-    It must differ from the reference on two observations at least; one that is made under a condition must be excluded
-    there where the condition does not hold, too.
+    It must be made on `SHOWN` observations at least. One that is made under a condition must be excluded, too, where the
+    condition does not hold.
     """
     conditional: list[tuple[str, str]] = []
-    for text, predict in mistakes:
+    for text, predict in mistakes if seen[0].got else ():
         if time.perf_counter() > until:
-            break
+            return "", ""
         explained: list[bool | None] = []
         for one in seen:
             explained.append(_fits(run, one, predict(one)))
@@ -725,13 +758,16 @@ def _select(run: Run, seen: Sequence[Observation], mistakes: Sequence[tuple[str,
                 break
         else:
             made = sum(fits is True and not one.right for fits, one in zip(explained, seen, strict=True))
-            if made < 2:
+            if made < SHOWN:
                 continue
             if False not in explained:
                 return text, ""
             conditional += [(text, phrase) for phrase, holds in _either_way(conditions)
                             if _separates([holds(one.subject) for one in seen], explained, seen)]  # fmt: skip
-    return conditional[0] if len(set(conditional)) == 1 else ("", "")
+    texts, phrases = {text for text, _ in conditional}, {phrase for _, phrase in conditional}
+    if len(phrases) == 1:
+        return conditional[0]
+    return (texts.pop(), "on some problems") if len(texts) == 1 else ("", "")
 
 
 def _separates(inside: list[bool], explained: list[bool | None], seen: Sequence[Observation]) -> bool:
@@ -746,34 +782,38 @@ def _separates(inside: list[bool], explained: list[bool | None], seen: Sequence[
 # -- further problems --------------------------------------------------------------------------------------------------
 
 # B, G, group, Q, K, D, E: all different; queries before, beside and after keys; whole tiles and parts of tiles.
-SIZES = ((2, 2, 2, 5, 7, 3, 4), (1, 1, 3, 6, 6, 4, 4), (3, 3, 1, 6, 4, 2, 5), (2, 2, 3, 1, 9, 4, 3), (1, 2, 2, 1, 5, 3, 2), (2, 1, 2, 5, 24, 3, 3),
-         (2, 1, 1, 21, 48, 2, 3), (1, 1, 2, 41, 37, 3, 2), (2, 1, 1, 4, 96, 2, 3), (2, 1, 1, 3, 128, 2, 2), (2, 2, 2, 2, 64, 3, 2),
-         (1, 1, 1, 70, 150, 2, 3), (1, 2, 1, 4, 32, 4, 2), (2, 3, 1, 1, 80, 2, 2))  # fmt: skip
+SIZES = (
+    (2, 2, 2, 5, 7, 3, 4), (1, 1, 3, 6, 6, 4, 4), (3, 3, 1, 6, 4, 2, 5), (2, 2, 3, 1, 9, 4, 3), (1, 2, 2, 1, 5, 3, 2),
+    (2, 1, 2, 5, 24, 3, 3), (2, 1, 1, 21, 48, 2, 3), (1, 1, 2, 41, 37, 3, 2), (2, 1, 1, 4, 96, 2, 3), (2, 1, 1, 3, 128, 2, 2),
+    (2, 2, 2, 2, 64, 3, 2), (1, 1, 1, 70, 150, 2, 3), (1, 2, 1, 4, 32, 4, 2), (2, 3, 1, 1, 80, 2, 2), (3, 3, 1, 3, 3, 2, 4),
+    (2, 1, 2, 2, 2, 3, 2),
+)  # fmt: skip
 TOGGLED = (SIZES[0], SIZES[1])
 ADDED: Mapping[str, Any] = {"causal": True, "window": (2, 1), "scale": 0.3, "softcap": 1.5}
 
 
 def _further(run: Run, p: Problem) -> Iterator[Problem]:
-    """Problems like this one: its sizes with random arrays, other sizes, each option added or taken away."""
+    """Problems like this one: its sizes with random arrays, other sizes, options added, taken away and exchanged."""
     rng = np.random.default_rng(0)
     s = p.sizes
     own = (s["B"], s["G"], p.group, s["Q"], s["K"], s["D"], s["E"])
-    offered = [n for n in run.implementation.offers if n not in ("gradients", "return_lse")]
-    for sizes in (own, own):
-        yield _filled(run, p, sizes, rng, p.options)
-    for sizes in SIZES:
+    quiet, loud = (own, own, *SIZES), (own, SIZES[0], own, SIZES[0])
+    plan = [(sizes, p.options, False) for sizes in quiet] + [(sizes, p.options, True) for sizes in loud]
+    plan += [(sizes, options, False) for sizes in (*TOGGLED, own) for options in _other_options(run, p)]
+    for sizes, options, loudly in plan:
         if run.implementation.accepts(_letters(sizes)) is None:
-            yield _filled(run, p, sizes, rng, p.options)
-    for _ in range(2):
-        yield _filled(run, p, own, rng, p.options, loud=True)
-        if run.implementation.accepts(_letters(SIZES[0])) is None:
-            yield _filled(run, p, SIZES[0], rng, p.options, loud=True)
-    for sizes in (*TOGGLED, own):
-        for name in sorted(offered):
-            kept = {n: x for n, x in p.options.items() if n != name}
-            toggled = kept if name in p.options else {**kept, name: ADDED.get(name)}
-            if run.implementation.accepts(_letters(sizes)) is None:
-                yield _filled(run, p, sizes, rng, toggled)
+            yield _filled(run, p, sizes, rng, options, loudly)
+
+
+def _other_options(run: Run, p: Problem) -> Iterator[dict[str, Any]]:
+    """Each offered option added or taken away; and each way of hiding keys in the place of another one."""
+    offered = sorted(n for n in run.implementation.offers if n not in ("gradients", "return_lse"))
+    for name in offered:
+        kept = {n: x for n, x in p.options.items() if n != name}
+        yield kept if name in p.options else {**kept, name: ADDED.get(name)}
+        for other in offered:
+            if name in p.options and {name, other} <= set(MASKING) and other not in p.options:
+                yield {**kept, other: ADDED.get(other)}
 
 
 def _letters(sizes: tuple[int, ...]) -> dict[str, int]:
@@ -819,7 +859,10 @@ def _broadcast(p: Problem, name: str, s: Mapping[str, int], rng: np.random.Gener
     full, given = (s["B"], s["H"], s["Q"], s["K"]), getattr(p, name)
     if given is None:
         return full
-    own, aligned = (p.sizes["B"], p.sizes["H"], p.sizes["Q"], p.sizes["K"])[4 - given.ndim :], full[4 - given.ndim :]
+    own, aligned = (
+        (p.sizes["B"], p.sizes["H"], p.sizes["Q"], p.sizes["K"])[4 - given.ndim :],
+        full[4 - given.ndim :],
+    )
     whole = [n > 1 or (m == 1 and rng.random() < 0.5) for n, m in zip(given.shape, own, strict=True)]
     return tuple(n if all_of_it else 1 for n, all_of_it in zip(aligned, whole, strict=True))
 
@@ -829,6 +872,12 @@ def _broadcast(p: Problem, name: str, s: Mapping[str, int], rng: np.random.Gener
 ASPECTS: Mapping[str, str] = {"output": "the result equals {}", "lse": "the log-sum-exp equals {}",
                               "gradients": "the gradients are {}"}  # fmt: skip
 
+SUBJECTS: Mapping[str, str] = {
+    "output": "The result is",
+    "lse": "The log-sum-exp is",
+    "gradients": "The gradients are",
+}
+
 
 @dataclass
 class _Diagnosis:
@@ -836,58 +885,57 @@ class _Diagnosis:
 
     run: Run
     problem: Problem
+    until: float
     written: set[str] = field(default_factory=set)
 
     def sentence(self) -> str:
-        until = time.perf_counter() + SECONDS
-        aspect, seen = self._observations(until)
+        aspect, seen = self._observations()
         if not seen or seen[0].right:
             return self._written()
         first = seen[0].subject
-        plain = self._layouts(first, aspect) or self._varies(first, aspect) or self._lse_switch(first, aspect)
+        if first.options.keys() != self.problem.options.keys():  # begin anew with what is wrong
+            return _Diagnosis(self.run, first, self.until).sentence()
+        plain = self._varies(first, aspect) or self._layouts(first, aspect) or self._lse_switch(first, aspect)
         if plain:
             return plain
-        every = [(m.text.format(**self._words()), self._predicting(m, aspect)) for m in MISTAKES if self._may(m, first)]
-        text, where = _select(self.run, seen, every, CONDITIONS, until + SECONDS)
+        every = [
+            (m.text.format(**self._words()), self._predicting(m, aspect))
+            for m in MISTAKES
+            if m.matters(first)
+        ]
+        text, where = _select(self.run, seen, every, CONDITIONS, self.until)
         if text:
             of = {"lse": "that of ", "gradients": "those of "}.get(aspect, "")
             those = of if "attention" in text.split()[:2] else ""
             return _capitalised(where, ASPECTS[aspect].format(those + text))
-        return self._written() or self._remembered(aspect) or self._digits(seen, aspect) or self._place(seen, aspect)
+        return (
+            self._written() or self._remembered(aspect) or self._digits(aspect) or self._place(seen, aspect)
+        )
 
     def _words(self) -> dict[str, str]:
         p = self.problem
         return {"declared": p.causal_alignment, "other": _other(p), "empty": p.empty_rows}
 
-    def _may(self, mistake: Mistake, problem: Problem) -> bool:
-        return not mistake.needs or bool(set(mistake.needs) & problem.options.keys())
-
     # -- observing
 
-    def _observations(self, until: float) -> tuple[str, list[Observation]]:
+    def _observations(self) -> tuple[str, list[Observation]]:
         """What is wrong, and what came back on the problem and on those made from it; a wrong one first."""
-        aspects = [a for a in ASPECTS if self._applies(a)]
-        own = {a: one for a in aspects if (one := self._observe(self.problem, a)) is not None}
-        others = [p for p in self._made() if time.perf_counter() < until]
-        for aspect in aspects:
-            seen = [own[aspect]] if aspect in own else []
-            if seen and seen[0].right and any(not one.right for one in own.values()):
-                continue
-            for p in others:
-                if time.perf_counter() > until:
+        half = (time.perf_counter() + self.until) / 2
+        own = {a: self._observe(self.problem, a) for a in ASPECTS if self._applies(a)}
+        known = [one for one in own.values() if one is not None]
+        for aspect, first in own.items():
+            if first is not None and first.right and not all(one.right for one in known):
+                continue  # another aspect of this very problem is wrong
+            seen = [first]
+            for made in _further(self.run, self.problem):
+                if time.perf_counter() > half:
                     break
-                one = self._observe(p, aspect)
-                seen += [one] if one is not None else []
-            wrong = next((i for i, one in enumerate(seen) if not one.right), None)
-            if wrong is not None:
-                return aspect, [seen[wrong], *seen[:wrong], *seen[wrong + 1 :]]
+                seen.append(self._observe(made, aspect))
+            found = [one for one in seen if one is not None]
+            found.sort(key=lambda one: (one.right, not one.got))
+            if found and not found[0].right:
+                return aspect, found
         return "", []
-
-    def _made(self) -> list[Problem]:
-        found = []
-        for problem in _further(self.run, self.problem):
-            found.append(problem)
-        return found
 
     def _applies(self, aspect: str) -> bool:
         needed = {"output": True, "lse": self.run.offers("return_lse"),
@@ -895,8 +943,13 @@ class _Diagnosis:
         return bool(needed[aspect])
 
     def _observe(self, problem: Problem, aspect: str) -> Observation | None:
-        """One call, or None where it raises. The implementation gets copies: it may write into its arguments."""
-        names = [n for n in vars(problem) if isinstance(getattr(problem, n), np.ndarray)]
+        """One call, or None where it raises. The implementation gets copies: it may write into its arguments.
+
+        Raises TimeoutError, which ends the diagnosis, once the time is up.
+        """
+        if time.perf_counter() > self.until:
+            raise TimeoutError
+        names = [f.name for f in fields(problem) if isinstance(getattr(problem, f.name), np.ndarray)]
         lent = problem.replace(**{n: np.copy(getattr(problem, n)) for n in names})
         run = self.run
         try:
@@ -909,6 +962,8 @@ class _Diagnosis:
                 expected = {"lse": Bounded(run.bound(asked)[1].value, found.errors)}
             else:
                 got, expected = run.gradient_values(lent), run.gradient_bounds(problem)
+        except ContractError:
+            return Observation(problem, {}, {}, False)
         except Exception:  # what the implementation refuses says nothing
             return None
         self.written |= {n for n in names if not _same(getattr(lent, n), getattr(problem, n))}
@@ -916,7 +971,7 @@ class _Diagnosis:
 
     def _predicting(self, mistake: Mistake, aspect: str) -> Predict:
         def predict(seen: Observation) -> Parts | None:
-            if not self._may(mistake, seen.subject):
+            if not mistake.matters(seen.subject):
                 return seen.expected
             try:
                 return self._computed(mistake, seen.subject, aspect)
@@ -952,14 +1007,14 @@ class _Diagnosis:
             return ""
         alone = [n for n in laid if not self._right(problem.replace(layouts={n: problem.layouts[n]}), aspect)]
         named = " or ".join(f"the {n} as {problem.layouts[n]!r}" for n in alone or laid)
-        return f"The result is right where every array is contiguous and wrong with {named}: strides are misread."
+        return f"{SUBJECTS[aspect]} right where every array is contiguous and wrong with {named}: strides are misread."
 
     def _varies(self, problem: Problem, aspect: str) -> str:
         results = [one for _ in range(REPEATS) if (one := self._observe(problem, aspect)) is not None]
         rights = {one.right for one in results}
         if len(rights) < 2:
             return ""
-        return "The result varies from call to call: the same arguments give right and wrong ones."
+        return "The same call gives different results from one time to the next, right and wrong ones."
 
     def _lse_switch(self, problem: Problem, aspect: str) -> str:
         if aspect != "output" or not self.run.offers("return_lse"):
@@ -982,7 +1037,10 @@ class _Diagnosis:
         names = [n for n, x in self.problem.options.items() if isinstance(x, np.ndarray)]
         rng = np.random.default_rng(1)
         for name in names:
-            before, now = (_filled(self.run, self.problem, (2, 2, 2, 3, 11, 3, 3), rng, self.problem.options) for _ in "ab")
+            before, now = (
+                _filled(self.run, self.problem, (2, 2, 2, 3, 11, 3, 3), rng, self.problem.options)
+                for _ in "ab"
+            )
             stale = now.replace(**{name: getattr(before, name)})
             first, then = self._observe(stale, aspect), self._observe(now, aspect)
             if first is None or then is None or then.right or not first.right:
@@ -991,46 +1049,78 @@ class _Diagnosis:
                 return f"The result is that of the {name} of an earlier call with the same sizes."
         return ""
 
-    def _digits(self, seen: Sequence[Observation], aspect: str) -> str:
-        """Everything computed in a coarser format, as far as that can be told: most results are out of bounds, none far."""
-        if aspect != "output" or 2 * sum(not one.right for one in seen) < len(seen):
+    def _digits(self, aspect: str) -> str:
+        """Rounded to a coarser format throughout: wrong without any option, never far, and right where nothing rounds."""
+        plain = [one for p in self._plain() if (one := self._observe(p, "output")) is not None]
+        exact = [one for p in self._plain(exact=True) if (one := self._observe(p, "output")) is not None]
+        wrong = sum(not one.right for one in plain)
+        if aspect != "output" or 2 * wrong < len(plain) or not exact or not all(one.right for one in exact):
             return ""
         declared, narrow = self.run.precision, FORMATS[self.run.dtype].unit > FORMATS["float32"].unit
         for coarse in (self.run.dtype,) if narrow else ("float32", "float16", "bfloat16"):
-            unit = FORMATS[coarse].unit
-            if unit <= declared.accumulate.unit:
-                continue
-            rounded = replace(declared.accumulate, unit=unit)
-            lower = replace(declared, **{n: replace(rounded, unit=max(unit, getattr(declared, n).unit))
-                                         for n in ("operand", "accumulate", "elementwise", "output")})  # fmt: skip
-            coarser = copy.copy(self.run)
-            coarser.precision, coarser._cache = lower, {}
-            if all(_fits(self.run, one, {"output": coarser.bound(one.subject)[0]}) for one in seen):
+            coarser = _fresh(self.run)
+            coarser.precision = _coarser(declared, FORMATS[coarse].unit)
+            if FORMATS[coarse].unit > declared.accumulate.unit and all(
+                _fits(self.run, one, {"output": coarser.bound(one.subject)[0]}) is not False for one in plain
+            ):
                 return f"The result is as far off as sums would be that are kept in {coarse}."
         return ""
+
+    def _plain(self, exact: bool = False) -> Iterator[Problem]:
+        """Problems without options; with `exact` of equal scores and whole numbers, whose mean no format rounds."""
+        rng = np.random.default_rng(2)
+        for sizes in SIZES:
+            sizes = (*sizes[:4], 4, *sizes[5:]) if exact else sizes
+            if self.run.implementation.accepts(_letters(sizes)) is None:
+                p = _filled(self.run, self.problem, sizes, rng, {})
+                yield p.replace(query=0 * p.query, value=np.rint(p.value)) if exact else p
 
     def _place(self, seen: Sequence[Observation], aspect: str) -> str:
         """Where the wrong elements are, if that is simple."""
         wrong = [one for one in seen if not one.right]
         if len(wrong) >= 2 and aspect == "output" and all(self._only_empty_rows(one) for one in wrong):
             return "Only the rows of queries that see no key are wrong."
-        least = len(seen) // 4
-        inside = {phrase: [one for one in seen if holds(one.subject)] for phrase, holds in _either_way(CONDITIONS)}
-        fitting = sorted((len(some), phrase) for phrase, some in inside.items()
-                         if all(one in some for one in wrong) and len(some) <= 2 * len(wrong)
-                         and len(some) <= len(seen) - least)  # fmt: skip
-        if len(wrong) < least or not fitting or [n for n, _ in fitting].count(fitting[0][0]) > 1:
-            return ""
-        return f"The result is wrong {fitting[0][1]} only."
+        differ = [one.subject.sizes["D"] != one.subject.sizes["E"] for one in seen]
+        if not any(one.got for one in wrong) and differ == [not one.right for one in seen]:
+            return "The result has the wrong shape exactly where values are of another size than keys."
+        found = [t for t in TILES if self._only_parts_of_tiles(seen[0].subject, t, aspect)]
+        return (
+            f"{SUBJECTS[aspect]} right where the number of keys is a multiple of {found[0]} and wrong elsewhere."
+            if found
+            else ""
+        )
+
+    def _only_parts_of_tiles(self, problem: Problem, tile: int, aspect: str) -> bool:
+        """Whether, all else equal, whole tiles of keys give right results, and all other numbers of keys wrong ones."""
+        rng = np.random.default_rng(3)
+        for keys in (tile, tile + 1, 2 * tile, 2 * tile - 1, 3 * tile, 3 * tile // 2, 5 * tile, 5 * tile + 2):
+            sizes = (2, 2, 2, 3, keys, 3, 4)
+            one = self._observe(_filled(self.run, problem, sizes, rng, problem.options), aspect)
+            if one is None or one.right != (keys % tile == 0):
+                return False
+        return True
 
     def _only_empty_rows(self, one: Observation) -> bool:
+        if not one.got:
+            return False
         held = _held(one.got["output"], one.expected["output"]).all(-1)
         return bool((held | ~one.subject.some_visible).all())
 
 
+def _coarser(declared: Precision, unit: float) -> Precision:
+    """The same formats with fewer digits."""
+
+    def rounded(f: Format) -> Format:
+        return replace(f, unit=max(unit, f.unit))
+
+    return replace(declared, operand=rounded(declared.operand), accumulate=rounded(declared.accumulate),
+                   elementwise=rounded(declared.elementwise), output=rounded(declared.output))  # fmt: skip
+
+
 def _capitalised(where: str, text: str) -> str:
     """A sentence, with its condition in front."""
-    whole = f"{where} {text}; otherwise it is right." if where else f"{text}."
+    others = "they are" if text.startswith("the gradients") else "it is"
+    whole = f"{where} {text}; otherwise {others} right." if where else f"{text}."
     return whole[:1].upper() + whole[1:]
 
 
@@ -1045,27 +1135,19 @@ def _fresh(run: Run) -> Run:
     return other
 
 
-def _distinct(problems: Sequence[Problem]) -> list[Problem]:
-    return list({id(p): p for p in problems}.values())
+def _wrong_first(run: Run, until: float) -> list[Problem]:
+    """The problems of the example that failed last, those with a wrong result before the others."""
+    distinct, run = {id(p): p for p in run.problems}.values(), _fresh(run)
+
+    def right(p: Problem) -> bool:
+        diagnosis = _Diagnosis(run, p, until)
+        own = [diagnosis._observe(p, aspect) for aspect in ASPECTS if diagnosis._applies(aspect)]
+        return all(one is None or one.right for one in own)
+
+    return sorted(distinct, key=right)
 
 
-OTHERS: dict[str, _Operation] = {}
-
-
-def _other_operation(run: Run) -> str:
-    """The diagnosis of another operation: its mistakes compared on examples of its own."""
-    operation = OTHERS.get(run.implementation.operation)
-    if operation is None:
-        return ""
-    run, until = _fresh(run), time.perf_counter() + SECONDS
-    with np.errstate(all="ignore"):
-        seen = [one for example in operation.examples(run) if (one := _called(run, operation, example)) is not None]
-        seen.sort(key=lambda one: one.right)
-        if not seen or seen[0].right:
-            return ""
-        mistakes = [(text, _calling(run, compute)) for text, compute in operation.mistakes]
-        text, where = _select(run, seen, mistakes, operation.conditions, until)
-    return _capitalised(where, f"the result equals {text}") if text else ""
+# -- other operations --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -1079,7 +1161,10 @@ class Example:
 
 @dataclass(frozen=True)
 class _Operation:
-    """Another operation: examples to try, the reference, its mistakes, and what these may depend on."""
+    """Another operation: examples to try, the reference, its mistakes, and what these may depend on.
+
+    Reference and mistakes are called with the base of the frequencies, the bounded arguments and the options.
+    """
 
     examples: Callable[[Run], list[Example]]
     exact: Callable[..., Any]
@@ -1087,29 +1172,211 @@ class _Operation:
     conditions: tuple[Condition, ...] = ()
 
 
+def _other_operation(run: Run) -> str:
+    """The diagnosis of another operation: its mistakes compared on examples of its own."""
+    operation = OTHERS.get(run.implementation.operation)
+    if operation is None:
+        return ""
+    run, until = _fresh(run), time.perf_counter() + SECONDS
+    with np.errstate(all="ignore"):
+        found = [_called(run, operation, example) for example in operation.examples(run)]
+        seen = sorted([one for one in found if one is not None], key=lambda one: one.right)
+        if not seen or seen[0].right:
+            return ""
+        mistakes = [(text, _calling(run, compute)) for text, compute in operation.mistakes]
+        text, where = _select(run, seen, mistakes, operation.conditions, until)
+    return _capitalised(where, f"the result equals {text}") if text else ""
+
+
 def _called(run: Run, operation: _Operation, example: Example) -> Observation | None:
+    lent = [np.copy(x) if isinstance(x, np.ndarray) else x for x in example.arguments]
+    taken = {n: x for n, x in example.options.items() if run.offers_parameter(n)}
+    expected = _calling(run, operation.exact)(Observation(example, {}, {}, True))
     try:
-        exact = _calling(run, operation.exact)
-        lent = [np.copy(x) if isinstance(x, np.ndarray) else x for x in example.arguments]
-        taken = {n: x for n, x in example.options.items() if run.offers_parameter(n)}
         got = run.call(*lent, shape=example.shape, **taken)
-        expected = exact(Observation(example, {}, {}, True))
     except Exception:  # what the implementation refuses says nothing
         return None
-    assert expected is not None
+    if expected is None:
+        return None
     bound = Bounded(expected["result"].value, run.within(got, expected["result"]).errors)
     return Observation(example, {"result": got}, {"result": bound}, bool(_held(got, bound).all()))
 
 
 def _calling(run: Run, compute: Callable[..., Any]) -> Predict:
-    """A computation on the example's arguments: arrays become bounded, and so does the base of the frequencies."""
-
     def predict(seen: Observation) -> Parts | None:
-        floating = [isinstance(x, np.ndarray) and x.dtype == run.numpy_dtype for x in seen.subject.arguments]
-        given = [run.bounded(x) if f else x for x, f in zip(seen.subject.arguments, floating, strict=True)]
+        given = [run.bounded(x) if isinstance(x, np.ndarray) and x.dtype == run.numpy_dtype else x
+                 for x in seen.subject.arguments]  # fmt: skip
         try:
-            return {"result": compute(*given, **seen.subject.options)}
+            return {"result": compute(Bounded(10000.0, 0.0, run.precision), *given, **seen.subject.options)}
         except Exception:  # a variant that cannot be computed here predicts nothing
             return None
 
     return predict
+
+
+def _normal(run: Run, seed: int, *shape: int, times: float = 1.0) -> Array:
+    return np.asarray((np.random.default_rng(seed).standard_normal(shape) * times).astype(run.numpy_dtype))
+
+
+def _softmax_examples(run: Run) -> list[Example]:
+    shapes = [((3, 4), 1.0), ((5, 2), 1.0), ((1, 3), 1.0), ((3, 3), 1.0), ((4, 7), 500.0), ((6, 5), 500.0)]
+    return [Example((_normal(run, i, *n, times=t),), {}, n) for i, (n, t) in enumerate(shapes)]
+
+
+def _unshifted(base: Any, x: Bounded) -> Any:
+    """As the reference where nothing overflows."""
+    e = np.where(x.value > math.log(x.precision.accumulate.huge), np.inf, np.exp(np.minimum(x.value, 0.0)))
+    return np.where(np.isinf(e).any(-1, keepdims=True), e / e.sum(-1, keepdims=True), stored(softmax(x)))
+
+
+def _encoding_examples(run: Run) -> list[Example]:
+    return [Example((length, dim), {"layout": layout}, (length, dim))
+            for length, dim in ((5, 2), (7, 4), (3, 8), (9, 6), (20, 16))
+            for layout in ("interleaved", "concatenated")]  # fmt: skip
+
+
+def _encoded(
+    sine: Callable[[int, Array], Any], cosine: Callable[[int, Array], Any], start: int = 0
+) -> Callable[..., Any]:
+    """The encoding whose frequencies are base^-exponent, the exponents functions of (dim, even columns)."""
+
+    def compute(base: Any, length: int, dim: int, layout: str = "interleaved") -> Any:
+        position = (np.arange(length) + start)[:, None]
+        even = np.arange(0, dim, 2)
+        angle = [position / base ** of(dim, even) for of in (sine, cosine)]
+        return stored(joined(np.sin(angle[0]), np.cos(angle[1]), layout))
+
+    return compute
+
+
+def _powers_of_e(dim: int, even: Array) -> Array:
+    """-log(10000) / 2 dim // 2 is floored, to a whole number: the exponents to base 10000 of e^(even * that number)."""
+    return even * (math.log(10000.0) / (2 * dim) * -1 // 2) / -math.log(10000.0)
+
+
+def _exchanged(base: Any, length: int, dim: int, layout: str = "interleaved") -> Any:
+    """exponent^(1 / base) instead of (1 / base)^exponent."""
+    frequencies = (np.arange(0, dim, 2) / dim) ** (1 / base.value)
+    angle = Bounded(np.arange(length)[:, None], 0.0, base.precision) * frequencies
+    return stored(joined(np.sin(angle), np.cos(angle), layout))
+
+
+def _other_layout(layout: str, second: str) -> str:
+    return second if layout == "interleaved" else "interleaved"
+
+
+def _rotary_examples(run: Run) -> list[Example]:
+    shapes = [(2, 3, 5, 4), (2, 2, 1, 8), (3, 1, 1, 6), (1, 2, 4, 2), (2, 4, 3, 6), (1, 3, 1, 4)]
+    return [Example((_normal(run, i, *n), np.arange(n[2]) + 3), {"layout": layout}, n)
+            for i, n in enumerate(shapes) for layout in ("interleaved", "half")]  # fmt: skip
+
+
+def _turned(base: Any, x: Any, positions: Array, layout: str = "interleaved", sign: float = 1.0) -> Any:
+    return rotary(x, sign * positions.astype(np.float64), base=base, layout=layout)
+
+
+def _turned_by_head(base: Any, x: Any, positions: Array, layout: str = "interleaved") -> Any:
+    return _turned(base, x, np.arange(x.shape[1])[:, None] + 0 * positions, layout)
+
+
+def _mixed_tables(base: Any, x: Any, positions: Array, layout: str = "interleaved") -> Any:
+    """Angles laid out for the other layout than the one by which the columns are paired."""
+    half, angle = x.shape[-1] // 2, angles(positions.astype(np.float64), x.shape[-1], base)
+    table = joined(angle, angle, _other_layout(layout, "half"))
+    cut = (
+        (slice(0, None, 2), slice(1, None, 2))
+        if layout == "interleaved"
+        else (slice(half), slice(half, None))
+    )
+    (a, b), (one, two) = [x[..., c] for c in cut], [table[..., c] for c in cut]
+    return stored(joined(a * np.cos(one) - b * np.sin(one), b * np.cos(two) + a * np.sin(two), layout))
+
+
+def _multi_head_examples(run: Run) -> list[Example]:
+    sizes = [(2, 3, 5, 2), (3, 2, 4, 3), (1, 2, 7, 5), (2, 4, 3, 3), (4, 2, 1, 2), (2, 2, 2, 2)]
+    found = []
+    for i, (batch, heads, length, size) in enumerate(sizes):
+        width = heads * size
+        weights = [_normal(run, 10 * i + j, width, width, times=width**-0.5) for j in range(4)]
+        x = _normal(run, 10 * i + 9, batch, length, width)
+        found += [Example((x, *weights), {"heads": heads, "causal": c}, x.shape) for c in (False, True)]
+    return [e for e in found if run.offers_parameter("causal") or not e.options["causal"]]
+
+
+def _multi_head(split: Callable[[Any, int], Any] = split_heads, merge: Callable[[Any], Any] = merge_heads,
+                between: Callable[[Any], Any] = lambda x: x, **changes: Any) -> Callable[..., Any]:  # fmt: skip
+    """Multi-head attention with one step changed."""
+
+    def compute(
+        base: Any, x: Any, w_q: Any, w_k: Any, w_v: Any, w_o: Any, *, heads: int, causal: bool
+    ) -> Any:
+        query, key, value = (split(stored(x @ w), heads) for w in (w_q, w_k, w_v))
+        options = {"causal": causal, **{n: of(x) if callable(of) else of for n, of in changes.items()}}
+        return stored(merge(between(attention(query, key, value, **options))) @ w_o)
+
+    return compute
+
+
+def _as_it_lies(x: Any, heads: int) -> Any:
+    return x.reshape(x.shape[0], heads, x.shape[1], x.shape[2] // heads)
+
+
+def _exchange_batch_and_heads(x: Any) -> Any:
+    batch, heads, *rest = x.shape
+    return x.reshape(heads, batch, *rest).swapaxes(0, 1)
+
+
+OTHERS: Mapping[str, _Operation] = {
+    "softmax": _Operation(_softmax_examples, lambda base, x: stored(softmax(x)), (
+        ("a softmax over the second last axis instead of the last", lambda base, x: stored(softmax(x, axis=-2))),
+        ("a softmax over all axes at once", lambda base, x: stored(softmax(x.reshape(1, x.size)).reshape(*x.shape))),
+        ("a softmax that does not subtract the maximum: large scores overflow", _unshifted),
+        ("a softmax of the scores with their sign flipped", lambda base, x: stored(softmax(-x))),
+    )),
+    "positional_encoding": _Operation(
+        _encoding_examples, lambda base, n, dim, **o: positional_encoding(n, dim, base=base, **o), (
+            ("an encoding whose frequencies have the base 1000 instead of 10000",
+             lambda base, n, dim, **o: positional_encoding(n, dim, base=base * 0.1, **o)),
+            ("an encoding with the exponent 2 i / dim for every column i: sine and cosine of a pair differ",
+             _encoded(lambda dim, even: 2 * even / dim, lambda dim, even: 2 * (even + 1) / dim)),
+            ("an encoding whose cosines have the exponents 1, 3, 5, ... over dim instead of 0, 2, 4, ...",
+             _encoded(lambda dim, even: even / dim, lambda dim, even: (even + 1) / dim)),
+            ("an encoding with the exponents i / dim of the pair i instead of 2 i / dim",
+             _encoded(lambda dim, even: even / 2 / dim, lambda dim, even: even / 2 / dim)),
+            ("an encoding with the exponents 2 i / (dim - 2) of the pair i instead of 2 i / dim",
+             _encoded(lambda dim, even: even / max(dim - 2, 1), lambda dim, even: even / max(dim - 2, 1))),
+            ("an encoding whose exponents are rounded down to whole numbers: the frequencies are powers of e",
+             _encoded(_powers_of_e, _powers_of_e)),
+            ("an encoding with exponent^(1 / base) in the place of (1 / base)^exponent", _exchanged),
+            ("an encoding that counts positions from 1",
+             _encoded(lambda dim, even: even / dim, lambda dim, even: even / dim, start=1)),
+            ("an encoding in the other layout, interleaved or in halves",
+             lambda base, n, dim, layout: positional_encoding(n, dim, base=base, layout=_other_layout(layout, "concatenated"))),
+        )),
+    "rotary": _Operation(
+        _rotary_examples, _turned, (
+            ("a rotation in the other direction", lambda base, x, at, layout: _turned(base, x, at, layout, sign=-1.0)),
+            ("a rotation that pairs the columns of the other layout, neighbours or halves",
+             lambda base, x, at, layout: _turned(base, x, at, _other_layout(layout, "half"))),
+            ("a rotation whose table of angles is laid out for neighbours and whose pairs for halves, or the other way round",
+             _mixed_tables),
+            ("a rotation by the number of the head instead of the position", _turned_by_head),
+            ("a rotation that counts positions from 0", lambda base, x, at, **o: _turned(base, x, at - at[:1], **o)),
+            ("the rotation of the first batch entry, for all",
+             lambda base, x, at, **o: _turned(base, np.take(x, [0] * x.shape[0], 0), at, **o)),
+            ("its argument, not rotated", lambda base, x, at, **o: rotate(x, np.ones(1), np.zeros(1), **o)),
+        ), (("with one position", lambda e: e.shape[2] == 1), ("with one batch entry", lambda e: e.shape[0] == 1))),
+    "multi_head_attention": _Operation(
+        _multi_head_examples, lambda base, *a, **o: multi_head_attention(*a, **o), (
+            ("multi-head attention whose heads are merged without a transpose: (B,H,L,D) is read as (B,L,H D) as it lies",
+             _multi_head(merge=lambda x: x.reshape(x.shape[0], x.shape[2], -1))),
+            ("multi-head attention whose heads are split without a transpose: (B,L,H D) is read as (B,H,L,D) as it lies",
+             _multi_head(_as_it_lies)),
+            ("multi-head attention that takes batch entries and heads for each other before it merges them",
+             _multi_head(between=_exchange_batch_and_heads)),
+            ("multi-head attention without causality", _multi_head(causal=False)),
+            ("multi-head attention with the scale of the model's width instead of a head's",
+             _multi_head(scale=lambda x: x.shape[-1] ** -0.5)),
+            ("multi-head attention without a scale", _multi_head(scale=1.0)),
+        ), (("with causality", lambda e: e.options["causal"]), ("with one batch entry", lambda e: e.shape[0] == 1))),
+}  # fmt: skip

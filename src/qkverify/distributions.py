@@ -34,9 +34,10 @@ def digits(shape: tuple[int, ...], seed: int, base: int = 8) -> np.ndarray:
 
 
 def _ramp(shape: tuple[int, ...]) -> np.ndarray:
-    """0 .. 1 along the second axis from the end: the keys."""
-    length = shape[-2] if len(shape) > 1 else 1
-    return np.broadcast_to(np.linspace(0.0, 1.0, length)[:, None], shape)
+    """0 .. 1 along the second axis from the end: the keys. Along the only one, where there is one."""
+    if len(shape) == 1:
+        return np.linspace(0.0, 1.0, shape[0])
+    return np.broadcast_to(np.linspace(0.0, 1.0, shape[-2])[:, None], shape)
 
 
 def _one_hot(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
@@ -56,9 +57,8 @@ def _ties(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
 def _spikes(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """Small numbers with one large row in every sixteen: the running maximum rises in every tile."""
     filled = rng.standard_normal(shape) * 0.1
-    filled[..., 15::16, :] = (
-        np.arange(1, len(range(15, shape[-2], 16)) + 1)[:, None] if len(shape) > 1 else 1.0
-    )
+    rows = filled if len(shape) > 1 else filled[:, None]
+    rows[..., 15::16, :] = np.arange(1, len(range(15, rows.shape[-2], 16)) + 1)[:, None]
     return filled
 
 

@@ -29,6 +29,7 @@ from hypothesis.reporting import with_reporter
 from hypothesis.strategies import SearchStrategy
 
 from qkverify import replays
+from qkverify.diagnosis import looks_like
 from qkverify.errors import ContractError, HarnessError, LawViolation, UnsupportedCase
 from qkverify.runs import Run
 from qkverify.verdict import Evidence
@@ -183,6 +184,9 @@ def explain(broken: BaseException, checked: Law, run: Run, *, replay: str = "") 
             else f"{type(broken).__name__}: "
         )
         lines.append(f"  {kind}{broken}")
+    diagnosed = "" if isinstance(broken, HarnessError) else looks_like(run)
+    if diagnosed:
+        lines.append(f"  looks like         {diagnosed}")
     if replay:
         lines.append(f"  again:   qkverify replay {replay}")
         written = replays.script_of(replay)

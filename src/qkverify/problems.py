@@ -116,6 +116,10 @@ class Problem:
     def __repr__(self) -> str:
         return f"Problem({'; '.join(self.describe().splitlines())})"
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Hypothesis would print every field of a dataclass, with all the numbers of its arrays."""
+        printer.text(repr(self))
+
 
 def show(array: Any) -> str:
     """An array as a person reads it: whole where small (leading axes of length one dropped), else its shape and range."""

@@ -11,6 +11,7 @@ Rules, for values a, b with errors da, db:
     a + b       da + db                                   a * b       |a| db + |b| da + da db
     a / b       (da + |a / b| db) / (|b| - db)            exp(a)      e^a expm1(da + u |a|) and `exp_ulps`
     sum of n    sum(da) + gamma_n sum(|a| + da)           A @ B       (gamma_n (|A| + dA) + dA) (|B| + dB) + |A| dB
+    maximum     exact (relu): the error of the larger one, or the larger error where it is open which one that is
     max         exact as the shift of a softmax; an online softmax rescales once a tile, which is counted here
     positive    "stored to memory": rounded to the output format
 
@@ -375,6 +376,13 @@ def _sqrt(x: Bounded) -> Bounded:
     return _elementwise(x, value, error)
 
 
+def _maximum(x: Any, y: Any) -> Bounded:
+    """Of two numbers, as in relu: exact. Where one is larger whatever the errors, the other's has no part in it."""
+    (a, da), (b, db) = _parts(x), _parts(y)
+    error = np.where(a - da > b + db, da, np.where(b - db > a + da, db, np.maximum(da, db)))
+    return _owner(x, y)._like(np.maximum(a, b), error)
+
+
 def _wave(function: np.ufunc) -> Rule:
     def rule(x: Bounded) -> Bounded:
         p = x.precision
@@ -507,7 +515,7 @@ def _on_values(function: Callable[..., Any]) -> Rule:
 
 _UFUNCS: dict[Any, Rule] = {
     np.add: _add, np.subtract: _subtract, np.multiply: _multiply, np.divide: _divide, np.matmul: _matmul,
-    np.power: _power, np.exp: _exp, np.log: _log, np.tanh: _tanh, np.sqrt: _sqrt,
+    np.power: _power, np.exp: _exp, np.log: _log, np.tanh: _tanh, np.sqrt: _sqrt, np.maximum: _maximum,
     np.sin: _wave(np.sin), np.cos: _wave(np.cos), np.positive: _positive, np.negative: Bounded.__neg__,
     np.absolute: lambda x: x._like(np.abs(x.value), x.error),
     **{f: _on_values(f) for f in (np.isfinite, np.isnan, np.isinf, np.greater, np.greater_equal, np.less, np.less_equal,

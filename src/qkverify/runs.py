@@ -26,7 +26,7 @@ from qkverify.errors import ContractError, HarnessError, UnsupportedCase
 from qkverify.problems import LAYOUTS, Problem
 from qkverify.reference.attention import attention as reference_attention
 from qkverify.reference.attention_vjp import attention_vjp as reference_vjp
-from qkverify.rounding import EXACT, FLOAT64, FORMATS, Bounded, Precision
+from qkverify.rounding import EXACT, FLOAT64, FORMATS, LN_2, Bounded, Precision
 
 NUMPY_DTYPES: Mapping[str, Any] = {"float64": np.float64, "float32": np.float32, "float16": np.float16,
                                    "bfloat16": ml_dtypes.bfloat16}  # fmt: skip
@@ -110,6 +110,10 @@ class Run:
         problem = problem if problem.return_lse else problem.replace(return_lse=True)
         got = self.outputs(problem)[1]
         exact = self.bound(problem)[1]
+        if self.semantics["lse"] == "base2":
+            exact = Bounded(exact.value, exact.errors, self.precision) / Bounded(
+                LN_2, LN_2 * FLOAT64.unit, self.precision
+            )
         stored = FORMATS[got.dtype.name]  # float32 as a rule, but it may be the dtype of the output
         if stored.unit <= self.precision.accumulate.unit:
             return self._with_bound(got, exact, problem)
@@ -123,10 +127,13 @@ class Run:
         """The output (B,H,Q,E) bit for bit, in the dtype under test."""
         return self.outputs(problem)[0]
 
-    def outputs(self, problem: Problem) -> tuple[np.ndarray, ...]:
-        """What the implementation returned, as (output,) or (output, lse), in the contract's shapes and dtypes."""
+    def outputs(self, problem: Problem, **further: Any) -> tuple[np.ndarray, ...]:
+        """What the implementation returned, as (output,) or (output, lse), in the contract's shapes and dtypes.
+
+        `further` are options beyond those of the problem: dropout=0.1.
+        """
         self.problems.append(problem)
-        returned = self._guarded(self.callable(problem))
+        returned = self._guarded(self.callable(problem, **further))
         parts = returned if isinstance(returned, tuple) else (returned,)
         s = problem.sizes
         shapes = {"output": (s["B"], s["H"], s["Q"], s["E"]), "log-sum-exp": (s["B"], s["H"], s["Q"])}
@@ -139,6 +146,38 @@ class Run:
             self._received(part, name, shapes[name], self.dtype if name == "output" else None)
             for part, name in zip(parts, expected, strict=True)
         )
+
+    def overwritten(self, problem: Problem, changed: Problem) -> tuple[Bounded, Bounded]:
+        """The outputs of a call and of a second one on the same native arrays, overwritten in place with those of `changed`.
+
+        Raises UnsupportedCase where the framework's arrays cannot be written.
+        """
+        if self.device != "cpu" or not self.framework.WRITABLE:
+            raise UnsupportedCase("the arrays share no memory that could be overwritten")
+        self.problems.append(problem)
+        held = problem.replace(
+            **{name: np.array(getattr(problem, name)) for name in ("query", "key", "value")}, layouts={}
+        )
+        shape, call = (*problem.query.shape[:3], problem.sizes["E"]), self.callable(held)
+        first = np.array(self._received(self._guarded(call), "output", shape, self.dtype))
+        for name in ("query", "key", "value"):
+            getattr(held, name)[...] = getattr(changed, name)
+        second = self._received(self._guarded(call), "output", shape, self.dtype)
+        return self.within(first, self.bound(problem)[0]), self.within(second, self.bound(changed)[0])
+
+    def kept(self, problem: Problem, later: Problem) -> tuple[np.ndarray, np.ndarray]:
+        """What a call returned, read at once and read again after another call and after its inputs were overwritten."""
+        self.problems.append(problem)
+        held = problem.replace(
+            **{name: np.array(getattr(problem, name)) for name in ("query", "key", "value")}, layouts={}
+        )
+        returned = self._guarded(self.callable(held))
+        native = returned[0] if isinstance(returned, tuple) else returned
+        before = np.array(self.framework.to_numpy(native))
+        self._guarded(self.callable(later))
+        for name in ("query", "key", "value"):
+            getattr(held, name)[...] = 0
+        return before, np.array(self.framework.to_numpy(native))
 
     def native_call(self, problem: Problem) -> Any:
         """What the implementation returns, unchecked: for laws about calls that must fail."""
@@ -171,10 +210,11 @@ class Run:
             np.asarray(array, dtype=np.float64), 0.0, precision or self.precision, FORMATS[self.dtype].unit
         )
 
-    def callable(self, problem: Problem, direction: str = "forward") -> Callable[[], Any]:
-        """A call without arguments, all inputs native and in place: what is timed. `direction` as in results.Timing."""
+    def callable(self, problem: Problem, direction: str = "forward", **further: Any) -> Callable[[], Any]:
+        """A call without arguments, all inputs native and in place: what is timed. `direction` as in results.Timing;
+        `further` are options beyond those of the problem (`contract.FURTHER`)."""
         native, options = self._native(problem)
-        keywords = self.implementation.keywords(options, grouped=problem.group != 1)
+        keywords = self.implementation.keywords({**options, **further}, grouped=problem.group != 1)
         function = self.implementation.function
         query, key, value = native["query"], native["key"], native["value"]
         if direction == "forward":
@@ -208,6 +248,85 @@ class Run:
             for name, x in returned.items()
         }
 
+    def output_and_gradients(
+        self, problem: Problem, **further: Any
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The output and the gradients of query, key and value of one and the same call, bit for bit.
+
+        Raises UnsupportedCase where the implementation computes them in two calls.
+        """
+        self._needs_one_call()
+        self.problems.append(problem)
+        output, found = self._guarded(self.callable(problem, "forward+backward", **further))
+        first = output[0] if isinstance(output, tuple) else output
+        shapes = {name: getattr(problem, name).shape for name in ("query", "key", "value")}
+        gradients = {
+            name: self._received(
+                self._heads_first(found[name]), f"gradient of {name}", shape, self.dtype, heads=False
+            )
+            for name, shape in shapes.items()
+        }
+        return self._received(
+            first, "output", (*problem.query.shape[:3], problem.sizes["E"]), self.dtype
+        ), gradients
+
+    def gradients_after(self, problem: Problem, between: Problem) -> dict[str, np.ndarray]:
+        """The gradients of query, key and value of a call that was followed by another one before its backward pass.
+
+        Raises UnsupportedCase as `output_and_gradients` does.
+        """
+        self._needs_one_call()
+        self.problems.append(problem)
+        native, options = self._native(problem)
+        keywords = self.implementation.keywords(options, grouped=problem.group != 1)
+        other = self.callable(between, "forward+backward")
+        function = self.implementation.function
+        upstream = self._laid_out(problem.upstream, problem.layouts.get("upstream"))
+        found = self._guarded(lambda: self.framework.vjp(
+            lambda query, key, value: function(query, key, value, **keywords), native, upstream, between=other)[1])  # fmt: skip
+        return {
+            name: self._received(
+                self._heads_first(x),
+                f"gradient of {name}",
+                getattr(problem, name).shape,
+                self.dtype,
+                heads=False,
+            )
+            for name, x in found.items()
+        }
+
+    def lse_gradients(self, problem: Problem, upstream: np.ndarray) -> dict[str, np.ndarray]:
+        """The gradients of sum(upstream * log-sum-exp), upstream (B,H,Q), by query and key.
+
+        Raises UnsupportedCase where the log-sum-exp is not differentiated.
+        """
+        self._needs_one_call()
+        self.problems.append(problem)
+        problem = problem.replace(return_lse=True)
+        native, options = self._native(problem)
+        keywords = self.implementation.keywords(options, grouped=problem.group != 1)
+        function = self.implementation.function
+        leaves = {name: native[name] for name in ("query", "key")}
+
+        def lse(query: Any, key: Any) -> Any:
+            found = function(query, key, native["value"], **keywords)[1]
+            if not self.framework.differentiable(found):
+                raise UnsupportedCase(f"{self.implementation.name} does not differentiate the log-sum-exp")
+            return found
+
+        above = np.ascontiguousarray(
+            upstream.swapaxes(1, 2) if self.implementation.layout == "BLHD" else upstream
+        )
+        found = self._guarded(
+            lambda: self.framework.vjp(lse, leaves, self.framework.from_numpy(above, self.device))[1]
+        )
+        return {name: self._received(self._heads_first(x), f"gradient of {name}", getattr(problem, name).shape, self.dtype, heads=False)
+                for name, x in found.items()}  # fmt: skip
+
+    def _needs_one_call(self) -> None:
+        if self.implementation.vjp is not None:
+            raise UnsupportedCase(f"{self.implementation.name} computes output and gradients in two calls")
+
     def gradient_bounds(self, problem: Problem) -> dict[str, Bounded]:
         """The reference's gradients with the bounds of this run's precision."""
         key = ("gradients", id(problem))
@@ -223,6 +342,16 @@ class Run:
             self._cache[key] = ({name: self._oracle_included(part) for name, part in found.items()}, problem)
         return dict(self._cache[key][0])
 
+    def lse_gradient_bounds(self, problem: Problem, upstream: np.ndarray) -> dict[str, Bounded]:
+        """The reference's gradients of sum(upstream * log-sum-exp) by query and key, with the bounds of this run's precision."""
+        scale = problem.scale if problem.scale is not None else max(problem.sizes["D"], 1) ** -0.5
+        precision = self.gradient_precision.either_side(scale)
+        silent = np.zeros((*problem.query.shape[:3], problem.sizes["E"]))
+        inputs = [self.bounded(x, precision) for x in (problem.query, problem.key, problem.value, silent)]
+        options = {k: v for k, v in self._bounded_options(problem, precision).items() if k != "return_lse"}
+        found = reference_vjp(*inputs, **options, lse_upstream=self.bounded(upstream, precision))
+        return {name: self._oracle_included(found[name]) for name in ("query", "key")}
+
     def exact_gradients(self, problem: Problem) -> dict[str, np.ndarray]:
         """The reference's gradients, float64."""
         return {name: np.asarray(part.value) for name, part in self.gradient_bounds(problem).items()}
@@ -235,7 +364,7 @@ class Run:
             }
         native, options = self._native(problem)
         leaves = dict(native)
-        if "bias" in options and not problem.options.keys() & {"mask"}:
+        if "bias" in options and not ("mask" in problem.options and self._one_parameter()):
             leaves["bias"] = options.pop("bias")
 
         def attention(query: Any, key: Any, value: Any, bias: Any = None) -> Any:
@@ -255,12 +384,51 @@ class Run:
 
     def call(self, *arguments: Any, shape: tuple[int, ...], **options: Any) -> np.ndarray:
         """Another operation's function on NumPy arguments (arrays in the dtype under test): its result, checked."""
-        native = [
-            self.framework.from_numpy(x, self.device) if isinstance(x, np.ndarray) else x for x in arguments
-        ]
-        keywords = self.implementation.keywords(options)
+        native = [self._lent(x) for x in arguments]
+        keywords = self.implementation.keywords({name: self._lent(x) for name, x in options.items()})
         returned = self._guarded(lambda: self.implementation.function(*native, **keywords))
         return self._received(returned, self.implementation.operation, shape, None, heads=False)
+
+    def call_updating(
+        self, *arguments: Any, updated: int, shape: tuple[int, ...], **options: Any
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """As `call`, for a function that writes to its arguments from number `updated` on: (result, those it left behind).
+
+        A function whose arrays cannot be written returns the new ones after the result.
+        """
+        native = [self._copied(x) for x in arguments]
+        keywords = self.implementation.keywords(options)
+        returned = self._guarded(lambda: self.implementation.function(*native, **keywords))
+        result, *after = returned if isinstance(returned, tuple) else (returned, *native[updated:])
+        received = self._received(result, self.implementation.operation, shape, self.dtype, heads=False)
+        arrays = [x for x in after if hasattr(x, "shape")]
+        return received, [np.array(self.framework.to_numpy(x)) for x in arrays]
+
+    def call_gradients(
+        self, inputs: Mapping[str, np.ndarray], *rest: Any, upstream: np.ndarray, **options: Any
+    ) -> dict[str, np.ndarray]:
+        """The gradients of sum(upstream * function(*inputs, *rest)) by each of the inputs, in their shapes."""
+        native = {name: self._copied(x) for name, x in inputs.items()}
+        others, above = [self._copied(x) for x in rest], self._copied(upstream)
+        keywords = self.implementation.keywords(options)
+        function, pull = self.implementation.function, self.implementation.vjp
+        if pull is not None:
+            returned = self._guarded(lambda: pull(*native.values(), *others, above, **keywords))
+            found = dict(zip(native, returned, strict=True))
+        else:
+            found = self._guarded(lambda: self.framework.vjp(
+                lambda **leaves: function(*leaves.values(), *others, **keywords), native, above)[1])  # fmt: skip
+        return {name: self._received(x, f"gradient of {name}", inputs[name].shape, self.dtype, heads=False)
+                for name, x in found.items()}  # fmt: skip
+
+    def _lent(self, x: Any) -> Any:
+        """An argument as the framework holds it; so is each array of a mapping (the weights of a layer)."""
+        if isinstance(x, Mapping):
+            return {name: self._lent(value) for name, value in x.items()}
+        return self.framework.from_numpy(x, self.device) if isinstance(x, np.ndarray) else x
+
+    def _copied(self, x: Any) -> Any:
+        return self.framework.from_numpy(np.array(x), self.device) if isinstance(x, np.ndarray) else x
 
     def within(self, got: np.ndarray, exact: Bounded) -> Bounded:
         """`got` with the bound that was derived beside `exact`."""
@@ -274,10 +442,8 @@ class Run:
             for name in ("query", "key", "value")
         }
         options = dict(problem.options)
-        both = {"mask", "bias"} <= options.keys() and self.implementation.parameters.get(
-            "mask"
-        ) == self.implementation.parameters.get("bias")
-        if both:  # one parameter takes either: the mask becomes -inf in the bias
+        # One parameter takes either: the mask becomes -inf in the bias.
+        if {"mask", "bias"} <= options.keys() and self._one_parameter():
             options["bias"] = np.where(options.pop("mask"), options["bias"], -np.inf).astype(self.numpy_dtype)
         for name, value in options.items():
             if isinstance(value, np.ndarray):
@@ -285,6 +451,10 @@ class Run:
                     _relaid(value, problem.layouts.get(name)), self.device
                 )
         return native, options
+
+    def _one_parameter(self) -> bool:
+        names = self.implementation.parameters
+        return names.get("mask") == names.get("bias")
 
     def _laid_out(self, array: Any, layout: str | None) -> Any:
         if self.implementation.layout == "BLHD":

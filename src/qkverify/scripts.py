@@ -7,10 +7,10 @@ each of these in turn whether it shows the failure; the first one whose assertio
     one call against a plain float64 computation that stands in the script   (most laws: output, log-sum-exp, gradients)
     two calls that must agree bit for bit                                    (poison in what nobody may read)
 
-Every text is tried here before it is kept, with the function as it is loaded: it must fail, with the numbers that the replay
-saw. So a law on a derived quantity whose single calls all hold gets no script, and neither does a function that no module
-can be asked for. What is ugly: the trial runs in this process, so what an earlier call left behind in the function's own
-caches is not seen to be missing; where a repeated call gives other numbers, nothing is written.
+Every text is tried here before it is kept: it must fail, with the numbers that the replay saw. So a law on a derived quantity
+whose single calls all hold gets no script, and neither does a function that no module has under a name. What is ugly: the
+trial runs in this process. A function may remember earlier calls, so its file is loaded once more for a second trial; where
+that is slow or cannot be done, as for what is installed, such a memory goes unseen.
 """
 
 from __future__ import annotations
@@ -20,22 +20,27 @@ import contextlib
 import copy
 import dataclasses
 import itertools
+import json
+import operator
 import platform
 import re
+import runpy
 import sys
 import sysconfig
 import textwrap
+import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qkverify.contract import OPERATIONS, Implementation
+from qkverify.contract import OPERATIONS, REGISTERED, Implementation
 from qkverify.errors import ContractError, LawViolation, UnsupportedCase
 from qkverify.problems import PRINTED, TENSORS, Problem
 from qkverify.rounding import Bounded
@@ -47,6 +52,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 WIDTH = 110
+SLOW = 0.05  # seconds: a file that took longer to load is not loaded again
+_seconds: dict[str, float] = {}  # what it took, by file
 ARRAYS = (*TENSORS, "alibi_slopes", "key_lengths", "sinks")  # the fields of a problem that may hold an array
 TAKEN = {*ARRAYS, "x", "q", "k", "v", "g", "got", "exact", "top", "total", "weights", "scores", "products", "numbers",
          "ahead", "np", "torch", "jax", "positions", "other", "softmax_of"}  # fmt: skip
@@ -58,10 +65,13 @@ def script(law: Law, run: Run) -> str:
         place = Place.of(run.implementation)
         recorder = Recorder(run)
         broken = recorder.replayed(law, run.failing)
-        for found in cases(law, recorder, broken) if place and broken else ():
-            sheet = Sheet(law, recorder, place, found)
-            if sheet.fails_as_found():
-                return sheet.text()
+        if place is None or broken is None:
+            return ""
+        for found in cases(law, recorder, broken):
+            with contextlib.suppress(Exception):  # of one form; another may do
+                sheet = Sheet(law, recorder, place, found)
+                if sheet.fails_as_found():
+                    return sheet.text()
     except Exception:  # a failure's message comes first, whatever becomes of its script
         return ""
     return ""
@@ -106,7 +116,9 @@ class Recorder(Run):
                 return broken
         return None
 
-    def outputs(self, problem: Problem) -> tuple[Array, ...]:
+    def outputs(self, problem: Problem, **further: Any) -> tuple[Array, ...]:
+        if further:  # dropout and the like: no plain attention to hold it against
+            return super().outputs(problem, **further)
         with self._noted(Recorded("attention", problem=problem)) as call:
             parts = super().outputs(problem)
             call.got = dict(zip(("output", "log-sum-exp"), map(np.array, parts), strict=False))
@@ -261,20 +273,26 @@ def _worst(
 ) -> tuple[tuple[int, ...], float, bool] | None:
     """(location, bound, whether the failure names this element) of the element that is off, or None."""
     a, b = got.astype(np.float64), np.broadcast_to(exact.value, got.shape)
-    bound = np.broadcast_to(exact.errors, got.shape)
+    bound = np.nan_to_num(np.broadcast_to(exact.errors, got.shape), nan=np.inf, posinf=np.inf)
+    # NaN is exact where a row sees nothing and that is declared, or where poison lies: only the failure can say which.
+    unknown = np.isnan(b) & (seen is None or not np.isnan(seen.exact))
     with np.errstate(all="ignore"):
         distance = np.abs(a - b)
-        holds = (distance <= bound) | _equal(a, b) | np.isposinf(bound)
+        holds = (distance <= bound) | _equal(a, b) | np.isposinf(bound) | unknown
         margin = np.where(holds, -1.0, np.nan_to_num(distance / bound, nan=np.inf))
     if seen is not None:
         named = _equal(a, seen.got) & _equal(b, seen.exact) & ~_equal(a, b)
-        judged = named & ~holds
-        for mask, own in ((judged, True), (named & to_the_bit, False)):
-            if mask.any():
-                at = seen.location if _inside(seen.location, mask) and mask[seen.location] else _first(mask)
-                return at, float(bound[at]) if own else seen.bound, True
+        here = _inside(seen.location, named) and bool(named[seen.location])
+        if (named & ~holds).any():
+            at = seen.location if here and not holds[seen.location] else _first(named & ~holds)
+            return at, float(bound[at]), True
+        if here or (to_the_bit and named.any()):  # the law knows better than the bound
+            return seen.location if here else _first(named), seen.bound, True
     if holds.all():
-        return None
+        odd = ~np.isfinite(a) & np.isfinite(
+            b
+        )  # outside of the range that the bound covers, but no number at all
+        return (_first(odd), np.inf, False) if seen is None and odd.any() else None
     at = tuple(int(i) for i in np.unravel_index(int(np.argmax(margin)), a.shape))
     return at, float(bound[at]), False
 
@@ -315,9 +333,7 @@ class Place:
     attributes: Mapping[str, str]  # what the module calls them
     module: str
     file: str
-    folder: (
-        str | None
-    )  # what an import needs on the path: "" for what is installed, None where no import can be
+    folder: str | None  # what an import needs on the path; "": nothing, it is installed; None: not importable
 
     @classmethod
     def of(cls, one: Implementation) -> Place | None:
@@ -328,7 +344,8 @@ class Place:
         module, attribute = found
         alias = attribute.rpartition(".")[2]
         alias = "function" if alias in TAKEN else alias
-        functions, attributes = {alias: one.function}, {alias: attribute}
+        functions: dict[str, Any] = {alias: one.function}
+        attributes = {alias: attribute}
         vjp = _attribute(one.vjp, "") if one.vjp is not None else None
         if vjp is not None and vjp[0] == module:
             functions[f"{alias}_vjp"], attributes[f"{alias}_vjp"] = one.vjp, vjp[1]
@@ -344,12 +361,26 @@ class Place:
     def alias(self) -> str:
         return next(iter(self.functions))
 
+    def afresh(self) -> Mapping[str, Any]:
+        """The functions out of their file once more, without what earlier calls left in its caches; else as they are."""
+        if self.folder == "" or _seconds.get(self.file, 0.0) > SLOW:
+            return self.functions
+        registered, start = len(REGISTERED), time.perf_counter()
+        try:
+            module = SimpleNamespace(**runpy.run_path(self.file))
+            return {alias: operator.attrgetter(own)(module) for alias, own in self.attributes.items()}
+        except Exception:  # a file that cannot be loaded twice, or not on its own
+            return self.functions
+        finally:
+            del REGISTERED[registered:]
+            _seconds[self.file] = time.perf_counter() - start
+
     def lines(self, used: list[str]) -> tuple[list[str], list[str]]:
         """(imports, what comes after them) for these functions."""
         if self.folder is None:
             got = [f'{a} = loaded["{self.attributes[a]}"]' for a in used]
             return ["import os", "import runpy", "import sys"], [
-                f"FILE = {self.file!r}  # what is under test", "", "sys.path.append(os.path.dirname(FILE))",
+                f"FILE = {json.dumps(self.file)}  # what is under test", "", "sys.path.append(os.path.dirname(FILE))",
                 "loaded = runpy.run_path(FILE)", *got,
             ]  # fmt: skip
         roots = sorted({self.attributes[a].partition(".")[0] for a in used})
@@ -357,7 +388,7 @@ class Place:
         lines += [f"{a} = {self.attributes[a]}" for a in used if self.attributes[a] != a]
         if not self.folder:
             return lines[:1], lines[1:]
-        return ["import sys"], [f"sys.path.insert(0, {self.folder!r})  # where it is", *lines]
+        return ["import sys"], [f"sys.path.insert(0, {json.dumps(self.folder)})  # where it is", *lines]
 
 
 def _attribute(function: Any, name: str) -> tuple[str, str] | None:
@@ -409,6 +440,8 @@ DIRECT = {
     ("batch of stride zero", "numpy"): "np.broadcast_to(x[:1], x.shape)",
     ("batch of stride zero", "torch"): "x[:1].expand(x.shape)",
 }
+REORDERED = {"numpy": "np.ascontiguousarray(x.transpose(axes)).transpose(np.argsort(axes))",
+             "torch": "x.permute(axes).contiguous().permute(tuple(np.argsort(axes)))"}  # fmt: skip
 NUMBERS = {"numpy": "np.asarray(x, np.float64)", "torch": "x.detach().cpu().double().numpy()",
            "jax": "np.asarray(x, np.float64)"}  # fmt: skip
 
@@ -420,7 +453,7 @@ class Sheet:
         self.law, self.run, self.place, self.case = law, run, place, case
         self.framework = run.implementation.arrays
         self.imports = {"import numpy as np"} | {f"import {n}" for n in (self.framework,) if n != "numpy"}
-        self.layouts: set[str] = set()
+        self.reordered = False
         self.problem = _one_mask(case.call.problem, run) if case.call.problem is not None else None
         self.body = getattr(self, f"_{case.kind}")()
 
@@ -435,8 +468,11 @@ class Sheet:
         return "\n\n".join(filter(None, (self._docstring(), *parts, code))) + "\n"
 
     def fails_as_found(self) -> bool:
-        """Whether the script, run on the function as it is here, fails with the numbers that were found."""
-        names: dict[str, Any] = {**self.place.functions, "print": lambda *_: None}
+        """Whether the script fails with the numbers that were found: on the function as it is here, then as a file gives it."""
+        return self._fails(self.place.functions) and self._fails(self.place.afresh())
+
+    def _fails(self, functions: Mapping[str, Any]) -> bool:
+        names: dict[str, Any] = {**functions, "print": lambda *_: None}
         code = "\n".join([*sorted(self.imports), *self._settings(), *self.body])
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
@@ -491,7 +527,7 @@ class Sheet:
                 "",
                 *OPERATION_STEPS[call.kind](call, self.run),
                 "",
-                *self._operation(),
+                f"got = numbers({self._operation_call()})",
             ]
         else:
             lines = [
@@ -507,7 +543,9 @@ class Sheet:
     def _agree(self) -> list[str]:
         """Two calls that must give the same."""
         other = self.case.other
-        assert other is not None and other.problem is not None and self.problem is not None
+        assert other is not None
+        assert other.problem is not None
+        assert self.problem is not None
         second = _one_mask(other.problem, self.run)
         log = self.run.log
         names = {n: f"other_{n}" for n, x in _arrays(second).items() if not _same_as(self.problem, n, second)}
@@ -572,7 +610,7 @@ class Sheet:
         what = self.case.what.replace("result", self.run.implementation.operation)
         return [
             f"WORST = {self.case.location}  # the worst element of the {what}",
-            f"BOUND = {self.case.bound!r}",
+            f"BOUND = {_spelled(np.float64(self.case.bound), np.dtype(float))}",
             "",
         ]
 
@@ -582,6 +620,9 @@ class Sheet:
             c.problem for c in (self.case.call, self.case.other) if c is not None and c.problem is not None
         ]
         used = {layout for p in problems for n, x in _arrays(p).items() if (layout := self._layout(p, n, x))}
+        if self.reordered:
+            lines += ["def reordered(x, axes):  # the same array, with its axes in this order in memory",
+                      f"    return {REORDERED[self.framework]}", "", ""]  # fmt: skip
         for layout in sorted(used):
             lines += [f"def {layout.replace(' ', '_')}(x):", *_layout_lines(layout, self.framework), "", ""]
         return lines
@@ -659,31 +700,31 @@ class Sheet:
             own, text = (names or {}).get(name, name), (names or {}).get(name, name)
             if turned and name in ("query", "key", "value", "upstream"):
                 text = f"{text}.swapaxes(1, 2)"
-            layout = self._layout(problem, name, array)
+            layout, order = self._layout(problem, name, array), self._order(problem, name, array)
+            if order and not turned:
+                self.reordered, text = True, f"reordered({text}, {order})"
             text = f"{layout.replace(' ', '_')}({text})" if layout else text
             comment = "  # (batch, length, heads, size)" if text.startswith(f"{own}.swapaxes") else ""
             lines += [f"{own} = {text}{comment}"] if text != own else []
         return lines
 
     def _layout(self, problem: Problem, name: str, array: Array) -> str:
-        """The memory layout that a script must make, or nothing: declared, or that of the array itself."""
-        if self.framework == "jax" or not array.size or array.ndim < 2 or array.flags.c_contiguous:
-            own = ""
-        elif array.ndim == 4 and array.swapaxes(1, 2).flags.c_contiguous:
-            own = "heads after length"
-        else:
-            own = "last axes swapped" if array.swapaxes(-1, -2).flags.c_contiguous else ""
-        given = problem.layouts.get(name, own)
+        """The memory layout that a script must make, or nothing: if one is declared."""
+        given = problem.layouts.get(name, "contiguous")
         small = array.ndim < 2 and given not in ("offset", "every second")
         skipped = self.framework == "jax" or not array.size or small or given == "contiguous"
         return "" if skipped or (given == "heads after length" and array.ndim != 4) else given
 
+    def _order(self, problem: Problem, name: str, array: Array) -> tuple[int, ...]:
+        """The order of the axes in memory where none is declared and it is not their own, else nothing."""
+        if self.framework == "jax" or name in problem.layouts or not array.size or array.flags.c_contiguous:
+            return ()
+        orders = itertools.permutations(range(array.ndim))
+        return next((order for order in orders if array.transpose(order).flags.c_contiguous), ())
+
     def _keywords(self, problem: Problem, names: Mapping[str, str]) -> list[str]:
         options = {name: Named(names.get(name, name)) if isinstance(value, np.ndarray) else value
                    for name, value in problem.options.items()}  # fmt: skip
-        if self.case.call.kind == "gradients" and self.run.implementation.vjp is None:
-            options = {name: value for name, value in options.items() if name != "return_lse"} | (
-                {"return_lse": True} if problem.return_lse else {})  # fmt: skip
         keywords = self.run.implementation.keywords(options, grouped=problem.group != 1)
         return [f"{name}={_plain(value)!r}" for name, value in keywords.items()]
 
@@ -701,6 +742,8 @@ class Sheet:
 
     def _gradients(self) -> list[str]:
         """The gradient under test: by the function's own vjp, or as the framework differentiates."""
+        given = self.case.call.problem
+        assert given is not None
         assert self.problem is not None
         which = self.case.what.removeprefix("gradient of ")
         leaves = ["query", "key", "value"]
@@ -708,12 +751,10 @@ class Sheet:
         first = f"{call}[0]" if self.problem.return_lse else call
         turned = ".swapaxes(1, 2)" if self.run.implementation.layout == "BLHD" and which != "bias" else ""
         if self.run.implementation.vjp is not None:
-            given = [*leaves, "upstream", *self._keywords(self.problem, {})]
-            lines = [f"gradients = {self.place.alias}_vjp({', '.join(given)})"]
+            arguments = [*leaves, "upstream", *self._keywords(self.problem, {})]
+            lines = [f"gradients = {self.place.alias}_vjp({', '.join(arguments)})"]
         else:
-            leaves += (
-                ["bias"] if self.problem.bias is not None and self.case.call.problem.mask is None else []
-            )  # type: ignore[union-attr]
+            leaves += ["bias"] if self.problem.bias is not None and given.bias is self.problem.bias else []
             every = ", ".join(leaves)
             lines = {
                 "torch": [f"{every} = (x.detach().requires_grad_() for x in ({every}))", f"output = {first}",
@@ -738,9 +779,6 @@ class Sheet:
         return (
             f"{self.place.alias}({', '.join([*names, *(f'{n}={_plain(x)!r}' for n, x in options.items())])})"
         )
-
-    def _operation(self) -> list[str]:
-        return [f"got = numbers({self._operation_call()})"]
 
 
 class Named(str):
@@ -809,10 +847,11 @@ def _made(name: str, array: Array, listed: str, full: str, dtype: str = "") -> l
 
 def _filled(before: str, items: Any, after: str) -> list[str]:
     """`before` a, b, c `after`, on as many lines as it takes."""
-    line = before + ", ".join(items) + after
-    return textwrap.wrap(
+    line = re.sub(r"(?<!,) ", "\0", before + ", ".join(items) + after)  # a line may end after a comma only
+    lines = textwrap.wrap(
         line, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
     )
+    return [part.replace("\0", " ") for part in lines]
 
 
 def _spelled(x: Any, dtype: Any) -> str:

@@ -11,7 +11,7 @@ Shrinking goes toward one batch entry, one head, one query, two keys, size one, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import product
 from typing import Any
 
@@ -27,6 +27,7 @@ from qkverify.runs import NUMPY_DTYPES, Run, active
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 SMALL = (1, 2, 3)
+NARROW = (1, 2, 3, 4, 5, 8)  # the other sizes where one is stretched
 HEADS = tuple(
     sorted(product(SMALL, SMALL, SMALL), key=lambda bgr: (bgr[0] * bgr[1] * bgr[2], bgr))
 )  # B, G, group
@@ -35,13 +36,31 @@ LENGTHS = (1, 2, 3, 4, 5, 7, 8, 9, 13, 15, 16, 17, 31, 32, 33)
 TILE_EDGES = (63, 64, 65, 127, 128, 129, 160, 191, 257)
 PAIRS = 8_500  # (query, key) pairs of one problem, all heads: keeps an example near a millisecond
 
+# One dimension far larger than the others, as real models have it: what is right for few need not be right for many. The
+# length of an axis decides which kernel runs, how often its loops turn and what a counter of few bits holds.
+STRETCHED: Mapping[str, tuple[int, ...]] = {
+    "Q": (300, 513, 1025), "K": (300, 513, 1025, 2049), "D": (80, 96, 128, 100, 129, 256), "E": (80, 96, 128, 129, 256),
+}  # fmt: skip
+MANY = (
+    (5, 1, 1),
+    (1, 5, 1),
+    (1, 1, 5),
+    (1, 8, 1),
+    (1, 1, 8),
+    (9, 1, 1),
+    (2, 1, 7),
+    (1, 12, 1),
+    (1, 2, 8),
+    (1, 1, 16),
+    (1, 33, 1),
+)
+
 # A framework that compiles every operation anew for every size gets few sizes: B, G, group, Q, K, D, E.
 COMPILED = ((1, 1, 1, 1, 2, 1, 1), (1, 1, 1, 2, 2, 1, 1), (1, 1, 1, 2, 3, 2, 1), (1, 1, 2, 3, 5, 4, 3), (2, 2, 2, 5, 3, 3, 4),
             (2, 1, 3, 9, 8, 8, 5), (2, 3, 1, 17, 16, 5, 8), (1, 2, 2, 65, 33, 8, 8), (3, 2, 1, 33, 65, 16, 16))  # fmt: skip
 
 TAME = ("digits", "counting", "ones", "one-hot", "normal", "uniform", "ties", "sparse")
 _seeds = st.integers(0, distributions.SEEDS - 1)
-_biases = st.sampled_from(sorted(product(TAME, range(8)), key=lambda fk: TAME.index(fk[0]) + fk[1]))
 _places = st.integers(1, 63)
 _layouts = st.sampled_from(
     ["contiguous"] * 3 + [name for name in LAYOUTS if name not in ("contiguous", "batch of stride zero")]
@@ -62,7 +81,11 @@ _pairs = sorted(
 )
 _head_sizes = st.sampled_from(_pairs)
 _small_head_sizes = st.sampled_from([de for de in _pairs if max(de) <= 16])
-_heads = st.sampled_from(HEADS)
+# (B, G, group), and the letter that is stretched beside them: a fifth of all problems, those that shrinking leaves first.
+_heads = st.sampled_from(
+    [(heads, "") for heads in (*HEADS, *MANY)]
+    + [(heads, letter) for letter in STRETCHED for heads in ((1, 1, 1), (1, 1, 2), (2, 2, 1))]
+)
 _compiled = st.sampled_from(COMPILED)
 _compiled_short = st.sampled_from([row for row in COMPILED if max(row) <= 33])
 
@@ -113,11 +136,14 @@ def draw_sizes(
         sizes[letter] = draw(_pool(fitting + ((0,) if zero and letter in "QK" else ())))
 
     pools: dict[str, tuple[int, ...]] = {}
+    stretched = ""
     if compiles:
         sizes["B"], sizes["G"], group, *rest = draw(_compiled if long else _compiled_short)
         pools = {letter: (n,) for letter, n in zip("QKDE", rest, strict=True)}
     else:
-        sizes["B"], sizes["G"], group = draw(_heads)
+        (sizes["B"], sizes["G"], group), stretched = draw(_heads)
+        if stretched in ("D", "E") or (stretched and long):
+            pools = {letter: STRETCHED[letter] if letter == stretched else NARROW for letter in "QKDE"}
     sizes["H"] = sizes["G"] * group
     for letter in "GHB":
         if letter in fixed:
@@ -130,7 +156,7 @@ def draw_sizes(
         sizes["H"] = sizes["G"]
         assume(run.implementation.accepts(sizes) is None)
     rows = max(sizes["B"] * sizes["H"], 1)
-    choose("Q", pools.get("Q") or _at_most(lengths, PAIRS // (4 * rows)))
+    choose("Q", pools.get("Q") or _at_most(lengths, max(PAIRS // (4 * rows), 1)))
     choose("K", pools.get("K") or _at_most((2, *lengths), PAIRS // max(sizes["Q"] * rows, 1)))
     short = rows * (sizes["Q"] + sizes["K"]) <= 400
     if "D" in fixed or "E" in fixed or requires or pools:
@@ -277,28 +303,45 @@ def _one_parameter(run: Run) -> bool:
     return names.get("mask") == names.get("bias")
 
 
-def _broadcastable(kept: int, s: Mapping[str, int]) -> tuple[int, ...]:
-    """(B,H,Q,K) with those of the first three axes whose bit is not set of length one."""
-    return (*(s[letter] if kept >> i & 1 else 1 for i, letter in enumerate("BHQ")), s["K"])
+@cache
+def _axes() -> tuple[tuple[str, int], ...]:
+    """The axes that a mask or bias has in full, of "BHQK", and how many it has at all. Simple first: what is seen by all."""
+    kept = [
+        "".join(letter for letter, keep in zip("BHQ", bits, strict=True) if keep)
+        for bits in product((0, 1), repeat=3)
+    ]
+    whole = [(letters + "K", 4) for letters in sorted(kept, key=len)]
+    fewer = [("QK", 2), ("HQK", 3), ("HK", 3), ("QK", 3), ("K", 2), ("BQ", 4), ("Q", 4), ("BHQ", 4)]
+    return (*whole, *fewer)
+
+
+def _broadcastable(axes: tuple[str, int], s: Mapping[str, int]) -> tuple[int, ...]:
+    """A shape that broadcasts to (B,H,Q,K): the named axes in full, the others of length one or not there."""
+    letters, rank = axes
+    return tuple(s[letter] if letter in letters else 1 for letter in "BHQK")[4 - rank :]
 
 
 def _draw_mask(source: Source, s: Mapping[str, int], dtype: Any) -> np.ndarray:
-    """True where the digit of the seed is 0: all true for seed 0; about a quarter false; sometimes a row of no keys."""
-    shape = _broadcastable(source.draw(_shapes), s)
+    """True where the digit of the seed is 0: all true for seed 0; about a quarter false; sometimes a row of no keys, or
+    whole stretches of keys that no query sees, at the start or at the end."""
+    shape = _broadcastable(source.draw(_masks), s)
     seed = source.draw(_seeds)
     mask = (
         distributions.digits(shape, seed, base=4) != 3
         if seed % 5
         else distributions.digits(shape, seed, base=2) == 0
     )
-    if seed % 7 == 6 and mask.shape[2]:
+    if seed % 7 == 6 and mask.shape[-2]:
         mask[..., 0, :] = False
+    elif seed % 7 == 5:
+        half = mask.shape[-1] // 2
+        mask[..., *((slice(half),) if seed % 2 else (slice(half, None),))] = False
     return np.asarray(mask)
 
 
 def _draw_bias(source: Source, s: Mapping[str, int], dtype: Any) -> np.ndarray:
-    fill, kept = source.draw(_biases)
-    return source.array(fill, _broadcastable(kept, s)).astype(dtype)
+    fill, axes = source.draw(_biases)
+    return source.array(fill, _broadcastable(axes, s)).astype(dtype)
 
 
 def _draw_window(source: Source, s: Mapping[str, int], dtype: Any) -> tuple[int | None, int | None]:
@@ -320,6 +363,11 @@ def _draw_sinks(source: Source, s: Mapping[str, int], dtype: Any) -> np.ndarray:
     sinks = 3.0 * distributions.DIGITS[source.digits((s["H"],))]
     return np.asarray(sinks, np.float64 if dtype is np.float64 else np.float32)
 
+
+_masks = st.sampled_from(_axes())
+_biases = st.sampled_from(
+    sorted(product(TAME, _axes()), key=lambda fa: TAME.index(fa[0]) + _axes().index(fa[1]))
+)
 
 OPTION_DRAWS: Mapping[str, Callable[[Source, Mapping[str, int], Any], Any]] = {
     "mask": _draw_mask,

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 REFUSALS: tuple[type[BaseException], ...] = (NotImplementedError,)
+WRITABLE = False
 COMPILES = True  # every operation anew for every size, a third of a second each
 
 
@@ -35,12 +36,23 @@ def dtype_of(native: Any) -> str:
     return str(native.dtype)
 
 
-def vjp(function: Callable[..., Any], inputs: Mapping[str, Any], upstream: Any) -> tuple[Any, dict[str, Any]]:
+def differentiable(native: Any) -> bool:
+    return True
+
+
+def vjp(
+    function: Callable[..., Any],
+    inputs: Mapping[str, Any],
+    upstream: Any,
+    between: Callable[[], Any] | None = None,
+) -> tuple[Any, dict[str, Any]]:
     names = list(inputs)
     output, pull = jax.vjp(
         lambda *xs: _first(function(**dict(zip(names, xs, strict=True)))), *inputs.values()
     )
-    return output, dict(zip(names, pull(upstream), strict=True))
+    if between is not None:
+        between()
+    return output, dict(zip(names, pull(jax.numpy.asarray(upstream, output.dtype)), strict=True))
 
 
 def _first(output: Any) -> Any:

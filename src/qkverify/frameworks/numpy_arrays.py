@@ -9,6 +9,7 @@ import numpy as np
 
 REFUSALS: tuple[type[BaseException], ...] = (NotImplementedError,)
 COMPILES = False
+WRITABLE = True
 
 
 def unavailable(device: str) -> str | None:
@@ -31,7 +32,16 @@ def dtype_of(native: Any) -> str:
     return np.asarray(native).dtype.name
 
 
-def vjp(function: Callable[..., Any], inputs: Mapping[str, Any], upstream: Any) -> tuple[Any, dict[str, Any]]:
+def differentiable(native: Any) -> bool:
+    return False
+
+
+def vjp(
+    function: Callable[..., Any],
+    inputs: Mapping[str, Any],
+    upstream: Any,
+    between: Callable[[], Any] | None = None,
+) -> tuple[Any, dict[str, Any]]:
     raise NotImplementedError("NumPy has no automatic gradients: put attention_vjp beside attention")
 
 

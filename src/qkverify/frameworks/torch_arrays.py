@@ -12,6 +12,7 @@ import torch
 
 REFUSALS: tuple[type[BaseException], ...] = (NotImplementedError,)
 COMPILES = False
+WRITABLE = True  # on the CPU a tensor shares the memory of its array
 
 
 def unavailable(device: str) -> str | None:
@@ -59,11 +60,31 @@ def dtype_of(native: Any) -> str:
     return str(native.dtype).removeprefix("torch.")
 
 
-def vjp(function: Callable[..., Any], inputs: Mapping[str, Any], upstream: Any) -> tuple[Any, dict[str, Any]]:
-    """The outputs and, for each input, upstream's product with the Jacobian. An input that has no influence gets zeros."""
+def differentiable(native: torch.Tensor) -> bool:
+    return native.requires_grad
+
+
+def vjp(
+    function: Callable[..., Any],
+    inputs: Mapping[str, Any],
+    upstream: Any,
+    between: Callable[[], Any] | None = None,
+) -> tuple[Any, dict[str, Any]]:
+    """The outputs and, for each input, upstream's product with the Jacobian. An input that has no influence gets zeros.
+
+    `between` is called after the forward and before the backward pass.
+    """
+    upstream = (
+        upstream
+        if isinstance(upstream, torch.Tensor)
+        else from_numpy(upstream, next(iter(inputs.values())).device.type)
+    )
     leaves = {name: x.detach().requires_grad_() for name, x in inputs.items()}
     output = function(**leaves)
     first = output[0] if isinstance(output, tuple) else output
+    if between is not None:
+        between()
+    upstream = upstream.to(first.dtype) if upstream.dtype != first.dtype else upstream
     found = torch.autograd.grad(first, list(leaves.values()), upstream, allow_unused=True)
     grads = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves.values(), found, strict=True)]
     return output, dict(zip(leaves, grads, strict=True))

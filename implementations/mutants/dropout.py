@@ -1,0 +1,101 @@
+"""Dropout of the weights: what is kept, how it is scaled, and which generator decides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qkverify.implementations.mutants.correct.planting import mutant
+
+TORCH = {"arrays": "torch", "dtypes": ("float32", "float64"), "masked_values": "read", "deterministic": True,
+         "differentiable": True, "causal_alignment": "bottom-right", "delta": "weights"}  # fmt: skip
+
+
+def weights(query: Tensor, key: Tensor, scale: float | None) -> Tensor:
+    """(B,H,Q,K); one key head for each query head."""
+    key = key.repeat_interleave(query.shape[1] // max(key.shape[1], 1), dim=1)
+    return torch.softmax(
+        query @ key.transpose(-1, -2) * (max(query.shape[-1], 1) ** -0.5 if scale is None else scale), dim=-1
+    )
+
+
+def product(dropped: Tensor, value: Tensor) -> Tensor:
+    return dropped @ value.repeat_interleave(dropped.shape[1] // max(value.shape[1], 1), dim=1)
+
+
+class _Dropped(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, probabilities: Tensor, share: float) -> Tensor:
+        context.mask, context.share = torch.rand_like(probabilities) >= share, share
+        return probabilities * context.mask / (1 - share)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * context.mask * context.share, None  # right: / (1 - share)
+
+
+@mutant("B135", evidence="stated", threads="NVIDIA/apex#816", **TORCH)
+def gradient_is_scaled_by_the_share(
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None, dropout: float = 0.0
+) -> Tensor:
+    """The backward pass multiplies by p what the forward pass divides by 1 - p."""
+    found = weights(query, key, scale)
+    return product(_Dropped.apply(found, dropout) if dropout else found, value)  # type: ignore[no-untyped-call]
+
+
+@mutant("B135", evidence="stated", threads="rasbt/LLMs-from-scratch#431", **TORCH)
+def kept_weights_are_divided_by_the_share(
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None, dropout: float = 0.0
+) -> Tensor:
+    """What is kept is scaled by 1 / p: right at one half, and nowhere else."""
+    found = weights(query, key, scale)
+    if dropout:
+        found = found * (torch.rand_like(found) >= dropout) / dropout  # right: / (1 - dropout)
+    return product(found, value)
+
+
+@mutant("B136", evidence="stated", threads="Dao-AILab/flash-attention#2088", **TORCH)
+def every_call_drops_the_same(
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None, dropout: float = 0.0
+) -> Tensor:
+    """The generator starts from one seed in every call: all steps and layers drop the same weights."""
+    found = weights(query, key, scale)
+    generator = torch.Generator().manual_seed(0)  # right: the global generator, which goes on
+    drawn = torch.rand(found.shape, generator=generator, dtype=found.dtype)
+    return product(found * (drawn >= dropout) / (1 - dropout), value)
+
+
+@mutant("B136", evidence="partly", threads="Dao-AILab/flash-attention#2088", **TORCH)
+def heads_drop_the_same(
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None, dropout: float = 0.0
+) -> Tensor:
+    """The offset of the generator leaves the head out: all heads drop the same weights."""
+    found = weights(query, key, scale)
+    drawn = torch.rand_like(found[:, :1])  # right: found
+    return product(found * (drawn >= dropout) / (1 - dropout), value)
+
+
+@mutant(
+    "B137",
+    evidence="stated",
+    threads="pytorch/pytorch#124464 facebookresearch/vjepa2#160 NVIDIA/torch-harmonics#221",
+    **TORCH,
+)
+def dropout_stays_on(
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None, dropout: float = 0.1
+) -> Tensor:
+    """Dropout has a default that is not zero: whoever evaluates a model without asking for any gets it all the same."""
+    return product(
+        torch.dropout(weights(query, key, scale), dropout, True), value
+    )  # right: dropout: float = 0.0
+
+
+@mutant("B137", evidence="inferred", threads="NVIDIA/torch-harmonics#221", **TORCH)
+def dropped_weights_are_not_made_up_for(
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None, dropout: float = 0.0
+) -> Tensor:
+    """The weights that are kept are not scaled: the output shrinks by 1 - p."""
+    found = weights(query, key, scale)
+    return product(found * (torch.rand_like(found) >= dropout), value)  # right: / (1 - dropout)

@@ -1,0 +1,91 @@
+"""The forms of attention that servers need, each as one masked call of torch's scaled_dot_product_attention.
+
+Dimension letters as in numpy_decode.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from qkverify import implementation
+
+
+def without_cuda(device: str) -> str | None:
+    return None if device == "cpu" or torch.cuda.is_available() else "no CUDA device"
+
+
+DECLARED = {"arrays": "torch", "dtypes": ("float32", "float16", "bfloat16"), "devices": ("cpu", "cuda"),
+            "available": without_cuda,
+            "precision": {"float16": "fused", "bfloat16": "fused", "float16-gradients": "eager", "bfloat16-gradients": "eager"},
+            "causal_alignment": "bottom-right", "empty_rows": "zero", "masked_values": "read"}  # fmt: skip
+
+
+@implementation(
+    name="torch_packed", summary="all sequences in one call: a mask keeps each to itself", **DECLARED
+)
+def packed_attention(
+    query: Tensor, key: Tensor, value: Tensor, query_starts: Tensor, key_starts: Tensor, *,
+    causal: bool = False, scale: float | None = None,
+) -> Tensor:  # fmt: skip
+    """query (T,H,D), key (S,G,D), value (S,G,E) -> (T,H,E)."""
+    (q_sequence, q_place), (k_sequence, k_place) = (
+        places(query_starts, len(query)),
+        places(key_starts, len(key)),
+    )
+    seen = q_sequence[:, None] == k_sequence
+    if causal:
+        later = (key_starts.diff() - query_starts.diff())[q_sequence]  # the last query stands at the last key
+        seen = seen & (k_place <= (q_place + later)[:, None])
+    return masked(
+        query.transpose(0, 1)[None], key.transpose(0, 1)[None], value.transpose(0, 1)[None], seen, scale
+    )[0].transpose(0, 1)
+
+
+def places(starts: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """For each row the number of its sequence and its place in it."""
+    sequence = torch.repeat_interleave(
+        torch.arange(len(starts) - 1, device=starts.device), starts.diff().long(), output_size=rows
+    )
+    return sequence, torch.arange(rows, device=starts.device) - starts[sequence]
+
+
+@implementation(
+    name="torch_cached", summary="new tokens scattered into the cache, then one masked call", **DECLARED
+)
+def cached_attention(
+    query: Tensor, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, lengths: Tensor, *,
+    scale: float | None = None,
+) -> Tensor:  # fmt: skip
+    """query (B,H,Q,D), key (B,G,Q,D), value (B,G,Q,E), caches (B,G,M,.), lengths (B,) -> (B,H,Q,E); the caches are written."""
+    place = lengths.long()[:, None] + torch.arange(query.shape[2], device=query.device)  # (B,Q)
+    for cache, new in ((key_cache, key), (value_cache, value)):
+        cache.scatter_(2, place[:, None, :, None].expand(new.shape), new)
+    return seeing_up_to(query, key_cache, value_cache, place, scale)
+
+
+@implementation(
+    name="torch_paged", summary="the pages of each entry gathered, then one masked call", **DECLARED
+)
+def paged_attention(
+    query: Tensor, key_pages: Tensor, value_pages: Tensor, page_table: Tensor, lengths: Tensor, *,
+    scale: float | None = None,
+) -> Tensor:  # fmt: skip
+    """query (B,H,Q,D), pages (N,P,G,.), page_table (B,.), lengths (B,) -> (B,H,Q,E)."""
+    key, value = (pool[page_table.long()].flatten(1, 2).transpose(1, 2) for pool in (key_pages, value_pages))
+    queries = query.shape[2]
+    place = lengths.long()[:, None] - queries + torch.arange(queries, device=query.device)
+    return seeing_up_to(query, key, value, place, scale)
+
+
+def seeing_up_to(query: Tensor, key: Tensor, value: Tensor, place: Tensor, scale: float | None) -> Tensor:
+    """Each query sees the keys up to its own place, (B,Q)."""
+    seen = torch.arange(key.shape[2], device=query.device) <= place[:, None, :, None]
+    return masked(query, key, value, seen, scale)
+
+
+def masked(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scale: float | None) -> Tensor:
+    return scaled_dot_product_attention(
+        query, key, value, attn_mask=seen, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+    )

@@ -1,0 +1,481 @@
+"""The layers around attention: feed-forward, encoder, decoder, and the loss with smoothed labels.
+
+    feed_forward(x, w_1, b_1, w_2, b_2)                            x (B,L,M) -> (B,L,M), F the inner size
+    encoder_layer(x, weights, *, heads, norm_first, eps, key_lengths)
+    decoder_layer(x, memory, weights, *, heads, norm_first, eps, memory_lengths)      memory (B,K,M)
+    cross_entropy(scores, targets, *, smoothing)                   scores (N,C), targets (N) -> (N)
+
+`weights` maps names to arrays, see `reference/encoder_decoder.py`. The sizes are pairwise different, because a wrong axis is
+invisible where two of them agree. A bound grows in each sublayer and is divided by a deviation in each norm, so a law about
+the norms alone silences the sublayers (their last weights are zero), and finds there what a whole layer would hide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from hypothesis import assume
+from hypothesis import strategies as st
+
+from qkverify.laws import law
+from qkverify.reference.encoder_decoder import decoder_layer as reference_decoder
+from qkverify.reference.encoder_decoder import encoder_layer as reference_encoder
+from qkverify.reference.layers import feed_forward as reference_feed_forward
+from qkverify.reference.losses import cross_entropy as reference_loss
+from qkverify.reference.losses import cross_entropy_vjp as reference_gradient
+from qkverify.reference.positions import positional_encoding
+from qkverify.rounding import Bounded
+from qkverify.verdict import assert_at_most, assert_identical, assert_true, assert_within_bound
+
+seeds = st.integers(0, 999)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """B batch, L tokens, K tokens of the memory, H heads of size D, F inner size; the width M is H D."""
+
+    B: int
+    L: int
+    K: int
+    H: int
+    D: int
+    F: int
+
+    @property
+    def width(self):
+        return self.H * self.D
+
+    @property
+    def different(self):
+        return len({self.B, self.L, self.K, self.width, self.F}) == 5
+
+
+def sizes(tokens=(1, 2, 3, 4, 5, 7, 13), features=1):
+    """All different, with at least so many features."""
+    drawn = st.builds(
+        Sizes, B=st.sampled_from((1, 2, 3)), L=st.sampled_from(tokens), K=st.sampled_from((1, 2, 3, 5, 6, 11)),
+        H=st.sampled_from((2, 1, 4, 3)), D=st.sampled_from((1, 2, 3, 4, 5)), F=st.sampled_from((1, 2, 3, 7, 9, 16)),
+    )  # fmt: skip
+    return drawn.filter(lambda s: s.different and features <= s.width)
+
+
+def numbers(run, seed):
+    """A source of arrays in the dtype under test; seeds below 10 give small whole numbers."""
+    rng = np.random.default_rng(seed)
+
+    def filled(*shape):
+        whole = seed < 10
+        array = rng.integers(-2, 3, shape) if whole else rng.standard_normal(shape) / shape[0] ** 0.5
+        return array.astype(run.numpy_dtype)
+
+    return filled
+
+
+def tokens_of(run, *shape, seed, other=0):
+    """Embeddings of unit variance, or small whole numbers; `other` ones for another argument."""
+    rng = np.random.default_rng([seed, other])
+    return (rng.integers(-2, 3, shape) if seed < 10 else rng.standard_normal(shape)).astype(run.numpy_dtype)
+
+
+def weights_of(run, s, seed, norms):
+    """The weights of an encoder layer (two norms) or a decoder layer (three)."""
+    filled, found = numbers(run, seed), {}
+    for prefix in ("", "cross_")[: norms - 1]:
+        found |= {prefix + name: filled(s.width, s.width) for name in ("w_q", "w_k", "w_v", "w_o")}
+    found |= {
+        "w_1": filled(s.width, s.F),
+        "b_1": filled(s.F),
+        "w_2": filled(s.F, s.width),
+        "b_2": filled(s.width),
+    }
+    for i in range(1, norms + 1):
+        found |= {f"gain_{i}": filled(s.width), f"shift_{i}": filled(s.width)}
+    return found
+
+
+def rounded(run, number):
+    """A number that is no array: an implementation rounds it to its working precision, and so may a power of it."""
+    return Bounded(number, abs(number) * run.precision.accumulate.unit, run.precision)
+
+
+def bounded(run, argument):
+    """Arrays of the dtype under test as the reference takes them; integers stay as they are."""
+    if isinstance(argument, Mapping):
+        return {name: bounded(run, value) for name, value in argument.items()}
+    return argument if argument.dtype.kind == "i" else run.bounded(argument)
+
+
+def layer(run, reference, s, *arrays, **options):
+    """The layer's result with its bound, and the exact one. What is not offered keeps its default in both."""
+    options = {name: value for name, value in options.items() if run.offers_parameter(name)}
+    exact = reference(
+        *[bounded(run, x) for x in arrays], heads=s.H, scale=rounded(run, s.D**-0.5),
+        **{**options, "eps": rounded(run, options.get("eps", 1e-5))},
+    )  # fmt: skip
+    got = run.call(*arrays, shape=arrays[0].shape, heads=s.H, **options)
+    return run.within(got, exact), exact.value
+
+
+def encoded(run, s, x, weights, **options):
+    return layer(run, reference_encoder, s, x, weights, **options)
+
+
+def decoded(run, s, x, memory, weights, **options):
+    return layer(run, reference_decoder, s, x, memory, weights, **options)
+
+
+def shuffled(length, seed):
+    """An order of the tokens that is not theirs, if there are two."""
+    return (
+        np.roll(np.random.default_rng(seed).permutation(length), 1) if length > 2 else np.arange(length)[::-1]
+    )
+
+
+def offering(name):
+    """Where a law speaks of a keyword that need not be there."""
+    return lambda run: None if run.offers_parameter(name) else f"not offered: {name}"
+
+
+# -- feed-forward ----------------------------------------------------------------------------------------------------
+
+ff = {"operation": "feed_forward", "s": sizes(), "seed": seeds}
+
+
+def fed(run, x, weights):
+    """The network's result with its bound, and the exact one."""
+    arrays = (x, *(weights[name] for name in ("w_1", "b_1", "w_2", "b_2")))
+    exact = reference_feed_forward(*[run.bounded(array) for array in arrays])
+    return run.within(run.call(*arrays, shape=x.shape), exact), exact.value
+
+
+@law(
+    "The feed-forward network is relu(x W_1 + b_1) W_2 + b_2.",
+    source="'Attention is all you need', section 3.3",
+    **ff,
+)
+def test_feed_forward_agrees_with_reference(run, s, seed):
+    found, exact = fed(run, tokens_of(run, s.B, s.L, s.width, seed=seed), weights_of(run, s, seed, 2))
+    assert_within_bound(found, exact)
+
+
+@law(
+    "A token gives the same alone, and wherever it stands in its sequence.",
+    source="'Attention is all you need', section 3.3: applied to each position separately and identically",
+    **ff,
+)
+def test_feed_forward_is_position_wise(run, s, seed):
+    x, weights = tokens_of(run, s.B, s.L, s.width, seed=seed), weights_of(run, s, seed, 2)
+    order, at = shuffled(s.L, seed), seed % s.L
+    together, _ = fed(run, x, weights)
+    assert_within_bound(fed(run, np.ascontiguousarray(x[:, order]), weights)[0], together[:, order])
+    assert_within_bound(
+        fed(run, np.ascontiguousarray(x[:, at : at + 1]), weights)[0], together[:, at : at + 1]
+    )
+
+
+# -- encoder ---------------------------------------------------------------------------------------------------------
+
+epsilons = st.sampled_from((1e-5, 1e-2, 1.0))  # a large one shows where it is added
+first = st.booleans()
+encoder = {"operation": "encoder_layer", "s": sizes(), "eps": epsilons, "norm_first": first, "seed": seeds}
+
+
+def silent(weights):
+    """With sublayers that give zero: what is left are the residual path and the norms."""
+    zeros = {name: np.zeros_like(weights[name]) for name in ("w_o", "w_2", "b_2")}
+    return {**weights, **zeros}
+
+
+def plain_norms(weights, *numbers_of_norms):
+    """With gains of one and shifts of zero."""
+    ones = {f"gain_{i}": np.ones_like(weights[f"gain_{i}"]) for i in numbers_of_norms}
+    return {
+        **weights,
+        **ones,
+        **{f"shift_{i}": np.zeros_like(weights[f"shift_{i}"]) for i in numbers_of_norms},
+    }
+
+
+@law(
+    "An encoder layer is self-attention and feed-forward, each with its residual path and its norm.",
+    source="'Attention is all you need', figure 1, section 3.1",
+    **encoder,
+)
+def test_encoder_agrees_with_reference(run, s, eps, norm_first, seed):
+    x, weights = tokens_of(run, s.B, s.L, s.width, seed=seed), weights_of(run, s, seed, 2)
+    assert_within_bound(*encoded(run, s, x, weights, eps=eps, norm_first=norm_first))
+
+
+@law(
+    "Without positions, reordering the tokens reorders the output likewise.",
+    source="nothing in the layer knows where a token stands",
+    **encoder,
+)
+def test_encoder_is_permutation_equivariant_without_positions(run, s, eps, norm_first, seed):
+    x, weights = tokens_of(run, s.B, s.L, s.width, seed=seed), weights_of(run, s, seed, 2)
+    order, options = shuffled(s.L, seed), {"eps": eps, "norm_first": norm_first}
+    straight, _ = encoded(run, s, x, weights, **options)
+    permuted, _ = encoded(run, s, np.ascontiguousarray(x[:, order]), weights, **options)
+    assert_within_bound(permuted, straight[:, order])
+
+
+@law(
+    "With a positional encoding, reordered tokens give another output.",
+    source="'Attention is all you need', section 3.5: positions let the model use the order",
+    operation="encoder_layer",
+    s=sizes(tokens=(2, 3, 4, 5, 7, 13), features=3),
+    norm_first=first,
+    seed=st.integers(10, 999),
+)
+def test_positions_break_it(run, s, norm_first, seed):
+    """Where the exact outputs are further apart than twice both bounds, the outputs are apart by more than both."""
+    x, weights = tokens_of(run, s.B, s.L, s.width, seed=seed), weights_of(run, s, seed, 2)
+    places, order = (
+        positional_encoding(s.L, s.width + s.width % 2)[:, : s.width].astype(x.dtype),
+        shuffled(s.L, seed),
+    )
+    straight, exact = encoded(run, s, x + places, weights, norm_first=norm_first)
+    permuted, turned = encoded(run, s, x[:, order] + places, weights, norm_first=norm_first)
+    bound = straight.errors[:, order] + permuted.errors
+    assume((np.abs(exact[:, order] - turned) > 2 * bound).any())
+    apart = np.abs(straight.value[:, order] - permuted.value) > bound
+    assert_true(apart.any(), "the order of the tokens changed nothing, although positions were added")
+
+
+@law(
+    "A sequence gives the same alone as in its batch.",
+    source="batch entries are independent",
+    **encoder,
+    b=st.integers(0, 2),
+)
+def test_encoder_batch_independence(run, s, eps, norm_first, seed, b):
+    x, weights = tokens_of(run, s.B, s.L, s.width, seed=seed), weights_of(run, s, seed, 2)
+    b, options = b % s.B, {"eps": eps, "norm_first": norm_first}
+    together, _ = encoded(run, s, x, weights, **options)
+    alone, _ = encoded(run, s, x[b : b + 1], weights, **options)
+    assert_within_bound(alone, together[b : b + 1])
+
+
+@law(
+    "What stands in the padding changes nothing in the tokens, and these are right.",
+    source="padded keys are masked",
+    **encoder,
+    when=offering("key_lengths"),
+)
+def test_encoder_padding_has_no_influence(run, s, eps, norm_first, seed):
+    x, weights = tokens_of(run, s.B, s.L, s.width, seed=seed), weights_of(run, s, seed, 2)
+    lengths = np.random.default_rng(seed).integers(1, s.L + 1, s.B).astype(np.int32)
+    kept = np.arange(s.L) < lengths[:, None]  # (B,L)
+    options = {"key_lengths": lengths, "eps": eps, "norm_first": norm_first}
+    found, exact = encoded(run, s, x, weights, **options)
+    other, _ = encoded(run, s, np.where(kept[..., None], x, 30 - x), weights, **options)
+    assert_within_bound(found[kept], exact[kept])
+    assert_within_bound(other[kept], found[kept])
+
+
+@law(
+    "With the norm first and sublayers that give zero, a layer gives back its input.",
+    source="the residual path goes around every sublayer and every norm",
+    operation="encoder_layer",
+    exact=True,
+    s=sizes(),
+    seed=seeds,
+    when=offering("norm_first"),
+)
+def test_residual_path_is_the_identity(run, s, seed):
+    x, weights = tokens_of(run, s.B, s.L, s.width, seed=seed), silent(weights_of(run, s, seed, 2))
+    assert_identical(run.call(x, weights, shape=x.shape, heads=s.H, norm_first=True), x)
+
+
+norms = {"operation": "encoder_layer", "s": sizes(features=2), "eps": epsilons, "seed": seeds}
+
+
+@law(
+    "A normalised token has mean zero and the variance v / (v + eps).",
+    source="'Layer normalization' (Ba et al. 2016), equation 4: all features of one token, biased variance",
+    **norms,
+)
+def test_output_is_normalised(run, s, eps, seed):
+    """Sublayers that give zero: the second norm meets what the first one left, whose variance is known."""
+    x = tokens_of(run, s.B, s.L, s.width, seed=seed)
+    weights = plain_norms(silent(weights_of(run, s, seed, 2)), 1, 2)
+    found, _ = encoded(run, s, x, weights, eps=eps)
+    eps = eps if run.offers_parameter("eps") else 1e-5
+    variance = x.astype(np.float64).var(-1)
+    for _ in range(2):
+        variance = variance / (variance + eps)
+    assert_within_bound(found.sum(-1), 0.0, what="sum of the features of a token")
+    assert_within_bound((found * found).sum(-1) / s.width, variance, what="variance of a token")
+    assert_at_most((found * found).sum(-1) / s.width, 1.0, what="variance of a token")
+
+
+@law(
+    "A constant added to all features of a token disappears in the norm.",
+    source="'Layer normalization' (Ba et al. 2016), table 1: invariant to a shift of the features",
+    **norms,
+    constant=st.sampled_from((1, -3, 40)),
+)
+def test_norm_ignores_a_constant(run, s, eps, seed, constant):
+    """Attention that gives zero, and features that are multiples of 1/8: the sums are exact."""
+    x = (np.round(tokens_of(run, s.B, s.L, s.width, seed=seed) * 8) / 8).astype(run.numpy_dtype)
+    weights = weights_of(run, s, seed, 2)
+    weights = {**weights, "w_o": np.zeros_like(weights["w_o"])}
+    straight, _ = encoded(run, s, x, weights, eps=eps)
+    assert_within_bound(encoded(run, s, x + x.dtype.type(constant), weights, eps=eps)[0], straight)
+
+
+# -- decoder ---------------------------------------------------------------------------------------------------------
+
+decoder = {"operation": "decoder_layer", "s": sizes(), "eps": epsilons, "norm_first": first, "seed": seeds}
+
+
+def drawn(run, s, seed):
+    """x, the memory and the weights of a decoder layer."""
+    x = tokens_of(run, s.B, s.L, s.width, seed=seed)
+    return x, tokens_of(run, s.B, s.K, s.width, seed=seed, other=1), weights_of(run, s, seed, 3)
+
+
+@law(
+    "A decoder layer is causal self-attention, attention to the memory and feed-forward, each with its residual path and norm.",
+    source="'Attention is all you need', figure 1, section 3.2.3",
+    **decoder,
+)
+def test_decoder_agrees_with_reference(run, s, eps, norm_first, seed):
+    assert_within_bound(*decoded(run, s, *drawn(run, s, seed), eps=eps, norm_first=norm_first))
+
+
+@law(
+    "Changing later target tokens changes nothing earlier.",
+    source="'Attention is all you need', section 3.2.3: the decoder is auto-regressive",
+    **decoder,
+)
+def test_decoder_is_causal_end_to_end(run, s, eps, norm_first, seed):
+    (x, memory, weights), past = drawn(run, s, seed), 1 + seed % s.L
+    other = np.where(np.arange(s.L)[:, None] < past, x, 3 - x)
+    options = {"eps": eps, "norm_first": norm_first}
+    found, _ = decoded(run, s, x, memory, weights, **options)
+    changed, _ = decoded(run, s, other, memory, weights, **options)
+    assert_within_bound(changed[:, :past], found[:, :past])
+
+
+@law(
+    "The order of the memory does not matter.",
+    source="attention to the memory is a weighted mean without positions and without a causal mask",
+    **decoder,
+)
+def test_decoder_memory_permutation(run, s, eps, norm_first, seed):
+    (x, memory, weights), order = drawn(run, s, seed), shuffled(s.K, seed)
+    options = {"eps": eps, "norm_first": norm_first}
+    straight, _ = decoded(run, s, x, memory, weights, **options)
+    permuted, _ = decoded(run, s, x, np.ascontiguousarray(memory[:, order]), weights, **options)
+    assert_within_bound(permuted, straight)
+
+
+@law(
+    "What stands in the padding of the memory changes nothing.",
+    source="padded keys are masked, in the decoder as in the encoder",
+    **decoder,
+    when=offering("memory_lengths"),
+)
+def test_decoder_memory_padding_has_no_influence(run, s, eps, norm_first, seed):
+    x, memory, weights = drawn(run, s, seed)
+    lengths = np.random.default_rng(seed).integers(1, s.K + 1, s.B).astype(np.int32)
+    kept = (np.arange(s.K) < lengths[:, None])[..., None]  # (B,K,1)
+    options = {"memory_lengths": lengths, "eps": eps, "norm_first": norm_first}
+    found, exact = decoded(run, s, x, memory, weights, **options)
+    other, _ = decoded(run, s, x, np.where(kept, memory, 30 - memory), weights, **options)
+    assert_within_bound(found, exact)
+    assert_within_bound(other, found)
+
+
+# -- the loss --------------------------------------------------------------------------------------------------------
+
+loss = {
+    "operation": "cross_entropy", "tokens": st.sampled_from((1, 2, 3, 6, 17)), "classes": st.sampled_from((2, 4, 5, 11, 32)),
+    "smoothing": st.sampled_from((0.0, 0.1, 0.5, 1.0, 0.3)), "magnitude": st.sampled_from((1, 10, 100)), "seed": seeds,
+}  # fmt: skip
+
+
+def scored(run, tokens, classes, magnitude, seed):
+    """Scores (N,C) in the dtype under test, targets (N) and an upstream gradient (N)."""
+    rng = np.random.default_rng(seed)
+    scores = tokens_of(run, tokens, classes, seed=seed) * run.numpy_dtype(magnitude)
+    upstream = tokens_of(run, tokens, seed=seed, other=1)
+    return scores, rng.integers(0, classes, tokens), upstream
+
+
+def losses(run, scores, targets, smoothing):
+    """The losses (N) with their bound, and the exact ones."""
+    exact = reference_loss(run.bounded(scores), targets, smoothing=rounded(run, smoothing))
+    got = run.call(scores, targets, shape=targets.shape, smoothing=smoothing)
+    return run.within(got, exact), exact.value
+
+
+def gradient(run, scores, targets, upstream, smoothing):
+    """The gradient of sum(upstream * losses) in the scores with its bound, and the exact one."""
+    arrays = run.bounded(scores), targets, run.bounded(upstream)
+    exact = reference_gradient(*arrays, smoothing=rounded(run, smoothing))
+    got = run.call_gradients({"scores": scores}, targets, upstream=upstream, smoothing=smoothing)
+    return run.within(got["scores"], exact), exact.value
+
+
+@law(
+    "The loss is the cross entropy to a target of 1 - smoothing on its class, and smoothing / C on every class.",
+    source="'Attention is all you need', section 5.4; Szegedy et al. 2016, section 7",
+    **loss,
+)
+def test_label_smoothing_agrees_with_reference(run, tokens, classes, smoothing, magnitude, seed):
+    scores, targets, _ = scored(run, tokens, classes, magnitude, seed)
+    assert_within_bound(*losses(run, scores, targets, smoothing), what="loss")
+
+
+@law(
+    "The gradient of the loss in the scores is softmax - target.",
+    source="d/ds_k of log sum exp(s) - sum_k t_k s_k, for a target that sums to one",
+    needs="gradients",
+    **loss,
+)
+def test_label_smoothing_gradient_is_softmax_minus_target(run, tokens, classes, smoothing, magnitude, seed):
+    given = scored(run, tokens, classes, magnitude, seed)
+    assert_within_bound(*gradient(run, *given, smoothing), what="gradient")
+
+
+@law(
+    "The gradient of each token sums to zero over the classes.",
+    source="the softmax and the target both sum to one",
+    needs="gradients",
+    **loss,
+)
+def test_label_smoothing_gradient_sums_to_zero(run, tokens, classes, smoothing, magnitude, seed):
+    found, _ = gradient(run, *scored(run, tokens, classes, magnitude, seed), smoothing)
+    assert_within_bound(found.sum(-1), 0.0, what="sum of a gradient")
+
+
+@law(
+    "Without smoothing the loss is minus the logarithm of the target's probability.",
+    source="cross entropy with a one-hot target",
+    **{name: drawn for name, drawn in loss.items() if name != "smoothing"},
+)
+def test_smoothing_zero_is_plain_cross_entropy(run, tokens, classes, magnitude, seed):
+    scores, targets, _ = scored(run, tokens, classes, magnitude, seed)
+    wide = scores.astype(np.float64)
+    shifted = wide - wide.max(-1, keepdims=True)
+    plain = np.log(np.exp(shifted).sum(-1)) - shifted[np.arange(tokens), targets]
+    assert_within_bound(losses(run, scores, targets, 0.0)[0], plain, what="loss")
+
+
+@law(
+    "A constant added to all scores of a token changes no loss, however large.",
+    source="softmax is shift invariant",
+    **loss,
+    constant=st.sampled_from((1, -7, 500, 2000)),
+)
+def test_loss_ignores_a_constant(run, tokens, classes, smoothing, magnitude, seed, constant):
+    """The scores are whole numbers, so that the sums are exact."""
+    scores, targets, _ = scored(run, tokens, classes, magnitude, seed)
+    scores = np.round(scores)
+    straight, _ = losses(run, scores, targets, smoothing)
+    moved, _ = losses(run, scores + scores.dtype.type(constant), targets, smoothing)
+    assert_within_bound(moved, straight, what="loss")

@@ -1,0 +1,207 @@
+"""A diagnosis names the planted bug, says nothing where it does not know, and never costs the failure its message.
+
+The mutants are a sample over the families; that their sentences are right was read against their docstrings.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+
+from qkverify import diagnosis, registry
+from qkverify.contract import describe
+from qkverify.diagnosis import diagnose, looks_like
+from qkverify.errors import LawViolation, UnsupportedCase
+from qkverify.laws import explain
+from qkverify.power import planted
+from qkverify.problems import Problem
+from qkverify.runs import Run
+from qkverify.verification import Cell, applicable, law_book, prepare
+
+SENTENCES = {
+    "B007": "The result equals attention with causal aligned top-left; bottom-right is declared.",
+    "B009": "With several queries the result equals attention with causal aligned top-left; bottom-right is declared; "
+    "otherwise it is right.",
+    "B015": "The result equals causal attention that hides whole tiles of 16 keys only: a query sees all of its own tile.",
+    "B001": "Without causality the result equals attention without a scale; otherwise it is right.",
+    "B004": "The result equals attention whose bias is scaled too, added before the scale.",
+    "B078": "The result equals attention with the mask inverted: True hides.",
+    "B084": "With one batch entry the result equals attention without the mask; otherwise it is right.",
+    "B100": "The result equals attention without the key lengths: padding is read.",
+    "B090": "Where nothing else hides keys the result equals attention without the window; otherwise it is right.",
+    "B054": "The result equals attention with the key heads tiled instead of repeated (h % G instead of h // group).",
+    "B097": "The result equals attention whose heads take the slope of the head before them, the first one 1.",
+    "B019": "The result equals attention that gives NaN to queries that see no key; zero is declared.",
+    "B027": "Only the rows of queries that see no key are wrong.",
+    "B040-total": "The result equals attention over tiles of 16 keys whose sum of weights is not rescaled when the "
+    "maximum rises.",
+    "B041": "The result is right where the number of keys is a multiple of 16 and wrong elsewhere.",
+    "B124": "The log-sum-exp equals the logarithm to base 2; the natural one is declared.",
+    "B131-delta-is-missing": "The gradients are those without delta, the row's sum of weight times gradient.",
+    "B068": "The result is right where every array is contiguous and wrong with the query as ",
+    "B142": "The call writes into its argument query.",
+    "B036": "The result is as far off as sums would be that are kept in float32.",
+    "B109": "With one position the result equals the rotation of the first batch entry, for all; otherwise it is right.",
+    "B062": "The result equals multi-head attention that takes batch entries and heads for each other before it merges them.",
+}
+QUICK = ("agrees_with_reference", "vjp_agrees_with_reference", "log_sum_exp_is_right")  # these break first
+SILENT = ("B039",)  # a rounding that only an exact law sees
+
+
+def broken(one, examples=100):
+    """The run on which the first law is broken, with what it raised and the law."""
+    dtype = next(d for d in ("float32", "float64", "bfloat16") if d in one.dtypes)
+    cell = Cell(one, "cpu", dtype, one.name)
+    for law in sorted(applicable(law_book(), cell), key=lambda law: law.name not in QUICK):
+        run = prepare(cell)
+        if law.unfit(run):
+            continue
+        try:
+            law.check(run, max_examples=examples, seed=1, database=None)
+        except UnsupportedCase:
+            continue
+        except Exception as error:
+            return run, error, law
+    raise AssertionError(f"{one.name} breaks no law")
+
+
+def mutant(word):
+    return next(one for one in planted() if word in one.name)
+
+
+def problem(B=2, H=2, Q=3, K=5, D=4, **options):
+    rng = np.random.default_rng(0)
+    shapes = {"query": (B, H, Q, D), "key": (B, H, K, D), "value": (B, H, K, D)}
+    arrays = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    return Problem(**arrays, **options)
+
+
+def run_of(function):
+    return Run(describe(function, empty_rows="zero", causal_alignment="bottom-right"))
+
+
+def textbook(query, key, value, *, mask=None, causal=False, scale=None, bias=None):
+    return registry.find("numpy_textbook")[0].function(
+        query, key, value, mask=mask, causal=causal, scale=scale, bias=bias
+    )
+
+
+@pytest.mark.parametrize("word", SENTENCES)
+def test_a_planted_bug_gets_its_sentence(word):
+    run, _, _ = broken(mutant(word))
+    assert looks_like(run).startswith(SENTENCES[word])
+
+
+@pytest.mark.parametrize("word", SILENT)
+def test_what_no_known_mistake_explains_gets_no_sentence(word):
+    run, _, _ = broken(mutant(word))
+    assert looks_like(run) == ""
+
+
+@pytest.mark.parametrize("name", ["numpy_textbook", "numpy_tiled"])
+@pytest.mark.parametrize(
+    "options", [{}, {"causal": True}, {"mask": np.tri(3, 5, dtype=bool)}, {"window": (1, 0)}]
+)
+def test_right_results_get_no_sentence(name, options):
+    one = registry.find(name)[0]
+    assert diagnose(Run(one), problem(**options)) == ""
+
+
+def one_percent_more(query, key, value, *, mask=None, causal=False, scale=None, bias=None):
+    return textbook(query, key, value, mask=mask, causal=causal, scale=scale, bias=bias) * np.float32(1.01)
+
+
+def last_head_doubled(query, key, value, *, mask=None, causal=False, scale=None, bias=None):
+    output = textbook(query, key, value, mask=mask, causal=causal, scale=scale, bias=bias)
+    output[:, -1] *= 2
+    return output
+
+
+def wrong_for_long_sequences(query, key, value, *, mask=None, causal=False, scale=None, bias=None):
+    output = textbook(query, key, value, mask=mask, causal=causal, scale=scale, bias=bias)
+    return output * np.float32(1.5 if key.shape[2] > 40 else 1)
+
+
+def wrong_where_two_options_meet(query, key, value, *, mask=None, causal=False, scale=None, bias=None):
+    output = textbook(query, key, value, mask=mask, causal=causal, scale=scale, bias=bias)
+    return -output if causal and mask is not None else output
+
+
+@pytest.mark.parametrize(
+    "function", [one_percent_more, last_head_doubled, wrong_for_long_sequences, wrong_where_two_options_meet]
+)
+def test_a_bug_of_no_known_kind_gets_no_sentence(function):
+    run, _, _ = broken(describe(function, empty_rows="zero", causal_alignment="bottom-right"), examples=25)
+    assert looks_like(run) == ""
+
+
+def test_a_tiny_problem_on_which_many_mistakes_coincide_is_told_apart_by_others():
+    def uncapped(query, key, value, *, mask=None, causal=False, scale=None):
+        return textbook(query, key, value, mask=mask, causal=causal, scale=1.0 if scale is None else scale)
+
+    one = np.ones((1, 1, 1, 4), np.float32)
+    tiny = Problem(query=one, key=np.concatenate([one, 0 * one], 2), value=np.concatenate([one, 0 * one], 2))
+    expected = "The result equals attention without a scale (1 instead of 1 / sqrt(D))."
+    assert diagnose(run_of(uncapped), tiny) == expected
+
+
+def test_an_implementation_that_raises_when_it_is_asked_again_is_harmless():
+    calls = []
+
+    def fragile(query, key, value, *, causal=False):
+        calls.append(1)
+        raise RuntimeError("only once")
+
+    run = run_of(fragile)
+    assert diagnose(run, problem()) == ""
+    run.problems = [problem()]
+    assert looks_like(run) == ""
+    assert calls
+
+
+def test_an_error_of_the_diagnosis_itself_does_not_cost_the_message(monkeypatch):
+    def fails(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(diagnosis, "_sentence", fails)
+    run, error, law = broken(mutant("B078"))
+    message = explain(error, law, run)
+    assert law.sentence in message
+    assert "looks like" not in message
+
+
+def test_a_failure_says_what_it_looks_like():
+    run, error, law = broken(mutant("B007"))
+    assert isinstance(error, LawViolation)
+    lines = explain(error, law, run, replay="").splitlines()
+    assert lines[-1] == f"  looks like         {SENTENCES['B007']}"
+
+
+def test_a_diagnosis_leaves_the_run_as_it_was():
+    run, _, _ = broken(mutant("B078"))
+    before = copy.copy(vars(run))
+    problems, cached = list(run.problems), set(run._cache)
+    looks_like(run)
+    assert vars(run) == before
+    assert run.problems == problems
+    assert set(run._cache) == cached
+
+
+def test_a_diagnosis_leaves_the_arrays_as_they_were():
+    def greedy(query, key, value):
+        output = textbook(query, key, value)
+        query *= 2
+        return output
+
+    given = problem()
+    kept = given.query.copy()
+    assert diagnose(run_of(greedy), given) == "The call writes into its argument query."
+    np.testing.assert_array_equal(given.query, kept)
+
+
+def test_the_texts_of_the_mistakes_are_sentences_that_can_be_filled_in():
+    words = {"declared": "bottom-right", "other": "top-left", "empty": "zero"}
+    texts = [mistake.text.format(**words) for mistake in diagnosis.MISTAKES]
+    assert all(text and "{" not in text and not text.endswith(".") for text in texts)

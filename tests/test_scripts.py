@@ -1,0 +1,199 @@
+"""A counterexample's script: it needs no qkverify, fails the same way in a process of its own, and passes on right code."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qkverify import conventions, registry, replays
+from qkverify.implementations import numpy_textbook, torch_eager
+from qkverify.power import cell_of, planted
+from qkverify.results import Counterexample
+from qkverify.verification import Cell, check, law_book, prepare
+
+TORCH = """
+import torch
+
+def attention(query, key, value, attn_mask=None, is_causal=False, scale=None, enable_gqa=False):
+    if enable_gqa:
+        key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+    scores = query @ key.mT * ({usual} if scale is None else scale)
+    if is_causal:
+        scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = scores.masked_fill({hidden}, -torch.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    return torch.softmax(scores, dim=-1).nan_to_num() @ value
+"""
+RIGHT = {"usual": "query.shape[-1] ** -0.5", "hidden": "~attn_mask"}
+NUMPY = """
+import numpy as np
+
+def weights(query, key):
+    scores = query @ np.swapaxes(key, -1, -2) * query.dtype.type(query.shape[-1] ** -0.5)
+    exponentials = np.exp(scores - scores.max(-1, keepdims=True))
+    return exponentials / exponentials.sum(-1, keepdims=True)
+
+def attention(query, key, value):
+    {body}
+
+def attention_vjp(query, key, value, upstream):
+    p, d_p = weights(query, key), upstream @ np.swapaxes(value, -1, -2)
+    d_s = p * (d_p - {delta}) * query.dtype.type(query.shape[-1] ** -0.5)
+    return d_s @ key, np.swapaxes(d_s, -1, -2) @ query, np.swapaxes(p, -1, -2) @ upstream
+"""
+GOOD = {"body": "return weights(query, key) @ value", "delta": "(p * d_p).sum(-1, keepdims=True)"}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def found(cell: Cell, *laws: str) -> Counterexample:
+    """The counterexample of the first of these laws (or of all) that is broken."""
+    book = [law for law in law_book() if law.operation == cell.implementation.operation]
+    for law in [law for law in book if law.name in laws] or book:
+        verdict = check(law, prepare(cell), max_examples=100, seed=1, database=None)
+        if verdict.counterexample is not None:
+            return verdict.counterexample
+    raise AssertionError(f"{cell} breaks none of {laws or 'the laws'}")
+
+
+def of_mutant(word: str, *laws: str) -> Counterexample:
+    return found(cell_of(next(one for one in planted() if word in one.name)), *laws)
+
+
+def of_file(name: str, text: str, dtype: str, *laws: str) -> Counterexample:
+    Path(name).write_text(text)
+    one = conventions.fitted(registry.find(f"{Path(name).resolve()}:attention")[0])
+    return found(Cell(one, "cpu", dtype), *laws)
+
+
+def text_of(counterexample: Counterexample) -> str:
+    path = replays.script_of(counterexample.replay)
+    assert path is not None, counterexample.message
+    assert f"script without qkverify: {path}" in counterexample.message
+    text = path.read_text()
+    assert not re.search(r"^\s*(import|from)\s+qkverify", text, re.M)
+    return text
+
+
+def executed(text: str, home: Path, **constants: str) -> subprocess.CompletedProcess[str]:
+    """The script in a process of its own and a working folder elsewhere, with some of its constants changed."""
+    for name, value in constants.items():
+        text, count = re.subn(rf"^{name} = .*$", f"{name} = {value!r}", text, flags=re.M)
+        assert count == 1, name
+    elsewhere = home / "elsewhere"
+    elsewhere.mkdir(exist_ok=True)
+    script = elsewhere / "pasted.py"
+    script.write_text(text)
+    path = {"OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"]}
+    return subprocess.run(
+        [sys.executable, str(script)], cwd=elsewhere, env=path, capture_output=True, text=True, timeout=60
+    )
+
+
+def assert_fails_as(counterexample: Counterexample, done: subprocess.CompletedProcess[str]) -> None:
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "AssertionError" in done.stderr.splitlines()[-1]
+    assert f"got {counterexample.got} " in done.stdout
+    assert f"exact {counterexample.exact} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("word", "law"),
+    [
+        ("B007", "agrees_with_reference"),
+        ("B078", "masked_keys_have_no_influence"),  # NaN in what nobody may read: two calls
+        ("B054", "agrees_with_reference"),
+        ("B124", "log_sum_exp_is_right"),
+        ("B066-query", "agrees_with_reference"),  # a memory layout
+        ("B022", "vjp_agrees_with_reference"),  # torch, gradient
+        ("B037", "agrees_with_reference"),  # torch, bfloat16
+        ("B029-softmax", "softmax_agrees_with_formula"),
+        ("B060", "multi_head_agrees_with_reference"),
+    ],
+)
+def test_a_script_fails_with_the_numbers_of_its_counterexample(word, law, folder):
+    counterexample = of_mutant(word, law)
+    assert_fails_as(counterexample, executed(text_of(counterexample), folder))
+
+
+@pytest.mark.parametrize(
+    ("word", "law", "right"),
+    [
+        ("B007", "agrees_with_reference", numpy_textbook),
+        ("B066-query", "agrees_with_reference", numpy_textbook),
+        ("B022", "vjp_agrees_with_reference", torch_eager),
+        ("B124", "log_sum_exp_is_right", numpy_textbook),
+    ],
+)
+def test_the_same_script_passes_on_right_code(word, law, right, folder):
+    text = text_of(of_mutant(word, law))
+    text = re.sub(r'loaded\["\w+"\]', 'loaded["attention"]', text)
+    done = executed(text, folder, FILE=right.__file__)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "wrong", [{"usual": "query.shape[-1] ** (-1.0 if is_causal else -0.5)"}, {"hidden": "attn_mask"}]
+)
+def test_a_script_speaks_the_functions_own_convention(wrong, dtype, folder):
+    """Parameters called attn_mask and is_causal, in a file that knows nothing of qkverify."""
+    law = "causal_alignment_when_lengths_differ" if "usual" in wrong else "masks_compose"
+    counterexample = of_file(
+        "mine.py", TORCH.format(**{**RIGHT, **wrong}), dtype, law, "agrees_with_reference"
+    )
+    text = text_of(counterexample)
+    assert ("is_causal=True" if "usual" in wrong else "attn_mask=mask") in text
+    assert "qkverify" not in text
+    assert_fails_as(counterexample, executed(text, folder))
+    (folder / "mine.py").write_text(TORCH.format(**RIGHT))
+    done = executed(text, folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("wrong", "law"),
+    [
+        ({"delta": "0"}, "vjp_agrees_with_reference"),
+        ({"body": "return (weights(query, key) @ value)[..., :1]"}, "shape_dtype_device"),
+        ({"body": "return (weights(query, key) @ value).astype(np.float16)"}, "shape_dtype_device"),
+        ({"body": "query *= 2; return weights(query / 2, key) @ value"}, "inputs_are_not_written"),
+        ({"body": "return weights(query, key)[:, :, : 1 // (key.shape[2] < 3)] @ value"}, "agrees_with_reference"),
+        ({"body": "n = min(key.shape[2], value.shape[2]); return weights(query, key[:, :, :n]) @ value[:, :, :n]"},
+         "mismatched_sizes_raise"),
+    ],
+    ids=["gradient", "shape", "dtype", "written", "raises", "refuses"],
+)  # fmt: skip
+def test_failures_of_every_kind_have_a_script(wrong, law, folder):
+    counterexample = of_file("plain.py", NUMPY.format(**{**GOOD, **wrong}), "float32", law)
+    text = text_of(counterexample)
+    done = executed(text, folder)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "AssertionError" in done.stderr.splitlines()[-1]
+    (folder / "plain.py").write_text(NUMPY.format(**GOOD))
+    done = executed(text, folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_cannot_be_shown_has_no_script(folder):
+    """A function that remembers earlier calls is right in a fresh process."""
+    counterexample = of_mutant("B146")
+    assert replays.script_of(counterexample.replay) is None
+    assert "script" not in counterexample.message
+    assert "qkverify replay" in counterexample.message
+
+
+def test_a_script_that_cannot_be_made_loses_no_message(monkeypatch):
+    monkeypatch.setattr("qkverify.scripts.cases", lambda *_: 1 / 0)
+    assert "qkverify replay" in of_mutant("B007").message
