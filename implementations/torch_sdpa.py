@@ -83,17 +83,20 @@ HALF, EVERY = ("float16", "bfloat16"), ("float64", "float32", "float16", "bfloat
 # What the laws found in released torch, recorded: shown, and no run fails by it. law[device-dtype] -> folder.
 ACCUMULATES = "reports/findings/torch-cpu-flash-backward-accumulates-in-storage-dtype"
 SCALE_NOT_POSITIVE = "reports/findings/torch-cpu-flash-causal-with-scale-not-positive-is-nan"
+NAN_QUERY = "reports/findings/torch-cpu-flash-loses-nan-of-a-query"
 KEY_COUNT = "reports/findings/torch-cpu-flash-counts-keys-by-the-values"
 FLASH_FINDINGS = {
     **{
         f"{law}[cpu-{dtype}]": ACCUMULATES
         for law in ("vjp_agrees_with_reference", "value_gradient_is_weights_transposed",
-                    "gqa_gradients_are_summed", "adjoint_identity_in_values")
+                    "gqa_gradients_are_summed", "adjoint_identity_in_values", "upstream_of_stride_zero",
+                    "gradients_of_some_inputs", "gradients_of_empty_axes", "backward_belongs_to_its_forward")
         for dtype in HALF
     },
     "zero_scale_averages[cpu]": SCALE_NOT_POSITIVE,
     "negative_scale_is_negated_queries[cpu]": SCALE_NOT_POSITIVE,
     "mismatched_sizes_raise[cpu]": KEY_COUNT,
+    "nan_goes_where_it_must[cpu]": NAN_QUERY,
 }  # fmt: skip
 
 BOTH, CUDA, IN_EIGHTS = ("cpu", "cuda"), ("cuda",), ("D % 8 == 0", "E % 8 == 0")

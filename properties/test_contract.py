@@ -151,6 +151,21 @@ def test_lengths_of_any_integer_type(run, problem, dtype):
     assert_within_bound(run.within(got, run.bound(problem)[0]), run.exact(problem))
 
 
+@law(
+    "A call leaves the process as it was: random generators, default dtype, gradient mode, threads.",
+    source="a seed set, or a mode switched on, inside a kernel",
+    exact=True,
+    problem=problems(long=False, layouts=False),
+    weight=0.4,
+)
+def test_global_state_is_left_alone(run, problem):
+    before = run.framework.global_state()
+    run.values(problem)
+    assert_true(
+        run.framework.global_state() == before, "the call changed a setting or a generator of the process"
+    )
+
+
 @law("Memory layout is no input: views give what copies give, each argument on its own.", source="strides assumed contiguous", problem=problems(layouts=False),
      name=st.sampled_from(("query", "key", "value", "mask", "bias")), layout=st.sampled_from([name for name in LAYOUTS if name not in ("contiguous", "batch of stride zero")]))  # fmt: skip
 def test_layout_invariance(run, problem, name, layout):

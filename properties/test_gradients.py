@@ -148,14 +148,36 @@ def test_gradient_of_lse(run, problem, seed):
         assert_within_bound(run.within(found, exact[name]), exact[name].value, what=f"gradient of {name}")
 
 
-@law("An upstream gradient that is one number spread over all places (stride zero on every axis) is that number everywhere.", source="output.sum().backward()",
-     needs="gradients", problem=problems(upstream=True, layouts=False, long=False), number=st.sampled_from((1.0, -2.0, 0.5)))  # fmt: skip
-def test_upstream_of_stride_zero(run, problem, number):
-    spread = np.broadcast_to(np.asarray(number, run.numpy_dtype), problem.upstream.shape)
-    exact = run.gradient_bounds(problem.replace(upstream=spread))
-    got = run.gradient_values(problem.replace(upstream=spread))
+@law("An upstream gradient of stride zero, along the last axis or along all, is what it is when written out.", source="output.sum().backward(), output.mean(-1)",
+     needs="gradients", problem=problems(upstream=True, layouts=False, long=False), axes=st.sampled_from((4, 1, 2)))  # fmt: skip
+def test_upstream_of_stride_zero(run, problem, axes):
+    """`axes` counts the trailing axes that are expanded."""
+    kept = problem.upstream[(..., *(slice(0, 1),) * axes)]
+    spread = problem.replace(upstream=np.broadcast_to(kept, problem.upstream.shape))
+    exact, got = run.gradient_bounds(spread), run.gradient_values(spread)
     for name in ("query", "key", "value"):
         assert_within_bound(run.within(got[name], exact[name]), exact[name].value, what=f"gradient of {name}")
+
+
+@law("Which inputs ask for a gradient does not change the gradients that the others get.", source="gradients returned in the wrong places where one is not needed",
+     needs="gradients", problem=problems(upstream=True, long=False, tame=True), wanted=st.sampled_from((("key", "value"), ("query",), ("value",), ("key",), ("query", "value"))))  # fmt: skip
+def test_gradients_of_some_inputs(run, problem, wanted):
+    exact = run.gradient_bounds(problem)
+    for name, found in run.gradients_of(problem, wanted).items():
+        assert_within_bound(run.within(found, exact[name]), exact[name].value, what=f"gradient of {name}")
+
+
+@law("The gradient of the values is differentiable again: <dV, W> has the gradients that attention over the values W has.", source="<P^T g, W> = <g, P W>; gradient penalties",
+     needs="gradients", dtypes=("float64", "float32"), seed=st.integers(0, 99),
+     problem=problems(upstream=True, tame=True, long=False, only=("scale", "causal", "mask", "bias", "softcap", "window")))  # fmt: skip
+def test_double_backward(run, problem, seed):
+    direction = np.random.default_rng(seed).integers(-2, 3, problem.value.shape).astype(run.numpy_dtype)
+    assume(problem.some_visible.all())
+    exact = run.gradient_bounds(problem.replace(value=direction))
+    for name, found in run.second_gradients(problem, direction).items():
+        assert_within_bound(
+            run.within(found, exact[name]), exact[name].value, what=f"second derivative by value and {name}"
+        )
 
 
 @law("Axes of length zero have gradients of length zero, and nothing else of them is left.", source="empty sequences in the backward pass", needs="gradients",

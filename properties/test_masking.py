@@ -286,7 +286,12 @@ def test_nan_goes_where_it_must(run, problem, which, name):
 def test_lowest_number_hides(run, problem, seed):
     s, lowest = problem.sizes, float(ml_dtypes.finfo(run.numpy_dtype).min)
     hidden = np.random.default_rng(seed).random((s["B"], 1, s["Q"], s["K"])) < 0.6
-    small = problem.replace(query=np.clip(problem.query, -3, 3), key=np.clip(problem.key, -3, 3))
+    small = problem.replace(
+        **{
+            name: np.clip(getattr(problem, name).astype(np.float64), -3, 3).astype(run.numpy_dtype)
+            for name in ("query", "key")
+        }
+    )
     lowered = small.replace(bias=np.where(hidden, lowest, 0.0).astype(run.numpy_dtype))
     exact = small.replace(bias=None, mask=~hidden) if run.offers("mask") else small.replace(bias=np.where(hidden, -np.inf, 0.0).astype(run.numpy_dtype))  # fmt: skip
     rows = np.broadcast_to(~hidden.all(-1), (s["B"], s["H"], s["Q"]))

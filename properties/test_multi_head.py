@@ -93,3 +93,20 @@ def test_multi_head_permutation_of_heads(run, batch, heads, length, size, causal
     assert_within_bound(
         output(run, turned, heads, causal)[0], output(run, (x, w_q, w_k, w_v, w_o), heads, causal)[0]
     )
+
+
+@law(
+    "Weights that were overwritten in place, as an optimizer does, are read anew.",
+    source="transposed weights cached by the object",
+    **given,
+)
+def test_multi_head_weights_are_read_anew(run, batch, heads, length, size, causal, seed):
+    x, *weights = draw(run, batch, heads, length, size, seed)
+    output(run, (x, *weights), heads, causal)
+    for w in weights:
+        w *= -2
+    found, options = output(run, (x, *weights), heads, causal)
+    assert_within_bound(
+        found,
+        reference(x.astype(np.float64), *[w.astype(np.float64) for w in weights], heads=heads, **options),
+    )

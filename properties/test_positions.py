@@ -112,7 +112,7 @@ def test_prefix_of_longer_is_same(run, length, dim, layout, extra):
 
 
 @law("Lengths never seen before work the same: thousands of positions.", source="Illustrated Transformer, part 2: can scale to unseen lengths", operation="positional_encoding",
-     dim=st.sampled_from((2, 8, 16)), layout=layouts, length=st.sampled_from((1000, 5000, 20000)), weight=0.2)  # fmt: skip
+     dim=st.sampled_from((2, 8, 16, 512)), layout=layouts, length=st.sampled_from((1000, 5000, 20000)), weight=0.2)  # fmt: skip
 def test_unseen_lengths(run, length, dim, layout):
     found = encoding(run, length, dim, layout)
     assert_within_bound(found, reference_encoding(length, dim, layout=layout), what="entry")

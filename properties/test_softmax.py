@@ -12,7 +12,13 @@ from qkverify.reference.softmax import softmax as reference_softmax
 from qkverify.reference.softmax import softmax_jacobian
 from qkverify.rounding import EXACT, Bounded
 from qkverify.strategies import problems
-from qkverify.verdict import assert_at_least, assert_at_most, assert_true, assert_within_bound
+from qkverify.verdict import (
+    assert_at_least,
+    assert_at_most,
+    assert_identical,
+    assert_true,
+    assert_within_bound,
+)
 
 weights = problems(values="identity", without=("sinks",))
 softmaxes = problems(values="identity", keys="identity", only=("scale",), long=False)
@@ -220,4 +226,21 @@ def test_softmax_agrees_with_formula(run, rows, size, fill, seed, level):
 def test_softmax_sums_to_one(run, rows, size, fill, seed, level):
     assert_within_bound(
         probabilities(run, scores_of(run, rows, size, fill, seed, level)).sum(-1), 1.0, what="row sum"
+    )
+
+
+@law(
+    "A score of minus infinity takes no weight, exactly, and the others share as if it were not there.",
+    source="softmax of masked scores",
+    **alone,
+)
+def test_softmax_of_minus_infinity(run, rows, size, fill, seed, level):
+    scores = scores_of(run, rows, size, fill, seed, level)
+    hidden = np.random.default_rng(seed).random(scores.shape) < 0.3
+    hidden[..., seed % size] = False  # every row keeps one
+    masked = np.where(hidden, -np.inf, scores).astype(run.numpy_dtype)
+    found = probabilities(run, masked)
+    assert_identical(found.value[hidden], np.zeros(int(hidden.sum())), what="weight of a masked score")
+    assert_within_bound(
+        found[~hidden], reference_softmax(masked.astype(np.float64))[~hidden], what="probability"
     )

@@ -3,7 +3,7 @@
 A mistake is a variant of the reference, and it is believed only if it predicts, within its own derived bound, what the
 implementation returns on the counterexample and on a few dozen further problems made from it: wherever the mistake matters
 the implementation is wrong in the same way, and everywhere else it is right. A mistake that shows on some problems only
-("with causal") must be right about where. On the tiny problems that counterexamples shrink to, many mistakes give the same
+("with causality") must be right about where. On the tiny problems that counterexamples shrink to, many mistakes give the same
 numbers; the further problems tell them apart, with random arrays, sizes that all differ, options added and taken away.
 
 Where no mistake fits, it is said where the wrong elements are if that is simple, and else nothing: rather silent than wrong.
@@ -85,8 +85,9 @@ def looks_like(run: Run) -> str:
         if run.implementation.operation != "attention":
             return _other_operation(run)
         until = time.perf_counter() + SECONDS
-        found = (_sentence(run, problem, until) for problem in _wrong_first(run, until))
-        return next((text for text in found if text), "")
+        with np.errstate(all="ignore"):
+            found = (_sentence(run, problem, until) for problem in _wrong_first(run, until))
+            return next((text for text in found if text), "")
     except Exception:  # a failure is worth more than its diagnosis
         return ""
 
@@ -842,7 +843,7 @@ def _filled(run: Run, p: Problem, sizes: tuple[int, ...], rng: np.random.Generat
     if "alibi_slopes" in options:
         found["alibi_slopes"] = (2.0 ** -rng.permutation(np.arange(1, s["H"] + 1))).astype(dtype)
     if "sinks" in options:
-        found["sinks"] = normal(s["H"], times=200.0 if loud else 1.0)
+        found["sinks"] = np.abs(normal(s["H"], times=500.0)) if loud else normal(s["H"])
     if "key_lengths" in options:
         found["key_lengths"] = rng.integers(0, s["K"] + 1, size=s["B"])
     times = float(max(s["D"], 1)) ** 0.25 * (20.0 if loud else 1.0)  # scores of unit variance, or large ones
@@ -1219,7 +1220,16 @@ def _normal(run: Run, seed: int, *shape: int, times: float = 1.0) -> Array:
 
 
 def _softmax_examples(run: Run) -> list[Example]:
-    shapes = [((3, 4), 1.0), ((5, 2), 1.0), ((1, 3), 1.0), ((3, 3), 1.0), ((4, 7), 500.0), ((6, 5), 500.0)]
+    shapes = [
+        ((3, 4), 1.0),
+        ((5, 2), 1.0),
+        ((1, 3), 1.0),
+        ((3, 3), 1.0),
+        ((4, 7), 500.0),
+        ((6, 5), 500.0),
+        ((5, 3), 500.0),
+        ((2, 9), 500.0),
+    ]
     return [Example((_normal(run, i, *n, times=t),), {}, n) for i, (n, t) in enumerate(shapes)]
 
 

@@ -12,7 +12,7 @@ compared within the sum of both bounds. The run that is being checked is `active
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
@@ -244,8 +244,57 @@ class Run:
         self.problems.append(problem)
         returned = self._guarded(self._gradient_call(problem))
         return {
-            name: self._received(x, f"gradient of {name}", getattr(problem, name).shape, self.dtype)
+            name: self._received(
+                x,
+                f"gradient of {name}",
+                getattr(problem, name).shape,
+                self.dtype if name != "sinks" else None,
+            )
             for name, x in returned.items()
+        }
+
+    def gradients_of(self, problem: Problem, wanted: Sequence[str]) -> dict[str, np.ndarray]:
+        """The gradients of some of query, key and value, where the others are constants.
+
+        Raises UnsupportedCase as `output_and_gradients` does.
+        """
+        self._needs_one_call()
+        self.problems.append(problem)
+        native, options = self._native(problem)
+        keywords = self.implementation.keywords(options, grouped=problem.group != 1)
+        upstream = self._laid_out(problem.upstream, problem.layouts.get("upstream"))
+        constant = {name: x for name, x in native.items() if name not in wanted}
+        found = self._guarded(lambda: self.framework.vjp(
+            lambda **leaves: self._called({**constant, **leaves}, keywords), {n: native[n] for n in wanted}, upstream)[1])  # fmt: skip
+        return self._gradients_received(found, problem)
+
+    def second_gradients(self, problem: Problem, direction: np.ndarray) -> dict[str, np.ndarray]:
+        """The gradients of <gradient of value, direction> by query and key: derivatives of a derivative.
+
+        Raises UnsupportedCase where the implementation or its framework says that it cannot.
+        """
+        self._needs_one_call()
+        self.problems.append(problem)
+        native, options = self._native(problem)
+        keywords = self.implementation.keywords(options, grouped=problem.group != 1)
+        upstream, along = self._laid_out(problem.upstream, None), self._laid_out(direction, None)
+        found = self._guarded(lambda: self.framework.second(
+            lambda **leaves: self._called(leaves, keywords), native, upstream, "value", along))  # fmt: skip
+        return self._gradients_received({name: found[name] for name in ("query", "key")}, problem)
+
+    def _called(self, arrays: Mapping[str, Any], keywords: Mapping[str, Any]) -> Any:
+        return self.implementation.function(arrays["query"], arrays["key"], arrays["value"], **keywords)
+
+    def _gradients_received(self, found: Mapping[str, Any], problem: Problem) -> dict[str, np.ndarray]:
+        return {
+            name: self._received(
+                self._heads_first(x),
+                f"gradient of {name}",
+                getattr(problem, name).shape,
+                self.dtype,
+                heads=False,
+            )
+            for name, x in found.items()
         }
 
     def output_and_gradients(
@@ -284,16 +333,7 @@ class Run:
         upstream = self._laid_out(problem.upstream, problem.layouts.get("upstream"))
         found = self._guarded(lambda: self.framework.vjp(
             lambda query, key, value: function(query, key, value, **keywords), native, upstream, between=other)[1])  # fmt: skip
-        return {
-            name: self._received(
-                self._heads_first(x),
-                f"gradient of {name}",
-                getattr(problem, name).shape,
-                self.dtype,
-                heads=False,
-            )
-            for name, x in found.items()
-        }
+        return self._gradients_received(found, problem)
 
     def lse_gradients(self, problem: Problem, upstream: np.ndarray) -> dict[str, np.ndarray]:
         """The gradients of sum(upstream * log-sum-exp), upstream (B,H,Q), by query and key.
@@ -320,8 +360,7 @@ class Run:
         found = self._guarded(
             lambda: self.framework.vjp(lse, leaves, self.framework.from_numpy(above, self.device))[1]
         )
-        return {name: self._received(self._heads_first(x), f"gradient of {name}", getattr(problem, name).shape, self.dtype, heads=False)
-                for name, x in found.items()}  # fmt: skip
+        return self._gradients_received(found, problem)
 
     def _needs_one_call(self) -> None:
         if self.implementation.vjp is not None:
@@ -366,9 +405,11 @@ class Run:
         leaves = dict(native)
         if "bias" in options and not ("mask" in problem.options and self._one_parameter()):
             leaves["bias"] = options.pop("bias")
+        if "sinks" in options:
+            leaves["sinks"] = options.pop("sinks")
 
-        def attention(query: Any, key: Any, value: Any, bias: Any = None) -> Any:
-            given = options if bias is None else {**options, "bias": bias}
+        def attention(query: Any, key: Any, value: Any, **others: Any) -> Any:
+            given = {**options, **others}
             keywords = self.implementation.keywords(given, grouped=problem.group != 1)
             return self.implementation.function(query, key, value, **keywords)
 
@@ -376,7 +417,7 @@ class Run:
 
         def call_framework() -> dict[str, Any]:
             grads = self.framework.vjp(attention, leaves, upstream)[1]
-            return {n: g if n == "bias" else self._heads_first(g) for n, g in grads.items()}
+            return {n: self._heads_first(g) if n in native else g for n, g in grads.items()}
 
         return call_framework
 
@@ -490,7 +531,7 @@ class Run:
             raise ContractError(
                 f"{name}: the {what} has dtype {self.framework.dtype_of(native)}, expected {dtype}"
             )
-        return np.asarray(self.framework.to_numpy(native))
+        return np.array(self.framework.to_numpy(native))  # a copy: the next call may write to the same buffer
 
     # -- bounds ------------------------------------------------------------------------------------------------------
 

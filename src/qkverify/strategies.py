@@ -41,6 +41,7 @@ PAIRS = 8_500  # (query, key) pairs of one problem, all heads: keeps an example 
 STRETCHED: Mapping[str, tuple[int, ...]] = {
     "Q": (300, 513, 1025), "K": (300, 513, 1025, 2049), "D": (80, 96, 128, 100, 129, 256), "E": (80, 96, 128, 129, 256),
 }  # fmt: skip
+SELF = (129, 193, 127, 257)  # queries and keys: several tiles of each, whatever the tile
 MANY = (
     (5, 1, 1),
     (1, 5, 1),
@@ -85,6 +86,7 @@ _small_head_sizes = st.sampled_from([de for de in _pairs if max(de) <= 16])
 _heads = st.sampled_from(
     [(heads, "") for heads in (*HEADS, *MANY)]
     + [(heads, letter) for letter in STRETCHED for heads in ((1, 1, 1), (1, 1, 2), (2, 2, 1))]
+    + [((1, 1, group), "QK") for group in (1, 2)]
 )
 _compiled = st.sampled_from(COMPILED)
 _compiled_short = st.sampled_from([row for row in COMPILED if max(row) <= 33])
@@ -143,7 +145,11 @@ def draw_sizes(
     else:
         (sizes["B"], sizes["G"], group), stretched = draw(_heads)
         if stretched in ("D", "E") or (stretched and long):
-            pools = {letter: STRETCHED[letter] if letter == stretched else NARROW for letter in "QKDE"}
+            table = {
+                "QK": {"Q": SELF, "K": SELF},
+                **{letter: {letter: pool} for letter, pool in STRETCHED.items()},
+            }
+            pools = {**dict.fromkeys("QKDE", NARROW), **table[stretched]}
     sizes["H"] = sizes["G"] * group
     for letter in "GHB":
         if letter in fixed:

@@ -36,6 +36,11 @@ def dtype_of(native: Any) -> str:
     return str(native.dtype)
 
 
+def global_state() -> tuple[Any, ...]:
+    """What a call must leave as it was: settings and generators of the process."""
+    return tuple(np.geterr().items()), repr(np.random.get_state())
+
+
 def differentiable(native: Any) -> bool:
     return True
 
@@ -53,6 +58,19 @@ def vjp(
     if between is not None:
         between()
     return output, dict(zip(names, pull(jax.numpy.asarray(upstream, output.dtype)), strict=True))
+
+
+def second(
+    function: Callable[..., Any], inputs: Mapping[str, Any], upstream: Any, name: str, along: Any
+) -> dict[str, Any]:
+    """The gradients, by each input, of <gradient of the input `name`, along>."""
+
+    def slope(leaves: dict[str, Any]) -> Any:
+        others = {key: x for key, x in leaves.items() if key != name}
+        pull = jax.vjp(lambda x: _first(function(**others, **{name: x})), leaves[name])[1]
+        return (pull(upstream)[0] * along).sum()
+
+    return dict(jax.grad(slope)(dict(inputs)))
 
 
 def _first(output: Any) -> Any:

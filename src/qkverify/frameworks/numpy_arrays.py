@@ -32,6 +32,11 @@ def dtype_of(native: Any) -> str:
     return np.asarray(native).dtype.name
 
 
+def global_state() -> tuple[Any, ...]:
+    """What a call must leave as it was: settings and generators of the process."""
+    return tuple(np.geterr().items()), repr(np.random.get_state())
+
+
 def differentiable(native: Any) -> bool:
     return False
 

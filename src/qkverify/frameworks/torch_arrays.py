@@ -60,6 +60,30 @@ def dtype_of(native: Any) -> str:
     return str(native.dtype).removeprefix("torch.")
 
 
+def global_state() -> tuple[Any, ...]:
+    """What a call must leave as it was: settings and generators of the process."""
+    return (torch.get_rng_state().numpy().tobytes(), torch.is_grad_enabled(), torch.get_default_dtype(),
+            torch.get_num_threads(), torch.is_autocast_enabled("cpu"))  # fmt: skip
+
+
+def second(
+    function: Callable[..., Any], inputs: Mapping[str, Any], upstream: Any, name: str, along: Any
+) -> dict[str, Any]:
+    """The gradients, by each input, of <gradient of the input `name`, along>. Raises NotImplementedError where torch cannot."""
+    leaves = {key: x.detach().requires_grad_() for key, x in inputs.items()}
+    output = function(**leaves)
+    first = output[0] if isinstance(output, tuple) else output
+    try:
+        (slope,) = torch.autograd.grad(first, [leaves[name]], upstream, create_graph=True)
+        found = torch.autograd.grad(slope, list(leaves.values()), along, allow_unused=True)
+    except RuntimeError as error:
+        raise NotImplementedError(f"no second derivative: {error}") from error
+    return {
+        key: torch.zeros_like(x) if g is None else g
+        for (key, x), g in zip(leaves.items(), found, strict=True)
+    }
+
+
 def differentiable(native: torch.Tensor) -> bool:
     return native.requires_grad
 
