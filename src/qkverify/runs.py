@@ -264,8 +264,12 @@ class Run:
         keywords = self.implementation.keywords(options, grouped=problem.group != 1)
         upstream = self._laid_out(problem.upstream, problem.layouts.get("upstream"))
         constant = {name: x for name, x in native.items() if name not in wanted}
-        found = self._guarded(lambda: self.framework.vjp(
-            lambda **leaves: self._called({**constant, **leaves}, keywords), {n: native[n] for n in wanted}, upstream)[1])  # fmt: skip
+        leaves = {name: native[name] for name in wanted}
+
+        def attention(**asked: Any) -> Any:
+            return self._called({**constant, **asked}, keywords)
+
+        found = self._guarded(lambda: self.framework.vjp(attention, leaves, upstream)[1])
         return self._gradients_received(found, problem)
 
     def second_gradients(self, problem: Problem, direction: np.ndarray) -> dict[str, np.ndarray]:
@@ -286,16 +290,13 @@ class Run:
         return self.implementation.function(arrays["query"], arrays["key"], arrays["value"], **keywords)
 
     def _gradients_received(self, found: Mapping[str, Any], problem: Problem) -> dict[str, np.ndarray]:
-        return {
-            name: self._received(
-                self._heads_first(x),
-                f"gradient of {name}",
-                getattr(problem, name).shape,
-                self.dtype,
-                heads=False,
+        received = {}
+        for name, x in found.items():
+            shape = getattr(problem, name).shape
+            received[name] = self._received(
+                self._heads_first(x), f"gradient of {name}", shape, self.dtype, heads=False
             )
-            for name, x in found.items()
-        }
+        return received
 
     def output_and_gradients(
         self, problem: Problem, **further: Any

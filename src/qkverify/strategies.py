@@ -82,6 +82,7 @@ _pairs = sorted(
 )
 _head_sizes = st.sampled_from(_pairs)
 _small_head_sizes = st.sampled_from([de for de in _pairs if max(de) <= 16])
+_few_heads = st.sampled_from([(heads, "") for heads in HEADS])
 # (B, G, group), and the letter that is stretched beside them: a fifth of all problems, those that shrinking leaves first.
 _heads = st.sampled_from(
     [(heads, "") for heads in (*HEADS, *MANY)]
@@ -118,7 +119,8 @@ def draw_sizes(
     """Sizes by dimension letter. `fixed` maps a letter to a number or to the letter that it equals."""
     requires = run is not None and run.implementation.requires
     compiles = run is not None and run.framework.COMPILES
-    if run is not None and not compiles and run.implementation.effort.get(run.device, 1.0) < 1:
+    slow = run is not None and not compiles and run.implementation.effort.get(run.device, 1.0) < 1
+    if slow:
         long = False  # an interpreted kernel takes a second for what a compiled one does in a microsecond
     lengths = _lengths(run.implementation.tile if run is not None else ()) if long else LENGTHS
     sizes: dict[str, int] = {}
@@ -143,13 +145,12 @@ def draw_sizes(
         sizes["B"], sizes["G"], group, *rest = draw(_compiled if long else _compiled_short)
         pools = {letter: (n,) for letter, n in zip("QKDE", rest, strict=True)}
     else:
-        (sizes["B"], sizes["G"], group), stretched = draw(_heads)
+        (sizes["B"], sizes["G"], group), stretched = draw(_few_heads if slow else _heads)
         if stretched in ("D", "E") or (stretched and long):
-            table = {
-                "QK": {"Q": SELF, "K": SELF},
-                **{letter: {letter: pool} for letter, pool in STRETCHED.items()},
-            }
-            pools = {**dict.fromkeys("QKDE", NARROW), **table[stretched]}
+            pools = dict.fromkeys("QKDE", NARROW)
+            pools.update(
+                dict.fromkeys("QK", SELF) if stretched == "QK" else {stretched: STRETCHED[stretched]}
+            )
     sizes["H"] = sizes["G"] * group
     for letter in "GHB":
         if letter in fixed:
