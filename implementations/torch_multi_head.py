@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import multi_head_attention_forward
 
-from qkverify import implementation
+from qkverify import UnsupportedCase, implementation
 
 
 def without_cuda(device: str) -> str | None:
@@ -21,6 +21,8 @@ def multi_head_attention(
 ) -> Tensor:
     """torch.nn.MultiheadAttention's function, which takes (L,B,M) and transposed weights. x (B,L,M) -> (B,L,M)."""
     length, width = x.shape[1], x.shape[2]
+    if w_q.shape[1] != width:
+        raise UnsupportedCase("torch ties the heads to the size of the tokens: heads * D = M")
     future = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1) if causal else None
     tokens = x.transpose(0, 1)
     output, _ = multi_head_attention_forward(

@@ -30,6 +30,7 @@ patches triton.language: on a CPU, call from one thread at a time.
 import contextlib
 import functools
 import inspect
+import threading
 import types
 import warnings
 from typing import Any, NamedTuple
@@ -736,6 +737,9 @@ def _strides(*tensors: torch.Tensor, own: tuple[torch.Tensor, ...] = ()) -> tupl
     return unit, [step // unit if size > 1 else 0 for t in tensors for size, step in zip(t.shape, t.stride())]
 
 
+INTERPRETER = threading.Lock()  # it replaces functions of triton.language while it runs: one kernel at a time
+
+
 @contextlib.contextmanager
 def _quiet():
     """The interpreter computes with NumPy, which warns where a GPU gives inf or NaN in silence."""
@@ -757,7 +761,7 @@ def _launch(
                 *arguments, **flags, num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True
             )
     else:
-        with _quiet():
+        with _quiet(), INTERPRETER:
             interpreted(kernel.fn)[grid](*arguments, **flags)
 
 

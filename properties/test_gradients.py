@@ -202,3 +202,12 @@ def test_hidden_keys_do_not_reach_gradients(run, problem, which):
     before, after = run.gradient_values(clean), run.gradient_values(poisoned(run, problem, hidden, which))
     for name in ("query", "key", "value"):
         assert_identical(after[name], before[name], what=f"gradient of {name}")
+
+
+@law("Asking for the log-sum-exp does not change the gradients.", source="an output beside another cuts the graph", needs=("gradients", "return_lse"),
+     problem=problems(upstream=True, long=False, tame=True))  # fmt: skip
+def test_gradients_do_not_depend_on_return_lse(run, problem):
+    exact = run.gradient_bounds(problem)
+    _, found = run.output_and_gradients(problem.replace(return_lse=True))
+    for name, got in found.items():
+        assert_within_bound(run.within(got, exact[name]), exact[name].value, what=f"gradient of {name}")

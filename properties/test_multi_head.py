@@ -110,3 +110,13 @@ def test_multi_head_weights_are_read_anew(run, batch, heads, length, size, causa
         found,
         reference(x.astype(np.float64), *[w.astype(np.float64) for w in weights], heads=heads, **options),
     )
+
+
+@law("The size of a head comes from the weights, not from the tokens: heads may be narrower or wider than M / heads.", source="head sizes of their own: Gemma, T5", **given,
+     width=st.sampled_from((1, 3, 4, 9)))  # fmt: skip
+def test_multi_head_sizes_of_their_own(run, batch, heads, length, size, causal, seed, width):
+    rng = np.random.default_rng(seed)
+    shapes = (batch, length, width), *[(width, heads * size)] * 3, (heads * size, width)
+    arrays = [rng.integers(-2, 3, shape).astype(run.numpy_dtype) for shape in shapes]
+    found, options = output(run, arrays, heads, causal)
+    assert_within_bound(found, reference(*[x.astype(np.float64) for x in arrays], heads=heads, **options))

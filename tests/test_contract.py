@@ -30,7 +30,7 @@ def test_torch_names_and_layout_are_known():
     torch = pytest.importorskip("torch", reason="needs torch")
     one = describe(torch.nn.functional.scaled_dot_product_attention)
     assert (one.arrays, one.convention, one.layout) == ("torch", "torch", "BHLD")
-    assert one.offers == {"mask", "bias", "causal", "scale", "gradients"}
+    assert one.offers == {"mask", "bias", "causal", "scale", "dropout", "gradients"}
     assert one.keywords({"causal": True, "scale": 0.5}, grouped=True) == {
         "is_causal": True,
         "scale": 0.5,

@@ -17,7 +17,7 @@ from qkverify.runs import Run
 
 FOLDER = Path(implementations.__path__[0])
 EVERY, HALF = {"float64", "float32", "float16", "bfloat16"}, {"float16", "bfloat16"}
-TORCH = {"mask", "bias", "causal", "scale", "gradients"}
+TORCH = {"mask", "bias", "causal", "scale", "dropout", "gradients"}
 
 # name: (options, dtypes, devices)
 OFFERED = {

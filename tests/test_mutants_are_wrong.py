@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import qkverify.implementations.controls
 import qkverify.implementations.mutants
 from qkverify import reference
 from qkverify.contract import REGISTERED
+from qkverify.implementations import numpy_decode
 from qkverify.implementations.mutants.correct import layers, multi_head, positions
 from qkverify.implementations.mutants.correct.call import Call
 from qkverify.implementations.mutants.correct.planting import MUTANTS
@@ -428,6 +430,119 @@ def test_a_bug_of_automatic_differentiation_shows() -> None:
         *(x.detach().numpy() for x in inputs), upstream.numpy(), bias=bias.detach().numpy()
     )["bias"]
     assert differs(torch.autograd.grad(output, bias, upstream)[0].numpy(), exact)
+
+
+# -- packed sequences, caches, pages -----------------------------------------------------------------------------------
+
+
+def called(name: str, *arguments: Any, **options: Any) -> Any:
+    """A mutant's result on copies of the arguments, and the arguments as it leaves them."""
+    lent = [x.copy() for x in arguments]
+    return FUNCTIONS[name].function(*lent, **options), lent
+
+
+def pack(*lengths: int) -> tuple[np.ndarray, ...]:
+    """Query, key, value (T,1,2) and the starts of both."""
+    rng, starts = np.random.default_rng(3), np.cumsum([0, *lengths]).astype(np.int32)
+    return *(rng.standard_normal((int(starts[-1]), 1, 2)) for _ in range(3)), starts, starts
+
+
+def test_packed_gradients_are_read_from_other_offsets() -> None:
+    """Two sequences, the second begins elsewhere in a buffer of other tiles."""
+    given, upstream = pack(3, 2), np.ones((5, 1, 2))
+    wrong = declared("packed_offsets_use_another_tile").vjp(*given, upstream)[0]
+    right = numpy_decode.packed_attention_vjp(*given, upstream)[0]
+    assert np.abs(wrong - right).max() > CLOSE
+
+
+def test_the_last_sequence_of_a_pack_is_cut_to_the_first() -> None:
+    given = pack(1, 3)
+    wrong, _ = called("last_sequence_is_taken_as_full", *given)
+    assert np.abs(wrong - numpy_decode.packed_attention(*given)).max() > CLOSE
+
+
+CACHED = [
+    "slot_is_one_too_far",
+    "offset_counts_heads",
+    "entries_share_one_counter",
+    "prompt_is_counted_again",
+]
+
+
+@pytest.mark.parametrize("name", CACHED)
+def test_a_cache_is_wrong_on_its_smallest_step(name: str) -> None:
+    """Two entries of lengths 1 and 2; one new token, or two where the bug needs a prompt; two heads, one key head."""
+    fresh, rng = 2 if name == "prompt_is_counted_again" else 1, np.random.default_rng(4)
+    new = [rng.standard_normal((2, heads, fresh, 2)) for heads in (2, 1, 1)]
+    given = *new, *(rng.standard_normal((2, 1, 6, 2)) for _ in range(2)), np.array([1, 2], np.int32)
+    wrong, left = called(name, *given)
+    kept = [x.copy() for x in given]
+    right = numpy_decode.cached_attention(*kept)
+    moved = [
+        np.abs(wrong - right).max(),
+        *(np.abs(a - b).max() for a, b in zip(left[3:5], kept[3:5], strict=True)),
+    ]
+    assert max(moved) > CLOSE
+
+
+@pytest.mark.parametrize("name", ["last_page_is_read_whole", "pages_are_read_in_the_order_of_the_pool"])
+def test_pages_are_wrong_on_their_smallest_pool(name: str) -> None:
+    """Three tokens in pages of two; the second page lies before the first."""
+    rng = np.random.default_rng(5)
+    pools = [rng.standard_normal((2, 2, 1, 2)) for _ in range(2)]
+    given = rng.standard_normal((1, 1, 1, 2)), *pools, np.array([[1, 0]], np.int32), np.array([3], np.int32)
+    assert np.abs(called(name, *given)[0] - numpy_decode.paged_attention(*given)).max() > CLOSE
+
+
+# -- dropout -----------------------------------------------------------------------------------------------------------
+
+
+def dropped(name: str, share: float, seed: int = 0, **sizes: int) -> torch.Tensor:
+    """The dropped weights, (1,H,Q,K), of equal scores; query asks for gradients, as does what is returned."""
+    torch.manual_seed(seed)
+    heads, keys = sizes.get("H", 1), sizes.get("K", 64)
+    query = torch.zeros(1, heads, 1, keys, dtype=torch.float64)
+    eye = torch.eye(keys, dtype=torch.float64).expand(1, heads, keys, keys)
+    found: torch.Tensor = FUNCTIONS[name].function(query, eye, eye, dropout=share)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [("kept_weights_are_divided_by_the_share", 4 / 64), ("dropped_weights_are_not_made_up_for", 1 / 64)],
+)
+def test_kept_weights_are_scaled_wrongly(name: str, kept: float) -> None:
+    weights = dropped(name, 0.25)
+    assert weights[weights != 0].numpy() == pytest.approx(kept)  # right: 1 / 0.75 / 64
+
+
+def test_dropout_starts_again_or_is_shared() -> None:
+    name = "every_call_drops_the_same"
+    assert torch.equal(dropped(name, 0.5, seed=1), dropped(name, 0.5, seed=2))
+    heads = dropped("heads_drop_the_same", 0.5, H=2)
+    assert torch.equal(heads[:, 0], heads[:, 1])
+
+
+def test_dropout_stays_on_without_being_asked_for() -> None:
+    query = torch.zeros(1, 1, 1, 64, dtype=torch.float64)
+    eye = torch.eye(64, dtype=torch.float64)[None, None]
+    torch.manual_seed(0)
+    assert (FUNCTIONS["dropout_stays_on"].function(query, eye, eye) == 0).any()
+
+
+def test_dropout_scales_its_gradient_by_the_share() -> None:
+    """Values of one element: the score gradient of a kept key is P (g - sum P g) with g scaled by p, not 1 / (1 - p)."""
+    torch.manual_seed(0)
+    key, query = (
+        torch.eye(4, dtype=torch.float64)[None, None],
+        torch.zeros(1, 1, 1, 4, dtype=torch.float64, requires_grad=True),
+    )
+    value = torch.tensor([[[[1.0], [0.0], [0.0], [0.0]]]], dtype=torch.float64)
+    output = FUNCTIONS["gradient_is_scaled_by_the_share"].function(query, key, value, scale=1.0, dropout=0.25)
+    (found,) = torch.autograd.grad(output.sum(), query)
+    first = float(output.detach()) * 0.75 * 4  # 1 where the first key was kept
+    assert first == pytest.approx(1.0)
+    assert float(found[0, 0, 0, 0]) == pytest.approx(0.25 * (1 - 0.25) * 0.25)  # right: 0.25 * 0.75 / 0.75
 
 
 def test_every_mutant_is_shown_to_be_wrong() -> None:

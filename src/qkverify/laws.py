@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from unittest import SkipTest
 
 import hypothesis
 from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis.errors import Unsatisfiable
+from hypothesis.errors import Flaky, HypothesisDeprecationWarning, Unsatisfiable, UnsatisfiedAssumption
 from hypothesis.reporting import with_reporter
 from hypothesis.strategies import SearchStrategy
 
@@ -99,13 +100,20 @@ class Law:
                 raise UnsupportedCase(
                     f"{run.implementation.name} refuses every problem of {self.name}"
                 ) from error
+            except Flaky as flaky:
+                raise LawViolation(
+                    "the same problem broke the law once and then held: the result depends on earlier calls, or on chance"
+                ) from flaky
             except (LawViolation, ContractError) as broken:
                 broken.__notes__ = []  # Hypothesis repeats the arguments, which our message has shown
                 raise
 
     def replay(self, run: Run, drawn: Mapping[str, Any]) -> None:
         """Check the law on given arguments instead of generated ones."""
-        with run.activated():
+        with run.activated(), warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", HypothesisDeprecationWarning
+            )  # assume() outside of a Hypothesis test
             run.begin_example()
             self.body(run, **drawn)
 
@@ -116,10 +124,14 @@ class Law:
             run.begin_example()
             try:
                 self.body(run, **drawn)
+            except UnsatisfiedAssumption:
+                run.examples -= 1  # it never came to the law
+                raise
             except UnsupportedCase as refusal:
                 run.refusals += 1
+                enough = REFUSALS * min(run.implementation.effort.get(run.device, 1.0) * 2, 1.0)
                 if (
-                    run.refusals == run.examples > REFUSALS
+                    run.refusals == run.examples > enough
                 ):  # it refuses all there is: SkipTest ends a Hypothesis test at once
                     raise SkipTest(str(refusal)) from refusal
                 hypothesis.reject()

@@ -103,25 +103,26 @@ class Run:
 
     def __call__(self, problem: Problem) -> Bounded:
         """The output (B,H,Q,E) with its bound."""
-        return self._with_bound(self.values(problem), self.bound(problem)[0], problem)
+        return self._with_bound(self.values(problem), self.bound(problem)[0])
 
     def lse(self, problem: Problem) -> Bounded:
         """The log-sum-exp (B,H,Q) with its bound."""
         problem = problem if problem.return_lse else problem.replace(return_lse=True)
         got = self.outputs(problem)[1]
-        exact = self.bound(problem)[1]
+        return self._with_bound(got, self.lse_bound(problem, got.dtype.name))
+
+    def lse_bound(self, problem: Problem, stored: str = "float64") -> Bounded:
+        """The reference's log-sum-exp (B,H,Q) in the declared base, with the bound for a result that is stored in a dtype."""
+        exact = self.bound(problem if problem.return_lse else problem.replace(return_lse=True))[1]
         if self.semantics["lse"] == "base2":
             exact = Bounded(exact.value, exact.errors, self.precision) / Bounded(
                 LN_2, LN_2 * FLOAT64.unit, self.precision
             )
-        stored = FORMATS[got.dtype.name]  # float32 as a rule, but it may be the dtype of the output
-        if stored.unit <= self.precision.accumulate.unit:
-            return self._with_bound(got, exact, problem)
-        kept = +Bounded(exact.value, exact.errors, replace(self.precision, output=stored), 0.0)
+        if FORMATS[stored].unit <= self.precision.accumulate.unit:
+            return Bounded(exact.value, exact.errors, EXACT)
+        kept = +Bounded(exact.value, exact.errors, replace(self.precision, output=FORMATS[stored]), 0.0)
         hidden = np.isneginf(exact.value)  # stays what it is in every format
-        return self._with_bound(
-            got, Bounded(exact.value, np.where(hidden, exact.errors, kept.errors), EXACT), problem
-        )
+        return Bounded(exact.value, np.where(hidden, 0.0, kept.errors), EXACT)
 
     def values(self, problem: Problem) -> np.ndarray:
         """The output (B,H,Q,E) bit for bit, in the dtype under test."""
@@ -233,8 +234,7 @@ class Run:
         """The gradients for `problem.upstream` with their bounds, by the name of what they belong to."""
         exact = self.gradient_bounds(problem)
         return {
-            name: self._with_bound(got, exact[name], problem)
-            for name, got in self.gradient_values(problem).items()
+            name: self._with_bound(got, exact[name]) for name, got in self.gradient_values(problem).items()
         }
 
     def gradient_values(self, problem: Problem) -> dict[str, np.ndarray]:
@@ -474,7 +474,7 @@ class Run:
 
     def within(self, got: np.ndarray, exact: Bounded) -> Bounded:
         """`got` with the bound that was derived beside `exact`."""
-        return self._with_bound(got, self._oracle_included(exact), None)
+        return self._with_bound(got, self._oracle_included(exact))
 
     # -- the boundary ------------------------------------------------------------------------------------------------
 
@@ -556,9 +556,11 @@ class Run:
             error = np.where(np.isnan(error) & ~np.isnan(exact.value), np.inf, error)
         return Bounded(exact.value, error, EXACT)
 
-    def _with_bound(self, got: np.ndarray, exact: Bounded, problem: Problem | None) -> Bounded:
-        result = Bounded(got.astype(np.float64), exact.error, EXACT)
-        return result
+    def _with_bound(self, got: np.ndarray, exact: Bounded) -> Bounded:
+        value = got.astype(np.float64)
+        if not np.isfinite(value).all():  # where nothing can be said, NaN would say something in what follows
+            value = np.where(np.isposinf(exact.errors) & ~np.isfinite(value), 0.0, value)
+        return Bounded(value, exact.error, EXACT)
 
 
 def _precision(implementation: Implementation, device: str, dtype: str) -> Precision:

@@ -41,7 +41,11 @@ PAIRS = 8_500  # (query, key) pairs of one problem, all heads: keeps an example 
 STRETCHED: Mapping[str, tuple[int, ...]] = {
     "Q": (300, 513, 1025), "K": (300, 513, 1025, 2049), "D": (80, 96, 128, 100, 129, 256), "E": (80, 96, 128, 129, 256),
 }  # fmt: skip
-SELF = (129, 193, 127, 257)  # queries and keys: several tiles of each, whatever the tile
+PAIRED: Mapping[str, tuple[int, ...]] = {
+    "QK": (129, 193, 127, 257),
+    "DE": (128, 64, 96, 256),
+}  # as in self-attention, in models
+LARGE = {**STRETCHED, **PAIRED}
 MANY = (
     (5, 1, 1),
     (1, 5, 1),
@@ -87,7 +91,7 @@ _few_heads = st.sampled_from([(heads, "") for heads in HEADS])
 _heads = st.sampled_from(
     [(heads, "") for heads in (*HEADS, *MANY)]
     + [(heads, letter) for letter in STRETCHED for heads in ((1, 1, 1), (1, 1, 2), (2, 2, 1))]
-    + [((1, 1, group), "QK") for group in (1, 2)]
+    + [((1, 1, group), letters) for letters in PAIRED for group in (1, 2)]
 )
 _compiled = st.sampled_from(COMPILED)
 _compiled_short = st.sampled_from([row for row in COMPILED if max(row) <= 33])
@@ -146,11 +150,8 @@ def draw_sizes(
         pools = {letter: (n,) for letter, n in zip("QKDE", rest, strict=True)}
     else:
         (sizes["B"], sizes["G"], group), stretched = draw(_few_heads if slow else _heads)
-        if stretched in ("D", "E") or (stretched and long):
-            pools = dict.fromkeys("QKDE", NARROW)
-            pools.update(
-                dict.fromkeys("QK", SELF) if stretched == "QK" else {stretched: STRETCHED[stretched]}
-            )
+        if stretched and (long or stretched in ("D", "E", "DE")):
+            pools = {**dict.fromkeys("QKDE", NARROW), **dict.fromkeys(stretched, LARGE[stretched])}
     sizes["H"] = sizes["G"] * group
     for letter in "GHB":
         if letter in fixed:
