@@ -100,8 +100,9 @@ class TiledAttention(torch.autograd.Function):
             output[:, :, rows] = output[:, :, rows] * decay + product
         output = (output / total.masked_fill(total == 0, 1)).to(query.dtype)
         lse = finite(top) + torch.log(total)
-        ctx.save_for_backward(query, key, value, output, lse)
-        ctx.options = options
+        # Tensors are saved where torch can tell that somebody has written to one in the meantime.
+        ctx.save_for_backward(query, key, value, output, lse, options.mask, options.key_lengths)
+        ctx.options = options._replace(mask=None, key_lengths=None)
         lse = lse[..., 0]
         ctx.mark_non_differentiable(lse)
         return output, lse
@@ -109,12 +110,13 @@ class TiledAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        query, key, value, output, lse = ctx.saved_tensors
+        query, key, value, output, lse, mask, key_lengths = ctx.saved_tensors
+        options = ctx.options._replace(mask=mask, key_lengths=key_lengths)
         wide, groups = lse.dtype, key.shape[1]
         upstream = upstream.to(wide)
         delta = (upstream * output.to(wide)).sum(dim=-1, keepdim=True)  # (B,H,Q,1)
         d_query, d_key, d_value = (torch.zeros_like(x, dtype=wide) for x in (query, key, value))
-        for tile in tiles(query, key, value, ctx.options):
+        for tile in tiles(query, key, value, options):
             rows, keys = tile.rows, tile.keys
             weights = torch.exp(tile.logits - finite(lse[:, :, rows])).masked_fill(
                 ~tile.seen, 0

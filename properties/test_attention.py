@@ -330,3 +330,9 @@ def test_infinite_cap_is_none(run, problem):
     assert_within_bound(
         run.within(run.values(problem.replace(softcap=np.inf)), run.bound(problem)[0]), run.exact(problem)
     )
+
+
+@law("Calls of the sizes that models have are right: heads of 64 and 128, several tiles of queries and keys, one query over a long cache.",
+     source="the fast paths are taken here", problem=problems(usual=True, tame=True, only=("causal", "scale")), weight=0.4)  # fmt: skip
+def test_usual_calls(run, problem):
+    assert_within_bound(run(problem), run.exact(problem))

@@ -211,3 +211,11 @@ def test_gradients_do_not_depend_on_return_lse(run, problem):
     _, found = run.output_and_gradients(problem.replace(return_lse=True))
     for name, got in found.items():
         assert_within_bound(run.within(got, exact[name]), exact[name].value, what=f"gradient of {name}")
+
+
+@law("Gradients of calls of the sizes that models have are right.", source="the fast paths are taken here", needs="gradients",
+     problem=problems(usual=True, tame=True, only=("causal", "scale"), upstream=True), weight=0.4)  # fmt: skip
+def test_usual_gradients(run, problem):
+    exact = run.exact_gradients(problem)
+    for name, found in run.gradients(problem).items():
+        assert_within_bound(found, exact[name], what=f"gradient of {name}")

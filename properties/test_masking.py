@@ -299,3 +299,7 @@ def test_lowest_number_hides(run, problem, seed):
     assert_true(np.isfinite(got.astype(np.float64)), "a finite bias gave NaN or infinity")
     bound = run.bound(exact)[0]
     assert_within_bound(run.within(got[rows], bound[rows]), bound.value[rows])
+    # Whatever the weights of a row of lowest numbers are, they sum to one: a finite bias hides nothing for good.
+    ones = {"value": np.ones_like(problem.value)}
+    plain = run.bound(small.replace(bias=None, **ones))[0]
+    assert_within_bound(run.within(run.values(lowered.replace(**ones)), plain), 1.0, what="sum of weights")

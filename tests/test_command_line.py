@@ -158,3 +158,28 @@ def test_doctor_says_what_is_missing(tmp_path):
     done = qkverify("doctor", cwd=tmp_path)
     assert done.returncode == 0
     assert "numpy    installed" in done.stdout
+
+
+def test_profile_prints_every_convention_and_how_it_is_known(folder):
+    done = qkverify("profile", "numpy_textbook", "--dtype", "float32", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "bottom-right" in done.stdout
+    assert "declared" in done.stdout
+    assert "empty lse" in done.stdout
+
+
+def test_power_kills_a_mutant_accuses_no_control_and_records_both(folder):
+    done = qkverify(
+        "power", "B007", "late-division", "--profile", "glance", "--results", "power.jsonl", cwd=folder
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 of 1 mutants killed" in done.stdout
+    assert "none accused" in done.stdout
+    kinds = [json.loads(line).get("kind") for line in (folder / "power.jsonl").read_text().splitlines()]
+    assert {"mutant", "control"} <= set(kinds)
+
+
+def test_power_knows_its_mutants(folder):
+    done = qkverify("power", "B999", cwd=folder)
+    assert done.returncode == 2
+    assert "B999" in done.stderr

@@ -22,7 +22,17 @@ from qkverify.errors import UsageError
 from qkverify.report import charts, headline, svg, timings, units
 from qkverify.report.model import Report
 from qkverify.report.sections import broken, verdicts
-from qkverify.results import Control, ImplementationInfo, Record, Timing, Verdict, of_kind
+from qkverify.results import (
+    Control,
+    ImplementationInfo,
+    Kill,
+    Planted,
+    Record,
+    Timing,
+    Verdict,
+    Writer,
+    of_kind,
+)
 
 SIZE_LIMIT = 1_500_000  # bytes of a page
 VOID = {"meta", "link", "input", "br", "hr", "img", "wbr"}
@@ -592,3 +602,41 @@ def test_the_summary_is_a_table_of_verdicts_and_best_times(page: report.Page) ->
     assert "| ✗ causal_prefix (margin 3.4e+06, + 1 more) |" in page.markdown
     assert re.search(r"\| synthetic-gpt2 \|.*\| `synthetic_flash` \| [\d.]+ ms \|", page.markdown)
     assert "length^2.0" in page.markdown
+
+
+def planted(name: str, kind: str, *laws: str, **more: Any) -> Planted:
+    kills = [Kill(law, "masking", 3, 0.1) for law in laws]
+    return Planted(name=name, kind=kind, operation="attention", dtype="float32", sentence=f"the bug of {name}", kills=kills,
+                   matrix=True, examples=20, seconds=0.4, profile="quick", **more)  # fmt: skip
+
+
+PLANTED = [
+    planted("mutant-a", "mutant", "causal_prefix", "mask_broadcasts", threads=["some/library#12"],
+            sizes={"B": 1, "H": 1, "G": 1, "Q": 1, "K": 2, "D": 1, "E": 1}),
+    planted("mutant-survivor", "mutant"),
+    planted("control-c", "control"),
+]  # fmt: skip
+
+
+def test_the_power_of_the_laws_stands_on_the_page(records: list[Record]) -> None:
+    made = report.render([*records, *PLANTED])
+    assert "1 of 2 mutants killed" in made.html
+    assert "some/library#12" in made.html
+    assert 'class="survived"' in made.html
+    assert made.html.count('class="kills"') == 1
+    assert "mutant-survivor" in made.markdown
+    assert "none accused" in made.markdown
+
+
+def test_a_page_without_planted_bugs_says_nothing_of_power(page: report.Page) -> None:
+    assert "How strong the laws are" not in page.html
+
+
+def test_the_power_file_beside_the_devices_is_read(records: list[Record], tmp_path: Path) -> None:
+    folder = tmp_path / "a-device"
+    for path, found in ((folder / "results.jsonl", records), (tmp_path / report.POWER, PLANTED)):
+        with Writer(path) as writer:
+            for record in found:
+                writer.append(record)
+    made, _ = report.write(folder / "results.jsonl", folder)
+    assert "1 of 2 mutants killed" in made.read_text()

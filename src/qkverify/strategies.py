@@ -60,6 +60,13 @@ MANY = (
     (1, 33, 1),
 )
 
+# What models call: heads of 64 or 128, self-attention over a few tiles, one query over a long cache. B, G, H, Q, K, D = E.
+USUAL = (
+    (1, 1, 1, 64, 64, 64), (1, 2, 4, 65, 65, 64), (1, 1, 1, 129, 129, 64), (1, 2, 4, 129, 129, 64), (1, 2, 6, 193, 193, 64),
+    (2, 1, 1, 130, 130, 128), (1, 1, 1, 257, 257, 64), (1, 2, 4, 128, 128, 128), (1, 1, 1, 130, 257, 64),
+    (1, 1, 1, 257, 130, 64), (1, 1, 4, 1, 513, 128), (2, 2, 8, 1, 1025, 64),
+)  # fmt: skip
+
 # A framework that compiles every operation anew for every size gets few sizes: B, G, group, Q, K, D, E.
 COMPILED = ((1, 1, 1, 1, 2, 1, 1), (1, 1, 1, 2, 2, 1, 1), (1, 1, 1, 2, 3, 2, 1), (1, 1, 2, 3, 5, 4, 3), (2, 2, 2, 5, 3, 3, 4),
             (2, 1, 3, 9, 8, 8, 5), (2, 3, 1, 17, 16, 5, 8), (1, 2, 2, 65, 33, 8, 8), (3, 2, 1, 33, 65, 16, 16))  # fmt: skip
@@ -94,6 +101,7 @@ _heads = st.sampled_from(
     + [((1, 1, group), letters) for letters in PAIRED for group in (1, 2)]
 )
 _compiled = st.sampled_from(COMPILED)
+_usual = st.sampled_from([dict(zip("BGHQKDE", (*row, row[-1]), strict=True)) for row in USUAL])
 _compiled_short = st.sampled_from([row for row in COMPILED if max(row) <= 33])
 
 
@@ -204,6 +212,7 @@ def problems(
     layouts: bool = True,
     zero: bool = False,
     long: bool = True,
+    usual: bool = False,
 ) -> Problem:
     """One attention problem.
 
@@ -213,11 +222,11 @@ def problems(
     sizes    {"K": 1} fixes a size, {"H": "G"} makes it equal to another
     upstream draw an upstream gradient as well           tame             moderate numbers only
     layouts  draw memory layouts                         zero             lengths of 0 as well
-    long     tile edges beyond 33 as well
+    long     tile edges beyond 33 as well                usual            sizes that models have (USUAL), and no others
     """
     run = active()
     dtype = NUMPY_DTYPES[run.dtype if run else "float32"]
-    fixed = dict(sizes or {})
+    fixed = {**(draw(_usual) if usual else {}), **(sizes or {})}
     if values == "identity":
         fixed["E"] = "K"
     if keys == "identity":

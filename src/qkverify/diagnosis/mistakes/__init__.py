@@ -1,0 +1,18 @@
+"""The well-known mistakes of attention, from special to general: of several that fit, the first is named."""
+
+from __future__ import annotations
+
+from qkverify.diagnosis.mistakes.gradients import GRADIENTS
+from qkverify.diagnosis.mistakes.heads import HEADS
+from qkverify.diagnosis.mistakes.masks import EMPTY_ROWS, MASKS, PADDING
+from qkverify.diagnosis.mistakes.positions import CAUSALITY, WINDOWS
+from qkverify.diagnosis.mistakes.scores import SCALE, TERMS
+from qkverify.diagnosis.mistakes.softmax import LOG_SUM_EXP, SOFTMAX
+from qkverify.diagnosis.mistakes.tiles import TILED
+from qkverify.diagnosis.mistakes.variants import Mistake
+
+MISTAKES: tuple[Mistake, ...] = (
+    *CAUSALITY, *SCALE, *MASKS, *PADDING, *WINDOWS, *HEADS, *TERMS, *EMPTY_ROWS, *SOFTMAX, *TILED, *LOG_SUM_EXP, *GRADIENTS,
+)  # fmt: skip
+
+__all__ = ["MISTAKES", "Mistake"]

@@ -1,0 +1,94 @@
+"""What an implementation chose is found out by small examples; what is declared is believed and held to."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from qkverify import conventions
+from qkverify.contract import describe
+from qkverify.verification import Cell, check, law_book, prepare
+
+
+def attention(query, key, value, *, mask=None, return_lse=False, lowest=-np.inf, base=1.0):
+    """One head a key head; a hidden score is `lowest`, the log-sum-exp is divided by `base`."""
+    scores = query.astype(np.float64) @ np.swapaxes(key, -1, -2).astype(np.float64) * query.shape[-1] ** -0.5
+    scores = scores if mask is None else np.where(mask, scores, lowest)
+    top = scores.max(-1, keepdims=True)
+    weights = np.exp(scores - np.where(np.isneginf(top), 0, top))
+    total = weights.sum(-1, keepdims=True)
+    output = (weights @ value / np.where(total == 0, 1, total)).astype(query.dtype)
+    lse = (
+        np.where(
+            total > 0, np.log(np.where(total > 0, total, 1)) + np.where(np.isneginf(top), 0, top), -np.inf
+        )
+        / base
+    )
+    return (output, lse[..., 0]) if return_lse else output
+
+
+def kernel(**fixed):
+    def attention_(query, key, value, *, mask=None, return_lse=False):
+        return attention(query, key, value, mask=mask, return_lse=return_lse, **fixed)
+
+    attention_.__name__ = "attention"
+    return attention_
+
+
+def cell(function, dtype="float64", **declared):
+    one = describe(
+        function,
+        arrays="numpy",
+        dtypes=(dtype,),
+        requires=("G == H", "K >= 1"),
+        differentiable=False,
+        **declared,
+    )
+    return Cell(one, "cpu", dtype)
+
+
+def verdict(at, name="log_sum_exp_is_right"):
+    law = next(law for law in law_book() if law.name == name)
+    return check(law, prepare(at), max_examples=60, seed=1, database=None).outcome
+
+
+@pytest.mark.parametrize(("lowest", "expected"), [(-np.inf, "-inf"), (-1e30, "finite")])
+def test_the_log_sum_exp_of_an_empty_row_is_found_out_and_held_to(lowest, expected):
+    at = cell(kernel(lowest=lowest))
+    found = conventions.detect(at.implementation, "cpu", "float64")["empty_lse"]
+    assert (found.value, found.how) == (expected, "detected")
+    assert verdict(at) == "passed"
+
+
+def test_a_finite_log_sum_exp_breaks_what_is_declared():
+    assert verdict(cell(kernel(lowest=-1e30), empty_lse="-inf", empty_rows="uniform")) == "failed"
+
+
+def test_base_two_is_right_where_it_is_declared_and_wrong_where_nothing_is():
+    assert verdict(cell(kernel(base=np.log(2)), lse="base2")) == "passed"
+    assert verdict(cell(kernel(base=np.log(2)))) == "failed"
+    assert verdict(cell(kernel(), lse="base2")) == "failed"
+
+
+def rounded_backward(query, key, value, upstream):
+    """The weights' gradient stored in bfloat16 before the softmax is differentiated: coarser than the forward pass."""
+    q, k, v, g = (x.astype(np.float64) for x in (query, key, value, upstream))
+    scores = q @ np.swapaxes(k, -1, -2) * q.shape[-1] ** -0.5
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    d_weights = (g @ np.swapaxes(v, -1, -2)).astype(ml_dtypes.bfloat16).astype(np.float64)
+    d_scores = weights * (d_weights - (weights * d_weights).sum(-1, keepdims=True)) * q.shape[-1] ** -0.5
+    found = d_scores @ k, np.swapaxes(d_scores, -1, -2) @ q, np.swapaxes(weights, -1, -2) @ g
+    return tuple(x.astype(query.dtype) for x in found)
+
+
+def test_gradients_may_round_more_than_the_output():
+    function = kernel()
+    one = describe(
+        function, arrays="numpy", dtypes=("bfloat16",), requires=("G == H", "K >= 1"), vjp=rounded_backward
+    )
+    found = conventions.detect(one, "cpu", "bfloat16")
+    assert (found["precision"].value, found["gradient_precision"].value) == ("fused", "eager")
+    run = prepare(Cell(one, "cpu", "bfloat16"))
+    assert run.gradient_precision.elementwise.unit > run.precision.elementwise.unit
