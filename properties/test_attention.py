@@ -10,9 +10,16 @@ from hypothesis import strategies as st
 
 from qkverify.conventions import HARDLY_A_SCORE
 from qkverify.laws import law
-from qkverify.rounding import EXACT, Bounded
+from qkverify.problems import Problem
+from qkverify.rounding import EXACT, FORMATS, Bounded
 from qkverify.strategies import problems
-from qkverify.verdict import assert_at_least, assert_at_most, assert_identical, assert_within_bound
+from qkverify.verdict import (
+    assert_at_least,
+    assert_at_most,
+    assert_identical,
+    assert_true,
+    assert_within_bound,
+)
 
 PERMUTABLE = ("scale", "softcap", "sinks")
 
@@ -336,3 +343,32 @@ def test_infinite_cap_is_none(run, problem):
      source="the fast paths are taken here", problem=problems(usual=True, tame=True, only=("causal", "scale")), weight=0.4)  # fmt: skip
 def test_usual_calls(run, problem):
     assert_within_bound(run(problem), run.exact(problem))
+
+
+@law("Half precision is rounded to the nearest number, not cut off: the error does not lean toward zero.", source="bfloat16 made of float32 by dropping 16 bits",
+     dtypes=("float16", "bfloat16"), seed=st.integers(0, 9999), weight=0.2)  # fmt: skip
+def test_half_precision_is_rounded_to_nearest(run, seed):
+    """In units of the last place, away from zero: cutting off loses half a unit in the mean, rounding nothing. A quarter is
+    between the two; six standard errors over the rows, whose errors are their own, are left to chance."""
+    rng = np.random.default_rng(seed)
+    sizes = next(
+        (
+            s
+            for s in ({"D": 8, "E": 16}, {"D": 16, "E": 16}, {"D": 64, "E": 64}, {"D": 128, "E": 128})
+            if run.implementation.accepts({"B": 2, "H": 2, "G": 2, "Q": 33, "K": 17, **s}) is None
+        ),
+        None,
+    )
+    assume(sizes is not None)
+    shapes = {"query": (2, 2, 33, sizes["D"]), "key": (2, 2, 17, sizes["D"]), "value": (2, 2, 17, sizes["E"])}
+    problem = Problem(
+        **{name: rng.standard_normal(shape).astype(run.numpy_dtype) for name, shape in shapes.items()}
+    )
+    exact = run.exact(problem)
+    place = np.exp2(np.floor(np.log2(np.abs(exact)))) * 2 * FORMATS[run.dtype].unit
+    lean = ((run.values(problem).astype(np.float64) - exact) * np.sign(exact) / place).mean(-1).ravel()
+    room = 0.25 + 6 * lean.std() / np.sqrt(lean.size)
+    assert_true(
+        abs(lean.mean()) <= room,
+        f"the error leans by {lean.mean():.3f} units in the last place, within {room:.3f}",
+    )

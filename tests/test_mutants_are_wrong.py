@@ -494,6 +494,13 @@ def test_pages_are_wrong_on_their_smallest_pool(name: str) -> None:
     assert np.abs(called(name, *given)[0] - numpy_decode.paged_attention(*given)).max() > CLOSE
 
 
+def test_a_result_that_is_cut_off_leans_toward_zero() -> None:
+    query, key, value = (torch.randn(1, 1, n, 8).bfloat16() for n in (64, 9, 9))
+    got = FUNCTIONS["result_is_cut_off"].function(query, key, value).double().numpy()
+    exact = attention(*(x.double().numpy() for x in (query, key, value)))
+    assert (np.abs(got) <= np.abs(exact) * (1 + 1e-6)).all()
+
+
 # -- dropout -----------------------------------------------------------------------------------------------------------
 
 

@@ -43,3 +43,24 @@ def sums_are_kept_in_the_storage_dtype(
         total = total + weights[..., j : j + 1]
         output = output + weights[..., j : j + 1] * value[:, :, j : j + 1].to(weights.dtype)
     return total, output
+
+
+@mutant(
+    "A001",
+    evidence="inferred",
+    arrays="torch",
+    dtypes=("bfloat16",),
+    precision="fused",
+    masked_values="read",
+    differentiable=False,
+)
+def result_is_cut_off(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, scale: float | None = None
+) -> torch.Tensor:
+    """The float32 result becomes bfloat16 by dropping its lower 16 bits: every number leans toward zero by half a unit."""
+    output = TORCH_TEXTBOOK(
+        Call(*(torch_textbook.wide(x) for x in (query, key, value)), scale=scale)
+    ).contiguous()
+    return (
+        (output.view(torch.int32) & -65536).view(torch.float32).to(query.dtype)
+    )  # right: output.to(query.dtype)

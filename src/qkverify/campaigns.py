@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import qkverify
-from qkverify import frameworks, screen
+from qkverify import accuracy, frameworks, screen
 from qkverify.fingerprint import fingerprint
 from qkverify.results import RunStart, Verdict, Writer
 from qkverify.timing import run_grid
@@ -51,6 +51,10 @@ def record_everything(path: Path, *, profile: str, budget_seconds: float) -> Non
             verdicts += found
             for verdict in found:
                 writer.append(verdict)
+    for cell in planned.cells:
+        found_errors = accuracy.measure(cell) if cell.implementation.operation == "attention" else None
+        if found_errors is not None:
+            writer.append(found_errors)
     for (name, device), reason in planned.unavailable.items():
         verdicts += _unavailable(writer, name, device, reason, planned)
     for one in planned.implementations:

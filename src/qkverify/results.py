@@ -166,6 +166,22 @@ class Control(msgspec.Struct, frozen=True, tag="control"):
     direction: Direction = "forward"
 
 
+class Accuracy(msgspec.Struct, frozen=True, tag="accuracy"):
+    """Errors on ordinary numbers. `positive` is the share of errors above zero; `lean` the mean error away from zero in units
+    of the last place, with its standard error; the ratios divide the root mean square and the largest error by those of a
+    textbook that rounds every operation to the dtype."""
+
+    implementation: str
+    device: str
+    dtype: str
+    elements: int
+    positive: float | None
+    lean: float
+    lean_error: float
+    ratio: float | None
+    worst_ratio: float | None
+
+
 class Kill(msgspec.Struct, frozen=True):
     """One law broken on one planted bug: examples and seconds of that law alone."""
 
@@ -197,7 +213,7 @@ class Planted(msgspec.Struct, frozen=True, tag="planted"):
     profile: str = ""
 
 
-Record: TypeAlias = RunStart | ImplementationInfo | Verdict | Timing | Ceiling | Control | Planted
+Record: TypeAlias = RunStart | ImplementationInfo | Verdict | Timing | Ceiling | Control | Accuracy | Planted
 Kind = TypeVar("Kind")
 
 

@@ -410,8 +410,8 @@ def _matmul(x: Any, y: Any) -> Bounded:
     # In one product where b is exact: (gamma (|A| + dA) + dA) |B|.
     magnitude_b = np.abs(b)
     left = np.abs(a) * g if _exact(da) else g * (np.abs(a) + da) + da
-    value = np.asarray(a @ b)
     with np.errstate(invalid="ignore", over="ignore"):  # as in _multiply
+        value = np.asarray(a @ b)
         error = left @ (magnitude_b if _exact(db) else magnitude_b + db)
         if not _exact(db):
             error += np.abs(a) @ np.broadcast_to(db, b.shape)

@@ -169,11 +169,12 @@ def counterexample(broken: BaseException, law: Law, run: Run) -> Counterexample:
             f for f in traceback.extract_tb(broken.__traceback__) if f.filename == run.implementation.file
         ]
         message += "".join(f"\n    {Path(f.filename).name}:{f.lineno}  {f.line}" for f in frames[-3:])
+    path = replays.script_of(replay)
     return Counterexample(
         message=message, problem=run.problems[0].describe() if run.problems else "", replay=replay,
         got=number(seen.got) if seen else str(broken), exact=number(seen.exact) if seen else "",
         bound=f"{seen.bound:.2g}" if seen else "", margin=seen.margin if seen else None,
-        location=f"{seen.what}{list(seen.location)}" if seen else "",
+        location=f"{seen.what}{list(seen.location)}" if seen else "", script=path.read_text() if path else "",
     )  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def mutant(bug: str, *, threads: str = "", evidence: str, offers: Iterable[str] 
     def plant(broken: Callable[..., Any]) -> Callable[..., Any]:
         function = broken if declared.get("arrays") == "torch" else np.errstate(all="ignore")(broken)
         if gradients is not None:
-            declared["vjp"] = signed(gradients.but(**{step: broken}), broken, ("upstream",), offers)
+            declared["vjp"] = derivative(gradients.but(**{step: broken}), broken, offers)
             function = signed(base, broken, (), offers)
         elif step:
             function = signed(base.but(**{step: broken}), broken, (), offers)
@@ -72,7 +72,7 @@ def control(*, offers: Iterable[str] = EVERY, backward: Any = None, **declared: 
 
     def accept(steps: Callable[[Call], Any]) -> Callable[..., Any]:
         if backward is not None:
-            declared["vjp"] = signed(backward, steps, ("upstream",), offers)
+            declared["vjp"] = derivative(backward, steps, offers)
         return register(
             signed(steps, steps, (), offers), f"control-{steps.__name__.replace('_', '-')}", **declared
         )
@@ -86,6 +86,14 @@ def register(function: Callable[..., Any], name: str, **declared: Any) -> Callab
         declared = {"differentiable": "vjp" in declared, **CLAIMS, **declared}
     implementation(name=name, **{"arrays": "numpy", **declared})(function)
     return function
+
+
+def derivative(steps: Any, source: Callable[..., Any], offers: Iterable[str]) -> Callable[..., Any]:
+    """A vjp that runs the steps; the module of its source has it as `<name>_vjp`, where a counterexample's script finds it."""
+    vjp = signed(steps, source, ("upstream",), offers)
+    vjp.__name__ = vjp.__qualname__ = f"{source.__name__}_vjp"
+    source.__globals__[vjp.__name__] = vjp  # type: ignore[attr-defined]
+    return vjp
 
 
 def signed(

@@ -17,6 +17,7 @@ from qkverify import statistics
 from qkverify.fingerprint import cpu_name
 from qkverify.report import units
 from qkverify.results import (
+    Accuracy,
     Ceiling,
     Control,
     Fact,
@@ -126,6 +127,7 @@ class Report:
         self.controls = _latest(
             of_kind(records, Control), lambda c: (c.case, c.implementation, c.device, c.dtype)
         )
+        self.accuracy = _latest(of_kind(records, Accuracy), lambda a: (a.implementation, a.device, a.dtype))
         self.planted = sorted(_latest(of_kind(records, Planted), lambda p: p.name), key=lambda p: p.name)
         self._title = title
 

@@ -11,7 +11,7 @@ from qkverify.report.charts import Strip, strip_chart
 from qkverify.report.markdown import code, table
 from qkverify.report.model import BROKEN, Report, Row
 from qkverify.report.templating import fill
-from qkverify.results import Verdict
+from qkverify.results import Accuracy, Verdict
 
 ORDER = 40
 TITLE = "Accuracy"
@@ -41,7 +41,26 @@ class Panel(NamedTuple):
 
 def html(report: Report) -> Markup:
     panels = [_panel(report, device, dtype, rows) for (device, dtype), rows in _by_place(report).items()]
-    return fill("accuracy.jinja", panels=panels, report=report) if panels else Markup("")
+    words = {"leans": leans, "number": _number}
+    return (
+        fill("accuracy.jinja", panels=panels, report=report, errors=errors(report), **words)
+        if panels
+        else Markup("")
+    )
+
+
+def errors(report: Report) -> list[Accuracy]:
+    """Errors on ordinary numbers, by dtype, the nearest first."""
+    return sorted(
+        report.accuracy, key=lambda a: (report.dtypes.index(a.dtype), a.ratio if a.ratio is not None else 0.0)
+    )
+
+
+def leans(one: Accuracy) -> str:
+    """ "toward zero" or "away from zero" where the mean error is more than four standard errors from none."""
+    if abs(one.lean) <= 4 * one.lean_error:
+        return "no"
+    return "away from zero" if one.lean > 0 else "toward zero"
 
 
 def margins(report: Report) -> list[Margins]:
@@ -113,4 +132,21 @@ def markdown(report: Report) -> str:
             ]
         )
     header = ["implementation", "device", "dtype", "largest margin", "of the law", "laws over the bound"]
-    return table(header, rows) if rows else ""
+    if not rows:
+        return ""
+    sized = [
+        [
+            code(one.implementation),
+            one.device,
+            one.dtype,
+            *map(_number, (one.ratio, one.worst_ratio, one.positive)),
+            leans(one),
+        ]
+        for one in errors(report)
+    ]
+    head = ["implementation", "device", "dtype", "error against a textbook", "largest", "positive", "leans"]
+    return table(header, rows) + (f"\n\n{table(head, sized)}" if sized else "")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2g}"

@@ -1,0 +1,85 @@
+"""Calls of the function under test, as expressions and lines of a script."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from qkverify.contract import OPERATIONS, Implementation
+from qkverify.problems import Problem
+from qkverify.scripts.recorder import Recorded
+
+
+class Calls:
+    """Calls of one implementation, which the script calls `alias`."""
+
+    def __init__(self, one: Implementation, alias: str) -> None:
+        self.implementation, self.alias = one, alias
+
+    def of(self, problem: Problem, names: Mapping[str, str] | None = None) -> str:
+        """The call on a problem, whose arrays may have other names."""
+        names = names or {}
+        given = [names.get(name, name) for name in ("query", "key", "value")]
+        return f"{self.alias}({', '.join([*given, *self._keywords(problem, names)])})"
+
+    def of_operation(self, call: Recorded) -> str:
+        """The call of another operation."""
+        names = OPERATIONS[call.kind][: len(call.arguments)]
+        options = self.implementation.keywords(call.options)
+        return f"{self.alias}({', '.join([*names, *(f'{n}={plain(x)!r}' for n, x in options.items())])})"
+
+    def output(
+        self, to: str, what: str, problem: Problem, names: Mapping[str, str] | None = None
+    ) -> list[str]:
+        """The output or the log-sum-exp, under the name `to`."""
+        call = self.of(problem, names)
+        if problem.return_lse:
+            call += f"[{int(what == 'log-sum-exp')}]"
+        return [f"{to} = numbers({call}){self._turned}"]
+
+    def gradients(self, what: str, problem: Problem, *, own_bias: bool) -> list[str]:
+        """The gradient under test: by the function's own vjp, or as the framework differentiates.
+
+        `own_bias` says that the bias is that of the problem and holds no mask.
+        """
+        which = what.removeprefix("gradient of ")
+        leaves = ["query", "key", "value"]
+        call = self.of(problem)
+        first = f"{call}[0]" if problem.return_lse else call
+        if self.implementation.vjp is not None:
+            arguments = [*leaves, "upstream", *self._keywords(problem, {})]
+            lines = [f"gradients = {self.alias}_vjp({', '.join(arguments)})"]
+        else:
+            leaves += ["bias"] if problem.bias is not None and own_bias else []
+            every = ", ".join(leaves)
+            lines = {
+                "torch": [f"{every} = (x.detach().requires_grad_() for x in ({every}))", f"output = {first}",
+                          f"gradients = torch.autograd.grad(output, ({every}), upstream, materialize_grads=True)"],
+                "jax": [f"output, pull = jax.vjp(lambda {every}: {first}, {every})", "gradients = pull(upstream)"],
+            }[self.implementation.arrays]  # fmt: skip
+        turned = "" if which == "bias" else self._turned
+        return [*lines, f"got = numbers(gradients[{leaves.index(which)}]){turned}  # {', '.join(leaves)}"]
+
+    @property
+    def _turned(self) -> str:
+        return ".swapaxes(1, 2)" if self.implementation.layout == "BLHD" else ""
+
+    def _keywords(self, problem: Problem, names: Mapping[str, str]) -> list[str]:
+        options = {name: Named(names.get(name, name)) if isinstance(value, np.ndarray) else value
+                   for name, value in problem.options.items()}  # fmt: skip
+        keywords = self.implementation.keywords(options, grouped=problem.group != 1)
+        return [f"{name}={plain(value)!r}" for name, value in keywords.items()]
+
+
+class Named(str):
+    """An argument that stands in a script under a name."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
+def plain(value: Any) -> Any:
+    """A NumPy number as Python's own; all else as it is."""
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,141 @@
+"""A run that writes down its calls: what was given, what came back, what was done to the arguments."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qkverify.errors import UnsupportedCase
+from qkverify.problems import TENSORS, Problem
+from qkverify.rounding import Bounded
+from qkverify.runs import Run
+
+if TYPE_CHECKING:
+    from qkverify.laws import Law
+
+Array = np.ndarray
+ARRAYS = (*TENSORS, "alibi_slopes", "key_lengths", "sinks")  # the fields of a problem that may hold an array
+
+
+@dataclass
+class Recorded:
+    """One call: its arguments as they were before it, what came back, and what it did to them."""
+
+    kind: str  # "attention", "gradients", "unchecked", or the operation
+    problem: Problem | None = None
+    arguments: tuple[Any, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    shape: tuple[int, ...] = ()
+    got: dict[str, Array] = field(default_factory=dict)
+    exact: dict[str, Bounded] = field(default_factory=dict)
+    written: list[str] = field(default_factory=list)
+    error: Exception | None = None
+
+
+class Recorder(Run):
+    """A run like another one that writes down its calls."""
+
+    def __init__(self, run: Run) -> None:
+        vars(self).update(vars(run))
+        self.largest_margin, self.problems, self._cache = 0.0, [], {}
+        self.log: list[Recorded] = []
+
+    def replayed(self, law: Law, drawn: Mapping[str, Any]) -> Exception | None:
+        """What the law raises on these arguments. They are copied: the first run of them stays as it was."""
+        self.failing = {name: _copied(value) for name, value in drawn.items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Hypothesis asks why `assume` is called outside of a test
+            try:
+                law.replay(self, self.failing)
+            except UnsupportedCase:
+                return None
+            except Exception as broken:
+                return broken
+        return None
+
+    def outputs(self, problem: Problem, **further: Any) -> tuple[Array, ...]:
+        if further:  # dropout and the like: no plain attention to hold it against
+            return super().outputs(problem, **further)
+        with self._noted(Recorded("attention", problem=problem)) as call:
+            parts = super().outputs(problem)
+            call.got = dict(zip(("output", "log-sum-exp"), map(np.array, parts), strict=False))
+            return parts
+
+    def lse(self, problem: Problem) -> Bounded:
+        found = super().lse(problem)
+        exact = self.bound(problem.replace(return_lse=True))[1]
+        self.log[-1].exact["log-sum-exp"] = Bounded(exact.value, found.errors)
+        return found
+
+    def native_call(self, problem: Problem) -> Any:
+        with self._noted(Recorded("unchecked", problem=problem)):
+            return super().native_call(problem)
+
+    def gradient_values(self, problem: Problem) -> dict[str, Array]:
+        with self._noted(Recorded("gradients", problem=problem)) as call:
+            found = super().gradient_values(problem)
+            call.got = {f"gradient of {name}": np.array(x) for name, x in found.items()}
+            return found
+
+    def call(self, *arguments: Any, shape: tuple[int, ...], **options: Any) -> Array:
+        kind = self.implementation.operation
+        with self._noted(Recorded(kind, arguments=arguments, options=options, shape=shape)) as call:
+            returned = super().call(*arguments, shape=shape, **options)
+            call.got = {"result": np.array(returned)}
+            return returned
+
+    def within(self, got: Array, exact: Bounded) -> Bounded:
+        self.log[-1].exact = {"result": self._oracle_included(exact)}
+        return super().within(got, exact)
+
+    def judged(self, call: Recorded) -> dict[str, Bounded]:
+        """The exact values of what a call gave, with their bounds."""
+        if call.problem is None or not call.got:
+            return call.exact
+        if call.kind == "gradients":
+            return {f"gradient of {name}": x for name, x in self.gradient_bounds(call.problem).items()}
+        return {"output": self.bound(call.problem)[0], **call.exact}
+
+    @contextlib.contextmanager
+    def _noted(self, call: Recorded) -> Iterator[Recorded]:
+        given, arguments = call.problem, call.arguments
+        call.problem, call.arguments = _copied(given), _copied(arguments)
+        self.log.append(call)
+        try:
+            yield call
+        except Exception as error:
+            call.error = error
+            raise
+        finally:
+            if given is not None and call.problem is not None:
+                call.written = [
+                    n for n, x in arrays_of(call.problem).items() if not same(x, getattr(given, n))
+                ]
+
+
+def _copied(value: Any) -> Any:
+    """Arrays anew, each in the order of its axes in memory."""
+    if isinstance(value, np.ndarray):
+        return np.array(value, order="K")
+    if isinstance(value, Problem):
+        return value.replace(**{name: np.array(x, order="K") for name, x in arrays_of(value).items()})
+    if isinstance(value, tuple | list):
+        return type(value)(_copied(x) for x in value)
+    return copy.copy(value)
+
+
+def arrays_of(problem: Problem) -> dict[str, Array]:
+    """The arrays of a problem by name."""
+    given = {name: getattr(problem, name) for name in ARRAYS}
+    return {name: x for name, x in given.items() if x is not None}
+
+
+def same(a: Array, b: Array) -> bool:
+    """Bit for bit."""
+    return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
