@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from qkverify.conventions import HARDLY_A_SCORE
 from qkverify.laws import law
 from qkverify.problems import Problem
-from qkverify.rounding import EXACT, FORMATS, Bounded
+from qkverify.rounding import EXACT, FORMATS, LN_2, Bounded
 from qkverify.strategies import problems
 from qkverify.verdict import (
     assert_at_least,
@@ -313,7 +313,8 @@ def test_merge_of_key_splits(run, problem, cut):
         problem.replace(key=problem.key[:, :, a:b], value=problem.value[:, :, a:b], layouts={})
         for a, b in ((0, at), (at, s["K"]))
     ]
-    lse = [run.lse(part) for part in parts]
+    natural = LN_2 if run.semantics["lse"] == "base2" else 1.0
+    lse = [run.lse(part) * natural for part in parts]
     top = np.maximum(lse[0].value, lse[1].value)
     weight = [np.exp(x - top)[..., None] for x in lse]
     merged = (weight[0] * run(parts[0]) + weight[1] * run(parts[1])) / (weight[0] + weight[1])

@@ -13,11 +13,12 @@ be checked at several profiles in one process.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,13 @@ from unittest import SkipTest
 
 import hypothesis
 from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis.errors import Flaky, HypothesisDeprecationWarning, Unsatisfiable, UnsatisfiedAssumption
+from hypothesis.errors import (
+    Flaky,
+    HypothesisDeprecationWarning,
+    HypothesisWarning,
+    Unsatisfiable,
+    UnsatisfiedAssumption,
+)
 from hypothesis.reporting import with_reporter
 from hypothesis.strategies import SearchStrategy
 
@@ -47,6 +54,14 @@ _ALWAYS: dict[str, Any] = {
     "print_blob": False,
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
 }
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """What Hypothesis would print or warn of (arguments that are long to write), the verdict says."""
+    with with_reporter(lambda _: None), warnings.catch_warnings():
+        warnings.simplefilter("ignore", HypothesisWarning)
+        yield
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +106,7 @@ class Law:
             seed = int(os.environ[SEED])
         if seed is not None:
             test = hypothesis.seed(seed)(test)
-        with run.activated(), with_reporter(lambda _: None):  # what Hypothesis would print, the verdict says
+        with run.activated(), _silenced():
             try:
                 test()
             except SkipTest as refused:
