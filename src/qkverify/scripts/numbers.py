@@ -47,7 +47,8 @@ def spelled(x: Any, dtype: Any) -> str:
     if value == 0:
         return "-0.0" if np.signbit(value) else "0"
     texts = (f"{value:.{digits}g}" for digits in range(1, 18))
-    return next((text for text in texts if dtype.type(float(text)) == x), repr(value))
+    with np.errstate(over="ignore"):  # a shorter text of the largest number may be past it
+        return next((text for text in texts if dtype.type(float(text)) == x), repr(value))
 
 
 def constant(array: Array) -> bool:
