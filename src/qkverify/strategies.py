@@ -144,7 +144,7 @@ def draw_sizes(
             return
         fitting = tuple(candidates)  # a tuple stays what it is
         if requires and run is not None:
-            known = tuple(sorted({*sizes.values()} - set(fitting)))
+            known = tuple(sorted({*sizes.values()} - {0, *fitting}))
             fitting = tuple(
                 n for n in fitting + known if run.implementation.accepts({**sizes, letter: n}) is None
             )
