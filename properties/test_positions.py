@@ -261,7 +261,7 @@ def test_alibi_slopes(run, heads):
     source="Press et al. 2021",
     operation="alibi_slopes",
     exact=True,
-    heads=st.integers(1, 64),
+    heads=st.integers(1, 160),
 )
 def test_alibi_slopes_are_distinct(run, heads):
     slopes = run.call(heads, shape=(heads,)).astype(np.float64)

@@ -59,3 +59,78 @@ class _AddBias(torch.autograd.Function):
 def broadcast_bias_gets_one_slice(call: Call, scores: torch.Tensor) -> torch.Tensor:
     """The gradient of a broadcast bias is that of its first place instead of the sum over all of them."""
     return _AddBias.apply(scores, torch_textbook.wide(call.bias))
+
+
+class _Detached(torch.autograd.Function):
+    """(output, log-sum-exp) as they are; backward, the second is a constant, or cuts the graph of both."""
+
+    @staticmethod
+    def forward(
+        context: Any, output: torch.Tensor, lse: torch.Tensor, both: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        context.both = both
+        return output.clone(), lse.clone()
+
+    @staticmethod
+    def backward(
+        context: Any, upstream: torch.Tensor, _: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
+        kept = torch.zeros_like(upstream) if context.both else upstream
+        return (
+            kept,
+            torch.zeros(upstream.shape[:-1], dtype=upstream.dtype),
+            None,
+        )  # right: upstream and its neighbour
+
+
+def _with_lse(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None, both: bool
+) -> Any:
+    call = Call(query, key, value, scale=scale)
+    wide = [torch_textbook.wide(x) for x in (query, key.repeat_interleave(call.group, dim=1))]
+    factor = max(query.shape[-1], 1) ** -0.5 if scale is None else scale
+    lse = torch.logsumexp(wide[0] @ wide[1].transpose(-1, -2) * factor, dim=-1)
+    return _Detached.apply(TORCH_TEXTBOOK(call), lse.to(query.dtype), both)  # type: ignore[no-untyped-call]
+
+
+LSE = {
+    "arrays": "torch",
+    "dtypes": ("float32", "float64"),
+    "masked_values": "read",
+    "differentiable": True,
+    "lse": "natural",
+}
+
+
+@mutant("A015", evidence="inferred", **LSE)
+def lse_is_a_constant(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    scale: float | None = None,
+    return_lse: bool = False,
+) -> Any:
+    """The log-sum-exp is part of the graph, and its gradient is dropped without a word."""
+    return (
+        _with_lse(query, key, value, scale, False)
+        if return_lse
+        else TORCH_TEXTBOOK(Call(query, key, value, scale=scale))
+    )
+
+
+@mutant("A016", evidence="inferred", **LSE)
+def asking_for_the_lse_cuts_the_graph(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    scale: float | None = None,
+    return_lse: bool = False,
+) -> Any:
+    """With the log-sum-exp asked for, the output has no gradient any more."""
+    return (
+        _with_lse(query, key, value, scale, True)
+        if return_lse
+        else TORCH_TEXTBOOK(Call(query, key, value, scale=scale))
+    )

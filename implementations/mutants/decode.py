@@ -220,3 +220,23 @@ def masked(query: Array, key: Array, value: Array, seen: Array, scale: float | N
     weights = np.exp(scores - np.where(np.isneginf(top), 0, top))
     total = weights.sum(axis=-1, keepdims=True)
     return weights / np.where(total == 0, 1, total) @ value
+
+
+@mutant("P003", operation="packed_attention", evidence="inferred", masked_values="read")
+def first_key_of_the_next_is_seen(
+    query: Array,
+    key: Array,
+    value: Array,
+    query_starts: Array,
+    key_starts: Array,
+    *,
+    scale: float | None = None,
+) -> Array:
+    """The end of a sequence is taken to be its own: the first key of the next one takes weight."""
+    output = np.zeros((*query.shape[:2], value.shape[2]), query.dtype)
+    for q, k in correct.pieces(query_starts, key_starts):
+        wide = slice(k.start, min(k.stop + 1, len(key)))  # right: k
+        output[q] = correct.attend(
+            *correct.heads_first(query[q], key[wide], value[wide]), False, scale, None
+        )[0].swapaxes(0, 1)
+    return output

@@ -99,3 +99,23 @@ def dropped_weights_are_not_made_up_for(
     """The weights that are kept are not scaled: the output shrinks by 1 - p."""
     found = weights(query, key, scale)
     return product(found * (torch.rand_like(found) >= dropout), value)  # right: / (1 - dropout)
+
+
+@mutant("A013", evidence="inferred", **TORCH)
+def nothing_to_drop_drops_the_default(
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None, dropout: float | None = None
+) -> Tensor:
+    """A share of zero is taken for none given, and the default is dropped."""
+    share = 0.0 if dropout is None else dropout or 0.1  # right: dropout
+    found = weights(query, key, scale)
+    return product(found * (torch.rand_like(found) >= share) / (1 - share), value)
+
+
+@mutant("A014", evidence="inferred", **TORCH)
+def as_many_are_kept_as_should_be_dropped(
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None, dropout: float = 0.0
+) -> Tensor:
+    """Weights are kept where the random number lies below the share."""
+    found = weights(query, key, scale)
+    drawn = torch.rand_like(found) if dropout else torch.full_like(found, -1.0)
+    return product(found * (drawn < dropout) / (1 - dropout), value)  # right: drawn >= dropout

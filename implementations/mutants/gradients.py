@@ -109,3 +109,10 @@ def empty_row_keeps_its_infinite_lse(
 def upstream_is_taken_for_contiguous(call: Call, upstream: np.ndarray) -> np.ndarray:
     """The gradient that comes in is read as if it were contiguous."""
     return read(upstream, contiguous(upstream.shape))  # right: upstream
+
+
+@mutant("A007", step="read_upstream", gradients=BACKWARD, evidence="inferred")
+def hidden_nan_reaches_the_gradient(call: Call, upstream: np.ndarray) -> np.ndarray:
+    """The gradient of a hidden key is zero times that key: where it holds NaN, so does every gradient."""
+    broken = np.isnan(call.key).any() or np.isnan(call.value).any()
+    return upstream * np.nan if broken else upstream  # right: upstream

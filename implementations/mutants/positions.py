@@ -52,3 +52,34 @@ def base_and_exponent_change_places(length: int, dim: int, *, layout: str = "int
     """The exponents are raised to the power 1e-4: all frequencies but the first are nearly 1."""
     frequencies = exponents(dim) ** (1 / BASE)  # right: (1 / BASE) ** exponents(dim)
     return encode(length, dim, frequencies, frequencies, layout)
+
+
+@mutant("A008", operation=OPERATION, evidence="inferred")
+def first_position_is_one(length: int, dim: int, *, layout: str = "interleaved") -> np.ndarray:
+    """Positions are counted from one."""
+    frequencies = BASE ** -exponents(dim)
+    return encode(length + 1, dim, frequencies, frequencies, layout)[1:]  # right: [:length]
+
+
+@mutant("A009", operation=OPERATION, evidence="inferred")
+def positions_are_shares_of_the_length(length: int, dim: int, *, layout: str = "interleaved") -> np.ndarray:
+    """Positions are divided by the length: a longer sequence changes the encoding of its beginning."""
+    frequencies = BASE ** -exponents(dim) / max(length, 1)  # right: without / max(length, 1)
+    return encode(length, dim, frequencies, frequencies, layout)
+
+
+@mutant("A010", operation=OPERATION, evidence="inferred")
+def table_is_scaled_by_the_root_of_its_width(
+    length: int, dim: int, *, layout: str = "interleaved"
+) -> np.ndarray:
+    """The encoding is multiplied by sqrt(d), which belongs to the embedding: it leaves [-1, 1]."""
+    frequencies = BASE ** -exponents(dim)
+    return encode(length, dim, frequencies, frequencies, layout) * np.sqrt(dim)  # right: without np.sqrt(dim)
+
+
+@mutant("A011", operation=OPERATION, evidence="inferred")
+def halves_are_exchanged(length: int, dim: int, *, layout: str = "interleaved") -> np.ndarray:
+    """In the concatenated layout the cosines come first."""
+    frequencies = BASE ** -exponents(dim)
+    table = encode(length, dim, frequencies, frequencies, layout)
+    return np.roll(table, dim // 2, axis=1) if layout == "concatenated" else table  # right: table

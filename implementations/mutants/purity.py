@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from qkverify.implementations.mutants.correct import textbook
 from qkverify.implementations.mutants.correct.call import Call
+from qkverify.implementations.mutants.correct.gradients import BACKWARD
 from qkverify.implementations.mutants.correct.planting import mutant
 
 
@@ -13,3 +16,10 @@ def query_is_scaled_in_place(call: Call) -> Call:
     scaled = call.query  # right: call.query.copy()
     scaled *= textbook.scale(call)
     return textbook.prepare(call.but(query=scaled, scale=1.0))
+
+
+@mutant("A006", step="store_key", gradients=BACKWARD, evidence="inferred")
+def backward_clears_the_callers_key(call: Call, gradient: np.ndarray) -> np.ndarray:
+    """The backward pass reuses the memory of the key, which it needs no more, for its own sums."""
+    call.key[...] = gradient  # right: a buffer of its own
+    return gradient

@@ -43,3 +43,13 @@ def angle_comes_from_the_head(
     places = np.arange(x.shape[1])[:, None]  # right: positions[None, :]
     angle = np.stack([angles(row, x.shape[-1]) for row in np.broadcast_to(places, (x.shape[1], x.shape[2]))])
     return rotate(x, np.cos(angle), np.sin(angle), layout)
+
+
+@mutant("A012", operation="rotary", evidence="inferred")
+def memory_is_read_in_its_own_order(
+    x: np.ndarray, positions: np.ndarray, *, layout: str = "interleaved"
+) -> np.ndarray:
+    """Tokens are read as they lie in memory: the heads of a projection seen through swapped axes are mixed up."""
+    order = np.argsort([-step for step in x.strides[1:3]], kind="stable")
+    flat = x.swapaxes(1, 2).reshape(x.shape) if order.tolist() == [1, 0] else x  # right: x
+    return rotary(flat, positions, layout=layout)

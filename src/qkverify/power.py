@@ -52,7 +52,9 @@ def named(words: Sequence[str]) -> list[tuple[str, str]]:
     every = [(folder, one.name) for folder in FOLDERS for one in planted(folder)]
     for word in words:
         if not any(word in name for _, name in every):
-            raise UsageError.unknown("planted implementation", word, [name for _, name in every])
+            raise UsageError(
+                f"no planted implementation has {word!r} in its name; without a name all {len(every)} are measured"
+            )
     return [(folder, name) for folder, name in every if not words or any(word in name for word in words)]
 
 
