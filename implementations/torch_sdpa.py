@@ -17,6 +17,7 @@ them, because torch documents attn_mask together with is_causal as an error.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable
 
@@ -27,6 +28,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from qkverify import UnsupportedCase, implementation
 
+ONE_AT_A_TIME = threading.RLock()  # which back ends are allowed is one setting for all threads
 REFUSAL = "No available kernel. Aborting execution."
 
 
@@ -42,7 +44,7 @@ def attention_on(backend: SDPBackend) -> Callable[..., Tensor]:
             # Joined in half precision, its gradient would be rounded element by element before it is summed.
             bias = bias.to(torch.promote_types(bias.dtype, torch.float32))
         joined = joined_mask(query, key, mask, bias, causal)
-        with sdpa_kernel(backend), warnings.catch_warnings(record=True) as reasons:
+        with ONE_AT_A_TIME, sdpa_kernel(backend), warnings.catch_warnings(record=True) as reasons:
             warnings.simplefilter("always")
             try:
                 return scaled_dot_product_attention(

@@ -141,13 +141,16 @@ def test_threads_do_not_disturb(run, problem):
         for factor in (1.0, -1.0, 2.0, -2.0)
     ]
     alone = [run.values(call) for call in calls]
-    interval = sys.getswitchinterval()
+    interval, before = sys.getswitchinterval(), run.framework.global_state()
     sys.setswitchinterval(1e-6)  # threads of Python take turns often, so that they meet inside a call
     try:
         with ThreadPoolExecutor(len(calls)) as pool:
             together = list(pool.map(run.values, calls * 12))
     finally:
         sys.setswitchinterval(interval)
+    assert_true(
+        run.framework.global_state() == before, "calls in threads left a setting of the process changed"
+    )
     for i, got in enumerate(together):
         bound = run.bound(calls[i % len(calls)])[0]
         assert_within_bound(

@@ -74,7 +74,8 @@ class Sequences:
         printer.text(repr(self))
 
     def __repr__(self) -> str:
-        return "\n    ".join(f"sequence {i}: {p.describe()}" for i, p in enumerate(self.problems))
+        described = (p.describe().replace("\n", "\n      ") for p in self.problems)
+        return "".join(f"\n    sequence {i}: {text}" for i, text in enumerate(described))
 
 
 @st.composite
