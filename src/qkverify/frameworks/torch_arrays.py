@@ -62,7 +62,7 @@ def dtype_of(native: Any) -> str:
 
 def global_state() -> tuple[Any, ...]:
     """What a call must leave as it was: settings and generators of the process."""
-    backends = torch.backends.cuda  # which back ends of attention are allowed, on a CPU too
+    backends: Any = torch.backends.cuda  # which back ends of attention are allowed, on a CPU too
     return (torch.get_rng_state().numpy().tobytes(), torch.is_grad_enabled(), torch.get_default_dtype(),
             torch.get_num_threads(), torch.is_autocast_enabled("cpu"), backends.flash_sdp_enabled(),
             backends.math_sdp_enabled(), backends.mem_efficient_sdp_enabled(), backends.cudnn_sdp_enabled())  # fmt: skip
