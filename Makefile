@@ -18,15 +18,19 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
     $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install report test lint format clean
+.PHONY: help install report gpu-report test lint format clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 install: $(VENV)/installed-all  ## .venv with everything that report, test and lint need
 
 report: $(VENV)/installed-run  ## verify and time every implementation that runs here; write reports/<device>/
 	$(BIN)/qkverify report --run --profile $(PROFILE)
+
+# Needs a Python with a CUDA build of torch, and fetches nothing: what is missing has to be on PYTHONPATH.
+gpu-report:  ## the same on the GPU alone, with the Python at hand; goes on where a killed run ended
+	PYTHONPATH=src:$$PYTHONPATH $(PYTHON) -m qkverify.cli report --run --resume --device cuda --profile $(PROFILE) --budget 150
 
 test: export OMP_NUM_THREADS = 1
 test: export OPENBLAS_NUM_THREADS = 1

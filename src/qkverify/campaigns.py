@@ -6,14 +6,17 @@ import datetime
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import qkverify
 from qkverify import accuracy, frameworks, screen
+from qkverify.contract import Implementation
+from qkverify.errors import UsageError
 from qkverify.fingerprint import fingerprint
-from qkverify.results import RunStart, Verdict, Writer
+from qkverify.results import ImplementationInfo, RunStart, Verdict, Writer, of_kind, read
 from qkverify.timing import run_grid
-from qkverify.verification import check_cells, conventions_of, info, law_book, plan
+from qkverify.verification import Cell, Plan, applicable, check_cells, conventions_of, info, law_book, plan
 
 
 def best_device() -> str:
@@ -36,47 +39,93 @@ def run_start(profile: str) -> RunStart:
     )
 
 
-def record_everything(path: Path, *, profile: str, budget_seconds: float) -> None:
-    """Write a new results file: header, implementations, verdicts as they come, then the timings of what passed."""
+def record_everything(
+    path: Path, *, profile: str, budget_seconds: float, devices: Sequence[str] = (), resume: bool = False
+) -> None:
+    """Write a results file: header, verdicts cell by cell as they come, accuracy, implementations, then timings of what passed.
+
+    With `resume` a file that a killed run left behind is gone on with: cells that are complete in it are not checked again.
+    Raises UsageError where nothing of `devices` is to be had here.
+    """
+    planned = plan(devices=devices)
+    if not planned.cells:
+        reasons = sorted(set(planned.unavailable.values()))
+        raise UsageError(
+            f"nothing to verify on {', '.join(devices)}: {'; '.join(reasons) or 'no implementation is for it'}"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
+    verdicts = recorded(path) if resume else []
+    if not verdicts:
+        path.unlink(missing_ok=True)
     writer = Writer(path)
     writer.append(run_start(profile))
-    planned = plan()
-    verdicts: list[Verdict] = []
-    jobs = max(2, os.cpu_count() or 2)
-    with screen.progress("verifying") as advance:
-        for done, (cell, found) in enumerate(check_cells(planned.cells, profile=profile, jobs=jobs)):
-            advance((done + 1) / len(planned.cells), str(cell))
-            verdicts += found
-            for verdict in found:
-                writer.append(verdict)
+    verdicts += _verify(writer, unfinished(planned.cells, verdicts), profile)
     for cell in planned.cells:
-        found_errors = accuracy.measure(cell) if cell.implementation.operation == "attention" else None
-        if found_errors is not None:
-            writer.append(found_errors)
+        measured = accuracy.measure(cell) if cell.implementation.operation == "attention" else None
+        if measured is not None:
+            writer.append(measured)
     for (name, device), reason in planned.unavailable.items():
         verdicts += _unavailable(writer, name, device, reason, planned)
     for one in planned.implementations:
-        cells = [cell for cell in planned.cells if cell.implementation is one]
-        semantics = (
-            conventions_of(next((c for c in cells if c.dtype == "bfloat16"), cells[0])) if cells else {}
-        )
-        gone = {device: reason for (name, device), reason in planned.unavailable.items() if name == one.name}
-        writer.append(info(one, semantics, gone))
+        writer.append(_described(one, planned))
     with screen.progress("timing") as advance:
-        run_grid(
-            writer,
-            planned.implementations,
-            budget_seconds=budget_seconds,
-            progress=advance,
-            verdicts=verdicts,
+        run_grid(writer, planned.implementations, budget_seconds=budget_seconds, progress=advance, verdicts=verdicts,
+                 devices=devices)  # fmt: skip
+
+
+def recorded(path: Path) -> list[Verdict]:
+    """The verdicts of an earlier run; none where there is no file. A line that was torn is left out of the file from now on."""
+    if not path.is_file():
+        return []
+    reading = read(path, strict=False)
+    if reading.problems:
+        path.unlink()
+        with Writer(path) as writer:
+            for record in reading.records:
+                writer.append(record)
+    return of_kind(reading.records, Verdict)
+
+
+def unfinished(cells: Sequence[Cell], verdicts: Sequence[Verdict]) -> list[Cell]:
+    """The cells that lack the verdict of at least one law."""
+    known = {(v.implementation, v.device, v.dtype, v.law) for v in verdicts if v.outcome != "unavailable"}
+    return [
+        cell
+        for cell in cells
+        if any(
+            (cell.implementation.name, cell.device, cell.dtype, law.name) not in known
+            for law in applicable(law_book(), cell)
         )
+    ]
 
 
-def _unavailable(writer: Writer, name: str, device: str, reason: str, planned: object) -> list[Verdict]:
+def _verify(writer: Writer, cells: Sequence[Cell], profile: str) -> list[Verdict]:
+    verdicts: list[Verdict] = []
+    with screen.progress("verifying") as advance:
+        for done, (cell, found) in enumerate(
+            check_cells(cells, profile=profile, jobs=max(2, os.cpu_count() or 2))
+        ):
+            advance((done + 1) / len(cells), str(cell))
+            verdicts += found
+            for verdict in found:
+                writer.append(verdict)
+    return verdicts
+
+
+def _described(one: Implementation, planned: Plan) -> ImplementationInfo:
+    """What the report says of an implementation; its conventions are those of its bfloat16 cell, where it has one."""
+    cells = [cell for cell in planned.cells if cell.implementation is one]
+    found = conventions_of(next((c for c in cells if c.dtype == "bfloat16"), cells[0])) if cells else {}
+    return info(
+        one,
+        found,
+        {device: reason for (name, device), reason in planned.unavailable.items() if name == one.name},
+    )
+
+
+def _unavailable(writer: Writer, name: str, device: str, reason: str, planned: Plan) -> list[Verdict]:
     """One verdict for each family of laws: the report says why a cell is empty."""
-    one = next((one for one in getattr(planned, "implementations", []) if one.name == name), None)
+    one = next((one for one in planned.implementations if one.name == name), None)
     rows = []
     for dtype in one.dtypes if one else ("",):
         families = {law.family: law for law in law_book() if one is None or law.operation == one.operation}

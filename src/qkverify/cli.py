@@ -125,6 +125,10 @@ def report(
     run: Annotated[
         bool, typer.Option("--run", help="verify and time everything that runs here first")
     ] = False,
+    device: Devices = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="with --run: go on with what a killed run left behind")
+    ] = False,
     profile: Profile = "quick",
     reports: Annotated[Path, typer.Option(help="where the reports of all devices are")] = Path("reports"),
     budget: Annotated[float, typer.Option(help="seconds for timing")] = 60.0,
@@ -139,7 +143,7 @@ def report(
     place = folder or reports / device_slug(best_device())
     path = place / "results.jsonl"
     if run:
-        record_everything(path, profile=profile, budget_seconds=budget)
+        record_everything(path, profile=profile, budget_seconds=budget, devices=device or (), resume=resume)
     elif not path.is_file():
         raise UsageError(f"{path} does not exist; make it with: qkverify report --run")
     page, summary = write(path, place)

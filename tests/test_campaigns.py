@@ -1,0 +1,82 @@
+"""A whole run: what it records, and how it goes on where a killed one ended."""
+
+from __future__ import annotations
+
+import pytest
+
+from qkverify import campaigns
+from qkverify.errors import UsageError
+from qkverify.results import ImplementationInfo, RunStart, Verdict, of_kind, read
+from qkverify.verification import plan
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """Two cells of a function that is checked in a moment; nothing is timed."""
+    planned = plan(["numpy_slopes", "numpy_encoding"], dtypes=["float32"])
+    checked = []
+
+    def checking(cells, **settings):
+        checked.extend(cells)
+        return real(cells, **{**settings, "jobs": 1})
+
+    real = campaigns.check_cells
+    monkeypatch.setattr(
+        campaigns,
+        "plan",
+        lambda devices=(): planned if "cuda" not in devices else plan(["numpy_slopes"], devices),
+    )
+    monkeypatch.setattr(campaigns, "check_cells", checking)
+    monkeypatch.setattr(campaigns, "run_grid", lambda *given, **settings: [])
+    return tmp_path / "results.jsonl", checked
+
+
+def run(path, **settings):
+    campaigns.record_everything(path, profile="glance", budget_seconds=0, **settings)
+
+
+def test_a_run_records_its_header_every_law_and_every_implementation(small):
+    path, checked = small
+    run(path)
+    records = read(path)
+    assert isinstance(records[0], RunStart)
+    assert {info.name for info in of_kind(records, ImplementationInfo)} == {"numpy_slopes", "numpy_encoding"}
+    assert {v.implementation for v in of_kind(records, Verdict) if v.device == "cpu"} == {
+        "numpy_slopes",
+        "numpy_encoding",
+    }
+    assert len(checked) == 2
+
+
+def test_a_killed_run_is_gone_on_with(small):
+    path, checked = small
+    run(path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    first = next(i for i, line in enumerate(lines) if b"numpy_encoding" in line)
+    path.write_bytes(
+        b"".join(lines[: first + 1]) + lines[first + 1][:20]
+    )  # killed while it wrote the second law of it
+    checked.clear()
+    run(path, resume=True)
+    assert [str(cell) for cell in checked] == ["numpy_encoding-cpu-float32"]
+    kept = read(path, strict=False)
+    assert len(kept.problems) == 1  # the torn line is named, the others count
+    laws = {
+        v.law
+        for v in of_kind(kept.records, Verdict)
+        if v.implementation == "numpy_encoding" and v.device == "cpu"
+    }
+    assert "agrees_with_formula" in laws
+
+
+def test_without_resume_a_run_begins_anew(small):
+    path, checked = small
+    run(path)
+    run(path)
+    assert len(of_kind(read(path), RunStart)) == 1
+    assert len(checked) == 4
+
+
+def test_a_device_that_is_not_here_is_named(small):
+    with pytest.raises(UsageError, match="cuda"):
+        run(small[0], devices=["cuda"])
