@@ -59,11 +59,9 @@ def test_a_killed_run_is_gone_on_with(small):
     checked.clear()
     run(path, resume=True)
     assert [str(cell) for cell in checked] == ["numpy_encoding-cpu-float32"]
-    kept = read(path, strict=False)
-    assert len(kept.problems) == 1  # the torn line is named, the others count
     laws = {
         v.law
-        for v in of_kind(kept.records, Verdict)
+        for v in of_kind(read(path), Verdict)
         if v.implementation == "numpy_encoding" and v.device == "cpu"
     }
     assert "agrees_with_formula" in laws
