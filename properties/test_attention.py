@@ -253,7 +253,7 @@ def test_cross_attention(run, problem):
     source="c tanh(s / c) -> s",
     needs="softcap",
     problem=problems(without=("softcap",), tame=True),
-    cap=st.sampled_from((1e4, 1e6)),
+    cap=st.sampled_from((1e4, 7e4)),  # past 65,504, the largest number of float16
 )
 def test_softcap_limits(run, problem, cap):
     capped = problem.replace(softcap=cap)

@@ -564,6 +564,22 @@ def test_caps_that_are_none_or_cut() -> None:
     assert differs(cut, attention(query, key, value, softcap=0.5))
 
 
+def test_a_large_cap_becomes_infinite() -> None:
+    query, key, value = arrays(Q=2, K=3)
+    with np.errstate(all="ignore"):
+        assert np.isnan(
+            FUNCTIONS["cap_is_held_in_half_precision"].function(query, key, value, softcap=1e6)
+        ).all()
+
+
+def test_a_result_is_overwritten_by_the_next_call() -> None:
+    query, key, value = arrays(Q=2, K=3)
+    first = FUNCTIONS["result_is_a_workspace"].function(query, key, value)
+    before = first.copy()
+    FUNCTIONS["result_is_a_workspace"].function(query, key, value + 1)
+    assert differs(first, before)
+
+
 def test_distances_and_slopes_end_at_64() -> None:
     given, slopes = arrays(Q=1, K=70), np.array([0.5])
     wrong = FUNCTIONS["distance_is_not_counted_past_a_tile"].function(*given, alibi_slopes=slopes)

@@ -35,3 +35,12 @@ def cap_cuts_instead_of_bending(call: Call, scores: np.ndarray) -> np.ndarray:
     return (
         scores if call.softcap is None else np.clip(scores, -call.softcap, call.softcap)
     )  # right: c tanh(s / c)
+
+
+@mutant("A018", step="softcap", offers=("softcap", "mask", "bias", "causal", "scale"), evidence="inferred")
+def cap_is_held_in_half_precision(call: Call, scores: np.ndarray) -> np.ndarray:
+    """The cap is kept as a float16: one above 65,504 is infinite there, and infinity times tanh(0) is NaN."""
+    if call.softcap is None or not np.isfinite(call.softcap):
+        return scores
+    cap = scores.dtype.type(np.float16(call.softcap))  # right: call.softcap
+    return cap * np.tanh(scores / cap)

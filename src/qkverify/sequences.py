@@ -96,9 +96,12 @@ def sequences(
     fill = draw(_fills)
     options = _options(draw, SHARED[1:] if causal else SHARED)
     last = draw(_lengths) if queries == "last" else 0
-    found = []
-    for _ in range(count):
-        keys = draw(_lengths)
+    found: list[Problem] = []
+    even = (
+        draw(_bits) > 4
+    )  # all of one length but the last: what decides by the others takes them for a plain batch
+    for i in range(count):
+        keys = found[0].sizes["K"] if even and 0 < i < count - 1 else draw(_lengths)
         rows = keys if queries == "keys" else last or draw(_lengths)
         keys = max(keys, rows) if queries == "last" else keys
         if empty and (gone := draw(_bits)) in (6, 7):
