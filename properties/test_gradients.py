@@ -134,7 +134,7 @@ def test_backward_belongs_to_its_forward(run, problem, factor):
         query=(problem.query.astype(np.float64) * factor).astype(run.numpy_dtype), layouts={}
     )
     bounds = run.gradient_bounds(problem)
-    for name, found in run.gradients_after(problem, between).items():
+    for name, found in run.gradients_of(problem, between=between).items():
         assert_within_bound(run.within(found, bounds[name]), bounds[name].value, what=f"gradient of {name}")
 
 

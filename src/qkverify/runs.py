@@ -33,6 +33,8 @@ NUMPY_DTYPES: Mapping[str, Any] = {"float64": np.float64, "float32": np.float32,
 DEFAULTS = {"causal_alignment": "bottom-right", "empty_rows": "zero", "masked_values": "read", "deterministic": "no",
             "batch_invariant": "no", "delta": "weights", "lse": "natural", "empty_lse": "-inf"}  # fmt: skip
 
+TRIPLE = ("query", "key", "value")
+
 _active: ContextVar[Run | None] = ContextVar("active", default=None)
 
 
@@ -156,12 +158,10 @@ class Run:
         if self.device != "cpu" or not self.framework.WRITABLE:
             raise UnsupportedCase("the arrays share no memory that could be overwritten")
         self.problems.append(problem)
-        held = problem.replace(
-            **{name: np.array(getattr(problem, name)) for name in ("query", "key", "value")}, layouts={}
-        )
+        held = problem.replace(**{name: np.array(getattr(problem, name)) for name in TRIPLE}, layouts={})
         shape, call = (*problem.query.shape[:3], problem.sizes["E"]), self.callable(held)
-        first = np.array(self._received(self._guarded(call), "output", shape, self.dtype))
-        for name in ("query", "key", "value"):
+        first = self._received(self._guarded(call), "output", shape, self.dtype)
+        for name in TRIPLE:
             getattr(held, name)[...] = getattr(changed, name)
         second = self._received(self._guarded(call), "output", shape, self.dtype)
         return self.within(first, self.bound(problem)[0]), self.within(second, self.bound(changed)[0])
@@ -169,14 +169,12 @@ class Run:
     def kept(self, problem: Problem, later: Problem) -> tuple[np.ndarray, np.ndarray]:
         """What a call returned, read at once and read again after another call and after its inputs were overwritten."""
         self.problems.append(problem)
-        held = problem.replace(
-            **{name: np.array(getattr(problem, name)) for name in ("query", "key", "value")}, layouts={}
-        )
+        held = problem.replace(**{name: np.array(getattr(problem, name)) for name in TRIPLE}, layouts={})
         returned = self._guarded(self.callable(held))
         native = returned[0] if isinstance(returned, tuple) else returned
         before = np.array(self.framework.to_numpy(native))
         self._guarded(self.callable(later))
-        for name in ("query", "key", "value"):
+        for name in TRIPLE:
             getattr(held, name)[...] = 0
         return before, np.array(self.framework.to_numpy(native))
 
@@ -253,23 +251,24 @@ class Run:
             for name, x in returned.items()
         }
 
-    def gradients_of(self, problem: Problem, wanted: Sequence[str]) -> dict[str, np.ndarray]:
+    def gradients_of(
+        self, problem: Problem, wanted: Sequence[str] = TRIPLE, between: Problem | None = None
+    ) -> dict[str, np.ndarray]:
         """The gradients of some of query, key and value, where the others are constants.
 
-        Raises UnsupportedCase as `output_and_gradients` does.
+        With `between`, that problem's forward and backward pass is computed between the two passes of this one. Raises
+        UnsupportedCase as `output_and_gradients` does.
         """
-        self._needs_one_call()
-        self.problems.append(problem)
-        native, options = self._native(problem)
-        keywords = self.implementation.keywords(options, grouped=problem.group != 1)
+        native, attention = self._differentiated(problem)
         upstream = self._laid_out(problem.upstream, problem.layouts.get("upstream"))
         constant = {name: x for name, x in native.items() if name not in wanted}
         leaves = {name: native[name] for name in wanted}
-
-        def attention(**asked: Any) -> Any:
-            return self._called({**constant, **asked}, keywords)
-
-        found = self._guarded(lambda: self.framework.vjp(attention, leaves, upstream)[1])
+        other = None if between is None else self.callable(between, "forward+backward")
+        found = self._guarded(
+            lambda: self.framework.vjp(
+                lambda **x: attention(**constant, **x), leaves, upstream, between=other
+            )[1]
+        )
         return self._gradients_received(found, problem)
 
     def second_gradients(self, problem: Problem, direction: np.ndarray) -> dict[str, np.ndarray]:
@@ -277,17 +276,19 @@ class Run:
 
         Raises UnsupportedCase where the implementation or its framework says that it cannot.
         """
+        native, attention = self._differentiated(problem)
+        upstream, along = self._laid_out(problem.upstream, None), self._laid_out(direction, None)
+        found = self._guarded(lambda: self.framework.second(attention, native, upstream, "value", along))
+        return self._gradients_received({name: found[name] for name in ("query", "key")}, problem)
+
+    def _differentiated(self, problem: Problem) -> tuple[dict[str, Any], Callable[..., Any]]:
+        """Native query, key and value, and the function of just these three that the framework differentiates."""
         self._needs_one_call()
         self.problems.append(problem)
         native, options = self._native(problem)
         keywords = self.implementation.keywords(options, grouped=problem.group != 1)
-        upstream, along = self._laid_out(problem.upstream, None), self._laid_out(direction, None)
-        found = self._guarded(lambda: self.framework.second(
-            lambda **leaves: self._called(leaves, keywords), native, upstream, "value", along))  # fmt: skip
-        return self._gradients_received({name: found[name] for name in ("query", "key")}, problem)
-
-    def _called(self, arrays: Mapping[str, Any], keywords: Mapping[str, Any]) -> Any:
-        return self.implementation.function(arrays["query"], arrays["key"], arrays["value"], **keywords)
+        function = self.implementation.function
+        return native, lambda query, key, value: function(query, key, value, **keywords)
 
     def _gradients_received(self, found: Mapping[str, Any], problem: Problem) -> dict[str, np.ndarray]:
         received = {}
@@ -309,48 +310,20 @@ class Run:
         self.problems.append(problem)
         output, found = self._guarded(self.callable(problem, "forward+backward", **further))
         first = output[0] if isinstance(output, tuple) else output
-        shapes = {name: getattr(problem, name).shape for name in ("query", "key", "value")}
-        gradients = {
-            name: self._received(
-                self._heads_first(found[name]), f"gradient of {name}", shape, self.dtype, heads=False
-            )
-            for name, shape in shapes.items()
-        }
-        return self._received(
-            first, "output", (*problem.query.shape[:3], problem.sizes["E"]), self.dtype
-        ), gradients
-
-    def gradients_after(self, problem: Problem, between: Problem) -> dict[str, np.ndarray]:
-        """The gradients of query, key and value of a call that was followed by another one before its backward pass.
-
-        Raises UnsupportedCase as `output_and_gradients` does.
-        """
-        self._needs_one_call()
-        self.problems.append(problem)
-        native, options = self._native(problem)
-        keywords = self.implementation.keywords(options, grouped=problem.group != 1)
-        other = self.callable(between, "forward+backward")
-        function = self.implementation.function
-        upstream = self._laid_out(problem.upstream, problem.layouts.get("upstream"))
-        found = self._guarded(lambda: self.framework.vjp(
-            lambda query, key, value: function(query, key, value, **keywords), native, upstream, between=other)[1])  # fmt: skip
-        return self._gradients_received(found, problem)
+        shape = (*problem.query.shape[:3], problem.sizes["E"])
+        received = self._gradients_received({name: found[name] for name in TRIPLE}, problem)
+        return self._received(first, "output", shape, self.dtype), received
 
     def lse_gradients(self, problem: Problem, upstream: np.ndarray) -> dict[str, np.ndarray]:
         """The gradients of sum(upstream * log-sum-exp), upstream (B,H,Q), by query and key.
 
         Raises UnsupportedCase where the log-sum-exp is not differentiated.
         """
-        self._needs_one_call()
-        self.problems.append(problem)
-        problem = problem.replace(return_lse=True)
-        native, options = self._native(problem)
-        keywords = self.implementation.keywords(options, grouped=problem.group != 1)
-        function = self.implementation.function
+        native, attention = self._differentiated(problem.replace(return_lse=True))
         leaves = {name: native[name] for name in ("query", "key")}
 
         def lse(query: Any, key: Any) -> Any:
-            found = function(query, key, native["value"], **keywords)[1]
+            found = attention(query, key, native["value"])[1]
             if not self.framework.differentiable(found):
                 raise UnsupportedCase(f"{self.implementation.name} does not differentiate the log-sum-exp")
             return found
@@ -371,8 +344,7 @@ class Run:
         """The reference's gradients with the bounds of this run's precision."""
         key = ("gradients", id(problem))
         if key not in self._cache:
-            scale = problem.scale if problem.scale is not None else max(problem.sizes["D"], 1) ** -0.5
-            precision = self.gradient_precision.either_side(scale)
+            precision = self._precision_of_gradients(problem)
             arrays = (problem.query, problem.key, problem.value, problem.upstream)
             inputs = [self.bounded(x, precision) for x in arrays]
             options = {
@@ -382,10 +354,13 @@ class Run:
             self._cache[key] = ({name: self._oracle_included(part) for name, part in found.items()}, problem)
         return dict(self._cache[key][0])
 
+    def _precision_of_gradients(self, problem: Problem) -> Precision:
+        scale = problem.scale if problem.scale is not None else max(problem.sizes["D"], 1) ** -0.5
+        return self.gradient_precision.either_side(scale)
+
     def lse_gradient_bounds(self, problem: Problem, upstream: np.ndarray) -> dict[str, Bounded]:
         """The reference's gradients of sum(upstream * log-sum-exp) by query and key, with the bounds of this run's precision."""
-        scale = problem.scale if problem.scale is not None else max(problem.sizes["D"], 1) ** -0.5
-        precision = self.gradient_precision.either_side(scale)
+        precision = self._precision_of_gradients(problem)
         silent = np.zeros((*problem.query.shape[:3], problem.sizes["E"]))
         inputs = [self.bounded(x, precision) for x in (problem.query, problem.key, problem.value, silent)]
         options = {k: v for k, v in self._bounded_options(problem, precision).items() if k != "return_lse"}
@@ -404,7 +379,7 @@ class Run:
             }
         native, options = self._native(problem)
         leaves = dict(native)
-        if "bias" in options and not ("mask" in problem.options and self._one_parameter()):
+        if "bias" in options and not ("mask" in problem.options and self.one_parameter()):
             leaves["bias"] = options.pop("bias")
         if "sinks" in options:
             leaves["sinks"] = options.pop("sinks")
@@ -485,7 +460,7 @@ class Run:
         }
         options = dict(problem.options)
         # One parameter takes either: the mask becomes -inf in the bias.
-        if {"mask", "bias"} <= options.keys() and self._one_parameter():
+        if {"mask", "bias"} <= options.keys() and self.one_parameter():
             options["bias"] = np.where(options.pop("mask"), options["bias"], -np.inf).astype(self.numpy_dtype)
         for name, value in options.items():
             if isinstance(value, np.ndarray):
@@ -494,7 +469,8 @@ class Run:
                 )
         return native, options
 
-    def _one_parameter(self) -> bool:
+    def one_parameter(self) -> bool:
+        """Whether mask and bias are given by one parameter of the function."""
         names = self.implementation.parameters
         return names.get("mask") == names.get("bias")
 

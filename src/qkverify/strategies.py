@@ -310,14 +310,9 @@ def draw_options(source: Source, run: Run | None, s: Mapping[str, int], dtype: A
         for one, other in run.implementation.exclusive:
             if one in chosen and other in chosen:
                 chosen.remove(other if other not in use else one)
-    if "mask" in chosen and "bias" in chosen and run is not None and _one_parameter(run):
+    if "mask" in chosen and "bias" in chosen and run is not None and run.one_parameter():
         chosen.remove("bias" if "bias" not in use else "mask")
     return {name: OPTION_DRAWS[name](source, s, dtype) for name in chosen}
-
-
-def _one_parameter(run: Run) -> bool:
-    names = run.implementation.parameters
-    return names.get("mask") == names.get("bias")
 
 
 @cache

@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from qkverify.frameworks.numpy_arrays import global_state as global_state  # JAX has no generator of its own
+
 REFUSALS: tuple[type[BaseException], ...] = (NotImplementedError,)
 WRITABLE = False
 COMPILES = True  # every operation anew for every size, a third of a second each
@@ -34,11 +36,6 @@ def to_numpy(native: Any) -> np.ndarray:
 
 def dtype_of(native: Any) -> str:
     return str(native.dtype)
-
-
-def global_state() -> tuple[Any, ...]:
-    """What a call must leave as it was: settings and generators of the process."""
-    return tuple(np.geterr().items()), repr(np.random.get_state())
 
 
 def differentiable(native: Any) -> bool:
