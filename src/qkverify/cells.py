@@ -17,7 +17,11 @@ from qkverify.contract import DEVICES, Implementation
 from qkverify.results import Direction, Verdict
 from qkverify.workloads import Workload, small_grid
 
-DIRECTIONS: tuple[Direction, ...] = ("forward", "forward+backward")
+DIRECTIONS: tuple[Direction, ...] = (
+    "forward",
+    "forward+backward",
+)  # of the grid; "backward" where it is asked for
+BACKWARD: tuple[Direction, ...] = ("backward", "forward+backward")
 IMPORTANCE = ("float32", "bfloat16", "float64", "float16")  # of dtypes, where time is short
 INTERPRETED = "runs in Triton's interpreter on a CPU, whose speed says nothing about the kernel"
 GRADIENT_WORDS = ("gradient", "vjp", "jacobian", "backward")
@@ -104,17 +108,15 @@ def why_not_run(cell: Cell) -> str | None:
 def why_not_verified(verdicts: Iterable[Verdict]) -> Reason:
     """The reason, cell by cell, that verdicts of the laws give against timing.
 
-    A law about gradients speaks against forward+backward only. A cell without any verdict has not been
+    A law about gradients does not speak against forward alone. A cell without any verdict has not been
     verified.
     """
     spoken: dict[tuple[str, str, str], dict[Direction, str | None]] = {}
     for verdict in verdicts:
         key = verdict.implementation, verdict.device, verdict.dtype
-        reasons = spoken.setdefault(key, dict.fromkeys(DIRECTIONS))
+        reasons = spoken.setdefault(key, dict.fromkeys(("forward", *BACKWARD)))
         against = _against(verdict)
-        for direction in (
-            ("forward+backward",) if about_gradients(verdict.family, verdict.law) else DIRECTIONS
-        ):
+        for direction in BACKWARD if about_gradients(verdict.family, verdict.law) else reasons:
             reasons[direction] = reasons[direction] or against
 
     def reason(cell: Cell) -> str | None:
@@ -128,7 +130,7 @@ def why_not_declared(cell: Cell) -> str | None:
     """The reason that an implementation itself gives where no verdicts are at hand: its findings."""
     for law, where in cell.implementation.findings.items():
         name, _, dtype = law.rstrip("]").partition("[")
-        applies = cell.direction == "forward+backward" or not about_gradients("", name)
+        applies = cell.direction in BACKWARD or not about_gradients("", name)
         if applies and dtype in ("", cell.dtype):
             return f"known finding: {name}, see {where}"
     return None
@@ -155,6 +157,6 @@ def _needs(cell: Cell) -> set[str]:
         "causal": workload.causal,
         "window": workload.window is not None,
         "key_lengths": workload.key_lengths is not None,
-        "gradients": cell.direction == "forward+backward",
+        "gradients": cell.direction in BACKWARD,
     }
     return {name for name, is_used in used.items() if is_used}

@@ -22,6 +22,22 @@ Devices = Annotated[
     list[str] | None, typer.Option("--device", help="only this device: cpu, cuda (repeatable)")
 ]
 Profile = Annotated[str, typer.Option(help="examples a law: glance 5, quick 25, default 100, thorough 2,000")]
+Workloads = Annotated[
+    list[str] | None,
+    typer.Option("--workload", help="a name, a pattern or a TOML file (repeatable)"),
+]
+Passes = Annotated[
+    list[str] | None,
+    typer.Option("--pass", help="forward, backward or both (repeatable)"),
+]
+Budget = Annotated[str, typer.Option(help="time for all of it: 90s, 5m, 1h")]
+Processes = Annotated[
+    int, typer.Option(min=1, help="fresh processes; what differs between them enters the intervals")
+]
+Rounds = Annotated[int, typer.Option(min=3, help="rounds of a process at most")]
+Laws = Annotated[
+    str, typer.Option(help="profile at which the laws are checked before: glance, quick, ...; none")
+]
 Jobs = Annotated[int, typer.Option(help="processes; a kernel that kills one costs only its own cell")]
 
 
@@ -97,24 +113,53 @@ def list_(what: Annotated[str, typer.Argument(help="implementations or laws")] =
 @app.command()
 def bench(
     targets: Annotated[list[str] | None, typer.Argument(help="implementations; default: all")] = None,
-    dtype: Dtypes = None, device: Devices = None,
-    budget: Annotated[float, typer.Option(help="seconds, all in all")] = 90.0,
+    workload: Workloads = None, pass_: Passes = None, dtype: Dtypes = None, device: Devices = None,
+    budget: Budget = "90s", processes: Processes = 5, rounds: Rounds = 40, laws: Laws = "glance",
     results: Annotated[Path | None, typer.Option(help="append the samples to this file, a JSON line each")] = None,
 ) -> None:  # fmt: skip
-    """Time implementations, interleaved, on the small grid of workloads."""
-    from qkverify import screen
-    from qkverify.registry import find, load_folder
-    from qkverify.results import Writer
-    from qkverify.timing import run_grid
+    """Time implementations that keep the laws: interleaved, over several processes, with an A/A control."""
+    from qkverify import benching, screen_times
 
-    found = [one for target in targets for one in find(target)] if targets else load_folder()
-    path = results or Path(".qkverify") / "bench.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with screen.progress("timing") as advance:
-        timings = run_grid(_started(Writer(path), ""), found, budget_seconds=budget, progress=advance,
-                           devices=device or (), dtypes=dtype or ())  # fmt: skip
-    screen.timings(timings)
-    print(f"samples: {path}")
+    asked = benching.Asked(
+        targets or (), workload or (), pass_ or (), dtype or (), device or (), budget, processes, rounds, laws
+    )
+    found = benching.run(asked, results or Path(".qkverify") / "bench.jsonl")
+    screen_times.bench(found)
+    print(f"samples: {found.path}")
+    raise typer.Exit(0 if any(t.seconds for t in found.side.timings) else 1)
+
+
+@app.command()
+def compare(
+    candidate: Annotated[str, typer.Argument(help="an implementation, or the results of a run: FILE or REVISION:FILE")],
+    baseline: Annotated[str, typer.Argument(help="what it is compared with, of the same kind")],
+    results: Annotated[Path | None, typer.Option(help="of two implementations: take times from this file, not anew")] = None,
+    relative_to: Annotated[str, typer.Option(help="of two runs: this implementation's times take the machine's drift out")] = "",
+    fail_on: Annotated[str, typer.Option(help="exit 1 where a case is: slower, faster, different")] = "",
+    across_devices: Annotated[bool, typer.Option("--across-devices", help="of two runs: even of different machines")] = False,
+    workload: Workloads = None, pass_: Passes = None, dtype: Dtypes = None, device: Devices = None,
+    budget: Budget = "90s", processes: Processes = 5, rounds: Rounds = 40, laws: Laws = "glance",
+) -> None:  # fmt: skip
+    """Faster, slower, same or undecided, case by case and overall: two implementations, or two runs."""
+    from qkverify import benching, comparing, screen_times
+
+    if fail_on not in ("", *comparing.FAIL_ON):
+        raise UsageError.unknown("outcome", fail_on, comparing.FAIL_ON)
+    if comparing.is_run(candidate) or comparing.is_run(baseline):
+        new, old = comparing.load(candidate), comparing.load(baseline)
+        found = comparing.runs(new, old, relative_to=relative_to, across_devices=across_devices)
+        screen_times.changes(comparing.software_changes(new, old), relative_to)
+    else:
+        asked = benching.Asked((candidate, baseline), workload or (), pass_ or (), dtype or (), device or (), budget,
+                               processes, rounds, laws)  # fmt: skip
+        side = (
+            comparing.load(str(results))
+            if results
+            else benching.run(asked, Path(".qkverify") / "bench.jsonl").side
+        )
+        found = comparing.implementations(side, *benching.names_of(candidate, baseline, side))
+    screen_times.comparison(found)
+    raise typer.Exit(1 if comparing.fails(found, fail_on) else 0)
 
 
 @app.command()
@@ -131,10 +176,11 @@ def report(
     ] = False,
     profile: Profile = "quick",
     reports: Annotated[Path, typer.Option(help="where the reports of all devices are")] = Path("reports"),
-    budget: Annotated[float, typer.Option(help="seconds for timing")] = 60.0,
+    budget: Annotated[str, typer.Option(help="time for timing: 90s, 5m")] = "75s",
 ) -> None:
     """Make the page and its Markdown summary from results; with --run, make the results too."""
     from qkverify import screen
+    from qkverify.benching import seconds_of
     from qkverify.campaigns import best_device, record_everything
     from qkverify.fingerprint import device_slug
     from qkverify.report import write, write_index
@@ -143,7 +189,8 @@ def report(
     place = folder or reports / device_slug(best_device())
     path = place / "results.jsonl"
     if run:
-        record_everything(path, profile=profile, budget_seconds=budget, devices=device or (), resume=resume)
+        record_everything(path, profile=profile, budget_seconds=seconds_of(budget),
+                          devices=device or (), resume=resume)  # fmt: skip
     elif not path.is_file():
         raise UsageError(f"{path} does not exist; make it with: qkverify report --run")
     page, summary = write(path, place)

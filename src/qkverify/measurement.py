@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import msgspec
+
 from qkverify import conventions, frameworks
 from qkverify.cells import Cell
 from qkverify.clocks import Call, Clock, EventsClock, clock_for
@@ -38,7 +40,7 @@ from qkverify.sampling import (
     too_slow,
 )
 from qkverify.spotcheck import margin_of
-from qkverify.statistics import paired_ratio
+from qkverify.statistics import paired, paired_ratio
 from qkverify.work import Work, work
 from qkverify.workloads import Workload
 
@@ -56,12 +58,19 @@ class Prepared:
 
 
 class Measured(NamedTuple):
-    """Timings in the order of the cells; the A/A control, where there was one; the seconds of a call as the
-    warm-up saw them, of cells that the budget had no room for too."""
+    """Timings in the order of the cells; the fastest cell again, where anything ran; the seconds of a call as
+    the warm-up saw them, of cells that the budget had no room for too; and how long all of it took."""
 
     timings: list[Timing]
-    control: Control | None
+    twin: Timing | None
     call_seconds: dict[Cell, float]
+    wall_seconds: float = 0.0
+
+    @property
+    def control(self) -> Control | None:
+        """The A/A control: the fastest cell against its twin."""
+        mine = [t for t in self.timings if self.twin and t.implementation == self.twin.implementation]
+        return control_of(mine[0], self.twin) if self.twin and mine and mine[0].seconds else None
 
 
 def measure(
@@ -75,6 +84,8 @@ def measure(
     seed: int = 0,
     prepare: Callable[[Cell], Prepared] | None = None,
     most_rounds: int = MOST_ROUNDS,
+    check: bool = True,
+    twin_of: str = "",
 ) -> Measured:
     """Time the cells of one group (one case, direction, device and dtype) against each other.
 
@@ -82,10 +93,11 @@ def measure(
     cells for which even that is too little are left out, the slowest first. A cell whose call is expected to
     be too slow is not even tried. `verified` maps a cell to the reason why it must not be timed, or None; a
     cell that is not in it is tried. `peaks` are peak bytes, measured elsewhere. `prepare` makes a cell ready
-    to run, and may raise UnsupportedCase.
+    to run, and may raise UnsupportedCase. Without `check` the outputs are not compared with the reference: for
+    cells of which this very call was checked before. The twin is that of the fastest cell, or of the named.
     """
     start, limit = time.perf_counter(), budget_seconds if limit_seconds is None else limit_seconds
-    prepare, reasons = prepare or prepared, dict(verified or {})
+    prepare, reasons = prepare or (prepared if check else _unchecked), dict(verified or {})
     ready, plans = dict[Cell, Prepared](), dict[str, Plan]()
     for cell in cells:
         seconds = (expected_seconds or {}).get(cell, 0.0)
@@ -99,7 +111,8 @@ def measure(
                 ready[cell], plans[cell.implementation.name] = found
     subjects = {cell.implementation.name: Subject(one.call, one.clock) for cell, one in ready.items()}
     calls = {cell: plans[cell.implementation.name].call_seconds for cell in ready}
-    control = min(calls, key=lambda cell: calls[cell], default=None)
+    named = [cell for cell in calls if cell.implementation.name == twin_of]
+    control = min(named or calls, key=lambda cell: calls[cell], default=None)
     if control is not None:
         _add_twin(control, prepare(control), subjects, plans)
     # a tenth more than the samples: for what passes between them
@@ -110,9 +123,11 @@ def measure(
         subjects, budget_seconds=rounds_seconds, seed=seed, plans=plans, most_rounds=most_rounds
     )
     timings = [
-        _timing(cell, ready.get(cell), samples, reasons.get(cell), (peaks or {}).get(cell)) for cell in cells
+        _timing(cell, ready.get(cell), samples, reasons.get(cell), (peaks or {}).get(cell), check)
+        for cell in cells
     ]
-    return Measured(timings, None if control is None else _control(control, samples), calls)
+    twin = None if control is None else _twin(control, timings, samples)
+    return Measured(timings, twin, calls, time.perf_counter() - start)
 
 
 def prepared(cell: Cell, *, seed: int = 0) -> Prepared:
@@ -125,6 +140,15 @@ def prepared(cell: Cell, *, seed: int = 0) -> Prepared:
         _clock(cell.implementation.arrays, cell.device),
         work(problem, cell.direction),
         lambda output: margin_of(run, problem, output, cell.direction, seed=seed),
+    )
+
+
+def _unchecked(cell: Cell) -> Prepared:
+    """The cell without what only a check needs: its conventions need not be found out."""
+    run = Run(cell.implementation, cell.device, cell.dtype)
+    call = run.callable(problem_of(cell.workload, cell.dtype, 0), cell.direction)
+    return Prepared(
+        call, _clock(cell.implementation.arrays, cell.device), amount_of(cell), lambda output: None
     )
 
 
@@ -172,13 +196,27 @@ def _add_twin(cell: Cell, twin: Prepared, subjects: dict[str, Subject], plans: d
     twin.call()
 
 
+def _twin(cell: Cell, timings: Sequence[Timing], samples: Mapping[str, Samples]) -> Timing | None:
+    """The record of the second half of the A/A control; it is not among the timings."""
+    taken = samples[cell.implementation.name + AGAIN]
+    mine = next(t for t in timings if t.implementation == cell.implementation.name)
+    return (
+        msgspec.structs.replace(mine, seconds=taken.seconds, rounds=taken.rounds) if taken.seconds else None
+    )
+
+
 def _timing(
-    cell: Cell, ready: Prepared | None, samples: Mapping[str, Samples], reason: str | None, peak: int | None
+    cell: Cell,
+    ready: Prepared | None,
+    samples: Mapping[str, Samples],
+    reason: str | None,
+    peak: int | None,
+    check: bool,
 ) -> Timing:
     """The record of one cell, its output checked where it was timed."""
     taken = samples.get(cell.implementation.name, Samples(reason=reason or ""))
     margin = None
-    if ready is not None and taken.seconds:
+    if check and ready is not None and taken.seconds:
         margin, unverified = _checked(ready)
         taken = Samples(reason=unverified) if unverified else taken
     amount = ready.work if ready is not None else amount_of(cell)
@@ -192,7 +230,7 @@ def _timing(
         dtype=cell.dtype,
         direction=cell.direction,
         clock="events" if ready is not None and isinstance(ready.clock, EventsClock) else "host",
-        seconds=taken.seconds,
+        seconds=[float(f"{seconds:.6g}") for seconds in taken.seconds],  # no clock has more digits
         rounds=taken.rounds,
         flops=amount.flops,
         bytes=amount.bytes,
@@ -201,6 +239,11 @@ def _timing(
         verified=bool(taken.seconds),
         reason=taken.reason,
     )
+
+
+def unmeasured(cell: Cell, reason: str) -> Timing:
+    """The record of a cell that was not timed, and why."""
+    return _timing(cell, None, {}, reason, None, check=False)
 
 
 def amount_of(cell: Cell) -> Work:
@@ -221,15 +264,19 @@ def _checked(ready: Prepared) -> tuple[float | None, str]:
     return margin, f"the timed call's output is wrong: {margin:.3g} times its bound away from the reference"
 
 
-def _control(cell: Cell, samples: Mapping[str, Samples]) -> Control | None:
-    """The ratio of a cell to itself, over the rounds in which both halves ran."""
-    name = cell.implementation.name
-    one, other = samples[name], samples[name + AGAIN]
-    if not one.seconds or not other.seconds:
-        return None
-    pairs = dict(zip(other.rounds, other.seconds, strict=True))
-    both = [(s, pairs[r]) for r, s in zip(one.rounds, one.seconds, strict=True) if r in pairs]
-    interval = paired_ratio([mine for mine, _ in both], [again for _, again in both])
+def control_of(one: Timing, again: Timing) -> Control | None:
+    """The ratio of a cell to itself, over the rounds in which both halves ran; None where too few did."""
+    mine, other, processes = paired(one, again)
+    interval = paired_ratio(mine, other, processes)
     if not all(math.isfinite(number) for number in interval):
         return None  # too few rounds to say anything of the noise, and JSON has no infinity
-    return Control(cell.workload.name, name, cell.device, cell.dtype, *interval, direction=cell.direction)
+    count = len(set(processes))
+    return Control(
+        one.case,
+        one.implementation,
+        one.device,
+        one.dtype,
+        *interval,
+        direction=one.direction,
+        processes=count,
+    )

@@ -7,6 +7,7 @@ bugs) are loaded only when their path is given. Third parties register a module 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -113,6 +114,17 @@ def find(target: str | Callable[..., Any] | Implementation) -> list[Implementati
             raise UsageError(f"{target} cannot run here: {gone.reason}")
     unknown = UsageError.unknown("implementation", target, names)
     raise UsageError(f"{unknown}\n  or give module:function, or path/to/file.py:function")
+
+
+def again(name: str, file: str, function: str) -> Implementation:
+    """The implementation in another process: by its file, which spares all other imports, or by its name.
+
+    Raises UsageError where it was made on the fly and stands in no file.
+    """
+    for target in (*(f"{file}:{attribute}" for attribute in (name, function)), name):
+        with contextlib.suppress(UsageError):
+            return find(target)[0]
+    raise UsageError(f"{name} cannot be found again by another process")
 
 
 def load_file(path: str | Path) -> ModuleType:

@@ -25,7 +25,7 @@ SCHEMA = 1
 Outcome = Literal[
     "passed", "failed", "finding", "not offered", "unavailable", "crashed", "timed out", "error"
 ]
-Direction = Literal["forward", "forward+backward"]
+Direction = Literal["forward", "backward", "forward+backward"]
 Clock = Literal["host", "events"]
 Fact = str | int | float | None
 
@@ -118,9 +118,10 @@ class Verdict(msgspec.Struct, frozen=True, tag="verdict"):
 
 
 class Timing(msgspec.Struct, frozen=True, tag="timing"):
-    """One cell: `seconds[i]` is the time of one call, measured in round `rounds[i]`.
+    """One cell: `seconds[i]` is the time of one call, measured in round `rounds[i]` by process `processes[i]`.
 
-    An untimed cell has no seconds, and a reason. `flops` and `bytes` are of one call; `peak_bytes` is the
+    Rounds are numbered through over all processes; files from before there were several name no process. An
+    untimed cell has no seconds, and a reason. `flops` and `bytes` are of one call; `peak_bytes` is the
     memory above the inputs at its highest, where it was measured.
     """
 
@@ -141,6 +142,7 @@ class Timing(msgspec.Struct, frozen=True, tag="timing"):
     margin: float | None = None
     verified: bool = False
     reason: str = ""
+    processes: list[int] = []
 
 
 class Ceiling(msgspec.Struct, frozen=True, tag="ceiling"):
@@ -164,6 +166,7 @@ class Control(msgspec.Struct, frozen=True, tag="control"):
     low: float
     high: float
     direction: Direction = "forward"
+    processes: int = 1
 
 
 class Accuracy(msgspec.Struct, frozen=True, tag="accuracy"):

@@ -221,10 +221,17 @@ class Run:
         upstream = self._laid_out(problem.upstream, problem.layouts.get("upstream"))
         if self.implementation.vjp is not None:
             pull = self.implementation.vjp
+            if direction == "backward":
+                raise UnsupportedCase("its gradient function makes both passes: time forward+backward")
             return lambda: pull(query, key, value, upstream, **keywords)
-        return lambda: self.framework.vjp(
-            lambda query, key, value: function(query, key, value, **keywords), native, upstream
-        )
+
+        def attention(query: Any, key: Any, value: Any) -> Any:
+            return function(query, key, value, **keywords)
+
+        if direction == "backward":
+            again: Callable[[], Any] = self.framework.backward(attention, native, upstream)
+            return again
+        return lambda: self.framework.vjp(attention, native, upstream)
 
     # -- gradients ---------------------------------------------------------------------------------------------------
 

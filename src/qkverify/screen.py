@@ -6,14 +6,14 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from qkverify import frameworks, registry
 from qkverify.contract import DEVICES, FRAMEWORKS, SEMANTICS
 from qkverify.laws import Law
 from qkverify.power import summary
-from qkverify.results import Planted, Timing, Verdict
+from qkverify.results import Planted, Verdict
 from qkverify.verification import Cell, Plan, conventions_of, law_book
 
 console = Console(highlight=False, soft_wrap=True)
@@ -137,21 +137,6 @@ def _cell(verdicts: Sequence[Verdict]) -> str:
     return f"{max(margins):.2g}" if margins else "exact"
 
 
-def timings(found: Sequence[Timing]) -> None:
-    """Medians of what was timed, and why the rest was not."""
-    table = Table()
-    for name in ("case", "implementation", "device", "dtype", "direction", "median", "GFLOP/s"):
-        table.add_column(name, justify="right" if name in ("median", "GFLOP/s") else "left")
-    for one in found:
-        if one.seconds:
-            median = sorted(one.seconds)[len(one.seconds) // 2]
-            table.add_row(one.case, one.implementation, one.device, one.dtype, one.direction, f"{median * 1e3:.3f} ms",
-                          f"{one.flops / median / 1e9:.1f}")  # fmt: skip
-    console.print(table)
-    for reason in dict.fromkeys(f"{t.implementation}: {t.reason}" for t in found if not t.seconds):
-        console.print(f"[dim]not timed: {reason}[/dim]")
-
-
 def implementations() -> None:
     """Every implementation of the folder: where it runs, and what it offers."""
     for one in registry.load_folder():
@@ -214,7 +199,8 @@ def power(found: Sequence[Planted], idle: Sequence[Law] | None) -> None:
 @contextlib.contextmanager
 def progress(what: str) -> Iterator[Callable[[float, str], None]]:
     """A bar with what is being done; the function that it gives takes the share that is done and a label."""
-    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[now]}"),
-                  console=console, transient=True) as bar:  # fmt: skip
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left about"),
+               TimeRemainingColumn(), TextColumn("{task.fields[now]}"))  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=1.0, now="")
         yield lambda share, now: bar.update(task, completed=share, now=now)

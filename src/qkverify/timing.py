@@ -1,10 +1,10 @@
 """The grid that a report is made from: every implementation, case, dtype and device, within a budget.
 
 `qkverify bench`, `make report` and `pytest benchmarks` all come here or to `measurement`, which times one
-group. The grid writes what it finds as it goes: ceilings first, then for each group its timings and its A/A
-control. Peak memory is measured before, in processes of its own, for the cells that show how memory grows. A
-budget is shared among the groups by the square root of their work: long cases need more time, and short ones
-deserve more than their length.
+group. Ceilings come first; then peak memory, in processes of its own, for the cells that show how memory
+grows; then the grid is swept several times, each time by a fresh process. The first sweep shares its time among
+the groups by the square root of their work (long cases need more time, and short ones deserve more than their
+length), the others go where the first saw the most scatter.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ from qkverify.cells import (
     why_not_verified,
 )
 from qkverify.contract import Implementation
+from qkverify.gathering import Gathered, allocate
 from qkverify.measurement import Measured, Prepared, measure, prepared
 from qkverify.memory import Server
 from qkverify.results import Direction, Timing, Verdict, Writer
+from qkverify.sampling import MOST_ROUNDS
+from qkverify.sweeps import Sweep, Terms
 from qkverify.workloads import Workload, small_grid
 
 __all__ = ["Measured", "Prepared", "Progress", "measure", "measure_peaks", "prepared", "run_grid"]
@@ -53,12 +56,15 @@ def run_grid(
     dtypes: Sequence[str] = (),
     directions: Sequence[Direction] = DIRECTIONS,
     seed: int = 0,
+    processes: int = 3,
+    most_rounds: int = MOST_ROUNDS,
 ) -> list[Timing]:
-    """Ceilings, timings and controls of the grid, each written as soon as it is known; returns the timings.
+    """Ceilings, timings and controls of the grid, written in this order; returns the timings.
 
     `workloads` gives the cases of a device. With `verdicts` only cells that passed their laws are timed;
-    without, all but those that declare a finding. The budget covers all of it, to within the last group's
-    warm-up: what it had no room for is written without times and with that reason.
+    without, all but those that declare a finding. `most_rounds` is that of one process. The
+    budget covers all of it, to within the last group's warm-up: what it had no room for is written without
+    times and with that reason.
     """
     start, say = time.perf_counter(), progress or (lambda fraction, text: None)
 
@@ -77,26 +83,93 @@ def run_grid(
         writer.append(ceiling)
     say(1 - left() / budget_seconds, "peak memory")
     peaks = measure_peaks(live, budget_seconds=MEMORY_SHARE * budget_seconds)
-    timings, speeds = list[Timing](), Speeds()
-    for group, share in shared(groups_of(cells), reasons, left):
-        say(1 - left() / budget_seconds, group[0].title)
-        found = measure(
-            group,
-            budget_seconds=share,
-            limit_seconds=LARGEST_SHARE * left(),
-            verified=reasons if share else {cell: reasons[cell] or OUT_OF_TIME for cell in group},
-            peaks=peaks,
-            expected_seconds=speeds.expected(group),
-            seed=seed + len(timings),
-        )
-        speeds.learn(found.call_seconds)
-        for record in found.timings:
-            writer.append(record)
-        if found.control is not None:
-            writer.append(found.control)
-        timings += found.timings
+    plan = _Plan(groups_of(cells), reasons, peaks, seed=seed, most_rounds=most_rounds)
+    try:
+        for process in range(processes):
+            until = time.perf_counter() + left() / (processes - process)
+            with Sweep() as sweep:
+                for group, terms in plan.terms(process, until):
+                    title = group.cells[0].title
+                    say(1 - left() / budget_seconds, f"{title}, process {process + 1} of {processes}")
+                    plan.run(sweep, group, terms, process)
+    finally:  # of a run that is interrupted, what it had
+        for group in plan.groups.values():
+            for timing in group.timings:
+                writer.append(timing)
+            if group.control is not None:
+                writer.append(group.control)
     say(1.0, "done")
-    return timings
+    return [timing for group in plan.groups.values() for timing in group.timings]
+
+
+class _Plan:
+    """The groups of a run, what is known of them, and on what terms each sweep measures them."""
+
+    def __init__(
+        self,
+        groups: Sequence[list[Cell]],
+        reasons: Mapping[Cell, str | None],
+        peaks: Mapping[Cell, int],
+        *,
+        seed: int,
+        most_rounds: int,
+    ) -> None:
+        self.groups = {cells[0].group: Gathered(cells) for cells in groups}
+        self._reasons, self._peaks, self._speeds = reasons, peaks, Speeds()
+        self._seed, self._most_rounds = seed, most_rounds
+
+    def terms(self, process: int, until: float) -> Iterator[tuple[Gathered, Terms]]:
+        """The groups of one sweep, each with its terms: by the work at first, where the scatter is largest then."""
+
+        def left() -> float:
+            return max(0.0, until - time.perf_counter())
+
+        seed = self._seed + process * len(self.groups)
+        if process == 0:
+            cells = [group.cells for group in self.groups.values()]
+            for number, (mine, share) in enumerate(shared(cells, self._reasons, left)):
+                limit = LARGEST_SHARE * left()
+                yield (
+                    self.groups[mine[0].group],
+                    Terms(
+                        budget_seconds=share,
+                        limit_seconds=limit,
+                        seed=seed + number,
+                        most_rounds=self._most_rounds,
+                        check=True,
+                        twin_of="",
+                    ),
+                )
+            return
+        live = {name: group for name, group in self.groups.items() if group.live}
+        for number, (name, rounds) in enumerate(allocate(live, left(), self._most_rounds).items()):
+            seconds = live[name].cost(rounds)
+            yield (
+                live[name],
+                Terms(
+                    budget_seconds=seconds,
+                    limit_seconds=max(seconds, LARGEST_SHARE * left()),
+                    seed=seed + number,
+                    most_rounds=rounds,
+                    check=False,
+                    twin_of=live[name].twin_of,
+                ),
+            )
+
+    def run(self, sweep: Sweep, group: Gathered, terms: Terms, process: int) -> None:
+        """One group in one process, added to what is known of it."""
+        cells = group.live
+        found = sweep.measure(
+            cells,
+            terms,
+            verified=self._reasons
+            if terms.budget_seconds
+            else {cell: self._reasons[cell] or OUT_OF_TIME for cell in cells},
+            peaks=self._peaks,
+            expected_seconds=self._speeds.expected(cells),
+        )
+        self._speeds.learn(found.call_seconds)
+        group.add(found, process)
 
 
 def shared(

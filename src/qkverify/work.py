@@ -36,14 +36,17 @@ class Visibility(NamedTuple):
 
 
 def work(problem: Problem, direction: Direction) -> Work:
-    """The work of one call; "forward+backward" counts both passes."""
+    """The work of one call; "forward+backward" counts both passes.
+
+    "backward" alone moves as many bytes as both: it reads the output that forward writes.
+    """
     s, seen = problem.sizes, visibility(problem)
     item = problem.query.dtype.itemsize
     query_side = s["B"] * s["H"] * s["Q"] * item
     extras = sum(array.nbytes for array in (problem.mask, problem.bias) if array is not None)
-    flops = seen.pairs * 2 * (s["D"] + s["E"])
+    flops = 0 if direction == "backward" else seen.pairs * 2 * (s["D"] + s["E"])
     moved = query_side * (s["D"] + s["E"]) + seen.rows * (s["D"] + s["E"]) * item + extras
-    if direction == "forward+backward":
+    if direction != "forward":
         flops += seen.pairs * (6 * s["D"] + 4 * s["E"])
         # dO read, dQ written, and dK and dV written whole: rows that nobody sees get zeros
         moved += query_side * (s["D"] + s["E"]) + s["B"] * s["G"] * s["K"] * (s["D"] + s["E"]) * item

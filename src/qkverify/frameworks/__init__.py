@@ -1,7 +1,8 @@
 """Array frameworks, one file each, imported when an implementation needs one.
 
 Every file gives the same names: `unavailable(device)` (None, or the reason), `from_numpy(array, device)` (strides kept),
-`to_numpy(native)`, `dtype_of(native)`, `shape_of`, `vjp(function, inputs, upstream)`, `synchronise(device)`, `REFUSALS`
+`to_numpy(native)`, `dtype_of(native)`, `shape_of`, `vjp(function, inputs, upstream)`,
+`backward(function, inputs, upstream)` (forward now, a call for the rest), `synchronise(device)`, `REFUSALS`
 (exceptions by which the framework says "not offered") and `COMPILES` (whether each size costs a compilation).
 """
 

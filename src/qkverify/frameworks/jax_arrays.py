@@ -48,13 +48,22 @@ def vjp(
     upstream: Any,
     between: Callable[[], Any] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
+    pull = backward(function, inputs, upstream)
+    if between is not None:
+        between()
+    return pull()
+
+
+def backward(
+    function: Callable[..., Any], inputs: Mapping[str, Any], upstream: Any
+) -> Callable[[], tuple[Any, dict[str, Any]]]:
+    """The forward pass now; a call that makes the backward pass, as often as one likes."""
     names = list(inputs)
     output, pull = jax.vjp(
         lambda *xs: _first(function(**dict(zip(names, xs, strict=True)))), *inputs.values()
     )
-    if between is not None:
-        between()
-    return output, dict(zip(names, pull(jax.numpy.asarray(upstream, output.dtype)), strict=True))
+    cast = jax.numpy.asarray(upstream, output.dtype)
+    return lambda: (output, dict(zip(names, pull(cast), strict=True)))
 
 
 def second(

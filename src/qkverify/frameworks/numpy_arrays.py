@@ -50,5 +50,11 @@ def vjp(
     raise NotImplementedError("NumPy has no automatic gradients: put attention_vjp beside attention")
 
 
+def backward(
+    function: Callable[..., Any], inputs: Mapping[str, Any], upstream: Any
+) -> Callable[[], tuple[Any, dict[str, Any]]]:
+    raise NotImplementedError("NumPy has no automatic gradients, and so no backward pass by itself")
+
+
 def synchronise(device: str = "cpu") -> None:
     """NumPy computes at once."""

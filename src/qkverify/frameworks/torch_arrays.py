@@ -100,6 +100,16 @@ def vjp(
 
     `between` is called after the forward and before the backward pass.
     """
+    pull = backward(function, inputs, upstream, keep=False)
+    if between is not None:
+        between()
+    return pull()
+
+
+def backward(
+    function: Callable[..., Any], inputs: Mapping[str, Any], upstream: Any, *, keep: bool = True
+) -> Callable[[], tuple[Any, dict[str, Any]]]:
+    """The forward pass now; a call that makes the backward pass, as often as one likes if the graph is kept."""
     upstream = (
         upstream
         if isinstance(upstream, torch.Tensor)
@@ -108,12 +118,16 @@ def vjp(
     leaves = {name: x.detach().requires_grad_() for name, x in inputs.items()}
     output = function(**leaves)
     first = output[0] if isinstance(output, tuple) else output
-    if between is not None:
-        between()
-    upstream = upstream.to(first.dtype) if upstream.dtype != first.dtype else upstream
-    found = torch.autograd.grad(first, list(leaves.values()), upstream, allow_unused=True)
-    grads = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves.values(), found, strict=True)]
-    return output, dict(zip(leaves, grads, strict=True))
+    cast = upstream.to(first.dtype) if upstream.dtype != first.dtype else upstream
+
+    def pull() -> tuple[Any, dict[str, Any]]:
+        found = torch.autograd.grad(
+            first, list(leaves.values()), cast, allow_unused=True, retain_graph=keep or None
+        )
+        grads = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves.values(), found, strict=True)]
+        return output, dict(zip(leaves, grads, strict=True))
+
+    return pull
 
 
 def synchronise(device: str = "cpu") -> None:

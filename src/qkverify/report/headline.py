@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from collections import Counter
 from dataclasses import dataclass
 
@@ -107,9 +109,14 @@ def control(report: Report) -> str:
     worst = report.worst_control
     if worst is None:
         return ""
-    quiet = statistics.is_quiet(report.controls)
-    meaning = "quiet enough to judge" if quiet else "too noisy to judge differences of a few per cent"
-    return f"A/A {worst.ratio:.3f} ({worst.low:.3f} .. {worst.high:.3f}): {meaning}"
+    mean = statistics.pooled(report.controls)
+    reach = units.percent(math.expm1(statistics.noise([worst])))
+    if len(report.controls) == 1:
+        return f"A/A {worst.ratio:.3f} ({worst.low:.3f} .. {worst.high:.3f}): differences within {reach} are not judged"
+    return (
+        f"A/A over {len(report.controls)} cases {mean.ratio:.3f} ({mean.low:.3f} .. {mean.high:.3f}); each case is judged "
+        f"by its own control, of which the worst reaches {reach}"
+    )
 
 
 def markdown(report: Report) -> str:

@@ -43,7 +43,7 @@ FAMILIES = (
     "layers",
 )
 DTYPES = ("float64", "float32", "float16", "bfloat16")
-DIRECTIONS = ("forward", "forward+backward")
+DIRECTIONS = ("forward", "backward", "forward+backward")
 BY_GRAVITY: tuple[Outcome, ...] = (
     "failed",
     "crashed",
@@ -125,7 +125,7 @@ class Report:
         )
         self.ceilings = _latest(of_kind(records, Ceiling), lambda c: (c.device, c.dtype, c.what))
         self.controls = _latest(
-            of_kind(records, Control), lambda c: (c.case, c.implementation, c.device, c.dtype)
+            of_kind(records, Control), lambda c: (c.case, c.direction, c.implementation, c.device, c.dtype)
         )
         self.accuracy = _latest(of_kind(records, Accuracy), lambda a: (a.implementation, a.device, a.dtype))
         self.planted = sorted(_latest(of_kind(records, Planted), lambda p: p.name), key=lambda p: p.name)

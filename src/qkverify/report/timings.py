@@ -40,7 +40,7 @@ class Timed(NamedTuple):
 class Line(NamedTuple):
     """One implementation on one case in one direction.
 
-    `ratio` and `word` are against the fastest: "1.56 × (1.53 .. 1.59)", "slower"; no word if not judged.
+    `ratio` and `word` are against the fastest: "1.56 × (1.53 .. 1.59)", "slower".
     """
 
     timing: Timing
@@ -132,23 +132,22 @@ def lines(timings: Iterable[Timing], report: Report) -> list[Line]:
     both = [(t, timed(t, report)) for t in timings]
     ran = sorted((pair for pair in both if pair[1]), key=lambda pair: pair[1].seconds if pair[1] else 0.0)
     slowest = max((one.seconds for _, one in ran if one), default=1.0)
-    quiet = statistics.is_quiet(report.controls)
     found = []
     for timing, one in ran:
         assert one is not None
-        ratio, word = ("", "fastest") if timing is ran[0][0] else _against(timing, ran[0][0], report, quiet)
+        ratio, word = ("", "fastest") if timing is ran[0][0] else _against(timing, ran[0][0], report)
         found.append(Line(timing, one, ratio, word, one.seconds / slowest))
     return found + [Line(t, None, "", "", 0.0) for t, one in both if one is None]
 
 
-def _against(timing: Timing, fastest: Timing, report: Report, quiet: bool) -> tuple[str, str]:
-    """Ratio with interval, and the word for it; no word on a machine that is too noisy to judge."""
+def _against(timing: Timing, fastest: Timing, report: Report) -> tuple[str, str]:
+    """Ratio with interval, and the word for it: of a difference within the reach of the case's own control, none."""
     found = statistics.compare(timing, fastest, report.controls)
     if not found.rounds:
         return "", ""
     low, high = found.interval.low, found.interval.high
     interval = f" ({units.ratio(low)} .. {units.ratio(high)})" if np.isfinite(high) else ""
-    return f"{units.ratio(found.interval.ratio)} ×{interval}", found.word if quiet else ""
+    return f"{units.ratio(found.interval.ratio)} ×{interval}", found.word
 
 
 def exponent(lengths: Iterable[int], values: Iterable[float | None]) -> float | None:

@@ -1,0 +1,122 @@
+"""`qkverify bench`: the laws first, then times of what kept them, into a results file."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from qkverify import campaigns, registry, screen
+from qkverify.cells import DIRECTIONS
+from qkverify.comparing import Side, side_of
+from qkverify.errors import UsageError
+from qkverify.results import Ceiling, Direction, Record, RunStart, Timing, Verdict, Writer, of_kind, read
+from qkverify.timing import run_grid
+from qkverify.verification import Cell, check_cells, plan
+from qkverify.workloads import named, small_grid
+
+PASSES: dict[str, Direction] = {"forward": "forward", "backward": "backward", "both": "forward+backward"}
+UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+class Asked(NamedTuple):
+    """What a user asked for, in words; empty is everything."""
+
+    targets: Sequence[str]
+    workloads: Sequence[str]
+    passes: Sequence[str]
+    dtypes: Sequence[str]
+    devices: Sequence[str]
+    budget: str
+    processes: int
+    rounds: int
+    laws: str
+
+
+class Found(NamedTuple):
+    """What was measured, and the file in which it is."""
+
+    path: Path
+    side: Side
+    ceilings: list[Ceiling]
+    all_timings: list[Timing]  # those without samples too
+
+
+def run(asked: Asked, path: Path) -> Found:
+    """Check and time what was asked for, appending to `path`. Raises UsageError where nothing of it exists."""
+    seconds = seconds_of(asked.budget)
+    directions = tuple(_pass(name) for name in asked.passes) or DIRECTIONS
+    cases = [named(name) for name in asked.workloads]
+    planned = plan(asked.targets, asked.devices, asked.dtypes)
+    cells = [cell for cell in planned.cells if cell.implementation.operation == "attention"]
+    if not cells:
+        reasons = [f"{name} on {where}: {why}" for (name, where), why in planned.unavailable.items()]
+        raise UsageError(
+            "\n  ".join(["no attention to time here, in these dtypes on these devices", *reasons])
+        )
+    with Writer(path) as writer:
+        writer.append(campaigns.run_start(asked.laws))
+        verdicts = None if asked.laws == "none" else list(_verified(writer, cells, asked.laws))
+        with screen.progress("timing") as advance:
+            run_grid(
+                writer,
+                list(dict.fromkeys(cell.implementation for cell in cells)),
+                budget_seconds=seconds,
+                progress=advance,
+                verdicts=verdicts,
+                workloads=(lambda device: cases) if cases else small_grid,
+                devices=list(dict.fromkeys(cell.device for cell in cells)),
+                dtypes=list(dict.fromkeys(cell.dtype for cell in cells)),
+                directions=directions,
+                processes=asked.processes,
+                most_rounds=asked.rounds,
+            )
+    records = last_run(read(path))
+    return Found(path, side_of(records), of_kind(records, Ceiling), of_kind(records, Timing))
+
+
+def last_run(records: Sequence[Record]) -> list[Record]:
+    """The records of the file's last run."""
+    starts = [index for index, record in enumerate(records) if isinstance(record, RunStart)]
+    return list(records[starts[-1] if starts else 0 :])
+
+
+def names_of(candidate: str, baseline: str, run: Side) -> tuple[str, str]:
+    """The names under which two targets were timed. Raises UsageError where a target means several."""
+    known = {t.implementation for t in run.timings}
+    return tuple(name if name in known else _single(name) for name in (candidate, baseline))  # type: ignore[return-value]
+
+
+def seconds_of(text: str) -> float:
+    """ "90", "90s", "5m" and "1h" in seconds. Raises UsageError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|)", text.strip())
+    if not found or not float(found[1]):
+        raise UsageError(f"{text!r} is no time; write 90s, 5m or 1h")
+    return float(found[1]) * UNITS[found[2]]
+
+
+def _pass(name: str) -> Direction:
+    if name not in PASSES:
+        raise UsageError.unknown("direction", name, PASSES)
+    return PASSES[name]
+
+
+def _single(target: str) -> str:
+    names = [one.name for one in registry.find(target)]
+    if len(names) > 1:
+        raise UsageError(f"{target} means several implementations, and one is compared: {', '.join(names)}")
+    return names[0]
+
+
+def _verified(writer: Writer, cells: Sequence[Cell], profile: str) -> Iterator[Verdict]:
+    """The verdicts of the cells, written as they come."""
+    with screen.progress("verifying") as advance:
+        for done, (cell, verdicts) in enumerate(
+            check_cells(cells, profile=profile, jobs=max(2, os.cpu_count() or 2))
+        ):
+            advance((done + 1) / len(cells), str(cell))
+            for verdict in verdicts:
+                writer.append(verdict)
+                yield verdict

@@ -1,0 +1,75 @@
+"""Child processes that answer questions: one JSON line asked on their input, one answered on their output.
+
+A child is `python -m MODULE`, a fresh interpreter with this one's path, whose module calls `serve`. What the
+code under test prints goes to the standard error instead, and never among the answers.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from types import TracebackType
+
+
+class Died(Exception):
+    """The child ended without an answer; the text says how."""
+
+
+class Child:
+    """A process that is started by the first question and ended by `close`, for use in a `with`."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def ask(self, question: bytes) -> bytes:
+        """The answer to one line. Raises Died where the process ends over it; the next question starts another."""
+        process = self._started()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(question + b"\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+        except OSError:
+            answer = b""
+        if not answer.endswith(b"\n"):
+            self._process = None
+            raise Died(f"its process ended with status {process.wait()}")
+        return answer
+
+    def close(self) -> None:
+        """End of input, which ends the process."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.communicate()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            paths = os.pathsep.join(path for path in sys.path if path)
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", self._module],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": paths},
+            )
+        return self._process
+
+
+def serve(answer: Callable[[bytes], bytes]) -> None:
+    """Answer every line of standard input until it ends."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    for line in sys.stdin.buffer:
+        answers.write(answer(line) + b"\n")
+        answers.flush()

@@ -1,0 +1,146 @@
+"""What several sweeps over the same groups say together, and where the next one's time is best spent.
+
+Every sweep times each group once, in a process of its own. Their samples are joined, rounds numbered through,
+and each keeps the number of its process. After a sweep the scatter of each group is known, so the next goes
+where intervals are widest: all groups are brought to one predicted width, the smallest that the time allows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import msgspec
+import numpy as np
+
+from qkverify.cells import Cell
+from qkverify.measurement import Measured, control_of
+from qkverify.results import Control, Timing
+from qkverify.sampling import FEWEST_ROUNDS
+from qkverify.statistics import QUIET, paired
+
+NARROW = QUIET / 4  # an interval of a quarter per cent is narrow enough for a band of one
+# Half of a 95 % interval of a median of n is about 1.96 x 1.25 / sqrt(n) standard deviations, and the median distance of two
+# neighbouring values from each other is 0.954 standard deviations (both of normal numbers).
+REACH = 1.96 * 1.25 / 0.954
+Group = tuple[str, str, str, str]
+
+
+class Gathered:
+    """All that is known of one group."""
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self.cells = list(cells)
+        self.timings: list[Timing] = []
+        self.twin: Timing | None = None
+        self._seconds_per_round = 0.0
+
+    @property
+    def rounds(self) -> int:
+        """Rounds so far, over all processes."""
+        return max((t.rounds[-1] + 1 for t in self._all() if t.rounds), default=0)
+
+    @property
+    def control(self) -> Control | None:
+        """The A/A control over all sweeps."""
+        mine = next((t for t in self.timings if self._is_twin(t)), None)
+        return control_of(mine, self.twin) if mine and self.twin and mine.seconds else None
+
+    @property
+    def twin_of(self) -> str:
+        """The implementation that stands twice."""
+        return self.twin.implementation if self.twin else ""
+
+    @property
+    def live(self) -> list[Cell]:
+        """The cells that a further sweep can add to: all at first, then those that were timed."""
+        if not self.timings:
+            return self.cells
+        return [cell for cell, timing in zip(self.cells, self.timings, strict=True) if timing.seconds]
+
+    def add(self, found: Measured, process: int) -> None:
+        """One more sweep's samples of the live cells, in their order."""
+        before = self.rounds
+        fresh = [_placed(timing, before, process) for timing in found.timings]
+        twin = None if found.twin is None else _placed(found.twin, before, process)
+        if not self.timings:
+            self.timings, self.twin = fresh, twin
+        else:
+            by_name = {timing.implementation: timing for timing in fresh}
+            self.timings = [_joined(t, by_name.get(t.implementation)) for t in self.timings]
+            self.twin = None if self.twin is None else _joined(self.twin, twin)
+        taken = self.rounds - before
+        self._seconds_per_round = found.wall_seconds / taken if taken else self._seconds_per_round
+
+    def further_rounds(self, width: float) -> int:
+        """Rounds that are lacking until the widest interval of the group reaches so far only, as a log-ratio."""
+        return max(0, math.ceil((REACH * self._scatter() / width) ** 2) - self.rounds)
+
+    def cost(self, rounds: int) -> float:
+        """About the seconds of so many rounds."""
+        return rounds * self._seconds_per_round
+
+    def _scatter(self) -> float:
+        """The largest scatter of the cells' ratios to the one that stands twice, its twin's included."""
+        mine = next((t for t in self.timings if self._is_twin(t)), None)
+        if mine is None:
+            return 0.0
+        others = [t for t in self._all() if t is not mine and t.seconds]
+        return max((_scatter_of(t, mine) for t in others), default=0.0)
+
+    def _is_twin(self, timing: Timing) -> bool:
+        return self.twin is not None and timing.implementation == self.twin.implementation
+
+    def _all(self) -> list[Timing]:
+        return [*self.timings, *([self.twin] if self.twin else [])]
+
+
+def allocate(groups: Mapping[Group, Gathered], budget_seconds: float, most_rounds: int) -> dict[Group, int]:
+    """Rounds for each group in the next sweep: all to one width, the smallest for which the budget suffices.
+
+    None has fewer than the fewest that a process needs, nor more than `most_rounds`.
+    """
+
+    def rounds(width: float) -> dict[Group, int]:
+        return {
+            name: min(most_rounds, max(FEWEST_ROUNDS, group.further_rounds(width)))
+            for name, group in groups.items()
+        }
+
+    def fits(width: float) -> bool:
+        return sum(groups[name].cost(count) for name, count in rounds(width).items()) <= budget_seconds
+
+    widths = np.geomspace(NARROW, 1.0, 60)
+    return rounds(next((float(width) for width in widths if fits(float(width))), 1.0))
+
+
+def _placed(timing: Timing, first_round: int, process: int) -> Timing:
+    return msgspec.structs.replace(
+        timing,
+        rounds=[first_round + number for number in timing.rounds],
+        processes=[process] * len(timing.seconds),
+    )
+
+
+def _joined(one: Timing, more: Timing | None) -> Timing:
+    """Both sweeps' samples. A cell that failed in the second is not timed at all: it fails at random."""
+    if more is None or (not more.seconds and "budget" in more.reason):
+        return one
+    if not more.seconds:
+        return msgspec.structs.replace(
+            one, seconds=[], rounds=[], processes=[], verified=False, reason=more.reason
+        )
+    return msgspec.structs.replace(
+        one,
+        seconds=one.seconds + more.seconds,
+        rounds=one.rounds + more.rounds,
+        processes=one.processes + more.processes,
+    )
+
+
+def _scatter_of(timing: Timing, other: Timing) -> float:
+    """How far neighbouring log-ratios lie apart: a drift of both, or of one process against another, is not in it."""
+    mine, theirs, _ = paired(timing, other)
+    logs = np.log(np.asarray(mine) / np.asarray(theirs))
+    return float(np.median([abs(b - a) for a, b in pairwise(logs)])) if len(logs) > 1 else 0.0

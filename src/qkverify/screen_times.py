@@ -1,0 +1,156 @@
+"""What `bench` and `compare` print: the A/A control first, then times, then who is faster and how sure that is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from qkverify import statistics
+from qkverify.benching import Found
+from qkverify.ceilings import fraction_of_roofline
+from qkverify.comparing import Case, Result
+from qkverify.report import units
+from qkverify.results import Ceiling, Control, Timing
+from qkverify.screen import console
+from qkverify.statistics import Comparison, Interval
+
+STYLE = {"slower": "red", "faster": "green", "same": "", "undecided": "dim"}
+
+
+def bench(found: Found) -> None:
+    """Case by case: the control, every implementation's time, and why some have none."""
+    by_group: dict[tuple[str, ...], list[Timing]] = {}
+    for timing in found.all_timings:
+        by_group.setdefault((timing.case, timing.direction, timing.device, timing.dtype), []).append(timing)
+    for mine in by_group.values():
+        timed = sorted((t for t in mine if t.seconds), key=lambda t: statistics.median(t.seconds))
+        if timed:
+            _group(timed, statistics.own_controls(timed[0], found.side.controls), found.ceilings)
+    for reason, names in _untimed(found.all_timings).items():
+        console.print(f"[dim]not timed: {', '.join(names)}: {reason}[/dim]", markup=True)
+
+
+def comparison(found: Result) -> None:
+    """Every case with its interval and word, and all of them together."""
+    header = ("case", "", "", "candidate", "baseline", "ratio", "", "")
+    _aligned([header, *(_case(case) for case in found.cases)], right=(3, 4, 5))
+    if len(found.cases) > 1:
+        console.print(f"\nover {len(found.cases)} cases   {_said(found.overall)}")
+    if any(math.isinf(case.comparison.interval.high) for case in found.cases):
+        console.print("[dim]no interval: times of one process, or of too few rounds, decide nothing[/dim]")
+
+
+def changes(software: Sequence[str], relative_to: str) -> None:
+    """What differs between two runs besides their times, and what that comparison cannot know."""
+    for line in software:
+        console.print(f"[dim]{line}[/dim]")
+    if relative_to:
+        console.print(f"ratios of times to those of {relative_to} in the same rounds")
+    else:
+        console.print("two runs at different times: what the machine itself did between them is in these ratios; "
+                      "--relative-to NAME takes it out")  # fmt: skip
+
+
+def _group(timed: Sequence[Timing], controls: Sequence[Control], ceilings: Iterable[Ceiling]) -> None:
+    first, ceilings = timed[0], list(ceilings)
+    s = first.sizes
+    heads = f"{s['H']}" if s["H"] == s["G"] else f"{s['H']}({s['G']})"
+    lengths = f"{s['Q']}" if s["Q"] == s["K"] else f"{s['Q']}->{s['K']}"
+    words = [f"{s['B']}x{heads}x{lengths}x{s['D']}", first.dtype, first.device, *(["causal"] if first.causal else []),
+             first.options, first.direction, f"clock: {first.clock}"]  # fmt: skip
+    console.print(f"\n[bold]{first.case}[/bold]  {'  '.join(filter(None, words))}")
+    console.print(f"  {_control(controls)}")
+    _aligned([_line(timing, first, controls, ceilings) for timing in timed], right=(1, 2, 3))
+
+
+def _line(
+    timing: Timing, fastest: Timing, controls: Sequence[Control], ceilings: Sequence[Ceiling]
+) -> tuple[str, ...]:
+    seconds = statistics.median(timing.seconds)
+    share = fraction_of_roofline(timing, seconds, ceilings)
+    found = statistics.compare(timing, fastest, controls)
+    counts = f"{len(set(timing.processes)) or 1} processes, {len(timing.seconds)} rounds"
+    return (
+        f"  {timing.implementation}",
+        units.seconds(seconds),
+        units.flops(timing.flops / seconds),
+        "" if share is None else f"{units.percent(share)} of roofline",
+        f"margin {units.margin(timing.margin)}" if timing.margin is not None else "",
+        "fastest" if timing is fastest else _said(found),
+        f"[dim]{counts}[/dim]",
+    )
+
+
+def _aligned(rows: Sequence[Sequence[str]], right: Sequence[int]) -> None:
+    """Columns as wide as their longest entry: rich's tables would be cut to 80 characters in a file or a CI log."""
+    widths = [max(cell_len(Text.from_markup(row[i]).plain) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        gaps = [
+            " " * (width - cell_len(Text.from_markup(cell).plain))
+            for cell, width in zip(row, widths, strict=True)
+        ]
+        cells = [
+            gap + cell if i in right else cell + gap
+            for i, (cell, gap) in enumerate(zip(row, gaps, strict=True))
+        ]
+        console.print("  ".join(cells).rstrip())
+
+
+def _control(controls: Sequence[Control]) -> str:
+    if not controls:
+        return "A/A: too few rounds to say how noisy this machine is; no difference is judged"
+    one = controls[0]
+    reach = math.expm1(statistics.noise(controls))
+    meaning = (
+        f"differences within {units.percent(reach)} are not judged"
+        if reach < 1
+        else "too noisy to judge anything"
+    )
+    return f"A/A {one.implementation} against itself: {_interval(Interval(one.ratio, one.low, one.high))}: {meaning}"
+
+
+def _case(case: Case) -> tuple[str, ...]:
+    mine, other = case.candidate, case.baseline
+    word = case.comparison.word
+    style = STYLE[word]
+    name = mine.implementation if mine.implementation == other.implementation else ""
+    return (
+        mine.case,
+        f"{mine.direction} {mine.dtype} {mine.device}",
+        name,
+        units.seconds(statistics.median(mine.seconds)),
+        units.seconds(statistics.median(other.seconds)),
+        f"{case.comparison.interval.ratio:.3f}",
+        _edges(case.comparison.interval),
+        f"[{style}]{word}[/{style}]" if style else word,
+    )
+
+
+def _said(found: Comparison) -> str:
+    """ "slower: 1.56 x (1.53 .. 1.59)"."""
+    style = STYLE[found.word]
+    word = f"[{style}]{found.word}[/{style}]" if style else found.word
+    return f"{word}: {_interval(found.interval)}"
+
+
+def _interval(interval: Interval) -> str:
+    return f"{interval.ratio:.3f} x {_edges(interval)}".rstrip()
+
+
+def _edges(interval: Interval) -> str:
+    return (
+        f"({interval.low:.3f} .. {interval.high:.3f})"
+        if interval.low > 0 and interval.high < math.inf
+        else ""
+    )
+
+
+def _untimed(timings: Iterable[Timing]) -> dict[str, list[str]]:
+    found: dict[str, dict[str, None]] = {}
+    for timing in timings:
+        if not timing.seconds:
+            found.setdefault(timing.reason, {})[timing.implementation] = None
+    return {reason: list(names) for reason, names in found.items()}

@@ -1,0 +1,163 @@
+"""A group of cells timed in a fresh process.
+
+Two processes that run the same code differ by a per cent and more: where memory lies and where threads were
+put is drawn once for each. So a run is several sweeps over its groups, each sweep a process of its own, and
+what differs between processes enters the intervals (see `statistics`). A kernel that kills its process costs
+its group's times and nothing else.
+
+`python -m qkverify.sweeps` is such a process. It is asked for one group at a time, and finds implementations
+again by their file and name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import msgspec
+
+from qkverify import registry
+from qkverify.cells import Cell
+from qkverify.children import Child, Died, serve
+from qkverify.errors import UsageError
+from qkverify.measurement import Measured, measure, unmeasured
+from qkverify.results import Direction, Timing
+from qkverify.workloads import Workload
+
+MODULE = "qkverify.sweeps"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """How a group is to be measured; the words of `measurement.measure`."""
+
+    budget_seconds: float
+    limit_seconds: float
+    seed: int
+    most_rounds: int
+    check: bool
+    twin_of: str
+
+
+class Named(msgspec.Struct, frozen=True):
+    """A cell in words, with what is known of it: why it must not be timed, its peak bytes, its expected seconds."""
+
+    name: str
+    file: str
+    function: str
+    workload: Workload
+    device: str
+    dtype: str
+    direction: Direction
+    reason: str | None
+    peak_bytes: int | None
+    expected_seconds: float | None
+
+
+class Question(msgspec.Struct, frozen=True):
+    cells: list[Named]
+    terms: Terms
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """`missing` names an implementation that only the asking process has."""
+
+    timings: list[Timing] = []
+    twin: Timing | None = None
+    call_seconds: list[float | None] = []
+    wall_seconds: float = 0.0
+    missing: str = ""
+
+
+class Sweep:
+    """One process, for use in a `with`."""
+
+    def __init__(self) -> None:
+        self._child = Child(MODULE)
+
+    def __enter__(self) -> Sweep:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._child.close()
+
+    def measure(
+        self,
+        cells: Sequence[Cell],
+        terms: Terms,
+        *,
+        verified: Mapping[Cell, str | None],
+        peaks: Mapping[Cell, int],
+        expected_seconds: Mapping[Cell, float],
+    ) -> Measured:
+        """As `measurement.measure`, there. A cell of a process that died says so in its reason.
+
+        An implementation that cannot be found again by its file (one made on the fly) is timed in this process.
+        """
+        named = [
+            _named(cell, verified.get(cell), peaks.get(cell), expected_seconds.get(cell)) for cell in cells
+        ]
+        try:
+            answer = msgspec.json.decode(
+                self._child.ask(msgspec.json.encode(Question(named, terms))), type=Answer
+            )
+        except Died as death:
+            return _lost(cells, verified, str(death))
+        if answer.missing:
+            return measure(
+                cells, verified=verified, peaks=peaks, expected_seconds=expected_seconds, **asdict(terms)
+            )
+        seconds = {cell: s for cell, s in zip(cells, answer.call_seconds, strict=True) if s is not None}
+        return Measured(answer.timings, answer.twin, seconds, answer.wall_seconds)
+
+
+def _named(cell: Cell, reason: str | None, peak: int | None, seconds: float | None) -> Named:
+    one = cell.implementation
+    function = str(getattr(one.function, "__qualname__", ""))
+    return Named(
+        one.name,
+        one.file,
+        function,
+        cell.workload,
+        cell.device,
+        cell.dtype,
+        cell.direction,
+        reason,
+        peak,
+        seconds,
+    )
+
+
+def _lost(cells: Sequence[Cell], verified: Mapping[Cell, str | None], how: str) -> Measured:
+    timings = [unmeasured(cell, verified.get(cell) or f"while its group was timed, {how}") for cell in cells]
+    return Measured(timings, None, {})
+
+
+def answer(question: bytes) -> bytes:
+    """The group of a question, measured here."""
+    asked = msgspec.json.decode(question, type=Question)
+    try:
+        cells = [_found(one) for one in asked.cells]
+    except UsageError as error:
+        return msgspec.json.encode(Answer(missing=str(error)))
+    pairs = list(zip(cells, asked.cells, strict=True))
+    found = measure(
+        cells,
+        verified={cell: one.reason for cell, one in pairs},
+        peaks={cell: one.peak_bytes for cell, one in pairs if one.peak_bytes is not None},
+        expected_seconds={
+            cell: one.expected_seconds for cell, one in pairs if one.expected_seconds is not None
+        },
+        **asdict(asked.terms),
+    )
+    calls = [found.call_seconds.get(cell) for cell in cells]
+    return msgspec.json.encode(Answer(found.timings, found.twin, calls, found.wall_seconds))
+
+
+def _found(one: Named) -> Cell:
+    implementation = registry.again(one.name, one.file, one.function)
+    return Cell(one.workload, implementation, one.device, one.dtype, one.direction)
+
+
+if __name__ == "__main__":
+    serve(answer)
