@@ -282,7 +282,8 @@ def test_the_facts_name_device_laws_examples_and_control(document: Document) -> 
     ):
         assert fact in words
     assert re.search(r"[\d,]+ generated examples in \d+ cells", words)
-    assert "A/A 1.003 (0.997 .. 1.006): quiet enough to judge" in words
+    assert "A/A over 2 cases 1.001" in words
+    assert "of which the worst reaches 1.0 %" in words
 
 
 def test_a_square_says_what_its_outcome_needs(records: list[Record]) -> None:

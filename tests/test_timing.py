@@ -14,14 +14,25 @@ import msgspec
 import numpy as np
 import pytest
 
-from qkverify import ceilings, cells, clocks, measurement, memory, results, sampling, spotcheck, timing
+from qkverify import (
+    ceilings,
+    cells,
+    clocks,
+    measurement,
+    memory,
+    registry,
+    results,
+    sampling,
+    spotcheck,
+    timing,
+)
 from qkverify.cells import Cell
 from qkverify.contract import DTYPES, Implementation, describe
 from qkverify.errors import UnsupportedCase
 from qkverify.results import Ceiling, Control, Timing, Verdict
 from qkverify.runs import Run
 from qkverify.sampling import Plan, Subject
-from qkverify.work import Work
+from qkverify.work import Work, work
 from qkverify.workloads import Workload
 
 SHORT = Workload(name="short", source="these tests", heads=2, key_size=8, queries=24, batch=2, kv_heads=1)
@@ -582,3 +593,46 @@ def test_longer_cases_are_foretold_by_shorter_ones() -> None:
     speeds.learn({short: 0.1})
     assert speeds.expected([twice]) == {twice: pytest.approx(0.2)}
     assert speeds.expected([dataclasses.replace(twice, dtype="float64")]) == {}
+
+
+# Directions
+
+
+@pytest.mark.parametrize("name", ["torch_eager", "torch_tiled"])
+def test_a_backward_pass_by_itself_can_be_repeated_and_is_the_gradient(name: str) -> None:
+    pytest.importorskip("torch", reason="torch is optional")
+    one = registry.find(name)[0]
+    tiny = Workload(name="w", source="made up", heads=2, key_size=8, queries=16)
+    here = Cell(tiny, one, "cpu", "float32", "backward")
+    ready = measurement.prepared(here)
+    first, again = ready.call()[1], ready.call()[1]
+    both = measurement.prepared(dataclasses.replace(here, direction="forward+backward")).call()[1]
+    for gradient in ("query", "key", "value"):
+        assert first[gradient].equal(again[gradient])
+        assert first[gradient].equal(both[gradient])
+    margin = ready.check(ready.call())
+    assert margin is not None
+    assert 0 < margin < 1
+
+
+def test_a_backward_pass_does_no_forward_work() -> None:
+    problem = Workload(name="w", source="made up", heads=2, key_size=8, value_size=4, queries=16).problem(
+        "float32"
+    )
+    forward, backward, both = (work(problem, d) for d in ("forward", "backward", "forward+backward"))
+    assert forward.flops + backward.flops == both.flops
+    assert backward.flops == forward.flops * (6 * 8 + 4 * 4) // (2 * (8 + 4))
+    assert backward.bytes == both.bytes
+
+
+def test_a_gradient_function_that_makes_both_passes_is_not_timed_as_backward() -> None:
+    one = registry.find("numpy_textbook")[0]
+    here = Cell(
+        Workload(name="w", source="made up", heads=2, key_size=8, queries=16),
+        one,
+        "cpu",
+        "float32",
+        "backward",
+    )
+    (timed,) = measurement.measure([here], budget_seconds=1.0).timings
+    assert timed.reason == "not offered: its gradient function makes both passes: time forward+backward"
