@@ -1,0 +1,120 @@
+"""Does a comparison see what is there, and nothing else? Slow-downs of known size, planted and measured many times.
+
+    python -m qkverify.benchmarks.sensitivity --runs 20 --load
+
+Four implementations do the same attention over a hundred sequences, one after the other; two of them do some sequences
+twice, which is 2 % and 5 % more of the very same work. Each run times all four as `qkverify bench` does. The twin that
+does nothing more must be called neither faster nor slower, the others slower. `--load` keeps another process busy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from qkverify import implementation, statistics
+from qkverify.registry import load_file, registered_by
+from qkverify.results import Control, Timing, Writer, of_kind, read
+from qkverify.timing import run_grid
+from qkverify.workloads import Workload
+
+SEQUENCES = 100
+WORKLOAD = Workload(
+    name="one-by-one", source="made for this", batch=SEQUENCES, heads=2, key_size=32, queries=48
+)
+PLANTED = {"nothing": 0, "two_per_cent": 2, "five_per_cent": 5}
+
+
+def one_by_one(query: np.ndarray, key: np.ndarray, value: np.ndarray, again: int) -> np.ndarray:
+    """Attention of each sequence; the first `again` of them are done a second time."""
+    output = np.empty((*query.shape[:-1], value.shape[-1]), query.dtype)
+    visible = np.tri(query.shape[-2], key.shape[-2], key.shape[-2] - query.shape[-2], dtype=bool)
+    for entry in (*range(query.shape[0]), *range(min(again, query.shape[0]))):
+        scores = query[entry] @ key[entry].swapaxes(-1, -2) * query.dtype.type(query.shape[-1] ** -0.5)
+        scores = np.where(visible, scores, query.dtype.type(-np.inf))
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        output[entry] = weights @ value[entry] / weights.sum(-1, keepdims=True)
+    return output
+
+
+def declare(name: str, again: int) -> None:
+    @implementation(
+        name=name, dtypes=("float32",), causal_alignment="bottom-right", requires=("K >= Q", "G == H")
+    )
+    def attention(query, key, value, *, causal=True):  # type: ignore[no-untyped-def]
+        return one_by_one(query, key, value, again)
+
+
+declare("baseline", 0)
+for planted, extra in PLANTED.items():
+    declare(planted, extra)
+
+
+class Seen(NamedTuple):
+    """What one run said of one planted slow-down, and the A/A control's interval in that run."""
+
+    planted: str
+    found: statistics.Comparison
+    control: Control | None
+
+
+def once(seed: int, *, seconds: float, processes: int, rounds: int) -> list[Seen]:
+    """One run, as `qkverify bench` makes it."""
+    declared = registered_by(load_file(__file__))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "results.jsonl"
+        with Writer(path) as writer:
+            run_grid(writer, declared, budget_seconds=seconds, workloads=lambda device: [WORKLOAD],
+                     directions=("forward",), seed=seed, processes=processes, most_rounds=rounds)  # fmt: skip
+        records = read(path)
+    timings = {t.implementation: t for t in of_kind(records, Timing)}
+    controls = of_kind(records, Control)
+    return [
+        Seen(
+            name, statistics.compare(timings[name], timings["baseline"], controls), next(iter(controls), None)
+        )
+        for name in PLANTED
+    ]
+
+
+def main() -> None:
+    """Run, and print how often each slow-down was called what."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--runs", type=int, default=20)
+    options.add_argument("--seconds", type=float, default=30.0, help="budget of one run")
+    options.add_argument("--processes", type=int, default=5)
+    options.add_argument("--rounds", type=int, default=40, help="rounds of a process at most")
+    options.add_argument("--load", action="store_true", help="keep another process busy meanwhile")
+    asked = options.parse_args()
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if asked.load else None
+    seen: list[Seen] = []
+    try:
+        for run in range(asked.runs):
+            seen += once(run, seconds=asked.seconds, processes=asked.processes, rounds=asked.rounds)
+            for one in seen[-len(PLANTED) :]:
+                interval, control = one.found.interval, one.control
+                reach = (
+                    ""
+                    if control is None
+                    else f"   A/A {control.ratio:.3f} ({control.low:.3f} .. {control.high:.3f})"
+                )
+                print(f"run {run + 1:3}  {one.planted:14} {one.found.word:10} {interval.ratio:.3f} "
+                      f"({interval.low:.3f} .. {interval.high:.3f}){reach}", flush=True)  # fmt: skip
+    finally:
+        if busy is not None:
+            busy.kill()
+    for name in PLANTED:
+        words = [one.found.word for one in seen if one.planted == name]
+        print(f"{name:14} " + ", ".join(f"{word} {words.count(word)}" for word in dict.fromkeys(words)))
+
+
+if __name__ == "__main__":
+    main()
