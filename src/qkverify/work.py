@@ -108,4 +108,4 @@ def _unique_bytes(array: np.ndarray | None) -> int:
     if array is None:
         return 0
     lengths = (length for length, step in zip(array.shape, array.strides, strict=True) if step or not length)
-    return math.prod(lengths) * array.itemsize
+    return int(math.prod(lengths) * array.itemsize)
