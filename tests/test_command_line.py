@@ -74,6 +74,7 @@ def test_a_wrong_kernel_fails_with_its_smallest_problem_and_a_replay_line(folder
         (("verify", "no.such.module:f"), "no module named 'no'"),
         (("replay", "nothing"), "unknown replay 'nothing'"),
         (("list", "lows"), "Did you mean 'laws'?"),
+        (("list", "work"), "Did you mean 'workloads'?"),
         (("new", "two words"), "is no name for a Python module"),
         (("verify", "numpy_textbook", "--devise", "cpu"), "--device"),
     ],

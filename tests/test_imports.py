@@ -71,7 +71,7 @@ def optional_modules() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     required = {distribution(line) for line in project["dependencies"]}
     extras = {distribution(line) for lines in project["optional-dependencies"].values() for line in lines}
-    names = {"pytest-xdist": "xdist"}
+    names = {"pytest-xdist": "xdist", "nvidia-ml-py": "pynvml"}
     return {names.get(name, name) for name in extras - required - {"qkverify"}}
 
 

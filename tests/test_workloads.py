@@ -1,35 +1,44 @@
-"""Workloads are well-formed and sourced, and their work is counted as brute force counts it."""
+"""Workloads are well-formed and sourced, and become the problems that they describe."""
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from qkverify import workload_files
 from qkverify.contract import DEVICES, DTYPES
 from qkverify.errors import UsageError
-from qkverify.problems import Problem
 from qkverify.work import Work, work
-from qkverify.workloads import SMALL_GRID, WORKLOADS, Workload, named, small_grid, storage
+from qkverify.workloads import SMALL_GRID, Workload, named, resolve, small_grid, storage, table
 
 
-@pytest.mark.parametrize("workload", WORKLOADS.values(), ids=list(WORKLOADS))
+@pytest.mark.parametrize("workload", table().values(), ids=list(table()))
 def test_every_workload_is_named_sourced_and_consistent(workload: Workload) -> None:
     s = workload.sizes
-    assert WORKLOADS[workload.name] is workload
+    assert table()[workload.name] is workload
     assert "arXiv:" in workload.source or "(20" in workload.source
-    assert s["H"] % s["G"] == 0
+    assert workload_files.inconsistency(workload) is None
     assert all(size > 0 for size in s.values())
-    if workload.key_lengths is not None:
-        assert len(workload.key_lengths) == s["B"]
-        assert max(workload.key_lengths) <= s["K"]
 
 
 def test_a_causal_workload_means_the_same_under_both_alignments() -> None:
-    assert all(w.sizes["Q"] == w.sizes["K"] for w in WORKLOADS.values() if w.causal)
+    assert all(w.sizes["Q"] == w.sizes["K"] for w in table().values() if w.causal)
+
+
+def test_every_head_configuration_is_there() -> None:
+    sizes = [w.sizes for w in table().values()]
+    assert any(s["G"] == s["H"] for s in sizes)
+    assert any(1 < s["G"] < s["H"] for s in sizes)
+    assert any(1 == s["G"] < s["H"] for s in sizes)
+    assert any(s["D"] != s["E"] for s in sizes)
+    assert any(s["Q"] == 1 < s["K"] for s in sizes)
+    assert any(1 < s["Q"] != s["K"] for s in sizes)
+    options = [(w.causal, w.window, w.key_lengths, w.scale, w.softcap) for w in table().values()]
+    assert {causal for causal, *_ in options} == {True, False}
+    assert all(any(one[at] is not None for one in options) for at in range(1, 5))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -77,7 +86,7 @@ def test_backward_is_two_and_a_half_times_forward_where_key_and_value_sizes_agre
     assert both - forward == 5 * forward // 2
 
 
-@pytest.mark.parametrize("workload", WORKLOADS.values(), ids=list(WORKLOADS))
+@pytest.mark.parametrize("workload", table().values(), ids=list(table()))
 def test_the_work_of_any_workload_is_counted_without_its_memory(workload: Workload) -> None:
     outline = workload.outline("bfloat16")
     forward, both = work(outline, "forward"), work(outline, "forward+backward")
@@ -91,51 +100,123 @@ def test_the_outline_has_the_work_of_the_problem() -> None:
     assert work(workload.outline("float64"), "forward") == work(workload.problem("float64"), "forward")
 
 
-@st.composite
-def small_problems(draw: st.DrawFn) -> Problem:
-    """Every way in which a workload can say what is visible, on sizes that brute force can count."""
-    batch, kv_heads, group = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(1, 3))
-    queries, keys, size, value_size = (draw(st.integers(low, 9)) for low in (0, 0, 1, 1))
-    heads, side = kv_heads * group, st.none() | st.integers(0, 10)
-    lengths = st.lists(st.integers(0, keys), min_size=batch, max_size=batch)
-    given_lengths = draw(st.none() | lengths)
-    mask_shape = draw(
-        st.none() | st.sampled_from([(batch, heads, queries, keys), (1, 1, queries, keys), (queries, keys)])
-    )
-    numbers = np.random.default_rng(draw(st.integers(0, 99)))
-    return Problem(
-        query=np.zeros((batch, heads, queries, size), np.float32),
-        key=np.zeros((batch, kv_heads, keys, size), np.float32),
-        value=np.zeros((batch, kv_heads, keys, value_size), np.float32),
-        upstream=np.zeros((batch, heads, queries, value_size), np.float32),
-        causal=draw(st.booleans()),
-        window=draw(st.none() | st.tuples(side, side)),
-        key_lengths=None if given_lengths is None else np.array(given_lengths, np.int32),
-        mask=None if mask_shape is None else numbers.random(mask_shape) < 0.5,
-        causal_alignment=draw(st.sampled_from(["bottom-right", "top-left"])),
-    )
+# Files
 
 
-def counted_by_hand(problem: Problem) -> tuple[Work, Work]:
-    """Every visible pair and every touched number, one at a time, from the mask that the reference uses."""
-    s, seen = problem.sizes, problem.visible
-    forward = backward = 0
-    touched: set[tuple[str, int, int, int]] = set()
-    for b, h, _, j in zip(*np.nonzero(seen), strict=True):
-        forward += 2 * s["D"] + 2 * s["E"]
-        backward += 3 * 2 * s["D"] + 2 * 2 * s["E"]  # S, dQ, dK of size D; dP, dV of size E
-        touched |= {("key", b, h // problem.group, j), ("value", b, h // problem.group, j)}
-    rows = {"key": s["D"], "value": s["E"]}
-    masks = 0 if problem.mask is None else problem.mask.nbytes
-    read = 4 * sum(rows[name] for name, *_ in touched) + problem.query.nbytes + masks
-    output = 4 * s["B"] * s["H"] * s["Q"] * s["E"]
-    gradients = problem.query.nbytes + problem.key.nbytes + problem.value.nbytes
-    return Work(forward, read + output), Work(forward + backward, read + output + output + gradients)
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    return path
 
 
-@settings(max_examples=1000, deadline=None)
-@given(small_problems())
-def test_work_equals_brute_force(problem: Problem) -> None:
-    forward, both = counted_by_hand(problem)
-    assert work(problem, "forward") == forward
-    assert work(problem, "forward+backward") == both
+MINE = """
+heads = 6
+key_size = 32
+
+[mine]
+kv_heads = 2
+
+[mine.short]
+queries = [16, 32]
+
+[mine.long]
+queries = 1
+keys = 64
+batch = 2
+causal = false
+key_lengths = [64, 3]
+window = ["open", 5]
+softcap = 20
+source = "nowhere"
+"""
+
+
+def test_a_file_is_read_with_what_its_tables_inherit_and_its_series(tmp_path: Path) -> None:
+    text = MINE.replace('window = ["open", 5]\n', "")
+    short, other, long = workload_files.read(written(tmp_path, text))
+    common = {"heads": 6, "key_size": 32, "kv_heads": 2}
+    assert short == Workload(name="mine-short-16", source="mine.toml", queries=16, **common)
+    assert other == dataclasses.replace(short, name="mine-short-32", queries=32)
+    assert long == Workload(name="mine-long", source="nowhere", queries=1, keys=64, batch=2, causal=False,
+                            key_lengths=(64, 3), softcap=20.0, **common)  # fmt: skip
+
+
+def test_the_sides_of_a_window_may_be_open(tmp_path: Path) -> None:
+    (one,) = workload_files.read(written(tmp_path, f'[w]\n{LEAST}\nwindow = ["open", 5]'))
+    assert one.window == (None, 5)
+    assert one.options == "window open .. 5"
+
+
+LEAST = "heads = 4\nqueries = 8\nkey_size = 2"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[w]\nheads = 4\nqueries = 8", "table [w]: key_size is missing"),
+        (f"[w]\n{LEAST}\nhead_count = 4", "table [w]: unknown key 'head_count'"),
+        (f"[w]\n{LEAST}\nkv_head = 2", "Did you mean 'kv_heads'?"),
+        (f"[w]\n{LEAST}\nname = 'x'", "unknown key 'name'"),
+        (f"[w]\n{LEAST}\nbatch = 0", "table [w]: batch = 0: Expected int >= 1"),
+        (f"[w]\n{LEAST}\nkeys = 'many'", "keys = 'many': Expected int | null, got str"),
+        (f"[w]\n{LEAST}\nkeys = true", "keys = true: Expected int | null, got bool"),
+        (f"[w]\n{LEAST}\nkeys = [8, -1]", "keys = -1: Expected int >= 1"),
+        (f"[w]\n{LEAST}\ncausal = 1", "causal = 1: Expected bool, got int"),
+        (f"[w]\n{LEAST}\nwindow = 5", "window = 5: Expected array | null, got int"),
+        (f"[w]\n{LEAST}\nwindow = [1, -2]", "window = [1, -2]: Expected int >= 0"),
+        (f"[w]\n{LEAST}\nwindow = [1]", "window = [1]: Expected array of length 2"),
+        (f"[w]\n{LEAST}\nscale = 0", "scale = 0: Expected float > 0.0"),
+        (f"[w]\n{LEAST}\nkv_heads = 3", "heads = 4 is not a multiple of kv_heads = 3"),
+        (f"[w]\n{LEAST}\nkey_lengths = [8, 8]", "key_lengths has 2 entries for batch = 1"),
+        (f"[w]\n{LEAST}\nkey_lengths = [9]", "key_lengths has 9, and there are 8 keys"),
+        (f"[w]\n{LEAST}\nkeys = 9", "means two things"),
+        (f"[w]\n{LEAST}\nkeys = 9\ncausal = false\nwindow = [1, 1]", "means two things"),
+        (f"['a b']\n{LEAST}", "a name has letters, digits"),
+        (f"[w-8]\n{LEAST}\n[w]\nheads = 4\nkey_size = 2\nqueries = [8]", "two workloads are called 'w-8'"),
+        (LEAST, "has no workload"),
+        ("[w", "is no TOML file"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_said_with_its_place(tmp_path: Path, text: str, said: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(UsageError) as caught:
+        workload_files.read(path)
+    assert said in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_the_example_shows_every_key() -> None:
+    path = workload_files.folder() / workload_files.EXAMPLE
+    found = {one.name: one for one in workload_files.read(path)}
+    fields = {field.name: field.default for field in dataclasses.fields(Workload)}
+    shown = {key for one in found.values() for key in fields if getattr(one, key) != fields[key]}
+    assert shown == set(fields)
+    assert not set(found) & set(table())
+    assert "Workload" not in path.read_text()  # it is for people who read no code
+    for one in found.values():
+        assert work(one.outline("float32"), "forward").flops > 0
+
+
+def test_names_patterns_and_files_are_resolved_in_order_and_once(tmp_path: Path) -> None:
+    path = written(tmp_path, f"[w]\n{LEAST}")
+    found = [one.name for one in resolve(["gpt2*", str(path), "bert-base", "gpt2-small"])]
+    assert found == ["gpt2-small", "gpt2-xl", "w", "bert-base"]
+
+
+def test_what_cannot_be_resolved_says_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no workload is called like 'gpt9\\*'"):
+        resolve(["gpt9*"])
+    with pytest.raises(UsageError, match="Did you mean 'bert-base'"):
+        resolve(["bert-bas"])
+    with pytest.raises(UsageError, match="No such file"):
+        resolve([str(tmp_path / "none.toml")])
+    other = written(tmp_path, f"[bert-base]\n{LEAST}")
+    with pytest.raises(UsageError, match="two different workloads are called 'bert-base'"):
+        resolve(["bert-base", str(other)])
+
+
+def test_scale_and_soft_cap_reach_the_problem() -> None:
+    problem = named("gemma2-27b-global").outline("float32")
+    assert problem.options["softcap"] == 50.0
+    assert problem.options["scale"] == pytest.approx(144**-0.5)
+    assert named("gemma2-27b-global").options == "scale 0.0833333; softcap 50"

@@ -15,7 +15,7 @@ from qkverify.errors import UsageError
 from qkverify.results import Ceiling, Direction, Record, RunStart, Timing, Verdict, Writer, of_kind, read
 from qkverify.timing import run_grid
 from qkverify.verification import Cell, check_cells, plan
-from qkverify.workloads import named, small_grid
+from qkverify.workloads import resolve, small_grid
 
 PASSES: dict[str, Direction] = {"forward": "forward", "backward": "backward", "both": "forward+backward"}
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -48,7 +48,7 @@ def run(asked: Asked, path: Path) -> Found:
     """Check and time what was asked for, appending to `path`. Raises UsageError where nothing of it exists."""
     seconds = seconds_of(asked.budget)
     directions = tuple(_pass(name) for name in asked.passes) or DIRECTIONS
-    cases = [named(name) for name in asked.workloads]
+    cases = resolve(asked.workloads) if asked.workloads else []
     planned = plan(asked.targets, asked.devices, asked.dtypes)
     cells = [cell for cell in planned.cells if cell.implementation.operation == "attention"]
     if not cells:

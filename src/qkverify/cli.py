@@ -100,11 +100,13 @@ def verify(
 
 
 @app.command("list")
-def list_(what: Annotated[str, typer.Argument(help="implementations or laws")] = "implementations") -> None:
-    """What there is: implementations with what they offer, or the laws with their sentences."""
+def list_(
+    what: Annotated[str, typer.Argument(help="implementations, laws or workloads")] = "implementations",
+) -> None:
+    """What there is: implementations with what they offer, laws with their sentences, or workloads with their sizes."""
     from qkverify import screen
 
-    pages = {"implementations": screen.implementations, "laws": screen.laws}
+    pages = {"implementations": screen.implementations, "laws": screen.laws, "workloads": screen.workloads}
     if what not in pages:
         raise UsageError.unknown("list", what, pages)
     pages[what]()

@@ -5,12 +5,18 @@ it would add the launch of every kernel. The events clock measures on the device
 stream. Two things would spoil that, and both are kept out of the measured part:
 
 launch gaps   A stream that waits for the host between kernels shows the host's speed. So the stream is first
-held by
-              a delay kernel while everything is queued behind it. Whether the queue stayed full is checked
+              held by a delay kernel while everything is queued behind it. Whether the queue stayed full is checked
               (the first event must not have passed when the last call is queued); if it ran dry the delay is
               doubled and the sample taken again. A call that itself waits for the device can never be queued:
               after a few doublings its time is taken with its gaps, which are then its own.
 warm cache    Before every call a buffer of twice the L2 cache is overwritten.
+
+Which state the cache is in is part of what is measured, so every clock says it: `cache` is "cold" or "hot". Events
+are cold unless asked otherwise, the host's clock is hot: repeated calls find on a CPU what the last one left.
+Asked for cold, the host's clock touches twice the last-level cache before every call, outside of the
+measured part. That costs milliseconds each time; calls that take turns on several copies of their inputs
+(`rotating`) need no flush, and a hot clock then sees cold data. The ugly spot: on a CPU the second-level
+caches of cores that the flush did not run on keep what they have.
 
 The CUDA part works on a small `Stream` interface, so that its logic is tested without a GPU.
 """
@@ -18,14 +24,26 @@ The CUDA part works on a small `Stream` interface, so that its logic is tested w
 from __future__ import annotations
 
 import gc
+import itertools
+import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Protocol
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal, NamedTuple, Protocol
 
+import numpy as np
+
+from qkverify.errors import UsageError
 from qkverify.results import Clock as ClockName
 
 Call = Callable[[], Any]
+Cache = Literal["cold", "hot"]
+FLUSH_MULTIPLE = 2  # of the cache: pseudo-random replacement leaves some of a flush of its very size
+WARM_ROW, STEADY = 10, 0.01  # see `warm_up`
+SYSTEM_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 class Clock(Protocol):
@@ -33,29 +51,51 @@ class Clock(Protocol):
 
     name: ClockName
 
+    @property
+    def cache(self) -> Cache: ...
+
     def sample(self, call: Call, repeats: int = 1) -> float: ...
 
     def resolution_seconds(self) -> float: ...
 
 
 class HostClock:
-    """`time.perf_counter` around calls; `wait` is given the last result and returns when its work is done."""
+    """`time.perf_counter` around calls; `wait` is given the last result and returns when its work is done.
+
+    With `evict`, which empties the cache, it is called before every call and every call is timed by itself.
+    """
 
     name: ClockName = "host"
 
     def __init__(
-        self, wait: Callable[[Any], None] = lambda result: None, now: Callable[[], float] = time.perf_counter
+        self,
+        wait: Callable[[Any], None] = lambda result: None,
+        now: Callable[[], float] = time.perf_counter,
+        evict: Callable[[], object] | None = None,
     ) -> None:
-        self._wait, self._now = wait, now
+        self._wait, self._now, self._evict = wait, now, evict
+
+    @property
+    def cache(self) -> Cache:
+        return "hot" if self._evict is None else "cold"
 
     def sample(self, call: Call, repeats: int = 1) -> float:
+        if self._evict is None:
+            return self._row(call, repeats) / repeats
+        seconds = 0.0
+        for _ in range(repeats):
+            self._evict()
+            seconds += self._row(call, 1)
+        return seconds / repeats
+
+    def _row(self, call: Call, repeats: int) -> float:
         self._wait(None)
         with _no_collection():
             start = self._now()
             for _ in range(repeats):
                 result = call()
             self._wait(result)
-            return (self._now() - start) / repeats
+            return self._now() - start
 
     def resolution_seconds(self) -> float:
         """The smallest step that the clock was seen to make."""
@@ -97,13 +137,13 @@ class Stream(Protocol):
 
 
 class EventsClock:
-    """Events around every call, the queue kept full, the cache flushed; `starved` samples ran dry."""
+    """Events around every call, the queue kept full, the cache flushed if cold; `starved` samples ran dry."""
 
     name: ClockName = "events"
     LONGEST_HOLD_SECONDS = 0.5
 
-    def __init__(self, stream: Stream, hold_seconds: float = 0.001) -> None:
-        self._stream, self._hold_seconds = stream, hold_seconds
+    def __init__(self, stream: Stream, hold_seconds: float = 0.001, cache: Cache = "cold") -> None:
+        self._stream, self._hold_seconds, self.cache = stream, hold_seconds, cache
         self.starved = 0
 
     def sample(self, call: Call, repeats: int = 1) -> float:
@@ -123,7 +163,8 @@ class EventsClock:
         with _no_collection():
             stream.hold(self._hold_seconds)
             for _ in range(repeats):
-                stream.flush()
+                if self.cache == "cold":
+                    stream.flush()
                 start = stream.mark()
                 call()
                 marks.append((start, stream.mark()))
@@ -146,7 +187,7 @@ class CudaStream:
 
         self._cuda: Any = torch.cuda
         cache_bytes = torch.cuda.get_device_properties().L2_cache_size
-        self._buffer = torch.empty(2 * cache_bytes, dtype=torch.int8, device="cuda")
+        self._buffer = torch.empty(FLUSH_MULTIPLE * cache_bytes, dtype=torch.int8, device="cuda")
         self._cycles_per_second = self._measure_cycles()
 
     def synchronise(self) -> None:
@@ -185,16 +226,90 @@ class CudaEvent:
         return bool(self.event.query())
 
 
-def clock_for(arrays: str, device: str, synchronise: Callable[[str], None]) -> Clock:
-    """Events for torch on CUDA, else the host's clock: JAX has no events, its arrays are waited for."""
+def clock_for(
+    arrays: str, device: str, synchronise: Callable[[str], None], cache: Cache | None = None
+) -> Clock:
+    """Events for torch on CUDA, else the host's clock: JAX has no events, its arrays are waited for.
+
+    Without `cache`, events are cold and the host's clock is hot. Raises UsageError where a cold cache is asked
+    for and nothing is known of how large it is.
+    """
     if arrays == "torch" and device == "cuda":
-        return EventsClock(CudaStream())
+        return EventsClock(CudaStream(), cache=cache or "cold")
 
     def wait(result: Any) -> None:
         block_until_ready(result)
         synchronise(device)
 
-    return HostClock(wait)
+    return HostClock(wait, evict=_eviction(arrays, device) if cache == "cold" else None)
+
+
+def _eviction(arrays: str, device: str) -> Callable[[], object]:
+    """Reads and writes a buffer of twice the last-level cache, with the framework's own threads."""
+    size = cache_bytes() if device == "cpu" else None
+    if size is None:
+        raise UsageError(
+            f"the size of the cache is not known for {arrays} on {device}, so it cannot be made cold"
+        )
+    buffer = np.zeros(FLUSH_MULTIPLE * size, np.uint8)
+    if arrays == "torch":
+        import torch
+
+        tensor = torch.from_numpy(buffer)
+        return partial(tensor.add_, 1)
+    return partial(np.add, buffer, 1, out=buffer)
+
+
+def cache_bytes(caches: Path = SYSTEM_CACHES) -> int | None:
+    """The largest cache of the first core, in bytes; None where the system does not tell."""
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    sizes = []
+    for file in caches.glob("index*/size"):
+        text = file.read_text().strip()
+        with suppress(ValueError):
+            sizes.append(int(text.rstrip("KMG")) * units.get(text[-1:], 1))
+    return max(sizes, default=None)
+
+
+def rotating(make: Callable[[], Call], footprint_bytes: int, cached_bytes: int) -> Call:
+    """A call that takes turns on copies of its inputs, so many that none is in the cache when its turn comes again.
+
+    `make` gives a call on inputs of its own, `footprint_bytes` is what one of them touches. The alternative to
+    flushing where calls are short: nothing is done between them.
+    """
+    copies = 1 + math.ceil(FLUSH_MULTIPLE * cached_bytes / max(1, footprint_bytes))
+    turns = itertools.cycle([make() for _ in range(copies)])
+    return lambda: next(turns)()
+
+
+class WarmUp(NamedTuple):
+    """Whether the samples became `steady`, and all of them in seconds."""
+
+    steady: bool
+    samples: list[float]
+
+
+def warm_up(
+    clock: Clock,
+    call: Call,
+    *,
+    least_seconds: float = 0.5,
+    most_seconds: float = 5.0,
+    now: Callable[[], float] = time.perf_counter,
+) -> WarmUp:
+    """Make calls until the last ten differ from the ten before them by less than 1 % in the median.
+
+    1 % is the width within which two halves of an A/A control must agree. At least `least_seconds`: a GPU that
+    was idle raises its clocks in steps, and looks steady between two of them.
+    """
+    start, samples = now(), list[float]()
+    while now() - start < most_seconds:
+        samples.append(clock.sample(call))
+        if len(samples) >= 2 * WARM_ROW and now() - start >= least_seconds:
+            before, last = samples[-2 * WARM_ROW : -WARM_ROW], samples[-WARM_ROW:]
+            if abs(median(last) - median(before)) <= STEADY * median(last):
+                return WarmUp(True, samples)
+    return WarmUp(False, samples)
 
 
 def block_until_ready(result: Any) -> None:

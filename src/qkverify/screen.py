@@ -15,6 +15,7 @@ from qkverify.laws import Law
 from qkverify.power import summary
 from qkverify.results import Planted, Verdict
 from qkverify.verification import Cell, Plan, conventions_of, law_book
+from qkverify.workloads import table as workload_table
 
 console = Console(highlight=False, soft_wrap=True)
 BROKEN = ("failed", "crashed", "timed out", "error")
@@ -158,6 +159,14 @@ def laws() -> None:
         console.print(
             f"[bold]{law.family}[/bold] {law.name}{needs}\n    {law.sentence}\n    [dim]{law.source}[/dim]"
         )
+
+
+def workloads() -> None:
+    """Every workload that is shipped: its sizes by their letters, what is visible, and its source."""
+    for one in workload_table().values():
+        sizes = " ".join(f"{letter}={size}" for letter, size in one.sizes.items())
+        options = "; ".join(words for words in ("causal" if one.causal else "", one.options) if words)
+        console.print(f"[bold]{one.name:24}[/bold] {sizes}  {options}\n    [dim]{one.source}[/dim]")
 
 
 def doctor() -> None:

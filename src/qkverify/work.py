@@ -7,12 +7,15 @@ products per pair: the scores again (2 D), dP = dO V' (2 E), dV = P' dO (2 E), d
 Exponentials are not counted, and a kernel that computes invisible pairs gets no credit for them.
 
 Bytes. Every input number that any visible pair needs, read once, and every output number, written once: the
-traffic of an ideal kernel with an endless cache. Key and value rows that no query sees are not counted as
-read.
+traffic of an ideal kernel with an endless cache, in which a backward pass finds what forward read. Key and
+value rows that no query sees are not counted as read, nor are the queries (and their upstream gradients) that
+see no key. What says what is visible is read whole: a mask, a bias, key lengths; so are ALiBi's slopes and
+sinks. An axis of stride zero is one row of memory, however long it claims to be.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -29,10 +32,17 @@ class Work(NamedTuple):
 
 
 class Visibility(NamedTuple):
-    """Visible (query, key) `pairs` over batch and query heads; key `rows` seen over batch and kv heads."""
+    """Visible (query, key) `pairs` and `queries` that see any key, over batch and query heads; `keys` that are seen by
+    any query, over batch and kv heads."""
 
     pairs: int
-    rows: int
+    queries: int
+    keys: int
+
+
+# Inputs that are read whole, whatever they hide.
+SELECTING = ("mask", "bias", "key_lengths", "alibi_slopes", "sinks")
+LSE_BYTES = 4  # at least float32, in half precision too
 
 
 def work(problem: Problem, direction: Direction) -> Work:
@@ -41,16 +51,16 @@ def work(problem: Problem, direction: Direction) -> Work:
     "backward" alone moves as many bytes as both: it reads the output that forward writes.
     """
     s, seen = problem.sizes, visibility(problem)
-    item = problem.query.dtype.itemsize
-    query_side = s["B"] * s["H"] * s["Q"] * item
-    extras = sum(array.nbytes for array in (problem.mask, problem.bias) if array is not None)
-    flops = 0 if direction == "backward" else seen.pairs * 2 * (s["D"] + s["E"])
-    moved = query_side * (s["D"] + s["E"]) + seen.rows * (s["D"] + s["E"]) * item + extras
+    item, width = problem.query.dtype.itemsize, s["D"] + s["E"]
+    rows = s["B"] * s["H"] * s["Q"]
+    flops = 0 if direction == "backward" else seen.pairs * 2 * width
+    numbers = seen.queries * s["D"] + seen.keys * width + rows * s["E"]
     if direction != "forward":
         flops += seen.pairs * (6 * s["D"] + 4 * s["E"])
-        # dO read, dQ written, and dK and dV written whole: rows that nobody sees get zeros
-        moved += query_side * (s["D"] + s["E"]) + s["B"] * s["G"] * s["K"] * (s["D"] + s["E"]) * item
-    return Work(flops, moved)
+        # dO read; dQ, dK and dV written whole: rows that see nothing, or that nobody sees, get zeros
+        numbers += seen.queries * s["E"] + rows * s["D"] + s["B"] * s["G"] * s["K"] * width
+    extras = sum(_unique_bytes(getattr(problem, name)) for name in SELECTING)
+    return Work(flops, numbers * item + extras + (rows * max(item, LSE_BYTES) if problem.return_lse else 0))
 
 
 def visibility(problem: Problem) -> Visibility:
@@ -60,12 +70,13 @@ def visibility(problem: Problem) -> Visibility:
     s = problem.sizes
     first, stop = key_ranges(problem)
     lengths = np.full(s["B"], s["K"]) if problem.key_lengths is None else np.asarray(problem.key_lengths)
-    pairs = rows = 0
-    for length in lengths.tolist():
+    pairs = queries = keys = 0
+    for length, times in zip(*np.unique(lengths, return_counts=True), strict=True):
         ends = np.minimum(stop, length)
-        pairs += int(np.maximum(ends - first, 0).sum())
-        rows += _covered(first, ends, s["K"])
-    return Visibility(pairs * s["H"], rows * s["G"])
+        pairs += int(np.maximum(ends - first, 0).sum()) * int(times)
+        queries += int((ends > first).sum()) * int(times)
+        keys += _covered(first, ends, s["K"]) * int(times)
+    return Visibility(pairs * s["H"], queries * s["H"], keys * s["G"])
 
 
 def key_ranges(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
@@ -92,4 +103,12 @@ def _covered(first: np.ndarray, stop: np.ndarray, keys: int) -> int:
 def _from_mask(visible: np.ndarray, kv_heads: int) -> Visibility:
     batch, heads, queries, keys = visible.shape
     groups = visible.reshape(batch, kv_heads, heads // max(kv_heads, 1) * queries, keys)
-    return Visibility(int(visible.sum()), int(groups.any(axis=2).sum()))
+    return Visibility(int(visible.sum()), int(visible.any(axis=-1).sum()), int(groups.any(axis=2).sum()))
+
+
+def _unique_bytes(array: np.ndarray | None) -> int:
+    """The memory that an array is a view of, as far as strides of zero tell."""
+    if array is None:
+        return 0
+    lengths = (length for length, step in zip(array.shape, array.strides, strict=True) if step or not length)
+    return int(math.prod(lengths) * array.itemsize)

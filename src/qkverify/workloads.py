@@ -1,22 +1,33 @@
 """Named cases to time: the shapes of attention in models that people run, each with its source.
 
-A workload is data: sizes, what is visible, and where the numbers come from. Adding one is adding one entry to
-`WORKLOADS`; everything that times, counts or reports iterates that table. Sizes are those of one attention
-layer; the batch is small, so that a case runs on a laptop's CPU and is still the model's shape.
+A workload is data: sizes, what is visible, and where the numbers come from. The table stands in TOML files,
+`benchmarks/workloads/<family>.toml`, which `workload_files` reads: adding one edits no code, and a file of a
+user's own is as good as those. Everything that times, counts or reports iterates that table. Sizes are those
+of one attention layer; the batch is small, so that a case runs on a laptop's CPU and is still the model's
+shape.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from fnmatch import fnmatchcase
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Annotated
 
 import ml_dtypes
+import msgspec
 import numpy as np
 
 from qkverify.contract import DTYPES
 from qkverify.errors import UsageError
 from qkverify.problems import Problem
+
+# A file is checked against these, so a field that is added here is checked there.
+Size = Annotated[int, msgspec.Meta(ge=1)]
+Length = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,16 +36,18 @@ class Workload:
 
     name: str
     source: str
-    heads: int
-    queries: int
-    key_size: int
-    batch: int = 1
-    kv_heads: int | None = None
-    keys: int | None = None
-    value_size: int | None = None
+    heads: Size
+    queries: Size
+    key_size: Size
+    batch: Size = 1
+    kv_heads: Size | None = None
+    keys: Size | None = None
+    value_size: Size | None = None
     causal: bool = True
-    window: tuple[int | None, int | None] | None = None
-    key_lengths: tuple[int, ...] | None = None
+    window: tuple[Length | None, Length | None] | None = None
+    key_lengths: tuple[Length, ...] | None = None
+    scale: Positive | None = None
+    softcap: Positive | None = None
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -58,6 +71,7 @@ class Workload:
             )
         if self.key_lengths is not None:
             words.append("key lengths " + ", ".join(map(str, self.key_lengths)))
+        words += [f"{n} {getattr(self, n):g}" for n in ("scale", "softcap") if getattr(self, n) is not None]
         return "; ".join(words)
 
     def problem(self, dtype: str, *, seed: int = 0) -> Problem:
@@ -83,6 +97,8 @@ class Workload:
             causal=self.causal,
             window=self.window,
             key_lengths=None if self.key_lengths is None else np.array(self.key_lengths, np.int32),
+            scale=self.scale,
+            softcap=self.softcap,
         )
 
 
@@ -92,46 +108,6 @@ def storage(dtype: str) -> np.dtype[np.generic]:
         raise UsageError.unknown("dtype", dtype, DTYPES)
     return np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
 
-
-_VASWANI = "Attention Is All You Need, arXiv:1706.03762, table 3: h = 8, d_k = d_v = 64"
-_GPT2 = "Language Models are Unsupervised Multitask Learners (2019), table 2: width 768, context 1024"
-_BERT = "BERT, arXiv:1810.04805, section 3 (base): 12 heads of 64, 512 tokens"
-_VIT = "ViT, arXiv:2010.11929, table 1 (base): 12 heads of 64; 14 x 14 patches and one class token"
-_WHISPER = "Whisper, arXiv:2212.04356, table 1 (large): 20 heads of 64; 1500 audio frames, 448 tokens"
-_LLAMA3 = "The Llama 3 Herd of Models, arXiv:2407.21783, table 3 (8B): 32 heads, 8 key/value heads of 128"
-_MISTRAL = "Mistral 7B, arXiv:2310.06825, table 1: 32 heads, 8 key/value heads of 128, window 4096"
-_DEEPSEEK = "DeepSeek-V2, arXiv:2405.04434, appendix (Lite): 16 heads, keys of 128 + 64, values of 128"
-
-
-def _base(length: int) -> Workload:
-    return Workload(name=f"transformer-base-{length}", heads=8, key_size=64, queries=length, source=_VASWANI)
-
-
-# One query over everything before it sees all keys: as causal aligned bottom-right, and not as aligned
-# top-left. So decoding is written without `causal`, and means the same in every library.
-_CASES = (
-    *(_base(length) for length in (128, 256, 512, 1024, 2048, 4096)),
-    Workload(name="gpt2-small", source=_GPT2, heads=12, key_size=64, queries=1024),
-    Workload(name="bert-base", source=_BERT, heads=12, key_size=64, queries=512, causal=False),
-    Workload(name="bert-base-padded", source=_BERT + "; a batch of unequal sentences, padded", batch=4,
-             heads=12, key_size=64, queries=512, causal=False, key_lengths=(512, 384, 128, 17)),
-    Workload(name="vit-base-16", source=_VIT, batch=4, heads=12, key_size=64, queries=197, causal=False),
-    Workload(name="whisper-large-encoder", source=_WHISPER, heads=20, key_size=64, queries=1500,
-             causal=False),
-    Workload(name="whisper-large-cross", source=_WHISPER, heads=20, key_size=64, queries=448, keys=1500,
-             causal=False),
-    Workload(name="llama3-8b-prefill", source=_LLAMA3, heads=32, kv_heads=8, key_size=128, queries=4096),
-    Workload(name="llama3-8b-decode", source=_LLAMA3, heads=32, kv_heads=8, key_size=128, queries=1,
-             keys=8192, causal=False),
-    Workload(name="llama3-8b-decode-128k", source=_LLAMA3 + "; context of 128K tokens", heads=32, kv_heads=8,
-             key_size=128, queries=1, keys=131072, causal=False),
-    Workload(name="mistral-7b-window", source=_MISTRAL, heads=32, kv_heads=8, key_size=128, queries=8192,
-             window=(4095, 0)),
-    Workload(name="deepseek-v2-lite-prefill", source=_DEEPSEEK, heads=16, key_size=192, value_size=128,
-             queries=2048),
-)  # fmt: skip
-
-WORKLOADS: dict[str, Workload] = {case.name: case for case in _CASES}
 
 # What a machine of each kind times when nothing is asked for: from short to long, so that a short budget ends
 # in the long cases, and a few minutes suffice.
@@ -145,14 +121,57 @@ SMALL_GRID: dict[str, tuple[str, ...]] = {
 }
 
 
+@cache
+def table() -> dict[str, Workload]:
+    """Every workload that is shipped, by its name."""
+    from qkverify.workload_files import shipped
+
+    return {one.name: one for one in shipped()}
+
+
+def __getattr__(name: str) -> dict[str, Workload]:
+    if name == "WORKLOADS":  # read when it is first asked for
+        return table()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def named(name: str) -> Workload:
     """The workload called `name`. Raises UsageError naming what exists and what is nearest."""
     try:
-        return WORKLOADS[name]
+        return table()[name]
     except KeyError:
-        raise UsageError.unknown("workload", name, WORKLOADS) from None
+        raise UsageError.unknown("workload", name, table()) from None
+
+
+def resolve(asked: Sequence[str]) -> list[Workload]:
+    """The workloads that are meant by names, patterns (`gpt2*`) and paths of TOML files, in that order, each once.
+
+    Raises UsageError for a name, pattern or file that gives none, for a file that is wrong, and where two
+    different workloads have one name: results go by the name.
+    """
+    found: dict[str, Workload] = {}
+    for name in asked:
+        for one in _meant(name):
+            if found.setdefault(one.name, one) != one:
+                raise UsageError(
+                    f"two different workloads are called {one.name!r}; {name} has the second one"
+                )
+    return list(found.values())
+
+
+def _meant(name: str) -> list[Workload]:
+    if name.endswith(".toml"):
+        from qkverify.workload_files import read
+
+        return read(Path(name))
+    if not set(name) & set("*?["):
+        return [named(name)]
+    found = [one for one in table().values() if fnmatchcase(one.name, name)]
+    if not found:
+        raise UsageError(f"no workload is called like {name!r}\n  workloads: {', '.join(sorted(table()))}")
+    return found
 
 
 def small_grid(device: str) -> list[Workload]:
     """The cases of the small grid of `device`, from short to long."""
-    return [WORKLOADS[name] for name in SMALL_GRID[device]]
+    return [named(name) for name in SMALL_GRID[device]]
