@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -186,6 +187,25 @@ def test_a_case_that_lacks_a_control_is_not_judged_where_others_have_one() -> No
     assert compare(*one, [control(1.0, 0.999, 1.001)]).word == "slower"
     elsewhere = Control("another", "mine", "cpu", "float32", 1.0, 0.999, 1.001)
     assert compare(*one, [elsewhere]).word == "undecided"
+
+
+def test_disturbed_rounds_do_not_count_while_enough_are_left() -> None:
+    def marked(seconds: list[float], disturbed: list[int]) -> Timing:
+        return msgspec.structs.replace(timing(seconds), disturbed=disturbed)
+
+    mine, other = marked([2.0, 2.0, 2.0, 9.0], [3]), marked([1.0] * 4, [])
+    assert statistics.calm(mine) == [2.0] * 3
+    assert compare(mine, other).rounds == 3
+    assert compare(other, mine).rounds == 3
+    few = marked([2.0, 2.0, 9.0, 9.0], [2, 3])
+    assert statistics.calm(few) == few.seconds
+    assert compare(few, other).rounds == 4
+
+
+def test_each_process_has_its_own_rounds_left() -> None:
+    both = msgspec.structs.replace(timing([1.0] * 8), processes=[0] * 4 + [1] * 4, disturbed=[0, 4, 5])
+    _, _, processes = statistics.paired(both, both)
+    assert processes == [0] * 3 + [1] * 4
 
 
 def test_medians_and_means() -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from qkverify import (
 from qkverify.cells import Cell
 from qkverify.contract import DTYPES, Implementation, describe
 from qkverify.errors import UnsupportedCase
+from qkverify.nvml import Reading
 from qkverify.results import Ceiling, Control, Timing, Verdict
 from qkverify.runs import Run
 from qkverify.sampling import Plan, Subject
@@ -86,6 +87,29 @@ class FakeTime:
 
     def subject(self, name: str, seconds: float) -> Subject:
         return Subject(self.call(name, seconds), clocks.HostClock(now=self.now))
+
+
+class FakeMonitor:
+    """Says of each round in turn whether the device was held back."""
+
+    def __init__(self, held_back: Sequence[bool]) -> None:
+        self.left, self.open = list(held_back), False
+
+    def before(self) -> None:
+        assert not self.open
+        self.open = True
+
+    def after(self) -> Reading:
+        assert self.open
+        self.open = False
+        held = self.left.pop(0) if self.left else False
+        return Reading(1.0, ("power cap",) if held else (), mhz=1000.0 + len(self.left), watts=300.0)
+
+
+@pytest.fixture(autouse=True)
+def nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The times here are made up, and what this machine does meanwhile must not mark them."""
+    monkeypatch.setattr(measurement, "_monitor", lambda device: None)
 
 
 # Clocks
@@ -277,6 +301,33 @@ def test_a_subject_without_room_says_how_long_it_takes() -> None:
     assert found["slow"].reason == "the time budget had no room for 3 calls of about 4 s"
 
 
+def test_a_round_in_which_the_device_was_held_back_is_marked_and_taken_again() -> None:
+    time, watch = FakeTime(), sampling.Watch(FakeMonitor([False, True, False, True, True]))
+    subjects = {name: time.subject(name, 0.01) for name in "ab"}
+    plans = dict.fromkeys(subjects, Plan(1, 0.01))
+    found = sampling.interleave(
+        subjects, budget_seconds=9, plans=plans, most_rounds=5, now=time.now, watch=watch
+    )
+    assert watch.marks == dict.fromkeys((1, 3, 4), ("power cap",))
+    assert found["a"].rounds == found["b"].rounds == list(range(8))
+
+
+def test_rounds_are_not_taken_again_for_ever_nor_beyond_the_budget() -> None:
+    for budget, most in ((9.0, 10), (0.11, 6)):
+        time, watch = FakeTime(), sampling.Watch(FakeMonitor([True] * 99))
+        plans = {"a": Plan(1, 0.01)}
+        found = sampling.interleave(
+            {"a": time.subject("a", 0.02)},
+            budget_seconds=budget,
+            plans=plans,
+            most_rounds=5,
+            now=time.now,
+            watch=watch,
+        )
+        assert len(found["a"].rounds) <= most
+        assert len(watch.marks) == len(found["a"].rounds)
+
+
 # Measuring a group
 
 
@@ -310,6 +361,22 @@ def test_a_group_is_measured_with_its_fastest_cell_standing_twice() -> None:
     assert found.control.implementation == "fast"
     assert found.control.ratio == pytest.approx(1.0)
     assert found.call_seconds[group[0]] == pytest.approx(0.02)
+
+
+def test_what_held_the_device_back_is_counted_and_its_rounds_are_marked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(measurement, "_monitor", lambda device: FakeMonitor([True, False, True]))
+    found = measurement.measure(
+        [cell("mine")], budget_seconds=9.0, most_rounds=4, prepare=prepared_from(FakeTime(), {"mine": 0.01})
+    )
+    assert found.timings[0].disturbed == [0, 2]
+    assert found.twin is not None
+    assert found.twin.disturbed == [0, 2]
+    seen = found.conditions
+    assert seen is not None
+    assert (seen.rounds, seen.disturbed) == (6, {"power cap": 2})
+    assert (seen.mhz_low, seen.mhz_high, seen.watts, seen.celsius) == (1000.0, 1002.0, 300.0, None)
 
 
 def test_only_verified_cells_are_called() -> None:

@@ -157,12 +157,8 @@ def _needs(cell: Cell) -> set[str]:
         "causal": workload.causal,
         "window": workload.window is not None,
         "key_lengths": workload.key_lengths is not None,
-<<<<<<< HEAD
-        "gradients": cell.direction in BACKWARD,
-=======
         "scale": workload.scale is not None,
         "softcap": workload.softcap is not None,
-        "gradients": cell.direction == "forward+backward",
->>>>>>> wt-devices
+        "gradients": cell.direction in BACKWARD,
     }
     return {name for name, is_used in used.items() if is_used}

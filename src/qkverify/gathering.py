@@ -16,7 +16,7 @@ import numpy as np
 
 from qkverify.cells import Cell
 from qkverify.measurement import Measured, control_of
-from qkverify.results import Control, Timing
+from qkverify.results import Conditions, Control, Timing
 from qkverify.sampling import FEWEST_ROUNDS
 from qkverify.statistics import QUIET, paired
 
@@ -34,6 +34,7 @@ class Gathered:
         self.cells = list(cells)
         self.timings: list[Timing] = []
         self.twin: Timing | None = None
+        self.conditions: list[Conditions] = []
         self._seconds_per_round = 0.0
 
     @property
@@ -70,6 +71,8 @@ class Gathered:
             by_name = {timing.implementation: timing for timing in fresh}
             self.timings = [_joined(t, by_name.get(t.implementation)) for t in self.timings]
             self.twin = None if self.twin is None else _joined(self.twin, twin)
+        if found.conditions is not None:
+            self.conditions.append(msgspec.structs.replace(found.conditions, process=process))
         taken = self.rounds - before
         self._seconds_per_round = found.wall_seconds / taken if taken else self._seconds_per_round
 
@@ -119,6 +122,7 @@ def _placed(timing: Timing, first_round: int, process: int) -> Timing:
     return msgspec.structs.replace(
         timing,
         rounds=[first_round + number for number in timing.rounds],
+        disturbed=[first_round + number for number in timing.disturbed],
         processes=[process] * len(timing.seconds),
     )
 
@@ -129,13 +133,14 @@ def _joined(one: Timing, more: Timing | None) -> Timing:
         return one
     if not more.seconds:
         return msgspec.structs.replace(
-            one, seconds=[], rounds=[], processes=[], verified=False, reason=more.reason
+            one, seconds=[], rounds=[], processes=[], disturbed=[], verified=False, reason=more.reason
         )
     return msgspec.structs.replace(
         one,
         seconds=one.seconds + more.seconds,
         rounds=one.rounds + more.rounds,
         processes=one.processes + more.processes,
+        disturbed=one.disturbed + more.disturbed,
     )
 
 

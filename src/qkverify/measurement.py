@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,8 +25,9 @@ from qkverify.cells import Cell
 from qkverify.clocks import Call, Clock, EventsClock, clock_for
 from qkverify.contract import Implementation
 from qkverify.errors import UnsupportedCase
+from qkverify.nvml import Monitor, monitor_for
 from qkverify.problems import Problem
-from qkverify.results import Control, Timing
+from qkverify.results import Conditions, Control, Timing
 from qkverify.runs import Run
 from qkverify.sampling import (
     FEWEST_ROUNDS,
@@ -33,6 +35,7 @@ from qkverify.sampling import (
     Plan,
     Samples,
     Subject,
+    Watch,
     calibrate,
     first_line,
     interleave,
@@ -65,6 +68,7 @@ class Measured(NamedTuple):
     twin: Timing | None
     call_seconds: dict[Cell, float]
     wall_seconds: float = 0.0
+    conditions: Conditions | None = None
 
     @property
     def control(self) -> Control | None:
@@ -119,15 +123,18 @@ def measure(
     need = 1.1 * FEWEST_ROUNDS * sum(plan.sample_seconds for plan in plans.values())
     spent = time.perf_counter() - start
     rounds_seconds = max(budget_seconds - spent, min(need, limit - spent))
+    watch = Watch(_monitor(cells[0].device) if cells else None)
     samples = interleave(
-        subjects, budget_seconds=rounds_seconds, seed=seed, plans=plans, most_rounds=most_rounds
+        subjects, budget_seconds=rounds_seconds, seed=seed, plans=plans, most_rounds=most_rounds, watch=watch
     )
     timings = [
         _timing(cell, ready.get(cell), samples, reasons.get(cell), (peaks or {}).get(cell), check)
         for cell in cells
     ]
+    timings = [_marked(timing, watch) for timing in timings]
     twin = None if control is None else _twin(control, timings, samples)
-    return Measured(timings, twin, calls, time.perf_counter() - start)
+    conditions = _conditions(cells[0], watch) if ready else None
+    return Measured(timings, twin and _marked(twin, watch), calls, time.perf_counter() - start, conditions)
 
 
 def prepared(cell: Cell, *, seed: int = 0) -> Prepared:
@@ -176,6 +183,41 @@ def _clock(arrays: str, device: str) -> Clock:
     return clock_for(arrays, device, frameworks.get(arrays).synchronise)
 
 
+@lru_cache(maxsize=4)
+def _monitor(device: str) -> Monitor | None:
+    return monitor_for(device)
+
+
+def _marked(timing: Timing, watch: Watch) -> Timing:
+    marks = [number for number in timing.rounds if number in watch.marks]
+    return msgspec.structs.replace(timing, disturbed=marks) if marks else timing
+
+
+def _conditions(cell: Cell, watch: Watch) -> Conditions | None:
+    """What the monitor saw, in the recorded form; None where there is no monitor."""
+    if not watch.readings:
+        return None
+    case, _, device, dtype = cell.group
+
+    def known(fact: str) -> list[float]:
+        return [value for reading in watch.readings if (value := getattr(reading, fact)) is not None]
+
+    return Conditions(
+        case=case,
+        direction=cell.direction,
+        device=device,
+        dtype=dtype,
+        process=0,
+        rounds=len(watch.readings),
+        disturbed=dict(Counter(reason for reasons in watch.marks.values() for reason in reasons)),
+        mhz_low=min(known("mhz"), default=None),
+        mhz_high=max(known("mhz"), default=None),
+        celsius=max(known("celsius"), default=None),
+        watts=max(known("watts"), default=None),
+        load=max(known("load"), default=None),
+    )
+
+
 def _attempted(
     cell: Cell, prepare: Callable[[Cell], Prepared], limit_seconds: float
 ) -> tuple[Prepared, Plan] | str:
@@ -201,7 +243,9 @@ def _twin(cell: Cell, timings: Sequence[Timing], samples: Mapping[str, Samples])
     taken = samples[cell.implementation.name + AGAIN]
     mine = next(t for t in timings if t.implementation == cell.implementation.name)
     return (
-        msgspec.structs.replace(mine, seconds=taken.seconds, rounds=taken.rounds) if taken.seconds else None
+        msgspec.structs.replace(mine, seconds=taken.seconds, rounds=taken.rounds, disturbed=[])
+        if taken.seconds
+        else None
     )
 
 

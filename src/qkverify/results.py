@@ -120,9 +120,10 @@ class Verdict(msgspec.Struct, frozen=True, tag="verdict"):
 class Timing(msgspec.Struct, frozen=True, tag="timing"):
     """One cell: `seconds[i]` is the time of one call, measured in round `rounds[i]` by process `processes[i]`.
 
-    Rounds are numbered through over all processes; files from before there were several name no process. An
-    untimed cell has no seconds, and a reason. `flops` and `bytes` are of one call; `peak_bytes` is the
-    memory above the inputs at its highest, where it was measured.
+    Rounds are numbered through over all processes; files from before there were several name no process. In
+    the `disturbed` rounds the device was held back (see Conditions). An untimed cell has no seconds, and a
+    reason. `flops` and `bytes` are of one call; `peak_bytes` is the memory above the inputs at its highest,
+    where it was measured.
     """
 
     case: str
@@ -143,6 +144,7 @@ class Timing(msgspec.Struct, frozen=True, tag="timing"):
     verified: bool = False
     reason: str = ""
     processes: list[int] = []
+    disturbed: list[int] = []
 
 
 class Ceiling(msgspec.Struct, frozen=True, tag="ceiling"):
@@ -167,6 +169,27 @@ class Control(msgspec.Struct, frozen=True, tag="control"):
     high: float
     direction: Direction = "forward"
     processes: int = 1
+
+
+class Conditions(msgspec.Struct, frozen=True, tag="conditions", kw_only=True):
+    """The device while one group was timed by one process: `disturbed` counts rounds by what held it back.
+
+    Clock rates in MHz, temperature in degrees Celsius, power in watts, the load as the mean number of processes
+    that wanted a core; None is what the device does not tell.
+    """
+
+    case: str
+    direction: Direction
+    device: str
+    dtype: str
+    process: int
+    rounds: int
+    disturbed: dict[str, int] = {}
+    mhz_low: float | None = None
+    mhz_high: float | None = None
+    celsius: float | None = None
+    watts: float | None = None
+    load: float | None = None
 
 
 class Accuracy(msgspec.Struct, frozen=True, tag="accuracy"):
@@ -216,7 +239,9 @@ class Planted(msgspec.Struct, frozen=True, tag="planted"):
     profile: str = ""
 
 
-Record: TypeAlias = RunStart | ImplementationInfo | Verdict | Timing | Ceiling | Control | Accuracy | Planted
+Record: TypeAlias = (
+    RunStart | ImplementationInfo | Verdict | Timing | Ceiling | Control | Conditions | Accuracy | Planted
+)
 Kind = TypeVar("Kind")
 
 

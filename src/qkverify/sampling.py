@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from qkverify.clocks import Call, Clock
+from qkverify.nvml import Monitor, Reading
 
 MOST_ROUNDS = 20
 FEWEST_ROUNDS = 3
@@ -47,6 +48,33 @@ class Samples:
     rounds: list[int] = field(default_factory=list)
     reason: str = ""
 
+    def add(self, seconds: float, round_number: int) -> None:
+        self.seconds.append(seconds)
+        self.rounds.append(round_number)
+
+
+class Watch:
+    """Which rounds were held back by what, and the device's state over all of them; blind without a monitor."""
+
+    def __init__(self, monitor: Monitor | None = None) -> None:
+        self._monitor = monitor
+        self.marks: dict[int, tuple[str, ...]] = {}
+        self.readings: list[Reading] = []
+
+    def before(self) -> None:
+        if self._monitor is not None:
+            self._monitor.before()
+
+    def after(self, round_number: int) -> bool:
+        """Whether the round that ends here was held back."""
+        if self._monitor is None:
+            return False
+        reading = self._monitor.after()
+        self.readings.append(reading)
+        if reading.throttled:
+            self.marks[round_number] = reading.throttled
+        return bool(reading.throttled)
+
 
 class Plan(NamedTuple):
     """How a subject is sampled: calls in a sample, and the seconds that a sample takes."""
@@ -67,11 +95,13 @@ def interleave(
     plans: Mapping[str, Plan] | None = None,
     most_rounds: int = MOST_ROUNDS,
     now: Callable[[], float] = time.perf_counter,
+    watch: Watch | None = None,
 ) -> dict[str, Samples]:
     """Samples of every subject, by its name. `plans` are calibrated here where they are not given.
 
     The budget is what the rounds may take, warm-up included. On a machine that slows down they may take half
-    as much again; from then on only subjects that have not had their fewest rounds go on.
+    as much again; from then on only subjects that have not had their fewest rounds go on. `watch` marks the
+    rounds in which the device was held back; where the budget still allows, as many are taken more.
     """
     start = now()
     plans = plans or {name: calibrate(one, limit_seconds=budget_seconds) for name, one in subjects.items()}
@@ -79,19 +109,38 @@ def interleave(
     counts = share_rounds({name: plan.sample_seconds for name, plan in plans.items()}, left, most_rounds)
     found = {n: Samples(reason="" if counts[n] else too_slow(plans[n].call_seconds)) for n in subjects}
     order, last = np.random.default_rng(seed), max(counts.values(), default=0)
-    for round_number in range(last):
-        is_late = now() - start > 1.5 * budget_seconds
-        taking_part = [name for name, count in counts.items() if _takes_part(round_number, count, last)]
-        for name in order.permutation(taking_part):
-            if found[name].reason or (is_late and len(found[name].rounds) >= FEWEST_ROUNDS):
-                continue
+    watch = watch if watch is not None else Watch()
+    marked = list[list[str]]()
+
+    def one_round(number: int, names: Sequence[str]) -> None:
+        watch.before()
+        for name in order.permutation(names):
             try:
                 seconds = subjects[name].clock.sample(subjects[name].call, plans[name].repeats)
             except Exception as error:  # a call that worked before: the others go on
                 found[name] = Samples(reason=raised(error))
                 continue
-            found[name].seconds.append(seconds)
-            found[name].rounds.append(round_number)
+            found[name].add(seconds, number)
+        if watch.after(number):
+            marked.append(list(names))
+
+    for number in range(last):
+        is_late = now() - start > 1.5 * budget_seconds
+        taking_part = [name for name, count in counts.items() if _takes_part(number, count, last)]
+        one_round(
+            number,
+            [
+                name
+                for name in taking_part
+                if not found[name].reason and not (is_late and len(found[name].rounds) >= FEWEST_ROUNDS)
+            ],
+        )
+    for number, names in enumerate(
+        marked[:last], start=last
+    ):  # a round that was held back is taken again, once
+        if now() - start > budget_seconds:
+            break
+        one_round(number, [name for name in names if not found[name].reason])
     return found
 
 

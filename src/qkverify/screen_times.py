@@ -26,7 +26,7 @@ def bench(found: Found) -> None:
     for timing in found.all_timings:
         by_group.setdefault((timing.case, timing.direction, timing.device, timing.dtype), []).append(timing)
     for mine in by_group.values():
-        timed = sorted((t for t in mine if t.seconds), key=lambda t: statistics.median(t.seconds))
+        timed = sorted((t for t in mine if t.seconds), key=lambda t: statistics.median(statistics.calm(t)))
         if timed:
             _group(timed, statistics.own_controls(timed[0], found.side.controls), found.ceilings)
     for reason, names in _untimed(found.all_timings).items():
@@ -69,7 +69,7 @@ def _group(timed: Sequence[Timing], controls: Sequence[Control], ceilings: Itera
 def _line(
     timing: Timing, fastest: Timing, controls: Sequence[Control], ceilings: Sequence[Ceiling]
 ) -> tuple[str, ...]:
-    seconds = statistics.median(timing.seconds)
+    seconds = statistics.median(statistics.calm(timing))
     share = fraction_of_roofline(timing, seconds, ceilings)
     found = statistics.compare(timing, fastest, controls)
     counts = f"{len(set(timing.processes)) or 1} processes, {len(timing.seconds)} rounds"
@@ -121,8 +121,8 @@ def _case(case: Case) -> tuple[str, ...]:
         mine.case,
         f"{mine.direction} {mine.dtype} {mine.device}",
         name,
-        units.seconds(statistics.median(mine.seconds)),
-        units.seconds(statistics.median(other.seconds)),
+        units.seconds(statistics.median(statistics.calm(mine))),
+        units.seconds(statistics.median(statistics.calm(other))),
         f"{case.comparison.interval.ratio:.3f}",
         _edges(case.comparison.interval),
         f"[{style}]{word}[/{style}]" if style else word,

@@ -20,6 +20,7 @@ give the same words everywhere.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
@@ -139,9 +140,9 @@ def unpaired_ratio(candidate: Sequence[float], baseline: Sequence[float]) -> Int
 
 
 def process_medians(timing: Timing) -> list[float]:
-    """The median log-seconds of each process."""
-    processes = timing.processes or [0] * len(timing.seconds)
-    return _by_process(np.log(np.asarray(timing.seconds, float)), np.asarray(processes))
+    """The median log-seconds of each process, over its undisturbed rounds."""
+    seconds, _, processes = paired(timing, timing)
+    return _by_process(np.log(np.asarray(seconds, float)), np.asarray(processes))
 
 
 def _student(degrees: int) -> float:
@@ -180,13 +181,35 @@ def verdict(interval: Interval, band: float = QUIET) -> Word:
     return "same" if low >= -QUIET and high <= QUIET else "undecided"
 
 
+def calm(timing: Timing) -> list[float]:
+    """The seconds of the rounds that nothing disturbed; of a process with too few of these, of all its rounds."""
+    keep = _kept(timing.rounds, timing.processes, timing.disturbed)
+    return [seconds for seconds, is_kept in zip(timing.seconds, keep, strict=True) if is_kept]
+
+
 def paired(candidate: Timing, baseline: Timing) -> tuple[list[float], list[float], list[int]]:
-    """The times of both in the rounds in which both ran, and the process of each such round."""
+    """The times of both in the rounds in which both ran and nothing disturbed them, and the process of each.
+
+    A process with fewer than three such rounds keeps all that it has.
+    """
     theirs = dict(zip(baseline.rounds, baseline.seconds, strict=True))
     processes = candidate.processes or [0] * len(candidate.seconds)
     mine = zip(candidate.rounds, candidate.seconds, processes, strict=True)
-    both = [(seconds, theirs[number], process) for number, seconds, process in mine if number in theirs]
-    return [s for s, _, _ in both], [t for _, t, _ in both], [p for _, _, p in both]
+    both = [(n, seconds, theirs[n], process) for n, seconds, process in mine if n in theirs]
+    keep = _kept([n for n, *_ in both], [p for *_, p in both], [*candidate.disturbed, *baseline.disturbed])
+    kept = [row for row, is_kept in zip(both, keep, strict=True) if is_kept]
+    return [s for _, s, _, _ in kept], [t for _, _, t, _ in kept], [p for *_, p in kept]
+
+
+def _kept(rounds: Sequence[int], processes: Sequence[int], disturbed: Sequence[int]) -> list[bool]:
+    """Which rounds count: all that are not marked, and every round of a process that would have too few left."""
+    processes = processes or [0] * len(rounds)
+    marked = set(disturbed)
+    left = Counter(process for number, process in zip(rounds, processes, strict=True) if number not in marked)
+    return [
+        number not in marked or left[process] < FEWEST_ROUNDS
+        for number, process in zip(rounds, processes, strict=True)
+    ]
 
 
 def compare(candidate: Timing, baseline: Timing, controls: Iterable[Control] = ()) -> Comparison:

@@ -21,7 +21,7 @@ from qkverify.cells import Cell
 from qkverify.children import Child, Died, serve
 from qkverify.errors import UsageError
 from qkverify.measurement import Measured, measure, unmeasured
-from qkverify.results import Direction, Timing
+from qkverify.results import Conditions, Direction, Timing
 from qkverify.workloads import Workload
 
 MODULE = "qkverify.sweeps"
@@ -66,6 +66,7 @@ class Answer(msgspec.Struct, frozen=True):
     twin: Timing | None = None
     call_seconds: list[float | None] = []
     wall_seconds: float = 0.0
+    conditions: Conditions | None = None
     missing: str = ""
 
 
@@ -108,7 +109,7 @@ class Sweep:
                 cells, verified=verified, peaks=peaks, expected_seconds=expected_seconds, **asdict(terms)
             )
         seconds = {cell: s for cell, s in zip(cells, answer.call_seconds, strict=True) if s is not None}
-        return Measured(answer.timings, answer.twin, seconds, answer.wall_seconds)
+        return Measured(answer.timings, answer.twin, seconds, answer.wall_seconds, answer.conditions)
 
 
 def _named(cell: Cell, reason: str | None, peak: int | None, seconds: float | None) -> Named:
@@ -151,7 +152,7 @@ def answer(question: bytes) -> bytes:
         **asdict(asked.terms),
     )
     calls = [found.call_seconds.get(cell) for cell in cells]
-    return msgspec.json.encode(Answer(found.timings, found.twin, calls, found.wall_seconds))
+    return msgspec.json.encode(Answer(found.timings, found.twin, calls, found.wall_seconds, found.conditions))
 
 
 def _found(one: Named) -> Cell:

@@ -98,6 +98,8 @@ def run_grid(
                 writer.append(timing)
             if group.control is not None:
                 writer.append(group.control)
+            for conditions in group.conditions:
+                writer.append(conditions)
     say(1.0, "done")
     return [timing for group in plan.groups.values() for timing in group.timings]
 

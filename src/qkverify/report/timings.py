@@ -67,7 +67,7 @@ def timed(timing: Timing, report: Report) -> Timed | None:
     """None where there are no samples."""
     if not timing.seconds:
         return None
-    middle = statistics.median(timing.seconds)
+    middle = statistics.median(statistics.calm(timing))
     share = fraction_of_roofline(timing, middle, report.ceilings)
     return Timed(timing, middle, statistics.spread(timing.seconds), timing.flops / middle, share)
 
