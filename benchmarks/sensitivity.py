@@ -37,7 +37,7 @@ def one_by_one(query: np.ndarray, key: np.ndarray, value: np.ndarray, again: int
     visible = np.tri(query.shape[-2], key.shape[-2], key.shape[-2] - query.shape[-2], dtype=bool)
     for entry in (*range(query.shape[0]), *range(min(again, query.shape[0]))):
         scores = query[entry] @ key[entry].swapaxes(-1, -2) * query.dtype.type(query.shape[-1] ** -0.5)
-        scores = np.where(visible, scores, query.dtype.type(-np.inf))
+        scores = np.where(visible, scores, query.dtype.type(-1e30))
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         output[entry] = weights @ value[entry] / weights.sum(-1, keepdims=True)
     return output

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from types import TracebackType
+from typing import Self
 
 
 class Died(Exception):
@@ -24,7 +25,7 @@ class Child:
         self._module = module
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Child:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

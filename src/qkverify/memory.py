@@ -21,15 +21,15 @@ import ctypes
 import dataclasses
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 
+from qkverify import registry
+from qkverify.children import Child, Died, serve
 from qkverify.contract import Implementation
 from qkverify.errors import UsageError
 from qkverify.results import Direction
@@ -51,25 +51,11 @@ class Request(msgspec.Struct, frozen=True):
     direction: Direction
 
 
-class Server:
+class Server(Child):
     """The process that forks one child per measurement, for use in a `with`. Without fork it gives None."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Server:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the process; another measurement would start a new one."""
-        if self._process is not None:
-            self._process.communicate()  # end of input ends it
-            self._process = None
+        super().__init__("qkverify.memory")
 
     def peak_bytes(
         self, one: Implementation, workload: Workload, device: str, dtype: str, direction: Direction
@@ -83,27 +69,10 @@ class Server:
             return None
         function = str(getattr(one.function, "__qualname__", ""))
         asked = Request(one.name, one.file, function, workload, dtype, direction)
-        requests, answers = self._started()
         try:
-            requests.write(msgspec.json.encode(asked) + b"\n")
-            requests.flush()
-            return msgspec.json.decode(answers.readline() or b"null", type=int | None)
-        except (OSError, ValueError):  # the server died: the next request would fare no better
+            return msgspec.json.decode(self.ask(msgspec.json.encode(asked)), type=int | None)
+        except (Died, ValueError):  # the timing of the same cell meets its like
             return None
-
-    def _started(self) -> tuple[IO[bytes], IO[bytes]]:
-        if self._process is None:
-            paths = os.pathsep.join(path for path in sys.path if path)
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "qkverify.memory"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": paths},
-            )
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        return stdin, stdout
 
 
 def cuda_peak_bytes(one: Implementation, workload: Workload, dtype: str, direction: Direction) -> int | None:
@@ -148,26 +117,16 @@ def _give_back_freed() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def serve() -> None:
-    """Answer requests from standard input until it ends, each by a child of its own."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what implementations print does not go among the answers
-    for line in sys.stdin.buffer:
-        asked = msgspec.json.decode(line, type=Request)
-        one = _found(asked)  # imported here, once: every later child has it
-        answer = None if one is None else _from_child(asked, one)
-        answers.write(msgspec.json.encode(answer) + b"\n")
-        answers.flush()
-
-
-def _found(asked: Request) -> Implementation | None:
-    """The implementation in this process: by its file, which spares all other imports, or by its name."""
-    from qkverify import registry
-
-    for target in (*(f"{asked.file}:{name}" for name in (asked.name, asked.function)), asked.name):
-        with contextlib.suppress(UsageError):
-            return registry.find(target)[0]
-    return None
+def answer(question: bytes) -> bytes:
+    """The peak of one request, from a child of its own."""
+    asked = msgspec.json.decode(question, type=Request)
+    try:
+        one = registry.again(
+            asked.name, asked.file, asked.function
+        )  # imported here, once: every later child has it
+    except UsageError:
+        return msgspec.json.encode(None)
+    return msgspec.json.encode(_from_child(asked, one))
 
 
 def _from_child(asked: Request, one: Implementation) -> int | None:
@@ -229,4 +188,4 @@ def _highest_ever() -> int:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(answer)
