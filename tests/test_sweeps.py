@@ -77,7 +77,7 @@ def test_a_group_is_timed_in_a_process_of_its_own_and_comes_back_whole(kernels: 
     mine = cells(kernels, "one", "other")
     found = run(mine)
     assert [t.implementation for t in found.timings] == ["one", "other"]
-    assert all(t.verified and len(t.seconds) == 5 for t in found.timings), found.timings
+    assert all(t.verified and len(t.seconds) - len(t.disturbed) <= 5 <= len(t.seconds) for t in found.timings)
     assert found.twin is not None
     assert set(found.call_seconds) == set(mine)
     assert found.wall_seconds > 0
