@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qkverify import activations
 from qkverify.contract import DEVICES, DTYPES
 from qkverify.errors import UsageError
 from qkverify.problems import Problem
@@ -59,6 +60,16 @@ def test_the_numbers_do_not_depend_on_the_dtype_and_do_on_the_seed() -> None:
     )
     assert np.array_equal(wide.query.astype(storage("bfloat16")), narrow.query)
     assert not np.array_equal(wide.query, other.query)
+
+
+def test_real_activations_are_the_stored_ones_and_said_to_be() -> None:
+    workload = named("minilm-l6-128")
+    problem = workload.problem("bfloat16")
+    assert problem.sizes == workload.sizes
+    for name, array in activations.stored().items():
+        assert np.array_equal(getattr(problem, name)[0], array.astype(storage("bfloat16")))
+    assert workload.options == "real activations"
+    assert np.array_equal(workload.problem("float32", seed=1).query, workload.problem("float32").query)
 
 
 def test_an_unknown_workload_names_the_nearest() -> None:

@@ -14,6 +14,7 @@ from functools import cached_property
 import ml_dtypes
 import numpy as np
 
+from qkverify import activations
 from qkverify.contract import DTYPES
 from qkverify.errors import UsageError
 from qkverify.problems import Problem
@@ -35,6 +36,7 @@ class Workload:
     causal: bool = True
     window: tuple[int | None, int | None] | None = None
     key_lengths: tuple[int, ...] | None = None
+    values: str = "normal"  # or "activations"
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -58,15 +60,22 @@ class Workload:
             )
         if self.key_lengths is not None:
             words.append("key lengths " + ", ".join(map(str, self.key_lengths)))
+        if self.values != "normal":
+            words.append(f"real {self.values}")
         return "; ".join(words)
 
     def problem(self, dtype: str, *, seed: int = 0) -> Problem:
         """The case as arrays: standard normal query, key, value and upstream, equal in every dtype.
 
-        Standard normal is what a layer norm leaves, and with 1/sqrt(D) the scores have variance one.
+        Standard normal is what a layer norm leaves, and with 1/sqrt(D) the scores have variance one. Where `values` says
+        so, query, key and value are a model's instead (see `activations`), whatever the seed.
         """
         numbers, stored = np.random.default_rng(seed), storage(dtype)
-        return self._filled(lambda shape: numbers.standard_normal(shape, dtype=np.float32).astype(stored))
+        case = self._filled(lambda shape: numbers.standard_normal(shape, dtype=np.float32).astype(stored))
+        if self.values == "normal":
+            return case
+        given = activations.first(self.sizes["K"])
+        return case.replace(**{name: array[None].astype(stored) for name, array in given.items()})
 
     def outline(self, dtype: str) -> Problem:
         """The case without numbers, which takes no memory: for counting what there is to do."""
@@ -100,6 +109,9 @@ _VIT = "ViT, arXiv:2010.11929, table 1 (base): 12 heads of 64; 14 x 14 patches a
 _WHISPER = "Whisper, arXiv:2212.04356, table 1 (large): 20 heads of 64; 1500 audio frames, 448 tokens"
 _LLAMA3 = "The Llama 3 Herd of Models, arXiv:2407.21783, table 3 (8B): 32 heads, 8 key/value heads of 128"
 _MISTRAL = "Mistral 7B, arXiv:2310.06825, table 1: 32 heads, 8 key/value heads of 128, window 4096"
+_MINILM = (
+    "MiniLM, arXiv:2002.10957 (width 384, 6 layers: 12 heads of 32); all-MiniLM-L6-v2, first layer, on a text"
+)
 _DEEPSEEK = "DeepSeek-V2, arXiv:2405.04434, appendix (Lite): 16 heads, keys of 128 + 64, values of 128"
 
 
@@ -115,6 +127,8 @@ _CASES = (
     Workload(name="bert-base", source=_BERT, heads=12, key_size=64, queries=512, causal=False),
     Workload(name="bert-base-padded", source=_BERT + "; a batch of unequal sentences, padded", batch=4,
              heads=12, key_size=64, queries=512, causal=False, key_lengths=(512, 384, 128, 17)),
+    *(Workload(name=f"minilm-l6-{length}", source=_MINILM, heads=activations.HEADS, key_size=activations.SIZE, queries=length,
+               causal=False, values="activations") for length in (128, 512)),  # 128 are in the package, 512 need the model
     Workload(name="vit-base-16", source=_VIT, batch=4, heads=12, key_size=64, queries=197, causal=False),
     Workload(name="whisper-large-encoder", source=_WHISPER, heads=20, key_size=64, queries=1500,
              causal=False),
