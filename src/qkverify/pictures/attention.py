@@ -17,7 +17,7 @@ ASKED, ANSWER = "it", "animal"
 
 
 def measure() -> Iterator[Picture]:
-    """What all heads have in common, then one picture for every head of every layer; without the extra `models` what is missing."""
+    """What stands out of all heads, then a picture for each head of each layer; without the extra `models` what is missing."""
     reason = pretrained.lacking()
     if reason is not None:
         yield Picture(name="attention", group="attention", kind="weights", title=ANIMAL, reason=reason)

@@ -6,8 +6,8 @@ Implementations that give the same picture share it; a case that they answer dif
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,10 @@ EMPTY = 2  # the row that is hidden from every key
 
 @dataclass(frozen=True)
 class Case:
-    """One call: its options, made for a number of queries and keys; `entry` is the batch entry that is drawn."""
+    """One call: its options, made for a number of queries and keys; `entry` is the batch entry that is drawn.
+
+    `meanings` names the convention by what query number `telling` reads; what it does not name is drawn all the same.
+    """
 
     name: str
     title: str
@@ -33,6 +36,12 @@ class Case:
     queries: int = 7
     keys: int = 7
     entry: int = 0
+    telling: int = 0
+    meanings: Mapping[str, str] = field(default_factory=dict)
+
+
+def _causal(queries: int, keys: int) -> dict[str, Any]:
+    return {"causal": True}
 
 
 def _prefix(queries: int, keys: int) -> dict[str, Any]:
@@ -43,16 +52,24 @@ def _hidden(queries: int, keys: int) -> dict[str, Any]:
     return {"mask": np.broadcast_to((np.arange(queries) != EMPTY)[:, None], (1, 1, queries, keys)).copy()}
 
 
+ROWS = {"reads nothing": "zero", "is NaN": "NaN"}  # what a query that sees no key gets
+BOTTOM_RIGHT = {
+    row: f"bottom-right, rows without a key {what}"
+    for row, what in {**ROWS, "reads 0 to 3": "uniform"}.items()
+}
 CASES = (
-    Case("causal-square", "causal, as many queries as keys", lambda q, k: {"causal": True}),
-    Case("causal-wide", "causal, 4 queries and 7 keys", lambda q, k: {"causal": True}, queries=4),
-    Case("causal-tall", "causal, 7 queries and 4 keys", lambda q, k: {"causal": True}, keys=4),
-    Case("window", "window (2, 1): both ends included", lambda q, k: {"window": (2, 1)}),
-    Case("window-wide", "window (1, 1), 4 queries and 7 keys", lambda q, k: {"window": (1, 1)}, queries=4),
-    Case("padding", "key length 4 of 7: the rest is padding", lambda q, k: {"key_lengths": np.array([7, 4], np.int32)},
-         entry=1),
-    Case("prefix", "prefix of 3 keys, causal after it (as a mask)", _prefix),
-    Case("empty", f"query {EMPTY} may see no key (as a mask)", _hidden),
+    Case("causal-square", "causal, as many queries as keys", _causal),
+    Case("causal-wide", "causal, 4 queries and 7 keys", _causal, queries=4,
+         meanings={"reads 0": "top-left", "reads 0 to 3": "bottom-right"}),
+    Case("causal-tall", "causal, 7 queries and 4 keys", _causal, keys=4, meanings={"reads 0": "top-left", **BOTTOM_RIGHT}),
+    Case("window", "window (2, 1)", lambda q, k: {"window": (2, 1)}, telling=3, meanings={"reads 1 to 4": "both ends included"}),
+    Case("window-wide", "window (1, 1), 4 queries and 7 keys", lambda q, k: {"window": (1, 1)}, queries=4,
+         meanings={"reads 0 to 1": "top-left", "reads 2 to 4": "bottom-right"}),
+    Case("padding", "key length 4 of 7", lambda q, k: {"key_lengths": np.array([7, 4], np.int32)}, entry=1,
+         meanings={"reads 0 to 3": "padding is not read"}),
+    Case("prefix", "a mask with a prefix of 3 keys, causal after it", _prefix),
+    Case("empty", f"a mask that hides every key from query {EMPTY}", _hidden, telling=EMPTY,
+         meanings={row: f"{what} there" for row, what in {**ROWS, "reads 0 to 6": "uniform"}.items()}),
 )  # fmt: skip
 
 
@@ -87,9 +104,10 @@ def answers(case: Case, runs: dict[str, Run]) -> Iterator[Picture]:
             drawn.setdefault(repr(values), (values, []))[1].append(name)
     for number, (values, names) in enumerate(drawn.values(), start=1):
         yield Picture(
-            name=f"mask-{case.name}-{number}", group="masks", kind="visible", title=case.title, finding=in_words(values),
-            source="measured with equal scores and values = identity", rows=numbered(case.queries),
-            columns=numbered(case.keys), row_axis="query", column_axis="key", values=values, made_by=names,
+            name=f"mask-{case.name}-{number}", group="masks", kind="visible", title=titled(case, values),
+            finding=in_words(values), source="measured with equal scores and values = identity",
+            rows=numbered(case.queries), columns=numbered(case.keys), row_axis="query", column_axis="key", values=values,
+            made_by=names,
         )  # fmt: skip
     if refused:
         yield Picture(
@@ -99,6 +117,12 @@ def answers(case: Case, runs: dict[str, Run]) -> Iterator[Picture]:
             title=case.title,
             reason="; ".join(refused),
         )
+
+
+def titled(case: Case, values: list[list[float | None]]) -> str:
+    """The case, and the name of the convention that was found."""
+    meaning = case.meanings.get(_reads(values[case.telling]))
+    return f"{case.title}: {meaning}" if meaning else case.title
 
 
 def weights(case: Case, run: Run) -> np.ndarray | None:

@@ -55,7 +55,7 @@ def jacobian_picture() -> Picture:
     weight = found.sum(axis=-1, where=np.eye(len(SCORES), dtype=bool))
     largest = int(np.argmax(weight))
     return Picture(
-        name="jacobian", group="jacobian", kind="signed", title="∂yᵢ/∂sₖ = yᵢ (δᵢₖ − yₖ) at the scores below",
+        name="jacobian", group="jacobian", kind="signed", title="∂yᵢ/∂sₖ = yᵢ (δᵢₖ − yₖ) at the scores above the columns",
         finding="Positive on the diagonal, negative elsewhere, and every row sums to zero: a score can only take weight from "
         f"the others. The strongest entry is {found.max():.3f}, of key {largest}; none can exceed 1/4.",
         source='softmax definition; "Attention Is All You Need", section 3.2.1', rows=numbered(len(SCORES)),

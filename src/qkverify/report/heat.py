@@ -6,6 +6,7 @@ A few cells are drawn one by one, with their numbers in them. Many become a pict
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from markupsafe import Markup
@@ -80,7 +81,7 @@ def _image(picture: Picture, labels: str) -> Markup:
         named = _axis_numbers(picture, left, top, width, height)
     else:
         named = element("use", href=f"#{labels}") if labels else _labels(picture, left, top, CELL)
-    return _chart([drawn, frame, named], left + width + 4, top + height + 4, picture,
+    return _chart([drawn, frame, named], left + width + (12 if wide else 4), top + height + 4, picture,
                   data_values=_hexadecimal(picture.values, picture.limit, signed), data_columns=across, data_count=count,
                   data_low=f"{-picture.limit if signed else 0:g}", data_high=f"{picture.limit:g}",
                   data_row=picture.row_axis, data_column=picture.column_axis)  # fmt: skip
@@ -104,21 +105,20 @@ def _cells(picture: Picture) -> Markup:
     visible = picture.kind == "visible"
     cell = 20.0 if visible else NUMBER_CELL
     left, top = _margins(picture)
-    digits = 4 if max(len(f"{x:g}") for row in picture.values for x in row if x is not None) > 6 else 3
     parts = [_labels(picture, left, top, cell)]
     for i, row in enumerate(picture.values):
         for j, value in enumerate(row):
-            parts += _one(value, picture, left + cell * j, top + cell * i, cell, visible, digits)
+            parts += _one(value, picture, left + cell * j, top + cell * i, cell, visible)
     return _chart(parts, left + cell * len(picture.columns) + 4, top + cell * len(picture.rows) + 4, picture)
 
 
 def _one(
-    value: float | None, picture: Picture, x: float, y: float, cell: float, visible: bool, digits: int
+    value: float | None, picture: Picture, x: float, y: float, cell: float, visible: bool
 ) -> list[Markup]:
     kind = "nan" if value is None else "zero" if not value else "minus" if value < 0 else "plus"
     share = None if visible or not value else f"{0.1 + 0.5 * abs(value) / picture.limit:.2f}"
     box = element("rect", x=x + 1, y=y + 1, width=cell - 2, height=cell - 2, class_=kind, fill_opacity=share)
-    words = "NaN" if value is None else "" if visible else f"{value:.{digits - 1}f}"
+    words = "NaN" if value is None else "" if visible else f"{value:.3f}"
     if not words:
         return [box]
     return [
@@ -139,7 +139,9 @@ def _share(value: float | None, limit: float, signed: bool) -> float:
 
 
 def _level(value: float | None, limit: float, signed: bool) -> int:
-    return round(_share(value, limit, signed) * (14 if signed else 15))
+    """A palette index; that of a weight goes with its square root, so that small ones are seen."""
+    share = _share(value, limit, signed)
+    return round(14 * share if signed else 15 * math.sqrt(share))
 
 
 def _hexadecimal(values: Sequence[Sequence[float | None]], limit: float, signed: bool) -> str:

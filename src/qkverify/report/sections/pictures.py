@@ -65,12 +65,15 @@ def layers(heads: list[Picture]) -> dict[str, list[Drawn]]:
 
 
 def masks(report: Report) -> list[Mask]:
-    cases = groupby(of_group(report, "masks"), key=lambda p: p.title)
+    """The cases; the names of a case's records differ in their last part."""
+    cases = groupby(of_group(report, "masks"), key=lambda p: p.name.rpartition("-")[0])
     found = []
-    for title, members in cases:
+    for _, members in cases:
         mine = list(members)
         reasons = "; ".join(p.reason for p in mine if p.reason)
-        found.append(Mask(title, [Drawn(p, heat(p)) for p in mine if p.values], reasons))
+        found.append(
+            Mask(mine[0].title.partition(":")[0], [Drawn(p, heat(p)) for p in mine if p.values], reasons)
+        )
     return found
 
 
@@ -94,7 +97,7 @@ def lines(picture: Picture) -> Markup:
         for name, row in zip(picture.rows[2:], picture.values[2:], strict=True)
         for x, y in zip(xs, row, strict=True) if y
     ]  # fmt: skip
-    return line_chart(series, alt=f"{picture.title}. {picture.finding}", unit=lambda y: f"{y:.3g}", x_label=picture.column_axis,
+    return line_chart(series, alt=f"{picture.title}. {picture.finding}", unit=lambda y: f"{y:g}", x_label=picture.column_axis,
                       ceiling=theory)  # fmt: skip
 
 
