@@ -150,8 +150,13 @@ WORKLOADS: dict[str, Workload] = {case.name: case for case in _CASES}
 # What a machine of each kind times when nothing is asked for: from short to long, so that a short budget ends
 # in the long cases, and a few minutes suffice.
 SMALL_GRID: dict[str, tuple[str, ...]] = {
-    "cpu": (*(f"transformer-base-{length}" for length in (128, 256, 512, 1024)), "gpt2-small"),
+    "cpu": (
+        "minilm-l6-128",
+        *(f"transformer-base-{length}" for length in (128, 256, 512, 1024)),
+        "gpt2-small",
+    ),
     "cuda": (
+        "minilm-l6-128",
         *(f"transformer-base-{length}" for length in (128, 256, 512, 1024, 2048, 4096)),
         "gpt2-small",
         "llama3-8b-prefill",
