@@ -12,13 +12,13 @@ IMPLEMENTATION = "numpy_encoding"
 SOURCE = '"Attention Is All You Need", section 3.5; "The Illustrated Transformer", part "Positional Encoding"'
 SIZES = {"toy": (4, 4), "picture": (20, 512)}  # positions, dimensions
 LAYOUTS = {
-    "interleaved": "sines in the even dimensions, cosines in the odd ones, as the paper writes it",
-    "concatenated": "all sines in the left half, all cosines in the right one, as the article draws it",
+    "interleaved": "Sines in the even dimensions, cosines in the odd ones, as the paper writes it.",
+    "concatenated": "All sines in the left half, all cosines in the right one, as the article draws it.",
 }
 SEEN = {
-    "picture": "The waves are fast on one side of a pair of sine and cosine and slow on the other: from one radian a position "
-    "to 1/9647 of one, so that the last dimensions are nearly 0 and 1 throughout.",
-    "toy": "Two waves: one radian a position, and a hundredth of one.",
+    "picture": "The first pair of sine and cosine turns by one radian a position, the last by 1/9647 of one: there the sine "
+    "stays near 0 and the cosine near 1.",
+    "toy": "Two pairs: one turns by a radian a position, the other by a hundredth of one.",
 }
 
 
@@ -27,7 +27,7 @@ def measure() -> Iterator[Picture]:
         for layout, words in LAYOUTS.items():
             encoded = registry.find(IMPLEMENTATION)[0].function(length, dim, layout=layout, dtype="float64")
             yield Picture(
-                name=f"positions-{size}-{layout}", group="positions", kind="signed", title=f"{layout}: {words}",
-                finding=SEEN[size], source=SOURCE, rows=numbered(length), columns=numbered(dim), row_axis="position",
+                name=f"positions-{size}-{layout}", group="positions", kind="signed", title=f"{length} × {dim}, {layout}",
+                finding=f"{words} {SEEN[size]}", source=SOURCE, rows=numbered(length), columns=numbered(dim), row_axis="position",
                 column_axis="dimension", values=rounded(encoded, 4 if size == "toy" else 2), made_by=[IMPLEMENTATION],
             )  # fmt: skip
