@@ -154,6 +154,16 @@ def test_masks_are_named_as_the_conventions_that_the_implementations_hold():
     assert len({p.name for p in found}) == len(found)
 
 
+def test_half_precision_reads_the_same_keys():
+    pytest.importorskip("torch")
+    runs = {
+        dtype: prepare(plan(["torch_eager"], dtypes=[dtype]).cells[0]) for dtype in ("float32", "bfloat16")
+    }
+    for case in masks.CASES:
+        (both,) = masks.answers(case, runs)
+        assert both.made_by == ["float32", "bfloat16"]
+
+
 @implementation(name="short_window", arrays="numpy", requires=("G == H",))
 def short_window(query, key, value, *, causal=False, window=None, mask=None):
     """A window whose right end is left out, NaN for a query that sees no key, and causal refused."""

@@ -90,7 +90,7 @@ def _called(cell: Cell) -> str:
 
 
 def answers(case: Case, runs: dict[str, Run]) -> Iterator[Picture]:
-    """The different pictures of one case, and one that says who refused it."""
+    """The different pictures of one case, 1 for a key that is read, and one that says who refused it."""
     drawn: dict[str, tuple[list[list[float | None]], list[str]]] = {}
     refused = []
     for name, run in runs.items():
@@ -100,7 +100,9 @@ def answers(case: Case, runs: dict[str, Run]) -> Iterator[Picture]:
             refused.append(f"{name}: {str(error).partition(chr(10))[0] or type(error).__name__}")
             continue
         if seen is not None:
-            values = rounded(seen)
+            values = rounded(
+                np.where(np.isnan(seen), np.nan, seen > 0)
+            )  # 1/3 is another number in half precision
             drawn.setdefault(repr(values), (values, []))[1].append(name)
     for number, (values, names) in enumerate(drawn.values(), start=1):
         yield Picture(
