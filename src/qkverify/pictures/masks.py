@@ -100,9 +100,8 @@ def answers(case: Case, runs: dict[str, Run]) -> Iterator[Picture]:
             refused.append(f"{name}: {str(error).partition(chr(10))[0] or type(error).__name__}")
             continue
         if seen is not None:
-            values = rounded(
-                np.where(np.isnan(seen), np.nan, seen > 0)
-            )  # 1/3 is another number in half precision
+            # Read or not: a weight of 1/3 is another number in half precision.
+            values = rounded(np.where(np.isnan(seen), np.nan, seen > 0))
             drawn.setdefault(repr(values), (values, []))[1].append(name)
     for number, (values, names) in enumerate(drawn.values(), start=1):
         yield Picture(
