@@ -12,7 +12,7 @@ from qkverify.conventions import HARDLY_A_SCORE
 from qkverify.laws import law
 from qkverify.problems import Problem
 from qkverify.rounding import EXACT, FORMATS, LN_2, Bounded
-from qkverify.strategies import problems
+from qkverify.strategies import problems, real_problems
 from qkverify.verdict import (
     assert_at_least,
     assert_at_most,
@@ -343,6 +343,12 @@ def test_infinite_cap_is_none(run, problem):
 @law("Calls of the sizes that models have are right: heads of 64 and 128, several tiles of queries and keys, one query over a long cache.",
      source="the fast paths are taken here", problem=problems(usual=True, tame=True, only=("causal", "scale")), weight=0.4)  # fmt: skip
 def test_usual_calls(run, problem):
+    assert_within_bound(run(problem), run.exact(problem))
+
+
+@law("On what a trained model gives to attention the output is the reference's: scores from -39 to 42, heads that read one key.",
+     source="all-MiniLM-L6-v2, first layer, on a page of text: qkverify.activations", problem=real_problems(), weight=0.4)  # fmt: skip
+def test_agrees_with_reference_on_real_activations(run, problem):
     assert_within_bound(run(problem), run.exact(problem))
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from qkverify.laws import law
 from qkverify.poison import poisoned, unseen
-from qkverify.strategies import problems
+from qkverify.strategies import problems, real_problems
 from qkverify.verdict import assert_identical, assert_within_bound
 
 anything = problems(upstream=True)
@@ -17,6 +17,14 @@ anything = problems(upstream=True)
 @law("The gradients are those of softmax(Q K^T * scale) V: dS = P (dP - rowsum(P dP)), summed over all that shares an input.",
      source="FlashAttention, appendix B.2; softmax gradient y_i (delta_ik - y_k)", needs="gradients", problem=anything, weight=2.0)  # fmt: skip
 def test_vjp_agrees_with_reference(run, problem):
+    exact = run.exact_gradients(problem)
+    for name, found in run.gradients(problem).items():
+        assert_within_bound(found, exact[name], what=f"gradient of {name}")
+
+
+@law("On what a trained model gives to attention the gradients are the reference's.", source="all-MiniLM-L6-v2, first layer, on a page of text: qkverify.activations",
+     needs="gradients", problem=real_problems(upstream=True), weight=0.2)  # fmt: skip
+def test_vjp_agrees_on_real_activations(run, problem):
     exact = run.exact_gradients(problem)
     for name, found in run.gradients(problem).items():
         assert_within_bound(found, exact[name], what=f"gradient of {name}")

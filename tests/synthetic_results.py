@@ -6,6 +6,7 @@ from a formula or from one seeded generator, so that the file is the same each t
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 
@@ -17,6 +18,7 @@ from qkverify.results import (
     Fingerprint,
     ImplementationInfo,
     Outcome,
+    Picture,
     Record,
     RunStart,
     Semantic,
@@ -147,7 +149,42 @@ def records() -> list[Record]:
         *timings(rng),
         Control("synthetic-base-512", "synthetic_flash", "cpu", "float32", 1.003, 0.997, 1.006),
         Control("synthetic-gpt2", "synthetic_flash", "cpu", "float32", 0.999, 0.995, 1.004),
+        *pictures(rng),
     ]
+
+
+TOKENS = ["[CLS]", "no", "such", "<model>", "[SEP]"] * 2
+
+
+def pictures(rng: random.Random) -> Iterator[Picture]:
+    """One of every kind, with a NaN, a case with two answers and one that was refused."""
+    wave = [[round(math.sin(row * column / 9), 2) for column in range(300)] for row in range(20)]
+    yield Picture(name="positions-picture", group="positions", kind="signed", title="waves", finding="They turn.",
+                  rows=[str(i) for i in range(20)], columns=[str(i) for i in range(300)], row_axis="position",
+                  column_axis="dimension", values=wave, made_by=["synthetic_encoding"])  # fmt: skip
+    yield Picture(name="jacobian", group="jacobian", kind="signed", title="a matrix", finding="It has signs.", limit=0.5,
+                  rows=["0", "1"], columns=["a", "b"], values=[[0.5, -0.25], [0.0, 0.125]])  # fmt: skip
+    yield Picture(name="scaling-variance", group="scaling", kind="lines", title="a line", finding="It grows.",
+                  rows=["not scaled", "scaled", "d_k"], columns=["1", "2", "4"], column_axis="d_k",
+                  values=[[1.1, 2.1, 4.1], [1.1, 1.05, 1.02], [1.0, 2.0, 4.0]])  # fmt: skip
+    yield Picture(
+        name="attention", group="attention", kind="weights", title="no such <model>", finding="It reads."
+    )
+    for layer in (1, 2):
+        weights = [[round(rng.random() / 5, 3) for _ in TOKENS] for _ in TOKENS]
+        yield Picture(name=f"attention-{layer}-1", group="attention", kind="weights", title=f"layer {layer}, head 1",
+                      finding="It reads.", rows=TOKENS, columns=TOKENS, values=weights)  # fmt: skip
+    for number, third in enumerate((0.5, None), start=1):
+        yield Picture(name=f"mask-case-{number}", group="masks", kind="visible", title=f"a case: {third}", finding="Reads.",
+                      rows=["0", "1"], columns=["0", "1", "2"], values=[[1.0, 0.0, 0.0], [0.5, 0.0, third]],
+                      made_by=["synthetic_flash"])  # fmt: skip
+    yield Picture(
+        name="mask-case-refused",
+        group="masks",
+        kind="visible",
+        title="a case",
+        reason="synthetic_eager: <no>",
+    )
 
 
 CEILINGS = {"float64": 8e10, "float32": 1.6e11, "float16": 9e10, "bfloat16": 4.2e11}

@@ -6,7 +6,7 @@ import pytest
 
 from qkverify import campaigns
 from qkverify.errors import UsageError
-from qkverify.results import ImplementationInfo, RunStart, Verdict, of_kind, read
+from qkverify.results import ImplementationInfo, Picture, RunStart, Verdict, of_kind, read
 from qkverify.verification import plan
 
 
@@ -78,3 +78,10 @@ def test_without_resume_a_run_begins_anew(small):
 def test_a_device_that_is_not_here_is_named(small):
     with pytest.raises(UsageError, match="cuda"):
         run(small[0], devices=["cuda"])
+
+
+def test_the_pictures_are_recorded(small):
+    path, _ = small
+    run(path)
+    names = {picture.name for picture in of_kind(read(path), Picture)}
+    assert {"positions-picture-interleaved", "jacobian", "scaling-entropy", "attention"} <= names

@@ -159,6 +159,8 @@ def test_doctor_says_what_is_missing(tmp_path):
     done = qkverify("doctor", cwd=tmp_path)
     assert done.returncode == 0
     assert "numpy    installed" in done.stdout
+    models = next(line for line in done.stdout.splitlines() if line.startswith("models "))
+    assert models.endswith(("installed", "pip install 'qkverify[models]'"))
 
 
 def test_profile_prints_every_convention_and_how_it_is_known(folder):

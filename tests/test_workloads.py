@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qkverify import workload_files
+from qkverify import activations, workload_files
 from qkverify.contract import DEVICES, DTYPES
 from qkverify.errors import UsageError
 from qkverify.work import Work, work
@@ -68,6 +68,16 @@ def test_the_numbers_do_not_depend_on_the_dtype_and_do_on_the_seed() -> None:
     )
     assert np.array_equal(wide.query.astype(storage("bfloat16")), narrow.query)
     assert not np.array_equal(wide.query, other.query)
+
+
+def test_real_activations_are_the_stored_ones_and_said_to_be() -> None:
+    workload = named("minilm-l6-128")
+    problem = workload.problem("bfloat16")
+    assert problem.sizes == workload.sizes
+    for name, array in activations.stored().items():
+        assert np.array_equal(getattr(problem, name)[0], array.astype(storage("bfloat16")))
+    assert workload.options == "real activations"
+    assert np.array_equal(workload.problem("float32", seed=1).query, workload.problem("float32").query)
 
 
 def test_an_unknown_workload_names_the_nearest() -> None:
@@ -213,6 +223,14 @@ def test_what_cannot_be_resolved_says_what_there_is(tmp_path: Path) -> None:
     other = written(tmp_path, f"[bert-base]\n{LEAST}")
     with pytest.raises(UsageError, match="two different workloads are called 'bert-base'"):
         resolve(["bert-base", str(other)])
+
+
+def test_activations_of_another_shape_do_not_exist(tmp_path: Path) -> None:
+    path = written(
+        tmp_path, '[w]\nheads = 8\nqueries = 64\nkey_size = 32\ncausal = false\nvalues = "activations"\n'
+    )
+    with pytest.raises(UsageError, match="12 heads of 32, as many keys as queries; here H = 8, G = 8"):
+        resolve([str(path)])
 
 
 def test_scale_and_soft_cap_reach_the_problem() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import qkverify
-from qkverify import accuracy, frameworks, screen
+from qkverify import accuracy, frameworks, pictures, screen
 from qkverify.contract import Implementation
 from qkverify.errors import UsageError
 from qkverify.fingerprint import fingerprint
@@ -68,6 +68,8 @@ def record_everything(
         verdicts += _unavailable(writer, name, device, reason, planned)
     for one in planned.implementations:
         writer.append(_described(one, planned))
+    for picture in pictures.measure(planned.cells):
+        writer.append(picture)
     with screen.progress("timing") as advance:
         run_grid(writer, planned.implementations, budget_seconds=budget_seconds, progress=advance, verdicts=verdicts,
                  devices=devices)  # fmt: skip

@@ -239,8 +239,43 @@ class Planted(msgspec.Struct, frozen=True, tag="planted"):
     profile: str = ""
 
 
+PictureKind = Literal["signed", "weights", "visible", "lines"]
+
+
+class Picture(msgspec.Struct, frozen=True, kw_only=True, tag="picture"):
+    """A picture of the sources as numbers: `values[row][column]`, NaN as null, coloured in full at `limit`.
+
+    "lines" draws each row over the numbers that the columns are named by. `finding` says in words what is to be seen,
+    `made_by` whose numbers they are. Without values, `reason` says why there is nothing to draw.
+    """
+
+    name: str
+    group: str
+    kind: PictureKind
+    title: str
+    finding: str = ""
+    source: str = ""
+    rows: list[str] = []
+    columns: list[str] = []
+    row_axis: str = ""
+    column_axis: str = ""
+    values: list[list[float | None]] = []
+    limit: float = 1.0
+    made_by: list[str] = []
+    reason: str = ""
+
+
 Record: TypeAlias = (
-    RunStart | ImplementationInfo | Verdict | Timing | Ceiling | Control | Conditions | Accuracy | Planted
+    RunStart
+    | ImplementationInfo
+    | Verdict
+    | Timing
+    | Ceiling
+    | Control
+    | Conditions
+    | Accuracy
+    | Planted
+    | Picture
 )
 Kind = TypeVar("Kind")
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from qkverify import frameworks, registry
+from qkverify import frameworks, pretrained, registry
 from qkverify.contract import DEVICES, FRAMEWORKS, SEMANTICS
 from qkverify.laws import Law
 from qkverify.power import summary
@@ -177,6 +177,7 @@ def doctor() -> None:
         for device in DEVICES if why is None else ():
             reason = frameworks.get(name).unavailable(device)
             console.print(f"  {device:6} {reason or 'available'}")
+    console.print(f"{'models':8} {pretrained.lacking() or 'installed'}", markup=False)
     implementations()
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from qkverify import distributions
+from qkverify import activations, distributions
 from qkverify.contract import OPTIONS
 from qkverify.problems import LAYOUTS, Problem
 from qkverify.runs import NUMPY_DTYPES, Run, active
@@ -264,6 +264,38 @@ def problems(
         {} if run is None else {n: run.semantics[n] for n in ("causal_alignment", "empty_rows")}
     )
     return Problem(**arrays, **options, layouts=places, **semantics)
+
+
+REAL_LENGTHS = (1, 2, 5, 16, 33, 64, 65, 128)
+
+
+@st.composite
+def real_problems(draw: Draw, *, upstream: bool = False) -> Problem:
+    """Neighbouring heads of a trained model on a stretch of its text (see `activations`), with the options causal and scale.
+
+    As many queries as keys, or the last few of them; the upstream gradient is standard normal.
+    """
+    run = active()
+    few = run is not None and (run.framework.COMPILES or run.implementation.effort.get(run.device, 1.0) < 1)
+    heads = draw(st.sampled_from((1, 2) if few else (1, 2, 3, activations.HEADS)))
+    keys = draw(st.sampled_from((16,) if few else REAL_LENGTHS))
+    queries = keys if few else draw(st.sampled_from([n for n in (1, 5, keys) if n <= keys]))
+    sizes = {"B": 1, "H": heads, "G": heads, "Q": queries, "K": keys,
+             "D": activations.SIZE, "E": activations.SIZE}  # fmt: skip
+    assume(run is None or run.implementation.accepts(sizes) is None)
+    head = draw(st.integers(0, activations.HEADS - heads))
+    start = draw(st.integers(0, activations.STORED_TOKENS - keys))
+    window = (None, slice(head, head + heads), slice(start, start + keys))
+    dtype = NUMPY_DTYPES[run.dtype if run else "float32"]
+    cut: dict[str, Any] = {name: array[window].astype(dtype) for name, array in activations.stored().items()}
+    cut["query"] = cut["query"][:, :, keys - queries :]
+    if upstream:
+        cut["upstream"] = Source(draw).array("normal", cut["query"].shape).astype(dtype)
+    options = draw_options(Source(draw), run, sizes, dtype, only=("causal", "scale"))
+    semantics: dict[str, Any] = (
+        {} if run is None else {n: run.semantics[n] for n in ("causal_alignment", "empty_rows")}
+    )
+    return Problem(**cut, **options, **semantics)
 
 
 class Source:

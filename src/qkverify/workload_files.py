@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import msgspec
 
+from qkverify import activations
 from qkverify.errors import UsageError
 from qkverify.workloads import Workload
 
@@ -121,6 +122,20 @@ def inconsistency(one: Workload) -> str | None:
         return (
             f"causal or a window over {s['Q']} queries and {s['K']} keys means two things (aligned at the first or at"
             " the last key), and libraries differ. Decoding one token over all keys is causal = false"
+        )
+    captured = {
+        "B": 1,
+        "H": activations.HEADS,
+        "G": activations.HEADS,
+        "K": s["Q"],
+        "D": activations.SIZE,
+        "E": activations.SIZE,
+    }
+    wrong = [f"{letter} = {s[letter]}" for letter, size in captured.items() if s[letter] != size]
+    if one.values == "activations" and wrong:
+        return (
+            f"activations are one batch entry of {activations.HEADS} heads of {activations.SIZE}, as many keys as queries;"
+            f" here {', '.join(wrong)}"
         )
     return None
 

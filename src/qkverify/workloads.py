@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import ml_dtypes
 import msgspec
 import numpy as np
 
+from qkverify import activations
 from qkverify.contract import DTYPES
 from qkverify.errors import UsageError
 from qkverify.problems import Problem
@@ -48,6 +49,7 @@ class Workload:
     key_lengths: tuple[Length, ...] | None = None
     scale: Positive | None = None
     softcap: Positive | None = None
+    values: Literal["normal", "activations"] = "normal"
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -72,15 +74,22 @@ class Workload:
         if self.key_lengths is not None:
             words.append("key lengths " + ", ".join(map(str, self.key_lengths)))
         words += [f"{n} {getattr(self, n):g}" for n in ("scale", "softcap") if getattr(self, n) is not None]
+        if self.values != "normal":
+            words.append(f"real {self.values}")
         return "; ".join(words)
 
     def problem(self, dtype: str, *, seed: int = 0) -> Problem:
         """The case as arrays: standard normal query, key, value and upstream, equal in every dtype.
 
-        Standard normal is what a layer norm leaves, and with 1/sqrt(D) the scores have variance one.
+        Standard normal is what a layer norm leaves, and with 1/sqrt(D) the scores have variance one. Where `values` says
+        so, query, key and value are a model's instead (see `activations`), whatever the seed.
         """
         numbers, stored = np.random.default_rng(seed), storage(dtype)
-        return self._filled(lambda shape: numbers.standard_normal(shape, dtype=np.float32).astype(stored))
+        case = self._filled(lambda shape: numbers.standard_normal(shape, dtype=np.float32).astype(stored))
+        if self.values == "normal":
+            return case
+        given = activations.first(self.sizes["K"])
+        return case.replace(**{name: array[None].astype(stored) for name, array in given.items()})
 
     def outline(self, dtype: str) -> Problem:
         """The case without numbers, which takes no memory: for counting what there is to do."""
@@ -112,8 +121,13 @@ def storage(dtype: str) -> np.dtype[np.generic]:
 # What a machine of each kind times when nothing is asked for: from short to long, so that a short budget ends
 # in the long cases, and a few minutes suffice.
 SMALL_GRID: dict[str, tuple[str, ...]] = {
-    "cpu": (*(f"transformer-base-{length}" for length in (128, 256, 512, 1024)), "gpt2-small"),
+    "cpu": (
+        "minilm-l6-128",
+        *(f"transformer-base-{length}" for length in (128, 256, 512, 1024)),
+        "gpt2-small",
+    ),
     "cuda": (
+        "minilm-l6-128",
         *(f"transformer-base-{length}" for length in (128, 256, 512, 1024, 2048, 4096)),
         "gpt2-small",
         "llama3-8b-prefill",

@@ -23,6 +23,7 @@ from qkverify.results import (
     Fact,
     ImplementationInfo,
     Outcome,
+    Picture,
     Planted,
     Record,
     RunStart,
@@ -129,6 +130,7 @@ class Report:
         )
         self.accuracy = _latest(of_kind(records, Accuracy), lambda a: (a.implementation, a.device, a.dtype))
         self.planted = sorted(_latest(of_kind(records, Planted), lambda p: p.name), key=lambda p: p.name)
+        self.pictures = _latest(of_kind(records, Picture), lambda p: p.name)
         self._title = title
 
     @cached_property

@@ -115,8 +115,12 @@
     tip.hidden = !mark;
     if (!mark) return;
     mark.classList.add("at");
-    tip.textContent = mark.dataset.tip;
-    const box = mark.getBoundingClientRect(), size = tip.getBoundingClientRect();
+    place(mark.dataset.tip, mark.getBoundingClientRect());
+  }
+  function place(text, box) {
+    tip.hidden = false;
+    tip.textContent = text;
+    const size = tip.getBoundingClientRect();
     tip.style.left = Math.max(8, Math.min(innerWidth - size.width - 8, box.left + box.width / 2 - size.width / 2)) + "px";
     tip.style.top = (box.top > size.height + 14 ? box.top - size.height - 8 : box.bottom + 8) + "px";
   }
@@ -142,6 +146,21 @@
       const marks = all("use[data-tip]", chart).filter((mark) => mark.getBoundingClientRect().width);
       const at = marks.findIndex((mark) => mark.classList.contains("at"));
       show(marks[at < 0 ? (step > 0 ? 0 : marks.length - 1) : (at + step + marks.length) % marks.length]);
+    });
+  }
+  // Pictures: the cell under the pointer, its value out of two hexadecimal digits.
+  for (const chart of all(".heat[data-values]")) {
+    const cells = one("image", chart), names = JSON.parse(chart.closest("[data-names]")?.dataset.names || "null");
+    const { columns, count, low, high, row, column } = chart.dataset;
+    chart.addEventListener("pointerleave", () => show(null));
+    chart.addEventListener("pointermove", (event) => {
+      const box = cells.getBoundingClientRect();
+      const j = Math.floor((event.clientX - box.left) / box.width * columns), i = Math.floor((event.clientY - box.top) / box.height * count);
+      if (i < 0 || j < 0 || i >= count || j >= columns) return show(null);
+      const at = 2 * (i * columns + j), share = parseInt(chart.dataset.values.slice(at, at + 2), 16) / 255;
+      const value = (+low + share * (high - low)).toFixed(2);
+      const where = names ? `${names[i]} \u2192 ${names[j]}` : `${row} ${i}, ${column} ${j}`;
+      place(`${where}: ${value}`, { left: event.clientX, top: event.clientY - 6, width: 0, bottom: event.clientY + 14 });
     });
   }
   addEventListener("scroll", () => show(null), { passive: true });
