@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import qkverify
-from qkverify import accuracy, frameworks, screen
+from qkverify import accuracy, complexity, frameworks, screen
 from qkverify.contract import Implementation
 from qkverify.errors import UsageError
 from qkverify.fingerprint import fingerprint
 from qkverify.results import ImplementationInfo, RunStart, Verdict, Writer, of_kind, read
 from qkverify.timing import run_grid
 from qkverify.verification import Cell, Plan, applicable, check_cells, conventions_of, info, law_book, plan
+
+COMPLEXITY_SHARE = 0.25  # seconds for the growth of types of layers, for each second of the budget, and on top of it
 
 
 def best_device() -> str:
@@ -71,6 +73,8 @@ def record_everything(
     with screen.progress("timing") as advance:
         run_grid(writer, planned.implementations, budget_seconds=budget_seconds, progress=advance, verdicts=verdicts,
                  devices=devices)  # fmt: skip
+    for measured_layer in complexity.measure(COMPLEXITY_SHARE * budget_seconds, devices=devices):
+        writer.append(measured_layer)
 
 
 def recorded(path: Path) -> list[Verdict]:
