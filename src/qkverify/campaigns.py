@@ -18,7 +18,7 @@ from qkverify.results import ImplementationInfo, RunStart, Verdict, Writer, of_k
 from qkverify.timing import run_grid
 from qkverify.verification import Cell, Plan, applicable, check_cells, conventions_of, info, law_book, plan
 
-COMPLEXITY_SHARE = 0.25  # seconds for the growth of types of layers, for each second of the budget, and on top of it
+COMPLEXITY_SHARE = 0.25  # of the budget, and on top of it: seconds for how the cost of layers grows
 
 
 def best_device() -> str:

@@ -18,7 +18,9 @@ from qkverify.rounding import Bounded, Precision
 DTYPE = "float32"
 
 
-def margin(layer: Layer, framework: str, device: str, *, perform: Perform | None = None, seed: int = 0) -> float:
+def margin(
+    layer: Layer, framework: str, device: str, *, perform: Perform | None = None, seed: int = 0
+) -> float:
     """The largest |error| / bound over the layer's small sizes; above 1 the code is something else than the definition.
 
     `perform` is judged in place of the layer's own code. A result of another shape has an infinite margin.

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-Sizes = Mapping[str, int]  # n positions, d features, k width of a kernel, r neighbours; A, B, C of a plain product
+Sizes = Mapping[
+    str, int
+]  # n positions, d features, k width of a kernel, r neighbours; A, B, C of a plain product
 Perform = Callable[..., Any]
 
 TABLE_1 = "Attention Is All You Need (arXiv:1706.03762), table 1 and section 4"
@@ -63,7 +65,8 @@ class Layer:
 
     def multiply_adds(self, sizes: Sizes) -> int:
         """What theory counts at these sizes, with its constant factor."""
-        return self.factor * prod(sizes[name] ** power for name, power in self.exponents.items())
+        each: list[int] = [sizes[name] ** power for name, power in self.exponents.items()]
+        return self.factor * prod(each)
 
     def performed_by(self, framework: str) -> Perform:
         """The layer as "numpy" or "torch" performs it."""

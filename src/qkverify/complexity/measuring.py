@@ -27,7 +27,10 @@ from qkverify.sampling import FEWEST_ROUNDS, Plan, Samples, Subject, calibrate, 
 
 OUT_OF_TIME = "the time budget had run out"
 FRAMEWORKS = ("numpy", "torch")
-LONGEST_SHARE = 1 / 60  # of a series' seconds for its longest call: all sizes take twice that, and some twenty rounds fit
+LONGEST_SHARE = (
+    1 / 60
+)  # of a series' seconds for its longest call: all sizes take twice that, and ten rounds fit
+LONGEST_SECONDS = 0.02  # a larger budget buys rounds, and not sizes without end
 WARM_SHARE = 1 / 2  # of the longest call is what three warm-up samples may take: longer calls have one
 SAMPLE_SECONDS = 0.002  # shorter calls are repeated: the first one after another's turn finds the caches cold
 MOST_SIZES = 24
@@ -92,8 +95,8 @@ def measure(
 ) -> Iterator[Complexity | Travel]:
     """Chains first, then times, each variable's as soon as it is known.
 
-    The budget is for the times, shared equally among the variables; what one leaves goes to those after it. Chains, and checking
-    that the code is right, take some seconds more.
+    The budget is for the times, shared equally among the variables; what one leaves goes to those after it, and on a busy machine
+    all of them may take half as much again. Chains, and checking that the code is right, take some seconds more.
     """
     for layer in all_layers():
         yield travel(layer)
@@ -103,9 +106,9 @@ def measure(
             checked(layer, place)
     start = time.perf_counter()
     for number, one in enumerate(all_series):
-        left = max(0.0, budget_seconds - (time.perf_counter() - start))
-        share = left / (len(all_series) - number)
-        yield from measure_series(one, here, budget_seconds=share, seed=seed + number)
+        left = (budget_seconds - (time.perf_counter() - start)) / (len(all_series) - number)
+        fair = budget_seconds / len(all_series)  # the last ones are not to pay for a machine that became busy
+        yield from measure_series(one, here, budget_seconds=max(left, fair / 2), seed=seed + number)
 
 
 def travel(layer: Layer) -> Travel:
@@ -132,30 +135,16 @@ def measure_series(
     start, where = time.perf_counter(), list(where)
     if not budget_seconds:
         return [_record(one, place, [], {}, None, OUT_OF_TIME, None) for place in where]
-    longest = LONGEST_SHARE * budget_seconds / max(1, len(where))
-    found = {place: checked(one.layer, place) for place in where}
-    ready, reasons = dict[Place, list[Ready]](), {place: reason for place, (_, reason) in found.items()}
+    longest = min(LONGEST_SECONDS, LONGEST_SHARE * budget_seconds / max(1, len(where)))
+    ready, margins, reasons = dict[Place, list[Ready]](), dict[Place, float | None](), dict[Place, str]()
     with one_thread() as threads:
         for place in where:
             ready[place] = []
-            try:
-                if not reasons[place]:
-                    ready[place] = list(_grown(one, place, _clock(place, threads), longest, seed))
-            except Exception as error:  # this place's own failure: the others go on
-                reasons[place] = raised(error)
-        flat = {f"{p.framework} {p.device} {r.size}": r for p, sizes in ready.items() for r in sizes}
-        # a tenth more than the fewest samples: for what passes between them
-        need = 1.1 * FEWEST_ROUNDS * sum(r.plan.sample_seconds for r in flat.values())
-        samples = interleave(
-            {name: r.subject for name, r in flat.items()},
-            budget_seconds=max(need, budget_seconds - (time.perf_counter() - start)),
-            plans={name: r.plan for name, r in flat.items()},
-            seed=seed,
-        )
-    return [
-        _record(one, p, ready[p], samples, found[p][0], reasons[p], threads)
-        for p in where
-    ]
+            margins[place], reasons[place] = checked(one.layer, place)
+            if not reasons[place]:
+                reasons[place] = _grow(ready[place], one, place, _clock(place, threads), longest, seed)
+        samples = _sampled(ready, budget_seconds - (time.perf_counter() - start), seed)
+    return [_record(one, p, ready[p], samples, margins[p], reasons[p], threads) for p in where]
 
 
 @lru_cache(maxsize=64)
@@ -170,21 +159,42 @@ def checked(layer: Layer, place: Place) -> tuple[float | None, str]:
         return None, raised(error)
 
 
-def _grown(
-    one: Series, place: Place, clock: Clock, longest_seconds: float, seed: int
-) -> Iterator[Ready]:
-    """Size upon size, warmed up, until the next call would be too long."""
+def _grow(
+    ready: list[Ready], one: Series, place: Place, clock: Clock, longest_seconds: float, seed: int
+) -> str:
+    """Size upon size, warmed up, until the next call would be too long. Gives the reason where it fails before: what was ready
+    by then stays."""
     arrays, perform = frameworks.get(place.framework), one.layer.performed_by(place.framework)
-    for sizes in distinct(one.sizes(step) for step in range(MOST_SIZES)):
-        drawn = one.layer.inputs(sizes, np.random.default_rng(seed))
-        native = one.layer.laid_out(place.framework, (arrays.from_numpy(x, place.device) for x in drawn))
-        subject = Subject(_call(perform, native, sizes), clock)
-        subject.call()  # what is loaded once is not part of the warm-up
-        plan = _long_enough(calibrate(subject, limit_seconds=WARM_SHARE * longest_seconds))
-        operations = counting.multiply_adds(one.layer, place.framework, native, sizes)
-        yield Ready(sizes[one.variable], subject, plan, operations)
-        if 2 * plan.call_seconds > longest_seconds:
-            return
+    try:
+        for sizes in distinct(one.sizes(step) for step in range(MOST_SIZES)):
+            drawn = one.layer.inputs(sizes, np.random.default_rng(seed))
+            native = one.layer.laid_out(place.framework, (arrays.from_numpy(x, place.device) for x in drawn))
+            subject = Subject(_call(perform, native, sizes), clock)
+            subject.call()  # what is loaded once is not part of the warm-up
+            plan = _long_enough(calibrate(subject, limit_seconds=WARM_SHARE * longest_seconds))
+            operations = counting.multiply_adds(one.layer, place.framework, native, sizes)
+            ready.append(Ready(sizes[one.variable], subject, plan, operations))
+            if 2 * plan.call_seconds > longest_seconds:
+                break
+    except Exception as error:  # this place's own failure: the others go on
+        return raised(error)
+    return ""
+
+
+def _sampled(
+    ready: Mapping[Place, Sequence[Ready]], left_seconds: float, seed: int
+) -> dict[tuple[Place, int], Samples]:
+    """All sizes of all places in turn, in at least the fewest rounds."""
+    flat = {f"{place} {r.size}": (place, r) for place, sizes in ready.items() for r in sizes}
+    # a tenth more than the fewest samples: for what passes between them
+    need = 1.1 * FEWEST_ROUNDS * sum(r.plan.sample_seconds for _, r in flat.values())
+    found = interleave(
+        {name: r.subject for name, (_, r) in flat.items()},
+        budget_seconds=max(need, left_seconds),
+        plans={name: r.plan for name, (_, r) in flat.items()},
+        seed=seed,
+    )
+    return {(place, r.size): found[name] for name, (place, r) in flat.items()}
 
 
 def _long_enough(plan: Plan) -> Plan:
@@ -217,12 +227,12 @@ def _record(
     one: Series,
     place: Place,
     ready: Sequence[Ready],
-    samples: Mapping[str, Samples],
+    samples: Mapping[tuple[Place, int], Samples],
     margin: float | None,
     reason: str,
     threads: int | None,
 ) -> Complexity:
-    found = [samples[f"{place.framework} {place.device} {r.size}"] for r in ready]
+    found = [samples[place, r.size] for r in ready]
     return Complexity(
         layer=one.layer.name,
         formula=one.layer.formula,

@@ -1,10 +1,10 @@
 """How long a signal travels: chains of matrix products, followed through the very code that is timed.
 
-The NumPy code of a layer is called with arrays that hold the length of a chain instead of a number: a matrix product makes a chain
-one longer, everything else hands it on. The longest chain to any output is the number of sequential steps: products that wait for
-one another, however many processors there are. The shortest chain from the first input alone to the last output, through as many
-layers as connect the two, is the path length. One product counts as one step, as in the source, which leaves out the log of its
-own length.
+The NumPy code of a layer is called with arrays that hold the length of a chain instead of a number: a matrix product makes a
+chain one longer, everything else hands it on. The longest chain to any output is the number of sequential steps: products that
+wait for one another, however many processors there are. The shortest chain from the first input alone to the last output, through
+as many layers as connect the two, is the path length. One product counts as one step, as in the source, which leaves out the log
+of its own length.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Chain(np.ndarray):
         rows = self.join.reduce(left, axis=-1)
         columns = self.join.reduce(right, axis=-2)
         joined = columns if left.ndim == 1 else self.join(rows[..., None], columns[..., None, :])
-        return 1 + (self.join(rows, joined) if left.ndim == 1 else joined)
+        return np.asarray(1 + (self.join(rows, joined) if left.ndim == 1 else joined))
 
     def _lengths(self, x: Any) -> np.ndarray:
         if isinstance(x, Chain):
@@ -86,7 +86,9 @@ def path(layer: Layer, sizes: Sizes) -> tuple[int, int]:
     sequence, *weights = _inputs(layer, sizes)[layer.sequences - 1 :]
     signal = np.full(sequence.shape, np.inf)
     signal[0] = 0
-    found = _stacked(layer, sizes, signal.view(Shortest), weights, lambda x: bool(np.isfinite(x.lengths[-1]).all()))
+    found = _stacked(
+        layer, sizes, signal.view(Shortest), weights, lambda x: bool(np.isfinite(x.lengths[-1]).all())
+    )
     return int(found[0].lengths[-1].min()), found[1]
 
 
@@ -117,7 +119,9 @@ def _stacked(
         x = (perform or layer.numpy)(*[x] * layer.sequences, *weights, layer.deeper(sizes, depth))
         if connected(x):
             return x, depth + 1
-    raise RuntimeError(f"{layer.name}: {MOST_LAYERS} layers do not connect the ends of a sequence at {dict(sizes)}")
+    raise RuntimeError(
+        f"{layer.name}: {MOST_LAYERS} layers do not connect the ends of a sequence at {dict(sizes)}"
+    )
 
 
 def _inputs(layer: Layer, sizes: Sizes) -> list[np.ndarray]:

@@ -32,8 +32,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """A line: `label` stands at its end, `colour` numbers its colour and mark, `data` is for the filters. `guide` is a dashed line
-    beside it, what it is to be held against."""
+    """A line: `label` stands at its end, `colour` numbers its colour and mark, `data` is for the filters. `guide` is a dashed
+    line beside it, what it is to be held against."""
 
     label: str
     colour: int

@@ -72,7 +72,9 @@ LAYERS = (
         steps="1",
         path="n / r",
         steps_at=lambda sizes: 2,
-        path_at=lambda sizes: whole(sizes["n"] - 1, reach(sizes)[0]),  # forwards a layer reaches as far as it sees back
+        path_at=lambda sizes: whole(
+            sizes["n"] - 1, reach(sizes)[0]
+        ),  # forwards a layer reaches as far as it sees back
         inputs=inputs,
         sequences=3,
         definition=definition,
@@ -82,7 +84,7 @@ LAYERS = (
         spans={
             "n": Span(16, {"d": 128, "r": 32}),
             "d": Span(16, {"n": 256, "r": 32}),
-            "r": Span(16, {"n": 256, "d": 128}),
+            "r": Span(16, {"n": 512, "d": 256}),
         },
     ),
 )

@@ -9,15 +9,15 @@ from markupsafe import Markup
 from qkverify.complexity import fitting
 from qkverify.report import units
 from qkverify.report.charts import Point, Series, line_chart
-from qkverify.report.markdown import code, table
+from qkverify.report.markdown import table
 from qkverify.report.model import Report
 from qkverify.report.templating import fill
 from qkverify.results import Complexity, Travel
 
 ORDER = 62
 TITLE = "How cost grows"
-TOGETHER = (("n", "positions"), ("d", "features"))  # charts of their own, all layers in each; the rest shares one
-OTHERS = "k neighbours, r neighbours, or a side of a matrix product"
+TOGETHER = {"n": "positions", "d": "features"}  # charts of their own, all layers in each; the rest shares one
+OTHERS = "neighbours k or r, side of a matrix product"
 
 
 class Place(NamedTuple):
@@ -63,15 +63,17 @@ def html(report: Report) -> Markup:
     here = places(report)
     figures = [
         found
-        for variables, label in [*(((name,), f"{name} {word}") for name, word in TOGETHER), (_others(report), OTHERS)]
         for place in here
-        if (found := figure(report, place, variables, label))
+        for title, variables, label in _charts(report)
+        if (found := figure(report, place, title, variables, label))
     ]
     notes = {
         "threads": sorted({r.threads or 0 for r in report.complexity if r.seconds}),
         "thread_clock": any(r.clock == "thread" for r in report.complexity),
     }
-    return fill("complexity.jinja", blocks=blocks(report), places=here, figures=figures, at_fixed=at_fixed, **notes)
+    return fill(
+        "complexity.jinja", blocks=blocks(report), places=here, figures=figures, at_fixed=at_fixed, **notes
+    )
 
 
 def places(report: Report) -> list[Place]:
@@ -83,7 +85,10 @@ def blocks(report: Report) -> list[Block]:
     found = []
     for layer in layers(report):
         mine = [r for r in report.complexity if r.layer == layer]
-        lines = [_line(report, [r for r in mine if r.variable == v]) for v in dict.fromkeys(r.variable for r in mine)]
+        lines = [
+            _line(report, [r for r in mine if r.variable == v])
+            for v in dict.fromkeys(r.variable for r in mine)
+        ]
         factor = f"{mine[0].factor} " if mine[0].factor > 1 else ""
         found.append(Block(layer, factor + mine[0].formula, lines, report.travels.get(layer)))
     return found
@@ -93,10 +98,10 @@ def layers(report: Report) -> list[str]:
     return list(dict.fromkeys(r.layer for r in report.complexity))
 
 
-def figure(report: Report, place: Place, variables: tuple[str, ...], label: str) -> Figure | None:
+def figure(report: Report, place: Place, title: str, variables: tuple[str, ...], label: str) -> Figure | None:
     """Time against a variable, a line for every layer, the slope of theory dashed along the sizes that were fitted."""
     series = [
-        _series(record, layers(report).index(record.layer), many=len(variables) > 1)
+        _series(record, layers(report).index(record.layer), named=title != record.variable)
         for record in report.complexity
         if _place(record) == place and record.variable in variables and any(record.seconds)
     ]
@@ -105,7 +110,7 @@ def figure(report: Report, place: Place, variables: tuple[str, ...], label: str)
     said = ", ".join(f"{s.label} {units.seconds(s.points[-1].y)} at {s.points[-1].x:g}" for s in series)
     alt = f"Time against {label}, {place}. At the largest: {said}"
     chart = line_chart(series, alt=alt, unit=units.seconds, x_label=label, room=18)
-    return Figure(place, " and ".join(variables) if len(variables) == 1 else "other variables", chart)
+    return Figure(place, title, chart)
 
 
 def at_fixed(record: Complexity) -> str:
@@ -113,13 +118,15 @@ def at_fixed(record: Complexity) -> str:
     return ", ".join(f"{name} = {size}" for name, size in record.fixed.items())
 
 
-def _series(record: Complexity, colour: int, *, many: bool) -> Series:
+def _series(record: Complexity, colour: int, *, named: bool) -> Series:
     best = {n: min(times) for n, times in zip(record.sizes, record.seconds, strict=True) if times}
-    points = [Point(n, s, f"{record.layer}, {record.variable} {n}: {units.seconds(s)}") for n, s in best.items()]
+    points = [
+        Point(n, s, f"{record.layer}, {record.variable} {n}: {units.seconds(s)}") for n, s in best.items()
+    ]
     fit, guide = fitting.growth(record), list[tuple[float, float]]()
     if fit is not None:
         guide = [(n, best[fit.last] * (n / fit.last) ** record.theory) for n in (fit.first, fit.last)]
-    label = f"{record.layer.split()[0]} {record.variable}" if many else record.layer
+    label = f"{record.layer.split()[0]} {record.variable}" if named else record.layer
     return Series(label, colour, points, {"device": record.device, "dtype": record.dtype}, guide)
 
 
@@ -137,9 +144,10 @@ def _place(record: Complexity) -> Place:
     return Place(record.implementation, record.device, record.dtype)
 
 
-def _others(report: Report) -> tuple[str, ...]:
-    own = {name for name, _ in TOGETHER}
-    return tuple(dict.fromkeys(r.variable for r in report.complexity if r.variable not in own))
+def _charts(report: Report) -> list[tuple[str, tuple[str, ...], str]]:
+    """The charts of a place: title, variables, label of the axis."""
+    others = tuple(dict.fromkeys(r.variable for r in report.complexity if r.variable not in TOGETHER))
+    return [*((name, (name,), word) for name, word in TOGETHER.items()), ("other variables", others, OTHERS)]
 
 
 def markdown(report: Report) -> str:
@@ -166,7 +174,9 @@ def _said(record: Complexity | None, fit: fitting.Growth | None) -> str:
 
 def _travelled(travel: Travel | None, what: str) -> str:
     """Theory, and what was traced at every length: "O(n): 16, 32 at n = 16, 32"."""
-    theory, traced = ("", []) if travel is None else (getattr(travel, f"{what}_theory"), getattr(travel, what))
+    theory, traced = (
+        ("", []) if travel is None else (getattr(travel, f"{what}_theory"), getattr(travel, what))
+    )
     if not theory or travel is None:
         return ""
     return f"O({theory}): {', '.join(map(str, traced))} at n = {', '.join(map(str, travel.lengths))}"
