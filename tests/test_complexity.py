@@ -14,9 +14,10 @@ import pytest
 from qkverify.clocks import ThreadClock
 from qkverify.complexity import Span, all_layers, checking, counting, fitting, layer, measuring, tracing
 from qkverify.complexity.layers import convolution, restricted_attention
-from qkverify.complexity.measuring import OUT_OF_TIME, Place, Series, measure, measure_series, one_thread
+from qkverify.complexity.measuring import Place, Series, measure, measure_series, one_thread
 from qkverify.errors import UsageError
 from qkverify.results import Complexity, Travel
+from qkverify.timing import OUT_OF_TIME
 
 NUMPY = Place("numpy", "cpu")
 NAMES = [one.name for one in all_layers()]
@@ -266,6 +267,45 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
 )
 def test_theory_agrees_where_no_other_whole_power_fits(interval: tuple[float, float], word: str) -> None:
     assert fitting.Growth(sum(interval) / 2, *interval, 1, 2).word(2) == word
+
+
+def grown(sizes: list[int], seconds: list[float], multiply_adds: list[int] | None = None) -> Complexity:
+    return Complexity(
+        layer="made up",
+        formula="n",
+        factor=1,
+        variable="n",
+        theory=1,
+        implementation="numpy",
+        device="cpu",
+        dtype="float32",
+        clock="thread",
+        threads=1,
+        fixed={},
+        sizes=sizes,
+        multiply_adds=multiply_adds or sizes,
+        seconds=[[s, 2 * s] for s in seconds],
+        rounds=[[0, 1] for _ in seconds],
+    )
+
+
+def test_the_crossing_of_two_powers_is_where_they_are_equal() -> None:
+    steep = grown([2, 8, 32], [float(n * n) for n in (2, 8, 32)])
+    flat = grown([4, 16, 64], [10.0 * n for n in (4, 16, 64)])
+    assert fitting.crossing(steep, flat) == pytest.approx(10)
+    assert fitting.crossing(flat, steep) == math.inf  # it is the longer one at first, and not for good
+
+
+def test_a_crossing_of_counts_does_not_look_at_times() -> None:
+    steep = grown([2, 8, 32], [1.0, 1.0, 1.0], [n * n for n in (2, 8, 32)])
+    flat = grown([2, 8, 32], [5.0, 5.0, 5.0], [5 * n for n in (2, 8, 32)])
+    assert fitting.crossing(steep, flat, counts=True) == pytest.approx(5)
+    assert (fitting.crossing(steep, flat), fitting.crossing(flat, steep)) == (math.inf, 0.0)
+
+
+def test_without_sizes_in_common_there_is_no_crossing() -> None:
+    assert math.isnan(fitting.crossing(grown([2, 4], [1.0, 2.0]), grown([8, 16], [1.0, 2.0])))
+    assert math.isnan(fitting.crossing(grown([], []), grown([8, 16], [1.0, 2.0])))
 
 
 # -- Measuring ----------------------------------------------------------------------------------------------

@@ -71,6 +71,25 @@ def test_chains_stand_beside_their_orders(records: list[Record]) -> None:
     assert "at n = 16, 32, 64, 128; convolution k = 3." in said
 
 
+def test_it_says_where_self_attention_becomes_the_dearer_one(records: list[Record]) -> None:
+    made = {
+        "self-attention": lambda n: 1e-8 * n * n,
+        "recurrent": lambda n: 1e-6 * n,
+        "convolution": lambda n: 1.0,
+    }
+    exact = [
+        msgspec.structs.replace(r, seconds=[[made[r.layer](n)] * 3 for n in r.sizes])
+        for r in of_kind(records, Complexity)
+        if r.variable == "n" and r.implementation == "numpy"
+    ]
+    expected = "recurrent from n = 100 (by the counts at every length)"
+    assert expected in text(section.html(Report(exact)))
+    assert f"{section.LONGER}, numpy on cpu: {expected}; convolution at no length" in section.markdown(
+        Report(exact)
+    )
+    assert section.LONGER not in section.html(Report(exact[1:]))
+
+
 def test_what_was_not_timed_says_why(records: list[Record]) -> None:
     found = Report(records)
     assert "not timed: raised MemoryError: no room" in text(section.html(found))

@@ -73,8 +73,9 @@ def record_everything(
     with screen.progress("timing") as advance:
         run_grid(writer, planned.implementations, budget_seconds=budget_seconds, progress=advance, verdicts=verdicts,
                  devices=devices)  # fmt: skip
-    for measured_layer in complexity.measure(COMPLEXITY_SHARE * budget_seconds, devices=devices):
-        writer.append(measured_layer)
+    with screen.progress("growth") as advance:
+        for grown in complexity.measure(COMPLEXITY_SHARE * budget_seconds, devices=devices, progress=advance):
+            writer.append(grown)
 
 
 def recorded(path: Path) -> list[Verdict]:

@@ -54,6 +54,33 @@ def counted(record: Complexity) -> float | None:
     return None if found is None else found.exponent
 
 
+def crossing(one: Complexity, other: Complexity, *, counts: bool = False) -> float:
+    """The size from which `one` takes longer than `other` (or multiplies more), for good: between two sizes times are taken as
+    powers. Of the sizes that both have it is 0 where that is all, infinity where it is none, NaN where there are none."""
+    (x, mine), (others_x, theirs) = _logarithms(one, counts=counts), _logarithms(other, counts=counts)
+    if not x.size or not others_x.size:
+        return math.nan
+    sizes = np.union1d(x, others_x)
+    sizes = sizes[(sizes >= max(x[0], others_x[0])) & (sizes <= min(x[-1], others_x[-1]))]
+    above = np.interp(sizes, x, mine) - np.interp(sizes, others_x, theirs)
+    before = np.flatnonzero(above <= 0)
+    if not sizes.size or not before.size or before[-1] == len(sizes) - 1:
+        return math.nan if not sizes.size else math.inf if before.size else 0.0
+    left = int(before[-1])
+    share = above[left] / (above[left] - above[left + 1])
+    return math.exp(sizes[left] + share * (sizes[left + 1] - sizes[left]))
+
+
+def _logarithms(record: Complexity, *, counts: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Of the sizes that were timed, and of their shortest times or their multiply-adds."""
+    each = zip(record.sizes, record.seconds, record.multiply_adds, strict=True)
+    pairs = np.log(
+        [(n, operations if counts else min(times)) for n, times, operations in each if times]
+        or np.ones((0, 2))
+    )
+    return pairs[:, 0], pairs[:, 1]
+
+
 def fit(sizes: Sequence[int], values: Sequence[float], *, last: int = FITTED) -> Growth | None:
     """The line through the logarithms of the `last` largest sizes; None under three."""
     if len(sizes) < FEWEST_SIZES:

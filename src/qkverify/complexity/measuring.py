@@ -24,8 +24,8 @@ from qkverify.complexity.layer import Layer, Sizes
 from qkverify.complexity.layers import all_layers
 from qkverify.results import Complexity, Travel, finite
 from qkverify.sampling import FEWEST_ROUNDS, Plan, Samples, Subject, calibrate, interleave, raised
+from qkverify.timing import OUT_OF_TIME, Progress
 
-OUT_OF_TIME = "the time budget had run out"
 FRAMEWORKS = ("numpy", "torch")
 LONGEST_SHARE = (
     1 / 60
@@ -34,6 +34,9 @@ LONGEST_SECONDS = 0.02  # a larger budget buys rounds, and not sizes without end
 WARM_SHARE = 1 / 2  # of the longest call is what three warm-up samples may take: longer calls have one
 SAMPLE_SECONDS = 0.002  # shorter calls are repeated: the first one after another's turn finds the caches cold
 MOST_SIZES = 24
+MOST_NUMBERS = (
+    2**25
+)  # in the inputs of a call: drawing them takes a third of a second, and on a GPU longer than all else
 LENGTHS = (16, 32, 64, 128)  # at which chains are traced
 FIXED = {"d": 2, "k": 3, "r": 9, "A": 2, "B": 2, "C": 2}  # chains do not depend on d
 
@@ -91,7 +94,11 @@ def places(devices: Sequence[str] = ()) -> list[Place]:
 
 
 def measure(
-    budget_seconds: float = 20.0, *, devices: Sequence[str] = (), seed: int = 0
+    budget_seconds: float = 20.0,
+    *,
+    devices: Sequence[str] = (),
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Iterator[Complexity | Travel]:
     """Chains first, then times, each variable's as soon as it is known.
 
@@ -101,11 +108,13 @@ def measure(
     for layer in all_layers():
         yield travel(layer)
     all_series, here = series(), places(devices)
+    say = progress or (lambda fraction, text: None)
     if budget_seconds:
         for layer, place in itertools.product(all_layers(), here):
             checked(layer, place)
     start = time.perf_counter()
     for number, one in enumerate(all_series):
+        say(number / len(all_series), one.title)
         left = (budget_seconds - (time.perf_counter() - start)) / (len(all_series) - number)
         fair = budget_seconds / len(all_series)  # the last ones are not to pay for a machine that became busy
         yield from measure_series(one, here, budget_seconds=max(left, fair / 2), seed=seed + number)
@@ -162,8 +171,8 @@ def checked(layer: Layer, place: Place) -> tuple[float | None, str]:
 def _grow(
     ready: list[Ready], one: Series, place: Place, clock: Clock, longest_seconds: float, seed: int
 ) -> str:
-    """Size upon size, warmed up, until the next call would be too long. Gives the reason where it fails before: what was ready
-    by then stays."""
+    """Size upon size, warmed up, until the next call would be too long, or its inputs too large. Gives the reason where it fails
+    before: what was ready by then stays."""
     arrays, perform = frameworks.get(place.framework), one.layer.performed_by(place.framework)
     try:
         for sizes in distinct(one.sizes(step) for step in range(MOST_SIZES)):
@@ -174,7 +183,7 @@ def _grow(
             plan = _long_enough(calibrate(subject, limit_seconds=WARM_SHARE * longest_seconds))
             operations = counting.multiply_adds(one.layer, place.framework, native, sizes)
             ready.append(Ready(sizes[one.variable], subject, plan, operations))
-            if 2 * plan.call_seconds > longest_seconds:
+            if 2 * plan.call_seconds > longest_seconds or 2 * sum(x.size for x in drawn) > MOST_NUMBERS:
                 break
     except Exception as error:  # this place's own failure: the others go on
         return raised(error)

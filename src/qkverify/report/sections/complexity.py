@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -17,6 +18,7 @@ from qkverify.results import Complexity, Travel
 ORDER = 62
 TITLE = "How cost grows"
 TOGETHER = {"n": "positions", "d": "features"}  # charts of their own, all layers in each; the rest shares one
+LONGER = "With the same d, self-attention takes longer than another layer"
 OTHERS = "neighbours k or r, side of a matrix product"
 
 
@@ -49,6 +51,17 @@ class Block(NamedTuple):
     travel: Travel | None
 
 
+class Crossing(NamedTuple):
+    """The lengths from which self-attention takes longer than a layer, and from which it multiplies more."""
+
+    layer: str
+    measured: float
+    counted: float
+
+    def __str__(self) -> str:
+        return f"{self.layer} {_from(self.measured)} (by the counts {_from(self.counted)})"
+
+
 class Figure(NamedTuple):
     """One chart, of one variable at one place."""
 
@@ -71,9 +84,9 @@ def html(report: Report) -> Markup:
         "threads": sorted({r.threads or 0 for r in report.complexity if r.seconds}),
         "thread_clock": any(r.clock == "thread" for r in report.complexity),
     }
-    return fill(
-        "complexity.jinja", blocks=blocks(report), places=here, figures=figures, at_fixed=at_fixed, **notes
-    )
+    meeting = [(place, lengths) for place in here if (lengths := crossings(report, place))]
+    names = {"blocks": blocks(report), "places": here, "figures": figures, "at_fixed": at_fixed}
+    return fill("complexity.jinja", meeting=meeting, longer=LONGER, **names, **notes)
 
 
 def places(report: Report) -> list[Place]:
@@ -101,7 +114,7 @@ def layers(report: Report) -> list[str]:
 def figure(report: Report, place: Place, title: str, variables: tuple[str, ...], label: str) -> Figure | None:
     """Time against a variable, a line for every layer, the slope of theory dashed along the sizes that were fitted."""
     series = [
-        _series(record, layers(report).index(record.layer), named=title != record.variable)
+        _series(record, layers(report).index(record.layer), named=record.variable not in TOGETHER)
         for record in report.complexity
         if _place(record) == place and record.variable in variables and any(record.seconds)
     ]
@@ -111,6 +124,20 @@ def figure(report: Report, place: Place, title: str, variables: tuple[str, ...],
     alt = f"Time against {label}, {place}. At the largest: {said}"
     chart = line_chart(series, alt=alt, unit=units.seconds, x_label=label, room=18)
     return Figure(place, title, chart)
+
+
+def crossings(report: Report, place: Place) -> list[Crossing]:
+    """Where self-attention begins to take longer than another layer of the same d: the source's argument for it, measured."""
+    over_n = {r.layer: r for r in report.complexity if _place(r) == place and r.variable == "n"}
+    own = over_n.pop("self-attention", None)
+    if own is None:
+        return []
+    found = [
+        Crossing(name, fitting.crossing(own, other), fitting.crossing(own, other, counts=True))
+        for name, other in over_n.items()
+        if other.fixed.get("d") == own.fixed.get("d")
+    ]
+    return [one for one in found if not math.isnan(one.measured)]
 
 
 def at_fixed(record: Complexity) -> str:
@@ -147,7 +174,7 @@ def _place(record: Complexity) -> Place:
 def _charts(report: Report) -> list[tuple[str, tuple[str, ...], str]]:
     """The charts of a place: title, variables, label of the axis."""
     others = tuple(dict.fromkeys(r.variable for r in report.complexity if r.variable not in TOGETHER))
-    return [*((name, (name,), word) for name, word in TOGETHER.items()), ("other variables", others, OTHERS)]
+    return [*((name, (name,), word) for name, word in TOGETHER.items()), (", ".join(others), others, OTHERS)]
 
 
 def markdown(report: Report) -> str:
@@ -159,7 +186,18 @@ def markdown(report: Report) -> str:
         for line in block.lines
     ]
     heads = ["layer", "multiply-adds", "variable", "theory", "counted", *(str(p) for p in places(report))]
-    return table([*heads, "sequential steps", "path length"], rows) if rows else ""
+    meeting = [
+        f"{LONGER}, {place}: {'; '.join(map(str, found))}."
+        for place in places(report)
+        if (found := crossings(report, place))
+    ]
+    text = table([*heads, "sequential steps", "path length"], rows)
+    return "\n\n".join([text, *meeting]) if rows else ""
+
+
+def _from(length: float) -> str:
+    """A crossing in words."""
+    return {0.0: "at every length", math.inf: "at no length"}.get(length, f"from n = {length:.0f}")
 
 
 def _exponent(value: float | None) -> str:
