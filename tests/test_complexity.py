@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -222,6 +224,22 @@ def test_only_the_largest_sizes_are_fitted() -> None:
     assert (found.first, found.last, round(found.exponent, 6)) == (2**6, 2**11, 1.0)
 
 
+def test_the_shortest_times_are_fitted() -> None:
+    disturbed = msgspec.structs.replace(
+        grown([1, 2, 4, 8], [1.0, 2.0, 4.0, 8.0]), seconds=[[5.0, 1.0, 9.0], [2.0], [4.0, 7.0], [80.0, 8.0]]
+    )
+    found = fitting.growth(disturbed)
+    assert found is not None
+    assert found.exponent == pytest.approx(1)
+
+
+def test_a_size_without_times_is_left_out() -> None:
+    gap = msgspec.structs.replace(grown([1, 2, 4, 8], [1.0] * 4), seconds=[[1.0], [], [4.0], [8.0]])
+    found = fitting.growth(gap)
+    assert found is not None
+    assert (found.first, found.last, found.exponent) == (1, 8, pytest.approx(1))
+
+
 def test_two_sizes_make_no_exponent() -> None:
     assert fitting.fit([1, 2], [1.0, 2.0]) is None
 
@@ -415,13 +433,30 @@ def test_a_whole_run_times_every_layer_at_every_place() -> None:
     assert [r.reason for r in records if not any(r.seconds) or r.reason] == []
 
 
-def test_threads_are_as_before_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """torch on two threads, whatever the environment says."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_threads_are_as_before_afterwards() -> None:
     torch, pools = pytest.importorskip("torch"), pytest.importorskip("threadpoolctl")
     before = torch.get_num_threads(), [pool["num_threads"] for pool in pools.threadpool_info()]
     with one_thread() as threads:
         assert (threads, torch.get_num_threads()) == (1, 1)
         assert {pool["num_threads"] for pool in pools.threadpool_info()} == {1}
     assert (torch.get_num_threads(), [pool["num_threads"] for pool in pools.threadpool_info()]) == before
+
+
+def test_on_one_thread_the_clock_is_its_own() -> None:
+    pytest.importorskip("threadpoolctl")
+    (record,) = measure_series(Series(layer("matrix product"), "A"), [NUMPY], budget_seconds=0.1)
+    assert (record.threads, record.clock) == (1, "thread")
 
 
 def test_without_threadpoolctl_the_clock_is_the_hosts(monkeypatch: pytest.MonkeyPatch) -> None:

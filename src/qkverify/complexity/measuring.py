@@ -272,10 +272,10 @@ def one_thread() -> Iterator[int | None]:
         yield None
         return
     with ExitStack() as stack:
-        stack.enter_context(threadpool_limits(1))
         if frameworks.missing("torch") is None:
             import torch
 
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(1)
+        stack.enter_context(threadpool_limits(1))
         yield 1
