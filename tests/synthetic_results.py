@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from qkverify.results import (
     Ceiling,
+    Complexity,
     Control,
     Counterexample,
     Direction,
@@ -23,6 +24,7 @@ from qkverify.results import (
     RunStart,
     Semantic,
     Timing,
+    Travel,
     Verdict,
 )
 
@@ -150,6 +152,8 @@ def records() -> list[Record]:
         Control("synthetic-base-512", "synthetic_flash", "cpu", "float32", 1.003, 0.997, 1.006),
         Control("synthetic-gpt2", "synthetic_flash", "cpu", "float32", 0.999, 0.995, 1.004),
         *pictures(rng),
+        *travels(),
+        *complexities(rng),
     ]
 
 
@@ -404,4 +408,65 @@ def timing(
         margin=None if reason else round(rng.uniform(0.05, 0.5), 3),
         verified=not reason,
         reason=reason,
+    )
+
+
+# layer: (formula, factor, {variable: exponent}, steps, path, products at n = 16, 32, 64, 128)
+LAYERS = {
+    "matrix product": ("A B C", 1, {"A": 1}, ("1", [1] * 4), ("", [])),
+    "self-attention": ("n² d", 2, {"n": 2, "d": 1}, ("1", [2] * 4), ("1", [1] * 4)),
+    "recurrent": ("n d²", 2, {"n": 1, "d": 2}, ("n", [16, 32, 64, 128]), ("n", [16, 32, 64, 128])),
+    "convolution": ("k n d²", 1, {"n": 1, "d": 2, "k": 1}, ("1", [1] * 4), ("n / k", [8, 16, 32, 64])),
+}
+
+
+def travels() -> Iterator[Travel]:
+    for layer, (_, _, _, (steps, products), (path, lengths)) in LAYERS.items():
+        yield Travel(
+            layer=layer,
+            source="synthetic",
+            steps_theory=steps,
+            path_theory=path,
+            fixed={"k": 3} if layer == "convolution" else {},
+            lengths=[16, 32, 64, 128],
+            steps=products,
+            path=lengths,
+            layers=lengths,
+        )
+
+
+def complexities(rng: random.Random) -> Iterator[Complexity]:
+    for layer, (formula, factor, exponents, _, _) in LAYERS.items():
+        for variable, theory in exponents.items():
+            for framework in ("numpy", "torch"):
+                yield complexity(rng, layer, formula, factor, variable, theory, framework)
+
+
+def complexity(
+    rng: random.Random, layer: str, formula: str, factor: int, variable: str, theory: int, framework: str
+) -> Complexity:
+    sizes = [2**i for i in range(4, 12)]
+    work = [n**theory for n in sizes]
+    seconds = [
+        [1e-5 + 1e-8 * w * 16 ** (2 - theory) * (1 + abs(rng.gauss(0, 0.01))) for _ in range(7)] for w in work
+    ]
+    gone = framework == "torch" and variable == "A"
+    return Complexity(
+        layer=layer,
+        formula=formula,
+        factor=factor,
+        variable=variable,
+        theory=theory,
+        implementation=framework,
+        device="cpu",
+        dtype="float32",
+        clock="thread",
+        threads=1,
+        fixed={"d": 128} if variable == "n" else {"n": 256},
+        sizes=[] if gone else sizes,
+        multiply_adds=[] if gone else [factor * 128 * w for w in work],
+        seconds=[] if gone else seconds,
+        rounds=[] if gone else [list(range(7)) for _ in sizes],
+        margin=0.1,
+        reason="raised MemoryError: no room" if gone else "",
     )

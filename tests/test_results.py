@@ -11,6 +11,7 @@ import pytest
 from qkverify import results
 from qkverify.results import (
     Ceiling,
+    Complexity,
     Control,
     Counterexample,
     Fingerprint,
@@ -20,6 +21,7 @@ from qkverify.results import (
     RunStart,
     Semantic,
     Timing,
+    Travel,
     Verdict,
     Writer,
 )
@@ -95,6 +97,36 @@ def one_of_each() -> list[Record]:
         ),
         Ceiling("cpu", "float32", "matmul", 1e11, [0.1]),
         Control("gpt2-small", "mine", "cpu", "float32", 1.0, 0.99, 1.01),
+        Complexity(
+            layer="recurrent",
+            formula="n d²",
+            factor=2,
+            variable="d",
+            theory=2,
+            implementation="numpy",
+            device="cpu",
+            dtype="float32",
+            clock="thread",
+            threads=None,
+            fixed={"n": 16},
+            sizes=[16, 32],
+            multiply_adds=[8192, 32768],
+            seconds=[[0.1, 0.2], []],
+            rounds=[[0, 2], []],
+            margin=0.5,
+            reason="no room",
+        ),
+        Travel(
+            layer="recurrent",
+            source="a table",
+            steps_theory="n",
+            path_theory="n",
+            fixed={},
+            lengths=[16],
+            steps=[16],
+            path=[16],
+            layers=[1],
+        ),
     ]
 
 

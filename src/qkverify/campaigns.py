@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import qkverify
-from qkverify import accuracy, frameworks, pictures, screen
+from qkverify import accuracy, complexity, frameworks, pictures, screen
 from qkverify.contract import Implementation
 from qkverify.errors import UsageError
 from qkverify.fingerprint import fingerprint
 from qkverify.results import ImplementationInfo, RunStart, Verdict, Writer, of_kind, read
 from qkverify.timing import run_grid
 from qkverify.verification import Cell, Plan, applicable, check_cells, conventions_of, info, law_book, plan
+
+COMPLEXITY_SHARE = 0.25  # of the budget, and on top of it: seconds for how the cost of layers grows
 
 
 def best_device() -> str:
@@ -73,6 +75,9 @@ def record_everything(
     with screen.progress("timing") as advance:
         run_grid(writer, planned.implementations, budget_seconds=budget_seconds, progress=advance, verdicts=verdicts,
                  devices=devices)  # fmt: skip
+    with screen.progress("growth") as advance:
+        for grown in complexity.measure(COMPLEXITY_SHARE * budget_seconds, devices=devices, progress=advance):
+            writer.append(grown)
 
 
 def recorded(path: Path) -> list[Verdict]:

@@ -26,7 +26,7 @@ Outcome = Literal[
     "passed", "failed", "finding", "not offered", "unavailable", "crashed", "timed out", "error"
 ]
 Direction = Literal["forward", "backward", "forward+backward"]
-Clock = Literal["host", "events"]
+Clock = Literal["host", "events", "thread"]
 Fact = str | int | float | None
 
 
@@ -265,6 +265,49 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, tag="picture"):
     reason: str = ""
 
 
+class Complexity(msgspec.Struct, frozen=True, kw_only=True, tag="complexity"):
+    """How the time of a type of layer grows with one variable: in theory as variable^theory.
+
+    `seconds[i]` are the times of one call at `sizes[i]`, measured in rounds `rounds[i]`; `multiply_adds[i]` was counted on that
+    call. `fixed` are the other variables. `formula` is the leading term of all of them, `factor` its constant. `threads` is None
+    where the number could not be set. Without samples, `reason` says why.
+    """
+
+    layer: str
+    formula: str
+    factor: int
+    variable: str
+    theory: int
+    implementation: str
+    device: str
+    dtype: str
+    clock: Clock
+    threads: int | None
+    fixed: dict[str, int]
+    sizes: list[int]
+    multiply_adds: list[int]
+    seconds: list[list[float]]
+    rounds: list[list[int]]
+    margin: float | None = None
+    reason: str = ""
+
+
+class Travel(msgspec.Struct, frozen=True, kw_only=True, tag="travel"):
+    """How long a signal travels in a type of layer, at several lengths: `steps[i]` products of one layer wait for one another at
+    `lengths[i]`, and `path[i]` lie between the first input and the last output, through `layers[i]` layers. `steps_theory` and
+    `path_theory` are orders, as the source writes them; without a path theory has none."""
+
+    layer: str
+    source: str
+    steps_theory: str
+    path_theory: str
+    fixed: dict[str, int]
+    lengths: list[int]
+    steps: list[int]
+    path: list[int]
+    layers: list[int]
+
+
 Record: TypeAlias = (
     RunStart
     | ImplementationInfo
@@ -276,6 +319,8 @@ Record: TypeAlias = (
     | Accuracy
     | Planted
     | Picture
+    | Complexity
+    | Travel
 )
 Kind = TypeVar("Kind")
 

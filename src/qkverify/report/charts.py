@@ -32,12 +32,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """A line: `label` stands at its end, `colour` numbers its colour and mark, `data` is for the filters."""
+    """A line: `label` stands at its end, `colour` numbers its colour and mark, `data` is for the filters. `guide` is a dashed
+    line beside it, what it is to be held against."""
 
     label: str
     colour: int
     points: Sequence[Point]
     data: dict[str, str] = field(default_factory=dict)
+    guide: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def line_chart(
         return Markup("")
     xs = sorted({p.x for s in series for p in s.points})
     ys = [p.y for s in series for p in s.points] + [p.y for p in ceiling]
+    ys += [value for s in series for _, value in s.guide]
     low, high, ticks = (0.0, max(1.0, *ys), [0, 0.25, 0.5, 0.75, 1.0]) if share else powers(ys, base)
     names = [units.tick(unit, t) for t in ticks]
     left = 12 + CHARACTER * max(map(len, names))
@@ -136,7 +139,9 @@ def _strip(strip: Strip, x: Scale, y: float) -> Markup:
 def _line(series: Series, x: Scale, y: Scale, end: float) -> Markup:
     line = [(x(p.x), y(p.y)) for p in series.points]
     label_x = x.stop + 13
+    guide = [(x(size), y(value)) for size, value in series.guide]
     parts = [
+        *([element("path", d=path(guide), class_="guide")] if guide else []),
         element("path", d=path(line), class_="line"),
         element("path", d=path([line[-1], (label_x - 3, end)]), class_="leader"),
         *(_mark(series.colour, px, py, p.tip) for (px, py), p in zip(line, series.points, strict=True)),

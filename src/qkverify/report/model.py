@@ -19,6 +19,7 @@ from qkverify.report import units
 from qkverify.results import (
     Accuracy,
     Ceiling,
+    Complexity,
     Control,
     Fact,
     ImplementationInfo,
@@ -28,6 +29,7 @@ from qkverify.results import (
     Record,
     RunStart,
     Timing,
+    Travel,
     Verdict,
     of_kind,
 )
@@ -131,6 +133,10 @@ class Report:
         self.accuracy = _latest(of_kind(records, Accuracy), lambda a: (a.implementation, a.device, a.dtype))
         self.planted = sorted(_latest(of_kind(records, Planted), lambda p: p.name), key=lambda p: p.name)
         self.pictures = _latest(of_kind(records, Picture), lambda p: p.name)
+        self.complexity = _latest(
+            of_kind(records, Complexity), lambda c: (c.layer, c.variable, c.implementation, c.device, c.dtype)
+        )
+        self.travels = {t.layer: t for t in of_kind(records, Travel)}
         self._title = title
 
     @cached_property
