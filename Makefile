@@ -66,9 +66,9 @@ $(VENV)/made:
 	@touch $@
 
 $(VENV)/installed-run: pyproject.toml constraints.txt | $(VENV)/made
-	$(BIN)/python -m pip install -c constraints.txt -e '.[torch,triton,report]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[torch,triton,report,models]'
 	@touch $@
 
 $(VENV)/installed-all: $(VENV)/installed-run
-	$(BIN)/python -m pip install -c constraints.txt -e '.[torch,triton,report,jax,dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[torch,triton,report,models,jax,dev]'
 	@touch $@
