@@ -226,6 +226,16 @@ def doctor() -> None:
     screen.doctor()
 
 
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a line of a results file."""
+    import json
+
+    from qkverify.results import json_schema
+
+    print(json.dumps(json_schema(), indent=1, ensure_ascii=False))
+
+
 def _started(writer: Any, profile: str) -> Any:
     from qkverify.campaigns import run_start
 
