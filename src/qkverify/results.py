@@ -290,7 +290,7 @@ class Writer:
             self._file.write(b"\n")
 
     def append(self, record: Record) -> None:
-        self._file.write(_encoder.encode(_storable(record)) + b"\n")
+        self._file.write(line_of(record))
         self._file.flush()
 
     def close(self) -> None:
@@ -334,6 +334,11 @@ def read(path: str | Path, *, strict: bool = True) -> list[Record] | Reading:
                 raise problem from error
             reading.problems.append(problem)
     return reading.records if strict else reading
+
+
+def line_of(record: Record) -> bytes:
+    """The line that a record is, its end included."""
+    return _encoder.encode(_storable(record)) + b"\n"
 
 
 def of_kind(records: Iterable[Record], kind: type[Kind]) -> list[Kind]:
