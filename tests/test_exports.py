@@ -414,4 +414,4 @@ def test_verify_writes_junit_beside_its_words(tmp_path: Path) -> None:
         if case.result and isinstance(case.result[0], junitparser.Failure)
     ]
     assert all(text in done.stdout for text in texts)
-    assert "smallest problem" in texts[0]
+    assert "qkverify replay" in texts[0]
