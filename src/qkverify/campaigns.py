@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import qkverify
-from qkverify import accuracy, frameworks, screen
+from qkverify import accuracy, frameworks, history, screen
 from qkverify.contract import Implementation
 from qkverify.errors import UsageError
 from qkverify.fingerprint import fingerprint
@@ -45,6 +45,7 @@ def record_everything(
     """Write a results file: header, verdicts cell by cell as they come, accuracy, implementations, then timings of what passed.
 
     With `resume` a file that a killed run left behind is gone on with: cells that are complete in it are not checked again.
+    Otherwise a new file begins, and what trends need of the one before is kept: see `history`.
     Raises UsageError where nothing of `devices` is to be had here.
     """
     planned = plan(devices=devices)
@@ -56,6 +57,7 @@ def record_everything(
     path.parent.mkdir(parents=True, exist_ok=True)
     verdicts = recorded(path) if resume else []
     if not verdicts:
+        history.archive(path)
         path.unlink(missing_ok=True)
     writer = Writer(path)
     writer.append(run_start(profile))
