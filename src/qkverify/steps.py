@@ -134,7 +134,7 @@ def _penalty(pages: Floats, own: Floats, chance: Chance) -> float:
     where, high = speaking // series, 2 * float(single.max())
     if len(set(where)) <= allowed:
         return low
-    for _ in range(40):
+    for _ in range(20):
         middle = (low + high) / 2
         speak = _partition(rows[speaking], noise[speaking], middle)[:, -1] > 0
         low, high = (middle, high) if len(set(where[speak])) > allowed else (low, middle)

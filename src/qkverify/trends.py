@@ -21,7 +21,7 @@ import numpy as np
 
 from qkverify.history import Cell, PastRun, another_machine, in_order
 from qkverify.results import Fact, TimingSummary
-from qkverify.statistics import CONFIDENCE, QUIET
+from qkverify.statistics import CONFIDENCE, QUIET, geometric_mean
 from qkverify.steps import FEWEST_RUNS, Floats, steps_of
 
 MOST_RUNS = 24  # the latest; older ones stay in the folder
@@ -129,10 +129,12 @@ def findings_of(trends: Trends) -> list[Finding]:
 
 
 def _finding(group: Sequence[tuple[Cell, Change]]) -> Finding:
+    """Geometric means of ratios and of the ends of their intervals: no narrower for many cases, since what a run's pace is off by
+    is the same error in all of them."""
     cells, changes = zip(*group, strict=True)
-    log = sum(math.log(change.ratio) for change in changes) / len(changes)
-    reach = math.hypot(*(math.log(change.high / change.low) / 2 for change in changes)) / len(changes)
-    interval = math.exp(log), math.exp(log - reach), math.exp(log + reach)
+    interval = (
+        geometric_mean([getattr(change, end) for change in changes]) for end in ("ratio", "low", "high")
+    )
     change = Change(changes[0].since, *interval, min(change.runs_after for change in changes))
     return Finding(cells[0], tuple(cell.case for cell in cells), change)
 
