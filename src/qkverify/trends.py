@@ -132,10 +132,8 @@ def _finding(group: Sequence[tuple[Cell, Change]]) -> Finding:
     """Geometric means of ratios and of the ends of their intervals: no narrower for many cases, since what a run's pace is off by
     is the same error in all of them."""
     cells, changes = zip(*group, strict=True)
-    interval = (
-        geometric_mean([getattr(change, end) for change in changes]) for end in ("ratio", "low", "high")
-    )
-    change = Change(changes[0].since, *interval, min(change.runs_after for change in changes))
+    ends = [geometric_mean([getattr(one, end) for one in changes]) for end in ("ratio", "low", "high")]
+    change = Change(changes[0].since, ends[0], ends[1], ends[2], min(one.runs_after for one in changes))
     return Finding(cells[0], tuple(cell.case for cell in cells), change)
 
 
