@@ -205,12 +205,6 @@ def test_a_record_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
         results.read(path)
 
 
-def test_a_file_of_another_schema_is_refused_with_a_sentence(tmp_path: Path) -> None:
-    path = write(tmp_path / "results.jsonl", [run_start(schema=99)])
-    with pytest.raises(ResultsError, match="line 1: written in schema 99"):
-        results.read(path)
-
-
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_file_that_is_not_there_is_named(tmp_path: Path, strict: bool) -> None:
     with pytest.raises(ResultsError, match=r"missing\.jsonl"):

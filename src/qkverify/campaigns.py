@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import qkverify
-from qkverify import accuracy, complexity, frameworks, pictures, screen
+from qkverify import accuracy, complexity, frameworks, history, pictures, screen
 from qkverify.contract import Implementation
 from qkverify.errors import UsageError
 from qkverify.fingerprint import fingerprint
@@ -47,6 +47,7 @@ def record_everything(
     """Write a results file: header, verdicts cell by cell as they come, accuracy, implementations, then timings of what passed.
 
     With `resume` a file that a killed run left behind is gone on with: cells that are complete in it are not checked again.
+    Otherwise a new file begins, and what trends need of the one before is kept: see `history`.
     Raises UsageError where nothing of `devices` is to be had here.
     """
     planned = plan(devices=devices)
@@ -58,6 +59,7 @@ def record_everything(
     path.parent.mkdir(parents=True, exist_ok=True)
     verdicts = recorded(path) if resume else []
     if not verdicts:
+        history.archive(path)
         path.unlink(missing_ok=True)
     writer = Writer(path)
     writer.append(run_start(profile))

@@ -70,9 +70,11 @@ def verify(
     targets: Annotated[list[str], typer.Argument(help="a name, module:function or path/file.py:function")],
     dtype: Dtypes = None, device: Devices = None, profile: Profile = "default", jobs: Jobs = 1,
     results: Annotated[Path | None, typer.Option(help="append the verdicts to this file, a JSON line each")] = None,
+    junit: Annotated[Path | None, typer.Option(help="write the verdicts to this file as JUnit XML, for a CI system")] = None,
 ) -> None:  # fmt: skip
     """Check every law on the targets; exit 1 if one is broken."""
     from qkverify import screen
+    from qkverify.campaigns import run_start
     from qkverify.results import Writer
     from qkverify.verification import check_cells, conventions_of, info, plan
 
@@ -83,7 +85,7 @@ def verify(
         )
         raise UsageError("nothing to verify here\n" + (reasons or "  no target has these devices and dtypes"))
     writer = _started(Writer(results), profile) if results else None
-    broken = []
+    broken, found = [], []
     for cell, verdicts in check_cells(
         planned.cells, profile=profile, jobs=jobs, started=screen.heading if jobs == 1 else None
     ):
@@ -91,10 +93,15 @@ def verify(
             screen.heading(cell)
         screen.families(verdicts)
         broken += [v for v in verdicts if v.outcome in ("failed", "crashed", "timed out", "error")]
+        found += verdicts
         if writer:
             writer.append(info(cell.implementation, conventions_of(cell), {}))
             for verdict in verdicts:
                 writer.append(verdict)
+    if junit:
+        from qkverify.exports import save
+
+        save([run_start(profile), *found], junit, "junit")
     screen.verdict(broken, planned)
     raise typer.Exit(1 if broken else 0)
 
@@ -273,6 +280,35 @@ def doctor() -> None:
     from qkverify import screen
 
     screen.doctor()
+
+
+@app.command()
+def export(
+    results: Annotated[Path | None, typer.Argument(help="a results file, or the folder of a report")] = None,
+    to: Annotated[str | None, typer.Option(help="csv, markdown, parquet, junit, ...; default: by --output")] = None,
+    what: Annotated[str | None, typer.Option(help="timings, samples, verdicts, accuracy, ...; default: the format's own")] = None,
+    output: Annotated[Path | None, typer.Option(help="where to; default: standard output")] = None,
+    columns: Annotated[bool, typer.Option("--columns", help="say what the columns mean, and export nothing")] = False,
+) -> None:  # fmt: skip
+    """Results for other tools."""
+    from qkverify import exports
+
+    if columns:
+        print(exports.explained(what))
+    elif results is None:
+        raise UsageError("say which results: a file, or the folder of a report")
+    else:
+        exports.write(results, to, what, output)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a line of a results file."""
+    import json
+
+    from qkverify.results import json_schema
+
+    print(json.dumps(json_schema(), indent=1, ensure_ascii=False))
 
 
 def _started(writer: Any, profile: str) -> Any:

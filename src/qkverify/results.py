@@ -16,11 +16,13 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Literal, NamedTuple, TypeAlias, TypeVar, overload
+from typing import IO, Any, Literal, NamedTuple, TypeAlias, TypeVar, overload
 
 import msgspec
 
-SCHEMA = 1
+from qkverify.migrations import MIGRATIONS, OtherFormat, format_of, migrated, refuse_unreadable
+
+SCHEMA = 1  # when this grows, and what must grow with it: see `migrations`
 
 Outcome = Literal[
     "passed", "failed", "finding", "not offered", "unavailable", "crashed", "timed out", "error"
@@ -308,6 +310,33 @@ class Travel(msgspec.Struct, frozen=True, kw_only=True, tag="travel"):
     layers: list[int]
 
 
+class TimingSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="timing summary"):
+    """A timed cell of an earlier run without its samples: the median of one call in seconds, and the interval in which it lies
+    with 95 %, from so many samples; the rest as in Timing. Written by `history`."""
+
+    case: str
+    implementation: str
+    device: str
+    dtype: str
+    direction: Direction
+    median_seconds: float
+    low_seconds: float
+    high_seconds: float
+    samples: int
+    flops: int
+    bytes: int
+    clock: Clock = "host"
+    peak_bytes: int | None = None
+    margin: float | None = None
+
+
+class Tally(msgspec.Struct, frozen=True, kw_only=True, tag="tally"):
+    """The verdicts of an earlier run, counted by outcome, and the examples behind them. Written by `history`."""
+
+    outcomes: dict[str, int]
+    examples: int
+
+
 Record: TypeAlias = (
     RunStart
     | ImplementationInfo
@@ -321,6 +350,8 @@ Record: TypeAlias = (
     | Picture
     | Complexity
     | Travel
+    | TimingSummary
+    | Tally
 )
 Kind = TypeVar("Kind")
 
@@ -358,7 +389,7 @@ class Writer:
             self._file.write(b"\n")
 
     def append(self, record: Record) -> None:
-        self._file.write(_encoder.encode(_storable(record)) + b"\n")
+        self._file.write(line_of(record))
         self._file.flush()
 
     def close(self) -> None:
@@ -382,16 +413,20 @@ def read(path: str | Path, *, strict: Literal[False]) -> Reading: ...
 def read(path: str | Path, *, strict: bool = True) -> list[Record] | Reading:
     """Every record of the file, in order. A line that is no record raises ResultsError naming file and line.
 
-    With `strict=False` bad lines are listed beside the records that could be read; a file that is not there
-    still raises, with line 0.
+    With `strict=False` bad lines are listed beside the records that could be read. A file that is not there still raises, with
+    line 0, and so does one in a format that cannot be read: see `migrations`.
     """
     path = Path(path)
-    reading = Reading([], [])
+    reading, schema = Reading([], []), SCHEMA
     for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
             continue
         try:
-            reading.records.append(_decode(line))
+            schema, writer = format_of(line, schema)
+            refuse_unreadable(schema, SCHEMA, writer, MIGRATIONS)
+            reading.records.append(_decode(line, schema))
+        except OtherFormat as error:
+            raise ResultsError(path, number, str(error)) from error
         except ValueError as error:  # msgspec's errors and UnicodeDecodeError are ValueErrors
             problem = ResultsError(path, number, _why(error, torn=not line.endswith(b"\n")))
             if strict:
@@ -400,20 +435,39 @@ def read(path: str | Path, *, strict: bool = True) -> list[Record] | Reading:
     return reading.records if strict else reading
 
 
+def line_of(record: Record) -> bytes:
+    """The line that a record is, its end included."""
+    return _encoder.encode(_storable(record)) + b"\n"
+
+
 def of_kind(records: Iterable[Record], kind: type[Kind]) -> list[Kind]:
     """The records of one class, in order: `of_kind(records, Timing)`."""
     return [record for record in records if isinstance(record, kind)]
 
 
-def _decode(line: bytes) -> Record:
-    record = _decoder.decode(line)
-    if isinstance(record, RunStart) and record.schema != SCHEMA:
-        raise ValueError(f"written in schema {record.schema}, and this qkverify reads schema {SCHEMA}")
-    return record
+def json_schema() -> dict[str, Any]:
+    """The JSON schema (2020-12) of one line of a results file."""
+    about = f"One line of a results file of qkverify, schema {SCHEMA}: the JSON of one record, of the kind that its type names."
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    return {
+        "$schema": dialect,
+        "title": "qkverify results",
+        "description": about,
+        **msgspec.json.schema(Record),
+    }
+
+
+def _decode(line: bytes, schema: int) -> Record:
+    if schema == SCHEMA:
+        return _decoder.decode(line)
+    return msgspec.convert(migrated(line, schema, SCHEMA, MIGRATIONS), type=Record)  # type: ignore[no-any-return]
 
 
 def _why(error: Exception, *, torn: bool) -> str:
-    return f"the line breaks off (the run was killed while writing it?): {error}" if torn else str(error)
+    if torn:
+        return f"the line breaks off (the run was killed while writing it?): {error}"
+    newer = isinstance(error, msgspec.ValidationError) and str(error).endswith("`$.type`")
+    return f"{error}: no kind of record that this qkverify knows; a newer one may" if newer else str(error)
 
 
 def _lines(path: Path) -> list[bytes]:
@@ -433,7 +487,7 @@ def _ends_torn(path: Path) -> bool:
 
 def _storable(record: Record) -> Record:
     """The record with margins that JSON can hold."""
-    if not isinstance(record, Verdict | Timing):
+    if not isinstance(record, Verdict | Timing | TimingSummary):
         return record
     changes: dict[str, object] = {"margin": finite(record.margin)}
     if isinstance(record, Verdict) and record.counterexample is not None:

@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from qkverify import results
+from qkverify import history, results
 from qkverify.errors import UsageError
+from qkverify.history import PastRun
 
 PAGE, SUMMARY, RESULTS = "index.html", "summary.md", "results.jsonl"
 POWER = "power.jsonl"  # beside the devices' folders: how strong the laws are does not depend on the device
@@ -32,25 +33,30 @@ class Page(NamedTuple):
     markdown: str
 
 
-def render(records: Sequence[results.Record], *, title: str | None = None) -> Page:
-    """The report on these records. `title` replaces the device's name.
+def render(
+    records: Sequence[results.Record], *, title: str | None = None, past: Sequence[PastRun] = ()
+) -> Page:
+    """The report on these records. `title` replaces the device's name; `past` are earlier runs, for trends.
 
     Raises UsageError where jinja2 is not installed.
     """
     _require_jinja()
+    from qkverify.report.model import Report
     from qkverify.report.page import html, markdown
 
-    return Page(html(records, title=title), markdown(records, title=title))
+    report = Report(records, title=title, past=past)
+    return Page(html(report), markdown(report))
 
 
 def write(results_path: str | Path, folder: str | Path) -> tuple[Path, Path]:
-    """Make the report on a results file and write index.html and summary.md into `folder`; both paths.
+    """Make the report on a results file, and on the earlier runs that are kept beside it, and write index.html and summary.md
+    into `folder`; both paths.
 
     Raises results.ResultsError naming file and line where the file cannot be read: nothing is written then.
     """
     power = Path(folder).parent / POWER
     planted = results.of_kind(results.read(power), results.Planted) if power.is_file() else []
-    page = render([*results.read(results_path), *planted])
+    page = render([*results.read(results_path), *planted], past=history.load(Path(results_path)))
     return _write(Path(folder) / PAGE, page.html), _write(Path(folder) / SUMMARY, page.markdown)
 
 

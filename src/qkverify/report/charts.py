@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from markupsafe import Markup
 
 from qkverify.report import units
-from qkverify.report.svg import COLOURS, MARKS, Scale, element, path, powers, spread
+from qkverify.report.svg import COLOURS, MARKS, Scale, element, even, path, powers, spread
 
 WIDTH = 400.0
 HEIGHT = 268.0
@@ -102,6 +102,26 @@ def line_chart(
     return _figure(parts, HEIGHT, alt)
 
 
+def run_chart(series: Sequence[Series], runs: int, *, alt: str, room: int = 0) -> Markup:
+    """Ratios over runs, 1 .. `runs` at equal distances, around a line at one; only points with a tooltip get a mark."""
+    ys = [p.y for s in series for p in s.points]
+    ticks = even(min([0.95, *ys]), max([1.05, *ys]))  # a few per cent must not fill the chart
+    names = [f"{tick:.4g}" for tick in ticks]
+    left = 12 + CHARACTER * max(map(len, names))
+    right = 20 + BOLD_CHARACTER * min(max(room, *(len(s.label) for s in series)), LONGEST_LABEL)
+    x = Scale(1, max(runs, 2), left, WIDTH - right)
+    y = Scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
+    ends = spread([y(s.points[-1].y) for s in series], LABEL_GAP, TOP, HEIGHT - BOTTOM)
+    parts = [
+        *(_gridline(x, y(tick), name) for tick, name in zip(ticks, names, strict=True)),
+        *(_x_tick(x(run), f"{run:g}") for run in _thinned(range(1, runs + 1), x)),
+        element("text", "run", x=(x.start + x.stop) / 2, y=HEIGHT - 3, class_="axis", text_anchor="middle"),
+        element("path", d=path([(x.start, y(1)), (x.stop, y(1))]), class_="ceiling"),
+        *(_line(s, x, y, end) for s, end in zip(series, ends, strict=True)),
+    ]
+    return _figure(parts, HEIGHT, alt)
+
+
 def strip_chart(strips: Sequence[Strip], *, alt: str, axis: str) -> Markup:
     """One row per strip: a tick for every margin from 0 to the line at 1, a mark on the largest."""
     pitch, left, right, top = 23.0, 138.0, 74.0, 8.0
@@ -144,7 +164,11 @@ def _line(series: Series, x: Scale, y: Scale, end: float) -> Markup:
         *([element("path", d=path(guide), class_="guide")] if guide else []),
         element("path", d=path(line), class_="line"),
         element("path", d=path([line[-1], (label_x - 3, end)]), class_="leader"),
-        *(_mark(series.colour, px, py, p.tip) for (px, py), p in zip(line, series.points, strict=True)),
+        *(
+            _mark(series.colour, px, py, p.tip)
+            for (px, py), p in zip(line, series.points, strict=True)
+            if p.tip
+        ),
         element("text", shortened(series.label), x=label_x, y=end + 3.5, class_="name"),
     ]
     return element("g", *parts, class_=f"series c{series.colour % COLOURS}", **_data(series.data))

@@ -13,8 +13,9 @@ from functools import cached_property
 from typing import TypeVar
 from urllib.parse import quote
 
-from qkverify import statistics
+from qkverify import history, statistics
 from qkverify.fingerprint import cpu_name
+from qkverify.history import PastRun
 from qkverify.report import units
 from qkverify.results import (
     Accuracy,
@@ -33,6 +34,7 @@ from qkverify.results import (
     Verdict,
     of_kind,
 )
+from qkverify.trends import Trends, trends_of
 
 FAMILIES = (
     "softmax",
@@ -117,7 +119,9 @@ class Row:
 class Report:
     """The records of one results file, as the sections of the page ask for them."""
 
-    def __init__(self, records: Sequence[Record], *, title: str | None = None) -> None:
+    def __init__(
+        self, records: Sequence[Record], *, title: str | None = None, past: Sequence[PastRun] = ()
+    ) -> None:
         self.runs = of_kind(records, RunStart)
         self.infos = {info.name: info for info in of_kind(records, ImplementationInfo)}
         self.verdicts = _latest(
@@ -138,6 +142,13 @@ class Report:
         )
         self.travels = {t.layer: t for t in of_kind(records, Travel)}
         self._title = title
+        self._past, self._records = past, records
+
+    @cached_property
+    def trends(self) -> Trends:
+        """This run and the earlier ones of its machine, beside each other; none without earlier ones."""
+        today = history.runs_of(self._records)
+        return trends_of([*self._past, *today] if today else [])
 
     @cached_property
     def identity(self) -> dict[str, Fact]:

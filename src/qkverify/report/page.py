@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
 from types import ModuleType
 from typing import NamedTuple
 
@@ -18,7 +17,6 @@ from markupsafe import Markup
 from qkverify.report import headline, sections
 from qkverify.report.model import Report
 from qkverify.report.templating import fill
-from qkverify.results import Record
 
 
 class Part(NamedTuple):
@@ -29,14 +27,12 @@ class Part(NamedTuple):
     html: Markup
 
 
-def html(records: Sequence[Record], *, title: str | None = None) -> str:
-    report = Report(records, title=title)
+def html(report: Report) -> str:
     parts = [Part(name, module.TITLE, module.html(report)) for name, module in _sections()]
     return fill("page.jinja", report=report, headline=headline.of(report), parts=[p for p in parts if p.html])
 
 
-def markdown(records: Sequence[Record], *, title: str | None = None) -> str:
-    report = Report(records, title=title)
+def markdown(report: Report) -> str:
     parts = [(module.TITLE, module.markdown(report)) for _, module in _sections()]
     return (
         "\n\n".join([headline.markdown(report), *(f"## {name}\n\n{text}" for name, text in parts if text)])

@@ -70,6 +70,15 @@ def powers(values: Sequence[float], base: int = 10) -> tuple[float, float, list[
     return ticks[0], ticks[-1], ticks
 
 
+def even(low: float, high: float) -> list[float]:
+    """Ticks of a linear axis around low .. high: multiples of 1, 2 or 5 times a power of ten, at most a few."""
+    size = 10.0 ** math.floor(math.log10((high - low) / MOST_TICKS))
+    step = next(size * factor for factor in (1, 2, 5, 10) if (high - low) / (size * factor) <= MOST_TICKS)
+    hair = math.ulp(1.0) * abs(high) / step  # 0.95 / 0.05 is a hair less than 19
+    first, last = math.floor(low / step + hair), math.ceil(high / step - hair)
+    return [tick * step for tick in range(first, last + 1)]
+
+
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Positions as near to the wanted ones as a distance of `gap` allows, within low .. high, in that order.
 

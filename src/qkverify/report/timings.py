@@ -82,7 +82,10 @@ def at(report: Report, device: str, dtype: str) -> list[Timing]:
 
 
 def directions(timings: Iterable[Timing]) -> list[str]:
-    found = {t.direction for t in timings}
+    return in_directions({t.direction for t in timings})
+
+
+def in_directions(found: set[str]) -> list[str]:
     return [direction for direction in DIRECTIONS if direction in found]
 
 

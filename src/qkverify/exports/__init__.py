@@ -1,0 +1,126 @@
+"""Results for other tools: a module of this package is a format, under its own name with hyphens.
+
+A module has `ABOUT` (one line), `SUFFIXES` (by which it is guessed), `OFFERS` (what it can hold: names of `tables`, the first
+being what is meant where nothing is said) and `export(records, what) -> bytes`; `BINARY = True` keeps it off a terminal. A new
+format is a new module, and no other file changes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from qkverify.errors import UsageError
+from qkverify.report import RESULTS
+from qkverify.report.markdown import table as markdown_table
+from qkverify.results import Record, RunStart, read
+from qkverify.tables import all_tables, columns_of, filled, subjects
+
+
+def write(results: Path, to: str | None, what: str | None, output: Path | None) -> None:
+    """The command `qkverify export`: to `output`, or to standard output. UsageError says what there is instead."""
+    module = format_named(to, output)
+    subject = subject_of(module, what)
+    records, problems = load(results)
+    for problem in problems:
+        print(f"qkverify: {problem}", file=sys.stderr)
+    if subject in all_tables() and not filled(all_tables()[subject], records):
+        raise UsageError(f"{results} has no {subject}; it has {counts(records)}")
+    if output is None and getattr(module, "BINARY", False):
+        raise UsageError(f"{name_of(module)} is not for a terminal: say where to with --output FILE")
+    text: bytes = module.export(records, subject)
+    if output is None:
+        sys.stdout.buffer.write(text)
+        sys.stdout.buffer.flush()
+        return
+    _put(text, output)
+
+
+def save(records: Sequence[Record], output: Path, to: str) -> None:
+    """Records that are at hand, written to a file in a format."""
+    module = formats()[to]
+    _put(module.export(records, subject_of(module, None)), output)
+
+
+def explained(what: str | None) -> str:
+    """The columns of a table with their types and meanings, as a Markdown table; of all tables where none is named."""
+    known = all_tables()
+    if what is not None and what not in known:
+        raise UsageError.unknown("table", what, known)
+    parts = []
+    for name in [what] if what else subjects():
+        rows = [[column.name, column.kind.__name__, column.about] for column in columns_of(known[name])]
+        parts.append(f"{name}: {known[name].about}\n\n{markdown_table(['column', 'type', 'meaning'], rows)}")
+    return "\n\n".join(parts)
+
+
+def formats() -> dict[str, ModuleType]:
+    """Every format by its name."""
+    return dict(_formats())
+
+
+def format_named(name: str | None, output: Path | None) -> ModuleType:
+    """The format of that name, or the one that the output's suffix says; a UsageError names those that there are."""
+    known = formats()
+    if name is not None:
+        if name not in known:
+            raise UsageError.unknown("format", name, known)
+        return known[name]
+    suffix = output.suffix.lower() if output else ""
+    found = [module for module in known.values() if suffix in module.SUFFIXES]
+    if len(found) != 1:
+        of = f"{output} says no format by its suffix" if output else "no format was named"
+        listed = "\n".join(
+            f"  {known_name:17} {', '.join(module.SUFFIXES):15} {module.ABOUT}"
+            for known_name, module in known.items()
+        )
+        raise UsageError(f"{of}; say --to with one of\n{listed}")
+    return found[0]
+
+
+def subject_of(module: ModuleType, what: str | None) -> str:
+    """What is exported: `what` where the format has it."""
+    offers: Sequence[str] = module.OFFERS
+    if what is not None and what not in offers:
+        nearest = difflib.get_close_matches(what, offers, n=1, cutoff=0.4)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest and len(offers) > 1 else ""
+        raise UsageError(f"{name_of(module)} cannot hold {what!r}.{hint}\n  it holds: {', '.join(offers)}")
+    return what or offers[0]
+
+
+def load(path: Path) -> tuple[list[Record], list[str]]:
+    """The records of a results file, or of the one in a folder of a report; lines that are none, in words."""
+    path = path / RESULTS if path.is_dir() else path
+    if not path.is_file():
+        raise UsageError(
+            f"{path} does not exist; a results file comes from: qkverify verify TARGET --results {path}"
+        )
+    reading = read(path, strict=False)
+    return reading.records, [f"left out: {problem}" for problem in reading.problems]
+
+
+def counts(records: Sequence[Record]) -> str:
+    """What there is, in words, for whoever asked for what is not there."""
+    kinds = [str(record.__struct_config__.tag) for record in records if not isinstance(record, RunStart)]
+    return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)) or "nothing"
+
+
+def name_of(module: ModuleType) -> str:
+    return module.__name__.rpartition(".")[2].replace("_", "-")
+
+
+def _put(text: bytes, output: Path) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_bytes(text)
+
+
+@cache
+def _formats() -> tuple[tuple[str, ModuleType], ...]:
+    found = (importlib.import_module(f"{__name__}.{one.name}") for one in pkgutil.iter_modules(__path__))
+    return tuple((name_of(module), module) for module in found)
