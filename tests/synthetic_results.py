@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterator
 
 from qkverify.results import (
+    Accuracy,
     Ceiling,
     Control,
     Counterexample,
@@ -147,7 +148,14 @@ def records() -> list[Record]:
         *timings(rng),
         Control("synthetic-base-512", "synthetic_flash", "cpu", "float32", 1.003, 0.997, 1.006),
         Control("synthetic-gpt2", "synthetic_flash", "cpu", "float32", 0.999, 0.995, 1.004),
+        *(
+            Accuracy(name, "cpu", "bfloat16", 1000, 0.5, 0.0, 0.01, ratio, 1.0)
+            for name, ratio in RATIOS.items()
+        ),
     ]
+
+
+RATIOS = {"synthetic_eager": 0.8, "synthetic_flash": 1.3}
 
 
 CEILINGS = {"float64": 8e10, "float32": 1.6e11, "float16": 9e10, "bfloat16": 4.2e11}

@@ -46,8 +46,10 @@ def html(paths: Sequence[Path]) -> str:
     reports = {entry.folder: entry.report for entry in entries if entry.report}
     found = comparisons(reports)
     ran = [f for f in reports if any(f in line.seconds for c in found for line in c.lines)]
-    quiet = {folder: statistics.is_quiet(reports[folder].controls) for folder in ran}
-    return fill("index.jinja", entries=entries, comparisons=found, reports=reports, ran=ran, quiet=quiet)
+    controlled = [folder for folder in ran if reports[folder].controls]
+    noisy = [folder for folder in controlled if not statistics.is_quiet(reports[folder].controls)]
+    names = {"entries": entries, "comparisons": found, "reports": reports, "ran": ran}
+    return fill("index.jinja", **names, noisy=noisy, quiet=[f for f in controlled if f not in noisy])
 
 
 def comparisons(reports: dict[str, Report]) -> list[Comparison]:

@@ -51,7 +51,7 @@ class Line(NamedTuple):
 
 
 class Growth(NamedTuple):
-    """time ~ length^exponent, fitted over `count` lengths from `shortest` to `longest`.
+    """time ~ length^exponent, fitted over `fitted` lengths from `shortest` to `longest`.
 
     `low .. high` holds the exponent with statistics.CONFIDENCE; `last` is that of the last step alone; `counted`
     that of the counted operations.
@@ -59,7 +59,7 @@ class Growth(NamedTuple):
 
     shortest: int
     longest: int
-    count: int
+    fitted: int
     exponent: float
     low: float | None
     high: float | None

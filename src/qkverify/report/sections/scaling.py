@@ -145,7 +145,7 @@ def _tip(row: Row) -> str:
     g = row.growth
     interval = f" ({row.interval})" if row.interval else ""
     return (
-        f"{row.implementation}: length^{g.exponent:.2f}{interval} over {units.number_of(g.count, 'length')}, "
+        f"{row.implementation}: length^{g.exponent:.2f}{interval} over {units.number_of(g.fitted, 'length')}, "
         f"{g.shortest} to {g.longest}; length^{g.last:.2f} over the last step"
     )
 
