@@ -508,12 +508,15 @@ def test_a_square_of_a_single_family_opens_too(page: Any) -> None:
 
 @pytest.mark.parametrize("section", ["scaling", "tradeoff", "accuracy", "memory"])
 def test_filters_reach_every_section(page: Any, section: str) -> None:
-    unfold(page)
+    page.execute_script("for (const fold of document.querySelectorAll('main details')) fold.open = true")
     for selector in ("[data-implementation=synthetic_flash]", "[data-dtype=bfloat16]"):
-        assert shown(page, f"#{section} {selector}")
+        until(lambda selector=selector: shown(page, f"#{section} {selector}"))
+    page.execute_script("scrollTo(0, 0)")
+    one(page, ".filters > summary").click()
+    until(lambda: one(page, ".filters form").is_displayed())
     one(page, ".filters input[value=synthetic_flash]").click()
     one(page, ".filters input[value=bfloat16]").click()
-    assert not shown(page, f"#{section} [data-implementation=synthetic_flash]")
+    until(lambda: not shown(page, f"#{section} [data-implementation=synthetic_flash]"))
     assert not shown(page, f"#{section} [data-dtype=bfloat16]")
     assert shown(page, f"#{section} [data-implementation=synthetic_eager]")
 
