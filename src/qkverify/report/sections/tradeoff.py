@@ -17,7 +17,7 @@ from qkverify.results import Timing
 ORDER = 63
 TITLE = "Speed and accuracy"
 
-MOST_CHARTS = 4  # of one device and dtype; the table has every case
+MOST_CHARTS = 3  # of one device and dtype; the table has every case
 RATIO = "error against a textbook in the same dtype"
 MARGIN = "margin: error as a share of the bound"
 
