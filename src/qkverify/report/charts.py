@@ -22,6 +22,8 @@ TOP, BOTTOM = 14.0, 40.0
 LABEL_GAP = 12.5
 CHARACTER, BOLD_CHARACTER = 6.3, 6.9  # mean widths in 11 px type, a little more than any system font has
 LONGEST_LABEL = 20
+ROUND_STEPS = (0.5, 1, 2, 5, 10, 20, 50, 100)  # between the ticks of an interval chart
+MOST_STEPS = 5
 
 
 @dataclass(frozen=True)
@@ -147,11 +149,12 @@ def interval_chart(
     pitch, left, right, top = 23.0, 138.0, 74.0, 8.0
     height = top + pitch * len(reaches) + 38
     bottom = height - 36
-    low = math.floor(min([expected - 0.5, span[0], *(r.low for r in reaches)]) * 2) / 2
-    high = math.ceil(max([expected + 0.5, span[1], *(r.high for r in reaches)]) * 2) / 2
+    low = min([expected - 0.5, span[0], *(r.low for r in reaches)])
+    high = max([expected + 0.5, span[1], *(r.high for r in reaches)])
+    step = next((s for s in ROUND_STEPS if high - low <= MOST_STEPS * s), high - low)
+    low, high = math.floor(low / step) * step, math.ceil(high / step) * step
     x = Scale(low, high, left, WIDTH - right)
-    step = 0.5 if high - low <= 3 else math.ceil((high - low) / 5)
-    ticks = [low + step * i for i in range(int((high - low) / step) + 1)]
+    ticks = [low + step * i for i in range(round((high - low) / step) + 1)]
     parts = [*(_upright(x(t), top, bottom, f"{t:g}") for t in ticks)]
     parts.append(element("line", x1=x(expected), x2=x(expected), y1=top, y2=bottom, class_="expected"))
     parts.append(

@@ -153,7 +153,10 @@ def lines(timings: Iterable[Timing], report: Report) -> list[Line]:
     found = []
     for timing, one in ran:
         assert one is not None
-        ratio, word = ("", "fastest") if timing is ran[0][0] else _against(timing, ran[0][0], report, quiet)
+        if timing is ran[0][0]:  # on a noisy machine only the one that the others are held against
+            ratio, word = ("", "fastest") if quiet else ("1 ×", "")
+        else:
+            ratio, word = _against(timing, ran[0][0], report, quiet)
         found.append(Line(timing, one, ratio, word, one.seconds / slowest))
     return found + [Line(t, None, "", "", 0.0) for t, one in both if one is None]
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from qkverify import statistics
 from qkverify.report import timings, units
 from qkverify.report.charts import Point, Series, scatter_chart
 from qkverify.report.markdown import code, table
@@ -63,7 +64,9 @@ def html(report: Report) -> Markup:
     if not found:
         return Markup("")
     drawn = [(case, _chart(report, case)) for case in chosen(report, found)]
-    return fill("tradeoff.jinja", cases=found, drawn=drawn, words=words)
+    return fill(
+        "tradeoff.jinja", cases=found, drawn=drawn, words=words, quiet=statistics.is_quiet(report.controls)
+    )
 
 
 def words(case: Case) -> Callable[[float], str]:
@@ -150,6 +153,12 @@ def markdown(report: Report) -> str:
         for c in cases(report)
         for s in c.front
     ]
-    note = "Implementations that no other one beats in both; × is the error against a textbook in the same dtype."
+    noisy = (
+        "" if statistics.is_quiet(report.controls) else "The machine was too noisy to order what is near. "
+    )
+    note = (
+        noisy
+        + "Implementations that no other one beats in both; × is the error against a textbook in the same dtype."
+    )
     header = ["case", "device", "dtype", "on the front", "time", "error"]
     return f"{note}\n\n{table(header, rows)}" if rows else ""
