@@ -51,8 +51,8 @@ def _() -> Made:
         bounded = np.sum(Bounded(numbers, 0.0, Precision.plain("float32")))
         exact = float(np.sum(numbers.astype(np.float64)))
         errors = [abs(float(np.cumsum(rng.permutation(numbers))[-1]) - exact) for _ in range(ORDERS)]
-        worst.append(Point(n, max(errors), ""))
-        allowed.append(Point(n, float(bounded.error), ""))
+        worst.append(Point(n, max(errors), scientific(max(errors))))
+        allowed.append(Point(n, float(bounded.error), scientific(float(bounded.error))))
         rows.append(
             [
                 str(n),

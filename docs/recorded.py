@@ -57,7 +57,7 @@ def _() -> str:
 @block("sections")
 def _() -> str:
     """The parts of the page in its order, each with the first line of its module."""
-    rows = [[m.TITLE, (m.__doc__ or "").strip().splitlines()[0]] for _, m in page.modules()]
+    rows = [[m.TITLE, (m.__doc__ or "").strip().splitlines()[0]] for _, m in page._sections()]
     return table(["section", "what it shows"], rows)
 
 

@@ -145,7 +145,11 @@ def _() -> Made:
         shares = {word: said.count(word) / len(said) for word in ("slower", "same", "undecided", "faster")}
         rows.append([f"{100 * size:g} %", *(percent(shares[word]) for word in shares)])
         slower.append(shares["slower"])
-    points = [Point(100 * size, share, "") for size, share in zip(SLOWDOWNS, slower, strict=True) if size]
+    points = [
+        Point(100 * size, share, percent(share))
+        for size, share in zip(SLOWDOWNS, slower, strict=True)
+        if size
+    ]
     chart = line_chart(
         [Series("slower", 0, points)],
         alt="Share of runs that are called slower, by the size of the slowdown",

@@ -31,21 +31,20 @@ class Part(NamedTuple):
 
 def html(records: Sequence[Record], *, title: str | None = None) -> str:
     report = Report(records, title=title)
-    parts = [Part(name, module.TITLE, module.html(report)) for name, module in modules()]
+    parts = [Part(name, module.TITLE, module.html(report)) for name, module in _sections()]
     return fill("page.jinja", report=report, headline=headline.of(report), parts=[p for p in parts if p.html])
 
 
 def markdown(records: Sequence[Record], *, title: str | None = None) -> str:
     report = Report(records, title=title)
-    parts = [(module.TITLE, module.markdown(report)) for _, module in modules()]
+    parts = [(module.TITLE, module.markdown(report)) for _, module in _sections()]
     return (
         "\n\n".join([headline.markdown(report), *(f"## {name}\n\n{text}" for name, text in parts if text)])
         + "\n"
     )
 
 
-def modules() -> list[tuple[str, ModuleType]]:
-    """The sections in their order, each with its name."""
+def _sections() -> list[tuple[str, ModuleType]]:
     names = [module.name for module in pkgutil.iter_modules(sections.__path__)]
     found = [(name, importlib.import_module(f"{sections.__name__}.{name}")) for name in names]
     return sorted(found, key=lambda pair: (pair[1].ORDER, pair[0]))
