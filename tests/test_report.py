@@ -190,6 +190,21 @@ def test_a_page_over_many_laws_and_implementations_stays_small() -> None:
     assert len(report.render(many).html.encode()) < SIZE_LIMIT
 
 
+@pytest.mark.parametrize("path", sorted(REPORTS.glob("*/results.jsonl")), ids=lambda path: path.parent.name)
+def test_the_committed_results_make_a_small_page_and_the_same_again(path: Path, tmp_path: Path) -> None:
+    first, second = (report.write(path, tmp_path / name)[0].read_bytes() for name in ("once", "again"))
+    assert first == second
+    assert len(first) < SIZE_LIMIT
+
+
+def test_the_page_over_all_devices_is_the_same_again(records: list[Record], tmp_path: Path) -> None:
+    for name in ("b-device", "a-device"):
+        write(tmp_path / name / "results.jsonl", records)
+    first = report.write_index(tmp_path).read_bytes()
+    assert report.write_index(tmp_path).read_bytes() == first
+    assert first.index(b"a-device") < first.index(b"b-device")
+
+
 def test_nothing_is_loaded_from_outside(page: report.Page, document: Document) -> None:
     assert len(page.html.encode()) < SIZE_LIMIT
     assert document.having("src") == []

@@ -184,17 +184,21 @@ def until(holds: Callable[[], Any]) -> None:
         time.sleep(0.02)
 
 
-def test_nothing_is_requested_and_nothing_complains(browser: Any, address: str) -> None:
+@pytest.mark.parametrize("which", ["panel", "index"])
+def test_nothing_is_requested_and_nothing_complains(
+    browser: Any, addresses: dict[str, str], which: str
+) -> None:
     for kind in ("browser", "performance"):
         browser.get_log(kind)  # forget what came before
-    show(browser, address + "#" + CELL)
-    until(lambda: one(browser, "dialog").get_attribute("open"))
+    show(browser, addresses[which])
+    until(lambda: which == "index" or one(browser, "dialog").get_attribute("open"))
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     sent = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     asked = [
         s["request"]["url"] for s in sent if not s["documentURL"].startswith("chrome")
     ]  # the browser's own pages load too
-    assert {url for url in asked if not url.startswith(("data:", "about:"))} == {address}
+    expected = addresses[which].partition("#")[0]
+    assert {url for url in asked if not url.startswith(("data:", "about:"))} == {expected}
     assert browser.get_log("browser") == []
 
 
