@@ -35,6 +35,7 @@ from qkverify.results import (
     of_kind,
 )
 
+REPORTS = Path(__file__).parents[1] / "reports"
 SECTIONS_LIMIT = 80_000  # of Scaling and of Speed and accuracy together
 SIZE_LIMIT = 1_500_000  # bytes of a page
 VOID = {"meta", "link", "input", "br", "hr", "img", "wbr"}
