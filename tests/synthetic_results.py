@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator
 
 from qkverify.results import (
+    Accuracy,
     Ceiling,
     Complexity,
     Control,
@@ -149,6 +150,10 @@ def records() -> list[Record]:
         *(Ceiling("cpu", dtype, "matmul", rate) for dtype, rate in CEILINGS.items()),
         Ceiling("cpu", "float32", "copy", 1.3e10),
         *timings(rng),
+        *(
+            Accuracy(name, "cpu", "bfloat16", 1000, 0.5, 0.0, 0.01, ratio, 1.0)
+            for name, ratio in RATIOS.items()
+        ),
         Control("synthetic-base-512", "synthetic_flash", "cpu", "float32", 1.003, 0.997, 1.006),
         Control("synthetic-gpt2", "synthetic_flash", "cpu", "float32", 0.999, 0.995, 1.004),
         *pictures(rng),
@@ -189,6 +194,9 @@ def pictures(rng: random.Random) -> Iterator[Picture]:
         title="a case",
         reason="synthetic_eager: <no>",
     )
+
+
+RATIOS = {"synthetic_eager": 0.8, "synthetic_flash": 1.3}
 
 
 CEILINGS = {"float64": 8e10, "float32": 1.6e11, "float16": 9e10, "bfloat16": 4.2e11}

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
-from qkverify import report, results
+from qkverify import report, results, statistics
 from qkverify.errors import UsageError
 from qkverify.report import charts, headline, svg, timings, units
 from qkverify.report.model import Report
-from qkverify.report.sections import broken, verdicts
+from qkverify.report.sections import broken, scaling, tradeoff, verdicts
 from qkverify.results import (
     Control,
     ImplementationInfo,
@@ -34,6 +35,8 @@ from qkverify.results import (
     of_kind,
 )
 
+REPORTS = Path(__file__).parents[1] / "reports"
+SECTIONS_LIMIT = 80_000  # of Scaling and of Speed and accuracy together
 SIZE_LIMIT = 1_500_000  # bytes of a page
 VOID = {"meta", "link", "input", "br", "hr", "img", "wbr"}
 
@@ -188,6 +191,21 @@ def test_a_page_over_many_laws_and_implementations_stays_small() -> None:
     assert len(report.render(many).html.encode()) < SIZE_LIMIT
 
 
+@pytest.mark.parametrize("path", sorted(REPORTS.glob("*/results.jsonl")), ids=lambda path: path.parent.name)
+def test_the_committed_results_make_a_small_page_and_the_same_again(path: Path, tmp_path: Path) -> None:
+    first, second = (report.write(path, tmp_path / name)[0].read_bytes() for name in ("once", "again"))
+    assert first == second
+    assert len(first) < SIZE_LIMIT
+
+
+def test_the_page_over_all_devices_is_the_same_again(records: list[Record], tmp_path: Path) -> None:
+    for name in ("b-device", "a-device"):
+        write(tmp_path / name / "results.jsonl", records)
+    first = report.write_index(tmp_path).read_bytes()
+    assert report.write_index(tmp_path).read_bytes() == first
+    assert first.index(b"a-device") < first.index(b"b-device")
+
+
 def test_nothing_is_loaded_from_outside(page: report.Page, document: Document) -> None:
     assert len(page.html.encode()) < SIZE_LIMIT
     assert document.having("src") == []
@@ -313,8 +331,10 @@ def test_the_square_of_a_passed_family_shows_its_largest_margin() -> None:
 
 
 def test_what_is_unavailable_says_why(page: report.Page) -> None:
-    assert page.html.count("no CUDA device") >= 3
-    assert "synthetic_cudnn` cuda: no CUDA device" in page.markdown
+    words = " ".join(Document(page.html).text.split())
+    gone = "unavailable on cuda: no CUDA device synthetic_eager, synthetic_flash, synthetic_cudnn"
+    assert gone in words
+    assert "- cuda: no CUDA device: `synthetic_eager`, `synthetic_flash`, `synthetic_cudnn`" in page.markdown
 
 
 def test_an_implementation_that_nothing_was_run_on_is_still_there() -> None:
@@ -329,7 +349,7 @@ def test_every_square_has_its_laws_behind_it(
     assert found
     data = json.loads(found[1])
     assert len([v for v in of_kind(records, Verdict)]) == sum(map(len, data["cells"].values()))
-    assert set(data["cells"]) == {i for i in document.having("id", "td") if i.startswith("cell-")}
+    assert set(data["cells"]) == set(document.having("data-cell"))
     assert {card for cards in data["cards"].values() for card in cards} <= set(
         document.having("id", "article")
     )
@@ -377,6 +397,35 @@ def test_many_broken_laws_are_folded_and_none_is_left_out() -> None:
     html = report.render(rows).html
     assert "<summary>3 more</summary>" in html
     assert len(Document(html).having("id", "article")) == broken.UNFOLDED + 3
+
+
+def test_the_address_of_a_square_exists_without_the_script(document: Document, page: report.Page) -> None:
+    """On the square itself, or on the card of its first counterexample."""
+    assert set(document.having("data-cell")) <= set(document.having("id"))
+    broken_square = "cell-synthetic_broken-cpu-float32-masking"
+    card = page.html.index(f'id="{broken_square}"')
+    start = page.html.rindex("<article", 0, card)
+    assert "case-synthetic_broken-cpu-float32-masking-causal_prefix" in page.html[start:card]
+
+
+def test_a_law_broken_in_every_dtype_is_told_once_and_the_rest_folded() -> None:
+    rows = [passing(outcome="failed", dtype=d, law=law) for d in ("float32", "float64") for law in "ab"]
+    html = report.render(rows).html
+    folded = html.index("The same laws in other dtypes: 2 more")
+    cards = re.findall(r'id="(case-[^"]*)"', html)
+    assert [html.index(f'id="{card}"') < folded for card in cards] == [True, True, False, False]
+    assert {card.split("-")[3] for card in cards[:2]} == {"float32"}
+
+
+def test_what_one_family_judges_stands_in_a_matrix_of_its_own(records: list[Record]) -> None:
+    several, single = verdicts.matrices(Report(records))
+    assert several.families == ["softmax", "attention", "masking", "heads", "gradients", "contract"]
+    assert (single.families, single.dtypes) == (["positions"], ["float64", "float32"])
+    assert [name for name, _, _ in single.groups] == ["synthetic_encoding"]
+    shown = {
+        c.id for m in (several, single) for _, _, rows in m.groups for r in rows for c in r.cells.values()
+    }
+    assert shown == {c.id for c in Report(records).cells}  # none is lost between them
 
 
 def test_a_finding_is_no_failure(records: list[Record], page: report.Page) -> None:
@@ -468,6 +517,200 @@ def test_growth_is_fitted_over_lengths(power: float) -> None:
     assert timings.exponent([128, 256, 512], [None, 2.0, 4.0]) is None
 
 
+# -- Scaling, and speed against accuracy ---------------------------------------------------------------------
+
+
+def growing(
+    name: str, seconds: Any, lengths: tuple[int, ...] = (128, 256, 512, 1024), **changes: Any
+) -> list[Timing]:
+    """One implementation over lengths, its samples by `seconds(length)`, doing four operations for every pair."""
+    sizes = {"B": 1, "H": 1, "G": 1, "D": 8, "E": 8}
+    return [
+        timing(
+            name, seconds(n), case=f"case-{n}", sizes={**sizes, "Q": n, "K": n}, flops=4 * n * n, **changes
+        )
+        for n in lengths
+    ]
+
+
+def test_the_exponent_of_time_has_an_interval_that_other_rounds_respect() -> None:
+    """The interval of a percentile bootstrap of few medians is a little narrow: at most twice its share may miss.
+
+    400 runs with 10 % of noise and growth of exactly two; the binomial count of misses at that share, plus four of its
+    standard deviations.
+    """
+    runs, share = 400, 2 * (1 - statistics.CONFIDENCE)
+    rng = np.random.default_rng(5)
+    missed = 0
+    for _ in range(runs):
+        found = timings.growth(growing("mine", lambda n: list(1e-9 * n**2 * np.exp(rng.normal(0, 0.1, 12)))))
+        assert found
+        assert found.low is not None
+        assert found.high is not None
+        missed += not found.low <= 2 <= found.high
+    assert 0 < missed <= runs * share + 4 * (runs * share * (1 - share)) ** 0.5
+
+
+def test_growth_says_how_the_line_bends_and_what_was_counted() -> None:
+    overhead = timings.growth(growing("mine", lambda n: [1e-3 + 1e-9 * n**2] * 3))
+    assert overhead
+    assert overhead.exponent < overhead.last < 2
+    assert overhead.counted == pytest.approx(2)
+    assert (overhead.shortest, overhead.longest, overhead.fitted) == (128, 1024, 4)
+
+
+def test_two_rounds_give_an_exponent_without_an_interval_and_two_lengths_none() -> None:
+    few = timings.growth(growing("mine", lambda n: [1e-9 * n**2] * 2))
+    assert few
+    assert few.exponent == pytest.approx(2)
+    assert (few.low, few.high) == (None, None)
+    assert timings.growth(growing("mine", lambda n: [1e-9 * n**2] * 5, (128, 256))) is None
+
+
+def test_scaling_is_held_against_theory() -> None:
+    quick = growing("linear", lambda n: [1e-6 * n] * 3, peak_bytes=1000)
+    slow = growing("cubic", lambda n: [1e-9 * n**3] * 3)
+    (panel,) = scaling.panels(Report([*quick, *slow]))
+    assert {row.implementation: row.word for row in panel.rows} == {
+        "linear": "grows slower",
+        "cubic": "grows faster",
+    }
+    page = report.render([*quick, *slow])
+    assert "cubic 3.00" in page.html
+    assert "| `cubic` | 3.00 | 3.00 .. 3.00 | 3.00 |  |" in page.markdown
+
+
+def test_memory_that_grows_with_the_square_keeps_the_score_matrix() -> None:
+    rows = [
+        msgspec.structs.replace(t, peak_bytes=t.sizes["K"] ** 2)
+        for t in growing("mine", lambda n: [1e-9 * n**2] * 3)
+    ]
+    (panel,) = scaling.panels(Report(rows))
+    assert (panel.rows[0].memory, panel.rows[0].kept) == (pytest.approx(2), "the whole score matrix")
+
+
+def test_too_few_lengths_are_said_so() -> None:
+    html = report.render(growing("mine", lambda n: [1e-9 * n**2] * 3, (128, 256))).html
+    assert '<section id="scaling"' in html
+    assert "1 fit left out: fewer than 3 of the lengths were timed" in html
+
+
+def scored(*standings: tuple[str, float, float]) -> Report:
+    """One case: (implementation, seconds, margin)."""
+    return Report([timing(name, [seconds] * 3, margin=error) for name, seconds, error in standings])
+
+
+def test_the_front_is_what_no_other_one_beats() -> None:
+    rng = np.random.default_rng(2)
+    points = [(f"kernel_{i}", *map(float, rng.integers(1, 7, 2) / 10)) for i in range(30)]
+    (case,) = tradeoff.cases(scored(*points))
+    expected = {
+        name for name, s, e in points if not any(a <= s and b <= e and (a, b) != (s, e) for _, a, b in points)
+    }
+    assert {s.implementation for s in case.front} == expected
+    assert 0 < len(expected) < 30
+
+
+def test_the_front_is_named_in_words() -> None:
+    (case,) = tradeoff.cases(
+        scored(("quick", 0.001, 0.5), ("fair", 0.01, 0.2), ("careful", 0.1, 0.1), ("poor", 0.2, 0.9))
+    )
+    assert case.sentence == (
+        "quick (1.00 ms, 0.50) is the fastest, then fair; careful (100 ms, 0.10) the nearest to exact"
+    )
+    (case,) = tradeoff.cases(scored(("best", 0.001, 0.1), ("worse", 0.01, 0.2)))
+    assert case.sentence == "best (1.00 ms, 0.10) is both the fastest and the nearest to exact"
+
+
+def test_on_a_noisy_machine_the_front_says_what_it_is_worth() -> None:
+    rows: list[Record] = [timing("quick", [1e-3] * 3, margin=0.5), timing("careful", [1e-2] * 3, margin=0.1)]
+    caveat = "does not order what is near"
+    assert caveat not in report.render(rows).html
+    assert caveat in report.render([*rows, Control("case-64", "quick", "cpu", "float32", 1.2, 0.9, 1.5)]).html
+
+
+def test_errors_that_read_the_same_are_the_same() -> None:
+    (case,) = tradeoff.cases(scored(("quick", 0.001, 0.35084089), ("slow", 0.01, 0.35084088)))
+    assert [s.implementation for s in case.front] == ["quick"]
+
+
+def test_the_error_against_a_textbook_is_taken_where_it_was_recorded(records: list[Record]) -> None:
+    found = tradeoff.cases(Report(records))
+    assert {(c.dtype, c.measure) for c in found} == {
+        ("float32", tradeoff.MARGIN),
+        ("bfloat16", tradeoff.RATIO),
+    }
+    half = next(c for c in found if c.dtype == "bfloat16")
+    assert {s.implementation: s.error for s in half.standings} == {
+        "synthetic_eager": 0.8,
+        "synthetic_flash": 1.3,
+    }
+
+
+def test_one_implementation_is_no_trade_off() -> None:
+    assert tradeoff.cases(scored(("alone", 0.1, 0.1))) == []
+    assert 'id="tradeoff"' not in report.render([timing("alone", [0.1] * 3, margin=0.1)]).html
+
+
+def test_of_cases_that_differ_in_length_the_longest_is_drawn(records: list[Record]) -> None:
+    found = Report(records)
+    drawn = tradeoff.chosen(found, tradeoff.cases(found))
+    assert [c.case for c in drawn if c.dtype == "float32"] == [
+        "synthetic-base-2048",
+        "synthetic-gpt2",
+        "synthetic-decode",
+    ]
+
+
+def test_names_in_a_scatter_never_overlap() -> None:
+    dots = [
+        charts.Series(f"kernel_{i}", i, [charts.Point(1e-3, 0.1 + i * 1e-5, f"kernel {i}")])
+        for i in range(12)
+    ]
+    chart = Document(
+        charts.scatter_chart(
+            dots, [], alt="a scatter", x_unit=units.seconds, y_unit=units.margin, x_label="time"
+        )
+    )
+    heights = sorted(
+        float(a["y"] or 0) for tag, a in chart.elements if tag == "text" and a.get("class") == "name"
+    )
+    assert len(heights) == 12
+    assert (
+        min(b - a for a, b in pairwise(heights)) >= charts.LABEL_GAP - 0.11
+    )  # coordinates are written to a tenth
+    assert chart.having("data-tip") == [f"kernel {i}" for i in range(12)]
+
+
+def test_both_sections_stay_small_over_many_cases_and_implementations() -> None:
+    """Six implementations in three dtypes on two series of five lengths and three cases that stand alone."""
+    rng = np.random.default_rng(3)
+    rows = [
+        t
+        for name in (f"implementation_{i}" for i in range(6))
+        for dtype in ("float32", "float16", "bfloat16")
+        for heads, lengths in [
+            (1, (128, 256, 512, 1024, 2048)),
+            (2, (64, 128, 256, 512, 1024)),
+            *((h, (96,)) for h in range(3, 6)),
+        ]
+        for t in several(name, dtype, heads, lengths, float(rng.uniform(1, 3)))
+    ]
+    found = Report(rows)
+    size = sum(len(section.html(found).encode()) for section in (scaling, tradeoff))
+    assert len(tradeoff.cases(found)) == 3 * 13
+    assert size < SECTIONS_LIMIT
+
+
+def several(name: str, dtype: str, heads: int, lengths: tuple[int, ...], slow: float) -> list[Timing]:
+    found = growing(name, lambda n: [slow * heads * 1e-9 * n**2] * 3, lengths, dtype=dtype, margin=0.1 * slow)
+    sizes = [{**t.sizes, "H": heads, "G": heads} for t in found]
+    return [
+        msgspec.structs.replace(t, case=f"heads-{heads}-{t.sizes['K']}", sizes=s)
+        for t, s in zip(found, sizes, strict=True)
+    ]
+
+
 # -- Charts and units ---------------------------------------------------------------------------------------
 
 
@@ -534,6 +777,9 @@ def test_labels_keep_their_distance_and_their_order() -> None:
         (units.margin(0.2), "0.20"),
         (units.margin(0.0004), "<0.001"),
         (units.margin(0.9996), "1.000"),
+        (units.margin(1.0), "1.0"),
+        (units.margin(1.0001), "1.001"),
+        (units.margin(1.02), "1.020"),
         (units.margin(0.996), "0.996"),
         (units.margin(3.4e6), "3.4e+06"),
         (units.margin(1234.0), "1,234"),
@@ -583,6 +829,36 @@ def test_the_index_lists_every_device_and_names_a_broken_file(records: list[Reco
     assert "a-device/index.html" in document.having("href")
     assert "2 of 7 implementations break a law" in document.text
     assert "results.jsonl, line 1: " in document.text
+
+
+def test_the_index_compares_what_several_devices_timed(tmp_path: Path) -> None:
+    quiet = Control("case-64", "quick", "cpu", "float32", 1.0, 0.999, 1.001)
+
+    def device(name: str, *rows: Record) -> None:
+        write(tmp_path / name / "results.jsonl", [synthetic().run_start(), quiet, *rows])
+
+    device("a", timing("quick", [1e-3] * 3), timing("slow", [2e-3] * 3), timing("only-here", [5e-3] * 3))
+    device("b", timing("quick", [4e-3] * 3), timing("slow", [3e-3] * 3), timing("quick", [], dtype="float64"))
+    html = report.write_index(tmp_path).read_text(encoding="utf-8")
+    words = " ".join(re.sub("<[^>]*>", " ", html).split())
+    assert (
+        "float32 forward quick 1.00 ms fastest 4.00 ms float32 forward slow 2.00 ms 3.00 ms fastest" in words
+    )
+    assert "only-here" not in words
+    assert "float64" not in words.partition("The same case on several devices")[2]
+
+
+def test_no_device_that_is_noisy_has_a_fastest(tmp_path: Path) -> None:
+    for name, ratio in (("a", 1.0), ("b", 1.3)):
+        rows = [
+            timing("quick", [1e-3] * 3),
+            timing("slow", [2e-3] * 3),
+            Control("c", "quick", "cpu", "float32", ratio, 1.0, 1.0),
+        ]
+        write(tmp_path / name / "results.jsonl", [synthetic().run_start(), *rows])
+    html = report.write_index(tmp_path).read_text(encoding="utf-8")
+    assert html.count(">fastest</b>") == 1
+    assert html.count("its A/A control strayed by more than 1 %") == 1
 
 
 def test_the_index_of_nothing_says_so(tmp_path: Path) -> None:

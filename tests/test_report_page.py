@@ -1,6 +1,9 @@
 """The report in a real browser: it draws, asks nobody for anything, answers to mouse, keys and small screens.
 
-Debian's chromium and chromedriver, driven by selenium; without them these tests are skipped.
+Debian's chromium and chromedriver, driven by selenium; without them these tests are skipped. What people without
+eyes, mouse or much contrast meet is judged by axe-core, which comes inside axe-playwright-python: the newest axe
+that pip installs. Its script is injected by the driver, whose scripts the page's content security policy does not
+concern.
 """
 
 from __future__ import annotations
@@ -11,20 +14,26 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qkverify import report
+from qkverify import report, results
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
-NEEDED = {"selenium": find_spec("selenium"), "chromium": CHROMIUM, "chromedriver": DRIVER}
+NEEDED = {
+    "selenium": find_spec("selenium"),
+    "axe-playwright-python": find_spec("axe_playwright_python"),
+    "chromium": CHROMIUM,
+    "chromedriver": DRIVER,
+}
 LACKING = [name for name, found in NEEDED.items() if not found]
 pytestmark = pytest.mark.skipif(
     bool(LACKING),
-    reason=f"needs {', '.join(LACKING)} (pip install selenium; apt install chromium chromium-driver)",
+    reason=f"needs {', '.join(LACKING)} (pip install 'qkverify[dev]'; apt install chromium chromium-driver)",
 )
 
 SWITCHES = (
@@ -94,15 +103,29 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The page over the synthetic records, as a file's address."""
+    """The page over the synthetic records, as a file's address; the page over two devices stands in the folder above."""
     spec = spec_from_file_location("synthetic_results", Path(__file__).with_name("synthetic_results.py"))
     assert spec
     assert spec.loader
     synthetic = module_from_spec(spec)
     spec.loader.exec_module(synthetic)
-    path = tmp_path_factory.mktemp("page") / "index.html"
-    path.write_text(report.render(synthetic.records()).html, encoding="utf-8")
-    return path.as_uri()
+    folder = tmp_path_factory.mktemp("reports")
+    for device in ("a-device", "b-device"):
+        with results.Writer(folder / device / report.RESULTS) as writer:
+            for record in synthetic.records():
+                writer.append(record)
+    report.write_index(folder)
+    page, _ = report.write(folder / "a-device" / report.RESULTS, folder / "a-device")
+    return page.as_uri()
+
+
+@pytest.fixture(scope="module")
+def addresses(address: str) -> dict[str, str]:
+    return {
+        "page": address,
+        "panel": f"{address}#{CELL}",
+        "index": address.replace("a-device/index.html", "index.html"),
+    }
 
 
 @pytest.fixture
@@ -115,10 +138,16 @@ def page(browser: Any, address: str) -> Iterator[Any]:
 
 
 def show(
-    browser: Any, address: str, *, scheme: str = "light", width: int = 1400, phone: bool = False
+    browser: Any,
+    address: str,
+    *,
+    scheme: str = "light",
+    width: int = 1400,
+    height: int = 900,
+    phone: bool = False,
 ) -> None:
     browser.get("about:blank")  # else an address that differs in its fragment only is no new page
-    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": phone}
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": phone}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
@@ -155,17 +184,21 @@ def until(holds: Callable[[], Any]) -> None:
         time.sleep(0.02)
 
 
-def test_nothing_is_requested_and_nothing_complains(browser: Any, address: str) -> None:
+@pytest.mark.parametrize("which", ["panel", "index"])
+def test_nothing_is_requested_and_nothing_complains(
+    browser: Any, addresses: dict[str, str], which: str
+) -> None:
     for kind in ("browser", "performance"):
         browser.get_log(kind)  # forget what came before
-    show(browser, address + "#" + CELL)
-    until(lambda: one(browser, "dialog").get_attribute("open"))
+    show(browser, addresses[which])
+    until(lambda: which == "index" or one(browser, "dialog").get_attribute("open"))
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     sent = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     asked = [
         s["request"]["url"] for s in sent if not s["documentURL"].startswith("chrome")
     ]  # the browser's own pages load too
-    assert {url for url in asked if not url.startswith(("data:", "about:"))} == {address}
+    expected = addresses[which].partition("#")[0]
+    assert {url for url in asked if not url.startswith(("data:", "about:"))} == {expected}
     assert browser.get_log("browser") == []
 
 
@@ -191,7 +224,7 @@ def test_the_verdict_is_on_the_first_screen(page: Any) -> None:
 
 
 def test_a_click_on_a_square_opens_its_laws_and_counterexample(page: Any) -> None:
-    one(page, f"[id='{CELL}'] a").click()
+    one(page, f"[data-cell='{CELL}'] a").click()
     until(lambda: one(page, "dialog").get_attribute("open"))
     panel = one(page, "dialog")
     assert "synthetic_broken: masking" in panel.text
@@ -202,12 +235,12 @@ def test_a_click_on_a_square_opens_its_laws_and_counterexample(page: Any) -> Non
 
 
 def test_the_keyboard_opens_a_square_and_escape_returns_to_it(page: Any) -> None:
-    page.execute_script(f"document.querySelector(\"[id='{CELL}'] a\").focus()")
+    page.execute_script(f"document.querySelector(\"[data-cell='{CELL}'] a\").focus()")
     press(page, "ENTER")
     until(lambda: one(page, "dialog").get_attribute("open"))
     press(page, "ESCAPE")
     until(lambda: not one(page, "dialog").get_attribute("open"))
-    assert page.execute_script("return document.activeElement.parentElement.id") == CELL
+    assert page.execute_script("return document.activeElement.parentElement.dataset.cell") == CELL
     assert "#" not in page.current_url
 
 
@@ -296,14 +329,14 @@ def test_the_copy_button_copies_the_replay_line_or_selects_it(page: Any) -> None
 @pytest.mark.parametrize("width", [320, 390, 768, 1400])
 def test_only_tables_scroll_sideways(page: Any, address: str, width: int) -> None:
     show(page, address, width=width, phone=width < 768)
-    page.execute_script("for (const fold of document.querySelectorAll('details')) fold.open = true")
+    unfold(page)
     assert page.execute_script("return document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_stands_out_from_its_ground(page: Any, address: str, scheme: str) -> None:
     show(page, address, scheme=scheme)
-    page.execute_script("for (const fold of document.querySelectorAll('details')) fold.open = true")
+    unfold(page)
     assert page.execute_script("return getComputedStyle(document.body).backgroundColor") == (
         "rgb(252, 251, 248)" if scheme == "light" else "rgb(20, 22, 26)"
     )
@@ -311,12 +344,237 @@ def test_every_text_stands_out_from_its_ground(page: Any, address: str, scheme: 
 
 
 def test_without_a_script_everything_that_matters_is_there(browser: Any, address: str) -> None:
-    with contextlib.ExitStack() as stack:
-        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
-        stack.callback(browser.execute_cdp_cmd, "Emulation.setScriptExecutionDisabled", {"value": False})
+    with without_script(browser):
         show(browser, address)
         text = one(browser, "body").text
     assert "2 of 7 implementations break a law" in text
     assert "causal looks aligned top-left" in text
     assert "synthetic-gpt2" in text
     assert "bfloat16" in text
+
+
+def unfold(page: Any) -> None:
+    page.execute_script("for (const fold of document.querySelectorAll('details')) fold.open = true")
+
+
+@contextlib.contextmanager
+def without_script(browser: Any) -> Iterator[None]:
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        yield
+    finally:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+# -- Everybody can read it -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    spec = find_spec("axe_playwright_python")
+    assert spec
+    assert spec.submodule_search_locations
+    return (Path(spec.submodule_search_locations[0]) / "axe.min.js").read_text(encoding="utf-8")
+
+
+def accused(browser: Any, axe: str) -> list[str]:
+    """Rules of axe-core that the open page breaks, with the first element of each."""
+    browser.execute_script(axe)
+    found = browser.execute_async_script(
+        "axe.run(document, { resultTypes: ['violations'] }).then((found) => arguments[0](found.violations))"
+    )
+    return [
+        f"{v['impact']}: {v['id']}, {len(v['nodes'])} times, first {v['nodes'][0]['html'][:200]}"
+        for v in found
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+@pytest.mark.parametrize("which", ["page", "panel", "index"])
+def test_axe_finds_nothing(
+    browser: Any, addresses: dict[str, str], axe: str, which: str, width: int, height: int, scheme: str
+) -> None:
+    show(browser, addresses[which], scheme=scheme, width=width, height=height, phone=width < 768)
+    if which == "panel":
+        until(lambda: one(browser, "dialog").get_attribute("open"))
+    unfold(browser)
+    assert accused(browser, axe) == []
+
+
+def test_axe_finds_what_is_wrong(page: Any, axe: str) -> None:
+    """Else the test above could not fail."""
+    page.execute_script("""
+      document.querySelector('.copy').textContent = '';
+      document.querySelector('.lead').style.color = '#ddd';
+    """)
+    assert {line.split(",")[0].split()[1] for line in accused(page, axe)} == {"button-name", "color-contrast"}
+
+
+def test_headings_descend_without_gaps(page: Any) -> None:
+    levels = page.execute_script("""return [...document.querySelectorAll('main h2, main h3, main h4, h1')]
+      .filter((h) => !h.closest('dialog')).map((h) => +h.tagName[1])""")
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+
+
+def test_landmarks_are_one_of_each_and_named(page: Any) -> None:
+    counts = page.execute_script(
+        "return Object.fromEntries(['main', 'body > header', 'footer', 'nav'].map("
+        "(tag) => [tag, document.querySelectorAll(tag).length]))"
+    )
+    assert counts == {"main": 1, "body > header": 1, "footer": 1, "nav": 1}
+    named = page.execute_script("""return [...document.querySelectorAll('main > section, nav')].every(
+      (e) => e.ariaLabel || document.getElementById(e.getAttribute('aria-labelledby')).textContent)""")
+    assert named
+
+
+# -- The keyboard -------------------------------------------------------------------------------------------
+
+
+def focused(page: Any) -> str:
+    return str(page.execute_script("return document.activeElement.outerHTML.slice(0, 80)"))
+
+
+def test_the_first_stop_of_the_keyboard_skips_to_the_verdicts(page: Any) -> None:
+    press(page, "TAB")
+    assert 'class="skip"' in focused(page)
+    assert page.execute_script("return document.activeElement.getBoundingClientRect().left") >= 0
+    press(page, "ENTER")
+    assert page.current_url.endswith("#verdicts")
+    stops = []
+    for _ in range(3):
+        press(page, "TAB")
+        stops.append(page.execute_script("return document.activeElement.closest('section')?.id"))
+    assert stops == ["verdicts"] * 3
+
+
+def test_tabs_take_one_stop_and_what_is_hidden_none(page: Any) -> None:
+    """Every element that the keyboard stops at is one that can be seen, and of a row of tabs only the chosen one."""
+    stops = page.execute_script("""return [...document.querySelectorAll('a, button, input, summary, [tabindex]')]
+      .filter((e) => e.tabIndex >= 0 && e.checkVisibility({ visibilityProperty: true }))
+      .map((e) => [e.getAttribute('role'), e.getAttribute('aria-selected')])""")
+    assert [chosen for role, chosen in stops if role == "tab"] == ["true"]
+    assert not page.execute_script(
+        'return document.querySelectorAll(\'[tabindex]:not([tabindex="0"], [tabindex="-1"])\').length'
+    )
+
+
+def test_the_panel_keeps_the_focus_inside(page: Any) -> None:
+    one(page, f"[data-cell='{CELL}'] a").click()
+    until(lambda: one(page, "dialog").get_attribute("open"))
+    for _ in range(12):
+        press(page, "TAB")
+        assert page.execute_script(
+            "return document.activeElement === document.body || !!document.activeElement.closest('dialog')"
+        )
+
+
+def test_the_back_button_closes_the_panel(page: Any) -> None:
+    one(page, f"[data-cell='{CELL}'] a").click()
+    until(lambda: one(page, "dialog").get_attribute("open"))
+    page.back()
+    until(lambda: not one(page, "dialog").get_attribute("open"))
+
+
+def test_a_click_does_not_move_the_page_behind_the_panel(page: Any) -> None:
+    square = one(page, f"[data-cell='{CELL}'] a")
+    bring_into_view(page, square)
+    before = page.execute_script("return scrollY")
+    square.click()
+    until(lambda: one(page, "dialog").get_attribute("open"))
+    assert page.execute_script("return scrollY") == before
+
+
+# -- Addresses ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cell", [CELL, "cell-synthetic_flash-cpu-float16-gradients"])
+def test_without_a_script_the_address_of_a_square_leads_to_its_counterexample(
+    browser: Any, address: str, cell: str
+) -> None:
+    """Also where its card is folded away, as the same finding in another dtype is: the browser unfolds it."""
+    with without_script(browser):
+        show(browser, f"{address}#{cell}")
+        card = browser.find_element("css selector", ".card:has(:target)")
+        assert card.is_displayed()
+        assert cell.split("-")[1] in card.text
+        assert (
+            0
+            <= card.rect["y"]
+            - browser.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssVisualViewport"]["pageY"]
+            < 900
+        )
+
+
+def test_the_address_of_a_square_that_holds_leads_to_it(browser: Any, address: str) -> None:
+    cell = "cell-synthetic_eager-cpu-float64-attention"
+    show(browser, f"{address}#{cell}")
+    until(lambda: one(browser, "dialog").get_attribute("open"))
+    assert "synthetic_eager: attention" in one(browser, "dialog").text
+    assert "agrees_with_reference" in one(browser, "dialog").text
+    press(browser, "ESCAPE")
+    until(lambda: not one(browser, "dialog").get_attribute("open"))
+    square = one(browser, f"[data-cell='{cell}']")
+    assert browser.execute_script("return document.activeElement.parentElement === arguments[0]", square)
+    top = browser.execute_script("return arguments[0].getBoundingClientRect().top", square)
+    assert 0 <= top < 900
+
+
+def test_a_square_of_a_single_family_opens_too(page: Any) -> None:
+    one(page, "[data-cell='cell-synthetic_encoding-cpu-float64-positions'] a").click()
+    until(lambda: one(page, "dialog").get_attribute("open"))
+    assert one(page, "dialog h3").text == "synthetic_encoding: positions"
+    assert one(page, "dialog .where").text == "float64 on cpu"
+
+
+# -- Filters in the newer sections --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("section", ["scaling", "tradeoff", "accuracy", "memory"])
+def test_filters_reach_every_section(page: Any, section: str) -> None:
+    page.execute_script("for (const fold of document.querySelectorAll('main details')) fold.open = true")
+    for selector in ("[data-implementation=synthetic_flash]", "[data-dtype=bfloat16]"):
+        until(lambda selector=selector: shown(page, f"#{section} {selector}"))
+    page.execute_script("scrollTo(0, 0)")
+    one(page, ".filters > summary").click()
+    until(lambda: one(page, ".filters form").is_displayed())
+    one(page, ".filters input[value=synthetic_flash]").click()
+    one(page, ".filters input[value=bfloat16]").click()
+    until(lambda: not shown(page, f"#{section} [data-implementation=synthetic_flash]"))
+    assert not shown(page, f"#{section} [data-dtype=bfloat16]")
+    assert shown(page, f"#{section} [data-implementation=synthetic_eager]")
+
+
+# -- Other readers' settings --------------------------------------------------------------------------------
+
+
+def test_nothing_moves_by_itself(page: Any) -> None:
+    """No transition and no animation anywhere: whoever asks for reduced motion gets what everybody gets."""
+    moving = page.execute_script("""return [...document.querySelectorAll('*')].filter((e) => {
+      const style = getComputedStyle(e);
+      return style.animationName !== 'none' || style.transitionDuration.split(',').some((d) => parseFloat(d) > 0)
+        || style.scrollBehavior === 'smooth';
+    }).map((e) => e.outerHTML.slice(0, 60))""")
+    assert moving == []
+
+
+def test_on_paper_everything_is_there_and_no_control_is(page: Any) -> None:
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert not shown(page, ".contents, .filters, .copy, .tablist, .skip")
+    assert len(shown(page, "#speed .tab")) == 2
+    assert len(shown(page, "#speed .tab > h3")) == 2
+    rows = page.find_elements("css selector", "#laws tbody tr")
+    assert rows
+    assert all(row.rect["height"] > 0 for row in rows)  # the folds are open
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_what_a_finger_presses_is_large_enough(page: Any, address: str) -> None:
+    """WCAG 2.2, 2.5.8: 24 by 24 pixels, but for links within a sentence."""
+    show(page, address, width=390, height=844, phone=True)
+    small = page.execute_script("""return [...document.querySelectorAll('.matrix a, button, summary, .contents a')]
+      .map((e) => [e, e.getBoundingClientRect()]).filter(([e, box]) => box.width && Math.min(box.width, box.height) < 24)
+      .map(([e]) => e.outerHTML.slice(0, 60))""")
+    assert small == []

@@ -63,15 +63,17 @@ def _group(timed: Sequence[Timing], controls: Sequence[Control], ceilings: Itera
              first.options, first.direction, f"clock: {first.clock}"]  # fmt: skip
     console.print(f"\n[bold]{first.case}[/bold]  {'  '.join(filter(None, words))}")
     console.print(f"  {_control(controls)}")
-    _aligned([_line(timing, first, controls, ceilings) for timing in timed], right=(1, 2, 3))
+    found = [statistics.compare(timing, first, controls) for timing in timed[1:]]
+    is_alone = all(one.word == "slower" for one in found)  # else it is only what the others are held against
+    words = ["fastest" if is_alone else "1 x", *map(_said, found)]
+    _aligned(
+        [_line(timing, word, ceilings) for timing, word in zip(timed, words, strict=True)], right=(1, 2, 3)
+    )
 
 
-def _line(
-    timing: Timing, fastest: Timing, controls: Sequence[Control], ceilings: Sequence[Ceiling]
-) -> tuple[str, ...]:
+def _line(timing: Timing, word: str, ceilings: Sequence[Ceiling]) -> tuple[str, ...]:
     seconds = statistics.median(statistics.calm(timing))
     share = fraction_of_roofline(timing, seconds, ceilings)
-    found = statistics.compare(timing, fastest, controls)
     counts = f"{len(set(timing.processes)) or 1} processes, {len(timing.seconds)} rounds"
     return (
         f"  {timing.implementation}",
@@ -79,7 +81,7 @@ def _line(
         units.flops(timing.flops / seconds),
         "" if share is None else f"{units.percent(share)} of roofline",
         f"margin {units.margin(timing.margin)}" if timing.margin is not None else "",
-        "fastest" if timing is fastest else _said(found),
+        word,
         f"[dim]{counts}[/dim]",
     )
 

@@ -1,12 +1,13 @@
-"""The two charts of the page: lines against length, and margins as a strip under the line at one.
+"""The charts of the page: lines against length, margins as a strip under the line at one, intervals, scatters.
 
-Both are small multiples: drawn 400 units wide, about one to one on a phone, and set side by side where there
+All are small multiples: drawn 400 units wide, about one to one on a phone, and set side by side where there
 is room. A mark carries its tooltip as `data-tip`, its series carries the names that the page's filters go by.
 Colour is never the only sign: every series has a mark of its own shape and its name at the end of its line.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -21,6 +22,8 @@ TOP, BOTTOM = 14.0, 40.0
 LABEL_GAP = 12.5
 CHARACTER, BOLD_CHARACTER = 6.3, 6.9  # mean widths in 11 px type, a little more than any system font has
 LONGEST_LABEL = 20
+ROUND_STEPS = (0.5, 1, 2, 5, 10, 20, 50, 100)  # between the ticks of an interval chart
+MOST_STEPS = 5
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,20 @@ class Series:
     points: Sequence[Point]
     data: dict[str, str] = field(default_factory=dict)
     guide: Sequence[tuple[float, float]] = ()
+
+
+@dataclass(frozen=True)
+class Reach:
+    """One value with its interval (none: the same value three times); `words` stand beside it."""
+
+    name: str
+    colour: int
+    middle: float
+    low: float
+    high: float
+    words: str
+    tip: str
+    data: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,6 +162,80 @@ def strip_chart(strips: Sequence[Strip], *, alt: str, axis: str) -> Markup:
     return _figure(parts, height, alt)
 
 
+def interval_chart(
+    reaches: Sequence[Reach], *, alt: str, axis: str, expected: float, span: tuple[float, float]
+) -> Markup:
+    """One row per value: its interval as a bar, a mark in the middle, and a line where theory expects it.
+
+    `span` is what the axis has to reach at least, so that charts beside each other can share one.
+    """
+    pitch, left, right, top = 23.0, 138.0, 74.0, 8.0
+    height = top + pitch * len(reaches) + 38
+    bottom = height - 36
+    low = min([expected - 0.5, span[0], *(r.low for r in reaches)])
+    high = max([expected + 0.5, span[1], *(r.high for r in reaches)])
+    step = next((s for s in ROUND_STEPS if high - low <= MOST_STEPS * s), high - low)
+    low, high = math.floor(low / step) * step, math.ceil(high / step) * step
+    x = Scale(low, high, left, WIDTH - right)
+    ticks = [low + step * i for i in range(round((high - low) / step) + 1)]
+    parts = [*(_upright(x(t), top, bottom, f"{t:g}") for t in ticks)]
+    parts.append(element("line", x1=x(expected), x2=x(expected), y1=top, y2=bottom, class_="expected"))
+    parts.append(
+        element("text", axis, x=(left + WIDTH - right) / 2, y=height - 6, class_="axis", text_anchor="middle")
+    )
+    parts += [_reach(r, x, top + pitch * (i + 0.5)) for i, r in enumerate(reaches)]
+    return _figure(parts, height, alt)
+
+
+def _upright(x: float, top: float, bottom: float, text: str) -> Markup:
+    return element("line", x1=x, x2=x, y1=top, y2=bottom, class_="grid") + element(
+        "text", text, x=x, y=bottom + 14, class_="tick", text_anchor="middle"
+    )
+
+
+def _reach(reach: Reach, x: Scale, y: float) -> Markup:
+    parts = [
+        element("text", shortened(reach.name), x=x.start - 10, y=y + 4, class_="name", text_anchor="end"),
+        element("path", d=path([(x(reach.low), y), (x(reach.high), y)]), class_="reach"),
+        _mark(reach.colour, x(reach.middle), y, reach.tip),
+        element("text", reach.words, x=x.stop + 11, y=y + 4, class_="value"),
+    ]
+    return element("g", *parts, class_=f"series c{reach.colour % COLOURS}", **_data(reach.data))
+
+
+def scatter_chart(
+    dots: Sequence[Series],
+    front: Sequence[Point],
+    *,
+    alt: str,
+    x_unit: Callable[[float], str],
+    y_unit: Callable[[float], str],
+    x_label: str,
+) -> Markup:
+    """One point for each series, both axes logarithmic, less of both being better; `front` is joined by a line.
+
+    Names stand at the right in the order of the points, each led to its point, so that they never overlap.
+    """
+    points = [dot.points[0] for dot in dots]
+    left_low, left_high, x_ticks = powers([p.x for p in points])
+    low, high, y_ticks = powers([p.y for p in points])
+    names = [units.tick(y_unit, t) for t in y_ticks]
+    left = 12 + CHARACTER * max(map(len, names))
+    right = 20 + BOLD_CHARACTER * min(max(len(dot.label) for dot in dots), LONGEST_LABEL)
+    x = Scale(left_low, left_high, left, WIDTH - right, logarithmic=True)
+    y = Scale(low, high, HEIGHT - BOTTOM, TOP, logarithmic=True)
+    ends = spread([y(p.y) for p in points], LABEL_GAP, TOP, HEIGHT - BOTTOM)
+    parts = [
+        *(_gridline(x, y(t), name) for t, name in zip(y_ticks, names, strict=True)),
+        *(_x_tick(x(t), units.tick(x_unit, t)) for t in _thinned(x_ticks, x, 46)),
+        element("text", x_label, x=(x.start + x.stop) / 2, y=HEIGHT - 3, class_="axis", text_anchor="middle"),
+        element("text", "↙ better", x=x.start + 6, y=HEIGHT - BOTTOM - 6, class_="axis"),
+        element("path", d=path([(x(p.x), y(p.y)) for p in front]), class_="front"),
+    ]
+    parts += [_line(dot, x, y, end) for dot, end in zip(dots, ends, strict=True)]
+    return _figure(parts, HEIGHT, alt)
+
+
 def _strip(strip: Strip, x: Scale, y: float) -> Markup:
     ticks = "".join(path([(x(min(m, 1.0)), y - 5), (x(min(m, 1.0)), y + 5)]) for m in sorted(strip.margins))
     name = element("text", shortened(strip.name), x=x.start - 10, y=y + 4, class_="name", text_anchor="end")
@@ -194,11 +285,11 @@ def _x_tick(x: float, text: str) -> Markup:
     return element("text", text, x=x, y=HEIGHT - BOTTOM + 18, class_="tick", text_anchor="middle")
 
 
-def _thinned(values: Sequence[float], x: Scale) -> list[float]:
+def _thinned(values: Sequence[float], x: Scale, gap: float = 34) -> list[float]:
     """Ticks that do not touch: from the right, so that the longest length is always named."""
     kept: list[float] = []
     for value in reversed(values):
-        if not kept or x(kept[-1]) - x(value) >= 34:
+        if not kept or x(kept[-1]) - x(value) >= gap:
             kept.append(value)
     return kept
 

@@ -1,4 +1,4 @@
-"""The page over all devices: one row for each results file, with its verdict and a link to its page."""
+"""The page over all devices: a card for each results file, and the times of the cases that several of them ran."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from qkverify import results
-from qkverify.report import headline
-from qkverify.report.model import Report
+from qkverify import results, statistics
+from qkverify.report import headline, timings
+from qkverify.report.model import DIRECTIONS, DTYPES, Report, in_order
 from qkverify.report.templating import fill
+
+FEWEST_DEVICES = 2  # one device compares with nothing
 
 
 class Entry(NamedTuple):
@@ -21,8 +23,69 @@ class Entry(NamedTuple):
     problem: str = ""
 
 
+class Line(NamedTuple):
+    """One implementation on one case: seconds by folder, and who is fastest there."""
+
+    implementation: str
+    seconds: dict[str, float]
+    fastest: frozenset[str]
+
+
+class Comparison(NamedTuple):
+    """One case in one dtype and direction on the devices that ran it."""
+
+    case: str
+    shape: str
+    dtype: str
+    direction: str
+    lines: list[Line]
+
+
 def html(paths: Sequence[Path]) -> str:
-    return fill("index.jinja", entries=[_entry(path) for path in paths])
+    entries = [_entry(path) for path in paths]
+    reports = {entry.folder: entry.report for entry in entries if entry.report}
+    found = comparisons(reports)
+    ran = [f for f in reports if any(f in line.seconds for c in found for line in c.lines)]
+    controlled = [folder for folder in ran if reports[folder].controls]
+    noisy = [folder for folder in controlled if not statistics.is_quiet(reports[folder].controls)]
+    names = {"entries": entries, "comparisons": found, "reports": reports, "ran": ran}
+    return fill("index.jinja", **names, noisy=noisy, quiet=[f for f in controlled if f not in noisy])
+
+
+def comparisons(reports: dict[str, Report]) -> list[Comparison]:
+    """Every case that at least two devices timed, with the implementations that at least two of them timed.
+
+    What ran elsewhere (another GPU's kernel) is on that device's own page.
+    """
+    medians: dict[tuple[str, str, str], dict[str, dict[str, float]]] = {}
+    shapes: dict[str, str] = {}
+    for folder, report in reports.items():
+        for t in report.timings:
+            if t.seconds:
+                shapes.setdefault(t.case, timings.shape(t))
+                by_name = medians.setdefault((t.case, t.dtype, t.direction), {})
+                by_name.setdefault(t.implementation, {})[folder] = statistics.median(t.seconds)
+    cases, dtypes = (
+        list(dict.fromkeys(c for c, _, _ in medians)),
+        in_order({d for _, d, _ in medians}, DTYPES),
+    )
+    found = []
+    for key in sorted(medians, key=lambda k: (cases.index(k[0]), dtypes.index(k[1]), DIRECTIONS.index(k[2]))):
+        shared = {name: s for name, s in medians[key].items() if len(s) >= FEWEST_DEVICES}
+        if shared:
+            found.append(Comparison(key[0], shapes[key[0]], *key[1:], _lines(shared)))
+    return found
+
+
+def _lines(shared: dict[str, dict[str, float]]) -> list[Line]:
+    """By the time on the first device that ran it; the fastest of each device is marked."""
+    folders = dict.fromkeys(folder for seconds in shared.values() for folder in seconds)
+    best = {folder: min(s[folder] for s in shared.values() if folder in s) for folder in folders}
+    lines = [
+        Line(name, seconds, frozenset(f for f, value in seconds.items() if value == best[f]))
+        for name, seconds in shared.items()
+    ]
+    return sorted(lines, key=lambda line: min(line.seconds.values()))
 
 
 def _entry(path: Path) -> Entry:

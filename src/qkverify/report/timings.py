@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -48,6 +48,23 @@ class Line(NamedTuple):
     ratio: str
     word: str
     share_of_slowest: float
+
+
+class Growth(NamedTuple):
+    """time ~ length^exponent, fitted over `fitted` lengths from `shortest` to `longest`.
+
+    `low .. high` holds the exponent with statistics.CONFIDENCE; `last` is that of the last step alone; `counted`
+    that of the counted operations.
+    """
+
+    shortest: int
+    longest: int
+    fitted: int
+    exponent: float
+    low: float | None
+    high: float | None
+    last: float
+    counted: float | None
 
 
 @dataclass(frozen=True)
@@ -135,11 +152,16 @@ def lines(timings: Iterable[Timing], report: Report) -> list[Line]:
     both = [(t, timed(t, report)) for t in timings]
     ran = sorted((pair for pair in both if pair[1]), key=lambda pair: pair[1].seconds if pair[1] else 0.0)
     slowest = max((one.seconds for _, one in ran if one), default=1.0)
-    found = []
-    for timing, one in ran:
-        assert one is not None
-        ratio, word = ("", "fastest") if timing is ran[0][0] else _against(timing, ran[0][0], report)
-        found.append(Line(timing, one, ratio, word, one.seconds / slowest))
+    against = [_against(timing, ran[0][0], report) for timing, _ in ran[1:]]
+    is_alone = all(
+        word == "slower" for _, word in against
+    )  # else it is only what the others are held against
+    words = [("", "fastest") if is_alone else ("1 ×", ""), *against] if ran else []
+    found = [
+        Line(timing, one, *said, one.seconds / slowest)
+        for (timing, one), said in zip(ran, words, strict=True)
+        if one is not None
+    ]
     return found + [Line(t, None, "", "", 0.0) for t, one in both if one is None]
 
 
@@ -159,4 +181,42 @@ def exponent(lengths: Iterable[int], values: Iterable[float | None]) -> float | 
     if len({length for length, _ in pairs}) < FEWEST_LENGTHS:
         return None
     x, y = np.log(np.array(pairs, dtype=np.float64)).T
-    return float(np.polyfit(x, y, 1)[0])
+    return float(_slopes(x, y))
+
+
+def growth(timings: Iterable[Timing]) -> Growth | None:
+    """How the time of one implementation grows over its lengths; None under three timed lengths.
+
+    The interval is a percentile bootstrap: the rounds of every length are drawn again, and the fit through their
+    medians is made again. It says what other rounds would have given. That a power of the length does not fit
+    (overheads at short lengths, caches at long ones) is no scatter, and is shown by `last` instead, the exponent
+    between the two longest. Without three rounds at every length there is no interval.
+    """
+    ran = sorted((t for t in timings if t.seconds), key=lambda t: t.sizes["K"])
+    lengths = [t.sizes["K"] for t in ran]
+    medians = [statistics.median(t.seconds) for t in ran]
+    fit = exponent(lengths, medians)
+    if fit is None:
+        return None
+    x = np.log(np.array(lengths, dtype=np.float64))
+    last = float(np.log(medians[-1] / medians[-2]) / (x[-1] - x[-2]))
+    low = high = None
+    if min(len(t.seconds) for t in ran) >= statistics.FEWEST_ROUNDS:
+        rng = np.random.default_rng(0)
+        drawn = [_redrawn(t.seconds, rng) for t in ran]
+        tail = (1 - statistics.CONFIDENCE) / 2
+        low, high = map(float, np.quantile(_slopes(x, np.log(drawn)), [tail, 1 - tail]))
+    counted = exponent(lengths, [float(t.flops) for t in ran])
+    return Growth(lengths[0], lengths[-1], len(lengths), fit, low, high, last, counted)
+
+
+def _redrawn(seconds: list[float], rng: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Medians of samples drawn again with replacement."""
+    draws = rng.integers(len(seconds), size=(statistics.RESAMPLES, len(seconds)))
+    return np.asarray(np.median(np.asarray(seconds)[draws], axis=1))
+
+
+def _slopes(x: Any, y: Any) -> Any:
+    """The slope of the least-squares line through (x, y): y (n,) or (n, resamples)."""
+    centred = x - x.mean()
+    return centred @ y / (centred @ centred)

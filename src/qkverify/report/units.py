@@ -61,6 +61,8 @@ def margin(value: float | None) -> str:
         return "0"
     if 0.995 <= value < 1:  # must not look as if it had reached the limit
         return f"{value:.3f}"
+    if 1 < value < 1.05:  # nor as if it had kept it
+        return f"{max(value, 1.001):.3f}"
     return f"{value:,.0f}" if 9.95 <= value < 1e5 else f"{value:#.2g}"
 
 

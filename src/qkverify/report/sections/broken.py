@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 from qkverify.report import units
 from qkverify.report.markdown import block
 from qkverify.report.model import Report, margin
-from qkverify.report.sections.verdicts import HARNESS, card_id
+from qkverify.report.sections.verdicts import HARNESS, SHOWN, card_id
 from qkverify.report.templating import fill
 from qkverify.results import Verdict
 
@@ -24,14 +24,40 @@ def html(report: Report) -> Markup:
     cards = [*report.broken, *report.findings]
     if not cards:
         return Markup("")
+    first = representatives(cards)
+    shown = first[:UNFOLDED]
     return fill(
         "broken.jinja",
-        groups=[cards[:UNFOLDED], cards[UNFOLDED:]],
+        groups=[(shown, ""), *_folded(first[UNFOLDED:], [v for v in cards if v not in first])],
+        anchors=anchors(report),
         card_id=card_id,
         label=label,
         margin=margin,
         why=lambda verdict: linked(reason(verdict)),
     )
+
+
+def representatives(cards: list[Verdict]) -> list[Verdict]:
+    """The first card of every law that an implementation breaks in one way, whatever the dtype."""
+    found: dict[tuple[str, str, str, str], Verdict] = {}
+    for v in cards:
+        found.setdefault((v.outcome, v.implementation, v.device, v.law), v)
+    return list(found.values())
+
+
+def _folded(more: list[Verdict], again: list[Verdict]) -> list[tuple[list[Verdict], str]]:
+    """What stands folded away, each pile with its title."""
+    return [(more, f"{len(more)} more"), (again, f"The same laws in other dtypes: {len(again)} more")]
+
+
+def anchors(report: Report) -> dict[str, str]:
+    """For the first card of every square the square's id, so that its address leads there without the script."""
+    found = {}
+    for cell in report.cells:
+        card = next((v for v in cell.verdicts if v.outcome in SHOWN), None)
+        if card:
+            found[card_id(card)] = cell.id
+    return found
 
 
 def label(verdict: Verdict) -> str:

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from qkverify.report.markdown import code, table
 from qkverify.report.model import Report, in_order
 from qkverify.report.templating import fill
+from qkverify.results import ImplementationInfo
 
 ORDER = 30
 TITLE = "How they differ"
@@ -41,8 +42,10 @@ EXPLAINED = {
 
 def html(report: Report) -> Markup:
     names = conventions(report)
-    options = _options(report)
-    if not names and not options:
+    infos = [info for name in report.implementations if (info := report.infos.get(name)) and _says(info)]
+    crossed = [info for info in infos if info.operation == "attention"]
+    options = _options(crossed)
+    if not names and not infos:
         return Markup("")
     return fill(
         "semantics.jinja",
@@ -51,7 +54,14 @@ def html(report: Report) -> Markup:
         explained=EXPLAINED,
         tints=_tints(report, names),
         options=options,
+        crossed=crossed,
+        listed=[info for info in infos if info.operation != "attention"],
     )
+
+
+def _says(info: ImplementationInfo) -> bool:
+    """Whether there is an option to speak of."""
+    return bool(info.offers or info.not_offered)
 
 
 def conventions(report: Report) -> list[str]:
@@ -65,12 +75,10 @@ def conventions(report: Report) -> list[str]:
     return in_order(found, CONVENTIONS)
 
 
-def _options(report: Report) -> list[str]:
+def _options(infos: list[ImplementationInfo]) -> list[str]:
     """Every option, in the order in which most is offered first."""
-    counts = Counter(name for info in report.infos.values() for name in info.offers)
-    known = dict.fromkeys(
-        name for info in report.infos.values() for name in [*info.offers, *info.not_offered]
-    )
+    counts = Counter(name for info in infos for name in info.offers)
+    known = dict.fromkeys(name for info in infos for name in [*info.offers, *info.not_offered])
     return sorted(known, key=lambda name: -counts[name])
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from qkverify import statistics
-from qkverify.report import timings, units
+from qkverify.report import headline, timings, units
 from qkverify.report.charts import Point, Series, line_chart
 from qkverify.report.markdown import code, table
 from qkverify.report.model import Report
@@ -82,7 +82,11 @@ class Place(NamedTuple):
 def html(report: Report) -> Markup:
     places = [_place(report, device, dtype) for device, dtype in report.places]
     quiet = statistics.is_quiet(report.controls)
-    return fill("speed.jinja", report=report, places=places, quiet=quiet) if places else Markup("")
+    return (
+        fill("speed.jinja", report=report, places=places, quiet=quiet, control=headline.control(report))
+        if places
+        else Markup("")
+    )
 
 
 def _place(report: Report, device: str, dtype: str) -> Place:

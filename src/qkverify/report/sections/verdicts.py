@@ -1,16 +1,16 @@
-"""The verdict matrix: implementations down, law families across, and every law of a cell behind it."""
+"""The verdict matrices: implementations down, law families or dtypes across, every law of a cell behind it."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
 from qkverify.report import units
 from qkverify.report.markdown import code, table
-from qkverify.report.model import BROKEN, BY_GRAVITY, Cell, Report, element_id, margin
+from qkverify.report.model import BROKEN, BY_GRAVITY, Cell, Report, Row, element_id, margin
 from qkverify.report.templating import fill
-from qkverify.results import Verdict
+from qkverify.results import ImplementationInfo, Verdict
 
 ORDER = 10
 TITLE = "Verdicts"
@@ -20,24 +20,77 @@ HARNESS = "harness failed"
 SHOWN = BROKEN | {"finding"}  # in full, on a card
 
 
+class Matrix(NamedTuple):
+    """Implementations that are judged by the same families of laws.
+
+    Where there are several families they stand across, and dtypes down; a single one has its dtypes across.
+    """
+
+    families: list[str]
+    dtypes: list[str]
+    groups: list[tuple[str, ImplementationInfo | None, list[Row]]]
+
+    @property
+    def single(self) -> bool:
+        return len(self.families) == 1
+
+    @property
+    def several_devices(self) -> bool:
+        return len({row.device for _, _, rows in self.groups for row in rows}) > 1
+
+    def places(self, rows: list[Row]) -> list[tuple[str, dict[str, Cell]]]:
+        """Of a single family: for every device its cells by dtype."""
+        (family,) = self.families
+        found: dict[str, dict[str, Cell]] = {}
+        for row in rows:
+            found.setdefault(row.device, {})[row.dtype] = row.cells[family]
+        return list(found.items())
+
+
 def html(report: Report) -> Markup:
     if not report.rows:
         return Markup("")
-    laws = {family: sum(law.family == family for law in report.laws) for family in report.families}
-    groups = [
-        (name, report.infos.get(name), [r for r in report.rows if r.implementation == name])
-        for name in report.implementations
-    ]
     return fill(
         "verdicts.jinja",
         report=report,
-        groups=groups,
-        laws=laws,
+        matrices=matrices(report),
+        laws={family: sum(law.family == family for law in report.laws) for family in report.families},
         details=details(report),
+        gone=gone(report),
+        carded={cell.id for cell in report.cells if any(v.outcome in SHOWN for v in cell.verdicts)},
         words=words,
         aloud=aloud,
         glyphs=GLYPHS,
     )
+
+
+def matrices(report: Report) -> list[Matrix]:
+    """One matrix for whatever several families judge, and one for each family that judges alone."""
+    found: dict[str, list[str]] = {}
+    for name in report.implementations:
+        families = {family for row in report.rows if row.implementation == name for family in row.cells}
+        if families:
+            found.setdefault(families.pop() if len(families) == 1 else "", []).append(name)
+    return [
+        _matrix(report, found[key])
+        for key in sorted(found, key=lambda key: (key != "", list(found).index(key)))
+    ]
+
+
+def _matrix(report: Report, names: list[str]) -> Matrix:
+    rows = [row for row in report.rows if row.implementation in names and row.cells]
+    groups = [(name, report.infos.get(name), [r for r in rows if r.implementation == name]) for name in names]
+    families = [family for family in report.families if any(family in row.cells for row in rows)]
+    return Matrix(families, [d for d in report.dtypes if any(row.dtype == d for row in rows)], groups)
+
+
+def gone(report: Report) -> dict[tuple[str, str], list[str]]:
+    """What was not run, by device and reason."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in report.rows:
+        if not row.cells:
+            found.setdefault((row.device, row.reason), []).append(row.implementation)
+    return found
 
 
 def words(cell: Cell) -> tuple[str, str]:
@@ -114,13 +167,14 @@ def markdown(report: Report) -> str:
         for row in report.rows
         if row.cells
     ]
-    gone = [
-        f"- {code(row.implementation)} {row.device}: {row.reason}" for row in report.rows if not row.cells
+    untested = [
+        f"- {f'{device}: ' * bool(device)}{reason}: {', '.join(map(code, names))}"
+        for (device, reason), names in gone(report).items()
     ]
     legend = "✓ with the largest margin (|error| / derived bound; 1 is the limit), "
     legend += "✗ with the broken law, ◆ with a known finding."
     judged = [table(["implementation", "device", "dtype", *report.families], rows), legend] if rows else []
-    return "\n\n".join(filter(None, [*judged, "\n".join(gone)]))
+    return "\n\n".join(filter(None, [*judged, "\n".join(untested)]))
 
 
 def _short(cell: Cell | None) -> str:

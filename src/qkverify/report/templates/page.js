@@ -6,18 +6,22 @@
   const one = (query, root = document) => root.querySelector(query);
   const make = (tag, text = "", properties = {}) => Object.assign(document.createElement(tag), { textContent: text }, properties);
 
-  // A square's laws, in a dialog whose address is the square's.
+  // A square's laws, in a dialog whose address is the square's. Without the script that address leads to the first
+  // counterexample of the square, so the squares are found by another name.
   const panel = one("dialog.panel"), data = panel && JSON.parse(one("#verdict-data").textContent);
+  const squares = new Map(all("[data-cell]").map((square) => [square.dataset.cell, square]));
+  const address = () => location.hash.slice(1);
   function openCell() {
-    const id = location.hash.slice(1), rows = data.cells[id];
+    const id = address(), rows = data.cells[id], square = squares.get(id);
     if (!rows) return panel.open && panel.close();
-    const square = document.getElementById(id), table = square.closest("table");
-    const row = square.parentElement;
-    one("h3", panel).textContent = `${square.closest("tbody").dataset.implementation}: ${table.tHead.rows[0].cells[square.cellIndex].firstChild.textContent}`;
-    one(".where", panel).textContent = `${row.dataset.dtype} on ${row.dataset.device}`;
+    const said = (name) => square.closest(`[data-${name}]`)?.dataset[name];
+    const family = said("family") || square.closest("table").tHead.rows[0].cells[square.cellIndex].firstChild.textContent;
+    one("h3", panel).textContent = `${said("implementation")}: ${family}`;
+    one(".where", panel).textContent = `${said("dtype")} on ${said("device")}`;
     one(".cards", panel).replaceChildren(...(data.cards[id] || []).map((card) => {
       const copy = document.getElementById(card).cloneNode(true);
       copy.removeAttribute("id");
+      for (const named of all("[id]", copy)) named.removeAttribute("id");
       copy.hidden = false;
       return copy;
     }));
@@ -30,19 +34,29 @@
       line.append(head, word, ...[margin, examples || "", seconds].map((text) => make("td", text, { className: "number" })));
       return line;
     }));
+    square.scrollIntoView({ block: "nearest", inline: "nearest" });  // what is behind the panel when it closes
     if (!panel.open) panel.showModal();
     panel.scrollTop = 0;
   }
   if (panel) {
     addEventListener("hashchange", openCell);
+    addEventListener("popstate", openCell);
+    document.addEventListener("click", (event) => {
+      const link = event.target.closest("[data-cell] > a");
+      if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+      event.preventDefault();  // the browser would scroll down to the counterexample
+      history.pushState(null, "", link.hash);
+      openCell();
+    });
     panel.addEventListener("close", () => {
-      const id = location.hash.slice(1);
+      const id = address();
       if (!data.cells[id]) return;
       history.replaceState(null, "", location.pathname + location.search);
-      one("a", document.getElementById(id)).focus({ preventScroll: true });
+      one("a", squares.get(id)).focus();
     });
     panel.addEventListener("click", (event) => event.target === panel && panel.close());
     openCell();
+    addEventListener("load", () => panel.open && squares.get(address())?.scrollIntoView({ block: "center" }));
   }
 
   // Copy buttons, in the dialog's clones too.
@@ -170,7 +184,9 @@
   const watch = new IntersectionObserver((seen) => seen.forEach(({ target, isIntersecting }) => {
     if (!isIntersecting) return;
     for (const link of links.values()) link.removeAttribute("aria-current");
-    links.get(target.id).setAttribute("aria-current", "location");
+    const link = links.get(target.id), bar = link.closest("div");
+    link.setAttribute("aria-current", "location");
+    bar.scrollLeft = link.offsetLeft - bar.offsetLeft - (bar.clientWidth - link.offsetWidth) / 2;
   }), { rootMargin: "-20% 0px -70% 0px" });
   for (const id of links.keys()) watch.observe(document.getElementById(id));
 })();

@@ -1,0 +1,224 @@
+"""What the statistics do, shown on made-up machines of which the truth is known.
+
+Every judgement is made by the public functions of `qkverify.statistics`, so a change there changes the documentation.
+Times are multiples of an honest call; every machine is drawn from a seeded generator.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from block import Made, block, picture
+
+from qkverify import statistics
+from qkverify.report.charts import Point, Reach, Series, interval_chart, line_chart
+from qkverify.report.markdown import table
+from qkverify.report.units import percent
+from qkverify.results import Control
+
+ROUNDS = 20
+RUNS = 400
+
+
+class Machine(NamedTuple):
+    """Scatter of one call and step of the drift between calls, as fractions; how often a call is disturbed."""
+
+    scatter: float
+    drift: float
+    disturbed: float = 0.0
+
+    def calls(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """How much longer than an honest call each of `count` calls in a row takes."""
+        drift = np.cumsum(rng.normal(0, self.drift, count))
+        hit = np.where(rng.random(count) < self.disturbed, rng.uniform(0.5, 3.0, count), 0.0)
+        return np.exp(drift + rng.normal(0, self.scatter, count)) + hit
+
+
+LOADED = Machine(scatter=0.02, drift=0.01, disturbed=0.05)
+
+
+def interleaved(
+    machine: Machine, rng: np.random.Generator, slower: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Candidate and baseline, one call of each in every round, in random order."""
+    calls = machine.calls(2 * ROUNDS, rng).reshape(ROUNDS, 2)
+    shuffled = rng.permuted(calls, axis=1)
+    return shuffled[:, 0] * slower, shuffled[:, 1]
+
+
+def one_after_the_other(machine: Machine, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    calls = machine.calls(2 * ROUNDS, rng)
+    return calls[:ROUNDS], calls[ROUNDS:]
+
+
+def welch_differs(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether a t test of the means calls a difference: |t| above 2, its 95 % threshold for so many samples."""
+    return bool(abs(a.mean() - b.mean()) / np.sqrt(a.var(ddof=1) / a.size + b.var(ddof=1) / b.size) > 2)
+
+
+class Way(NamedTuple):
+    """One way of comparing two copies of the same code, over many runs: ratios, and how often they were told apart."""
+
+    name: str
+    ratios: np.ndarray
+    told_apart: float
+
+    @property
+    def usual(self) -> float:
+        return float(np.median(np.abs(self.ratios - 1)))
+
+    @property
+    def range(self) -> tuple[float, float]:
+        low, high = np.quantile(self.ratios - 1, [0.025, 0.975])
+        return float(low), float(high)
+
+    @property
+    def worst(self) -> float:
+        return float(np.abs(self.ratios - 1).max())
+
+
+def ways() -> list[Way]:
+    """The same code twice on a loaded machine, compared in three ways."""
+    rng = np.random.default_rng(11)
+    apart = [one_after_the_other(LOADED, rng) for _ in range(RUNS)]
+    pairs = [interleaved(LOADED, rng) for _ in range(RUNS)]
+    judged = [statistics.paired_ratio(list(a), list(b)) for a, b in pairs]
+    said = [statistics.verdict(interval) for interval in judged]
+    return [
+        Way(
+            "one after the other, means, t test",
+            np.array([a.mean() / b.mean() for a, b in apart]),
+            float(np.mean([welch_differs(a, b) for a, b in apart])),
+        ),
+        Way(
+            "interleaved, means, t test",
+            np.array([a.mean() / b.mean() for a, b in pairs]),
+            float(np.mean([welch_differs(a, b) for a, b in pairs])),
+        ),
+        Way(
+            "interleaved, paired, verdict",
+            np.array([interval.ratio for interval in judged]),
+            float(np.mean([word in ("faster", "slower") for word in said])),
+        ),
+    ]
+
+
+@block("same-code-twice")
+def _() -> Made:
+    found = ways()
+    names = ("A then B, t test", "A B A B, t test", "A B A B, paired")  # what fits beside a chart
+    chart = interval_chart(
+        [_reach(i, name, way) for i, (name, way) in enumerate(zip(names, found, strict=True))],
+        alt="False differences of the same code in three ways of measuring",
+        axis="difference found, in per cent (95 % of the runs)",
+        expected=0.0,
+        span=(0.0, 0.0),
+    )
+    rows = [[w.name, percent(w.usual), percent(w.worst), percent(w.told_apart)] for w in found]
+    head = ["way", "usual false difference", "worst", "called a difference"]
+    drawn = picture(
+        "same-code-twice", chart, "How far apart the same code is found to be, in three ways of measuring"
+    )
+    return Made(f"{table(head, rows)}\n\n{drawn.text}", drawn.pictures)
+
+
+def _reach(colour: int, name: str, way: Way) -> Reach:
+    low, high = (100 * edge for edge in way.range)
+    return Reach(
+        name, colour, 100 * float(np.median(way.ratios) - 1), low, high, f"{low:+.0f} .. {high:+.0f}", ""
+    )
+
+
+SLOWDOWNS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.1)
+
+
+@block("planted-slowdowns")
+def _() -> Made:
+    """How often each word is said of a slowdown of known size."""
+    rng = np.random.default_rng(12)
+    machine = Machine(scatter=0.02, drift=0.005)
+    rows, slower = [], []
+    for size in SLOWDOWNS:
+        pairs = [interleaved(machine, rng, 1 + size) for _ in range(RUNS // 2)]
+        said = [statistics.verdict(statistics.paired_ratio(list(a), list(b))) for a, b in pairs]
+        shares = {word: said.count(word) / len(said) for word in ("slower", "same", "undecided", "faster")}
+        rows.append([f"{100 * size:g} %", *(percent(shares[word]) for word in shares)])
+        slower.append(shares["slower"])
+    points = [
+        Point(100 * size, share, percent(share))
+        for size, share in zip(SLOWDOWNS, slower, strict=True)
+        if size
+    ]
+    chart = line_chart(
+        [Series("slower", 0, points)],
+        alt="Share of runs that are called slower, by the size of the slowdown",
+        unit=percent,
+        x_label="planted slowdown, per cent",
+        share=True,
+    )
+    head = ["planted slowdown", "slower", "same", "undecided", "faster"]
+    drawn = picture(
+        "planted-slowdowns", chart, "Share of runs called slower, against the size of a planted slowdown"
+    )
+    return Made(f"{table(head, rows)}\n\n{drawn.text}", drawn.pictures)
+
+
+@block("processes")
+def _() -> str:
+    """The same code twice, where every fresh process has luck of its own (where its memory lies, say)."""
+    rng = np.random.default_rng(13)
+    luck, scatter, runs = 0.02, 0.005, RUNS // 2
+    rows = []
+    for processes in (1, 3, 10):
+        alarms = {"pooled": 0, "by process": 0, "verdict": 0}
+        for _ in range(runs):
+            control, candidate = (_in_processes(processes, luck, scatter, rng) for _ in range(2))
+            pooled = statistics.paired_ratio(list(candidate.ravel()), [1.0] * candidate.size)
+            middles = np.median(candidate, axis=1)
+            by_process = statistics.paired_ratio(list(middles), [1.0] * processes)
+            same = statistics.paired_ratio(list(np.median(control, axis=1)), [1.0] * processes)
+            band = statistics.noise([Control("", "", "", "", same.ratio, same.low, same.high)])
+            alarms["pooled"] += not pooled.low <= 1 <= pooled.high
+            alarms["by process"] += not by_process.low <= 1 <= by_process.high
+            alarms["verdict"] += statistics.verdict(by_process, band) in ("faster", "slower")
+        rows.append([str(processes), *(percent(count / runs) for count in alarms.values())])
+    head = [
+        "processes",
+        "interval over all rounds",
+        "interval over processes",
+        "verdict, with the control's band",
+    ]
+    return table(head, rows)
+
+
+def _in_processes(processes: int, luck: float, scatter: float, rng: np.random.Generator) -> np.ndarray:
+    """Ratios of the same code to itself, (processes, rounds)."""
+    each = rng.normal(0, luck, (processes, 1))
+    return np.exp(each + rng.normal(0, scatter, (processes, ROUNDS)))
+
+
+@block("one-disturbed-round")
+def _() -> str:
+    """One round in twenty in which the candidate was interrupted, for as long as ten calls."""
+    rng = np.random.default_rng(14)
+    a, b = interleaved(Machine(scatter=0.01, drift=0.005), rng)
+    hit = a.copy()
+    hit[7] += 10.0
+    rows = [
+        [name, f"{x.mean() / b.mean():.3f}", f"{statistics.paired_ratio(list(x), list(b)).ratio:.3f}"]
+        for name, x in (("quiet", a), ("one round disturbed", hit))
+    ]
+    return table(["run", "ratio of the means", "median of the paired ratios"], rows)
+
+
+@block("constants")
+def _() -> str:
+    """The numbers that the verdict is made with."""
+    rows = [
+        ["confidence of an interval", percent(statistics.CONFIDENCE)],
+        ["times that rounds are drawn again", f"{statistics.RESAMPLES:,}"],
+        ["fewest rounds with an interval", str(statistics.FEWEST_ROUNDS)],
+        ["differences that are never called one", f"under {percent(np.expm1(statistics.QUIET))}"],
+    ]
+    return table(["what", "value"], rows)

@@ -1,0 +1,164 @@
+"""What accuracy costs in time: every implementation of a case by both, and those that no other one beats in both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from markupsafe import Markup
+
+from qkverify import statistics
+from qkverify.report import timings, units
+from qkverify.report.charts import Point, Series, scatter_chart
+from qkverify.report.markdown import code, table
+from qkverify.report.model import Report
+from qkverify.report.templating import fill
+from qkverify.results import Timing
+
+ORDER = 63
+TITLE = "Speed and accuracy"
+
+MOST_CHARTS = 3  # of one device and dtype; the table has every case
+RATIO = "error against a textbook in the same dtype"
+MARGIN = "margin: error as a share of the bound"
+
+
+class Standing(NamedTuple):
+    """One implementation on one case: seconds of a call, its error in two digits, and whether it stands on the front."""
+
+    implementation: str
+    seconds: float
+    error: float
+    front: bool
+
+
+class Case(NamedTuple):
+    """All implementations of one case, fastest first; `measure` says what their error is."""
+
+    case: str
+    shape: str
+    device: str
+    dtype: str
+    measure: str
+    standings: list[Standing]
+
+    @property
+    def front(self) -> list[Standing]:
+        return [s for s in self.standings if s.front]
+
+    @property
+    def sentence(self) -> str:
+        """The front in words: who is fastest, who is nearest to exact, and who is between."""
+        first, *between = self.front
+        said = f"{first.implementation} ({units.seconds(first.seconds)}, {words(self)(first.error)})"
+        if not between:
+            return f"{said} is both the fastest and the nearest to exact"
+        last = between.pop()
+        middle = "".join(f", then {s.implementation}" for s in between)
+        end = f"{last.implementation} ({units.seconds(last.seconds)}, {words(self)(last.error)})"
+        return f"{said} is the fastest{middle}; {end} the nearest to exact"
+
+
+def html(report: Report) -> Markup:
+    found = cases(report)
+    if not found:
+        return Markup("")
+    drawn = [(case, _chart(report, case)) for case in chosen(report, found)]
+    return fill(
+        "tradeoff.jinja", cases=found, drawn=drawn, words=words, quiet=statistics.is_quiet(report.controls)
+    )
+
+
+def words(case: Case) -> Callable[[float], str]:
+    """How an error of this case is written: "0.35 ×" of a textbook's, or a margin."""
+    return (lambda value: f"{value:.2g} ×") if case.measure == RATIO else units.margin
+
+
+def cases(report: Report) -> list[Case]:
+    """The cases, forward, on which two implementations or more were timed and have an error."""
+    found = []
+    for device, dtype in report.places:
+        here = [t for t in timings.at(report, device, dtype) if t.direction == "forward" and t.seconds]
+        for name in dict.fromkeys(t.case for t in here):
+            case = _case(report, [t for t in here if t.case == name])
+            if len(case.standings) > 1:
+                found.append(case)
+    return found
+
+
+def chosen(report: Report, found: list[Case]) -> list[Case]:
+    """What is drawn: of cases that differ in length only the longest, and at most MOST_CHARTS of one place."""
+    drawn: list[Case] = []
+    for device, dtype in report.places:
+        families, alone = timings.families(timings.at(report, device, dtype))
+        here = [c for c in found if (c.device, c.dtype) == (device, dtype)]
+        last = {
+            max((c.case for c in here if c.case in f.cases), key=f.cases.index, default="") for f in families
+        }
+        drawn += [c for c in here if c.case in last or c.case in alone][:MOST_CHARTS]
+    return drawn
+
+
+def _case(report: Report, mine: list[Timing]) -> Case:
+    t = mine[0]
+    ratios = {
+        a.implementation: a.ratio for a in report.accuracy if (a.device, a.dtype) == (t.device, t.dtype)
+    }
+    by_ratio = sum(bool(ratios.get(t.implementation)) for t in mine) > 1
+    known = []
+    for one in mine:
+        timed = timings.timed(one, report)
+        error = ratios.get(one.implementation) if by_ratio else one.margin
+        if timed and error:  # none, or none at all: a logarithmic axis has no place for it
+            known.append(
+                (timed.seconds, float(f"{error:.2g}"), one.implementation)
+            )  # what is read is what is judged
+    known.sort()
+    standings = [
+        Standing(name, s, e, not any(_beats(other, (s, e)) for other in known)) for s, e, name in known
+    ]
+    return Case(t.case, timings.shape(t), t.device, t.dtype, RATIO if by_ratio else MARGIN, standings)
+
+
+def _beats(other: tuple[float, float, str], one: tuple[float, float]) -> bool:
+    """At least as fast and as accurate, and better in one of them."""
+    return other[0] <= one[0] and other[1] <= one[1] and other[:2] != one
+
+
+def _chart(report: Report, case: Case) -> Markup:
+    dots = [
+        Series(
+            s.implementation,
+            report.colour(s.implementation),
+            [Point(s.seconds, s.error, _tip(case, s))],
+            {"implementation": s.implementation},
+        )
+        for s in case.standings
+    ]
+    alt = f"Time against {case.measure}, {case.case}, {case.dtype}. {case.sentence}"
+    front = [Point(s.seconds, s.error, "") for s in case.front]
+    return scatter_chart(
+        dots, front, alt=alt, x_unit=units.seconds, y_unit=words(case), x_label="time of one call, forward"
+    )
+
+
+def _tip(case: Case, one: Standing) -> str:
+    place = "on the front" if one.front else "another one is at least as fast and as accurate"
+    return f"{one.implementation}: {units.seconds(one.seconds)}, {words(case)(one.error)}; {place}"
+
+
+def markdown(report: Report) -> str:
+    rows = [
+        [c.case, c.device, c.dtype, code(s.implementation), units.seconds(s.seconds), words(c)(s.error)]
+        for c in cases(report)
+        for s in c.front
+    ]
+    noisy = (
+        "" if statistics.is_quiet(report.controls) else "The machine was too noisy to order what is near. "
+    )
+    note = (
+        noisy
+        + "Implementations that no other one beats in both; × is the error against a textbook in the same dtype."
+    )
+    header = ["case", "device", "dtype", "on the front", "time", "error"]
+    return f"{note}\n\n{table(header, rows)}" if rows else ""
