@@ -21,6 +21,11 @@ ROUNDS = 20
 RUNS = 400
 
 
+def share(value: float) -> str:
+    """A share of runs; 99.5 % is not all of them."""
+    return f"{100 * value:.1f} %"
+
+
 class Machine(NamedTuple):
     """Scatter of one call and step of the drift between calls, as fractions; how often a call is disturbed."""
 
@@ -115,7 +120,7 @@ def _() -> Made:
         expected=0.0,
         span=(0.0, 0.0),
     )
-    rows = [[w.name, percent(w.usual), percent(w.worst), percent(w.told_apart)] for w in found]
+    rows = [[w.name, percent(w.usual), percent(w.worst), share(w.told_apart)] for w in found]
     head = ["way", "usual false difference", "worst", "called a difference"]
     drawn = picture(
         "same-code-twice", chart, "How far apart the same code is found to be, in three ways of measuring"
@@ -143,12 +148,10 @@ def _() -> Made:
         pairs = [interleaved(machine, rng, 1 + size) for _ in range(RUNS // 2)]
         said = [statistics.verdict(statistics.paired_ratio(list(a), list(b))) for a, b in pairs]
         shares = {word: said.count(word) / len(said) for word in ("slower", "same", "undecided", "faster")}
-        rows.append([f"{100 * size:g} %", *(percent(shares[word]) for word in shares)])
+        rows.append([f"{100 * size:g} %", *(share(shares[word]) for word in shares)])
         slower.append(shares["slower"])
     points = [
-        Point(100 * size, share, percent(share))
-        for size, share in zip(SLOWDOWNS, slower, strict=True)
-        if size
+        Point(100 * size, part, share(part)) for size, part in zip(SLOWDOWNS, slower, strict=True) if size
     ]
     chart = line_chart(
         [Series("slower", 0, points)],
@@ -182,7 +185,7 @@ def _() -> str:
             alarms["pooled"] += not pooled.low <= 1 <= pooled.high
             alarms["by process"] += not by_process.low <= 1 <= by_process.high
             alarms["verdict"] += statistics.verdict(by_process, band) in ("faster", "slower")
-        rows.append([str(processes), *(percent(count / runs) for count in alarms.values())])
+        rows.append([str(processes), *(share(count / runs) for count in alarms.values())])
     head = [
         "processes",
         "interval over all rounds",
