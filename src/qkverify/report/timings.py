@@ -187,27 +187,39 @@ def exponent(lengths: Iterable[int], values: Iterable[float | None]) -> float | 
 def growth(timings: Iterable[Timing]) -> Growth | None:
     """How the time of one implementation grows over its lengths; None under three timed lengths.
 
-    The interval is a percentile bootstrap: the rounds of every length are drawn again, and the fit through their
-    medians is made again. It says what other rounds would have given. That a power of the length does not fit
-    (overheads at short lengths, caches at long ones) is no scatter, and is shown by `last` instead, the exponent
-    between the two longest. Without three rounds at every length there is no interval.
+    The interval is Student's t of the processes' own slopes; of a single process a percentile bootstrap, its rounds
+    drawn again. It says what others would have given. That a power of the length does not fit (overheads at short
+    lengths, caches at long ones) is no scatter, and is shown by `last` instead, the exponent between the two
+    longest. Without three rounds at every length there is no interval.
     """
     ran = sorted((t for t in timings if t.seconds), key=lambda t: t.sizes["K"])
     lengths = [t.sizes["K"] for t in ran]
-    medians = [statistics.median(t.seconds) for t in ran]
+    medians = [statistics.median(statistics.calm(t)) for t in ran]
     fit = exponent(lengths, medians)
     if fit is None:
         return None
     x = np.log(np.array(lengths, dtype=np.float64))
     last = float(np.log(medians[-1] / medians[-2]) / (x[-1] - x[-2]))
-    low = high = None
-    if min(len(t.seconds) for t in ran) >= statistics.FEWEST_ROUNDS:
-        rng = np.random.default_rng(0)
-        drawn = [_redrawn(t.seconds, rng) for t in ran]
-        tail = (1 - statistics.CONFIDENCE) / 2
-        low, high = map(float, np.quantile(_slopes(x, np.log(drawn)), [tail, 1 - tail]))
+    low, high = _slope_interval(x, ran)
     counted = exponent(lengths, [float(t.flops) for t in ran])
     return Growth(lengths[0], lengths[-1], len(lengths), fit, low, high, last, counted)
+
+
+def _slope_interval(x: np.ndarray, ran: list[Timing]) -> tuple[float, float] | tuple[None, None]:
+    """The interval of the slope of log-seconds over x, the log-lengths of `ran`."""
+    by_process = [statistics.process_medians(t) for t in ran]
+    count = min(map(len, by_process))
+    if count > 1 and all(t.processes for t in ran):
+        slopes = _slopes(x, np.array([medians[:count] for medians in by_process]))
+        found = statistics.student(slopes.tolist())
+        return float(np.log(found.low)), float(np.log(found.high))
+    if min(len(t.seconds) for t in ran) < statistics.FEWEST_ROUNDS:
+        return None, None
+    rng = np.random.default_rng(0)
+    drawn = [_redrawn(t.seconds, rng) for t in ran]
+    tail = (1 - statistics.CONFIDENCE) / 2
+    low, high = map(float, np.quantile(_slopes(x, np.log(drawn)), [tail, 1 - tail]))
+    return low, high
 
 
 def _redrawn(seconds: list[float], rng: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
