@@ -108,4 +108,6 @@ def test_a_call_that_fails_leaves_nothing_in_the_queue_that_is_timed_next() -> N
         clock.sample(full)
     waits = stream.waits
     assert clock.sample(lambda: None) == 1.0
-    assert stream.waits == waits + 2  # once before, so that nothing of the failure is in front, and once after
+    assert (
+        stream.waits == waits + 2
+    )  # once before, so that nothing of the failure is in front, and once after

@@ -221,11 +221,20 @@ def power(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    probe: Annotated[bool, typer.Option("--probe", help="measure how matrix products and exp round on every device")] = False,
+) -> None:  # fmt: skip
     """What this machine can run, and why not the rest."""
-    from qkverify import screen
+    from qkverify import frameworks, screen
+    from qkverify.contract import DEVICES
 
     screen.doctor()
+    for device in DEVICES if probe else ():
+        absent = frameworks.missing("torch") or frameworks.get("torch").unavailable(device)
+        if device == "cpu" or absent is None:
+            screen.probes(device)
+        else:
+            print(f"not probed on {device}: {absent}")
 
 
 def _started(writer: Any, profile: str) -> Any:
