@@ -27,6 +27,15 @@ Jobs = Annotated[int, typer.Option(help="processes; a kernel that kills one cost
 
 def main() -> None:
     """The entry point: turns our errors into sentences and exit codes."""
+    try:
+        _run()
+    except ModuleNotFoundError as error:  # a target's own missing modules are TargetImportErrors
+        name = (error.name or "a module").partition(".")[0]
+        _fail(f"{name} is not installed, and this command needs it: pip install {name.replace('_', '-')}\n"
+              "  without a package index: make wheels elsewhere, then make gpu-report WHEELS=folder here", 2)  # fmt: skip
+
+
+def _run() -> None:
     from qkverify.registry import TargetImportError
     from qkverify.results import ResultsError
 
@@ -148,10 +157,16 @@ def report(
         record_everything(path, profile=profile, budget_seconds=budget, devices=device or (), resume=resume)
     elif not path.is_file():
         raise UsageError(f"{path} does not exist; make it with: qkverify report --run")
-    page, summary = write(path, place)
-    write_index(place.parent)
+    try:
+        page, summary = write(path, place)
+        write_index(place.parent)
+        made = f"page:    {page}\nsummary: {summary}"
+    except UsageError as error:  # jinja2 is not here: what was measured is not lost for that
+        if not run:
+            raise
+        made = f"no page: {error}\n         where it is installed: qkverify report {place}"
     broken = screen.matrix([record for record in read(path) if isinstance(record, Verdict)])
-    print(f"\npage:    {page}\nsummary: {summary}\nraw:     {path}")
+    print(f"\n{made}\nraw:     {path}")
     raise typer.Exit(1 if broken else 0)
 
 
