@@ -24,13 +24,15 @@ import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from qkverify.results import Rounding, finite
 from qkverify.rounding import Format, Precision
+from qkverify.sampling import raised
 
 Array = np.ndarray
 Multiply = Callable[[Array, Array], Array]
@@ -101,17 +103,18 @@ def _unit(bits: int, rounding: str) -> float:
     return 2.0 ** -(bits + (rounding in ("nearest", "none")))
 
 
-def probe(multiply: Multiply, storage: Storage) -> Product:
-    """What is found of a product whose operands and results are stored in a format."""
-    operand_bits, operand_rounding = operands(multiply, storage)
-    bits = accumulator_bits(multiply, storage)
+def probe(multiply: Multiply, operand: Storage, result: Storage | None = None) -> Product:
+    """What is found of a product whose operands are stored in one format, and its results in the same or another."""
+    storage = result or operand
+    operand_bits, operand_rounding = operands(multiply, operand)
+    bits = accumulator_bits(multiply, operand if operand.deepest < storage.deepest else storage)
     return Product(
         operand_bits,
         operand_rounding,
         bits,
-        accumulator_rounding(multiply, bits) if bits < storage.deepest else "none",
-        block(multiply, bits) if bits < storage.deepest else None,
-        *subnormals(multiply, storage),
+        accumulator_rounding(multiply, bits) if bits < operand.deepest else "none",
+        block(multiply, bits) if bits < operand.deepest else None,
+        *subnormals(multiply, operand, storage),
     )
 
 
@@ -201,12 +204,18 @@ def block(multiply: Multiply, bits: int) -> int | None:
     return lost[-1] + 1 if lost == list(range(2, lost[-1] + 1)) and lost[-1] + 1 < LENGTH else None
 
 
-def subnormals(multiply: Multiply, storage: Storage) -> tuple[bool, bool]:
-    """Whether a subnormal operand counts, and whether a subnormal result comes back."""
-    half = storage.least // 2
-    factors = [(storage.least - 2, 8), (half, storage.least - 2 - half)]
+def subnormals(multiply: Multiply, operand: Storage, result: Storage) -> tuple[bool, bool]:
+    """Whether a subnormal operand counts, and whether a subnormal result comes back.
+
+    Where no two operands have so small a product, nothing is lost, and results count as kept.
+    """
+    half = result.least // 2
+    factors = [(operand.least - 2, 8), (half, result.least - 2 - half)]
     found = []
     for left, right in factors:
+        if min(left, right) < operand.least - operand.bits:
+            found.append(True)
+            continue
         a, b = np.zeros((1, LENGTH)), np.zeros((LENGTH, 1))
         a[0, 0], b[0, 0] = 2.0**left, 2.0**right
         found.append(bool(multiply(a, b)[0, 0] == 2.0 ** (left + right)))
@@ -225,8 +234,16 @@ def _sums(
     return np.diagonal(multiply(a, b))
 
 
-def exp_units(exp: Callable[[Array], Array], storage: Storage, points: int = 2**16) -> float:
-    """The largest relative error of exp where its result is a normal number, in unit roundoffs of the format.
+class ExpError(NamedTuple):
+    """The largest relative error of an exp, in unit roundoffs; and `own`, the largest that is left when the rounding of the
+    argument's product with log2 e, |x| unit roundoffs, is taken away: bounds count that by itself (see `rounding`)."""
+
+    units: float
+    own: float
+
+
+def exp_error(exp: Callable[[Array], Array], storage: Storage, points: int = 2**16) -> ExpError:
+    """How wrong an exp is where its result is a normal number.
 
     Points lie evenly over the whole range; the longest floats of this machine are the truth.
     """
@@ -235,8 +252,8 @@ def exp_units(exp: Callable[[Array], Array], storage: Storage, points: int = 2**
     x = stored(np.linspace(*ends, points), storage)
     exact = np.exp(x.astype(np.longdouble))
     normal = (exact >= 2.0**storage.least) & (exact <= most)
-    error = np.abs(exp(x)[normal] - exact[normal]) / exact[normal]
-    return float(error.max() * 2 ** (storage.bits + 1))
+    units = np.abs(exp(x)[normal] - exact[normal]) / exact[normal] * 2 ** (storage.bits + 1)
+    return ExpError(float(units.max()), float(np.maximum(units - np.abs(x[normal]), 0).max()))
 
 
 def stored(x: Array, storage: Storage) -> Array:
@@ -245,7 +262,7 @@ def stored(x: Array, storage: Storage) -> Array:
     return np.asarray(np.ldexp(np.trunc(np.ldexp(fraction, storage.bits + 1)), exponent - storage.bits - 1))
 
 
-def departures(found: Product, units: float | None, declared: Precision) -> list[str]:
+def departures(found: Product, exp: ExpError | None, declared: Precision) -> list[str]:
     """Where a unit rounds more than a declared precision allows; nothing where its bounds hold."""
     said = []
     for what, unit, allowed in (("operands", found.operand_unit, declared.operand),
@@ -254,8 +271,10 @@ def departures(found: Product, units: float | None, declared: Precision) -> list
             said.append(f"{what} round by up to {_power(unit)}, {allowed.name} allows {_power(allowed.unit)}")
     if not found.subnormal_results and not _may_flush(declared.output):
         said.append(f"subnormal results become zero, {declared.output.name} keeps them")
-    if units is not None and units > declared.exp_ulps:
-        said.append(f"exp is wrong by {units:.3g} unit roundoffs, {declared.exp_ulps:g} are allowed")
+    if exp is not None and exp.own > declared.exp_ulps:
+        said.append(
+            f"exp is wrong by {exp.own:.3g} unit roundoffs beside its argument's, {declared.exp_ulps:g} are allowed"
+        )
     return said
 
 
@@ -273,7 +292,7 @@ class Row(NamedTuple):
 
     name: str
     product: Product
-    exp_units: float | None
+    exp: ExpError | None
     departures: list[str]
 
 
@@ -294,6 +313,26 @@ def rows(device: str) -> Iterator[Row]:
             with _set(torch, setting, value):
                 label = f"torch {name}" + (f", {setting.rpartition('.')[2]} {value}" if setting else "")
                 yield _row(label, torch_product(dtype, device), torch_exp(dtype, device), name)
+    if device == "cuda":
+        yield from triton_rows(device)
+
+
+def records(device: str) -> Iterator[Rounding]:
+    """The rows as they are kept. A probe that raises ends the table with its reason: a run goes on without it."""
+    name = "all"
+    try:
+        for name, product, exp, said in rows(device):
+            errors = (None, None) if exp is None else (finite(exp.units), finite(exp.own))
+            yield Rounding(
+                unit=name,
+                device=device,
+                **asdict(product),
+                exp_units=errors[0],
+                exp_own=errors[1],
+                departures=said,
+            )
+    except Exception as error:
+        yield Rounding(f"after {name}", device, reason=raised(error))
 
 
 # What changes how CUDA multiplies; a setting that this torch does not have is left out.
@@ -309,10 +348,42 @@ SETTINGS: dict[str, dict[str, list[tuple[str, Any]]]] = {
 }
 
 
-def _row(label: str, multiply: Multiply, exp: Callable[[Array], Array], name: str) -> Row:
-    storage, product = STORAGES[name], probe(multiply, STORAGES[name])
-    units = exp_units(exp, storage)
-    return Row(label, product, units, departures(product, units, Precision.fused(name)))
+def _row(
+    label: str, multiply: Multiply, exp: Callable[[Array], Array] | None, name: str, stored_as: str = ""
+) -> Row:
+    """The probes of a unit whose operands have the format `name`, and its results another one where that is given."""
+    storage = STORAGES[name]
+    product = probe(multiply, storage, STORAGES[stored_as or name])
+    error = None if exp is None else exp_error(exp, storage)
+    return Row(label, product, error, departures(product, error, Precision.fused(name)))
+
+
+def triton_rows(device: str) -> Iterator[Row]:
+    """`tl.dot` and the exps of Triton; nothing where Triton is not installed."""
+    try:
+        import torch
+
+        from qkverify import triton_probes
+    except ImportError:
+        return
+    for name, precisions in {
+        "float32": ("ieee", "tf32", "tf32x3"),
+        "bfloat16": ("",),
+        "float16": ("",),
+    }.items():
+        for precision in precisions:
+            unit = triton_probes.product(getattr(torch, name), device, precision or "ieee")
+            # the precisions differ in their products alone: each exp stands in one row
+            base_2 = {"ieee": False, "tf32": True}.get(precision)
+            exp = None if base_2 is None else partial(_triton_exp, device, base_2)
+            words = [f"triton {name}", precision, {True: "exp2", False: "exp", None: ""}[base_2]]
+            yield _row(", ".join(filter(None, words)), unit, exp, name, "float32")
+
+
+def _triton_exp(device: str, base_2: bool, x: Array) -> Array:
+    from qkverify import triton_probes
+
+    return triton_probes.exp(device, base_2=base_2, x=x)
 
 
 def _numpy_product(name: str, a: Array, b: Array) -> Array:

@@ -213,7 +213,31 @@ class Planted(msgspec.Struct, frozen=True, tag="planted"):
     profile: str = ""
 
 
-Record: TypeAlias = RunStart | ImplementationInfo | Verdict | Timing | Ceiling | Control | Accuracy | Planted
+class Rounding(msgspec.Struct, frozen=True, tag="rounding"):
+    """How one matrix product and exp of a device round; see `precision_probes`. A probe that failed has a reason alone.
+
+    Bits are of the fraction; `block` is how many products are added at once, None where partial sums are;
+    `exp_units` is the largest error of exp in unit roundoffs, `exp_own` what the argument's rounding does not explain.
+    """
+
+    unit: str
+    device: str
+    operand_bits: int | None = None
+    operand_rounding: str = ""
+    accumulator_bits: int | None = None
+    accumulator_rounding: str = ""
+    block: int | None = None
+    subnormal_operands: bool | None = None
+    subnormal_results: bool | None = None
+    exp_units: float | None = None
+    exp_own: float | None = None
+    departures: list[str] = []
+    reason: str = ""
+
+
+Record: TypeAlias = (
+    RunStart | ImplementationInfo | Verdict | Timing | Ceiling | Control | Accuracy | Planted | Rounding
+)
 Kind = TypeVar("Kind")
 
 

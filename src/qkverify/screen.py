@@ -218,7 +218,7 @@ def probes(device: str) -> None:
         operands = f"{found.operand_bits}, {'all kept' if found.operand_rounding == 'none' else found.operand_rounding}"
         kept = ["kept" if one else "zero" for one in (found.subnormal_operands, found.subnormal_results)]
         sums = f"{found.accumulator_bits}, {found.accumulator_rounding}"
-        told = (f"{row.exp_units:.2f}", "; ".join(row.departures) or "-")
+        told = ("-" if row.exp is None else f"{row.exp.units:.2f}", "; ".join(row.departures) or "-")
         table.add_row(row.name, operands, sums, str(found.block or "partial sums"), *kept, *told)
     Console(highlight=False, width=max(console.width, 150)).print(table)
 
