@@ -277,6 +277,7 @@ def rotating(make: Callable[[], Call], footprint_bytes: int, cached_bytes: int) 
     `make` gives a call on inputs of its own, `footprint_bytes` is what one of them touches. The alternative to
     flushing where calls are short: nothing is done between them.
     """
+    # so that the others alone are a flush
     copies = 1 + math.ceil(FLUSH_MULTIPLE * cached_bytes / max(1, footprint_bytes))
     turns = itertools.cycle([make() for _ in range(copies)])
     return lambda: next(turns)()
