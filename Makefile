@@ -11,6 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 PROFILE ?= quick
+FOR ?= 3.12
 ARGS ?=
 
 # A name on the path is not enough (pyenv leaves shims of Pythons that are not chosen): each one is started.
@@ -18,7 +19,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
     $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install report gpu-report test lint format clean
+.PHONY: help install report gpu-report wheels test lint format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -28,9 +29,21 @@ install: $(VENV)/installed-all  ## .venv with everything that report, test and l
 report: $(VENV)/installed-run  ## verify and time every implementation that runs here; write reports/<device>/
 	$(BIN)/qkverify report --run --profile $(PROFILE)
 
-# Needs a Python with a CUDA build of torch, and fetches nothing: what is missing has to be on PYTHONPATH.
+# Needs a Python with a CUDA build of torch, and fetches nothing. What that Python lacks of our few dependencies comes as a
+# folder of wheels: `make wheels` makes one where there is a package index, `make gpu-report WHEELS=wheels` uses it where
+# there is none. A wheel is a zip file, so it is unpacked beside the build, and nothing is installed.
 gpu-report:  ## the same on the GPU alone, with the Python at hand; goes on where a killed run ended
-	PYTHONPATH=src:$$PYTHONPATH $(PYTHON) -m qkverify.cli report --run --resume --device cuda --profile $(PROFILE) --budget 150
+	@rm -rf build/unpacked && mkdir -p build/unpacked
+	@for wheel in $(if $(WHEELS),$(WHEELS)/*.whl); do \
+	    $(PYTHON) -m zipfile -e "$$wheel" build/unpacked || exit 2; done
+	PYTHONPATH=src:build/unpacked:$$PYTHONPATH $(PYTHON) -m qkverify.cli report --run --resume --device cuda --profile $(PROFILE) --budget 150
+
+# For 64-bit Linux and the Python named: pip takes the newest build that one of these platforms has. With --no-deps, because
+# only what is named here is missing beside torch, hypothesis and pytest; more names: make wheels NAMES="typer rich".
+wheels:  ## fetch what a GPU machine without a package index may lack: make wheels FOR=3.12, then copy the folder
+	$(PYTHON) -m pip download --no-deps --only-binary=:all: --python-version $(FOR) --implementation cp \
+	    $(addprefix --platform manylinux,_2_28_x86_64 _2_17_x86_64 2014_x86_64 _2_12_x86_64 2010_x86_64) \
+	    -c constraints.txt -d wheels msgspec ml_dtypes jinja2 markupsafe nvidia-ml-py $(NAMES)
 
 test: export OMP_NUM_THREADS = 1
 test: export OPENBLAS_NUM_THREADS = 1

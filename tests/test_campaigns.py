@@ -6,7 +6,7 @@ import pytest
 
 from qkverify import campaigns
 from qkverify.errors import UsageError
-from qkverify.results import ImplementationInfo, Picture, RunStart, Verdict, of_kind, read
+from qkverify.results import ImplementationInfo, Picture, Rounding, RunStart, Verdict, of_kind, read
 from qkverify.verification import plan
 
 
@@ -46,6 +46,10 @@ def test_a_run_records_its_header_every_law_and_every_implementation(small):
         "numpy_encoding",
     }
     assert len(checked) == 2
+    assert {(one.unit, one.device, one.accumulator_bits) for one in of_kind(records, Rounding)} >= {
+        ("numpy float64", "cpu", 52),
+        ("numpy float32", "cpu", 23),
+    }
 
 
 def test_a_killed_run_is_gone_on_with(small):

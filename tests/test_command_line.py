@@ -186,3 +186,19 @@ def test_power_knows_its_mutants(folder):
     done = qkverify("power", "B999", cwd=folder)
     assert done.returncode == 2
     assert "B999" in done.stderr
+
+
+def test_doctor_measures_how_products_round(tmp_path):
+    done = qkverify("doctor", "--probe", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "how cpu rounds" in done.stdout
+    row = next(line for line in done.stdout.splitlines() if "numpy float32" in line)
+    assert "23, all kept" in row
+    assert "23, nearest" in row
+
+
+def test_workloads_are_listed_with_sizes_and_sources(tmp_path):
+    done = qkverify("list", "workloads", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "B=1 H=32 G=8 Q=1 K=8192 D=128 E=128" in done.stdout
+    assert "arXiv:2407.21783" in done.stdout

@@ -18,8 +18,9 @@ LIMIT_SECONDS = (
 REPEATS = 5
 
 # Rooms built on an extra, each behind a door that imports them when they are used and says what to install:
-# `frameworks.get` and the functions of `qkverify.report`.
-BEHIND_A_DOOR = ("qkverify.frameworks.jax_arrays", "qkverify.frameworks.torch_arrays", "qkverify.report.")
+# `frameworks.get`, the functions of `qkverify.report`, and `precision_probes.triton_rows`.
+BEHIND_A_DOOR = ("qkverify.frameworks.jax_arrays", "qkverify.frameworks.torch_arrays", "qkverify.report.",
+                 "qkverify.triton_probes")  # fmt: skip
 
 WITHOUT_EXTRAS = """
 import importlib, sys

@@ -88,8 +88,12 @@ def test_reasons_at_either_end_of_the_round_count_once_each(monkeypatch: Any, se
     monitor = monitor_of(driver, monkeypatch, seconds)
     driver.reasons = IDLE | POWER
     monitor.before()
-    driver.reasons, seconds[0] = HEAT | POWER, 1.0
+    driver.reasons, seconds[0] = HEAT, 1.0
     assert monitor.after().throttled == ("power cap", "hardware thermal slowdown")
+    driver.reasons = POWER
+    monitor.before()
+    seconds[0] = 1.5
+    assert monitor.after().throttled == ("power cap",)
     driver.reasons = IDLE
     monitor.before()
     seconds[0] = 2.0

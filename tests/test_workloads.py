@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from qkverify import activations, workload_files
-from qkverify.contract import DEVICES, DTYPES
+from qkverify.cells import Cell, why_not_run
+from qkverify.contract import DEVICES, DTYPES, describe
 from qkverify.errors import UsageError
 from qkverify.work import Work, work
 from qkverify.workloads import SMALL_GRID, Workload, named, resolve, small_grid, storage, table
@@ -238,3 +240,14 @@ def test_scale_and_soft_cap_reach_the_problem() -> None:
     assert problem.options["softcap"] == 50.0
     assert problem.options["scale"] == pytest.approx(144**-0.5)
     assert named("gemma2-27b-global").options == "scale 0.0833333; softcap 50"
+
+
+def test_a_function_without_scale_or_soft_cap_is_not_timed_on_workloads_that_need_them() -> None:
+    def attention(query: Any, key: Any, value: Any, *, causal: bool = False) -> Any:
+        raise AssertionError("must not be called")
+
+    one = describe(attention, name="mine", arrays="numpy", dtypes=("float32",))
+    needing = Cell(named("gemma2-27b-global"), one, "cpu", "float32", "forward")
+    plain = Cell(named("gpt2-xl"), one, "cpu", "float32", "forward")
+    assert why_not_run(needing) == "not offered: scale, softcap"
+    assert why_not_run(plain) is None

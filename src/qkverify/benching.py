@@ -6,13 +6,24 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from qkverify import campaigns, registry, screen
 from qkverify.cells import DIRECTIONS
 from qkverify.comparing import Side, side_of
 from qkverify.errors import UsageError
-from qkverify.results import Ceiling, Direction, Record, RunStart, Timing, Verdict, Writer, of_kind, read
+from qkverify.results import (
+    Cache,
+    Ceiling,
+    Direction,
+    Record,
+    RunStart,
+    Timing,
+    Verdict,
+    Writer,
+    of_kind,
+    read,
+)
 from qkverify.timing import run_grid
 from qkverify.verification import Cell, check_cells, plan
 from qkverify.workloads import resolve, small_grid
@@ -33,6 +44,7 @@ class Asked(NamedTuple):
     processes: int
     rounds: int
     laws: str
+    cache: str
 
 
 class Found(NamedTuple):
@@ -72,6 +84,7 @@ def run(asked: Asked, path: Path) -> Found:
                 directions=directions,
                 processes=asked.processes,
                 most_rounds=asked.rounds,
+                cache=_cache(asked.cache),
             )
     records = last_run(read(path))
     return Found(path, side_of(records), of_kind(records, Ceiling), of_kind(records, Timing))
@@ -101,6 +114,13 @@ def _pass(name: str) -> Direction:
     if name not in PASSES:
         raise UsageError.unknown("direction", name, PASSES)
     return PASSES[name]
+
+
+def _cache(name: str) -> Cache | None:
+    """None leaves it to the clock: cold for events on a GPU, hot on a CPU."""
+    if name not in ("", "hot", "cold"):
+        raise UsageError.unknown("cache", name, ("hot", "cold"))
+    return cast("Cache | None", name or None)
 
 
 def _single(target: str) -> str:

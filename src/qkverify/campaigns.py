@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import qkverify
-from qkverify import accuracy, complexity, frameworks, history, pictures, screen
+from qkverify import accuracy, complexity, frameworks, history, pictures, precision_probes, screen
 from qkverify.contract import Implementation
 from qkverify.errors import UsageError
 from qkverify.fingerprint import fingerprint
@@ -44,7 +44,8 @@ def run_start(profile: str) -> RunStart:
 def record_everything(
     path: Path, *, profile: str, budget_seconds: float, devices: Sequence[str] = (), resume: bool = False
 ) -> None:
-    """Write a results file: header, verdicts cell by cell as they come, accuracy, implementations, then timings of what passed.
+    """Write a results file: header, verdicts cell by cell as they come, accuracy, how products round,
+    implementations, then timings of what passed.
 
     With `resume` a file that a killed run left behind is gone on with: cells that are complete in it are not checked again.
     Otherwise a new file begins, and what trends need of the one before is kept: see `history`.
@@ -68,6 +69,9 @@ def record_everything(
         measured = accuracy.measure(cell) if cell.implementation.operation == "attention" else None
         if measured is not None:
             writer.append(measured)
+    for device in dict.fromkeys(cell.device for cell in planned.cells):
+        for found in precision_probes.records(device):
+            writer.append(found)
     for (name, device), reason in planned.unavailable.items():
         verdicts += _unavailable(writer, name, device, reason, planned)
     for one in planned.implementations:

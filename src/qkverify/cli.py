@@ -38,11 +38,23 @@ Rounds = Annotated[int, typer.Option(min=3, help="rounds of a process at most")]
 Laws = Annotated[
     str, typer.Option(help="profile at which the laws are checked before: glance, quick, ...; none")
 ]
+CacheState = Annotated[
+    str, typer.Option("--cache", help="hot or cold before every call; default: hot on a CPU, cold on a GPU")
+]
 Jobs = Annotated[int, typer.Option(help="processes; a kernel that kills one costs only its own cell")]
 
 
 def main() -> None:
     """The entry point: turns our errors into sentences and exit codes."""
+    try:
+        _run()
+    except ModuleNotFoundError as error:  # a target's own missing modules are TargetImportErrors
+        name = (error.name or "a module").partition(".")[0]
+        _fail(f"{name} is not installed, and this command needs it: pip install {name.replace('_', '-')}\n"
+              "  without a package index: make wheels elsewhere, then make gpu-report WHEELS=folder here", 2)  # fmt: skip
+
+
+def _run() -> None:
     from qkverify.registry import TargetImportError
     from qkverify.results import ResultsError
 
@@ -123,14 +135,23 @@ def list_(
 def bench(
     targets: Annotated[list[str] | None, typer.Argument(help="implementations; default: all")] = None,
     workload: Workloads = None, pass_: Passes = None, dtype: Dtypes = None, device: Devices = None,
-    budget: Budget = "90s", processes: Processes = 5, rounds: Rounds = 40, laws: Laws = "glance",
+    budget: Budget = "90s", processes: Processes = 5, rounds: Rounds = 40, laws: Laws = "glance", cache: CacheState = "",
     results: Annotated[Path | None, typer.Option(help="append the samples to this file, a JSON line each")] = None,
 ) -> None:  # fmt: skip
     """Time implementations that keep the laws: interleaved, over several processes, with an A/A control."""
     from qkverify import benching, screen_times
 
     asked = benching.Asked(
-        targets or (), workload or (), pass_ or (), dtype or (), device or (), budget, processes, rounds, laws
+        targets or (),
+        workload or (),
+        pass_ or (),
+        dtype or (),
+        device or (),
+        budget,
+        processes,
+        rounds,
+        laws,
+        cache,
     )
     found = benching.run(asked, results or Path(".qkverify") / "bench.jsonl")
     screen_times.bench(found)
@@ -147,7 +168,7 @@ def compare(
     fail_on: Annotated[str, typer.Option(help="exit 1 where a case is: slower, faster, different")] = "",
     across_devices: Annotated[bool, typer.Option("--across-devices", help="of two runs: even of different machines")] = False,
     workload: Workloads = None, pass_: Passes = None, dtype: Dtypes = None, device: Devices = None,
-    budget: Budget = "90s", processes: Processes = 5, rounds: Rounds = 40, laws: Laws = "glance",
+    budget: Budget = "90s", processes: Processes = 5, rounds: Rounds = 40, laws: Laws = "glance", cache: CacheState = "",
 ) -> None:  # fmt: skip
     """Faster, slower, same or undecided, case by case and overall: two implementations, or two runs."""
     from qkverify import benching, comparing, screen_times
@@ -160,7 +181,7 @@ def compare(
         screen_times.changes(comparing.software_changes(new, old), relative_to)
     else:
         asked = benching.Asked((candidate, baseline), workload or (), pass_ or (), dtype or (), device or (), budget,
-                               processes, rounds, laws)  # fmt: skip
+                               processes, rounds, laws, cache)  # fmt: skip
         side = (
             comparing.load(str(results))
             if results
@@ -202,10 +223,16 @@ def report(
                           devices=device or (), resume=resume)  # fmt: skip
     elif not path.is_file():
         raise UsageError(f"{path} does not exist; make it with: qkverify report --run")
-    page, summary = write(path, place)
-    write_index(place.parent)
+    try:
+        page, summary = write(path, place)
+        write_index(place.parent)
+        made = f"page:    {page}\nsummary: {summary}"
+    except UsageError as error:  # jinja2 is not here: what was measured is not lost for that
+        if not run:
+            raise
+        made = f"no page: {error}\n         where it is installed: qkverify report {place}"
     broken = screen.matrix([record for record in read(path) if isinstance(record, Verdict)])
-    print(f"\npage:    {page}\nsummary: {summary}\nraw:     {path}")
+    print(f"\n{made}\nraw:     {path}")
     raise typer.Exit(1 if broken else 0)
 
 
@@ -275,11 +302,20 @@ def power(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    probe: Annotated[bool, typer.Option("--probe", help="measure how matrix products and exp round on every device")] = False,
+) -> None:  # fmt: skip
     """What this machine can run, and why not the rest."""
-    from qkverify import screen
+    from qkverify import frameworks, screen
+    from qkverify.contract import DEVICES
 
     screen.doctor()
+    for device in DEVICES if probe else ():
+        absent = frameworks.missing("torch") or frameworks.get("torch").unavailable(device)
+        if device == "cpu" or absent is None:
+            screen.probes(device)
+        else:
+            print(f"not probed on {device}: {absent}")
 
 
 @app.command()

@@ -32,15 +32,15 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from qkverify.errors import UsageError
+from qkverify.results import Cache
 from qkverify.results import Clock as ClockName
 
 Call = Callable[[], Any]
-Cache = Literal["cold", "hot"]
 FLUSH_MULTIPLE = 2  # of the cache: pseudo-random replacement leaves some of a flush of its very size
 WARM_ROW, STEADY = 10, 0.01  # see `warm_up`
 SYSTEM_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -290,6 +290,7 @@ def rotating(make: Callable[[], Call], footprint_bytes: int, cached_bytes: int) 
     `make` gives a call on inputs of its own, `footprint_bytes` is what one of them touches. The alternative to
     flushing where calls are short: nothing is done between them.
     """
+    # so that the others alone are a flush
     copies = 1 + math.ceil(FLUSH_MULTIPLE * cached_bytes / max(1, footprint_bytes))
     turns = itertools.cycle([make() for _ in range(copies)])
     return lambda: next(turns)()

@@ -15,19 +15,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import msgspec
 
 from qkverify import conventions, frameworks
 from qkverify.cells import Cell
-from qkverify.clocks import Call, Clock, EventsClock, clock_for
+from qkverify.clocks import Call, Clock, clock_for
 from qkverify.contract import Implementation
 from qkverify.errors import UnsupportedCase
 from qkverify.nvml import Monitor, monitor_for
 from qkverify.problems import Problem
-from qkverify.results import Conditions, Control, Timing
+from qkverify.results import Cache, Conditions, Control, Timing
 from qkverify.runs import Run
 from qkverify.sampling import (
     FEWEST_ROUNDS,
@@ -90,6 +90,7 @@ def measure(
     most_rounds: int = MOST_ROUNDS,
     check: bool = True,
     twin_of: str = "",
+    cache: Cache | None = None,
 ) -> Measured:
     """Time the cells of one group (one case, direction, device and dtype) against each other.
 
@@ -99,9 +100,13 @@ def measure(
     cell that is not in it is tried. `peaks` are peak bytes, measured elsewhere. `prepare` makes a cell ready
     to run, and may raise UnsupportedCase. Without `check` the outputs are not compared with the reference: for
     cells of which this very call was checked before. The twin is that of the fastest cell, or of the named.
+    `cache` as in `clocks.clock_for`.
     """
     start, limit = time.perf_counter(), budget_seconds if limit_seconds is None else limit_seconds
-    prepare, reasons = prepare or (prepared if check else _unchecked), dict(verified or {})
+    prepare, reasons = (
+        prepare or partial(prepared if check else _unchecked, cache=cache),
+        dict(verified or {}),
+    )
     ready, plans = dict[Cell, Prepared](), dict[str, Plan]()
     for cell in cells:
         seconds = (expected_seconds or {}).get(cell, 0.0)
@@ -118,7 +123,7 @@ def measure(
     named = [cell for cell in calls if cell.implementation.name == twin_of]
     control = min(named or calls, key=lambda cell: calls[cell], default=None)
     if control is not None:
-        _add_twin(control, prepare(control), subjects, plans)
+        _add_twin(control, prepare, subjects, plans)
     # a tenth more than the samples: for what passes between them
     need = 1.1 * FEWEST_ROUNDS * sum(plan.sample_seconds for plan in plans.values())
     spent = time.perf_counter() - start
@@ -137,25 +142,25 @@ def measure(
     return Measured(timings, twin and _marked(twin, watch), calls, time.perf_counter() - start, conditions)
 
 
-def prepared(cell: Cell, *, seed: int = 0) -> Prepared:
+def prepared(cell: Cell, *, seed: int = 0, cache: Cache | None = None) -> Prepared:
     """The cell itself: inputs native and in place, the clock of its device, the check by the reference."""
     run = run_of(cell.implementation, cell.device, cell.dtype)
     conventions_of_run = run.semantics["causal_alignment"], run.semantics["empty_rows"]
     problem = judged_by(problem_of(cell.workload, cell.dtype, seed), *conventions_of_run)
     return Prepared(
         run.callable(problem, cell.direction),
-        _clock(cell.implementation.arrays, cell.device),
+        _clock(cell.implementation.arrays, cell.device, cache),
         work(problem, cell.direction),
         lambda output: margin_of(run, problem, output, cell.direction, seed=seed),
     )
 
 
-def _unchecked(cell: Cell) -> Prepared:
+def _unchecked(cell: Cell, *, cache: Cache | None = None) -> Prepared:
     """The cell without what only a check needs: its conventions need not be found out."""
     run = Run(cell.implementation, cell.device, cell.dtype)
     call = run.callable(problem_of(cell.workload, cell.dtype, 0), cell.direction)
     return Prepared(
-        call, _clock(cell.implementation.arrays, cell.device), amount_of(cell), lambda output: None
+        call, _clock(cell.implementation.arrays, cell.device, cache), amount_of(cell), lambda output: None
     )
 
 
@@ -179,8 +184,8 @@ def judged_by(problem: Problem, causal_alignment: str, empty_rows: str) -> Probl
 
 
 @lru_cache(maxsize=8)
-def _clock(arrays: str, device: str) -> Clock:
-    return clock_for(arrays, device, frameworks.get(arrays).synchronise)
+def _clock(arrays: str, device: str, cache: Cache | None) -> Clock:
+    return clock_for(arrays, device, frameworks.get(arrays).synchronise, cache)
 
 
 @lru_cache(maxsize=4)
@@ -232,15 +237,22 @@ def _attempted(
         return raised(error)
 
 
-def _add_twin(cell: Cell, twin: Prepared, subjects: dict[str, Subject], plans: dict[str, Plan]) -> None:
+def _add_twin(
+    cell: Cell, prepare: Callable[[Cell], Prepared], subjects: dict[str, Subject], plans: dict[str, Plan]
+) -> None:
+    """The cell once more, ready for itself; where memory has no room for it, there is no control."""
     name = cell.implementation.name
+    try:
+        twin = prepare(cell)
+        twin.call()
+    except Exception:  # the cell itself was called before: this is not its failure, and the others go on
+        return
     subjects[name + AGAIN], plans[name + AGAIN] = Subject(twin.call, twin.clock), plans[name]
-    twin.call()
 
 
 def _twin(cell: Cell, timings: Sequence[Timing], samples: Mapping[str, Samples]) -> Timing | None:
     """The record of the second half of the A/A control; it is not among the timings."""
-    taken = samples[cell.implementation.name + AGAIN]
+    taken = samples.get(cell.implementation.name + AGAIN, Samples())
     mine = next(t for t in timings if t.implementation == cell.implementation.name)
     return (
         msgspec.structs.replace(mine, seconds=taken.seconds, rounds=taken.rounds, disturbed=[])
@@ -273,7 +285,8 @@ def _timing(
         device=cell.device,
         dtype=cell.dtype,
         direction=cell.direction,
-        clock="events" if ready is not None and isinstance(ready.clock, EventsClock) else "host",
+        clock="host" if ready is None else ready.clock.name,
+        cache="hot" if ready is None else ready.clock.cache,
         seconds=[float(f"{seconds:.6g}") for seconds in taken.seconds],  # no clock has more digits
         rounds=taken.rounds,
         flops=amount.flops,

@@ -29,6 +29,7 @@ Outcome = Literal[
 ]
 Direction = Literal["forward", "backward", "forward+backward"]
 Clock = Literal["host", "events", "thread"]
+Cache = Literal["hot", "cold"]
 Fact = str | int | float | None
 
 
@@ -147,6 +148,7 @@ class Timing(msgspec.Struct, frozen=True, tag="timing"):
     reason: str = ""
     processes: list[int] = []
     disturbed: list[int] = []
+    cache: Cache = "hot"
 
 
 class Ceiling(msgspec.Struct, frozen=True, tag="ceiling"):
@@ -337,6 +339,28 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True, tag="tally"):
     examples: int
 
 
+class Rounding(msgspec.Struct, frozen=True, tag="rounding"):
+    """How one matrix product and exp of a device round; see `precision_probes`. A probe that failed has a reason alone.
+
+    Bits are of the fraction; `block` is how many products are added at once, None where partial sums are;
+    `exp_units` is the largest error of exp in unit roundoffs, `exp_own` what the argument's rounding does not explain.
+    """
+
+    unit: str
+    device: str
+    operand_bits: int | None = None
+    operand_rounding: str = ""
+    accumulator_bits: int | None = None
+    accumulator_rounding: str = ""
+    block: int | None = None
+    subnormal_operands: bool | None = None
+    subnormal_results: bool | None = None
+    exp_units: float | None = None
+    exp_own: float | None = None
+    departures: list[str] = []
+    reason: str = ""
+
+
 Record: TypeAlias = (
     RunStart
     | ImplementationInfo
@@ -352,6 +376,7 @@ Record: TypeAlias = (
     | Travel
     | TimingSummary
     | Tally
+    | Rounding
 )
 Kind = TypeVar("Kind")
 

@@ -181,6 +181,34 @@ def doctor() -> None:
     implementations()
 
 
+def probes(device: str) -> None:
+    """How the products and exps of a device really round, and where that is more than their model allows."""
+    from qkverify.precision_probes import rows
+
+    table = Table(
+        title=f"how {device} rounds (bits of fraction; block: products added at once)", title_justify="left"
+    )
+    for name in (
+        "unit",
+        "operands",
+        "accumulator",
+        "block",
+        "subnormals in",
+        "out",
+        "exp, unit roundoffs",
+        "departs",
+    ):
+        table.add_column(name)
+    for row in rows(device):
+        found = row.product
+        operands = f"{found.operand_bits}, {'all kept' if found.operand_rounding == 'none' else found.operand_rounding}"
+        kept = ["kept" if one else "zero" for one in (found.subnormal_operands, found.subnormal_results)]
+        sums = f"{found.accumulator_bits}, {found.accumulator_rounding}"
+        told = ("-" if row.exp is None else f"{row.exp.units:.2f}", "; ".join(row.departures) or "-")
+        table.add_row(row.name, operands, sums, str(found.block or "partial sums"), *kept, *told)
+    Console(highlight=False, width=max(console.width, 150)).print(table)
+
+
 def planted(one: Planted) -> None:
     """One line for a mutant or a control, when it is done."""
     if one.kills:

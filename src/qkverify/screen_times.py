@@ -60,7 +60,7 @@ def _group(timed: Sequence[Timing], controls: Sequence[Control], ceilings: Itera
     heads = f"{s['H']}" if s["H"] == s["G"] else f"{s['H']}({s['G']})"
     lengths = f"{s['Q']}" if s["Q"] == s["K"] else f"{s['Q']}->{s['K']}"
     words = [f"{s['B']}x{heads}x{lengths}x{s['D']}", first.dtype, first.device, *(["causal"] if first.causal else []),
-             first.options, first.direction, f"clock: {first.clock}"]  # fmt: skip
+             first.options, first.direction, f"clock: {first.clock}, cache {first.cache}"]  # fmt: skip
     console.print(f"\n[bold]{first.case}[/bold]  {'  '.join(filter(None, words))}")
     console.print(f"  {_control(controls)}")
     found = [statistics.compare(timing, first, controls) for timing in timed[1:]]

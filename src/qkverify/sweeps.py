@@ -21,7 +21,7 @@ from qkverify.cells import Cell
 from qkverify.children import Child, Died, serve
 from qkverify.errors import UsageError
 from qkverify.measurement import Measured, measure, unmeasured
-from qkverify.results import Conditions, Direction, Timing
+from qkverify.results import Cache, Conditions, Direction, Timing
 from qkverify.workloads import Workload
 
 MODULE = "qkverify.sweeps"
@@ -37,6 +37,7 @@ class Terms:
     most_rounds: int
     check: bool
     twin_of: str
+    cache: Cache | None = None
 
 
 class Named(msgspec.Struct, frozen=True):

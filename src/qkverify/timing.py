@@ -27,7 +27,7 @@ from qkverify.contract import Implementation
 from qkverify.gathering import Gathered, allocate
 from qkverify.measurement import Measured, Prepared, measure, prepared
 from qkverify.memory import Server
-from qkverify.results import Direction, Timing, Verdict, Writer
+from qkverify.results import Cache, Direction, Timing, Verdict, Writer
 from qkverify.sampling import MOST_ROUNDS
 from qkverify.sweeps import Sweep, Terms
 from qkverify.workloads import Workload, small_grid
@@ -58,11 +58,12 @@ def run_grid(
     seed: int = 0,
     processes: int = 3,
     most_rounds: int = MOST_ROUNDS,
+    cache: Cache | None = None,
 ) -> list[Timing]:
     """Ceilings, timings and controls of the grid, written in this order; returns the timings.
 
     `workloads` gives the cases of a device. With `verdicts` only cells that passed their laws are timed;
-    without, all but those that declare a finding. `most_rounds` is that of one process. The
+    without, all but those that declare a finding. `most_rounds` is that of one process, `cache` as in `clocks.clock_for`. The
     budget covers all of it, to within the last group's warm-up: what it had no room for is written without
     times and with that reason.
     """
@@ -83,7 +84,7 @@ def run_grid(
         writer.append(ceiling)
     say(1 - left() / budget_seconds, "peak memory")
     peaks = measure_peaks(live, budget_seconds=MEMORY_SHARE * budget_seconds)
-    plan = _Plan(groups_of(cells), reasons, peaks, seed=seed, most_rounds=most_rounds)
+    plan = _Plan(groups_of(cells), reasons, peaks, seed=seed, most_rounds=most_rounds, cache=cache)
     try:
         for process in range(processes):
             until = time.perf_counter() + left() / (processes - process)
@@ -115,10 +116,11 @@ class _Plan:
         *,
         seed: int,
         most_rounds: int,
+        cache: Cache | None,
     ) -> None:
         self.groups = {cells[0].group: Gathered(cells) for cells in groups}
         self._reasons, self._peaks, self._speeds = reasons, peaks, Speeds()
-        self._seed, self._most_rounds = seed, most_rounds
+        self._seed, self._most_rounds, self._cache = seed, most_rounds, cache
 
     def terms(self, process: int, until: float) -> Iterator[tuple[Gathered, Terms]]:
         """The groups of one sweep, each with its terms: by the work at first, where the scatter is largest then."""
@@ -140,6 +142,7 @@ class _Plan:
                         most_rounds=self._most_rounds,
                         check=True,
                         twin_of="",
+                        cache=self._cache,
                     ),
                 )
             return
@@ -155,6 +158,7 @@ class _Plan:
                     most_rounds=rounds,
                     check=False,
                     twin_of=live[name].twin_of,
+                    cache=self._cache,
                 ),
             )
 
