@@ -162,10 +162,15 @@ def software_changes(before: PastRun, after: PastRun) -> list[str]:
     found = [
         f"{name.replace('_', ' ')} {word(one.get(name))} → {word(other.get(name))}"
         for name in SOFTWARE
-        if one.get(name) != other.get(name)
+        if _parts(one.get(name)) != _parts(other.get(name))
     ]
     ours = (before.start.qkverify, after.start.qkverify)
     return [*([f"qkverify {ours[0]} → {ours[1]}"] if ours[0] != ours[1] else []), *found]
+
+
+def _parts(fact: Fact) -> list[str]:
+    """A fact that lists several (threads of each library) is the same in any order."""
+    return sorted(str(fact).split(", "))
 
 
 def _judged(
