@@ -142,6 +142,11 @@ def test_changes_of_software_are_said() -> None:
     (before,), (after,) = runs_of(run(1, facts={"torch": "2.12.0"})), runs_of(run(2))
     assert software_changes(before, after) == ["torch 2.12.0 → 2.13.0"]
     assert software_changes(after, after) == []
+    (one,), (other,) = (
+        runs_of(run(1, facts={"blas_threads": said}))
+        for said in ("openblas 2, openmp 2", "openmp 2, openblas 2")
+    )
+    assert software_changes(one, other) == []
 
 
 def test_cells_together_do_not_depend_on_which_were_timed() -> None:
