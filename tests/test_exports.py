@@ -305,7 +305,7 @@ KINDS = {
     "finding": "skipped", "not offered": "skipped", "unavailable": "skipped",
 }  # fmt: skip
 ALLOWED = {
-    "testsuites": {"name", "tests", "failures", "errors", "skipped", "time"},
+    "testsuites": {"name", "tests", "failures", "errors", "time"},
     "testsuite": {"name", "tests", "failures", "errors", "skipped", "time", "timestamp"},
     "properties": set(), "property": {"name", "value"}, "testcase": {"name", "classname", "time"},
     "failure": {"type", "message"}, "error": {"type", "message"}, "skipped": {"type", "message"}, "system-out": set(),
@@ -323,7 +323,8 @@ def test_junit_is_well_formed_and_counts_right_whatever_stands_in_it(found: list
         cases = list(suite.iter("testcase"))
         assert suite.get("tests") == str(len(cases))
         for tag, count in (("failure", "failures"), ("error", "errors"), ("skipped", "skipped")):
-            assert suite.get(count) == str(sum(case.find(tag) is not None for case in cases))
+            if suite is not root or count != "skipped":
+                assert suite.get(count) == str(sum(case.find(tag) is not None for case in cases))
     cases = list(root.iter("testcase"))
     assert len(cases) == len(latest)
     for kind in ("failure", "error", "skipped"):

@@ -77,11 +77,18 @@ def test_an_implementation_has_no_say_in_its_own_pace() -> None:
     every = [r for one in range(1, 9) for r in runs_of(run(one, step=4))]
 
     def kept(cell: history.Cell) -> bool:
-        return cell.implementation == SLOWED[0] or cell.case.endswith("gpt2")
+        slowed = (cell.implementation, cell.dtype, cell.direction) == SLOWED
+        return slowed or (
+            cell.implementation != SLOWED[0] and cell.case.endswith("gpt2") and cell.dtype == "float32"
+        )
 
     few = [
         PastRun(
-            r.start, {cell: s for cell, s in r.cells.items() if kept(cell)}, r.ceilings, r.controls, r.tally
+            r.start,
+            {cell: s for cell, s in r.cells.items() if kept(cell)},
+            r.ceilings[:1],
+            r.controls,
+            r.tally,
         )
         for r in every
     ]

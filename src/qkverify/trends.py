@@ -1,9 +1,10 @@
 """The runs of one machine beside each other: how each cell's time went, with the machine's own drift taken out, and its steps.
 
 A machine is not the same every day: its neighbours, its clock and its memory make all times longer or shorter. The pace of a run
-is what the cells of all *other* implementations, and the ceilings, say of it together: the median over them of how far each lies
-from its own middle (Tukey's median polish of logarithms), so that those few that really changed have no say. An implementation's
-own cells have none either. A time divided by the pace is normalised, and only normalised times are judged.
+is what all *other* implementations, and the ceilings, say of it together: each has one vote, which is how far its cells lie from
+their own middles, and the median counts (Tukey's median polish of logarithms, of the cells and then of the votes), so that those
+few that really changed have no say. An implementation has none in its own pace. A time divided by the pace is normalised, and
+only normalised times are judged.
 
 What this cannot see: a change that meets most implementations and the ceilings alike (a new framework, say) looks like the
 machine's. The pace of each run and what changed in its software are shown for that.
@@ -26,6 +27,7 @@ from qkverify.steps import FEWEST_RUNS, Floats, steps_of
 
 MOST_RUNS = 24  # the latest; older ones stay in the folder
 POLISHING = 20  # rounds of the polish; it settles in a few
+CEILINGS = ""  # no implementation has this name
 SOFTWARE = (
     "os",
     "python",
@@ -102,17 +104,18 @@ def trends_of(runs: Sequence[PastRun]) -> Trends:
     shown = alike[-MOST_RUNS:]
     every = list(dict.fromkeys(cell for run in shown for cell in run.cells))
     times = np.array([[_log(run.cells.get(cell)) for run in shown] for cell in every]).reshape(-1, len(shown))
-    witnesses = _witnesses(shown)
-    normalised = times - _paces(every, times, witnesses)
+    votes = _votes(every, times, shown)
+    normalised = times - np.array(
+        [_pace(votes[cell.device], cell.implementation, len(shown)) for cell in every]
+    )
     kept = [
         i for i, cell in enumerate(every) if cell in latest.cells and np.isfinite(normalised[i]).sum() > 1
     ]
     cells = _judged([every[i] for i in kept], times[kept], normalised[kept], shown)
     pace = {}
     for device in dict.fromkeys(cell.device for cell in every):
-        here = times[[cell.device == device for cell in every]]
-        polished = np.exp(_polished(np.vstack([here, witnesses[device]])))
-        pace[device] = tuple(float(p) for p in polished)
+        found = np.exp(_anchored(_polished(np.array(list(votes[device].values())))))
+        pace[device] = tuple(float(p) for p in found)
     return Trends(tuple(shown), cells, pace, tuple(others), len(alike) - len(shown))
 
 
@@ -223,36 +226,44 @@ def _change(series: Floats, noise: Floats, before: Sequence[int], after: Sequenc
     return Change(int(after[0]), math.exp(log), math.exp(log - reach), math.exp(log + reach), count)
 
 
-def _paces(cells: Sequence[Cell], times: Floats, witnesses: dict[str, Floats]) -> Floats:
-    """The log pace that holds for each cell, from all on its device that is not its own implementation: (cells, runs)."""
-    paces = np.zeros(times.shape)
-    for name, device in {(cell.implementation, cell.device) for cell in cells}:
-        mine = [cell.implementation == name and cell.device == device for cell in cells]
-        others = [cell.implementation != name and cell.device == device for cell in cells]
-        paces[mine] = _polished(np.vstack([times[others], witnesses[device]]))
-    return paces
+def _votes(cells: Sequence[Cell], times: Floats, runs: Sequence[PastRun]) -> dict[str, dict[str, Floats]]:
+    """What each implementation, and the ceilings as CEILINGS, say of the runs, for each device: (runs,) each."""
+    votes: dict[str, dict[str, Floats]] = {}
+    for device in dict.fromkeys(cell.device for cell in cells):
+        mine = votes[device] = {}
+        for name in dict.fromkeys(cell.implementation for cell in cells if cell.device == device):
+            rows = [cell.implementation == name and cell.device == device for cell in cells]
+            mine[name] = _polished(times[rows])
+        ceilings = _ceilings(runs, device)
+        if len(ceilings):
+            mine[CEILINGS] = _polished(ceilings)
+    return votes
+
+
+def _pace(votes: dict[str, Floats], implementation: str, runs: int) -> Floats:
+    """The log pace by which an implementation is judged; zeros where it has no witness: it is judged as measured then."""
+    others = [vote for name, vote in votes.items() if name != implementation]
+    return _anchored(_polished(np.array(others))) if others else np.zeros(runs)
 
 
 def _polished(table: Floats) -> Floats:
-    """How far each column of logarithms lies from the last one, over all rows, by median polish.
-
-    NaN where a column has nothing; zeros where there is no row at all, for then nothing is known of the pace.
-    """
+    """How far each column of logarithms lies off, over all rows, by median polish; NaN where a column has nothing."""
     rest, columns = table.copy(), np.zeros(table.shape[1])
-    if not len(table):
-        return columns
     for _ in range(POLISHING):
         rest -= _middle(rest, axis=1)[:, None]
         shift = _middle(rest, axis=0)
         rest, columns = rest - shift, columns + shift
     columns[~np.isfinite(table).any(axis=0)] = np.nan
+    return columns
+
+
+def _anchored(columns: Floats) -> Floats:
+    """Relative to the latest run."""
     return np.asarray(columns - columns[-1])
 
 
 def _middle(table: Floats, axis: int) -> Floats:
     """Medians without NaN; 0 of nothing."""
-    if table.size == 0:
-        return np.zeros(table.shape[1 - axis])
     masked: Any = np.ma
     found: Floats = masked.median(masked.masked_invalid(table), axis=axis).filled(0.0)
     return found
@@ -264,18 +275,14 @@ def _mean(table: Floats, axis: int) -> Floats:
     return np.asarray(np.where(known, table, 0.0).sum(axis=axis) / np.maximum(known.sum(axis=axis), 1))
 
 
-def _witnesses(runs: Sequence[PastRun]) -> dict[str, Floats]:
-    """Log times of the ceilings' work, a row for each that was measured on a device, as further witnesses of the pace."""
-    found = {}
-    for device in {cell.device for run in runs for cell in run.cells}:
-        rates = [
-            {(c.dtype, c.what): c.rate for c in run.ceilings if c.device == device and c.rate > 0}
-            for run in runs
-        ]
-        keys = list(dict.fromkeys(key for one in rates for key in one))
-        rows = [[-math.log(one[key]) if key in one else math.nan for one in rates] for key in keys]
-        found[device] = np.array(rows, dtype=float).reshape(-1, len(runs))
-    return found
+def _ceilings(runs: Sequence[PastRun], device: str) -> Floats:
+    """Log times of the ceilings' work, a row for each that was measured on a device."""
+    rates = [
+        {(c.dtype, c.what): c.rate for c in run.ceilings if c.device == device and c.rate > 0} for run in runs
+    ]
+    keys = list(dict.fromkeys(key for one in rates for key in one))
+    rows = [[-math.log(one[key]) if key in one else math.nan for one in rates] for key in keys]
+    return np.array(rows, dtype=float).reshape(-1, len(runs))
 
 
 def _log(summary: TimingSummary | None) -> float:
