@@ -105,9 +105,10 @@ def trends_of(runs: Sequence[PastRun]) -> Trends:
     every = list(dict.fromkeys(cell for run in shown for cell in run.cells))
     times = np.array([[_log(run.cells.get(cell)) for run in shown] for cell in every]).reshape(-1, len(shown))
     votes = _votes(every, times, shown)
-    normalised = times - np.array(
-        [_pace(votes[cell.device], cell.implementation, len(shown)) for cell in every]
-    )
+    pairs = dict.fromkeys((cell.device, cell.implementation) for cell in every)
+    paces = {pair: _pace(votes[pair[0]], pair[1], len(shown)) for pair in pairs}
+    off = np.array([paces[cell.device, cell.implementation] for cell in every]).reshape(times.shape)
+    normalised = times - off
     kept = [
         i for i, cell in enumerate(every) if cell in latest.cells and np.isfinite(normalised[i]).sum() > 1
     ]
