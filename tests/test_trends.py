@@ -15,11 +15,12 @@ import pytest
 
 from qkverify import history, report, results, trends
 from qkverify.history import PastRun, runs_of
+from qkverify.pace import together
 from qkverify.report import charts, svg
 from qkverify.report.charts import Point, Series
 from qkverify.report.model import Report
 from qkverify.results import Ceiling
-from qkverify.trends import Trends, findings_of, software_changes, together, trends_of
+from qkverify.trends import Trends, findings_of, software_changes, trends_of
 
 from . import synthetic_history
 from .synthetic_history import RATIO, SLOWED, run

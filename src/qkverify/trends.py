@@ -1,13 +1,7 @@
 """The runs of one machine beside each other: how each cell's time went, with the machine's own drift taken out, and its steps.
 
-A machine is not the same every day: its neighbours, its clock and its memory make all times longer or shorter. The pace of a run
-is what all *other* implementations, and the ceilings, say of it together: each has one vote, which is how far its cells lie from
-their own middles, and the median counts (Tukey's median polish of logarithms, of the cells and then of the votes), so that those
-few that really changed have no say. An implementation has none in its own pace. A time divided by the pace is normalised, and
-only normalised times are judged.
-
-What this cannot see: a change that meets most implementations and the ceilings alike (a new framework, say) looks like the
-machine's. The pace of each run and what changed in its software are shown for that.
+Times are divided by the pace of their run first (see `pace`): a machine is not the same every day. Only these normalised times
+are judged, by `steps`. The pace of each run and what changed in its software are shown beside.
 """
 
 from __future__ import annotations
@@ -21,13 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qkverify.history import Cell, PastRun, another_machine, in_order
+from qkverify.pace import anchored, pace_for, polished, votes_of
 from qkverify.results import Fact, TimingSummary
 from qkverify.statistics import CONFIDENCE, QUIET, geometric_mean
 from qkverify.steps import FEWEST_RUNS, Floats, steps_of
 
 MOST_RUNS = 24  # the latest; older ones stay in the folder
-POLISHING = 20  # rounds of the polish; it settles in a few
-CEILINGS = ""  # no implementation has this name
 SOFTWARE = (
     "os",
     "python",
@@ -104,9 +97,9 @@ def trends_of(runs: Sequence[PastRun]) -> Trends:
     shown = alike[-MOST_RUNS:]
     every = list(dict.fromkeys(cell for run in shown for cell in run.cells))
     times = np.array([[_log(run.cells.get(cell)) for run in shown] for cell in every]).reshape(-1, len(shown))
-    votes = _votes(every, times, shown)
+    votes = votes_of(every, times, shown)
     pairs = dict.fromkeys((cell.device, cell.implementation) for cell in every)
-    paces = {pair: _pace(votes[pair[0]], pair[1], len(shown)) for pair in pairs}
+    paces = {pair: pace_for(votes[pair[0]], pair[1], len(shown)) for pair in pairs}
     off = np.array([paces[cell.device, cell.implementation] for cell in every]).reshape(times.shape)
     normalised = times - off
     kept = [
@@ -115,7 +108,7 @@ def trends_of(runs: Sequence[PastRun]) -> Trends:
     cells = _judged([every[i] for i in kept], times[kept], normalised[kept], shown)
     pace = {}
     for device in dict.fromkeys(cell.device for cell in every):
-        found = np.exp(_anchored(_polished(np.array(list(votes[device].values())))))
+        found = np.exp(anchored(polished(np.array(list(votes[device].values())))))
         pace[device] = tuple(float(p) for p in found)
     return Trends(tuple(shown), cells, pace, tuple(others), len(alike) - len(shown))
 
@@ -139,21 +132,6 @@ def _finding(group: Sequence[tuple[Cell, Change]]) -> Finding:
     ends = [geometric_mean([getattr(one, end) for one in changes]) for end in ("ratio", "low", "high")]
     change = Change(changes[0].since, ends[0], ends[1], ends[2], min(one.runs_after for one in changes))
     return Finding(cells[0], tuple(cell.case for cell in cells), change)
-
-
-def together(times: Sequence[Floats]) -> Floats:
-    """Several cells as one, relative to their first run: geometric means, as if each cell had been timed in every run.
-
-    Least squares of log time = cell + run, so that a run which lacks the slow cells does not look fast. NaN where none was timed.
-    """
-    table = np.log(np.array(times))
-    rest, columns = table.copy(), np.zeros(table.shape[1])
-    for _ in range(POLISHING):
-        rest -= _mean(rest, axis=1)[:, None]
-        shift = _mean(rest, axis=0)
-        rest, columns = rest - shift, columns + shift
-    columns[~np.isfinite(table).any(axis=0)] = np.nan
-    return np.asarray(np.exp(columns - columns[np.isfinite(columns)][0]))
 
 
 def software_changes(before: PastRun, after: PastRun) -> list[str]:
@@ -225,65 +203,6 @@ def _change(series: Floats, noise: Floats, before: Sequence[int], after: Sequenc
     log, reach = levels[1] - levels[0], WIDTH * math.sqrt(variance)
     count = sum(math.isfinite(series[i]) for i in after)
     return Change(int(after[0]), math.exp(log), math.exp(log - reach), math.exp(log + reach), count)
-
-
-def _votes(cells: Sequence[Cell], times: Floats, runs: Sequence[PastRun]) -> dict[str, dict[str, Floats]]:
-    """What each implementation, and the ceilings as CEILINGS, say of the runs, for each device: (runs,) each."""
-    votes: dict[str, dict[str, Floats]] = {}
-    for device in dict.fromkeys(cell.device for cell in cells):
-        mine = votes[device] = {}
-        for name in dict.fromkeys(cell.implementation for cell in cells if cell.device == device):
-            rows = [cell.implementation == name and cell.device == device for cell in cells]
-            mine[name] = _polished(times[rows])
-        ceilings = _ceilings(runs, device)
-        if len(ceilings):
-            mine[CEILINGS] = _polished(ceilings)
-    return votes
-
-
-def _pace(votes: dict[str, Floats], implementation: str, runs: int) -> Floats:
-    """The log pace by which an implementation is judged; zeros where it has no witness: it is judged as measured then."""
-    others = [vote for name, vote in votes.items() if name != implementation]
-    return _anchored(_polished(np.array(others))) if others else np.zeros(runs)
-
-
-def _polished(table: Floats) -> Floats:
-    """How far each column of logarithms lies off, over all rows, by median polish; NaN where a column has nothing."""
-    rest, columns = table.copy(), np.zeros(table.shape[1])
-    for _ in range(POLISHING):
-        rest -= _middle(rest, axis=1)[:, None]
-        shift = _middle(rest, axis=0)
-        rest, columns = rest - shift, columns + shift
-    columns[~np.isfinite(table).any(axis=0)] = np.nan
-    return columns
-
-
-def _anchored(columns: Floats) -> Floats:
-    """Relative to the latest run."""
-    return np.asarray(columns - columns[-1])
-
-
-def _middle(table: Floats, axis: int) -> Floats:
-    """Medians without NaN; 0 of nothing."""
-    masked: Any = np.ma
-    found: Floats = masked.median(masked.masked_invalid(table), axis=axis).filled(0.0)
-    return found
-
-
-def _mean(table: Floats, axis: int) -> Floats:
-    """Means without NaN; 0 of nothing."""
-    known = np.isfinite(table)
-    return np.asarray(np.where(known, table, 0.0).sum(axis=axis) / np.maximum(known.sum(axis=axis), 1))
-
-
-def _ceilings(runs: Sequence[PastRun], device: str) -> Floats:
-    """Log times of the ceilings' work, a row for each that was measured on a device."""
-    rates = [
-        {(c.dtype, c.what): c.rate for c in run.ceilings if c.device == device and c.rate > 0} for run in runs
-    ]
-    keys = list(dict.fromkeys(key for one in rates for key in one))
-    rows = [[-math.log(one[key]) if key in one else math.nan for one in rates] for key in keys]
-    return np.array(rows, dtype=float).reshape(-1, len(runs))
 
 
 def _log(summary: TimingSummary | None) -> float:
