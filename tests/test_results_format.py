@@ -7,6 +7,8 @@ milliseconds, appended to by a qkverify of today.
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,12 @@ def seconds_of(fields: dict[str, Any]) -> dict[str, Any]:
 def test_the_committed_schema_is_that_of_the_records() -> None:
     committed = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
     assert committed == results.json_schema(), "run: qkverify schema > src/qkverify/results.schema.json"
+
+
+def test_the_command_prints_the_schema() -> None:
+    command = [sys.executable, "-m", "qkverify.cli", "schema"]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=True)
+    assert done.stdout.decode() == SCHEMA_FILE.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

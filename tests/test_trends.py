@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,10 +15,12 @@ import pytest
 
 from qkverify import history, report, results, trends
 from qkverify.history import PastRun, runs_of
+from qkverify.pace import together
 from qkverify.report import charts, svg
 from qkverify.report.charts import Point, Series
 from qkverify.report.model import Report
-from qkverify.trends import Trends, findings_of, software_changes, together, trends_of
+from qkverify.results import Ceiling
+from qkverify.trends import Trends, findings_of, software_changes, trends_of
 
 from . import synthetic_history
 from .synthetic_history import RATIO, SLOWED, run
@@ -72,16 +76,66 @@ def test_a_step_is_named_with_its_run_its_size_and_its_cases(ten: Trends) -> Non
     assert change.runs_after == 10 - STEP
 
 
+@functools.cache
+def first_run() -> PastRun:
+    (one,) = runs_of(run(1))
+    return one
+
+
+def bare(
+    seed: int, *, runs: int, since: int | None = None, noise: float = 0.02, drift: float = 0.05
+) -> list[PastRun]:
+    """Runs of four implementations and four cases in pure noise; the first implementation gets 10 % slower at run `since`."""
+    random = np.random.default_rng(seed)
+    one = first_run()
+    summary = next(iter(one.cells.values()))
+    found = []
+    for number in range(runs):
+        pace, cells = random.normal(0, drift), {}
+        for name, case in itertools.product("abcd", "wxyz"):
+            slowed = math.log(1.1) if name == "a" and since is not None and number >= since else 0.0
+            seconds = math.exp(pace + random.normal(0, noise) + slowed)
+            cell = history.Cell(name, "cpu", "float32", "forward", case, 1)
+            cells[cell] = msgspec.structs.replace(
+                summary, median_seconds=seconds, low_seconds=0.99 * seconds, high_seconds=1.01 * seconds
+            )
+        start = msgspec.structs.replace(one.start, started=f"2026-01-{number + 1:02}T00:00:00Z")
+        found.append(PastRun(start, cells, [Ceiling("cpu", "float32", "matmul", math.exp(-pace))], [], None))
+    return found
+
+
+def test_pages_of_noise_and_drift_name_no_step() -> None:
+    false = sum(bool(findings_of(trends_of(bare(seed, runs=5)))) for seed in range(100))
+    assert false <= 5  # two are expected: steps.FALSE_PAGES
+
+
+def test_a_step_of_ten_per_cent_is_found_and_nobody_else_is_named() -> None:
+    pages = [findings_of(trends_of(bare(seed, runs=10, since=6))) for seed in range(50)]
+    right = [
+        one for found in pages for one in found if one.cell.implementation == "a" and one.change.since == 6
+    ]
+    assert len(right) >= 48
+    assert sum(one.change.low <= 1.1 <= one.change.high for one in right) >= 0.95 * len(right)
+    assert sum(any(one.cell.implementation != "a" for one in found) for found in pages) <= 2
+
+
 def test_an_implementation_has_no_say_in_its_own_pace() -> None:
     """Most cells are of the one that changed: the others and the ceilings still tell that it did, and not they."""
     every = [r for one in range(1, 9) for r in runs_of(run(one, step=4))]
 
     def kept(cell: history.Cell) -> bool:
-        return cell.implementation == SLOWED[0] or cell.case.endswith("gpt2")
+        slowed = (cell.implementation, cell.dtype, cell.direction) == SLOWED
+        return slowed or (
+            cell.implementation != SLOWED[0] and cell.case.endswith("gpt2") and cell.dtype == "float32"
+        )
 
     few = [
         PastRun(
-            r.start, {cell: s for cell, s in r.cells.items() if kept(cell)}, r.ceilings, r.controls, r.tally
+            r.start,
+            {cell: s for cell, s in r.cells.items() if kept(cell)},
+            r.ceilings[:1],
+            r.controls,
+            r.tally,
         )
         for r in every
     ]
@@ -142,6 +196,11 @@ def test_changes_of_software_are_said() -> None:
     (before,), (after,) = runs_of(run(1, facts={"torch": "2.12.0"})), runs_of(run(2))
     assert software_changes(before, after) == ["torch 2.12.0 → 2.13.0"]
     assert software_changes(after, after) == []
+    (one,), (other,) = (
+        runs_of(run(1, facts={"blas_threads": said}))
+        for said in ("openblas 2, openmp 2", "openmp 2, openblas 2")
+    )
+    assert software_changes(one, other) == []
 
 
 def test_cells_together_do_not_depend_on_which_were_timed() -> None:

@@ -320,7 +320,7 @@ def doctor(
 
 @app.command()
 def export(
-    results: Annotated[Path | None, typer.Argument(help="a results file, or the folder of a report")] = None,
+    results: Annotated[Path | None, typer.Argument(help="a results file, the folder of a report, or its history")] = None,
     to: Annotated[str | None, typer.Option(help="csv, markdown, parquet, junit, ...; default: by --output")] = None,
     what: Annotated[str | None, typer.Option(help="timings, samples, verdicts, accuracy, ...; default: the format's own")] = None,
     output: Annotated[Path | None, typer.Option(help="where to; default: standard output")] = None,

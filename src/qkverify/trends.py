@@ -1,12 +1,7 @@
 """The runs of one machine beside each other: how each cell's time went, with the machine's own drift taken out, and its steps.
 
-A machine is not the same every day: its neighbours, its clock and its memory make all times longer or shorter. The pace of a run
-is what the cells of all *other* implementations, and the ceilings, say of it together: the median over them of how far each lies
-from its own middle (Tukey's median polish of logarithms), so that those few that really changed have no say. An implementation's
-own cells have none either. A time divided by the pace is normalised, and only normalised times are judged.
-
-What this cannot see: a change that meets most implementations and the ceilings alike (a new framework, say) looks like the
-machine's. The pace of each run and what changed in its software are shown for that.
+Times are divided by the pace of their run first (see `pace`): a machine is not the same every day. Only these normalised times
+are judged, by `steps`. The pace of each run and what changed in its software are shown beside.
 """
 
 from __future__ import annotations
@@ -20,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qkverify.history import Cell, PastRun, another_machine, in_order
+from qkverify.pace import anchored, pace_for, polished, votes_of
 from qkverify.results import Fact, TimingSummary
 from qkverify.statistics import CONFIDENCE, QUIET, geometric_mean
 from qkverify.steps import FEWEST_RUNS, Floats, steps_of
 
 MOST_RUNS = 24  # the latest; older ones stay in the folder
-POLISHING = 20  # rounds of the polish; it settles in a few
 SOFTWARE = (
     "os",
     "python",
@@ -102,17 +97,19 @@ def trends_of(runs: Sequence[PastRun]) -> Trends:
     shown = alike[-MOST_RUNS:]
     every = list(dict.fromkeys(cell for run in shown for cell in run.cells))
     times = np.array([[_log(run.cells.get(cell)) for run in shown] for cell in every]).reshape(-1, len(shown))
-    witnesses = _witnesses(shown)
-    normalised = times - _paces(every, times, witnesses)
+    votes = votes_of(every, times, shown)
+    pairs = dict.fromkeys((cell.device, cell.implementation) for cell in every)
+    paces = {pair: pace_for(votes[pair[0]], pair[1], len(shown)) for pair in pairs}
+    off = np.array([paces[cell.device, cell.implementation] for cell in every]).reshape(times.shape)
+    normalised = times - off
     kept = [
         i for i, cell in enumerate(every) if cell in latest.cells and np.isfinite(normalised[i]).sum() > 1
     ]
     cells = _judged([every[i] for i in kept], times[kept], normalised[kept], shown)
     pace = {}
     for device in dict.fromkeys(cell.device for cell in every):
-        here = times[[cell.device == device for cell in every]]
-        polished = np.exp(_polished(np.vstack([here, witnesses[device]])))
-        pace[device] = tuple(float(p) for p in polished)
+        found = np.exp(anchored(polished(np.array(list(votes[device].values())))))
+        pace[device] = tuple(float(p) for p in found)
     return Trends(tuple(shown), cells, pace, tuple(others), len(alike) - len(shown))
 
 
@@ -137,21 +134,6 @@ def _finding(group: Sequence[tuple[Cell, Change]]) -> Finding:
     return Finding(cells[0], tuple(cell.case for cell in cells), change)
 
 
-def together(times: Sequence[Floats]) -> Floats:
-    """Several cells as one, relative to their first run: geometric means, as if each cell had been timed in every run.
-
-    Least squares of log time = cell + run, so that a run which lacks the slow cells does not look fast. NaN where none was timed.
-    """
-    table = np.log(np.array(times))
-    rest, columns = table.copy(), np.zeros(table.shape[1])
-    for _ in range(POLISHING):
-        rest -= _mean(rest, axis=1)[:, None]
-        shift = _mean(rest, axis=0)
-        rest, columns = rest - shift, columns + shift
-    columns[~np.isfinite(table).any(axis=0)] = np.nan
-    return np.asarray(np.exp(columns - columns[np.isfinite(columns)][0]))
-
-
 def software_changes(before: PastRun, after: PastRun) -> list[str]:
     """What differs in the software of two runs: "torch 2.12.0 → 2.13.0"."""
 
@@ -162,10 +144,15 @@ def software_changes(before: PastRun, after: PastRun) -> list[str]:
     found = [
         f"{name.replace('_', ' ')} {word(one.get(name))} → {word(other.get(name))}"
         for name in SOFTWARE
-        if one.get(name) != other.get(name)
+        if _parts(one.get(name)) != _parts(other.get(name))
     ]
     ours = (before.start.qkverify, after.start.qkverify)
     return [*([f"qkverify {ours[0]} → {ours[1]}"] if ours[0] != ours[1] else []), *found]
+
+
+def _parts(fact: Fact) -> list[str]:
+    """A fact that lists several (threads of each library) is the same in any order."""
+    return sorted(str(fact).split(", "))
 
 
 def _judged(
@@ -216,61 +203,6 @@ def _change(series: Floats, noise: Floats, before: Sequence[int], after: Sequenc
     log, reach = levels[1] - levels[0], WIDTH * math.sqrt(variance)
     count = sum(math.isfinite(series[i]) for i in after)
     return Change(int(after[0]), math.exp(log), math.exp(log - reach), math.exp(log + reach), count)
-
-
-def _paces(cells: Sequence[Cell], times: Floats, witnesses: dict[str, Floats]) -> Floats:
-    """The log pace that holds for each cell, from all on its device that is not its own implementation: (cells, runs)."""
-    paces = np.zeros(times.shape)
-    for name, device in {(cell.implementation, cell.device) for cell in cells}:
-        mine = [cell.implementation == name and cell.device == device for cell in cells]
-        others = [cell.implementation != name and cell.device == device for cell in cells]
-        paces[mine] = _polished(np.vstack([times[others], witnesses[device]]))
-    return paces
-
-
-def _polished(table: Floats) -> Floats:
-    """How far each column of logarithms lies from the last one, over all rows, by median polish.
-
-    NaN where a column has nothing; zeros where there is no row at all, for then nothing is known of the pace.
-    """
-    rest, columns = table.copy(), np.zeros(table.shape[1])
-    if not len(table):
-        return columns
-    for _ in range(POLISHING):
-        rest -= _middle(rest, axis=1)[:, None]
-        shift = _middle(rest, axis=0)
-        rest, columns = rest - shift, columns + shift
-    columns[~np.isfinite(table).any(axis=0)] = np.nan
-    return np.asarray(columns - columns[-1])
-
-
-def _middle(table: Floats, axis: int) -> Floats:
-    """Medians without NaN; 0 of nothing."""
-    if table.size == 0:
-        return np.zeros(table.shape[1 - axis])
-    masked: Any = np.ma
-    found: Floats = masked.median(masked.masked_invalid(table), axis=axis).filled(0.0)
-    return found
-
-
-def _mean(table: Floats, axis: int) -> Floats:
-    """Means without NaN; 0 of nothing."""
-    known = np.isfinite(table)
-    return np.asarray(np.where(known, table, 0.0).sum(axis=axis) / np.maximum(known.sum(axis=axis), 1))
-
-
-def _witnesses(runs: Sequence[PastRun]) -> dict[str, Floats]:
-    """Log times of the ceilings' work, a row for each that was measured on a device, as further witnesses of the pace."""
-    found = {}
-    for device in {cell.device for run in runs for cell in run.cells}:
-        rates = [
-            {(c.dtype, c.what): c.rate for c in run.ceilings if c.device == device and c.rate > 0}
-            for run in runs
-        ]
-        keys = list(dict.fromkeys(key for one in rates for key in one))
-        rows = [[-math.log(one[key]) if key in one else math.nan for one in rates] for key in keys]
-        found[device] = np.array(rows, dtype=float).reshape(-1, len(runs))
-    return found
 
 
 def _log(summary: TimingSummary | None) -> float:

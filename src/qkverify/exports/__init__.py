@@ -95,14 +95,15 @@ def subject_of(module: ModuleType, what: str | None) -> str:
 
 
 def load(path: Path) -> tuple[list[Record], list[str]]:
-    """The records of a results file, or of the one in a folder of a report; lines that are none, in words."""
-    path = path / RESULTS if path.is_dir() else path
-    if not path.is_file():
-        raise UsageError(
-            f"{path} does not exist; a results file comes from: qkverify verify TARGET --results {path}"
-        )
-    reading = read(path, strict=False)
-    return reading.records, [f"left out: {problem}" for problem in reading.problems]
+    """The records of a results file, of the one in a folder of a report, or of all in another folder (`history`, say), by name;
+    lines that are none, in words."""
+    whole = path / RESULTS if (path / RESULTS).is_file() else path
+    files = sorted(whole.glob("*.jsonl")) if whole.is_dir() else [whole]
+    if not files or not files[0].is_file():
+        raise UsageError(f"{path} holds no results; they come from: qkverify verify TARGET --results FILE")
+    readings = [read(file, strict=False) for file in files]
+    records = [record for reading in readings for record in reading.records]
+    return records, [f"left out: {problem}" for reading in readings for problem in reading.problems]
 
 
 def counts(records: Sequence[Record]) -> str:

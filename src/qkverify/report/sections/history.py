@@ -10,13 +10,14 @@ from markupsafe import Markup
 
 from qkverify import statistics
 from qkverify.history import PastRun
+from qkverify.pace import together
 from qkverify.report import timings, units
 from qkverify.report.charts import Point, Series, run_chart
 from qkverify.report.markdown import code, table
 from qkverify.report.model import Report, in_order
 from qkverify.report.templating import fill
 from qkverify.steps import FEWEST_RUNS, Floats
-from qkverify.trends import Change, Finding, Trend, findings_of, software_changes, together
+from qkverify.trends import Change, Finding, Trend, findings_of, software_changes
 
 ORDER = 65
 TITLE = "History"
