@@ -143,14 +143,26 @@ def test_only_the_machine_decides_what_is_comparable(facts: dict[str, results.Fa
     assert another_machine(one, latest) == differs
 
 
+def timed(seconds: list[float], processes: int = 1) -> Timing:
+    each = len(seconds) // processes
+    return Timing("a", {}, True, "", "one", "cpu", "float32", "forward", "host", seconds, list(range(len(seconds))), 1, 1,
+                  processes=[number for number in range(processes) for _ in range(each)])  # fmt: skip
+
+
 def test_the_interval_covers_the_median_as_often_as_it_says() -> None:
     random = np.random.default_rng(0)
-    covered = [
-        low <= 1 <= high for low, high in (median_interval(random.lognormal(0, 0.1, 21)) for _ in range(200))
-    ]
-    assert 0.88 < sum(covered) / len(covered) <= 1.0
-    assert median_interval([2.0]) == (2.0, 2.0)
-    assert median_interval([1.0, 3.0]) == (1.0, 3.0)
+    found = [median_interval(timed(random.lognormal(0, 0.1, 21).tolist())) for _ in range(200)]
+    assert 0.88 < sum(low <= 1 <= high for low, high in found) / len(found) <= 1.0
+    assert median_interval(timed([2.0])) == (2.0, 2.0)
+    assert median_interval(timed([1.0, 3.0])) == (1.0, 3.0)
+
+
+def test_processes_that_differ_make_the_interval_wide() -> None:
+    seconds = [1.0] * 7 + [1.1] * 7 + [1.2] * 7
+    low, high = median_interval(timed(seconds, processes=3))
+    assert low < 0.9
+    assert high > 1.3
+    assert median_interval(timed(seconds))[1] <= 1.2
 
 
 def test_names_of_files_are_safe() -> None:

@@ -35,7 +35,7 @@ from qkverify.results import (
     of_kind,
     read,
 )
-from qkverify.statistics import CONFIDENCE, RESAMPLES
+from qkverify.statistics import CONFIDENCE, FEWEST_ROUNDS, RESAMPLES, calm, process_medians, student
 
 FOLDER = "history"
 MACHINE = ("cpu", "cores", "memory_gib", "gpu", "gpu_memory_mib")  # the rest of an identity is software
@@ -111,14 +111,14 @@ def runs_of(records: Sequence[Record]) -> list[PastRun]:
 
 def summary_of(timing: Timing) -> TimingSummary:
     """A timing that has samples, without them. Under three samples the interval is from the least to the greatest."""
-    low, high = median_interval(timing.seconds)
+    low, high = median_interval(timing)
     return TimingSummary(
         case=timing.case,
         implementation=timing.implementation,
         device=timing.device,
         dtype=timing.dtype,
         direction=timing.direction,
-        median_seconds=float(np.median(timing.seconds)),
+        median_seconds=float(np.median(calm(timing))),
         low_seconds=low,
         high_seconds=high,
         samples=len(timing.seconds),
@@ -130,10 +130,12 @@ def summary_of(timing: Timing) -> TimingSummary:
     )
 
 
-def median_interval(seconds: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
-    """Where the median lies with 95 %, by a percentile bootstrap."""
-    samples = np.asarray(seconds, float)
-    if samples.size < 3:
+def median_interval(timing: Timing, *, seed: int = 0) -> tuple[float, float]:
+    """Where the time of one call lies with 95 %: Student's t over processes, of a single process a percentile bootstrap."""
+    if len(logs := process_medians(timing)) > 1:
+        return student(logs)[1:]
+    samples = np.asarray(timing.seconds, float)
+    if samples.size < FEWEST_ROUNDS:
         return float(samples.min()), float(samples.max())
     draws = np.random.default_rng(seed).integers(samples.size, size=(RESAMPLES, samples.size))
     tail = (1 - CONFIDENCE) / 2

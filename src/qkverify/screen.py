@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -13,6 +13,7 @@ from qkverify import frameworks, pretrained, registry
 from qkverify.contract import DEVICES, FRAMEWORKS, SEMANTICS
 from qkverify.laws import Law
 from qkverify.power import summary
+from qkverify.report import units
 from qkverify.results import Planted, Verdict
 from qkverify.verification import Cell, Plan, conventions_of, law_book
 from qkverify.workloads import table as workload_table
@@ -49,7 +50,7 @@ def families(verdicts: Sequence[Verdict]) -> None:
         examples = sum(v.examples for v in judged)
         margins = [v.margin for v in judged if v.margin is not None and v.outcome == "passed"]
         words = f"  {family:10} {len(judged):3} laws {examples:7,} examples   "
-        words += f"largest margin {max(margins):.2g}" if margins else "exact"
+        words += f"largest margin {units.margin(max(margins))}" if margins else "exact"
         if len(judged) < len(mine):
             words += f"   {len(mine) - len(judged)} not offered"
         if known:
@@ -93,21 +94,27 @@ def verdict(broken: Sequence[Verdict], planned: Plan) -> None:
 
 
 def matrix(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """Cells down, families across: the largest margin, a finding, or the broken law. Returns what is broken."""
-    names = list(dict.fromkeys(v.family for v in verdicts))
+    """The largest margin, a finding, or the broken law: cells down and families across for what several families judge, and
+    a line for each implementation that one family judges. Returns what is broken."""
+    ran: dict[tuple[str, str, str], dict[str, list[Verdict]]] = {}
+    for verdict in verdicts:
+        if verdict.outcome != "unavailable":
+            key = verdict.implementation, verdict.device, verdict.dtype
+            ran.setdefault(key, {}).setdefault(verdict.family, []).append(verdict)
+    many = {key: families for key, families in ran.items() if len(families) > 1}
+    names = [f for f in dict.fromkeys(v.family for v in verdicts) if any(f in mine for mine in many.values())]
     table = Table(
         title="largest margin of each family (|error| / bound: 1 is the limit)", title_justify="left"
     )
-    table.add_column("implementation", no_wrap=True)
-    table.add_column("device")
-    table.add_column("dtype")
+    for heading in ("implementation", "device", "dtype"):
+        table.add_column(heading, no_wrap=True)
     for family in names:
         table.add_column(family, justify="right")
-    ran = [v for v in verdicts if v.outcome != "unavailable"]
-    for key in sorted({(v.implementation, v.device, v.dtype) for v in ran}):
-        mine = [v for v in verdicts if (v.implementation, v.device, v.dtype) == key]
-        table.add_row(*key, *[_cell([v for v in mine if v.family == family]) for family in names])
-    Console(highlight=False, width=max(console.width, 130)).print(table)
+    for key in sorted(many):
+        table.add_row(*key, *[_cell(many[key].get(family, [])) for family in names])
+    if many:
+        Console(highlight=False, width=max(console.width, 130)).print(table)
+    _of_one_family({key: families for key, families in ran.items() if len(families) == 1})
     gone = {(v.implementation, v.device): v.reason for v in verdicts if v.outcome == "unavailable"}
     for device, reason in dict.fromkeys((device, reason) for (_, device), reason in gone.items()):
         names = [name for (name, where), why in gone.items() if (where, why) == (device, reason)]
@@ -124,6 +131,17 @@ def matrix(verdicts: Sequence[Verdict]) -> list[Verdict]:
     return broken
 
 
+def _of_one_family(cells: Mapping[tuple[str, str, str], Mapping[str, Sequence[Verdict]]]) -> None:
+    """A line for each implementation and device: its family, and the margin of each dtype."""
+    lines: dict[tuple[str, str, str], list[str]] = {}
+    for (name, device, dtype), families in sorted(cells.items()):
+        ((family, mine),) = families.items()
+        lines.setdefault((family, name, device), []).append(f"{dtype} {_cell(mine)}")
+    longest = max((len(name) for _, name, _ in lines), default=0)
+    for (family, name, device), said in sorted(lines.items()):
+        console.print(f"{family:12} {name:{longest}}  {device}  {'   '.join(said)}")
+
+
 def _cell(verdicts: Sequence[Verdict]) -> str:
     broken = [v for v in verdicts if v.outcome in BROKEN]
     if broken:
@@ -135,7 +153,7 @@ def _cell(verdicts: Sequence[Verdict]) -> str:
         gone = [v for v in verdicts if v.outcome == "unavailable"]
         return f"[dim]{gone[0].reason}[/dim]" if gone else "[dim]-[/dim]"
     margins = [v.margin for v in judged if v.margin is not None]
-    return f"{max(margins):.2g}" if margins else "exact"
+    return units.margin(max(margins)) if margins else "exact"
 
 
 def implementations() -> None:

@@ -29,8 +29,12 @@ class Timed(NamedTuple):
 
 
 class Sample(NamedTuple):
+    """One sample; `process` is None in files from before there were several."""
+
     timing: Timing
     round: int
+    process: int | None
+    disturbed: bool
     seconds: float
 
 
@@ -47,8 +51,9 @@ def timed(run: Run) -> Iterator[Timed]:
 
 def samples(run: Run) -> Iterator[Sample]:
     for timing in of_kind(run.records, Timing):
-        for number, seconds in zip(timing.rounds, timing.seconds, strict=True):
-            yield Sample(timing, number, seconds)
+        processes = timing.processes or [None] * len(timing.seconds)
+        for number, process, seconds in zip(timing.rounds, processes, timing.seconds, strict=True):
+            yield Sample(timing, number, process, number in timing.disturbed, seconds)
 
 
 def _field(name: str) -> Any:
@@ -93,7 +98,10 @@ SIZES = [
 TIMES = [
     Column("causal", bool, "whether a query sees no later key", _field("causal")),
     Column("options", str, "further options of the call, in words", _field("options")),
+    Column("cache", str, "hot or cold before each call", _field("cache")),
     Column("samples", int, "how often it was timed", lambda t: len(t.timing.seconds)),
+    Column("disturbed", int, "in how many of these the device was held back", lambda t: len(t.timing.disturbed)),
+    Column("processes", int, "in how many processes", lambda t: len(set(t.timing.processes)) or None),
     Column("median_seconds", float, "median time of one call", _quantile(2), units.seconds),
     Column("least_seconds", float, "least of all", _quantile(0)),
     Column("low_seconds", float, "lower quartile", _quantile(1), units.seconds),
@@ -120,6 +128,10 @@ TABLES = {
         [
             *WHICH,
             Column("round", int, "samples of a round were taken within moments", lambda s: s.round, str),
+            Column("process", int, "which process the round ran in", lambda s: s.process, str),
+            Column(
+                "disturbed", bool, "whether the device was held back in that round", lambda s: s.disturbed
+            ),
             Column("seconds", float, "time of one call", lambda s: s.seconds, units.seconds),
         ],
         samples,
