@@ -51,7 +51,7 @@ def timed(run: Run) -> Iterator[Timed]:
 
 def samples(run: Run) -> Iterator[Sample]:
     for timing in of_kind(run.records, Timing):
-        processes = timing.processes or [None] * len(timing.seconds)
+        processes: list[int | None] = [*timing.processes] or [None for _ in timing.seconds]
         for number, process, seconds in zip(timing.rounds, processes, timing.seconds, strict=True):
             yield Sample(timing, number, process, number in timing.disturbed, seconds)
 
@@ -98,10 +98,7 @@ SIZES = [
 TIMES = [
     Column("causal", bool, "whether a query sees no later key", _field("causal")),
     Column("options", str, "further options of the call, in words", _field("options")),
-    Column("cache", str, "hot or cold before each call", _field("cache")),
     Column("samples", int, "how often it was timed", lambda t: len(t.timing.seconds)),
-    Column("disturbed", int, "in how many of these the device was held back", lambda t: len(t.timing.disturbed)),
-    Column("processes", int, "in how many processes", lambda t: len(set(t.timing.processes)) or None),
     Column("median_seconds", float, "median time of one call", _quantile(2), units.seconds),
     Column("least_seconds", float, "least of all", _quantile(0)),
     Column("low_seconds", float, "lower quartile", _quantile(1), units.seconds),
@@ -119,6 +116,9 @@ TIMES = [
     Column("margin", float, "largest |error| / bound of the timed call's output", _field("margin"), units.margin),
     Column("verified", bool, "whether the timed call's output was checked", _field("verified")),
     Column("reason", str, "why it was not timed", _field("reason"), str),
+    Column("cache", str, "hot or cold before each call", _field("cache")),
+    Column("disturbed", int, "in how many of the samples the device was held back", lambda t: len(t.timing.disturbed)),
+    Column("processes", int, "in how many processes it was timed", lambda t: len(set(t.timing.processes)) or None),
 ]  # fmt: skip
 
 TABLES = {
@@ -128,11 +128,11 @@ TABLES = {
         [
             *WHICH,
             Column("round", int, "samples of a round were taken within moments", lambda s: s.round, str),
+            Column("seconds", float, "time of one call", lambda s: s.seconds, units.seconds),
             Column("process", int, "which process the round ran in", lambda s: s.process, str),
             Column(
                 "disturbed", bool, "whether the device was held back in that round", lambda s: s.disturbed
             ),
-            Column("seconds", float, "time of one call", lambda s: s.seconds, units.seconds),
         ],
         samples,
     ),
