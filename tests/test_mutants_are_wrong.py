@@ -343,6 +343,28 @@ def test_a_bug_of_the_positions_shows(layout: str) -> None:
 
 
 @pytest.mark.parametrize("layout", ["interleaved", "half"])
+def test_a_bug_of_rotating_query_and_key_shows(layout: str) -> None:
+    query, key = np.random.default_rng(4).standard_normal((2, 2, 1, 2, 4))
+    places = np.array([[3, 4], [0, 7]])
+    exact = [reference_positions.rotary(x, places[:, None], layout=layout) for x in (query, key)]
+    assert not differs(positions.rotary_pair(query, key, places, layout=layout), exact)
+    for mutant in MUTANTS:
+        if mutant.family == "rotary_pair":
+            assert differs(mutant.function(query, key, places, layout=layout), exact)
+
+
+def test_a_bug_of_the_embedding_shows() -> None:
+    tokens, table = np.array([[1, 0, 2], [2, 2, 1]]), np.random.default_rng(4).standard_normal((3, 4))
+    padding = np.array([0, 2])
+    exact = reference.embedding(tokens, table, padding=padding)
+    at = positions.places(tokens, padding)
+    assert not differs(positions.embedding(tokens, table, at=at), exact)
+    for mutant in MUTANTS:
+        if mutant.family == "embedding":
+            assert differs(mutant.function(tokens, table, padding=padding), exact)
+
+
+@pytest.mark.parametrize("layout", ["interleaved", "half"])
 def test_a_bug_of_the_rotation_shows(layout: str) -> None:
     x, places = np.random.default_rng(4).standard_normal((2, 2, 1, 4)), np.array([3.0])
     exact = reference_positions.rotary(x, places, layout=layout)
@@ -629,7 +651,7 @@ def test_dropout_of_zero_and_of_most() -> None:
 
 def test_every_mutant_is_shown_to_be_wrong() -> None:
     text = Path(__file__).read_text()
-    whole_families = {"positions", "rotary", "layers", "losses"}
+    whole_families = {"positions", "rotary", "rotary_pair", "embedding", "layers", "losses"}
     assert [
         m.name for m in MUTANTS if m.family not in whole_families and f'"{m.function.__name__}"' not in text
     ] == []

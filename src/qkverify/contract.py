@@ -68,6 +68,8 @@ OPERATIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "multi_head_attention": ("x", "w_q", "w_k", "w_v", "w_o"),
         "positional_encoding": ("length", "dim"),
         "rotary": ("x", "positions"),
+        "rotary_pair": ("query", "key", "positions"),
+        "embedding": ("tokens", "table"),
         "alibi_slopes": ("heads",),
         "packed_attention": ("query", "key", "value", "query_starts", "key_starts"),
         "cached_attention": ("query", "key", "value", "key_cache", "value_cache", "lengths"),

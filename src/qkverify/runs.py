@@ -406,6 +406,20 @@ class Run:
         returned = self._guarded(lambda: self.implementation.function(*native, **keywords))
         return self._received(returned, self.implementation.operation, shape, None, heads=False)
 
+    def call_parts(
+        self, *arguments: Any, shapes: Mapping[str, tuple[int, ...]], **options: Any
+    ) -> list[np.ndarray]:
+        """As `call`, for a function that returns several arrays, whose shapes are given by name."""
+        native = [self._lent(x) for x in arguments]
+        keywords = self.implementation.keywords({name: self._lent(x) for name, x in options.items()})
+        returned = self._guarded(lambda: self.implementation.function(*native, **keywords))
+        if not isinstance(returned, tuple) or len(returned) != len(shapes):
+            raise ContractError(f"{self.implementation.name}: expected a tuple of {' and '.join(shapes)}")
+        return [
+            self._received(part, name, shape, self.dtype, heads=False)
+            for part, (name, shape) in zip(returned, shapes.items(), strict=True)
+        ]
+
     def call_updating(
         self, *arguments: Any, updated: int, shape: tuple[int, ...], **options: Any
     ) -> tuple[np.ndarray, list[np.ndarray]]:
