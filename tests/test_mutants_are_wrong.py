@@ -215,6 +215,7 @@ UPSTREAM = {
     "delta_is_not_normalised": {},
     "empty_row_keeps_its_infinite_lse": {"Q": 3, "K": 1, "causal": True},
     "last_tile_is_not_masked": {"K": 17, "bias": np.array([-2000.0])},
+    "low_bias_is_taken_for_a_mask": {"bias": np.array([-10000.0])},
 }
 
 
