@@ -24,6 +24,8 @@ from qkverify.implementations.mutants.correct.planting import MUTANTS
 from qkverify.implementations.mutants.correct.split import SPLIT
 from qkverify.implementations.mutants.correct.textbook import TEXTBOOK
 from qkverify.implementations.mutants.correct.tiled import TILED
+from qkverify.implementations.mutants.correct.triton_tiled import TILE as TRITON_TILE
+from qkverify.implementations.mutants.correct.triton_tiled import TRITON_TILED
 from qkverify.reference import positions as reference_positions
 from qkverify.reference.attention import attention
 from qkverify.reference.attention_vjp import attention_vjp
@@ -37,7 +39,9 @@ for package in (qkverify.implementations.mutants, qkverify.implementations.contr
         importlib.import_module(f"{package.__name__}.{file.stem}")
 FUNCTIONS = {mutant.function.__name__: mutant for mutant in MUTANTS}
 CONTROLS = {
-    one.name: one for one in REGISTERED if one.name.startswith("control-") and one.operation == "attention"
+    one.name: one
+    for one in REGISTERED
+    if one.name.startswith("control-") and one.operation == "attention" and one.arrays == "numpy"
 }
 
 
@@ -636,6 +640,42 @@ def test_the_graph_of_the_log_sum_exp_is_cut(name: str) -> None:
     output, lse = FUNCTIONS[name].function(query, key, value, return_lse=True)
     part = lse if name == "lse_is_a_constant" else output
     assert torch.autograd.grad(part.sum(), key)[0].abs().max() < CLOSE
+
+
+TRITON: dict[str, dict[str, Any]] = {
+    "tiles_are_skipped_as_if_aligned_top_left": {"K": TRITON_TILE + 1, "causal": True},
+    "tile_rows_are_divided_by_the_group": {"H": 2, "G": 1, "Q": 2, "causal": True},
+    "own_tile_is_seen_in_full": {"Q": 2, "causal": True},
+    "rows_without_keys_are_not_written": {"Q": 3, "causal": True},
+    "tile_rescale_has_the_wrong_sign": {"Q": 8, "K": TRITON_TILE + 5},
+    "tile_output_is_not_rescaled": {"Q": 8, "K": TRITON_TILE + 5},
+    "columns_past_the_last_key_count": {},
+    "tile_is_hidden_before_the_softcap": {"softcap": 0.5},
+    "whole_tiles_are_read_where_the_longest_fills_them": {"K": TRITON_TILE, "key_lengths": np.array([2])},
+    "program_is_decoded_by_the_wrong_divisor": {"H": 3, "Q": TRITON_TILE + 1},
+}
+
+
+def test_the_triton_kernel_is_right() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(12):
+        inputs, every = everything(rng)
+        options = {n: x for n, x in every.items() if n in ("causal", "scale", "softcap", "key_lengths")}
+        exact = attention(*wide([x.astype(np.float32) for x in inputs]), **options)
+        given = {n: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for n, x in options.items()}
+        got = TRITON_TILED(Call(*(torch.from_numpy(x).float() for x in inputs), **given))
+        np.testing.assert_allclose(got, exact, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", TRITON)
+def test_a_bug_of_the_triton_kernel_shows(name: str) -> None:
+    sizes, options = split_case(TRITON[name])
+    inputs = arrays(**sizes, times=3.0, dtype=np.float32)
+    given = {n: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for n, x in options.items()}
+    exact = attention(*wide(inputs), **options)
+    tensors = [torch.from_numpy(x) for x in inputs]
+    assert not differs(TRITON_TILED(Call(*tensors, **given)).numpy(), exact)
+    assert differs(FUNCTIONS[name].function(*tensors, **given).numpy(), exact)
 
 
 def test_a_rotation_reads_memory_in_its_own_order() -> None:
