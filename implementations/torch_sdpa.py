@@ -20,6 +20,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,9 +28,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from qkverify import UnsupportedCase, implementation
-from qkverify.contract import Finding
-from qkverify.problems import Problem
+from qkverify import Finding, UnsupportedCase, implementation
 
 ONE_AT_A_TIME = threading.RLock()  # which back ends are allowed is one setting for all threads
 BLOCK = 32  # queries: the smallest that flash takes on a CPU
@@ -88,7 +87,7 @@ def without_cuda(device: str) -> str | None:
 HALF, EVERY = ("float16", "bfloat16"), ("float64", "float32", "float16", "bfloat16")
 
 
-def only_nan(problem: Problem) -> bool:
+def only_nan(problem: Any) -> bool:
     """Whether the scores of some query are all NaN: it holds NaN itself, or every key that it sees does."""
     good = ~np.repeat(np.isnan(problem.key).any(-1), problem.group, axis=1)[:, :, None]  # (B,H,1,K)
     good = good & ~np.isnan(problem.query).any(-1)[..., None]  # (B,H,Q,K)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qkverify.contract import Finding, describe
+from qkverify import Finding
+from qkverify.contract import describe
 from qkverify.implementations.numpy_textbook import attention as right
 from qkverify.verification import Cell, check, law_book, prepare
 
