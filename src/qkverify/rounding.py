@@ -173,8 +173,11 @@ class Bounded(NDArrayOperatorsMixin):
 
     @property
     def errors(self) -> np.ndarray:
-        """The error as an array of the value's shape."""
-        return np.broadcast_to(self.error, self.value.shape)
+        """The error as an array of the value's shape; not to be written."""
+        error = self.error
+        if error.__class__ is np.ndarray and error.shape == self.value.shape:
+            return error
+        return np.broadcast_to(error, self.value.shape)
 
     def __repr__(self) -> str:
         return f"Bounded({self.value!r} +- {self.error!r})"

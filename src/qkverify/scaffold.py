@@ -24,7 +24,7 @@ TEMPLATE = '''"""{name}: say here what this implementation does differently."""
 from qkverify import implementation
 
 
-@implementation(name="{name}", arrays="{arrays}", dtypes=({dtypes},), requires=("G == H",))
+@implementation(name="{name}", arrays="{arrays}", dtypes=({dtypes},), requires=("G == H", "K >= 1"))
 def attention(query, key, value, *, scale=None):
     """query (B,H,Q,D), key (B,H,K,D), value (B,H,K,E) -> (B,H,Q,E). Each further option is one more parameter."""
     scale = query.shape[-1] ** -0.5 if scale is None else scale
