@@ -1,4 +1,4 @@
-"""Positions in NumPy: sinusoidal encodings, rotary embeddings and ALiBi slopes, in the dtype that is asked for.
+"""Positions in NumPy: sinusoidal encodings, alone and added to words, rotary embeddings and ALiBi slopes.
 
 The angles are computed in float64 and the sines rounded at the end: in float32 the angle of position 100,000 would have lost
 two digits before the sine is taken.
@@ -14,8 +14,8 @@ BASE = 10000.0
 
 
 def angles(positions: np.ndarray, dim: int) -> np.ndarray:
-    """p / 10000^(2i/dim), float64: (L,) -> (L, dim/2)."""
-    return positions[:, None] / BASE ** (np.arange(0, dim, 2) / dim)
+    """p / 10000^(2i/dim), float64: (..., L) -> (..., L, dim/2)."""
+    return positions[..., None] / BASE ** (np.arange(0, dim, 2) / dim)
 
 
 def joined(first: np.ndarray, second: np.ndarray, layout: str) -> np.ndarray:
@@ -34,6 +34,17 @@ def positional_encoding(
     return joined(np.sin(angle), np.cos(angle), layout).astype(dtype)
 
 
+@implementation(name="numpy_embedding", dtypes=("float32", "float64"))
+def embedding(
+    tokens: np.ndarray, table: np.ndarray, *, padding: np.ndarray | None = None, layout: str = "interleaved"
+) -> np.ndarray:
+    """sqrt(M) table[token] + encoding of its position, from the first that is no padding: (B,L), (V,M) -> (B,L,M)."""
+    first = 0 if padding is None else padding[:, None]
+    angle = angles(np.maximum(np.arange(tokens.shape[1]) - first, 0), table.shape[1])
+    encoded = joined(np.sin(angle), np.cos(angle), layout).astype(table.dtype)
+    return table[tokens] * table.dtype.type(table.shape[1] ** 0.5) + encoded
+
+
 @implementation(name="numpy_rotary", dtypes=("float32", "float64"))
 def rotary(x: np.ndarray, positions: np.ndarray, *, layout: str = "interleaved") -> np.ndarray:
     """Each pair of x (B,H,L,D) turned by the angle of its position (L,)."""
@@ -44,6 +55,15 @@ def rotary(x: np.ndarray, positions: np.ndarray, *, layout: str = "interleaved")
     angle = angles(positions, x.shape[-1])
     sine, cosine = np.sin(angle).astype(x.dtype), np.cos(angle).astype(x.dtype)
     return joined(first * cosine - second * sine, first * sine + second * cosine, layout)
+
+
+@implementation(name="numpy_rotary_pair", dtypes=("float32", "float64"))
+def rotary_pair(
+    query: np.ndarray, key: np.ndarray, positions: np.ndarray, *, layout: str = "interleaved"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Query (B,H,L,D) and key (B,G,L,D), both turned by the angles of their positions (B,L)."""
+    every_head = positions[:, None]  # (B,1,L)
+    return rotary(query, every_head, layout=layout), rotary(key, every_head, layout=layout)
 
 
 @implementation(name="numpy_slopes", dtypes=("float32", "float64"))

@@ -1,9 +1,9 @@
-"""Positions in torch: sinusoidal encodings and rotary embeddings, angles in float64, one rounding at the end."""
+"""Positions in torch: sinusoidal encodings, alone and in an embedding, and rotary; angles in float64, one rounding at the end."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qkverify import implementation
 
@@ -11,9 +11,9 @@ BASE = 10000.0
 
 
 def angles(positions: Tensor, dim: int) -> Tensor:
-    """p / 10000^(2i/dim), float64: (L,) -> (L, dim/2)."""
+    """p / 10000^(2i/dim), float64: (..., L) -> (..., L, dim/2)."""
     steps = torch.arange(0, dim, 2, device=positions.device, dtype=torch.float64) / dim
-    return positions.double()[:, None] / BASE**steps
+    return positions.double()[..., None] / BASE**steps
 
 
 def joined(first: Tensor, second: Tensor, layout: str) -> Tensor:
@@ -56,3 +56,35 @@ def rotary(x: Tensor, positions: Tensor, *, layout: str = "interleaved") -> Tens
     angle = angles(positions, x.shape[-1])
     sine, cosine = angle.sin().to(wide.dtype), angle.cos().to(wide.dtype)
     return joined(first * cosine - second * sine, first * sine + second * cosine, layout).to(x.dtype)
+
+
+@implementation(
+    name="torch_rotary_pair",
+    dtypes=("float32", "float64", "bfloat16"),
+    devices=("cpu", "cuda"),
+    available=without_cuda,
+)
+def rotary_pair(
+    query: Tensor, key: Tensor, positions: Tensor, *, layout: str = "interleaved"
+) -> tuple[Tensor, Tensor]:
+    """Query (B,H,L,D) and key (B,G,L,D), both turned by the angles of their positions (B,L)."""
+    every_head = positions[:, None]  # (B,1,L)
+    return rotary(query, every_head, layout=layout), rotary(key, every_head, layout=layout)
+
+
+@implementation(
+    name="torch_embedding",
+    dtypes=("float32", "float64", "bfloat16"),
+    devices=("cpu", "cuda"),
+    available=without_cuda,
+)
+def embedding(
+    tokens: Tensor, table: Tensor, *, padding: Tensor | None = None, layout: str = "interleaved"
+) -> Tensor:
+    """sqrt(M) table[token] + encoding of its position, from the first that is no padding: (B,L), (V,M) -> (B,L,M)."""
+    places = torch.arange(tokens.shape[1], device=tokens.device)
+    if padding is not None:
+        places = (places - padding[:, None]).clamp(min=0)
+    angle = angles(places, table.shape[1])
+    encoded = joined(angle.sin(), angle.cos(), layout).to(table.dtype)
+    return nn.functional.embedding(tokens, table) * table.shape[1] ** 0.5 + encoded

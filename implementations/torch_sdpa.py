@@ -20,15 +20,19 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from qkverify import UnsupportedCase, implementation
+from qkverify import Finding, UnsupportedCase, implementation
 
 ONE_AT_A_TIME = threading.RLock()  # which back ends are allowed is one setting for all threads
+BLOCK = 32  # queries: the smallest that flash takes on a CPU
+VECTOR = 16  # numbers of four bytes, with AVX-512
 REFUSAL = "No available kernel. Aborting execution."
 
 
@@ -82,11 +86,32 @@ def without_cuda(device: str) -> str | None:
 
 HALF, EVERY = ("float16", "bfloat16"), ("float64", "float32", "float16", "bfloat16")
 
-# What the laws found in released torch, recorded: shown, and no run fails by it. law[device-dtype] -> folder.
-ACCUMULATES = "reports/findings/torch-cpu-flash-backward-accumulates-in-storage-dtype"
-SCALE_NOT_POSITIVE = "reports/findings/torch-cpu-flash-causal-with-scale-not-positive-is-nan"
-NAN_QUERY = "reports/findings/torch-cpu-flash-loses-nan-of-a-query"
-KEY_COUNT = "reports/findings/torch-cpu-flash-counts-keys-by-the-values"
+
+def only_nan(problem: Any) -> bool:
+    """Whether the scores of some query are all NaN: it holds NaN itself, or every key that it sees does."""
+    good = ~np.repeat(np.isnan(problem.key).any(-1), problem.group, axis=1)[:, :, None]  # (B,H,1,K)
+    good = good & ~np.isnan(problem.query).any(-1)[..., None]  # (B,H,Q,K)
+    return bool((problem.some_visible & ~(problem.visible & good).any(-1)).any())
+
+
+# What the laws found in released torch, recorded: shown, and no run fails by it, unless it fails elsewhere too.
+# law[device-dtype] -> finding.
+ACCUMULATES = Finding(
+    "reports/findings/torch-cpu-flash-backward-accumulates-in-storage-dtype",
+    when=lambda p: p.group > 1 or p.sizes["Q"] > BLOCK or p.sizes["K"] > BLOCK,
+)
+SCALE_NOT_POSITIVE = Finding(
+    "reports/findings/torch-cpu-flash-causal-with-scale-not-positive-is-nan",
+    when=lambda p: p.causal and p.scale is not None and p.scale <= 0,
+)
+NAN_QUERY = Finding(
+    "reports/findings/torch-cpu-flash-loses-nan-of-a-query",
+    when=lambda p: p.sizes["K"] < VECTOR and only_nan(p),
+)
+KEY_COUNT = Finding(
+    "reports/findings/torch-cpu-flash-counts-keys-by-the-values",
+    when=lambda p: p.value.shape[2] != p.key.shape[2],
+)
 FLASH_FINDINGS = {
     **{
         f"{law}[cpu-{dtype}]": ACCUMULATES

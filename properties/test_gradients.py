@@ -85,6 +85,16 @@ def test_score_gradients_sum_to_zero(run, problem):
     assert_within_bound(total, 0.0, what="sum of key gradients")
 
 
+@law("Adding a constant to all scores of a row changes no gradient.", source="softmax is shift invariant, and so is its derivative", needs=("gradients", "bias"),
+     problem=problems(upstream=True, only=("bias", "scale", "causal"), use=("bias",), tame=True, long=False), shift=st.sampled_from((1.0, -1.0, 8.0, 100.0, -100.0, 1e4, -1e4)))  # fmt: skip
+def test_gradient_shift_invariance(run, problem, shift):
+    """The bias is the shift alone, which every format holds: a bias beside it would be rounded."""
+    zero = np.zeros_like(problem.bias)
+    plain, shifted = (run.gradients(problem.replace(bias=x)) for x in (zero, np.full_like(zero, shift)))
+    for name in ("query", "key", "value"):
+        assert_within_bound(shifted[name], plain[name], what=f"gradient of {name}")
+
+
 @law("A key or value that no query sees gets zero gradient, exactly, whatever it holds.", source="masked attention", needs=("gradients", "mask"), exact=True,
      problem=problems(upstream=True, use=("mask",)))  # fmt: skip
 def test_masked_keys_get_zero_gradient(run, problem):

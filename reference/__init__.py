@@ -13,6 +13,7 @@ arrays, never lists.
 
 from qkverify.reference.attention import attention, stored, weights
 from qkverify.reference.attention_vjp import attention_vjp
+from qkverify.reference.embedding import embedding
 from qkverify.reference.encoder_decoder import decoder_layer, encoder_layer
 from qkverify.reference.layers import feed_forward, layer_norm
 from qkverify.reference.losses import cross_entropy, cross_entropy_vjp, smoothed
@@ -29,7 +30,7 @@ from qkverify.reference.softmax import log_sum_exp, softmax, softmax_jacobian, s
 
 __all__ = [
     "alibi_slopes", "attention", "attention_vjp", "cross_entropy", "cross_entropy_vjp", "decoder_layer",
-    "distance", "encoder_layer", "feed_forward", "from_embeddings", "from_queries_and_keys",
+    "distance", "embedding", "encoder_layer", "feed_forward", "from_embeddings", "from_queries_and_keys",
     "from_queries_keys_and_values", "layer_norm", "log_sum_exp", "merge_heads", "multi_head_attention",
     "positional_encoding", "rotary", "rotate", "scores", "smoothed", "softmax", "softmax_jacobian",
     "softmax_vjp", "split_heads", "stored", "visible", "weights",

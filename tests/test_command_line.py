@@ -173,7 +173,7 @@ def test_profile_prints_every_convention_and_how_it_is_known(folder):
 
 def test_power_kills_a_mutant_accuses_no_control_and_records_both(folder):
     done = qkverify(
-        "power", "B007", "late-division", "--profile", "glance", "--results", "power.jsonl", cwd=folder
+        "power", "B007-past", "late-division", "--profile", "glance", "--results", "power.jsonl", cwd=folder
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 of 1 mutants killed" in done.stdout

@@ -24,6 +24,8 @@ from qkverify.implementations.mutants.correct.planting import MUTANTS
 from qkverify.implementations.mutants.correct.split import SPLIT
 from qkverify.implementations.mutants.correct.textbook import TEXTBOOK
 from qkverify.implementations.mutants.correct.tiled import TILED
+from qkverify.implementations.mutants.correct.triton_tiled import TILE as TRITON_TILE
+from qkverify.implementations.mutants.correct.triton_tiled import TRITON_TILED
 from qkverify.reference import positions as reference_positions
 from qkverify.reference.attention import attention
 from qkverify.reference.attention_vjp import attention_vjp
@@ -37,7 +39,9 @@ for package in (qkverify.implementations.mutants, qkverify.implementations.contr
         importlib.import_module(f"{package.__name__}.{file.stem}")
 FUNCTIONS = {mutant.function.__name__: mutant for mutant in MUTANTS}
 CONTROLS = {
-    one.name: one for one in REGISTERED if one.name.startswith("control-") and one.operation == "attention"
+    one.name: one
+    for one in REGISTERED
+    if one.name.startswith("control-") and one.operation == "attention" and one.arrays == "numpy"
 }
 
 
@@ -215,6 +219,7 @@ UPSTREAM = {
     "delta_is_not_normalised": {},
     "empty_row_keeps_its_infinite_lse": {"Q": 3, "K": 1, "causal": True},
     "last_tile_is_not_masked": {"K": 17, "bias": np.array([-2000.0])},
+    "low_bias_is_taken_for_a_mask": {"bias": np.array([-10000.0])},
 }
 
 
@@ -340,6 +345,28 @@ def test_a_bug_of_the_positions_shows(layout: str) -> None:
                 mutant.function(5, 8, layout=layout),
                 reference_positions.positional_encoding(5, 8, layout=layout),
             )
+
+
+@pytest.mark.parametrize("layout", ["interleaved", "half"])
+def test_a_bug_of_rotating_query_and_key_shows(layout: str) -> None:
+    query, key = np.random.default_rng(4).standard_normal((2, 2, 1, 2, 4))
+    places = np.array([[3, 4], [0, 7]])
+    exact = [reference_positions.rotary(x, places[:, None], layout=layout) for x in (query, key)]
+    assert not differs(positions.rotary_pair(query, key, places, layout=layout), exact)
+    for mutant in MUTANTS:
+        if mutant.family == "rotary_pair":
+            assert differs(mutant.function(query, key, places, layout=layout), exact)
+
+
+def test_a_bug_of_the_embedding_shows() -> None:
+    tokens, table = np.array([[1, 0, 2], [2, 2, 1]]), np.random.default_rng(4).standard_normal((3, 4))
+    padding = np.array([0, 2])
+    exact = reference.embedding(tokens, table, padding=padding)
+    at = positions.places(tokens, padding)
+    assert not differs(positions.embedding(tokens, table, at=at), exact)
+    for mutant in MUTANTS:
+        if mutant.family == "embedding":
+            assert differs(mutant.function(tokens, table, padding=padding), exact)
 
 
 @pytest.mark.parametrize("layout", ["interleaved", "half"])
@@ -615,6 +642,42 @@ def test_the_graph_of_the_log_sum_exp_is_cut(name: str) -> None:
     assert torch.autograd.grad(part.sum(), key)[0].abs().max() < CLOSE
 
 
+TRITON: dict[str, dict[str, Any]] = {
+    "tiles_are_skipped_as_if_aligned_top_left": {"K": TRITON_TILE + 1, "causal": True},
+    "tile_rows_are_divided_by_the_group": {"H": 2, "G": 1, "Q": 2, "causal": True},
+    "own_tile_is_seen_in_full": {"Q": 2, "causal": True},
+    "rows_without_keys_are_not_written": {"Q": 3, "causal": True},
+    "tile_rescale_has_the_wrong_sign": {"Q": 8, "K": 4 * TRITON_TILE + 5},
+    "tile_output_is_not_rescaled": {"Q": 8, "K": 4 * TRITON_TILE + 5},
+    "columns_past_the_last_key_count": {},
+    "tile_is_hidden_before_the_softcap": {"softcap": 0.5},
+    "whole_tiles_are_read_where_the_longest_fills_them": {"K": TRITON_TILE, "key_lengths": np.array([2])},
+    "program_is_decoded_by_the_wrong_divisor": {"H": 3, "Q": TRITON_TILE + 1},
+}
+
+
+def test_the_triton_kernel_is_right() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(12):
+        inputs, every = everything(rng)
+        options = {n: x for n, x in every.items() if n in ("causal", "scale", "softcap", "key_lengths")}
+        exact = attention(*wide([x.astype(np.float32) for x in inputs]), **options)
+        given = {n: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for n, x in options.items()}
+        got = TRITON_TILED(Call(*(torch.from_numpy(x).float() for x in inputs), **given))
+        np.testing.assert_allclose(got, exact, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", TRITON)
+def test_a_bug_of_the_triton_kernel_shows(name: str) -> None:
+    sizes, options = split_case(TRITON[name])
+    inputs = arrays(**sizes, times=3.0, dtype=np.float32)
+    given = {n: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for n, x in options.items()}
+    exact = attention(*wide(inputs), **options)
+    tensors = [torch.from_numpy(x) for x in inputs]
+    assert not differs(TRITON_TILED(Call(*tensors, **given)).numpy(), exact)
+    assert differs(FUNCTIONS[name].function(*tensors, **given).numpy(), exact)
+
+
 def test_a_rotation_reads_memory_in_its_own_order() -> None:
     x, places = np.random.default_rng(4).standard_normal((1, 3, 2, 4)).swapaxes(1, 2), np.arange(3.0)
     wrong = FUNCTIONS["memory_is_read_in_its_own_order"].function(x, places)
@@ -629,7 +692,7 @@ def test_dropout_of_zero_and_of_most() -> None:
 
 def test_every_mutant_is_shown_to_be_wrong() -> None:
     text = Path(__file__).read_text()
-    whole_families = {"positions", "rotary", "layers", "losses"}
+    whole_families = {"positions", "rotary", "rotary_pair", "embedding", "layers", "losses"}
     assert [
         m.name for m in MUTANTS if m.family not in whole_families and f'"{m.function.__name__}"' not in text
     ] == []

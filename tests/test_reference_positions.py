@@ -1,4 +1,4 @@
-"""reference.positional_encoding and rotary against 50 digits, alibi_slopes against the published ones."""
+"""reference.positional_encoding, rotary and embedding against 50 digits, alibi_slopes against the published ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mpmath import mp, mpf
 
-from qkverify.reference import alibi_slopes, positional_encoding, rotary
+from qkverify.reference import alibi_slopes, embedding, positional_encoding, rotary
 
 from .reference_oracles import DIGITS, FUNCTION, U, off
 
@@ -111,3 +111,23 @@ def test_alibi_slopes_are_those_of_the_paper(heads: int, exponents: list[float])
 
 def test_no_heads_have_no_slopes() -> None:
     assert alibi_slopes(0).shape == (0,)
+
+
+@pytest.mark.parametrize("padding", [None, [0, 2]])
+def test_an_embedding_is_a_scaled_word_plus_the_encoding_of_its_position(padding: list[int] | None) -> None:
+    tokens, table = np.array([[2, 0, 1, 2], [1, 1, 2, 0]]), np.random.default_rng(1).standard_normal((3, 6))
+    got = embedding(tokens, table, padding=None if padding is None else np.array(padding))
+    with mp.workdps(DIGITS):
+        for b, place, column in np.ndindex(*got.shape):
+            position = max(place - (padding or [0, 0])[b], 0)
+            angle, bound = angle_and_bound(position, column // 2, 6, 10000.0)
+            word = mpf(table[tokens[b, place], column]) * mp.sqrt(6)
+            roundings = 4 * U * (abs(float(word)) + 1.0)  # of the root, the product, the encoding and the sum
+            exact = word + (mp.sin(angle) if column % 2 == 0 else mp.cos(angle))
+            assert off(got[b, place, column], exact, bound + roundings) <= 1
+
+
+def test_padding_before_a_sequence_changes_nothing_of_it() -> None:
+    table = np.random.default_rng(1).standard_normal((3, 4))
+    padded = embedding(np.array([[0, 0, 2, 1]]), table, padding=np.array([2]), layout="concatenated")
+    assert (padded[:, 2:] == embedding(np.array([[2, 1]]), table, layout="concatenated")).all()

@@ -493,6 +493,9 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[str, ...], tuple[str, ...]]] = 
         lambda start: reference.positional_encoding(4, 6, start=start, layout="concatenated"), ("start",), ()),
     "rotary": (lambda x, base: reference.rotary(x, np.arange(3.0), base=base), ("x", "base"), ()),
     "rotary half": (lambda x, at: reference.rotary(x, at, layout="half"), ("x", "at"), ()),
+    "embedding": (
+        lambda table, base: reference.embedding(np.array([[2, 0, 3]]), table, base=base, padding=np.array([1])),
+        ("w_q", "base"), ()),
     **{f"attention, {name}": (
         lambda *a, _o=options, **k: reference.attention(*a, return_lse=True, scale=0.3, softcap=5.0, **_o, **k), Q, EXTRA)
         for name, options in MASKS.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from qkverify import conventions, registry, replays
-from qkverify.implementations import numpy_textbook, torch_eager
+from qkverify.implementations import numpy_decode, numpy_layers, numpy_textbook, torch_eager
 from qkverify.power import cell_of, planted
 from qkverify.results import Counterexample
 from qkverify.verification import Cell, check, law_book, prepare
@@ -122,6 +123,9 @@ def assert_fails_as(counterexample: Counterexample, done: subprocess.CompletedPr
         ("B037", "agrees_with_reference"),  # torch, bfloat16
         ("B029-softmax", "softmax_agrees_with_formula"),
         ("B060", "multi_head_agrees_with_reference"),
+        ("B116", "rotary_pair_agrees_with_formula"),  # one of two results
+        ("B119", "embedding_left_padding"),
+        ("L002", "feed_forward_agrees_with_reference"),
     ],
 )
 def test_a_script_fails_with_the_numbers_of_its_counterexample(word, law, folder):
@@ -142,6 +146,48 @@ def test_the_same_script_passes_on_right_code(word, law, right, folder):
     text = text_of(of_mutant(word, law))
     text = re.sub(r'loaded\["\w+"\]', 'loaded["attention"]', text)
     done = executed(text, folder, FILE=right.__file__)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("word", "law", "right"),
+    [
+        ("B102", "packed_equals_alone", numpy_decode.packed_attention),
+        ("B107-prompt", "chunked_prefill_equals_full", numpy_decode.cached_attention),
+        ("P002", "paged_equals_contiguous", numpy_decode.paged_attention),
+        ("L014", "encoder_padding_is_never_seen", numpy_layers.encoder_layer),
+        ("L006", "encoder_agrees_with_reference", numpy_layers.encoder_layer),
+        ("L016", "decoder_agrees_with_reference", numpy_layers.decoder_layer),
+        ("L020", "cross_entropy_agrees_with_reference", numpy_layers.cross_entropy),
+    ],
+)
+def test_other_operations_have_scripts_that_pass_on_right_code(word, law, right, folder):
+    counterexample = of_mutant(word, law)
+    text = text_of(counterexample)
+    assert_fails_as(counterexample, executed(text, folder))
+    text = re.sub(r'loaded\["\w+"\]', f'loaded["{right.__name__}"]', text)
+    done = executed(text, folder, FILE=inspect.getsourcefile(right))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+LOSS = """
+import torch
+
+def cross_entropy(scores, targets, *, smoothing=0.0):
+    return torch.nn.functional.cross_entropy({given}, targets, label_smoothing=smoothing, reduction="none")
+"""
+
+
+def test_a_gradient_of_another_operation_has_a_script(folder):
+    """The loss is right and its graph is cut in two."""
+    Path("loss.py").write_text(LOSS.format(given="scores + (scores - scores.detach())"))
+    one = registry.find(f"{Path('loss.py').resolve()}:cross_entropy")[0]
+    counterexample = found(Cell(one, "cpu", "float64"), "label_smoothing_gradient_is_softmax_minus_target")
+    text = text_of(counterexample)
+    assert "torch.autograd.grad(" in text
+    assert executed(text, folder).returncode == 1
+    Path("loss.py").write_text(LOSS.format(given="scores"))
+    done = executed(text, folder)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -51,6 +51,17 @@ def softmax(scores: np.ndarray) -> np.ndarray:
 
 
 register(softmax, "control-softmax", operation="softmax")
+
+
+def embedding(
+    tokens: np.ndarray, table: np.ndarray, *, padding: np.ndarray | None = None, layout: str = "interleaved"
+) -> np.ndarray:
+    """Scaled words plus the encoding of their positions."""
+    return positions.embedding(tokens, table, at=positions.places(tokens, padding), layout=layout)
+
+
 register(multi_head.multi_head_attention, "control-multi-head", operation="multi_head_attention")
 register(positions.positional_encoding, "control-positions", operation="positional_encoding")
 register(positions.rotary, "control-rotary", operation="rotary")
+register(positions.rotary_pair, "control-rotary-pair", operation="rotary_pair")
+register(embedding, "control-embedding", operation="embedding")

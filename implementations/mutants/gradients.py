@@ -116,3 +116,14 @@ def hidden_nan_reaches_the_gradient(call: Call, upstream: np.ndarray) -> np.ndar
     """The gradient of a hidden key is zero times that key: where it holds NaN, so does every gradient."""
     broken = np.isnan(call.key).any() or np.isnan(call.value).any()
     return upstream * np.nan if broken else upstream  # right: upstream
+
+
+@mutant("A022", step="weights", gradients=BACKWARD, evidence="inferred")
+def low_bias_is_taken_for_a_mask(
+    call: Call, scores: np.ndarray, lse: np.ndarray, seen: np.ndarray
+) -> np.ndarray:
+    """A finite bias below -9000 counts as hidden in the backward pass, though a row may have no other."""
+    added = np.zeros_like(scores)
+    added[..., : call.K] += 0 if call.bias is None else call.bias
+    visible = seen & (added > -9000)  # right: seen
+    return gradients.weights(call, scores, lse, visible)

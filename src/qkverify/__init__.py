@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qkverify.contract import Finding as Finding
     from qkverify.contract import Implementation as Implementation
     from qkverify.contract import implementation as implementation
     from qkverify.errors import ContractError as ContractError
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Bounded": "rounding",
     "ContractError": "errors",
+    "Finding": "contract",
     "HarnessError": "errors",
     "Implementation": "contract",
     "LawViolation": "errors",

@@ -282,22 +282,26 @@ def power(
     profile: Profile = "default", jobs: Jobs = 2,
     matrix: Annotated[bool, typer.Option("--matrix", help="every law against every mutant, past the first kill")] = False,
     results: Annotated[Path | None, typer.Option(help="write what was found to this file")] = None,
+    seed: Annotated[int | None, typer.Option(envvar="QKVERIFY_SEED", min=0, help=(
+        "check the problems that every run with this number checks; without it, fresh ones in every run"))] = None,
 ) -> None:  # fmt: skip
     """Measure the suite on planted bugs and on correct code; exit 1 if a bug survives or correct code is accused."""
     from qkverify import screen
-    from qkverify.power import idle_laws, measure
+    from qkverify.power import FOLDERS, idle_laws, left_out, measure
     from qkverify.results import Writer
 
     found = []
     if results:
         results.unlink(missing_ok=True)
     writer = _started(Writer(results), profile) if results else None
-    for one in measure(words or (), profile=profile, jobs=jobs, matrix=matrix):
+    for one in measure(words or (), profile=profile, jobs=jobs, matrix=matrix, seed=seed):
         screen.planted(one)
         found.append(one)
         if writer:
             writer.append(one)
     screen.power(found, idle_laws(found) if matrix and not words else None)
+    for gone in [gone for folder in FOLDERS for gone in left_out(folder)]:
+        screen.console.print(f"left out: {gone.name}: {gone.reason}")
     raise typer.Exit(0 if all(bool(one.kills) == (one.kind == "mutant") for one in found) else 1)
 
 

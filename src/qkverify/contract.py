@@ -68,6 +68,8 @@ OPERATIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "multi_head_attention": ("x", "w_q", "w_k", "w_v", "w_o"),
         "positional_encoding": ("length", "dim"),
         "rotary": ("x", "positions"),
+        "rotary_pair": ("query", "key", "positions"),
+        "embedding": ("tokens", "table"),
         "alibi_slopes": ("heads",),
         "packed_attention": ("query", "key", "value", "query_starts", "key_starts"),
         "cached_attention": ("query", "key", "value", "key_cache", "value_cache", "lengths"),
@@ -192,6 +194,24 @@ ATTENTIONS = (
 )  # their options are attention's
 
 
+@dataclass(frozen=True)
+class Finding:
+    """A recorded defect of somebody else's code. `folder` tells of it; `when` says of a `Problem` whether it can show there.
+
+    A failure of its law on problems of which `when` says no is none of the finding's: it counts as a failure.
+    """
+
+    folder: str
+    when: Callable[[Any], bool] | None = None
+
+    def __str__(self) -> str:
+        return self.folder
+
+    def explains(self, problems: Sequence[Any]) -> bool:
+        """Whether it can have shown in an example that called the implementation on these problems."""
+        return self.when is None or any(self.when(problem) for problem in problems)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Implementation:
     """One function under test and all that it declares. `offers` holds canonical option names and "gradients"."""
@@ -209,7 +229,7 @@ class Implementation:
     available: Callable[[str], str | None] | None = None
     vjp: Callable[..., Any] | None = None
     differentiable: bool | None = None
-    findings: Mapping[str, str] = field(default_factory=dict)
+    findings: Mapping[str, Finding] = field(default_factory=dict)
     tile: tuple[int, ...] = ()
     effort: Mapping[str, float] = field(
         default_factory=dict
@@ -269,7 +289,7 @@ def implementation(function: Function | None = None, **declared: Any) -> Any:
     name, operation, arrays ("numpy", "torch", "jax"), dtypes, devices, layout ("BHLD" or "BLHD"), requires (expressions
     over the dimension letters that the sizes must satisfy), precision ({dtype: "fused" | "eager" | "tf32" | Precision}; the
     key "bfloat16-cpu" for one device, "bfloat16-gradients" where gradients round otherwise than the output does),
-    available (device -> None, or the reason why not), vjp, differentiable, findings ({law: folder}), tile (edges of
+    available (device -> None, or the reason why not), vjp, differentiable, findings ({law: folder, or Finding}), tile (edges of
     its tiles), effort ({device: share of the usual examples}, where a call is slow there, as in an interpreter), and every
     key of `SEMANTICS`. Raises UsageError for a word that is none of these.
     """
@@ -323,7 +343,10 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
         available=declared.get("available"),
         vjp=vjp,
         differentiable=declared.get("differentiable"),
-        findings=dict(declared.get("findings", {})),
+        findings={
+            law: known if isinstance(known, Finding) else Finding(known)
+            for law, known in declared.get("findings", {}).items()
+        },
         tile=_sizes(declared.get("tile", ())),
         # JAX compiles every operation anew for every size, a third of a second each: fewer problems.
         effort=dict(declared.get("effort", dict.fromkeys(DEVICES, 0.1) if arrays == "jax" else {})),

@@ -18,7 +18,7 @@ import functools
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from hypothesis.strategies import SearchStrategy
 from qkverify import replays
 from qkverify.diagnosis import looks_like
 from qkverify.errors import ContractError, HarnessError, LawViolation, UnsupportedCase
+from qkverify.problems import Problem
 from qkverify.runs import Run
 from qkverify.verdict import Evidence
 
@@ -91,17 +92,26 @@ class Law:
         return self.when(run) if self.when is not None else None
 
     def check(
-        self, run: Run, *, max_examples: int | None = None, seed: int | None = None, **overrides: Any
+        self,
+        run: Run,
+        *,
+        max_examples: int | None = None,
+        seed: int | None = None,
+        spared: Callable[[Sequence[Problem]], bool] | None = None,
+        **overrides: Any,
     ) -> None:
         """Check the law on a run with generated problems. Raises what the smallest counterexample raises.
 
-        `seed` makes the generation repeatable; `overrides` are Hypothesis settings. Raises UnsupportedCase where the
+        `seed` makes the generation repeatable; `overrides` are Hypothesis settings. A failure on problems that are `spared`
+        counts for nothing. Raises UnsupportedCase where the
         implementation refused every problem.
         """
         examples = settings().max_examples if max_examples is None else max_examples
         share = self.weight * run.implementation.effort.get(run.device, 1.0)
         counted = {"max_examples": max(1, round(examples * share))}
-        test = settings(**{**_ALWAYS, **counted, **overrides})(given(**self.strategies)(self._example(run)))
+        test = settings(**{**_ALWAYS, **counted, **overrides})(
+            given(**self.strategies)(self._example(run, spared))
+        )
         if seed is None and SEED in os.environ:
             seed = int(os.environ[SEED])
         if seed is not None:
@@ -132,7 +142,9 @@ class Law:
             run.begin_example()
             self.body(run, **drawn)
 
-    def _example(self, run: Run) -> Callable[..., None]:
+    def _example(
+        self, run: Run, spared: Callable[[Sequence[Problem]], bool] | None = None
+    ) -> Callable[..., None]:
         """The body for one example, under the cell's own name: Hypothesis stores failing examples by it."""
 
         def example(**drawn: Any) -> None:
@@ -151,6 +163,8 @@ class Law:
                     raise SkipTest(str(refusal)) from refusal
                 hypothesis.reject()
             except Exception:
+                if spared is not None and spared(run.problems):
+                    return
                 run.failing = drawn
                 raise
 

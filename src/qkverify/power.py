@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import lru_cache
 from multiprocessing import get_context
 from statistics import median
 
@@ -24,6 +25,7 @@ from hypothesis import Phase
 from qkverify.contract import REGISTERED, Implementation, completed
 from qkverify.errors import UsageError
 from qkverify.laws import PROFILES, Law
+from qkverify.registry import Missing
 from qkverify.results import Kill, Planted
 from qkverify.runs import Run
 from qkverify.verification import Cell, applicable, check, law_book, prepare, single_threaded
@@ -39,12 +41,25 @@ DTYPES = (
 
 
 def planted(folder: str = "mutants") -> list[Implementation]:
-    """The implementations of a subfolder of `implementations/`: the mutants, or the controls."""
-    package = importlib.import_module(f"qkverify.implementations.{folder}")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
+    """The implementations of a subfolder of `implementations/`: the mutants, or the controls; see `left_out`."""
+    left_out(folder)
     prefix = folder.removesuffix("s") + "-"
     return [completed(one) for one in REGISTERED if one.name.startswith(prefix)]
+
+
+@lru_cache(maxsize=len(FOLDERS))
+def left_out(folder: str) -> tuple[Missing, ...]:
+    """Import the files of a subfolder; those that this machine cannot import, each with the reason."""
+    package = importlib.import_module(f"qkverify.implementations.{folder}")
+    missing = []
+    for module in pkgutil.iter_modules(package.__path__):
+        try:
+            importlib.import_module(f"{package.__name__}.{module.name}")
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] in ("", "qkverify"):
+                raise  # ours
+            missing.append(Missing(f"{folder}/{module.name}", f"{error.name} is not installed"))
+    return tuple(missing)
 
 
 def named(words: Sequence[str]) -> list[tuple[str, str]]:
@@ -65,7 +80,10 @@ def cell_of(one: Implementation) -> Cell:
 
 def attack(one: Implementation, *, examples: int, matrix: bool = False, seed: int | None = None,
            laws: Iterable[Law] | None = None, profile: str = "") -> Planted:  # fmt: skip
-    """Every law that applies, held against a planted implementation until one breaks; with `matrix`, all of them."""
+    """Every law that applies, held against a planted implementation until one breaks; with `matrix`, all of them.
+
+    `seed` makes the problems those of every other run of that seed; without it QKVERIFY_SEED does, if it is set.
+    """
     cell, start, spent = cell_of(one), time.perf_counter(), 0
     kills: list[Kill] = []
     smallest, sizes, cost = "", {}, (0, 0.0)
@@ -105,21 +123,29 @@ def _threads(one: Implementation) -> list[str]:
     return next((list(m.threads) for m in planting.MUTANTS if m.name == one.name), [])
 
 
-def _attack(folder: str, name: str, profile: str, matrix: bool) -> Planted:
+def _attack(folder: str, name: str, profile: str, matrix: bool, seed: int | None) -> Planted:
     one = next(one for one in planted(folder) if one.name == name)
-    return attack(one, examples=PROFILES[profile], matrix=matrix, profile=profile)
+    return attack(one, examples=PROFILES[profile], matrix=matrix, profile=profile, seed=seed)
 
 
 def measure(
-    words: Sequence[str] = (), *, profile: str = "default", jobs: int = 2, matrix: bool = False
+    words: Sequence[str] = (),
+    *,
+    profile: str = "default",
+    jobs: int = 2,
+    matrix: bool = False,
+    seed: int | None = None,
 ) -> Iterator[Planted]:
-    """What became of each mutant and control, as they are done in parallel processes. Raises UsageError."""
+    """What became of each mutant and control, as they are done in parallel processes. Raises UsageError.
+
+    `seed` is that of `attack`.
+    """
     if profile not in PROFILES:
         raise UsageError.unknown("profile", profile, PROFILES)
     chosen = named(words)
     with single_threaded(), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         # A control is checked by every law: only then has it not been accused.
-        futures = [pool.submit(_attack, folder, name, profile, matrix or folder == "controls")
+        futures = [pool.submit(_attack, folder, name, profile, matrix or folder == "controls", seed)
                    for folder, name in chosen]  # fmt: skip
         for future in as_completed(futures):
             yield future.result()

@@ -65,6 +65,10 @@ class Precision:
     trig_ulps    error of sin and cos, likewise (SLEEF's vector versions stay within 3.5)
     folded       roundings of scale factors that may have been multiplied into the operands of the scores
     tile         fewest keys in a tile of an online softmax: a sum over n keys is rescaled at most ceil(n / tile) times
+    centred      the mean of the keys is subtracted from them before they meet the queries (SageAttention). Exact on paper;
+                 but the differences are rounded, and so are scores of another size. Where a key is much smaller than the mean
+                 that exceeds what the other fields allow, in every format: replace(Precision.fused("bfloat16"), centred=True).
+                 A gradient that is rounded once more on its way through the centring is not covered.
     """
 
     operand: Format
@@ -75,6 +79,19 @@ class Precision:
     trig_ulps: float = 4.0
     tile: int = 16
     folded: int = 4
+    centred: bool = False
+
+    def of_centred(self, keys: Array) -> Array:
+        """What `centred` adds to keys (..., K, D), as an error of theirs: each is rounded as large as it and the largest are.
+
+        The differences are computed, rounded as an operand, multiplied, summed over D and scaled; the mean itself moves all
+        scores of a row alike, which changes nothing.
+        """
+        size = np.abs(keys)
+        largest = size.max(axis=-2, keepdims=True, initial=0.0)
+        roundings = self.operand.unit + 3 * self.elementwise.unit
+        roundings += (keys.shape[-1] + 2 + self.folded) * self.accumulate.unit
+        return roundings * (size + largest)
 
     @classmethod
     def plain(cls, dtype: str) -> Precision:
@@ -156,8 +173,11 @@ class Bounded(NDArrayOperatorsMixin):
 
     @property
     def errors(self) -> np.ndarray:
-        """The error as an array of the value's shape."""
-        return np.broadcast_to(self.error, self.value.shape)
+        """The error as an array of the value's shape; not to be written."""
+        error = self.error
+        if error.__class__ is np.ndarray and error.shape == self.value.shape:
+            return error
+        return np.broadcast_to(error, self.value.shape)
 
     def __repr__(self) -> str:
         return f"Bounded({self.value!r} +- {self.error!r})"

@@ -196,7 +196,11 @@ class Run:
         """The reference's output, or (output, lse), with the bound of this run's precision. Computed once a problem."""
         key = ("forward", id(problem))
         if key not in self._cache:
-            inputs = [self.bounded(x) for x in (problem.query, problem.key, problem.value)]
+            inputs = [
+                self.bounded(problem.query),
+                self._keys(problem, self.precision),
+                self.bounded(problem.value),
+            ]
             found = reference_attention(*inputs, **self._bounded_options(problem, self.precision))
             parts = found if isinstance(found, tuple) else (found,)
             self._cache[key] = (tuple(self._oracle_included(part) for part in parts), problem)
@@ -208,6 +212,14 @@ class Run:
         return Bounded(
             np.asarray(array, dtype=np.float64), 0.0, precision or self.precision, FORMATS[self.dtype].unit
         )
+
+    def _keys(self, problem: Problem, precision: Precision) -> Bounded:
+        """The keys as the reference takes them: exact, unless they are rounded before they meet the queries."""
+        keys = self.bounded(problem.key, precision)
+        if not precision.centred:
+            return keys
+        with np.errstate(invalid="ignore"):
+            return Bounded(keys.value, precision.of_centred(keys.value), precision, keys.unit)
 
     def callable(self, problem: Problem, direction: str = "forward", **further: Any) -> Callable[[], Any]:
         """A call without arguments, all inputs native and in place: what is timed. `direction` as in results.Timing;
@@ -352,8 +364,10 @@ class Run:
         key = ("gradients", id(problem))
         if key not in self._cache:
             precision = self._precision_of_gradients(problem)
-            arrays = (problem.query, problem.key, problem.value, problem.upstream)
-            inputs = [self.bounded(x, precision) for x in arrays]
+            query, value, upstream = (
+                self.bounded(x, precision) for x in (problem.query, problem.value, problem.upstream)
+            )
+            inputs = [query, self._keys(problem, precision), value, upstream]
             options = {
                 k: v for k, v in self._bounded_options(problem, precision).items() if k != "return_lse"
             }
@@ -369,7 +383,8 @@ class Run:
         """The reference's gradients of sum(upstream * log-sum-exp) by query and key, with the bounds of this run's precision."""
         precision = self._precision_of_gradients(problem)
         silent = np.zeros((*problem.query.shape[:3], problem.sizes["E"]))
-        inputs = [self.bounded(x, precision) for x in (problem.query, problem.key, problem.value, silent)]
+        query, value, above = (self.bounded(x, precision) for x in (problem.query, problem.value, silent))
+        inputs = [query, self._keys(problem, precision), value, above]
         options = {k: v for k, v in self._bounded_options(problem, precision).items() if k != "return_lse"}
         found = reference_vjp(*inputs, **options, lse_upstream=self.bounded(upstream, precision))
         return {name: self._oracle_included(found[name]) for name in ("query", "key")}
@@ -412,6 +427,20 @@ class Run:
         keywords = self.implementation.keywords({name: self._lent(x) for name, x in options.items()})
         returned = self._guarded(lambda: self.implementation.function(*native, **keywords))
         return self._received(returned, self.implementation.operation, shape, None, heads=False)
+
+    def call_parts(
+        self, *arguments: Any, shapes: Mapping[str, tuple[int, ...]], **options: Any
+    ) -> list[np.ndarray]:
+        """As `call`, for a function that returns several arrays, whose shapes are given by name."""
+        native = [self._lent(x) for x in arguments]
+        keywords = self.implementation.keywords({name: self._lent(x) for name, x in options.items()})
+        returned = self._guarded(lambda: self.implementation.function(*native, **keywords))
+        if not isinstance(returned, tuple) or len(returned) != len(shapes):
+            raise ContractError(f"{self.implementation.name}: expected a tuple of {' and '.join(shapes)}")
+        return [
+            self._received(part, name, shape, self.dtype, heads=False)
+            for part, (name, shape) in zip(returned, shapes.items(), strict=True)
+        ]
 
     def call_updating(
         self, *arguments: Any, updated: int, shape: tuple[int, ...], **options: Any

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from qkverify import conventions, registry, replays
-from qkverify.contract import DEVICES, DTYPES, Implementation
+from qkverify.contract import DEVICES, DTYPES, Finding, Implementation
 from qkverify.errors import ContractError, HarnessError, LawViolation, UnsupportedCase, UsageError
 from qkverify.laws import PROFILES, Law, explain
 from qkverify.results import Counterexample, ImplementationInfo, Semantic, Verdict
@@ -130,9 +130,15 @@ def check(law: Law, run: Run, **settings: Any) -> Verdict:
     except HarnessError as error:
         return verdict("error", f"the harness failed: {error}")
     except Exception as broken:
-        found = counterexample(broken, law, run)
-        known = finding(law, run)
-        return verdict("finding" if known else "failed", known or _in_short(found), found)
+        found, known = counterexample(broken, law, run), finding(law, run)
+        if known is None or not known.explains(run.problems):
+            return verdict("failed", _in_short(found), found)
+        other = beside(known, law, run, **settings)
+        return (
+            verdict("finding", str(known), found)
+            if other is None
+            else verdict("failed", _in_short(other), other)
+        )
     if run.calls <= run.refusals:
         return verdict("not offered", "no generated problem reached the implementation")
     known = finding(law, run)
@@ -146,8 +152,26 @@ def _in_short(found: Counterexample) -> str:
     return f"{found.location}: got {found.got}, exact {found.exact}, bound {found.bound}"
 
 
-def finding(law: Law, run: Run) -> str:
-    """The folder of the recorded finding that explains a failure of this law here, or nothing."""
+def beside(known: Finding, law: Law, run: Run, **settings: Any) -> Counterexample | None:
+    """What breaks the law where the finding cannot show, or None: the finding would hide it."""
+    if known.when is None:
+        return None
+    again = Run(
+        run.implementation, run.device, run.dtype, run.semantics, run.precision, run.gradient_precision
+    )
+    try:
+        law.check(again, spared=known.explains, **settings)
+    except (UnsupportedCase, HarnessError):
+        return None
+    except Exception as broken:
+        return counterexample(broken, law, again)
+    finally:
+        run.examples += again.examples
+    return None
+
+
+def finding(law: Law, run: Run) -> Finding | None:
+    """The recorded finding of this law here, if there is one."""
     known = run.implementation.findings
     keys = (
         f"{law.name}[{run.device}-{run.dtype}]",
@@ -155,7 +179,7 @@ def finding(law: Law, run: Run) -> str:
         f"{law.name}[{run.dtype}]",
         law.name,
     )
-    return next((known[key] for key in keys if key in known), "")
+    return next((known[key] for key in keys if key in known), None)
 
 
 def counterexample(broken: BaseException, law: Law, run: Run) -> Counterexample:

@@ -1,4 +1,4 @@
-"""The pieces of sinusoidal and rotary encodings, right."""
+"""The pieces of sinusoidal and rotary encodings and of the embedding that takes them, right."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def positional_encoding(length: int, dim: int, *, layout: str = "interleaved") -
 
 
 def angles(positions: np.ndarray, dim: int) -> np.ndarray:
-    """(L, dim / 2): position times frequency."""
-    return positions[:, None] * 10000.0 ** -exponents(dim)
+    """(..., L, dim / 2): position times frequency."""
+    return positions[..., None] * 10000.0 ** -exponents(dim)
 
 
 def pairs(x: np.ndarray, layout: str) -> tuple[np.ndarray, np.ndarray]:
@@ -55,3 +55,28 @@ def rotary(x: np.ndarray, positions: np.ndarray, *, layout: str = "interleaved")
     """x (B, H, L, D), positions (L,)."""
     angle = angles(positions, x.shape[-1])
     return rotate(x, np.cos(angle), np.sin(angle), layout)
+
+
+def rotary_pair(
+    query: np.ndarray, key: np.ndarray, positions: np.ndarray, *, layout: str = "interleaved"
+) -> tuple[np.ndarray, np.ndarray]:
+    """query (B, H, L, D), key (B, G, L, D), positions (B, L)."""
+    every_head = positions[:, None]
+    return rotary(query, every_head, layout=layout), rotary(key, every_head, layout=layout)
+
+
+def places(tokens: np.ndarray, padding: np.ndarray | None) -> np.ndarray:
+    """(B, L): the position of each token, counted from the first that is no padding."""
+    first = np.zeros(len(tokens), int) if padding is None else padding
+    return np.maximum(np.arange(tokens.shape[1]) - first[:, None], 0)
+
+
+def embedding(
+    tokens: np.ndarray, table: np.ndarray, *, at: np.ndarray, layout: str = "interleaved",
+    factor: float | None = None,
+) -> np.ndarray:  # fmt: skip
+    """tokens (B, L), table (V, M), at (B, L) -> (B, L, M)."""
+    size = table.shape[1]
+    angle = angles(at, size)
+    encoded = joined(np.sin(angle), np.cos(angle), layout).astype(table.dtype)
+    return table[tokens] * table.dtype.type(size**0.5 if factor is None else factor) + encoded

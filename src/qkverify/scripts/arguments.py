@@ -40,9 +40,13 @@ class Arguments:
         return lines
 
     def values(self, named: Iterable[tuple[str, Any]]) -> list[str]:
-        """Arrays and plain values under their names."""
+        """Arrays, mappings of arrays and plain values under their names."""
         lines: list[str] = []
         for name, value in named:
+            if isinstance(value, Mapping):
+                pairs = ", ".join(f'"{n}": {n}' for n in value)
+                lines += [*self.values(value.items()), f"{name} = {{{pairs}}}"]
+                continue
             array = isinstance(value, np.ndarray)
             lines += self._array(name, value) if array else [f"{name} = {plain(value)!r}"]
         return lines

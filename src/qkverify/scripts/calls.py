@@ -26,9 +26,36 @@ class Calls:
 
     def of_operation(self, call: Recorded) -> str:
         """The call of another operation."""
+        return f"{self.alias}({', '.join([*OPERATIONS[call.kind][: len(call.arguments)], *self._options(call)])})"
+
+    def result_of_operation(self, call: Recorded) -> list[str]:
+        """The result of another operation that is judged, under the name `got`."""
+        if call.upstream is None:
+            several = len(call.got) > 1
+            lines = [f"found = {self.of_operation(call)}"]
+            if call.kind == "cached_attention":  # arrays that cannot be written come back beside the output
+                lines.append("found = found[0] if isinstance(found, tuple) else found")
+            return [
+                *lines,
+                f"got = numbers(found{f'[{list(call.got).index(call.judged)}]' if several else ''})",
+            ]
         names = OPERATIONS[call.kind][: len(call.arguments)]
-        options = self.implementation.keywords(call.options)
-        return f"{self.alias}({', '.join([*names, *(f'{n}={plain(x)!r}' for n, x in options.items())])})"
+        which = list(call.got).index(call.judged)
+        if self.implementation.vjp is not None:
+            arguments = ", ".join([*names, "upstream", *self._options(call)])
+            return [f"got = numbers({self.alias}_vjp({arguments})[{which}])"]
+        leaves = ", ".join(names[: len(call.got)])
+        lines = {
+            "torch": [f"{leaves}, = (x.detach().requires_grad_() for x in ({leaves},))",
+                      f"gradients = torch.autograd.grad({self.of_operation(call)}, ({leaves},), upstream)"],
+            "jax": [f"output, pull = jax.vjp(lambda {leaves}: {self.of_operation(call)}, {leaves})",
+                    "gradients = pull(upstream)"],
+        }[self.implementation.arrays]  # fmt: skip
+        return [*lines, f"got = numbers(gradients[{which}])"]
+
+    def _options(self, call: Recorded) -> list[str]:
+        named = {name: Named(name) if isinstance(x, np.ndarray) else x for name, x in call.options.items()}
+        return [f"{name}={plain(x)!r}" for name, x in self.implementation.keywords(named).items()]
 
     def output(
         self, to: str, what: str, problem: Problem, names: Mapping[str, str] | None = None

@@ -5,6 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from qkverify.runs import Run
+from qkverify.scripts.decoding import cached_steps, packed_steps, paged_steps
+from qkverify.scripts.layers import (
+    cross_entropy_steps,
+    decoder_steps,
+    embedding_steps,
+    encoder_steps,
+    feed_forward_steps,
+)
 from qkverify.scripts.recorder import Recorded
 from qkverify.scripts.textbook import DEFINITION
 
@@ -43,6 +51,17 @@ def _rotary_steps(call: Recorded, run: Run) -> list[str]:
             _joined(call, run, "first", "second", "y.shape")]  # fmt: skip
 
 
+def _rotary_pair_steps(call: Recorded, run: Run) -> list[str]:
+    which = int(list(call.got).index(call.judged))
+    size, name = call.arguments[0].shape[-1], ("query", "key")[which]
+    halves = f"y[..., :{size // 2}], y[..., {size // 2}:]"
+    pair = "y[..., 0::2], y[..., 1::2]" if _interleaved(call, run) else halves
+    return [DEFINITION, f"y = numbers({name})",
+            f"angle = numbers(positions)[:, None, :, None] / 10000.0 ** (np.arange(0, {size}, 2) / {size})", f"a, b = {pair}",
+            "first, second = a * np.cos(angle) - b * np.sin(angle), a * np.sin(angle) + b * np.cos(angle)",
+            _joined(call, run, "first", "second", "y.shape")]  # fmt: skip
+
+
 def _slopes_steps(call: Recorded, run: Run) -> list[str]:
     heads = int(call.arguments[0])
     power = 2 ** max(heads.bit_length() - 1, 0)
@@ -68,4 +87,8 @@ def _multi_head_steps(call: Recorded, run: Run) -> list[str]:
 OPERATION_STEPS: Mapping[str, Callable[[Recorded, Run], list[str]]] = {
     "softmax": _softmax_steps, "positional_encoding": _encoding_steps, "rotary": _rotary_steps,
     "alibi_slopes": _slopes_steps, "multi_head_attention": _multi_head_steps,
+    "rotary_pair": _rotary_pair_steps, "embedding": embedding_steps, "feed_forward": feed_forward_steps,
+    "encoder_layer": encoder_steps, "decoder_layer": decoder_steps, "cross_entropy": cross_entropy_steps,
+    "packed_attention": packed_steps, "cached_attention": cached_steps, "paged_attention": paged_steps,
 }  # fmt: skip
+DIFFERENTIATED = ("cross_entropy",)  # whose steps know the gradient too

@@ -19,8 +19,9 @@ from qkverify.scripts.recorder import ARRAYS
 
 SLOW = 0.05  # seconds: a file that took longer to load is not loaded again
 _seconds: dict[str, float] = {}  # what it took, by file
-TAKEN = {*ARRAYS, "x", "q", "k", "v", "g", "got", "exact", "top", "total", "weights", "scores", "products", "numbers",
-         "ahead", "np", "torch", "jax", "positions", "other", "softmax_of"}  # fmt: skip
+TAKEN = {*ARRAYS, "x", "q", "k", "v", "g", "got", "exact", "top", "total", "weights", "scores", "products", "numbers", "ahead",
+         "alone", "attend", "norm", "feed", "added", "found", "gradients", "source", "np", "torch", "jax", "positions",
+         "other", "softmax_of"}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ class Recorded:
     got: dict[str, Array] = field(default_factory=dict)
     exact: dict[str, Bounded] = field(default_factory=dict)
     written: list[str] = field(default_factory=list)
+    upstream: Array | None = None  # of another operation's gradient; of attention's it is part of the problem
+    judged: str = "result"  # of several results, the one that is looked at
     error: Exception | None = None
 
 
@@ -90,8 +92,42 @@ class Recorder(Run):
             call.got = {"result": np.array(returned)}
             return returned
 
+    def call_parts(
+        self, *arguments: Any, shapes: Mapping[str, tuple[int, ...]], **options: Any
+    ) -> list[Array]:
+        kind = self.implementation.operation
+        with self._noted(Recorded(kind, arguments=arguments, options=options)) as call:
+            returned = super().call_parts(*arguments, shapes=shapes, **options)
+            call.got = {name: np.array(x) for name, x in zip(shapes, returned, strict=True)}
+            return returned
+
+    def call_updating(
+        self, *arguments: Any, updated: int, shape: tuple[int, ...], **options: Any
+    ) -> tuple[Array, list[Array]]:
+        kind = self.implementation.operation
+        with self._noted(Recorded(kind, arguments=arguments, options=options, shape=shape)) as call:
+            returned, after = super().call_updating(*arguments, updated=updated, shape=shape, **options)
+            call.got = {"result": np.array(returned)}
+            return returned, after
+
+    def call_gradients(
+        self, inputs: Mapping[str, Array], *rest: Any, upstream: Array, **options: Any
+    ) -> dict[str, Array]:
+        given = Recorded(self.implementation.operation, arguments=(*inputs.values(), *rest), options=options,
+                         upstream=np.array(upstream))  # fmt: skip
+        with self._noted(given) as call:
+            found = super().call_gradients(inputs, *rest, upstream=upstream, **options)
+            call.got = {f"gradient of {name}": np.array(x) for name, x in found.items()}
+            return found
+
     def within(self, got: Array, exact: Bounded) -> Bounded:
-        self.log[-1].exact = {"result": self._oracle_included(exact)}
+        """Another operation's results are judged as they came; a part of one, such as a sequence, is not."""
+        call = self.log[-1] if self.log else None
+        if call is not None and call.problem is None:
+            names = [
+                name for name, x in call.got.items() if name not in call.exact and same(x, np.asarray(got))
+            ]
+            call.exact.update({name: self._oracle_included(exact) for name in names[:1]})
         return super().within(got, exact)
 
     def judged(self, call: Recorded) -> dict[str, Bounded]:

@@ -19,7 +19,7 @@ from qkverify.runs import Run
 from qkverify.scripts.arguments import Arguments
 from qkverify.scripts.calls import Calls
 from qkverify.scripts.numbers import WIDTH, spelled
-from qkverify.scripts.operations import OPERATION_STEPS
+from qkverify.scripts.operations import DIFFERENTIATED, OPERATION_STEPS
 from qkverify.scripts.place import Place
 from qkverify.scripts.recorder import Recorder, arrays_of, same
 from qkverify.scripts.showing import Case, equal
@@ -105,8 +105,11 @@ class Sheet:
         """One call beside the same in float64."""
         case, call = self.case, self.case.call
         if self.problem is None:
+            if call.upstream is not None and call.kind not in DIFFERENTIATED:
+                raise NotImplementedError(f"no gradient of {call.kind} stands in a script yet")
+            call.judged = case.what
             steps = OPERATION_STEPS[call.kind](call, self.run)
-            lines = [*self._given(), "", *steps, "", f"got = numbers({self._call()})"]
+            lines = [*self._given(), "", *steps, "", *self.calls.result_of_operation(call)]
         else:
             lines = [*self.arguments.of(self.problem), "", *attention_steps(self.problem, case.what), ""]
             lines += [*self.arguments.laid_out(self.problem), *self._found(self.problem)]
@@ -184,7 +187,11 @@ class Sheet:
     def _given(self) -> list[str]:
         """The arguments of another operation."""
         call = self.case.call
-        return self.arguments.values(zip(OPERATIONS[call.kind], call.arguments, strict=False))
+        named = [*zip(OPERATIONS[call.kind], call.arguments, strict=False),
+                 *((name, x) for name, x in call.options.items() if isinstance(x, np.ndarray))]  # fmt: skip
+        return self.arguments.values(
+            [*named, *([("upstream", call.upstream)] if call.upstream is not None else [])]
+        )
 
     def _call(self) -> str:
         """The call under test."""

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from qkverify.laws import Law
 
 
+PLACES = 12  # that hold the same number, of which each costs a trial
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """What a script is to show. `got` and `exact` are None where the failure is none of numbers."""
@@ -54,6 +57,8 @@ def cases(law: Law, run: Recorder, broken: Exception) -> Iterator[Case]:
         yield from _against_exact(law, run, seen)
         if seen is not None and law.exact:
             yield from _against_each_other(run.log, seen)
+        if seen is not None:
+            yield from _where_it_stands(run.log, seen)
     yield from written  # what is exact for the arguments that a call has left behind may not be for those it was given
 
 
@@ -129,6 +134,18 @@ def _against_each_other(log: list[Recorded], seen: Evidence) -> Iterator[Case]:
             if named.any():
                 yield Case(kind="agree", call=a, other=b, what=what, location=_first(named), got=seen.got,
                            exact=seen.exact)  # fmt: skip
+
+
+def _where_it_stands(log: list[Recorded], seen: Evidence) -> Iterator[Case]:
+    """Results of which the law has judged a part, such as one sequence: the places that hold the number it names.
+
+    The trial of the script says which it is: only there the exact value is that of the failure.
+    """
+    for call in [c for c in log if c.problem is None and not c.exact]:
+        for what, got in call.got.items():
+            for place in np.argwhere(equal(got.astype(np.float64), seen.got))[:PLACES]:
+                yield Case(kind="value", call=call, what=what, location=tuple(int(i) for i in place), got=seen.got,
+                           exact=seen.exact, bound=seen.bound)  # fmt: skip
 
 
 def equal(a: Any, b: Any) -> Any:

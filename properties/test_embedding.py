@@ -1,0 +1,157 @@
+"""What enters the first layer, and rotary embeddings of query and key in one call: every token has its own position.
+
+    embedding(tokens, table, *, padding, layout)        tokens (B,L), table (V,M), padding (B) -> (B,L,M)
+    rotary_pair(query, key, positions, *, layout)       query (B,H,L,D), key (B,G,L,D), positions (B,L) -> the two, turned
+
+`padding` counts the tokens at the start of a row that are none: positions count from the first one that is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import assume
+from hypothesis import strategies as st
+
+from qkverify.laws import law
+from qkverify.reference.embedding import embedding as reference_embedding
+from qkverify.reference.positions import rotary as reference_rotary
+from qkverify.rounding import Bounded
+from qkverify.verdict import assert_within_bound
+
+layouts = st.sampled_from(("interleaved", "concatenated"))
+seeds = st.integers(0, 999)
+WORDS = 11  # of the vocabulary
+
+
+def offering(name):
+    """Where a law speaks of a keyword that need not be there."""
+    return lambda run: None if run.offers_parameter(name) else f"not offered: {name}"
+
+
+def taken(run, **options):
+    """Those of the options that the function takes; the others keep their defaults in the reference too."""
+    return {n: x for n, x in options.items() if x is not None and run.offers_parameter(n)}
+
+
+# -- embedding -------------------------------------------------------------------------------------------------------
+
+
+def drawn(run, batch, length, size, seed):
+    """tokens (B,L) and table (V,M); small whole numbers for seeds below ten."""
+    rng = np.random.default_rng(seed)
+    numbers = rng.integers(-2, 3, (WORDS, size)) if seed < 10 else rng.standard_normal((WORDS, size))
+    return rng.integers(0, WORDS, (batch, length)), numbers.astype(run.numpy_dtype)
+
+
+def embedded(run, tokens, table, **options):
+    """The embedding (B,L,M) with its bound, and the exact one."""
+    options, root = taken(run, **options), table.shape[1] ** 0.5
+    scale = Bounded(root, root * run.precision.accumulate.unit, run.precision)
+    base = Bounded(10000.0, 0.0, run.precision)
+    exact = reference_embedding(tokens, run.bounded(table), scale=scale, base=base, **options)
+    return run.within(run.call(tokens, table, shape=exact.shape, **options), exact), exact.value
+
+
+words = {
+    "operation": "embedding",
+    "batch": st.sampled_from((1, 2, 3)),
+    "length": st.sampled_from((1, 2, 3, 5, 8, 17)),
+    "size": st.sampled_from((2, 4, 6, 10, 16, 64)),
+    "layout": layouts,
+    "seed": seeds,
+}
+
+
+@law(
+    "A word counts sqrt(d) times its row of the table.",
+    source="'Attention is all you need', section 3.4",
+    **words,
+)
+def test_embedding_is_scaled_by_sqrt_d(run, batch, length, size, layout, seed):
+    """The encoding of the positions drops out: it is what a table of zeros gives."""
+    tokens, table = drawn(run, batch, length, size, seed)
+    found, alone = (embedded(run, tokens, x, layout=layout)[0] for x in (table, np.zeros_like(table)))
+    assert_within_bound(found - alone, table[tokens].astype(np.float64) * size**0.5, what="word")
+
+
+@law(
+    "A sequence behind padding is embedded as it is alone: positions count from its first token.",
+    source="left-padded batches, huggingface/transformers#22161",
+    when=offering("padding"),
+    **words,
+)
+def test_embedding_left_padding(run, batch, length, size, layout, seed):
+    tokens, table = drawn(run, batch, length, size, seed)
+    padding = np.random.default_rng(seed + 1).integers(0, length, batch)
+    found, _ = embedded(run, tokens, table, layout=layout, padding=padding)
+    for b, first in enumerate(padding):
+        alone, _ = embedded(run, tokens[b : b + 1, first:], table, layout=layout)
+        assert_within_bound(found[b, first:], alone[0], what="embedding behind the padding")
+
+
+@law(
+    "An embedding is sqrt(d) times the row of the word, plus the encoding of the position.",
+    source="'Attention is all you need', sections 3.4 and 3.5",
+    **words,
+)
+def test_embedding_agrees_with_formula(run, batch, length, size, layout, seed):
+    found, exact = embedded(run, *drawn(run, batch, length, size, seed), layout=layout)
+    assert_within_bound(found, exact, what="embedding")
+
+
+# -- rotary, query and key in one call -------------------------------------------------------------------------------
+
+rope = {
+    "operation": "rotary_pair",
+    "heads": st.sampled_from(((1, 1), (2, 2), (2, 1), (4, 2), (6, 3))),  # H, G
+    "batch": st.sampled_from((1, 2, 3)),
+    "length": st.sampled_from((1, 2, 3, 5, 17)),
+    "size": st.sampled_from((2, 4, 6, 8, 64)),
+    "layout": st.sampled_from(("interleaved", "half")),
+    "seed": seeds,
+}
+
+
+def query_and_key(run, heads, batch, length, size, seed):
+    """query (B,H,L,D), key (B,G,L,D) of sizes that the function takes, and positions (B,L), anywhere up to 999."""
+    rng = np.random.default_rng(seed)
+    letters = {"B": batch, "H": heads[0], "G": heads[1], "Q": length, "K": length, "D": size}
+    assume(run.implementation.accepts(letters) is None)
+    query, key = (rng.standard_normal((batch, n, length, size)).astype(run.numpy_dtype) for n in heads)
+    return query, key, rng.integers(0, 8 if seed < 500 else 1000, (batch, length))
+
+
+def turned(run, query, key, positions, layout):
+    """Query and key, each with its bound, and the exact ones."""
+    base, at = Bounded(10000.0, 0.0, run.precision), positions.astype(np.float64)[:, None]
+    options = taken(run, layout=layout)
+    exact = [reference_rotary(run.bounded(x), at, base=base, layout=layout) for x in (query, key)]
+    found = run.call_parts(query, key, positions, shapes={"query": query.shape, "key": key.shape}, **options)
+    return [run.within(got, x) for got, x in zip(found, exact, strict=True)], [x.value for x in exact]
+
+
+@law(
+    "The turned query does not depend on the key, nor the turned key on the query.",
+    source="RoFormer: f_q and f_k are functions of one vector and its position each; hpcaitech/ColossalAI#6429",
+    **rope,
+)
+def test_rotary_pair_keeps_query_and_key_apart(run, heads, batch, length, size, layout, seed):
+    query, key, at = query_and_key(run, heads, batch, length, size, seed)
+    (turned_query, turned_key), _ = turned(run, query, key, at, layout)
+    assert_within_bound(
+        turned(run, query, -key, at, layout)[0][0], turned_query, what="query beside another key"
+    )
+    assert_within_bound(
+        turned(run, -query, key, at, layout)[0][1], turned_key, what="key beside another query"
+    )
+
+
+@law(
+    "Rotary turns each pair of query and key by the position of its own token in its own sequence.",
+    source="RoFormer, section 3.2.2",
+    **rope,
+)
+def test_rotary_pair_agrees_with_formula(run, heads, batch, length, size, layout, seed):
+    found, exact = turned(run, *query_and_key(run, heads, batch, length, size, seed), layout)
+    assert_within_bound(found[0], exact[0], what="query")
+    assert_within_bound(found[1], exact[1], what="key")

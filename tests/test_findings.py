@@ -1,0 +1,88 @@
+"""A recorded finding explains what it speaks of: another bug under the same law still counts as a failure."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qkverify import Finding
+from qkverify.contract import describe
+from qkverify.implementations.numpy_textbook import attention as right
+from qkverify.verification import Cell, check, law_book, prepare
+
+FOLDER = "reports/findings/of-a-test"
+LAW = "agrees_with_reference"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def kernel(*, wrong_if_causal, wrong_if_capped):
+    """An attention that doubles its output under one option or two."""
+
+    def attention(query, key, value, *, causal=False, softcap=None):
+        output = right(query, key, value, causal=causal, softcap=softcap)
+        broken = (causal and wrong_if_causal) or (softcap is not None and wrong_if_capped)
+        return output * 2 if broken else output
+
+    return attention
+
+
+def verdict(function, known, seed=1):
+    one = describe(function, name="of a test", arrays="numpy", findings={LAW: known}, differentiable=False)
+    law = next(law for law in law_book() if law.name == LAW)
+    return check(law, prepare(Cell(one, "cpu", "float32")), max_examples=60, seed=seed, database=None)
+
+
+CAUSAL = Finding(FOLDER, when=lambda problem: problem.causal)
+
+
+def test_what_a_finding_speaks_of_is_a_finding():
+    found = verdict(kernel(wrong_if_causal=True, wrong_if_capped=False), CAUSAL)
+    assert (found.outcome, found.reason) == ("finding", FOLDER)
+    assert "causal" in found.counterexample.problem
+
+
+def test_another_bug_alone_is_a_failure():
+    found = verdict(kernel(wrong_if_causal=False, wrong_if_capped=True), CAUSAL)
+    assert found.outcome == "failed"
+    assert "softcap" in found.counterexample.problem
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_another_bug_beside_the_finding_is_a_failure(seed):
+    """Whichever of the two the law meets first."""
+    found = verdict(kernel(wrong_if_causal=True, wrong_if_capped=True), CAUSAL, seed)
+    assert found.outcome == "failed"
+    assert "softcap" in found.counterexample.problem
+    assert "causal" not in found.counterexample.problem
+
+
+def test_a_finding_without_a_condition_explains_every_failure_of_its_law():
+    assert verdict(kernel(wrong_if_causal=False, wrong_if_capped=True), FOLDER).outcome == "finding"
+
+
+def test_a_finding_that_does_not_show_is_said():
+    found = verdict(kernel(wrong_if_causal=False, wrong_if_capped=False), CAUSAL)
+    assert found.outcome == "passed"
+    assert FOLDER in found.reason
+
+
+def test_torch_findings_say_where_they_show():
+    pytest.importorskip("torch", reason="needs torch")
+    from qkverify.implementations.torch_sdpa import ACCUMULATES, KEY_COUNT, NAN_QUERY, SCALE_NOT_POSITIVE
+    from qkverify.problems import Problem
+
+    one = np.zeros((1, 1, 1, 1), np.float32)
+    plain = Problem(query=one, key=one, value=one)
+    every = (ACCUMULATES, KEY_COUNT, NAN_QUERY, SCALE_NOT_POSITIVE)
+    assert not [known for known in every if known.explains([plain])]
+    assert NAN_QUERY.explains([plain.replace(query=one * np.nan)])
+    two = np.zeros((1, 1, 2, 1), np.float32)
+    assert NAN_QUERY.explains([plain.replace(key=one * np.nan)])
+    assert not NAN_QUERY.explains([plain.replace(key=np.concatenate([one * np.nan, one], 2), value=two)])
+    assert SCALE_NOT_POSITIVE.explains([plain, plain.replace(causal=True, scale=0.0)])
+    assert KEY_COUNT.explains([plain.replace(value=np.zeros((1, 1, 2, 1), np.float32))])
+    assert ACCUMULATES.explains([plain.replace(query=np.zeros((1, 3, 1, 1), np.float32))])
