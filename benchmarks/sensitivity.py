@@ -91,7 +91,7 @@ def main() -> None:
     options.add_argument("--runs", type=int, default=20)
     options.add_argument("--seconds", type=float, default=30.0, help="budget of one run")
     options.add_argument("--processes", type=int, default=5)
-    options.add_argument("--rounds", type=int, default=40, help="rounds of a process at most")
+    options.add_argument("--rounds", type=int, default=100, help="rounds of a process at most")
     options.add_argument("--load", action="store_true", help="keep another process busy meanwhile")
     asked = options.parse_args()
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if asked.load else None

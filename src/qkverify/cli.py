@@ -135,7 +135,7 @@ def list_(
 def bench(
     targets: Annotated[list[str] | None, typer.Argument(help="implementations; default: all")] = None,
     workload: Workloads = None, pass_: Passes = None, dtype: Dtypes = None, device: Devices = None,
-    budget: Budget = "90s", processes: Processes = 5, rounds: Rounds = 40, laws: Laws = "glance", cache: CacheState = "",
+    budget: Budget = "90s", processes: Processes = 5, rounds: Rounds = 100, laws: Laws = "glance", cache: CacheState = "",
     results: Annotated[Path | None, typer.Option(help="append the samples to this file, a JSON line each")] = None,
 ) -> None:  # fmt: skip
     """Time implementations that keep the laws: interleaved, over several processes, with an A/A control."""
@@ -168,7 +168,7 @@ def compare(
     fail_on: Annotated[str, typer.Option(help="exit 1 where a case is: slower, faster, different")] = "",
     across_devices: Annotated[bool, typer.Option("--across-devices", help="of two runs: even of different machines")] = False,
     workload: Workloads = None, pass_: Passes = None, dtype: Dtypes = None, device: Devices = None,
-    budget: Budget = "90s", processes: Processes = 5, rounds: Rounds = 40, laws: Laws = "glance", cache: CacheState = "",
+    budget: Budget = "90s", processes: Processes = 5, rounds: Rounds = 100, laws: Laws = "glance", cache: CacheState = "",
 ) -> None:  # fmt: skip
     """Faster, slower, same or undecided, case by case and overall: two implementations, or two runs."""
     from qkverify import benching, comparing, screen_times

@@ -21,6 +21,7 @@ from qkverify.results import (
     Accuracy,
     Ceiling,
     Complexity,
+    Conditions,
     Control,
     Fact,
     ImplementationInfo,
@@ -28,6 +29,7 @@ from qkverify.results import (
     Picture,
     Planted,
     Record,
+    Rounding,
     RunStart,
     Timing,
     Travel,
@@ -134,6 +136,10 @@ class Report:
         self.controls = _latest(
             of_kind(records, Control), lambda c: (c.case, c.direction, c.implementation, c.device, c.dtype)
         )
+        self.conditions = _latest(
+            of_kind(records, Conditions), lambda c: (c.case, c.direction, c.device, c.dtype, c.process)
+        )
+        self.rounding = _latest(of_kind(records, Rounding), lambda r: (r.unit, r.device))
         self.accuracy = _latest(of_kind(records, Accuracy), lambda a: (a.implementation, a.device, a.dtype))
         self.planted = sorted(_latest(of_kind(records, Planted), lambda p: p.name), key=lambda p: p.name)
         self.pictures = _latest(of_kind(records, Picture), lambda p: p.name)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from markupsafe import Markup
 
 from qkverify.report import units
 from qkverify.report.markdown import table
 from qkverify.report.model import Report
 from qkverify.report.templating import fill
+from qkverify.results import Conditions
 
 ORDER = 80
 TITLE = "Environment"
@@ -21,7 +26,66 @@ def html(report: Report) -> Markup:
         ("Identity: by which results may be compared", last.identity),
         ("State: what only was so at the time", last.state),
     )
-    return fill("environment.jinja", report=report, parts=parts, changed=changed(report))
+    return fill(
+        "environment.jinja", report=report, parts=parts, changed=changed(report), watched=watched(report)
+    )
+
+
+class Watched(NamedTuple):
+    """One device while it was timed: rounds in all, those in which it was held back by their cause, and its extremes."""
+
+    device: str
+    rounds: int
+    disturbed: dict[str, int]
+    mhz: tuple[float, float] | None
+    celsius: float | None
+    watts: float | None
+    load: float | None
+
+    @property
+    def facts(self) -> str:
+        """What the device told, in words."""
+        words = [
+            *([f"{self.mhz[0]:.0f} .. {self.mhz[1]:.0f} MHz"] if self.mhz else []),
+            *([f"up to {self.celsius:.0f} °C"] if self.celsius is not None else []),
+            *([f"up to {self.watts:.0f} W"] if self.watts is not None else []),
+            *([f"load up to {self.load:.1f}"] if self.load is not None else []),
+        ]
+        return ", ".join(words)
+
+    @property
+    def held_back(self) -> str:
+        """Rounds by cause, in words."""
+        causes = [
+            f"{cause}: {count:,} ({units.percent(count / self.rounds)})"
+            for cause, count in self.disturbed.items()
+        ]
+        return "; ".join(causes) or "none"
+
+
+def watched(report: Report) -> list[Watched]:
+    """A line for each device that was watched."""
+    found = []
+    for device in dict.fromkeys(c.device for c in report.conditions):
+        mine = [c for c in report.conditions if c.device == device]
+        causes: Counter[str] = Counter()
+        for one in mine:
+            causes.update(one.disturbed)
+        low = [c.mhz_low for c in mine if c.mhz_low is not None]
+        high = [c.mhz_high for c in mine if c.mhz_high is not None]
+        extremes = [
+            max((v for c in mine if (v := getattr(c, n)) is not None), default=None)
+            for n in ("celsius", "watts", "load")
+        ]
+        rounds = sum(c.rounds for c in mine)
+        found.append(
+            Watched(device, rounds, dict(causes), (min(low), max(high)) if low and high else None, *extremes)
+        )
+    return found
+
+
+def _greatest(seen: Sequence[Conditions], fact: str) -> float | None:
+    return max((value for one in seen if (value := getattr(one, fact)) is not None), default=None)
 
 
 def changed(report: Report) -> list[str]:
@@ -43,4 +107,9 @@ def markdown(report: Report) -> str:
         f"- {run.started}: `{run.command}`, profile {run.profile}, seed {run.seed}, qkverify {run.qkverify}"
         for run in report.runs
     ]
-    return table(["fact", "value"], rows) + "\n\n" + "\n".join(runs)
+    seen = [
+        f"- {one.device} while it was timed: {one.rounds:,} rounds, held back in: {one.held_back}"
+        + (f"; {one.facts}" if one.facts else "")
+        for one in watched(report)
+    ]
+    return table(["fact", "value"], rows) + "\n\n" + "\n".join([*seen, *runs])
