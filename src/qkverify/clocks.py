@@ -91,8 +91,10 @@ class HostClock:
     def _row(self, call: Call, repeats: int) -> float:
         self._wait(None)
         with _no_collection():
+            result = None
             start = self._now()
             for _ in range(repeats):
+                result = None  # freed before the next call, as in timeit: else each would find other memory than the last
                 result = call()
             self._wait(result)
             return self._now() - start
