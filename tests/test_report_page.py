@@ -152,6 +152,7 @@ def show(
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     browser.get(address)
+    until(lambda: browser.execute_script("return document.readyState") == "complete")
 
 
 def one(page: Any, selector: str) -> Any:

@@ -93,11 +93,15 @@ class FakeMonitor:
     """Says of each round in turn whether the device was held back."""
 
     def __init__(self, held_back: Sequence[bool]) -> None:
-        self.left, self.open = list(held_back), False
+        self.left, self.open, self.settled = list(held_back), False, 0
 
     def before(self) -> None:
         assert not self.open
         self.open = True
+
+    def settle(self) -> None:
+        assert self.open
+        self.settled += 1
 
     def after(self) -> Reading:
         assert self.open
@@ -302,7 +306,8 @@ def test_a_subject_without_room_says_how_long_it_takes() -> None:
 
 
 def test_a_round_in_which_the_device_was_held_back_is_marked_and_taken_again() -> None:
-    time, watch = FakeTime(), sampling.Watch(FakeMonitor([False, True, False, True, True]))
+    monitor = FakeMonitor([False, True, False, True, True])
+    time, watch = FakeTime(), sampling.Watch(monitor)
     subjects = {name: time.subject(name, 0.01) for name in "ab"}
     plans = dict.fromkeys(subjects, Plan(1, 0.01))
     found = sampling.interleave(
@@ -310,6 +315,7 @@ def test_a_round_in_which_the_device_was_held_back_is_marked_and_taken_again() -
     )
     assert watch.marks == dict.fromkeys((1, 3, 4), ("power cap",))
     assert found["a"].rounds == found["b"].rounds == list(range(8))
+    assert monitor.settled == 2 * 8
 
 
 def test_rounds_are_not_taken_again_for_ever_nor_beyond_the_budget() -> None:
@@ -624,7 +630,7 @@ def test_a_grid_is_written_as_it_goes_and_within_its_budget(tmp_path: Path) -> N
         timings = timing.run_grid(
             writer,
             [implementation(), wrong],
-            budget_seconds=5.0,
+            budget_seconds=10.0,
             progress=lambda fraction, text: said.append((fraction, text)),
             verdicts=verdicts,
             workloads=lambda device: [SHORT],

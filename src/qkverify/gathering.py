@@ -35,7 +35,7 @@ class Gathered:
         self.timings: list[Timing] = []
         self.twin: Timing | None = None
         self.conditions: list[Conditions] = []
-        self._seconds_per_round = 0.0
+        self._overhead_seconds = self._round_seconds = 0.0
 
     @property
     def rounds(self) -> int:
@@ -73,16 +73,17 @@ class Gathered:
             self.twin = None if self.twin is None else _joined(self.twin, twin)
         if found.conditions is not None:
             self.conditions.append(msgspec.structs.replace(found.conditions, process=process))
-        taken = self.rounds - before
-        self._seconds_per_round = found.wall_seconds / taken if taken else self._seconds_per_round
+        if self.rounds > before:
+            self._round_seconds = found.round_seconds
+            self._overhead_seconds = found.wall_seconds - (self.rounds - before) * found.round_seconds
 
     def further_rounds(self, width: float) -> int:
         """Rounds that are lacking until the widest interval of the group reaches so far only, as a log-ratio."""
         return max(0, math.ceil((REACH * self._scatter() / width) ** 2) - self.rounds)
 
     def cost(self, rounds: int) -> float:
-        """About the seconds of so many rounds."""
-        return rounds * self._seconds_per_round
+        """About the seconds of so many rounds, getting ready for them included."""
+        return self._overhead_seconds + rounds * self._round_seconds
 
     def _scatter(self) -> float:
         """The largest scatter of the cells' ratios to the one that stands twice, its twin's included."""

@@ -62,12 +62,13 @@ class Prepared:
 
 class Measured(NamedTuple):
     """Timings in the order of the cells; the fastest cell again, where anything ran; the seconds of a call as
-    the warm-up saw them, of cells that the budget had no room for too; and how long all of it took."""
+    the warm-up saw them, of cells that the budget had no room for too; how long all of it took, and a round."""
 
     timings: list[Timing]
     twin: Timing | None
     call_seconds: dict[Cell, float]
     wall_seconds: float = 0.0
+    round_seconds: float = 0.0
     conditions: Conditions | None = None
 
     @property
@@ -129,17 +130,27 @@ def measure(
     spent = time.perf_counter() - start
     rounds_seconds = max(budget_seconds - spent, min(need, limit - spent))
     watch = Watch(_monitor(cells[0].device) if cells else None)
+    began = time.perf_counter()
     samples = interleave(
         subjects, budget_seconds=rounds_seconds, seed=seed, plans=plans, most_rounds=most_rounds, watch=watch
     )
+    sampling_seconds = time.perf_counter() - began
     timings = [
         _timing(cell, ready.get(cell), samples, reasons.get(cell), (peaks or {}).get(cell), check)
         for cell in cells
     ]
     timings = [_marked(timing, watch) for timing in timings]
+    rounds = max((one.rounds[-1] + 1 for one in samples.values() if one.rounds), default=0)
     twin = None if control is None else _twin(control, timings, samples)
     conditions = _conditions(cells[0], watch) if ready else None
-    return Measured(timings, twin and _marked(twin, watch), calls, time.perf_counter() - start, conditions)
+    return Measured(
+        timings,
+        twin and _marked(twin, watch),
+        calls,
+        wall_seconds=time.perf_counter() - start,
+        round_seconds=sampling_seconds / rounds if rounds else 0.0,
+        conditions=conditions,
+    )
 
 
 def prepared(cell: Cell, *, seed: int = 0, cache: Cache | None = None) -> Prepared:

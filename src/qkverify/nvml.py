@@ -66,9 +66,11 @@ class Reading:
 
 
 class Monitor(Protocol):
-    """Watches one device; `after` speaks of the time since the last `before`."""
+    """Watches one device; `after` speaks of the time since the last `before`, `settle` returns when it is at rest."""
 
     def before(self) -> None: ...
+
+    def settle(self) -> None: ...
 
     def after(self) -> Reading: ...
 
@@ -92,6 +94,9 @@ class GpuMonitor:
 
     def before(self) -> None:
         self._start, self._since = self._look(), self._now()
+
+    def settle(self) -> None:
+        """Nothing to do: a GPU is waited for by its clock, which synchronises before each sample."""
 
     def after(self) -> Reading:
         seconds, end = self._now() - self._since, self._look()

@@ -65,6 +65,11 @@ class Watch:
         if self._monitor is not None:
             self._monitor.before()
 
+    def settle(self) -> None:
+        """Before each sample: what the one before left running comes to rest."""
+        if self._monitor is not None:
+            self._monitor.settle()
+
     def after(self, round_number: int) -> bool:
         """Whether the round that ends here was held back."""
         if self._monitor is None:
@@ -115,6 +120,7 @@ def interleave(
     def one_round(number: int, names: Sequence[str]) -> None:
         watch.before()
         for name in order.permutation(names):
+            watch.settle()
             try:
                 seconds = subjects[name].clock.sample(subjects[name].call, plans[name].repeats)
             except Exception as error:  # a call that worked before: the others go on

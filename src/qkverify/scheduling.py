@@ -24,6 +24,10 @@ WAITED, STOLEN = "waiting for a core", "taken by the hypervisor"
 PROC = Path("/proc")
 
 
+LONGEST_SETTLE_SECONDS = 0.1
+SETTLE_STEP_SECONDS = 0.0005
+
+
 class Lost(NamedTuple):
     """Seconds lost so far: by each thread while it waited for a core, and to the hypervisor as a mean over cores."""
 
@@ -41,6 +45,16 @@ class CpuMonitor:
     def before(self) -> None:
         self._start, self._since = lost(self._proc), self._now()
 
+    def settle(self) -> None:
+        """Wait until no other thread of ours is running, `LONGEST_SETTLE_SECONDS` at most.
+
+        Threads of a library keep spinning for a while after its call, in case another comes (OpenBLAS for some 2^26
+        cycles): the next call, of another library, would share its cores with them.
+        """
+        until = self._now() + LONGEST_SETTLE_SECONDS
+        while running(self._proc) > 1 and self._now() < until:
+            time.sleep(SETTLE_STEP_SECONDS)
+
     def after(self) -> Reading:
         seconds, end = self._now() - self._since, lost(self._proc)
         # a thread that was not there before has waited all it ever waited in this round
@@ -56,6 +70,15 @@ class CpuMonitor:
 def cpu_monitor(proc: Path = PROC) -> Monitor | None:
     """A monitor where the kernel counts what threads wait, else None."""
     return CpuMonitor(proc) if lost(proc).waited else None
+
+
+def running(proc: Path) -> int:
+    """How many threads of ours have or want a core at this moment."""
+    count = 0
+    for file in proc.glob("self/task/*/stat"):
+        with suppress(OSError, IndexError):  # a thread that has just ended
+            count += file.read_text().rpartition(")")[2].split()[0] == "R"
+    return count
 
 
 def lost(proc: Path) -> Lost:

@@ -67,6 +67,7 @@ class Answer(msgspec.Struct, frozen=True):
     twin: Timing | None = None
     call_seconds: list[float | None] = []
     wall_seconds: float = 0.0
+    round_seconds: float = 0.0
     conditions: Conditions | None = None
     missing: str = ""
 
@@ -110,7 +111,9 @@ class Sweep:
                 cells, verified=verified, peaks=peaks, expected_seconds=expected_seconds, **asdict(terms)
             )
         seconds = {cell: s for cell, s in zip(cells, answer.call_seconds, strict=True) if s is not None}
-        return Measured(answer.timings, answer.twin, seconds, answer.wall_seconds, answer.conditions)
+        return Measured(
+            answer.timings, answer.twin, seconds, answer.wall_seconds, answer.round_seconds, answer.conditions
+        )
 
 
 def _named(cell: Cell, reason: str | None, peak: int | None, seconds: float | None) -> Named:
@@ -153,7 +156,9 @@ def answer(question: bytes) -> bytes:
         **asdict(asked.terms),
     )
     calls = [found.call_seconds.get(cell) for cell in cells]
-    return msgspec.json.encode(Answer(found.timings, found.twin, calls, found.wall_seconds, found.conditions))
+    return msgspec.json.encode(
+        Answer(found.timings, found.twin, calls, found.wall_seconds, found.round_seconds, found.conditions)
+    )
 
 
 def _found(one: Named) -> Cell:

@@ -41,6 +41,11 @@ CEILING_SHARE = 0.1  # of the budget, at most
 MEMORY_SHARE = 0.15
 SERVER_SECONDS = 3.0  # about what a new process needs to import a framework
 LARGEST_SHARE = 1 / 3  # of what is left, for a group that cannot do with less
+FIRST_SHARE = 0.5  # of the time goes to the first of several sweeps, which checks every output
+FIRST_ROUNDS = (
+    5  # of a group in that sweep: what a case takes and how it scatters; the rest is for where it matters
+)
+NO_LIMIT_SECONDS = 1e9  # JSON has no infinity
 OUT_OF_TIME = "the time budget had run out"
 
 
@@ -84,10 +89,19 @@ def run_grid(
         writer.append(ceiling)
     say(1 - left() / budget_seconds, "peak memory")
     peaks = measure_peaks(live, budget_seconds=MEMORY_SHARE * budget_seconds)
-    plan = _Plan(groups_of(cells), reasons, peaks, seed=seed, most_rounds=most_rounds, cache=cache)
+    plan = _Plan(
+        groups_of(cells),
+        reasons,
+        peaks,
+        seed=seed,
+        most_rounds=most_rounds,
+        cache=cache,
+        several=processes > 1,
+    )
     try:
         for process in range(processes):
-            until = time.perf_counter() + left() / (processes - process)
+            share = FIRST_SHARE if process == 0 < processes - 1 else 1 / (processes - process)
+            until = time.perf_counter() + share * left()
             with Sweep() as sweep:
                 for group, terms in plan.terms(process, until):
                     title = group.cells[0].title
@@ -117,10 +131,11 @@ class _Plan:
         seed: int,
         most_rounds: int,
         cache: Cache | None,
+        several: bool,
     ) -> None:
         self.groups = {cells[0].group: Gathered(cells) for cells in groups}
         self._reasons, self._peaks, self._speeds = reasons, peaks, Speeds()
-        self._seed, self._most_rounds, self._cache = seed, most_rounds, cache
+        self._seed, self._most_rounds, self._cache, self._several = seed, most_rounds, cache, several
 
     def terms(self, process: int, until: float) -> Iterator[tuple[Gathered, Terms]]:
         """The groups of one sweep, each with its terms: by the work at first, where the scatter is largest then."""
@@ -139,7 +154,9 @@ class _Plan:
                         budget_seconds=share,
                         limit_seconds=limit,
                         seed=seed + number,
-                        most_rounds=self._most_rounds,
+                        most_rounds=min(FIRST_ROUNDS, self._most_rounds)
+                        if self._several
+                        else self._most_rounds,
                         check=True,
                         twin_of="",
                         cache=self._cache,
@@ -153,7 +170,7 @@ class _Plan:
                 live[name],
                 Terms(
                     budget_seconds=seconds,
-                    limit_seconds=max(seconds, LARGEST_SHARE * left()),
+                    limit_seconds=NO_LIMIT_SECONDS,  # it fitted before, and a case without this process would have a gap
                     seed=seed + number,
                     most_rounds=rounds,
                     check=False,

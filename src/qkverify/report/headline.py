@@ -109,13 +109,19 @@ def control(report: Report) -> str:
     if worst is None:
         return ""
     mean = statistics.pooled(report.controls)
-    reach = units.percent(math.expm1(statistics.noise([worst])))
+    reach = _reach(math.exp(statistics.noise([worst])))
     if len(report.controls) == 1:
         return f"A/A {worst.ratio:.3f} ({worst.low:.3f} .. {worst.high:.3f}): differences within {reach} are not judged"
+    middle = _reach(math.exp(statistics.median([statistics.noise([c]) for c in report.controls])))
     return (
-        f"A/A over {len(report.controls)} cases {mean.ratio:.3f} ({mean.low:.3f} .. {mean.high:.3f}); each case is judged "
-        f"by its own control, of which the worst reaches {reach}"
+        f"A/A over {len(report.controls)} cases {mean.ratio:.3f} ({mean.low:.3f} .. {mean.high:.3f}); nothing is judged "
+        f"within a case's own control: {middle} in the middle of the cases, {reach} at worst"
     )
+
+
+def _reach(factor: float) -> str:
+    """How far noise reaches: 1.06 is "6.0 %", 3 is "a factor of 3.00"."""
+    return units.percent(factor - 1) if factor < 2 else f"a factor of {units.ratio(factor)}"
 
 
 def markdown(report: Report) -> str:
