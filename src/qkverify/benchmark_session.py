@@ -26,7 +26,7 @@ from qkverify.errors import UnsupportedCase, UsageError
 from qkverify.measurement import Measured, measure, prepared
 from qkverify.memory import Server
 from qkverify.results import Ceiling, Timing
-from qkverify.statistics import calm, median
+from qkverify.statistics import median
 from qkverify.timing import Speeds, shows_growth, why_not
 
 SESSION: pytest.StashKey[BenchmarkSession] = pytest.StashKey()
@@ -111,7 +111,7 @@ class BenchmarkSession:
 
     def facts(self, cell: Cell, timing: Timing, group: Measured) -> dict[str, Any]:
         """What stands beside the times in pytest-benchmark's JSON."""
-        middle = median(calm(timing))
+        middle = median(timing.seconds)  # of the very samples in the table
         share = fraction_of_roofline(timing, middle, self._ceilings_of(cell))
         control = group.control
         return {

@@ -19,10 +19,13 @@ class Died(Exception):
 
 
 class Child:
-    """A process that is started by the first question and ended by `close`, for use in a `with`."""
+    """A process that is started by the first question and ended by `close`, for use in a `with`.
 
-    def __init__(self, module: str) -> None:
-        self._module = module
+    Variables of its `environment` hold where the user's own does not set them.
+    """
+
+    def __init__(self, module: str, **environment: str) -> None:
+        self._module, self._environment = module, environment
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -62,7 +65,7 @@ class Child:
                 [sys.executable, "-m", self._module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": paths},
+                env={**self._environment, **os.environ, "PYTHONPATH": paths},
             )
         return self._process
 

@@ -126,7 +126,7 @@ def measure(
     if control is not None:
         _add_twin(control, prepare, subjects, plans)
     # a tenth more than the samples: for what passes between them
-    need = 1.1 * FEWEST_ROUNDS * sum(plan.sample_seconds for plan in plans.values())
+    need = 1.1 * FEWEST_ROUNDS * sum(plan.cost_seconds for plan in plans.values())
     spent = time.perf_counter() - start
     rounds_seconds = max(budget_seconds - spent, min(need, limit - spent))
     watch = Watch(_monitor(cells[0].device) if cells else None)

@@ -24,6 +24,7 @@ from qkverify.clocks import Call, Clock
 from qkverify.nvml import Monitor, Reading
 
 MOST_ROUNDS = 20
+SHORT_SECONDS = 0.05  # a longer call is warm for most of its time
 FEWEST_ROUNDS = 3
 RESOLUTION_MULTIPLE = 10_000  # a sample so many clock steps long is quantised by at most 0.01 %
 MOST_REPEATS = 10_000
@@ -82,14 +83,25 @@ class Watch:
 
 
 class Plan(NamedTuple):
-    """How a subject is sampled: calls in a sample, and the seconds that a sample takes."""
+    """How a subject is sampled: calls in a sample, the seconds that they take, and whether
+    a call that does not count goes before.
+
+    The subjects of the round before left the caches full of their own numbers, and threads asleep. What that costs a short call
+    is no property of it, and scatters.
+    """
 
     repeats: int
     sample_seconds: float
+    warm: bool = False
 
     @property
     def call_seconds(self) -> float:
         return self.sample_seconds / self.repeats
+
+    @property
+    def cost_seconds(self) -> float:
+        """What a sample takes with the call that does not count."""
+        return self.sample_seconds + self.call_seconds * self.warm
 
 
 def interleave(
@@ -111,7 +123,7 @@ def interleave(
     start = now()
     plans = plans or {name: calibrate(one, limit_seconds=budget_seconds) for name, one in subjects.items()}
     left = max(0.0, budget_seconds - (now() - start))
-    counts = share_rounds({name: plan.sample_seconds for name, plan in plans.items()}, left, most_rounds)
+    counts = share_rounds({name: plan.cost_seconds for name, plan in plans.items()}, left, most_rounds)
     found = {n: Samples(reason="" if counts[n] else too_slow(plans[n].call_seconds)) for n in subjects}
     order, last = np.random.default_rng(seed), max(counts.values(), default=0)
     watch = watch if watch is not None else Watch()
@@ -122,6 +134,8 @@ def interleave(
         for name in order.permutation(names):
             watch.settle()
             try:
+                if plans[name].warm:
+                    subjects[name].call()
                 seconds = subjects[name].clock.sample(subjects[name].call, plans[name].repeats)
             except Exception as error:  # a call that worked before: the others go on
                 found[name] = Samples(reason=raised(error))
@@ -166,7 +180,7 @@ def calibrate(subject: Subject, *, limit_seconds: float = math.inf) -> Plan:
             break
         before = seconds
         repeats = max(1, min(MOST_REPEATS, math.ceil(shortest / max(seconds, shortest / MOST_REPEATS))))
-    return Plan(repeats, seconds * repeats)
+    return Plan(repeats, seconds * repeats, warm=seconds < SHORT_SECONDS)
 
 
 def share_rounds(

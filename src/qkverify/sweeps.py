@@ -25,6 +25,9 @@ from qkverify.results import Cache, Conditions, Direction, Timing
 from qkverify.workloads import Workload
 
 MODULE = "qkverify.sweeps"
+# OpenBLAS's threads spin for 2^26 cycles after a product (some 25 ms), and everything that is timed next shares its cores with
+# them. With 2^22 they still spin from one product of a call to the next.
+OPENBLAS_REST = "22"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +79,7 @@ class Sweep:
     """One process, for use in a `with`."""
 
     def __init__(self) -> None:
-        self._child = Child(MODULE)
+        self._child = Child(MODULE, OPENBLAS_THREAD_TIMEOUT=OPENBLAS_REST)
 
     def __enter__(self) -> Sweep:
         return self
