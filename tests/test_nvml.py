@@ -230,6 +230,47 @@ def test_what_the_hypervisor_took_is_a_mean_over_cores(tmp_path: Path) -> None:
     assert read(Kernel(tmp_path), waited={}, stolen=0.06) == (scheduling.STOLEN,)
 
 
+def states(folder: Path, *letters: str) -> Path:
+    """A kernel whose threads of ours are in these states; names of threads may hold brackets and spaces."""
+    for number, letter in enumerate(letters):
+        task = folder / "self" / "task" / str(number)
+        task.mkdir(parents=True, exist_ok=True)
+        (task / "stat").write_text(f"{number} (a ) R (thread) {letter} 1 2 3")
+        (task / "schedstat").write_text("0 0 0")
+    return folder
+
+
+def test_threads_that_run_are_counted_by_their_state(tmp_path: Path) -> None:
+    assert scheduling.running(states(tmp_path, "R", "S", "R", "D")) == 2
+    assert scheduling.running(tmp_path / "none") == 0
+
+
+def test_a_monitor_waits_until_only_the_caller_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = [0]
+
+    def sleep(seconds: float) -> None:
+        waits[0] += 1
+        if waits[0] == 3:
+            states(tmp_path, "R", "S", "S")
+
+    monkeypatch.setattr(scheduling.time, "sleep", sleep)
+    scheduling.CpuMonitor(states(tmp_path, "R", "R", "S")).settle()
+    assert waits[0] == 3
+
+
+def test_a_thread_that_never_rests_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time = [0.0]
+
+    def sleep(seconds: float) -> None:
+        time[0] += seconds
+
+    monkeypatch.setattr(scheduling.time, "sleep", sleep)
+    scheduling.CpuMonitor(states(tmp_path, "R", "R"), now=lambda: time[0]).settle()
+    assert scheduling.LONGEST_SETTLE_SECONDS <= time[0] < 2 * scheduling.LONGEST_SETTLE_SECONDS
+
+
 def test_a_kernel_that_does_not_count_gives_no_monitor(tmp_path: Path) -> None:
     assert scheduling.cpu_monitor(tmp_path) is None
 

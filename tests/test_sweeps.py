@@ -131,6 +131,20 @@ def test_a_child_that_ends_is_told_from_one_that_answers(
         assert child.ask(b"a") != first
 
 
+def test_a_child_has_its_environment_and_the_users_own_goes_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "env_child.py").write_text(
+        "from qkverify.children import serve\nimport os\nserve(lambda line: os.environ['SETTING'].encode())\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for own, expected in ((None, b"theirs\n"), ("mine", b"mine\n")):
+        if own:
+            monkeypatch.setenv("SETTING", own)
+        with Child("env_child", SETTING="theirs") as child:
+            assert child.ask(b"?") == expected
+
+
 # Joining
 
 

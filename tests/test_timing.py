@@ -318,6 +318,18 @@ def test_a_round_in_which_the_device_was_held_back_is_marked_and_taken_again() -
     assert monitor.settled == 2 * 8
 
 
+def test_before_a_short_sample_stands_a_call_that_does_not_count() -> None:
+    time = FakeTime()
+    subjects = {"short": time.subject("short", 0.01), "long": time.subject("long", 0.2)}
+    plans = {name: sampling.calibrate(one) for name, one in subjects.items()}
+    assert (plans["short"].warm, plans["long"].warm) == (True, False)
+    assert plans["short"].cost_seconds == pytest.approx(2 * plans["short"].sample_seconds)
+    time.log.clear()
+    found = sampling.interleave(subjects, budget_seconds=9, plans=plans, most_rounds=4, now=time.now)
+    assert (time.log.count("short"), time.log.count("long")) == (8, 4)
+    assert found["short"].seconds == pytest.approx([0.01] * 4)
+
+
 def test_rounds_are_not_taken_again_for_ever_nor_beyond_the_budget() -> None:
     for budget, most in ((9.0, 10), (0.11, 6)):
         time, watch = FakeTime(), sampling.Watch(FakeMonitor([True] * 99))
