@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -19,13 +18,12 @@ from qkverify.results import (
     Record,
     RunStart,
     Timing,
-    Verdict,
     Writer,
     of_kind,
     read,
 )
 from qkverify.timing import run_grid
-from qkverify.verification import Cell, check_cells, plan
+from qkverify.verification import plan
 from qkverify.workloads import resolve, small_grid
 
 PASSES: dict[str, Direction] = {"forward": "forward", "backward": "backward", "both": "forward+backward"}
@@ -70,7 +68,7 @@ def run(asked: Asked, path: Path) -> Found:
         )
     with Writer(path) as writer:
         writer.append(campaigns.run_start(asked.laws))
-        verdicts = None if asked.laws == "none" else list(_verified(writer, cells, asked.laws))
+        verdicts = None if asked.laws == "none" else campaigns.verify(writer, cells, asked.laws)
         with screen.progress("timing") as advance:
             run_grid(
                 writer,
@@ -128,15 +126,3 @@ def _single(target: str) -> str:
     if len(names) > 1:
         raise UsageError(f"{target} means several implementations, and one is compared: {', '.join(names)}")
     return names[0]
-
-
-def _verified(writer: Writer, cells: Sequence[Cell], profile: str) -> Iterator[Verdict]:
-    """The verdicts of the cells, written as they come."""
-    with screen.progress("verifying") as advance:
-        for done, (cell, verdicts) in enumerate(
-            check_cells(cells, profile=profile, jobs=max(2, os.cpu_count() or 2))
-        ):
-            advance((done + 1) / len(cells), str(cell))
-            for verdict in verdicts:
-                writer.append(verdict)
-                yield verdict

@@ -64,7 +64,7 @@ def record_everything(
         path.unlink(missing_ok=True)
     writer = Writer(path)
     writer.append(run_start(profile))
-    verdicts += _verify(writer, unfinished(planned.cells, verdicts), profile)
+    verdicts += verify(writer, unfinished(planned.cells, verdicts), profile)
     for cell in planned.cells:
         measured = accuracy.measure(cell) if cell.implementation.operation == "attention" else None
         if measured is not None:
@@ -112,7 +112,8 @@ def unfinished(cells: Sequence[Cell], verdicts: Sequence[Verdict]) -> list[Cell]
     ]
 
 
-def _verify(writer: Writer, cells: Sequence[Cell], profile: str) -> list[Verdict]:
+def verify(writer: Writer, cells: Sequence[Cell], profile: str) -> list[Verdict]:
+    """The verdicts of the cells, each written as it comes."""
     verdicts: list[Verdict] = []
     with screen.progress("verifying") as advance:
         for done, (cell, found) in enumerate(

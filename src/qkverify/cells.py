@@ -14,7 +14,7 @@ from itertools import groupby
 
 from qkverify import registry
 from qkverify.contract import DEVICES, Implementation
-from qkverify.results import Direction, Verdict
+from qkverify.results import Direction, Group, Verdict
 from qkverify.workloads import Workload, small_grid
 
 DIRECTIONS: tuple[Direction, ...] = (
@@ -38,7 +38,7 @@ class Cell:
     direction: Direction
 
     @property
-    def group(self) -> tuple[str, str, str, str]:
+    def group(self) -> Group:
         """Cells of one group do the same work, and are timed against each other."""
         return self.workload.name, self.direction, self.device, self.dtype
 

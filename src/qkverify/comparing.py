@@ -11,7 +11,6 @@ What noise can do is said by the A/A controls of the very cases that are compare
 
 from __future__ import annotations
 
-import math
 import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -20,17 +19,9 @@ from typing import NamedTuple
 
 from qkverify import statistics
 from qkverify.errors import UsageError
+from qkverify.fingerprint import MACHINE
 from qkverify.results import Control, Fact, Record, RunStart, Timing, of_kind, read
 from qkverify.statistics import Comparison
-
-MACHINE = (
-    "cpu",
-    "cores",
-    "memory_gib",
-    "gpu",
-    "gpu_memory_mib",
-)  # of a fingerprint's identity: what must be the same
-
 
 FAIL_ON = {"slower": ("slower",), "faster": ("faster",), "different": ("slower", "faster")}
 
@@ -64,7 +55,7 @@ def side_of(records: Iterable[Record]) -> Side:
     records = list(records)
     starts = of_kind(records, RunStart)
     latest = {_key(t): t for t in of_kind(records, Timing)}
-    controls = {(c.case, c.direction, c.device, c.dtype): c for c in of_kind(records, Control)}
+    controls = {c.group: c for c in of_kind(records, Control)}
     return Side(
         starts[-1] if starts else None,
         [t for t in latest.values() if t.seconds],
@@ -106,11 +97,9 @@ def implementations(run: Side, candidate: str, baseline: str) -> Result:
         raise UsageError.unknown(
             "implementation", named[0], dict.fromkeys(t.implementation for t in run.timings)
         )
-    by_group = {_group(t): t for t in run.timings if t.implementation == baseline}
+    by_group = {t.group: t for t in run.timings if t.implementation == baseline}
     pairs = [
-        (t, by_group[_group(t)])
-        for t in run.timings
-        if t.implementation == candidate and _group(t) in by_group
+        (t, by_group[t.group]) for t in run.timings if t.implementation == candidate and t.group in by_group
     ]
     cases = [
         Case(
@@ -170,7 +159,7 @@ def _differences_of(one: Sequence[float], other: Sequence[float]) -> list[float]
 
 
 def _beside(timing: Timing, side: Side, name: str) -> Timing | None:
-    return next((t for t in side.timings if t.implementation == name and _group(t) == _group(timing)), None)
+    return next((t for t in side.timings if t.implementation == name and t.group == timing.group), None)
 
 
 def _result(cases: list[Case], controls: Sequence[Control], otherwise: str) -> Result:
@@ -180,16 +169,8 @@ def _result(cases: list[Case], controls: Sequence[Control], otherwise: str) -> R
         return Result(cases, cases[0].comparison)
     interval = statistics.mean_ratio(case.logs for case in cases)
     mine = [c for case in cases for c in statistics.own_controls(case.candidate, controls)]
-    band = max(statistics.QUIET, _mean_reach(mine))
+    band = statistics.noise([statistics.pooled(mine)] if mine else [])
     return Result(cases, Comparison(statistics.verdict(interval, band), interval, len(cases)))
-
-
-def _mean_reach(controls: Sequence[Control]) -> float:
-    """How far the mean over cases strays of itself: the reach of the controls' own mean."""
-    if len(controls) < 2:
-        return statistics.noise(controls)
-    mean = statistics.student([math.log(c.ratio) for c in controls])
-    return max(abs(math.log(mean.low)), abs(math.log(mean.high)))
 
 
 def _differences(new: Side, old: Side, names: Iterable[str]) -> list[str]:
@@ -205,9 +186,5 @@ def _said(fact: Fact) -> str:
     return "unknown" if fact is None else str(fact)
 
 
-def _group(timing: Timing) -> tuple[str, str, str, str]:
-    return timing.case, timing.direction, timing.device, timing.dtype
-
-
 def _key(timing: Timing) -> tuple[str, ...]:
-    return (*_group(timing), timing.implementation)
+    return (*timing.group, timing.implementation)

@@ -24,6 +24,7 @@ from typing import Any
 from qkverify.results import Fact, Fingerprint
 
 COMMAND_SECONDS = 10  # a driver that hangs must not hang the run
+MACHINE = ("cpu", "cores", "memory_gib", "gpu", "gpu_memory_mib")  # of an identity; the rest is software
 PACKAGES = ("numpy", "torch", "triton", "jax", "ml_dtypes", "hypothesis")
 
 

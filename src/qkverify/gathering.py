@@ -16,7 +16,7 @@ import numpy as np
 
 from qkverify.cells import Cell
 from qkverify.measurement import Measured, control_of
-from qkverify.results import Conditions, Control, Timing
+from qkverify.results import Conditions, Control, Group, Timing
 from qkverify.sampling import FEWEST_ROUNDS
 from qkverify.statistics import QUIET, paired
 
@@ -24,7 +24,6 @@ NARROW = QUIET / 4  # an interval of a quarter per cent is narrow enough for a b
 # Half of a 95 % interval of a median of n is about 1.96 x 1.25 / sqrt(n) standard deviations, and the median distance of two
 # neighbouring values from each other is 0.954 standard deviations (both of normal numbers).
 REACH = 1.96 * 1.25 / 0.954
-Group = tuple[str, str, str, str]
 
 
 class Gathered:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from qkverify.fingerprint import MACHINE
 from qkverify.results import (
     Ceiling,
     Control,
@@ -38,7 +39,6 @@ from qkverify.results import (
 from qkverify.statistics import CONFIDENCE, FEWEST_ROUNDS, RESAMPLES, calm, process_medians, student
 
 FOLDER = "history"
-MACHINE = ("cpu", "cores", "memory_gib", "gpu", "gpu_memory_mib")  # the rest of an identity is software
 MEMORY = ("memory_gib", "gpu_memory_mib")
 RESERVED = 0.05  # firmware and kernel keep a few per cent of the memory for themselves, and other versions keep another part
 

@@ -30,6 +30,7 @@ Outcome = Literal[
 Direction = Literal["forward", "backward", "forward+backward"]
 Clock = Literal["host", "events", "thread"]
 Cache = Literal["hot", "cold"]
+Group = tuple[str, str, str, str]  # case, direction, device, dtype
 Fact = str | int | float | None
 
 
@@ -150,6 +151,11 @@ class Timing(msgspec.Struct, frozen=True, tag="timing"):
     disturbed: list[int] = []
     cache: Cache = "hot"
 
+    @property
+    def group(self) -> Group:
+        """What was timed against each other."""
+        return self.case, self.direction, self.device, self.dtype
+
 
 class Ceiling(msgspec.Struct, frozen=True, tag="ceiling"):
     """What this device was seen to reach: `rate` in FLOP/s (matmul) or bytes/s (copy)."""
@@ -173,6 +179,11 @@ class Control(msgspec.Struct, frozen=True, tag="control"):
     high: float
     direction: Direction = "forward"
     processes: int = 1
+
+    @property
+    def group(self) -> Group:
+        """The cells that were timed in the same rounds."""
+        return self.case, self.direction, self.device, self.dtype
 
 
 class Conditions(msgspec.Struct, frozen=True, tag="conditions", kw_only=True):

@@ -24,7 +24,7 @@ def bench(found: Found) -> None:
     """Case by case: the control, every implementation's time, and why some have none."""
     by_group: dict[tuple[str, ...], list[Timing]] = {}
     for timing in found.all_timings:
-        by_group.setdefault((timing.case, timing.direction, timing.device, timing.dtype), []).append(timing)
+        by_group.setdefault(timing.group, []).append(timing)
     for mine in by_group.values():
         timed = sorted((t for t in mine if t.seconds), key=lambda t: statistics.median(statistics.calm(t)))
         if timed:
@@ -116,8 +116,6 @@ def _control(controls: Sequence[Control]) -> str:
 
 def _case(case: Case) -> tuple[str, ...]:
     mine, other = case.candidate, case.baseline
-    word = case.comparison.word
-    style = STYLE[word]
     name = mine.implementation if mine.implementation == other.implementation else ""
     return (
         mine.case,
@@ -127,15 +125,18 @@ def _case(case: Case) -> tuple[str, ...]:
         units.seconds(statistics.median(statistics.calm(other))),
         f"{case.comparison.interval.ratio:.3f}",
         _edges(case.comparison.interval),
-        f"[{style}]{word}[/{style}]" if style else word,
+        _word(case.comparison),
     )
 
 
 def _said(found: Comparison) -> str:
     """ "slower: 1.56 x (1.53 .. 1.59)"."""
+    return f"{_word(found)}: {_interval(found.interval)}"
+
+
+def _word(found: Comparison) -> str:
     style = STYLE[found.word]
-    word = f"[{style}]{found.word}[/{style}]" if style else found.word
-    return f"{word}: {_interval(found.interval)}"
+    return f"[{style}]{found.word}[/{style}]" if style else found.word
 
 
 def _interval(interval: Interval) -> str:

@@ -157,8 +157,8 @@ def pooled(controls: Iterable[Control]) -> Interval:
     return student([math.log(c.ratio) for c in found]) if found else Interval(math.nan, 0.0, math.inf)
 
 
-def noise(controls: Iterable[Control]) -> float:
-    """The largest |log ratio| that the controls' intervals reach, and never under that of 1 %."""
+def noise(controls: Iterable[Control | Interval]) -> float:
+    """The largest |log ratio| that the intervals of controls reach, and never under that of 1 %."""
     edges = [edge for control in controls for edge in (control.low, control.high)]
     return max([QUIET, *(abs(math.log(edge)) if 0 < edge < math.inf else math.inf for edge in edges)])
 
@@ -231,8 +231,7 @@ def band(timing: Timing, controls: Sequence[Control]) -> float:
 
 def own_controls(timing: Timing, controls: Iterable[Control]) -> list[Control]:
     """The controls that were timed in the same rounds."""
-    group = timing.case, timing.direction, timing.device, timing.dtype
-    return [c for c in controls if (c.case, c.direction, c.device, c.dtype) == group]
+    return [control for control in controls if control.group == timing.group]
 
 
 def process_ratios(candidate: Timing, baseline: Timing) -> list[float]:

@@ -100,7 +100,7 @@ def run_grid(
     )
     try:
         for process in range(processes):
-            share = FIRST_SHARE if process == 0 < processes - 1 else 1 / (processes - process)
+            share = FIRST_SHARE if process == 0 and processes > 1 else 1 / (processes - process)
             until = time.perf_counter() + share * left()
             with Sweep() as sweep:
                 for group, terms in plan.terms(process, until):
