@@ -38,8 +38,8 @@ class Terms:
     limit_seconds: float
     seed: int
     most_rounds: int
-    check: bool
-    twin_of: str
+    check: bool = True
+    twin_of: str = ""
     cache: Cache | None = None
 
 

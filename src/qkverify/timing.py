@@ -9,6 +9,7 @@ length), the others go where the first saw the most scatter.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -96,7 +97,7 @@ def run_grid(
         seed=seed,
         most_rounds=most_rounds,
         cache=cache,
-        several=processes > 1,
+        first_rounds=min(FIRST_ROUNDS, most_rounds) if processes > 1 else most_rounds,
     )
     try:
         for process in range(processes):
@@ -131,11 +132,12 @@ class _Plan:
         seed: int,
         most_rounds: int,
         cache: Cache | None,
-        several: bool,
+        first_rounds: int,
     ) -> None:
         self.groups = {cells[0].group: Gathered(cells) for cells in groups}
         self._reasons, self._peaks, self._speeds = reasons, peaks, Speeds()
-        self._seed, self._most_rounds, self._cache, self._several = seed, most_rounds, cache, several
+        self._seed, self._cache = seed, cache
+        self._most_rounds, self._first_rounds = most_rounds, first_rounds
 
     def terms(self, process: int, until: float) -> Iterator[tuple[Gathered, Terms]]:
         """The groups of one sweep, each with its terms: by the work at first, where the scatter is largest then."""
@@ -143,35 +145,31 @@ class _Plan:
         def left() -> float:
             return max(0.0, until - time.perf_counter())
 
-        seed = self._seed + process * len(self.groups)
-        if process == 0:
-            cells = [group.cells for group in self.groups.values()]
-            for number, (mine, share) in enumerate(shared(cells, self._reasons, left)):
-                limit = LARGEST_SHARE * left()
-                yield (
-                    self.groups[mine[0].group],
-                    Terms(
-                        budget_seconds=share,
-                        limit_seconds=limit,
-                        seed=seed + number,
-                        most_rounds=min(FIRST_ROUNDS, self._most_rounds)
-                        if self._several
-                        else self._most_rounds,
-                        check=True,
-                        twin_of="",
-                        cache=self._cache,
-                    ),
-                )
-            return
+        seeds = itertools.count(self._seed + process * len(self.groups))
+        return self._first(left, seeds) if process == 0 else self._later(left, seeds)
+
+    def _first(self, left: Callable[[], float], seeds: Iterator[int]) -> Iterator[tuple[Gathered, Terms]]:
+        for cells, share in shared([group.cells for group in self.groups.values()], self._reasons, left):
+            yield (
+                self.groups[cells[0].group],
+                Terms(
+                    budget_seconds=share,
+                    limit_seconds=LARGEST_SHARE * left(),
+                    seed=next(seeds),
+                    most_rounds=self._first_rounds,
+                    cache=self._cache,
+                ),
+            )
+
+    def _later(self, left: Callable[[], float], seeds: Iterator[int]) -> Iterator[tuple[Gathered, Terms]]:
         live = {name: group for name, group in self.groups.items() if group.live}
-        for number, (name, rounds) in enumerate(allocate(live, left(), self._most_rounds).items()):
-            seconds = live[name].cost(rounds)
+        for name, rounds in allocate(live, left(), self._most_rounds).items():
             yield (
                 live[name],
                 Terms(
-                    budget_seconds=seconds,
+                    budget_seconds=live[name].cost(rounds),
                     limit_seconds=NO_LIMIT_SECONDS,  # it fitted before, and a case without this process would have a gap
-                    seed=seed + number,
+                    seed=next(seeds),
                     most_rounds=rounds,
                     check=False,
                     twin_of=live[name].twin_of,
