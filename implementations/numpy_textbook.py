@@ -94,14 +94,14 @@ def visible(query: Array, key: Array, mask: Array | None, bias: Array | None, ca
     (batch, heads, queries, _), keys = query.shape, key.shape[2]
     distance = np.arange(keys) - np.arange(keys - queries, keys)[:, None]  # (Q,K): key less query position
     left, right = window or (None, None)
-    seen = np.ones((batch, heads, queries, keys), dtype=bool)
+    seen = np.ones((queries, keys), dtype=bool)
     seen &= distance <= 0 if causal else True
     seen &= True if left is None else distance >= -left
     seen &= True if right is None else distance <= right
-    seen &= True if mask is None else mask
-    seen &= True if bias is None else ~np.isneginf(bias)
-    seen &= True if key_lengths is None else np.arange(keys) < key_lengths[:, None, None, None]
-    return seen
+    seen = seen if mask is None else seen & mask
+    seen = seen if bias is None else seen & ~np.isneginf(bias)
+    seen = seen if key_lengths is None else seen & (np.arange(keys) < key_lengths[:, None, None, None])
+    return np.broadcast_to(seen, (batch, heads, queries, keys))
 
 
 def scale_of(query: Array, scale: float | None) -> float:

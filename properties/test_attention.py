@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 from hypothesis import assume
-from hypothesis import strategies as st
 
 from qkverify.conventions import HARDLY_A_SCORE
 from qkverify.laws import law
@@ -59,7 +58,7 @@ def test_equals_word_by_word_steps(run, problem):
 
 
 @law("A one-hot query pulls its row out of the keys: attention is a differentiable lookup table.", source="'Attention as matrix multiplication' (e2eml.school)",
-     problem=problems(only=("scale",), long=False, tame=True), sharpness=st.sampled_from((0.0, 1.0, 64.0, 4096.0)))  # fmt: skip
+     problem=problems(only=("scale",), long=False, tame=True), sharpness=(0.0, 1.0, 64.0, 4096.0))  # fmt: skip
 def test_one_hot_lookup(run, problem, sharpness):
     """Keys are one-hot rows; query i asks for row i mod D. The sharper the scale, the nearer the output is to that value."""
     s = problem.sizes
@@ -107,7 +106,7 @@ def test_output_stays_in_hull_of_visible_values(run, problem):
     "Attention is linear in the values: doubling them doubles the output.",
     source="output = weights @ values",
     problem=problems(tame=True),
-    factor=st.sampled_from((2.0, -1.0, 0.5, -4.0)),
+    factor=(2.0, -1.0, 0.5, -4.0),
 )
 def test_linear_in_values(run, problem, factor):
     scaled = problem.replace(value=(problem.value.astype(np.float64) * factor).astype(run.numpy_dtype))
@@ -118,7 +117,7 @@ def test_linear_in_values(run, problem, factor):
     "The order of the keys does not matter, as long as the values follow.",
     source="a sum over keys",
     problem=problems(only=PERMUTABLE),
-    seed=st.integers(0, 99),
+    seed=range(100),
 )
 def test_key_value_permutation_invariance(run, problem, seed):
     order = np.random.default_rng(seed).permutation(problem.sizes["K"])
@@ -130,7 +129,7 @@ def test_key_value_permutation_invariance(run, problem, seed):
     "Reordering the queries reorders the outputs.",
     source="each query is answered on its own",
     problem=problems(only=(*PERMUTABLE, "key_lengths")),
-    seed=st.integers(0, 99),
+    seed=range(100),
 )
 def test_query_permutation_equivariance(run, problem, seed):
     order = np.random.default_rng(seed).permutation(problem.sizes["Q"])
@@ -153,7 +152,7 @@ def entry(problem, b):
     "A batch entry gives the same alone as in its batch.",
     source="batch entries are independent",
     problem=problems(),
-    b=st.integers(0, 2),
+    b=range(3),
 )
 def test_batch_independence(run, problem, b):
     b %= problem.sizes["B"]
@@ -194,7 +193,7 @@ def test_zero_scale_averages(run, problem):
 
 
 @law("A negative scale turns the order of the keys around: attention(q, scale -s) = attention(-q, scale s).", source="q . k is bilinear", needs="scale",
-     problem=problems(without=("scale",), tame=True), scale=st.sampled_from((1.0, 0.25)))  # fmt: skip
+     problem=problems(without=("scale",), tame=True), scale=(1.0, 0.25))  # fmt: skip
 def test_negative_scale_is_negated_queries(run, problem, scale):
     assert_within_bound(
         run(problem.replace(scale=-scale)), run(problem.replace(query=-problem.query, scale=scale))
@@ -202,7 +201,7 @@ def test_negative_scale_is_negated_queries(run, problem, scale):
 
 
 @law("Scaling the queries is scaling the scores: attention(c q, scale s) = attention(q, scale c s).", source="q . k is bilinear", needs="scale",
-     problem=problems(without=("scale",), tame=True), factor=st.sampled_from((2.0, 0.5, 4.0)), scale=st.sampled_from((1.0, 0.25, 0.3)))  # fmt: skip
+     problem=problems(without=("scale",), tame=True), factor=(2.0, 0.5, 4.0), scale=(1.0, 0.25, 0.3))  # fmt: skip
 def test_scale_covariance(run, problem, factor, scale):
     scaled = problem.replace(
         query=(problem.query.astype(np.float64) * factor).astype(run.numpy_dtype), scale=scale
@@ -221,7 +220,7 @@ def test_default_scale_is_inverse_root_of_head_size(run, problem):
 
 
 @law("Zeros appended to queries and keys change nothing at a given scale.", source="q . k gains zero terms", needs="scale", problem=problems(only=("scale", "causal"), long=False),
-     extra=st.sampled_from((1, 3, 8)),
+     extra=(1, 3, 8),
      when=lambda run: "ties the key size to the value size" if run.implementation.accepts({"D": 2, "E": 1}) else None)  # fmt: skip
 def test_zero_padding_of_head_dim(run, problem, extra):
     s = problem.sizes
@@ -253,7 +252,7 @@ def test_cross_attention(run, problem):
     source="c tanh(s / c) -> s",
     needs="softcap",
     problem=problems(without=("softcap",), tame=True),
-    cap=st.sampled_from((1e4, 7e4)),  # past 65,504, the largest number of float16
+    cap=(1e4, 7e4),  # past 65,504, the largest number of float16
 )
 def test_softcap_limits(run, problem, cap):
     capped = problem.replace(softcap=cap)
@@ -261,7 +260,7 @@ def test_softcap_limits(run, problem, cap):
 
 
 @law("A cap c bounds the scores to [-c, c]: no weight is more than e^(2c) times another.", source="c tanh(s / c)", needs="softcap",
-     problem=problems(values="identity", only=("softcap", "scale")), cap=st.sampled_from((0.5, 1.0, 2.0)))  # fmt: skip
+     problem=problems(values="identity", only=("softcap", "scale")), cap=(0.5, 1.0, 2.0))  # fmt: skip
 def test_softcap_bounds_scores(run, problem, cap):
     found = run(problem.replace(softcap=cap))
     ceiling = np.exp(2 * cap) / (problem.sizes["K"] - 1 + np.exp(2 * cap))
@@ -280,7 +279,7 @@ def test_bias_adds_to_scores(run, problem):
 
 
 @law("The log-sum-exp is the logarithm of the sum of the exponentials of the scores, natural unless declared otherwise, and -inf on rows that see no key.", source="FlashAttention, algorithm 1", needs="return_lse",
-     problem=problems(use=("return_lse",)), level=st.sampled_from((None, 100.0, -100.0)))  # fmt: skip
+     problem=problems(use=("return_lse",)), level=(None, 100.0, -100.0))  # fmt: skip
 def test_log_sum_exp_is_right(run, problem, level):
     if problem.sinks is not None and level is not None:
         problem = problem.replace(sinks=np.full_like(problem.sinks, level))
@@ -303,7 +302,7 @@ def test_output_does_not_depend_on_return_lse(run, problem):
 
 
 @law("Attention over a split of the keys, merged by log-sum-exp, is attention over all of them.", source="FlashDecoding; ring attention", needs="return_lse",
-     problem=problems(only=("scale", "softcap"), use=("return_lse",)), cut=st.integers(1, 200))  # fmt: skip
+     problem=problems(only=("scale", "softcap"), use=("return_lse",)), cut=range(1, 201))  # fmt: skip
 def test_merge_of_key_splits(run, problem, cut):
     s = problem.sizes
     assume(s["K"] > 1)
@@ -322,7 +321,7 @@ def test_merge_of_key_splits(run, problem, cut):
 
 
 @law("A sink is one more key whose value is zero.", source="attention sinks (Xiao et al. 2023); learned sinks per head", needs="sinks", problem=problems(use=("sinks",)),
-     level=st.sampled_from((0.0, 3.0, -100.0, 100.0, 20.0)))  # fmt: skip
+     level=(0.0, 3.0, -100.0, 100.0, 20.0))  # fmt: skip
 def test_sinks_take_weight_only(run, problem, level):
     sunk = problem.replace(sinks=np.full_like(problem.sinks, level))
     assert_within_bound(run(sunk), run.exact(sunk))
@@ -353,7 +352,7 @@ def test_agrees_with_reference_on_real_activations(run, problem):
 
 
 @law("Half precision is rounded to the nearest number, not cut off: the error does not lean toward zero.", source="bfloat16 made of float32 by dropping 16 bits",
-     dtypes=("float16", "bfloat16"), seed=st.integers(0, 9999), weight=0.2)  # fmt: skip
+     dtypes=("float16", "bfloat16"), seed=range(10000), weight=0.2)  # fmt: skip
 def test_half_precision_is_rounded_to_nearest(run, seed):
     """In units of the last place, away from zero: cutting off loses half a unit in the mean, rounding nothing. A quarter is
     between the two; six standard errors over the rows, whose errors are their own, are left to chance."""

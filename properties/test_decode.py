@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 from hypothesis import assume
-from hypothesis import strategies as st
 
+from qkverify.choices import several
 from qkverify.laws import law
 from qkverify.sequences import sequences
 from qkverify.verdict import assert_identical, assert_within_bound
@@ -42,8 +42,8 @@ def test_packed_equals_alone(run, given):
     assert_each_is_right(run, given, packed(run, given))
 
 
-@law("The other sequences of a pack have no influence.", source="an offset that belongs to another sequence", operation=PACKED, given=sequences(), which=st.integers(0, 3),
-     poison=st.sampled_from((30.0, -30.0, 1e4)))  # fmt: skip
+@law("The other sequences of a pack have no influence.", source="an offset that belongs to another sequence", operation=PACKED, given=sequences(), which=range(4),
+     poison=(30.0, -30.0, 1e4))  # fmt: skip
 def test_packed_neighbours_have_no_influence(run, given, which, poison):
     which %= len(given.problems)
     changed = [p if i == which else p.replace(query=np.full_like(p.query, poison), key=np.full_like(p.key, poison), value=np.full_like(p.value, poison))
@@ -108,12 +108,12 @@ def filler_of(run, poison):
 steps = {
     "operation": CACHED,
     "given": sequences(queries="keys", causal=True),
-    "spare": st.sampled_from((0, 1, 7)),
+    "spare": (0, 1, 7),
 }
 
 
 @law("Prefill in chunks of any sizes, one token at a time among them, equals attention over all tokens at once.", source="KV-cache decoding", **steps,
-     cuts=st.lists(st.sampled_from((1, 1, 2, 3, 8)), min_size=1, max_size=8))  # fmt: skip
+     cuts=several((1, 1, 2, 3, 8), most=8))  # fmt: skip
 def test_chunked_prefill_equals_full(run, given, spare, cuts):
     given = of_one_length(given)
     length = given.problems[0].sizes["K"]
@@ -129,7 +129,7 @@ def test_chunked_prefill_equals_full(run, given, spare, cuts):
 
 
 @law("After a call the cache holds the new tokens in the next free places, and everything else as before.", source="slots written one too far, or never", exact=True, **steps,
-     fresh=st.integers(1, 3))  # fmt: skip
+     fresh=range(1, 4))  # fmt: skip
 def test_cache_takes_exactly_the_new_tokens(run, given, spare, fresh):
     given = of_one_length(given)
     length = given.problems[0].sizes["K"]
@@ -142,7 +142,7 @@ def test_cache_takes_exactly_the_new_tokens(run, given, spare, fresh):
 
 
 @law("Every entry of a batch appends at its own length, and sees its own tokens only.", source="one counter for all entries or layers", operation=CACHED,
-     given=sequences(queries="last", causal=True), spare=st.sampled_from((0, 1, 7)), poison=st.sampled_from((1e4, -1e4)))  # fmt: skip
+     given=sequences(queries="last", causal=True), spare=(0, 1, 7), poison=(1e4, -1e4))  # fmt: skip
 def test_entries_decode_at_their_own_lengths(run, given, spare, poison):
     fresh = given.problems[0].sizes["Q"]
     kept = given.lengths() - fresh
@@ -164,8 +164,8 @@ def test_entries_decode_at_their_own_lengths(run, given, spare, poison):
 
 # -- a cache in pages --------------------------------------------------------------------------------------------------
 
-pages = {"operation": PAGED, "given": sequences(queries="last", causal=True), "rows": st.sampled_from((1, 2, 4, 16, 3)), "spare": st.sampled_from((0, 1, 3)),
-         "seed": st.integers(0, 99), "poison": st.sampled_from((1e4, -1e4))}  # fmt: skip
+pages = {"operation": PAGED, "given": sequences(queries="last", causal=True), "rows": (1, 2, 4, 16, 3), "spare": (0, 1, 3),
+         "seed": range(100), "poison": (1e4, -1e4)}  # fmt: skip
 
 
 def paged(run, given, rows, spare, seed, poison):
@@ -193,7 +193,7 @@ def test_paged_equals_contiguous(run, given, rows, spare, seed, poison):
     assert_each_is_right(run, given, [output[b : b + 1] for b in range(len(output))])
 
 
-@law("Where the pages lie does not matter.", source="PagedAttention", **pages, other=st.integers(100, 199))
+@law("Where the pages lie does not matter.", source="PagedAttention", **pages, other=range(100, 200))
 def test_page_order_does_not_matter(run, given, rows, spare, seed, poison, other):
     assume(sum(-(-given.lengths() // rows)) > 1)
     exact = [run.bound(p)[0] for p in given.problems]

@@ -1,4 +1,4 @@
-"""`@law`: a property with a sentence, a source, and the strategies that its problems are drawn from.
+"""`@law`: a property with a sentence, a source, and what its arguments are drawn from.
 
     @law("A row of attention weights sums to one.", source="softmax definition", problem=problems(values="identity"))
     def test_rows_sum_to_one(run, problem):
@@ -34,9 +34,9 @@ from hypothesis.errors import (
     UnsatisfiedAssumption,
 )
 from hypothesis.reporting import with_reporter
-from hypothesis.strategies import SearchStrategy
 
 from qkverify import replays
+from qkverify.choices import Argument, together
 from qkverify.diagnosis import looks_like
 from qkverify.errors import ContractError, HarnessError, LawViolation, UnsupportedCase
 from qkverify.problems import Problem
@@ -74,7 +74,7 @@ class Law:
     sentence: str
     source: str
     body: Callable[..., None]
-    strategies: Mapping[str, SearchStrategy[Any]]
+    arguments: Mapping[str, Argument]
     needs: tuple[str, ...] = ()
     operation: str = "attention"
     exact: bool = False
@@ -110,7 +110,7 @@ class Law:
         share = self.weight * run.implementation.effort.get(run.device, 1.0)
         counted = {"max_examples": max(1, round(examples * share))}
         test = settings(**{**_ALWAYS, **counted, **overrides})(
-            given(**self.strategies)(self._example(run, spared))
+            given(together(self.arguments))(self._example(run, spared))
         )
         if seed is None and SEED in os.environ:
             seed = int(os.environ[SEED])
@@ -147,7 +147,7 @@ class Law:
     ) -> Callable[..., None]:
         """The body for one example, under the cell's own name: Hypothesis stores failing examples by it."""
 
-        def example(**drawn: Any) -> None:
+        def example(drawn: dict[str, Any]) -> None:
             run.begin_example()
             try:
                 self.body(run, **drawn)
@@ -175,7 +175,7 @@ class Law:
 
 def law(sentence: str, *, source: str, needs: tuple[str, ...] | str = (), operation: str = "attention", exact: bool = False,
         dtypes: tuple[str, ...] = (), when: Callable[[Run], str | None] | None = None, weight: float = 1.0,
-        **strategies: SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[[Run], None]]:  # fmt: skip
+        **arguments: Argument) -> Callable[[Callable[..., None]], Callable[[Run], None]]:  # fmt: skip
     """Make a property a law.
 
     sentence   what a person understands; a failure prints it
@@ -185,12 +185,12 @@ def law(sentence: str, *, source: str, needs: tuple[str, ...] | str = (), operat
     dtypes     the dtypes that it speaks of, all by default
     when       run -> None, or the reason why the law does not apply
     weight     the share of the profile's examples that it gets (a law on a tiny domain needs fewer)
-    strategies one Hypothesis strategy for each further parameter of the function
+    arguments  for each further parameter of the function a Hypothesis strategy, or the candidates, the simplest first
     """
 
     def decorate(body: Callable[..., None]) -> Callable[[Run], None]:
         family = Path(body.__code__.co_filename).stem.removeprefix("test_")
-        described = Law(body.__name__.removeprefix("test_"), family, sentence, source, body, strategies,
+        described = Law(body.__name__.removeprefix("test_"), family, sentence, source, body, arguments,
                         (needs,) if isinstance(needs, str) else tuple(needs), operation, exact, dtypes, when, weight)  # fmt: skip
 
         def test(run: Run) -> None:

@@ -269,12 +269,17 @@ def _round(value: np.ndarray, error: Array, format: Format) -> Array:
 
     An error of NaN came of an infinite one times zero: nothing can be said. Where the value itself is NaN, it stays.
     """
-    magnitude = np.abs(value)
-    magnitude += error
-    rounded = magnitude * format.unit
+    rounded = np.abs(value)
+    rounded += error
+    peak = _peak(rounded)
+    rounded *= format.unit
     rounded += format.tiny
     rounded += error
-    return _unless_unknown(rounded, value, magnitude, format.huge)
+    return (
+        rounded
+        if peak <= format.huge
+        else _unless_unknown(rounded, value, np.abs(value) + error, format.huge)
+    )
 
 
 def _unless_unknown(error: np.ndarray, value: np.ndarray, magnitude: np.ndarray, huge: float) -> np.ndarray:

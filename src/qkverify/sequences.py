@@ -6,7 +6,7 @@ counterexample are those of attention itself; `Sequences` lays them out as the o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,17 +14,27 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from qkverify.choices import DIGITS, SEED, Choices, Recipe, strategy
 from qkverify.problems import Problem
 from qkverify.runs import NUMPY_DTYPES, active
-from qkverify.strategies import TAME, Draw, Source
+from qkverify.strategies import ARRAYS, TAME
 
-SHARED = ("causal", "scale", "softcap")  # options that all sequences of a call have in common
-_lengths = st.sampled_from((1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 31, 33))
-_entries = st.sampled_from((1, 2, 3, 4))
-_heads = st.sampled_from(((1, 1), (1, 2), (2, 1), (2, 2), (1, 3), (2, 3), (3, 2)))
-_head_sizes = st.sampled_from(((1, 1), (2, 2), (2, 1), (1, 2), (4, 4), (3, 5), (8, 8), (5, 3), (16, 16)))
-_fills = st.sampled_from(("digits", *[name for name in TAME if name != "digits"], "rising", "large"))
-_bits = st.integers(0, 7)
+MOST = 4  # sequences of one call
+LENGTHS = (1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 31, 33)
+HEADS = ((1, 1), (1, 2), (2, 1), (2, 2), (1, 3), (2, 3), (3, 2))  # G, group
+HEAD_SIZES = ((1, 1), (2, 2), (2, 1), (1, 2), (4, 4), (3, 5), (8, 8), (5, 3), (16, 16))  # D, E
+FILLS = ("digits", *[name for name in TAME if name != "digits"], "rising", "large")
+SHARED: Mapping[str, Any] = {
+    "causal": True,
+    "scale": 0.5,
+    "softcap": 2.0,
+}  # options that all sequences have in common
+PLACES: Mapping[str, int] = {
+    "count": 1, "heads": 1, "head sizes": 1, "fill": 1, "last": 1, "even": 1, "numbers": SEED,
+    **{f"use {name}": 1 for name in SHARED},
+    **{f"{what} {i}": width for i in range(MOST)
+       for what, width in {"keys": 1, "rows": 1, "empty": 1, **dict.fromkeys(ARRAYS, DIGITS)}.items()},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,57 +88,60 @@ class Sequences:
         return "".join(f"\n    sequence {i}: {text}" for i, text in enumerate(described))
 
 
-@st.composite
 def sequences(
-    draw: Draw, *, queries: str = "any", causal: bool = False, upstream: bool = False, empty: bool = False
-) -> Sequences:
+    *, queries: str = "any", causal: bool = False, upstream: bool = False, empty: bool = False
+) -> st.SearchStrategy[Sequences]:
     """Up to four sequences with the options that the run offers.
 
     queries  "any", "keys" (as many as keys) or "last" (the same for all, and no more than keys)
     causal   always causal, without the function being asked for it: the operation is
     upstream draw an upstream gradient as well        empty  some sequences have no queries or no keys
     """
-    run = active()
-    dtype = NUMPY_DTYPES[run.dtype if run else "float32"]
-    source, count = Source(draw), draw(_entries)
-    groups, group = draw(_heads)
-    size, value_size = draw(_head_sizes)
-    fill = draw(_fills)
-    options = _options(draw, SHARED[1:] if causal else SHARED)
-    last = draw(_lengths) if queries == "last" else 0
-    found: list[Problem] = []
-    even = (
-        draw(_bits) > 4
-    )  # all of one length but the last: what decides by the others takes them for a plain batch
+
+    def make(choices: Choices) -> Sequences:
+        run = active()
+        options = {name: value for name, value in SHARED.items()
+                   if choices.one_in(f"use {name}", 2) and not (causal and name == "causal")
+                   and (run is None or run.offers(name))}  # fmt: skip
+        alignment = run.semantics["causal_alignment"] if run else "bottom-right"
+        fixed = {**options, **({"causal": True} if causal else {}), "causal_alignment": alignment}
+        dtype = NUMPY_DTYPES[run.dtype if run else "float32"]
+        lengths = _draw_lengths(choices, queries, empty)
+        arrays = (_draw_arrays(choices, i, *two, dtype, upstream) for i, two in enumerate(lengths))
+        return Sequences(tuple(Problem(**each, **fixed) for each in arrays), options)
+
+    return strategy(Recipe(PLACES, make))
+
+
+def _draw_lengths(choices: Choices, queries: str, empty: bool) -> list[tuple[int, int]]:
+    """The queries and the keys of each sequence."""
+    count = choices.pick("count", range(1, MOST + 1))
+    last = choices.pick("last", LENGTHS) if queries == "last" else 0
+    # All of one length but the last: what decides by the others takes them for a plain batch.
+    even = choices.one_in("even", 3)
+    found: list[tuple[int, int]] = []
     for i in range(count):
-        keys = found[0].sizes["K"] if even and 0 < i < count - 1 else draw(_lengths)
-        rows = keys if queries == "keys" else last or draw(_lengths)
+        keys = found[0][1] if even and 0 < i < count - 1 else choices.pick(f"keys {i}", LENGTHS)
+        rows = keys if queries == "keys" else last or choices.pick(f"rows {i}", LENGTHS)
         keys = max(keys, rows) if queries == "last" else keys
-        if empty and (gone := draw(_bits)) in (6, 7):
-            rows, keys = (0, keys) if gone == 6 else (rows, 0) if queries == "any" else (0, 0)
-        shapes = {"query": (1, groups * group, rows, size), "key": (1, groups, keys, size),
-                  "value": (1, groups, keys, value_size), "upstream": (1, groups * group, rows, value_size)}  # fmt: skip
-        if not upstream:
-            del shapes["upstream"]
-        arrays: dict[str, Any] = {
-            name: source.array(fill, shape).astype(dtype) for name, shape in shapes.items()
-        }
-        fixed: dict[str, Any] = {**options, "causal": True} if causal else options
-        found.append(
-            Problem(
-                **arrays,
-                **fixed,
-                causal_alignment=run.semantics["causal_alignment"] if run else "bottom-right",
-            )
-        )
-    return Sequences(tuple(found), options)
+        gone = choices.pick(f"empty {i}", EMPTY) if empty else ""
+        if gone:
+            rows, keys = (0, keys) if gone == "queries" else (rows, 0) if queries == "any" else (0, 0)
+        found.append((rows, keys))
+    return found
 
 
-def _options(draw: Draw, names: Sequence[str]) -> dict[str, Any]:
-    run, bits = active(), draw(_bits)
-    values = {"causal": True, "scale": 0.5, "softcap": 2.0}
-    return {
-        name: values[name]
-        for i, name in enumerate(names)
-        if bits >> i & 1 and (run is None or run.offers(name))
-    }
+EMPTY = ("", "", "", "", "", "", "queries", "keys")
+
+
+def _draw_arrays(
+    choices: Choices, i: int, rows: int, keys: int, dtype: Any, upstream: bool
+) -> dict[str, Any]:
+    """The arrays of one sequence: heads, their sizes and the distribution are those of all."""
+    groups, group = choices.pick("heads", HEADS)
+    size, value_size = choices.pick("head sizes", HEAD_SIZES)
+    fill = choices.pick("fill", FILLS)
+    shapes = {"query": (1, groups * group, rows, size), "key": (1, groups, keys, size),
+              "value": (1, groups, keys, value_size), "upstream": (1, groups * group, rows, value_size)}  # fmt: skip
+    return {name: choices.array(f"{name} {i}", fill, shape).astype(dtype)
+            for name, shape in shapes.items() if upstream or name != "upstream"}  # fmt: skip

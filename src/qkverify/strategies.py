@@ -1,9 +1,9 @@
 """Hypothesis strategies for attention problems; public, so that you can write laws of your own.
 
-Hypothesis draws the *structure* (sizes, options, layouts, distributions, a seed for each array) and NumPy fills the arrays
-from the seeds: drawing every element costs more than all the rest of a check. What is drawn suits the run that is being
-checked: its dtype, the options that it offers, the sizes that it requires, the edges of its tiles. Outside of a check every
-option is drawn, in float32.
+Hypothesis draws one string of bytes, which decides the *structure* (sizes, options, layouts, distributions) and seeds the
+generator of the numbers (see `choices`); only of small arrays it decides every element, so that they shrink to what fits on
+paper. What is drawn suits the run that is being checked: its dtype, the options that it offers, the sizes that it requires,
+the edges of its tiles. Outside of a check every option is drawn, in float32.
 
 Shrinking goes toward one batch entry, one head, one query, two keys, size one, no options and small whole numbers.
 """
@@ -11,7 +11,7 @@ Shrinking goes toward one batch entry, one head, one query, two keys, size one, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from itertools import product
 from typing import Any
 
@@ -20,11 +20,10 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from qkverify import activations, distributions
+from qkverify.choices import DIGITS, SEED, Choices, Recipe, strategy
 from qkverify.contract import OPTIONS
 from qkverify.problems import LAYOUTS, Problem
 from qkverify.runs import NUMPY_DTYPES, Run, active
-
-Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 SMALL = (1, 2, 3)
 NARROW = (1, 2, 3, 4, 5, 8)  # the other sizes where one is stretched
@@ -42,7 +41,7 @@ STRETCHED: Mapping[str, tuple[int, ...]] = {
     "Q": (300, 513, 1025), "K": (300, 513, 1025, 2049), "D": (80, 96, 128, 100, 129, 256), "E": (80, 96, 128, 129, 256),
 }  # fmt: skip
 PAIRED: Mapping[str, tuple[int, ...]] = {
-    "QK": (129, 193, 127, 257),
+    "QK": (129, 161, 127),
     "DE": (128, 64, 96, 256),
 }  # as in self-attention, in models
 LARGE = {**STRETCHED, **PAIRED}
@@ -72,40 +71,34 @@ COMPILED = ((1, 1, 1, 1, 2, 1, 1), (1, 1, 1, 2, 2, 1, 1), (1, 1, 1, 2, 3, 2, 1),
             (2, 1, 3, 9, 8, 8, 5), (2, 3, 1, 17, 16, 5, 8), (1, 2, 2, 65, 33, 8, 8), (3, 2, 1, 33, 65, 16, 16))  # fmt: skip
 
 TAME = ("digits", "counting", "ones", "one-hot", "normal", "uniform", "ties", "sparse")
-_seeds = st.integers(0, distributions.SEEDS - 1)
-_places = st.integers(1, 63)
-_layouts = st.sampled_from(
-    ["contiguous"] * 3 + [name for name in LAYOUTS if name not in ("contiguous", "batch of stride zero")]
+STRIDED = tuple(name for name in LAYOUTS if name not in ("contiguous", "batch of stride zero"))
+SCALES = (1.0, 0.5, 2.0, 0.125, 0.3)  # zero has a law of its own
+SOFTCAPS = (1.0, 2.0, 0.5, 5.0, 30.0)
+SIDES = tuple(
+    (left, right)
+    for right in (0, None, 1, 2, 8)
+    for left in (0, 1, 2, 3, 40, None)
+    if (left, right) != (None, None)
 )
-_scales = st.sampled_from((1.0, 0.5, 2.0, 0.125, 0.3))  # zero has a law of its own
-_softcaps = st.sampled_from((1.0, 2.0, 0.5, 5.0, 30.0))
-_sides = st.sampled_from(
-    [
-        (left, right)
-        for right in (0, None, 1, 2, 8)
-        for left in (0, 1, 2, 3, 40, None)
-        if (left, right) != (None, None)
-    ]
+HEAD_SIZE_PAIRS = tuple(
+    sorted(
+        product(HEAD_SIZES, HEAD_SIZES),
+        key=lambda de: (HEAD_SIZES.index(de[0]) + HEAD_SIZES.index(de[1]), de),
+    )
 )
-_shapes = st.integers(0, 7)
-_pairs = sorted(
-    product(HEAD_SIZES, HEAD_SIZES), key=lambda de: (HEAD_SIZES.index(de[0]) + HEAD_SIZES.index(de[1]), de)
-)
-_head_sizes = st.sampled_from(_pairs)
-_small_head_sizes = st.sampled_from([de for de in _pairs if max(de) <= 16])
-_few_heads = st.sampled_from([(heads, "") for heads in HEADS])
+SMALL_HEAD_SIZE_PAIRS = tuple(de for de in HEAD_SIZE_PAIRS if max(de) <= 16)
+FEW_HEADS = tuple((heads, "") for heads in HEADS)
 # (B, G, group), and the letter that is stretched beside them: a fifth of all problems, those that shrinking leaves first.
-_heads = st.sampled_from(
-    [(heads, "") for heads in (*HEADS, *MANY)]
-    + [(heads, letter) for letter in STRETCHED for heads in ((1, 1, 1), (1, 1, 2), (2, 2, 1))]
-    + [((1, 1, group), letters) for letters in PAIRED for group in (1, 2)]
+ALL_HEADS = (
+    *((heads, "") for heads in (*HEADS, *MANY)),
+    *((heads, letter) for letter in STRETCHED for heads in ((1, 1, 1), (1, 1, 2), (2, 2, 1))),
+    *(((1, 1, group), letters) for letters in PAIRED for group in (1, 2)),
 )
-_compiled = st.sampled_from(COMPILED)
-_usual = st.sampled_from([dict(zip("BGHQKDE", (*row, row[-1]), strict=True)) for row in USUAL])
-_compiled_short = st.sampled_from([row for row in COMPILED if max(row) <= 33])
+USUAL_SIZES = tuple(dict(zip("BGHQKDE", (*row, row[-1]), strict=True)) for row in USUAL)
+COMPILED_SHORT = tuple(row for row in COMPILED if max(row) <= 33)
 
 
-def _mixtures(names: Sequence[str], count: int) -> st.SearchStrategy[tuple[str, ...]]:
+def _mixtures(names: Sequence[str], count: int) -> tuple[tuple[str, ...], ...]:
     """How query, key, value and upstream are filled: all alike, or one of them differently. Simple first."""
     alike = [(name,) * 4 for name in names]
     mixed = [(one, *[other] * 3) if turn % 2 else (other, one, other, other)
@@ -113,20 +106,24 @@ def _mixtures(names: Sequence[str], count: int) -> st.SearchStrategy[tuple[str, 
     last = [("normal", "normal", name, "normal") for name in names] + [
         ("normal",) * 3 + (name,) for name in names
     ]
-    return st.sampled_from((alike + last + mixed)[:count])
+    return tuple((alike + last + mixed)[:count])
 
 
-_wild_mixtures = _mixtures(distributions.NAMES, 400)
-_tame_mixtures = _mixtures(TAME, 100)
+WILD_MIXTURES = _mixtures(distributions.NAMES, 400)
+TAME_MIXTURES = _mixtures(TAME, 100)
 
-
-@lru_cache(maxsize=512)
-def _pool(candidates: tuple[int, ...]) -> st.SearchStrategy[int]:
-    return st.sampled_from(candidates)
+# The decisions of one problem and the bytes that each takes (see `choices`).
+ARRAYS = ("query", "key", "value", "upstream")
+PLACES: Mapping[str, int] = {
+    "heads": 1, "usual": 1, "empty batch": 1, **dict.fromkeys("GHBQKDE", 1), "head sizes": 2, "mixture": 2,
+    **{f"use {name}": 1 for name in OPTIONS}, "mask axes": 1, "mask density": 1, "mask gap": 1, "bias": 2, "window": 1,
+    "scale": 1, "softcap": 1, "layout": 1, "placed": 1, "numbers": SEED,
+    **dict.fromkeys((*ARRAYS[:3], "mask", "bias numbers"), DIGITS), "key_lengths": 18, "alibi_slopes": 8, "sinks": 8,
+}  # fmt: skip
 
 
 def draw_sizes(
-    draw: Draw, run: Run | None, fixed: Mapping[str, Any], *, zero: bool = False, long: bool = True
+    choices: Choices, run: Run | None, fixed: Mapping[str, Any], *, zero: bool = False, long: bool = True
 ) -> dict[str, int]:
     """Sizes by dimension letter. `fixed` maps a letter to a number or to the letter that it equals."""
     requires = run is not None and run.implementation.requires
@@ -149,15 +146,15 @@ def draw_sizes(
                 n for n in fitting + known if run.implementation.accepts({**sizes, letter: n}) is None
             )
             assume(fitting)
-        sizes[letter] = draw(_pool(fitting + ((0,) if zero and letter in "QK" else ())))
+        sizes[letter] = choices.pick(letter, fitting + ((0,) if zero and letter in "QK" else ()))
 
     pools: dict[str, tuple[int, ...]] = {}
     stretched = ""
     if compiles:
-        sizes["B"], sizes["G"], group, *rest = draw(_compiled if long else _compiled_short)
+        sizes["B"], sizes["G"], group, *rest = choices.pick("heads", COMPILED if long else COMPILED_SHORT)
         pools = {letter: (n,) for letter, n in zip("QKDE", rest, strict=True)}
     else:
-        (sizes["B"], sizes["G"], group), stretched = draw(_few_heads if slow else _heads)
+        (sizes["B"], sizes["G"], group), stretched = choices.pick("heads", FEW_HEADS if slow else ALL_HEADS)
         if stretched and (long or stretched in ("D", "E", "DE")):
             pools = {**dict.fromkeys("QKDE", NARROW), **dict.fromkeys(stretched, LARGE[stretched])}
     sizes["H"] = sizes["G"] * group
@@ -166,7 +163,7 @@ def draw_sizes(
             choose(letter, ())
     if "G" in fixed and "H" not in fixed:
         sizes["H"] = sizes["G"] * group
-    if zero and draw(_shapes) == 7:
+    if zero and choices.one_in("empty batch", 8):
         sizes["B"] = 0
     if requires and run is not None and run.implementation.accepts(sizes) is not None:
         sizes["H"] = sizes["G"]
@@ -179,7 +176,9 @@ def draw_sizes(
         for letter in "ED" if "E" in fixed and fixed["E"] != "D" else "DE":
             choose(letter, pools.get(letter) or [n for n in HEAD_SIZES if n <= 16 or short])
     else:
-        sizes["D"], sizes["E"] = draw(_head_sizes if short else _small_head_sizes)
+        sizes["D"], sizes["E"] = choices.pick(
+            "head sizes", HEAD_SIZE_PAIRS if short else SMALL_HEAD_SIZE_PAIRS
+        )
     if requires and run is not None:
         assume(run.implementation.accepts(sizes) is None)
     return sizes
@@ -197,9 +196,7 @@ def _at_most(lengths: tuple[int, ...], limit: int) -> tuple[int, ...]:
     return tuple(n for n in lengths if n <= limit)
 
 
-@st.composite
 def problems(
-    draw: Draw,
     *,
     use: Sequence[str] = (),
     without: Sequence[str] = (),
@@ -213,7 +210,7 @@ def problems(
     zero: bool = False,
     long: bool = True,
     usual: bool = False,
-) -> Problem:
+) -> st.SearchStrategy[Problem]:
     """One attention problem.
 
     use      options that must be in use                 without / only   options that must not / that alone may be
@@ -224,127 +221,110 @@ def problems(
     layouts  draw memory layouts                         zero             lengths of 0 as well
     long     tile edges beyond 33 as well                usual            sizes that models have (USUAL), and no others
     """
-    run = active()
-    dtype = NUMPY_DTYPES[run.dtype if run else "float32"]
-    fixed = {**(draw(_usual) if usual else {}), **(sizes or {})}
-    if values == "identity":
-        fixed["E"] = "K"
-    if keys == "identity":
-        fixed["D"] = "K"
-        use = (*use, "scale")
-    s = draw_sizes(draw, run, fixed, zero=zero, long=long)
+    given = {"value": values, "key": keys}
+    chosen = partial(
+        draw_options, use=(*use, "scale") if keys == "identity" else use, without=without, only=only
+    )
+
+    def make(choices: Choices) -> Problem:
+        run = active()
+        fixed = {**(choices.pick("usual", USUAL_SIZES) if usual else {}), **(sizes or {})}
+        fixed |= {"E": "K"} if values == "identity" else {}
+        fixed |= {"D": "K"} if keys == "identity" else {}
+        s = draw_sizes(choices, run, fixed, zero=zero, long=long)
+        dtype = NUMPY_DTYPES[run.dtype if run else "float32"]
+        mixture = choices.pick("mixture", TAME_MIXTURES if tame else WILD_MIXTURES)
+        arrays = _draw_arrays(
+            choices, s, dtype, dict(zip(ARRAYS[: 3 + upstream], mixture, strict=False)), given
+        )
+        options = chosen(choices, run, s, dtype) | ({"scale": 1.0} if keys == "identity" else {})
+        places = _draw_places(choices, (*arrays, *options)) if layouts else {}
+        return Problem(**arrays, **options, layouts=places, **_semantics(run))
+
+    return strategy(Recipe({**PLACES, "upstream": DIGITS} if upstream else PLACES, make))
+
+
+def _draw_arrays(
+    choices: Choices, s: Mapping[str, int], dtype: Any, fills: Mapping[str, str], given: Mapping[str, str]
+) -> dict[str, Any]:
+    """The named arrays, filled as said; those that are `given` as "identity" or "ones" are that."""
     shapes = {"query": (s["B"], s["H"], s["Q"], s["D"]), "key": (s["B"], s["G"], s["K"], s["D"]),
               "value": (s["B"], s["G"], s["K"], s["E"]), "upstream": (s["B"], s["H"], s["Q"], s["E"])}  # fmt: skip
-    if not upstream:
-        del shapes["upstream"]
-    given: dict[str, np.ndarray] = {}
-    if keys == "identity":
-        given["key"] = np.broadcast_to(np.eye(s["K"]), shapes["key"])
-    if values != "any":
-        given["value"] = np.broadcast_to(np.eye(s["K"]) if values == "identity" else 1.0, shapes["value"])
-    mixture = draw(_tame_mixtures if tame else _wild_mixtures)
-    source = Source(draw)
-    arrays: dict[str, Any] = {
-        name: np.ascontiguousarray(given[name] if name in given else source.array(fill, shape), dtype=dtype)
-        for (name, shape), fill in zip(shapes.items(), mixture, strict=False)
-    }
-    options = draw_options(source, run, s, dtype, use=use, without=without, only=only)
-    if keys == "identity":
-        options["scale"] = 1.0
-    places = {}
-    if layouts and (layout := draw(_layouts)) != "contiguous":
-        placed: list[str] = [
-            name
-            for name in ("query", "key", "value", "mask", "bias", "upstream")
-            if name in arrays or name in options
-        ]
-        which = draw(_places)
-        places = {name: layout for i, name in enumerate(placed) if which >> i & 1}
-    semantics: dict[str, Any] = (
-        {} if run is None else {n: run.semantics[n] for n in ("causal_alignment", "empty_rows")}
-    )
-    return Problem(**arrays, **options, layouts=places, **semantics)
+
+    def filled(name: str) -> np.ndarray:
+        kind = given.get(name, "any")
+        if kind == "any":
+            return choices.array(name, fills[name], shapes[name])
+        return np.broadcast_to(np.eye(s["K"]) if kind == "identity" else 1.0, shapes[name])
+
+    return {name: np.ascontiguousarray(filled(name), dtype=dtype) for name in fills}
+
+
+def _draw_places(choices: Choices, names: Sequence[str]) -> dict[str, str]:
+    """The memory layout of some of the arrays: one other than contiguous for those that the bits of a number choose."""
+    layout = choices.pick("layout", (*["contiguous"] * 3, *STRIDED))
+    if layout == "contiguous":
+        return {}
+    placed = [name for name in ("query", "key", "value", "mask", "bias", "upstream") if name in names]
+    which = choices.pick("placed", range(1, 64))
+    return {name: layout for i, name in enumerate(placed) if which >> i & 1}
+
+
+def _semantics(run: Run | None) -> dict[str, Any]:
+    return {} if run is None else {name: run.semantics[name] for name in ("causal_alignment", "empty_rows")}
 
 
 REAL_LENGTHS = (1, 2, 5, 16, 33, 64, 65, 128)
 
 
-@st.composite
-def real_problems(draw: Draw, *, upstream: bool = False) -> Problem:
+def real_problems(*, upstream: bool = False) -> st.SearchStrategy[Problem]:
     """Neighbouring heads of a trained model on a stretch of its text (see `activations`), with the options causal and scale.
 
     As many queries as keys, or the last few of them; the upstream gradient is standard normal.
     """
-    run = active()
-    few = run is not None and (run.framework.COMPILES or run.implementation.effort.get(run.device, 1.0) < 1)
-    heads = draw(st.sampled_from((1, 2) if few else (1, 2, 3, activations.HEADS)))
-    keys = draw(st.sampled_from((16,) if few else REAL_LENGTHS))
-    queries = keys if few else draw(st.sampled_from([n for n in (1, 5, keys) if n <= keys]))
-    sizes = {"B": 1, "H": heads, "G": heads, "Q": queries, "K": keys,
-             "D": activations.SIZE, "E": activations.SIZE}  # fmt: skip
-    assume(run is None or run.implementation.accepts(sizes) is None)
-    head = draw(st.integers(0, activations.HEADS - heads))
-    start = draw(st.integers(0, activations.STORED_TOKENS - keys))
-    window = (None, slice(head, head + heads), slice(start, start + keys))
-    dtype = NUMPY_DTYPES[run.dtype if run else "float32"]
-    cut: dict[str, Any] = {name: array[window].astype(dtype) for name, array in activations.stored().items()}
-    cut["query"] = cut["query"][:, :, keys - queries :]
-    if upstream:
-        cut["upstream"] = Source(draw).array("normal", cut["query"].shape).astype(dtype)
-    options = draw_options(Source(draw), run, sizes, dtype, only=("causal", "scale"))
-    semantics: dict[str, Any] = (
-        {} if run is None else {n: run.semantics[n] for n in ("causal_alignment", "empty_rows")}
-    )
-    return Problem(**cut, **options, **semantics)
+
+    def make(choices: Choices) -> Problem:
+        run = active()
+        few = run is not None and (
+            run.framework.COMPILES or run.implementation.effort.get(run.device, 1.0) < 1
+        )
+        heads = choices.pick("H", (1, 2) if few else (1, 2, 3, activations.HEADS))
+        keys = choices.pick("K", (16,) if few else REAL_LENGTHS)
+        queries = keys if few else choices.pick("Q", [n for n in (1, 5, keys) if n <= keys])
+        sizes = {"B": 1, "H": heads, "G": heads, "Q": queries, "K": keys,
+                 "D": activations.SIZE, "E": activations.SIZE}  # fmt: skip
+        assume(run is None or run.implementation.accepts(sizes) is None)
+        head = choices.pick("head", range(activations.HEADS - heads + 1))
+        start = choices.pick("start", range(activations.STORED_TOKENS - keys + 1))
+        window = (None, slice(head, head + heads), slice(start, start + keys))
+        dtype = NUMPY_DTYPES[run.dtype if run else "float32"]
+        cut: dict[str, Any] = {
+            name: array[window].astype(dtype) for name, array in activations.stored().items()
+        }
+        cut["query"] = cut["query"][:, :, keys - queries :]
+        if upstream:
+            cut["upstream"] = choices.array("upstream", "normal", cut["query"].shape).astype(dtype)
+        options = draw_options(choices, run, sizes, dtype, only=("causal", "scale"))
+        return Problem(**cut, **options, **_semantics(run))
+
+    return strategy(Recipe({**PLACES, "head": 1, "start": 2}, make))
 
 
-class Source:
-    """What one problem is drawn from: Hypothesis for the structure, one generator for the numbers.
-
-    An array of digits has an integer of its own, so that its elements shrink one by one. All others come out of the one
-    generator: a draw costs as much as the arithmetic of a small bound.
-    """
-
-    def __init__(self, draw: Draw) -> None:
-        self.draw = draw
-        self._generator: np.random.Generator | None = None
-
-    def array(self, fill: str, shape: tuple[int, ...]) -> np.ndarray:
-        """A float64 array of the named distribution."""
-        if fill == "digits":
-            return distributions.fill(fill, shape, self.draw(_seeds))
-        if fill in distributions.UNSEEDED:
-            return distributions.fill(fill, shape, 0)
-        if self._generator is None:
-            self._generator = np.random.default_rng(self.draw(_seeds))
-        return distributions.fill(fill, shape, self._generator)
-
-    def digits(self, shape: tuple[int, ...], base: int = 8) -> np.ndarray:
-        """Integers in [0, base), all zero in the simplest case."""
-        return distributions.digits(shape, self.draw(_seeds), base)
-
-
-def draw_options(source: Source, run: Run | None, s: Mapping[str, int], dtype: Any, *, use: Sequence[str] = (),
+def draw_options(choices: Choices, run: Run | None, s: Mapping[str, int], dtype: Any, *, use: Sequence[str] = (),
                  without: Sequence[str] = (), only: Sequence[str] | None = None) -> dict[str, Any]:  # fmt: skip
     """Options in use, each drawn on its own: their combinations are where bugs live."""
     offered = set(OPTIONS) if run is None else run.implementation.offers
     wanted = [name for name in OPTIONS
               if name in use or (name in offered and name not in without and name != "return_lse"
                                  and (only is None or name in only))]  # fmt: skip
-    # Three options a draw: a boolean each costs more than the bound, and one integer for all of them shrinks badly.
-    bits = [
-        bool(drawn >> i & 1)
-        for drawn in (source.draw(_shapes) for _ in range(0, len(wanted), 3))
-        for i in range(3)
-    ]
-    chosen = [name for name, bit in zip(wanted, bits, strict=False) if name in use or bit]
+    chosen = [name for name in wanted if name in use or choices.one_in(f"use {name}", 2)]
     if run is not None:
         for one, other in run.implementation.exclusive:
             if one in chosen and other in chosen:
                 chosen.remove(other if other not in use else one)
     if "mask" in chosen and "bias" in chosen and run is not None and run.one_parameter():
         chosen.remove("bias" if "bias" not in use else "mask")
-    return {name: OPTION_DRAWS[name](source, s, dtype) for name in chosen}
+    return {name: OPTION_DRAWS[name](choices, s, dtype) for name in chosen}
 
 
 @cache
@@ -365,63 +345,60 @@ def _broadcastable(axes: tuple[str, int], s: Mapping[str, int]) -> tuple[int, ..
     return tuple(s[letter] if letter in letters else 1 for letter in "BHQK")[4 - rank :]
 
 
-def _draw_mask(source: Source, s: Mapping[str, int], dtype: Any) -> np.ndarray:
-    """True where the digit of the seed is 0: all true for seed 0; about a quarter false; sometimes a row of no keys, or
-    whole stretches of keys that no query sees, at the start or at the end."""
-    shape = _broadcastable(source.draw(_masks), s)
-    seed = source.draw(_seeds)
-    mask = (
-        distributions.digits(shape, seed, base=4) != 3
-        if seed % 5
-        else distributions.digits(shape, seed, base=2) == 0
-    )
-    if seed % 7 == 6 and mask.shape[-2]:
+def _draw_mask(choices: Choices, s: Mapping[str, int], dtype: Any) -> np.ndarray:
+    """A quarter or half of it False; sometimes a row of no keys, or keys at the start or end that no query sees.
+
+    All True for zero bytes.
+    """
+    shape = _broadcastable(choices.pick("mask axes", _axes()), s)
+    base = choices.pick("mask density", (4, 4, 4, 4, 2))
+    mask = choices.digits("mask", shape, base) != base - 1
+    gap, half = choices.pick("mask gap", MASK_GAPS), mask.shape[-1] // 2
+    if gap == "row" and mask.shape[-2]:
         mask[..., 0, :] = False
-    elif seed % 7 == 5:
-        half = mask.shape[-1] // 2
-        mask[..., *((slice(half),) if seed % 2 else (slice(half, None),))] = False
+    elif gap in ("start", "end"):
+        mask[..., slice(half) if gap == "start" else slice(half, None)] = False
     return np.asarray(mask)
 
 
-def _draw_bias(source: Source, s: Mapping[str, int], dtype: Any) -> np.ndarray:
-    fill, axes = source.draw(_biases)
-    return source.array(fill, _broadcastable(axes, s)).astype(dtype)
+def _draw_bias(choices: Choices, s: Mapping[str, int], dtype: Any) -> np.ndarray:
+    fill, axes = choices.pick("bias", _biases())
+    return choices.array("bias numbers", fill, _broadcastable(axes, s)).astype(dtype)
 
 
-def _draw_window(source: Source, s: Mapping[str, int], dtype: Any) -> tuple[int | None, int | None]:
-    sides: tuple[int | None, int | None] = source.draw(_sides)
-    return sides
+def _draw_lengths(choices: Choices, s: Mapping[str, int], dtype: Any) -> np.ndarray:
+    """Lengths from K downward, one for each batch entry: K for zero bytes."""
+    return (s["K"] - choices.digits("key_lengths", (s["B"],), s["K"] + 1)).astype(np.int32)
 
 
-def _draw_lengths(source: Source, s: Mapping[str, int], dtype: Any) -> np.ndarray:
-    """Lengths from K downward, one for each batch entry: K for seed 0."""
-    return (s["K"] - source.digits((s["B"],), s["K"] + 1)).astype(np.int32)
-
-
-def _draw_slopes(source: Source, s: Mapping[str, int], dtype: Any) -> np.ndarray:
-    slopes = np.exp2(-1.0 - source.digits((s["H"],)))
+def _draw_slopes(choices: Choices, s: Mapping[str, int], dtype: Any) -> np.ndarray:
+    slopes = np.exp2(-1.0 - choices.digits("alibi_slopes", (s["H"],)))
     return slopes.astype(np.float64 if dtype is np.float64 else np.float32)
 
 
-def _draw_sinks(source: Source, s: Mapping[str, int], dtype: Any) -> np.ndarray:
-    sinks = 3.0 * distributions.DIGITS[source.digits((s["H"],))]
+def _draw_sinks(choices: Choices, s: Mapping[str, int], dtype: Any) -> np.ndarray:
+    sinks = 3.0 * distributions.DIGITS[choices.digits("sinks", (s["H"],))]
     return np.asarray(sinks, np.float64 if dtype is np.float64 else np.float32)
 
 
-_masks = st.sampled_from(_axes())
-_biases = st.sampled_from(
-    sorted(product(TAME, _axes()), key=lambda fa: TAME.index(fa[0]) + _axes().index(fa[1]))
-)
+MASK_GAPS = (*[""] * 10, *["row"] * 2, "start", "end")
 
-OPTION_DRAWS: Mapping[str, Callable[[Source, Mapping[str, int], Any], Any]] = {
+
+@cache
+def _biases() -> tuple[tuple[str, tuple[str, int]], ...]:
+    """How a bias is filled and which axes it has, simple first."""
+    return tuple(sorted(product(TAME, _axes()), key=lambda fa: TAME.index(fa[0]) + _axes().index(fa[1])))
+
+
+OPTION_DRAWS: Mapping[str, Callable[[Choices, Mapping[str, int], Any], Any]] = {
     "mask": _draw_mask,
     "bias": _draw_bias,
-    "causal": lambda source, s, dtype: True,
-    "window": _draw_window,
-    "scale": lambda source, s, dtype: source.draw(_scales),
-    "softcap": lambda source, s, dtype: source.draw(_softcaps),
+    "causal": lambda choices, s, dtype: True,
+    "window": lambda choices, s, dtype: choices.pick("window", SIDES),
+    "scale": lambda choices, s, dtype: choices.pick("scale", SCALES),
+    "softcap": lambda choices, s, dtype: choices.pick("softcap", SOFTCAPS),
     "alibi_slopes": _draw_slopes,
     "key_lengths": _draw_lengths,
     "sinks": _draw_sinks,
-    "return_lse": lambda source, s, dtype: True,
+    "return_lse": lambda choices, s, dtype: True,
 }
