@@ -37,7 +37,8 @@ CLOSE = 1e-10  # float64 results that are equal but for rounding
 for package in (qkverify.implementations.mutants, qkverify.implementations.controls):
     for file in sorted(Path(package.__path__[0]).glob("[!_]*.py")):
         importlib.import_module(f"{package.__name__}.{file.stem}")
-FUNCTIONS = {mutant.function.__name__: mutant for mutant in MUTANTS}
+PLANTED = tuple(MUTANTS)  # a script that another test runs may plant its own copy later
+FUNCTIONS = {mutant.function.__name__: mutant for mutant in PLANTED}
 CONTROLS = {
     one.name: one
     for one in REGISTERED
@@ -339,7 +340,7 @@ def test_a_bug_of_the_positions_shows(layout: str) -> None:
     for length, dim in ((0, 4), (1, 2), (20, 8)):
         exact = reference_positions.positional_encoding(length, dim, layout=layout)
         assert not differs(positions.positional_encoding(length, dim, layout=layout), exact)
-    for mutant in MUTANTS:
+    for mutant in PLANTED:
         if mutant.family == "positions" and (mutant.bug != "A011" or layout == "concatenated"):
             assert differs(
                 mutant.function(5, 8, layout=layout),
@@ -353,7 +354,7 @@ def test_a_bug_of_rotating_query_and_key_shows(layout: str) -> None:
     places = np.array([[3, 4], [0, 7]])
     exact = [reference_positions.rotary(x, places[:, None], layout=layout) for x in (query, key)]
     assert not differs(positions.rotary_pair(query, key, places, layout=layout), exact)
-    for mutant in MUTANTS:
+    for mutant in PLANTED:
         if mutant.family == "rotary_pair":
             assert differs(mutant.function(query, key, places, layout=layout), exact)
 
@@ -364,7 +365,7 @@ def test_a_bug_of_the_embedding_shows() -> None:
     exact = reference.embedding(tokens, table, padding=padding)
     at = positions.places(tokens, padding)
     assert not differs(positions.embedding(tokens, table, at=at), exact)
-    for mutant in MUTANTS:
+    for mutant in PLANTED:
         if mutant.family == "embedding":
             assert differs(mutant.function(tokens, table, padding=padding), exact)
 
@@ -374,7 +375,7 @@ def test_a_bug_of_the_rotation_shows(layout: str) -> None:
     x, places = np.random.default_rng(4).standard_normal((2, 2, 1, 4)), np.array([3.0])
     exact = reference_positions.rotary(x, places, layout=layout)
     assert not differs(positions.rotary(x, places, layout=layout), exact)
-    for mutant in MUTANTS:
+    for mutant in PLANTED:
         if mutant.family == "rotary" and mutant.bug != "A012":
             assert differs(mutant.function(x, places, layout=layout), exact)
 
@@ -407,7 +408,7 @@ def test_a_bug_of_the_layers_shows(operation: str) -> None:
         assert not differs(correct(*arguments, **options), exact(*arguments, **options))
     bugs = [
         m
-        for m in MUTANTS
+        for m in PLANTED
         if m.family in ("layers", "losses") and declared(m.function.__name__).operation == operation
     ]
     assert bugs
@@ -421,7 +422,7 @@ def test_the_gradient_of_a_wrong_target_is_wrong() -> None:
     scores, targets, upstream = np.random.default_rng(6).standard_normal((2, 4)), np.array([3, 0]), np.ones(2)
     exact = reference.cross_entropy_vjp(scores, targets, upstream, smoothing=0.3)
     assert not differs(layers.cross_entropy_vjp(scores, targets, upstream, smoothing=0.3)[0], exact)
-    wrong = [m for m in MUTANTS if m.family == "losses" and "smoothing" in m.name]
+    wrong = [m for m in PLANTED if m.family == "losses" and "smoothing" in m.name]
     assert len(wrong) == 3
     for bug in wrong:
         pull = declared(bug.function.__name__).vjp
@@ -694,6 +695,6 @@ def test_every_mutant_is_shown_to_be_wrong() -> None:
     text = Path(__file__).read_text()
     whole_families = {"positions", "rotary", "rotary_pair", "embedding", "layers", "losses"}
     assert [
-        m.name for m in MUTANTS if m.family not in whole_families and f'"{m.function.__name__}"' not in text
+        m.name for m in PLANTED if m.family not in whole_families and f'"{m.function.__name__}"' not in text
     ] == []
-    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
+    assert len({mutant.name for mutant in PLANTED}) == len(PLANTED)

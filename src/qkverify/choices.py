@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -32,7 +32,7 @@ Argument = (
 )  # of a law: a strategy, or a pool of candidates, the simplest first
 
 SEED = 4  # bytes of a generator's seed
-DIGITS = 8  # elements of an array that have a byte each; a larger array is filled by the generator
+DIGITS = 8  # bytes of an array of digits: elements that are decided one by one
 
 
 class Choices:
@@ -60,21 +60,43 @@ class Choices:
         return np.random.default_rng(self._fraction("numbers", 1 << 8 * SEED))
 
     def digits(self, place: str, shape: tuple[int, ...], base: int = 8) -> np.ndarray:
-        """Integers in [0, base), element by element where there are few, else from the generator; zero for zero bytes."""
+        """Integers in [0, base), zero for zero bytes: one for each byte (two bytes where the base needs them).
+
+        An array of more elements repeats them in an order without order, so that its first elements stay what they are
+        while its sizes shrink. The last byte is the first element: shrinking sorts bytes upward.
+        """
+        letters, size = self._letters(place, base), math.prod(shape)
+        chosen = letters[:size] if size <= len(letters) else letters[_scattered(size, len(letters))]
+        return chosen.reshape(shape)
+
+    def flags(self, place: str, shape: tuple[int, ...], many: int) -> np.ndarray:
+        """True for one element in so many, element by element where there are few, else by the generator; none for zero bytes."""
+        letters, size = self._letters(place, many) == many - 1, math.prod(shape)
+        if size <= len(letters):
+            return letters[:size].reshape(shape)
+        if not letters.any():
+            return np.zeros(shape, bool)
+        return np.asarray(self.generator.integers(0, many, size=shape) == many - 1)
+
+    def _letters(self, place: str, base: int) -> np.ndarray:
         first, end = self._places[place]
-        mine, size, width = self._data[first:end], math.prod(shape), 1 if base <= 256 else 2
-        if size * width <= len(mine):
-            read = np.frombuffer(mine, f">u{width}", size).astype(np.int64)
-            return (read * base >> 8 * width).reshape(shape)
-        if not any(mine):
-            return np.zeros(shape, np.int64)
-        return self.generator.integers(0, base, size=shape)
+        width = 1 if base <= 256 else 2
+        read: np.ndarray = np.frombuffer(self._data[first:end], f">u{width}")[::-1].astype(np.int64)
+        return read * base >> 8 * width
 
     def array(self, place: str, fill: str, shape: tuple[int, ...]) -> np.ndarray:
         """A float64 array of the named distribution (see `distributions`)."""
         if fill == "digits":
             return np.asarray(distributions.DIGITS[self.digits(place, shape)])
         return distributions.fill(fill, shape, 0 if fill in distributions.UNSEEDED else self.generator)
+
+
+@lru_cache(maxsize=256)
+def _scattered(size: int, letters: int) -> np.ndarray:
+    """Which letter each of `size` elements is: the same in all examples, and the letters themselves first."""
+    order = np.random.default_rng(0).integers(0, letters, size=size)
+    order[:letters] = np.arange(letters)
+    return order
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ PLACES: Mapping[str, int] = {
     "heads": 1, "usual": 1, "empty batch": 1, **dict.fromkeys("GHBQKDE", 1), "head sizes": 2, "mixture": 2,
     **{f"use {name}": 1 for name in OPTIONS}, "mask axes": 1, "mask density": 1, "mask gap": 1, "bias": 2, "window": 1,
     "scale": 1, "softcap": 1, "layout": 1, "placed": 1, "numbers": SEED,
-    **dict.fromkeys((*ARRAYS[:3], "mask", "bias numbers"), DIGITS), "key_lengths": 18, "alibi_slopes": 8, "sinks": 8,
+    **dict.fromkeys((*ARRAYS[:3], "bias numbers"), DIGITS), "mask": 12, "key_lengths": 18, "alibi_slopes": 8, "sinks": 8,
 }  # fmt: skip
 
 
@@ -351,8 +351,7 @@ def _draw_mask(choices: Choices, s: Mapping[str, int], dtype: Any) -> np.ndarray
     All True for zero bytes.
     """
     shape = _broadcastable(choices.pick("mask axes", _axes()), s)
-    base = choices.pick("mask density", (4, 4, 4, 4, 2))
-    mask = choices.digits("mask", shape, base) != base - 1
+    mask = ~choices.flags("mask", shape, choices.pick("mask density", (4, 4, 4, 4, 2)))
     gap, half = choices.pick("mask gap", MASK_GAPS), mask.shape[-1] // 2
     if gap == "row" and mask.shape[-2]:
         mask[..., 0, :] = False
