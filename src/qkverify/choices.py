@@ -71,7 +71,8 @@ class Choices:
 
     def flags(self, place: str, shape: tuple[int, ...], many: int) -> np.ndarray:
         """True for one element in so many, element by element where there are few, else by the generator; none for zero bytes."""
-        letters, size = self._letters(place, many) == many - 1, math.prod(shape)
+        letters: np.ndarray = self._letters(place, many) == many - 1
+        size = math.prod(shape)
         if size <= len(letters):
             return letters[:size].reshape(shape)
         if not letters.any():
