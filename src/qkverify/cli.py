@@ -120,12 +120,20 @@ def verify(
 
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(help="implementations, laws or workloads")] = "implementations",
+    what: Annotated[
+        str, typer.Argument(help="implementations, operations, laws or workloads")
+    ] = "implementations",
 ) -> None:
-    """What there is: implementations with what they offer, laws with their sentences, or workloads with their sizes."""
+    """What there is: implementations with what they offer, operations with what a function of them takes, laws with their
+    sentences, workloads with their sizes."""
     from qkverify import screen
 
-    pages = {"implementations": screen.implementations, "laws": screen.laws, "workloads": screen.workloads}
+    pages = {
+        "implementations": screen.implementations,
+        "operations": screen.operations,
+        "laws": screen.laws,
+        "workloads": screen.workloads,
+    }
     if what not in pages:
         raise UsageError.unknown("list", what, pages)
     pages[what]()

@@ -24,6 +24,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from qkverify.errors import UnsupportedCase, UsageError
+from qkverify.operations import DESCRIBED
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -61,24 +62,9 @@ SEMANTICS: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType(
     }
 )
 
+# Operation -> its first parameters.
 OPERATIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "attention": ("query", "key", "value"),
-        "softmax": ("scores",),
-        "multi_head_attention": ("x", "w_q", "w_k", "w_v", "w_o"),
-        "positional_encoding": ("length", "dim"),
-        "rotary": ("x", "positions"),
-        "rotary_pair": ("query", "key", "positions"),
-        "embedding": ("tokens", "table"),
-        "alibi_slopes": ("heads",),
-        "packed_attention": ("query", "key", "value", "query_starts", "key_starts"),
-        "cached_attention": ("query", "key", "value", "key_cache", "value_cache", "lengths"),
-        "paged_attention": ("query", "key_pages", "value_pages", "page_table", "lengths"),
-        "feed_forward": ("x", "w_1", "b_1", "w_2", "b_2"),
-        "encoder_layer": ("x", "weights"),
-        "decoder_layer": ("x", "memory", "weights"),
-        "cross_entropy": ("scores", "targets"),
-    }
+    {name: tuple(one.parameters) for name, one in DESCRIBED.items()}
 )
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -372,6 +358,9 @@ LAYOUTS = ("BHLD", "BLHD")
 
 def parameter_names(function: Callable[..., Any]) -> list[str]:
     """Parameter names in order; a built-in without a signature is read off the first line of its docstring."""
+    function = getattr(
+        function, "forward", function
+    )  # a torch module takes anything, and its forward says what
     try:
         return [
             p.name
@@ -407,7 +396,7 @@ def operation_of(function: Callable[..., Any], names: Sequence[str]) -> str:
         + "\n".join(
             f"  {operation}({', '.join(required)}, ...)" for operation, required in OPERATIONS.items()
         )
-        + "\nor declare it: @implementation(operation=...)"
+        + "\nor declare it: @implementation(operation=...); `qkverify list operations` says what each means"
     )
 
 

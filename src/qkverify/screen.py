@@ -6,12 +6,14 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from qkverify import frameworks, pretrained, registry
-from qkverify.contract import DEVICES, FRAMEWORKS, SEMANTICS
+from qkverify.contract import DEVICES, FRAMEWORKS, OPTIONS, SEMANTICS
 from qkverify.laws import Law
+from qkverify.operations import DESCRIBED
 from qkverify.power import summary
 from qkverify.report import units
 from qkverify.results import Planted, Verdict
@@ -164,10 +166,25 @@ def implementations() -> None:
             f"[bold]{one.name:22}[/bold] {one.arrays} · {', '.join(one.dtypes)} · {', '.join(devices)}"
         )
         offered = f"without {', '.join(one.not_offered)}" if one.not_offered else "every option"
+        if one.operation != "attention":
+            offered = ", ".join(sorted(one.offers)) or "no options"
         needs = f"; requires {', '.join(one.requires)}" if one.requires else ""
-        console.print(f"{'':22} {one.summary}\n{'':22} [dim]{offered}{needs}[/dim]")
+        console.print(f"{'':22} {escape(one.summary)}\n{'':22} [dim]{offered}{needs}[/dim]")
     for gone in registry.folder()[1]:
         console.print(f"[bold]{gone.name:22}[/bold] [dim]{gone.reason}[/dim]")
+
+
+def operations() -> None:
+    """Every operation: what it computes, and what a function of it takes and returns."""
+    for name, one in DESCRIBED.items():
+        console.print(
+            f"[bold]{name}[/bold]({', '.join(one.parameters)}) -> {one.returns}\n    {escape(one.computes)}"
+        )
+        for parameter, meaning in {
+            **one.parameters,
+            **(OPTIONS if name == "attention" else one.options),
+        }.items():
+            console.print(f"    {parameter:13} {meaning}", markup=False)
 
 
 def laws() -> None:

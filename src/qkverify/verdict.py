@@ -31,8 +31,15 @@ class Evidence:
         where = f"{self.what}{list(self.location) if self.location else ''}"
         return (
             f"{where}\n  got {number(self.got)}   exact {number(self.exact)}   bound {self.bound:.2g}   "
-            f"margin {self.margin:.2g}"
+            f"margin {_past_one(self.margin)}"
         )
+
+
+def _past_one(margin: float) -> str:
+    """Two digits, or as many as it takes to see that it is past 1."""
+    return next(
+        (text for digits in (2, 3, 5, 9) if float(text := f"{margin:.{digits}g}") > 1), f"{margin:.17g}"
+    )
 
 
 def assert_within_bound(got: Any, expected: Any, *, what: str = "output") -> None:
