@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from qkverify import UnsupportedCase, implementations, registry
-from qkverify.contract import OPTIONS, Implementation
+from qkverify.contract import OPTIONS, Implementation, describe
 from qkverify.problems import Problem
 from qkverify.runs import Run
 
@@ -218,3 +218,18 @@ def test_other_errors_of_torch_are_not_taken_for_refusals(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch_sdpa, "scaled_dot_product_attention", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         Run(flash).callable(problem())()
+
+
+def test_a_log_sum_exp_that_jax_cuts_off_is_not_differentiated() -> None:
+    """jax.nn.dot_product_attention stops the gradient of its residual: nothing to hold it to. Its own logsumexp has one."""
+    jax = pytest.importorskip("jax", reason="needs jax")
+    small, upstream = problem(B=1, G=1, group=1, Q=2, K=3), np.ones((1, 1, 2), np.float32)
+    with pytest.raises(UnsupportedCase, match="does not differentiate the log-sum-exp"):
+        Run(describe(jax.nn.dot_product_attention), dtype="float32").lse_gradients(small, upstream)
+
+    def attention(query: Any, key: Any, value: Any, *, return_lse: bool = False) -> Any:
+        scores = query @ key.swapaxes(-1, -2) * query.shape[-1] ** -0.5
+        return jax.nn.softmax(scores) @ value, jax.scipy.special.logsumexp(scores, axis=-1)
+
+    found = Run(describe(attention, arrays="jax"), dtype="float32").lse_gradients(small, upstream)
+    assert np.abs(found["query"]).max() > 0
