@@ -16,8 +16,13 @@ from qkverify.errors import UsageError
 from qkverify.results import Control, Fingerprint, Record, RunStart, Timing, Writer
 
 
-def start(cpu: str = "a cpu", torch: str = "2.13") -> RunStart:
-    identity: dict[str, str | int | float | None] = {"cpu": cpu, "cores": 2, "torch": torch}
+def start(cpu: str = "a cpu", torch: str = "2.13", memory: float = 24.0) -> RunStart:
+    identity: dict[str, str | int | float | None] = {
+        "cpu": cpu,
+        "cores": 2,
+        "torch": torch,
+        "memory_gib": memory,
+    }
     return RunStart(
         qkverify="1", started="2026-01-01", command="", profile="", fingerprint=Fingerprint(identity, {})
     )
@@ -38,11 +43,13 @@ def timing(
     )  # fmt: skip
 
 
-def side(*timings: Timing, cpu: str = "a cpu", torch: str = "2.13", reach: float = 1.004) -> Side:
+def side(
+    *timings: Timing, cpu: str = "a cpu", torch: str = "2.13", reach: float = 1.004, memory: float = 24.0
+) -> Side:
     controls: list[Record] = [
         Control(case, "base", "cpu", "float32", 1.0, 1 / reach, reach) for case in {t.case for t in timings}
     ]
-    return side_of([start(cpu, torch), *timings, *controls])
+    return side_of([start(cpu, torch, memory), *timings, *controls])
 
 
 def both(factor: float, seed: int = 1, **more: object) -> Side:
@@ -104,6 +111,12 @@ def test_runs_of_different_machines_are_not_compared_unless_asked_to() -> None:
     with pytest.raises(UsageError, match="cpu: a cpu, now another"):
         runs(new, old)
     assert runs(new, old, across_devices=True).cases
+    with pytest.raises(UsageError, match="memory_gib: 24.0, now 16.0"):
+        runs(side(timing("mine", 1.0, 1), memory=16.0), old)
+
+
+def test_memory_that_a_kernel_reserves_makes_no_other_machine() -> None:
+    assert runs(side(timing("mine", 1.0, 1), memory=23.5), both(1.0)).cases
 
 
 def test_what_changed_beside_the_times_is_said() -> None:

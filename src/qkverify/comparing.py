@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from qkverify import statistics
 from qkverify.errors import UsageError
-from qkverify.fingerprint import MACHINE
+from qkverify.fingerprint import MACHINE, alike
 from qkverify.results import Control, Fact, Record, RunStart, Timing, of_kind, read
 from qkverify.statistics import Comparison
 
@@ -178,7 +178,9 @@ def _differences(new: Side, old: Side, names: Iterable[str]) -> list[str]:
         return []
     now, before = new.start.fingerprint.identity, old.start.fingerprint.identity
     return [
-        f"{n}: {_said(before.get(n))}, now {_said(now.get(n))}" for n in names if now.get(n) != before.get(n)
+        f"{n}: {_said(before.get(n))}, now {_said(now.get(n))}"
+        for n in names
+        if not alike(n, before.get(n), now.get(n))
     ]
 
 

@@ -25,7 +25,16 @@ from qkverify.results import Fact, Fingerprint
 
 COMMAND_SECONDS = 10  # a driver that hangs must not hang the run
 MACHINE = ("cpu", "cores", "memory_gib", "gpu", "gpu_memory_mib")  # of an identity; the rest is software
+MEMORY = ("memory_gib", "gpu_memory_mib")
+RESERVED = 0.05  # firmware and kernel keep a few per cent of the memory for themselves, and other versions keep another part
 PACKAGES = ("numpy", "torch", "triton", "jax", "ml_dtypes", "hypothesis")
+
+
+def alike(name: str, one: Fact, other: Fact) -> bool:
+    """Whether two facts of a machine are those of one machine."""
+    if name in MEMORY and isinstance(one, int | float) and isinstance(other, int | float):
+        return abs(one - other) <= RESERVED * max(one, other)
+    return one == other
 
 
 def fingerprint() -> Fingerprint:

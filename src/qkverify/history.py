@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qkverify.fingerprint import MACHINE
+from qkverify.fingerprint import MACHINE, alike
 from qkverify.results import (
     Ceiling,
     Control,
@@ -39,8 +39,6 @@ from qkverify.results import (
 from qkverify.statistics import CONFIDENCE, FEWEST_ROUNDS, RESAMPLES, calm, process_medians, student
 
 FOLDER = "history"
-MEMORY = ("memory_gib", "gpu_memory_mib")
-RESERVED = 0.05  # firmware and kernel keep a few per cent of the memory for themselves, and other versions keep another part
 
 
 class Cell(NamedTuple):
@@ -149,19 +147,13 @@ def another_machine(run: PastRun, latest: PastRun) -> str:
     return ", ".join(
         f"{name.replace('_', ' ')} {mine.get(name)} instead of {other.get(name)}"
         for name in MACHINE
-        if not _alike(name, mine.get(name), other.get(name))
+        if not alike(name, mine.get(name), other.get(name))
     )
 
 
 def file_name(started: str) -> str:
     """ "2026-11-21T11:47:47+00:00" is "2026-11-21T11-47-47-00-00", which every file system takes."""
     return re.sub(r"[^0-9A-Za-z.]+", "-", started).strip("-.") or "unknown"
-
-
-def _alike(name: str, one: Fact, other: Fact) -> bool:
-    if name in MEMORY and isinstance(one, int | float) and isinstance(other, int | float):
-        return abs(one - other) <= RESERVED * max(one, other)
-    return one == other
 
 
 def _run(part: Sequence[Record]) -> PastRun:
