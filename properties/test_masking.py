@@ -11,9 +11,9 @@ import numpy as np
 from hypothesis import assume
 
 from qkverify.laws import law
-from qkverify.poison import judged, poisoned, unseen
+from qkverify.poison import assert_poison_is_without_effect, judged, unseen
 from qkverify.reference.masks import visible
-from qkverify.strategies import problems
+from qkverify.strategies import first_key_alone, problems
 from qkverify.verdict import assert_identical, assert_true, assert_within_bound
 
 causal = problems(
@@ -32,7 +32,7 @@ def test_causal_ignores_future(run, problem, cut, which):
         ..., first:
     ].any(-1)
     rows = np.broadcast_to(blind, (s["B"], s["H"], s["Q"])) & judged(problem)
-    assert_identical(run.values(poisoned(run, problem, hidden, which))[rows], run.values(problem)[rows])
+    assert_poison_is_without_effect(run, problem, hidden, which, rows)
 
 
 @law("Output i has no gradient in a later key or value: upstream on early rows gives exact zeros for the keys that they cannot see.",
@@ -106,17 +106,13 @@ def test_padding_is_never_read(run, problem, which):
     s = problem.sizes
     hidden = np.arange(s["K"]) >= problem.key_lengths[:, None, None]
     hidden = np.broadcast_to(hidden, (s["B"], s["G"], s["K"]))
-    rows = judged(problem)
-    assert_identical(run.values(poisoned(run, problem, hidden, which))[rows], run.values(problem)[rows])
+    assert_poison_is_without_effect(run, problem, hidden, which, judged(problem))
 
 
 @law("A key that no query sees is never read: overwriting it and its value changes nothing.", source="masked attention", needs="mask",
      exact=True, problem=problems(use=("mask",)), which=range(6))  # fmt: skip
 def test_masked_keys_have_no_influence(run, problem, which):
-    rows = judged(problem)
-    assert_identical(
-        run.values(poisoned(run, problem, unseen(problem), which))[rows], run.values(problem)[rows]
-    )
+    assert_poison_is_without_effect(run, problem, unseen(problem), which, judged(problem))
 
 
 @law("A padded batch entry equals the same entry cut to its length.", source="ragged batches", needs="key_lengths",
@@ -264,8 +260,11 @@ def test_accepted_parameters_matter(run, problem):
 
 
 @law("Not a number in a key, value or query reaches every row that sees it: a broken input is not made to look fine.", source="nan_to_num against empty rows",
-     problem=problems(long=False, tame=True, layouts=False), which=range(200), name=("value", "key", "query"))  # fmt: skip
-def test_nan_goes_where_it_must(run, problem, which, name):
+     problem=problems(long=False, tame=True, layouts=False), which=range(200), name=("value", "key", "query"), alone=(False, False, True))  # fmt: skip
+def test_nan_goes_where_it_must(run, problem, which, name, alone):
+    """The softmax of one key is 1 whatever its score is, unless that is NaN: a short cut forgets it."""
+    if alone:
+        problem = first_key_alone(run, problem)
     s = problem.sizes
     array = np.array(getattr(problem, name))
     place = which % array.shape[2]
@@ -278,6 +277,19 @@ def test_nan_goes_where_it_must(run, problem, which, name):
     )
     rows = np.isnan(got.astype(np.float64)).all(-1)
     assert_true(rows[touched], f"NaN in {name} {place} left rows that see it without a trace")
+
+
+@law("However low the scores of the keys that are seen, those that are hidden have no weight.", source="a finite number for minus infinity: -1e4, -1e5, -1e9",
+     problem=problems(only=("mask", "causal", "key_lengths", "window", "scale"), long=False, layouts=False), size=(1024.0, 16384.0, 262144.0, 128.0), sign=(-1.0, -1.0, 1.0))  # fmt: skip
+def test_hidden_keys_at_any_score(run, problem, size, sign):
+    """All scores are one number, +-size^2 times the scale: each row is the mean of the values that it sees."""
+    assume(not problem.visible.all())
+    top = float(ml_dtypes.finfo(run.numpy_dtype).max)
+    query, key = np.zeros_like(problem.query), np.zeros_like(problem.key)
+    query[..., 0], key[..., 0] = sign * min(size, top), min(size, top)
+    value = np.where(unseen(problem)[..., None], 1e4, problem.value.astype(np.float64))
+    low = problem.replace(query=query, key=key, value=value.astype(run.numpy_dtype))
+    assert_within_bound(run(low), run.exact(low))
 
 
 @law("A bias of the lowest number hides a key as -inf does; a row of nothing else shares its weight, or is empty as declared.",

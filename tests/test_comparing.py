@@ -111,7 +111,7 @@ def test_runs_of_different_machines_are_not_compared_unless_asked_to() -> None:
     with pytest.raises(UsageError, match="cpu: a cpu, now another"):
         runs(new, old)
     assert runs(new, old, across_devices=True).cases
-    with pytest.raises(UsageError, match="memory_gib: 24.0, now 16.0"):
+    with pytest.raises(UsageError, match=r"memory_gib: 24\.0, now 16\.0"):
         runs(side(timing("mine", 1.0, 1), memory=16.0), old)
 
 

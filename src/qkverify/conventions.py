@@ -51,7 +51,7 @@ def detect(one: Implementation, device: str, dtype: str) -> dict[str, Choice]:
     if dtype in ("float16", "bfloat16"):
         found["precision"] = _precision(one, run)
         if run.offers("gradients"):
-            found["gradient_precision"] = _gradient_precision(one, run, found["precision"])
+            found |= _gradient_conventions(one, run, found["precision"])
     return found
 
 
@@ -256,6 +256,20 @@ def _precision(one: Implementation, run: Run) -> Choice:
         "fused" if _holds(lambda problem: [(fused(problem), fused.exact(problem))], fused) else "eager",
         "detected",
     )
+
+
+def _gradient_conventions(one: Implementation, run: Run, forward: Choice) -> dict[str, Choice]:
+    """The precision of the gradients, and which delta it takes to hold to it: a fused backward pass may keep the output
+    only, and that is rounded."""
+    for delta in ("weights", "output") if "delta" not in one.semantics else (one.semantics["delta"],):
+        run.semantics["delta"] = delta
+        precision = _gradient_precision(one, run, forward)
+        if precision.value != "eager" or forward.value == "eager":
+            break
+    else:
+        delta = run.semantics["delta"] = one.semantics.get("delta", "weights")
+    known: Known = "declared" if "delta" in one.semantics else "detected"
+    return {"gradient_precision": precision, "delta": Choice(delta, known)}
 
 
 def _gradient_precision(one: Implementation, run: Run, forward: Choice) -> Choice:

@@ -168,7 +168,8 @@ def _layout(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
 
 
 def _filled(shape: tuple[int, ...], dtype: Any) -> Array:
-    return np.full(shape, True if dtype == np.bool_ else np.nan, dtype=dtype)
+    around = True if dtype == np.bool_ else np.iinfo(dtype).max if dtype.kind in "iu" else np.nan
+    return np.full(shape, around, dtype=dtype)
 
 
 @_layout

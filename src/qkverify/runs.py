@@ -178,6 +178,19 @@ class Run:
             getattr(held, name)[...] = 0
         return before, np.array(self.framework.to_numpy(native))
 
+    def from_one_buffer(self, problem: Problem, order: Sequence[int]) -> Bounded:
+        """The output for query, key and value, all of one shape, that are slices of one buffer (B,L,3,H,D) in an order."""
+        self.problems.append(problem)
+        stacked = np.stack([getattr(problem, TRIPLE[i]).swapaxes(1, 2) for i in order], axis=2)
+        buffer, at = self.framework.from_numpy(stacked, self.device), np.argsort(order)
+        blhd = [buffer[:, :, int(i)] for i in at]
+        arrays = blhd if self.implementation.layout == "BLHD" else [x.swapaxes(1, 2) for x in blhd]
+        keywords = self.implementation.keywords(self._native(problem)[1], grouped=False)
+        returned = self._guarded(lambda: self.implementation.function(*arrays, **keywords))
+        return self.within(
+            self._received(returned, "output", problem.query.shape, self.dtype), self.bound(problem)[0]
+        )
+
     def native_call(self, problem: Problem) -> Any:
         """What the implementation returns, unchecked: for laws about calls that must fail."""
         self.problems.append(problem)
@@ -288,6 +301,51 @@ class Run:
                 lambda **x: attention(**constant, **x), leaves, upstream, between=other
             )[1]
         )
+        return self._gradients_received(found, problem)
+
+    def repeated_gradients(self, problem: Problem) -> list[dict[str, np.ndarray]]:
+        """The gradients of one forward pass, pulled back twice. Raises UnsupportedCase as `output_and_gradients` does."""
+        native, attention = self._differentiated(problem)
+        upstream = self._laid_out(problem.upstream, problem.layouts.get("upstream"))
+        pull = self._guarded(lambda: self.framework.backward(attention, native, upstream))
+        return [self._gradients_received(self._guarded(pull)[1], problem) for _ in range(2)]
+
+    def kept_gradients(self, problem: Problem, later: Problem) -> list[dict[str, np.ndarray]]:
+        """The gradients of a call, read at once and read again after those of another."""
+        self.problems.append(problem)
+
+        def read() -> dict[str, np.ndarray]:
+            return {name: np.array(self.framework.to_numpy(x)) for name, x in returned.items()}
+
+        returned = self._guarded(self._gradient_call(problem))
+        before = read()
+        self._guarded(self._gradient_call(later))
+        return [before, read()]
+
+    def gradients_of_overwritten(self, problem: Problem, name: str) -> dict[str, np.ndarray]:
+        """The gradients of a problem of which an argument is overwritten between the two passes, by itself in another order.
+
+        Raises UnsupportedCase where the framework notices that, or where its arrays cannot be written.
+        """
+        self._needs_one_call()
+        if not self.framework.WRITABLE:
+            raise UnsupportedCase("the arrays cannot be written")
+        self.problems.append(problem)
+        native, options = self._native(problem)
+        written = {**native, **options}.get(name)
+        if written is None:
+            raise UnsupportedCase(f"{name} is part of another argument")
+        keywords = self.implementation.keywords(options, grouped=problem.group != 1)
+        flipped = self._laid_out(np.flip(getattr(problem, name)).copy(), None)
+        upstream = self._laid_out(problem.upstream, None)
+        try:
+            found = self._guarded(lambda: self.framework.vjp(
+                lambda query, key, value: self.implementation.function(query, key, value, **keywords), native, upstream,
+                between=lambda: self.framework.overwrite(written, flipped))[1])  # fmt: skip
+        except RuntimeError as error:
+            if "inplace" not in str(error):
+                raise
+            raise UnsupportedCase("the framework notices") from error
         return self._gradients_received(found, problem)
 
     def second_gradients(self, problem: Problem, direction: np.ndarray) -> dict[str, np.ndarray]:

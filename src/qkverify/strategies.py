@@ -114,10 +114,11 @@ TAME_MIXTURES = _mixtures(TAME, 100)
 
 # The decisions of one problem and the bytes that each takes (see `choices`).
 ARRAYS = ("query", "key", "value", "upstream")
+PLACED = ("query", "key", "value", "mask", "bias", "upstream", "key_lengths", "alibi_slopes", "sinks")
 PLACES: Mapping[str, int] = {
     "heads": 1, "usual": 1, "empty batch": 1, **dict.fromkeys("GHBQKDE", 1), "head sizes": 2, "mixture": 2,
     **{f"use {name}": 1 for name in OPTIONS}, "mask axes": 1, "mask density": 1, "mask gap": 1, "bias": 2, "window": 1,
-    "scale": 1, "softcap": 1, "layout": 1, "placed": 1, "numbers": SEED,
+    "scale": 1, "softcap": 1, "layout": 1, "placed": 2, "numbers": SEED,
     **dict.fromkeys((*ARRAYS[:3], "bias numbers"), DIGITS), "mask": 12, "key_lengths": 18, "alibi_slopes": 8, "sinks": 8,
 }  # fmt: skip
 
@@ -244,6 +245,15 @@ def problems(
     return strategy(Recipe({**PLACES, "upstream": DIGITS} if upstream else PLACES, make))
 
 
+def first_key_alone(run: Run, problem: Problem) -> Problem:
+    """The first query and key of a problem, without mask and bias."""
+    assume(not problem.options.keys() & {"mask", "bias"})
+    assume(run.implementation.accepts({"Q": 1, "K": 1}) is None)
+    cut = {name: getattr(problem, name)[:, :, :1] for name in ARRAYS[:3]}
+    lengths = problem.key_lengths if problem.key_lengths is None else np.minimum(problem.key_lengths, 1)
+    return problem.replace(**cut, key_lengths=lengths)
+
+
 def _draw_arrays(
     choices: Choices, s: Mapping[str, int], dtype: Any, fills: Mapping[str, str], given: Mapping[str, str]
 ) -> dict[str, Any]:
@@ -265,8 +275,8 @@ def _draw_places(choices: Choices, names: Sequence[str]) -> dict[str, str]:
     layout = choices.pick("layout", (*["contiguous"] * 3, *STRIDED))
     if layout == "contiguous":
         return {}
-    placed = [name for name in ("query", "key", "value", "mask", "bias", "upstream") if name in names]
-    which = choices.pick("placed", range(1, 64))
+    placed = [name for name in PLACED if name in names]
+    which = choices.pick("placed", range(1, 2 ** len(PLACED)))
     return {name: layout for i, name in enumerate(placed) if which >> i & 1}
 
 
@@ -346,7 +356,8 @@ def _broadcastable(axes: tuple[str, int], s: Mapping[str, int]) -> tuple[int, ..
 
 
 def _draw_mask(choices: Choices, s: Mapping[str, int], dtype: Any) -> np.ndarray:
-    """A quarter or half of it False; sometimes a row of no keys, or keys at the start or end that no query sees.
+    """A quarter or half of it False; sometimes a row of no keys, or keys at the start or end that no query sees, or what looks
+    like a causal mask or like padding and is, or is not.
 
     All True for zero bytes.
     """
@@ -357,6 +368,15 @@ def _draw_mask(choices: Choices, s: Mapping[str, int], dtype: Any) -> np.ndarray
         mask[..., 0, :] = False
     elif gap in ("start", "end"):
         mask[..., slice(half) if gap == "start" else slice(half, None)] = False
+    elif gap and gap != "row":
+        queries, keys = mask.shape[-2:]
+        mask[...] = (
+            np.tri(queries, keys, keys - queries, dtype=bool) if "future" in gap else np.arange(keys) < half
+        )
+        if (
+            "nearly" in gap and mask.size
+        ):  # one element is the other way round, far from the first and last row
+            mask[..., queries // 2, half] ^= True
     return np.asarray(mask)
 
 
@@ -371,16 +391,20 @@ def _draw_lengths(choices: Choices, s: Mapping[str, int], dtype: Any) -> np.ndar
 
 
 def _draw_slopes(choices: Choices, s: Mapping[str, int], dtype: Any) -> np.ndarray:
-    slopes = np.exp2(-1.0 - choices.digits("alibi_slopes", (s["H"],)))
-    return slopes.astype(np.float64 if dtype is np.float64 else np.float32)
+    slopes = SLOPES[choices.digits("alibi_slopes", (s["H"],))]
+    return np.asarray(slopes, np.float64 if dtype is np.float64 else np.float32)
 
 
 def _draw_sinks(choices: Choices, s: Mapping[str, int], dtype: Any) -> np.ndarray:
-    sinks = 3.0 * distributions.DIGITS[choices.digits("sinks", (s["H"],))]
+    sinks = SINKS[choices.digits("sinks", (s["H"],))]
     return np.asarray(sinks, np.float64 if dtype is np.float64 else np.float32)
 
 
-MASK_GAPS = (*[""] * 10, *["row"] * 2, "start", "end")
+MASK_GAPS = (*[""] * 10, *["row"] * 2, "start", "end", "future", "nearly the future", "nearly the end")
+SLOPES = np.array(
+    [0.5, 0.25, 1 / 3, 2**-0.5, 1 / 16, 0.1, 1 / 256, 0.9]
+)  # all but three have a full mantissa
+SINKS = np.array([0.0, 3.0, -3.0, 1 / 3, 6.0, -0.7, 9.1, -6.0])
 
 
 @cache

@@ -29,9 +29,11 @@ class Evidence:
 
     def __str__(self) -> str:
         where = f"{self.what}{list(self.location) if self.location else ''}"
+        got, exact = number(self.got), number(self.exact)
+        if got == exact:  # they differ in digits that a reader is otherwise spared
+            got, exact = repr(self.got), repr(self.exact)
         return (
-            f"{where}\n  got {number(self.got)}   exact {number(self.exact)}   bound {self.bound:.2g}   "
-            f"margin {_past_one(self.margin)}"
+            f"{where}\n  got {got}   exact {exact}   bound {self.bound:.2g}   margin {_past_one(self.margin)}"
         )
 
 

@@ -8,7 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from qkverify.frameworks.numpy_arrays import global_state as global_state  # JAX has no generator of its own
+from qkverify.frameworks.numpy_arrays import draw_once as draw_once  # JAX has no generator of its own
+from qkverify.frameworks.numpy_arrays import global_state as global_state
+from qkverify.frameworks.numpy_arrays import inference as inference
 
 REFUSALS: tuple[type[BaseException], ...] = (NotImplementedError,)
 WRITABLE = False

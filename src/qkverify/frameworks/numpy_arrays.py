@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -35,6 +36,20 @@ def dtype_of(native: Any) -> str:
 def global_state() -> tuple[Any, ...]:
     """What a call must leave as it was: settings and generators of the process."""
     return tuple(np.geterr().items()), repr(np.random.get_state())
+
+
+def draw_once() -> None:
+    """A generator that every call seeds anew stands, before a call, where the last one left it: unless somebody draws."""
+    np.random.random()
+
+
+def overwrite(native: np.ndarray, other: np.ndarray) -> None:
+    native[...] = other
+
+
+def inference(mode: str) -> contextlib.AbstractContextManager[Any]:
+    """Outside of training: nothing to switch off."""
+    return contextlib.nullcontext()
 
 
 def differentiable(native: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import torch
+
+from qkverify.frameworks import numpy_arrays
 
 REFUSALS: tuple[type[BaseException], ...] = (NotImplementedError,)
 COMPILES = False
@@ -63,9 +66,28 @@ def dtype_of(native: Any) -> str:
 def global_state() -> tuple[Any, ...]:
     """What a call must leave as it was: settings and generators of the process."""
     backends: Any = torch.backends.cuda  # which back ends of attention are allowed, on a CPU too
-    return (torch.get_rng_state().numpy().tobytes(), torch.is_grad_enabled(), torch.get_default_dtype(),
+    return (*numpy_arrays.global_state(),
+            torch.get_rng_state().numpy().tobytes(), torch.is_grad_enabled(), torch.get_default_dtype(),
             torch.get_num_threads(), torch.is_autocast_enabled("cpu"), backends.flash_sdp_enabled(),
             backends.math_sdp_enabled(), backends.mem_efficient_sdp_enabled(), backends.cudnn_sdp_enabled())  # fmt: skip
+
+
+def draw_once() -> None:
+    """As for NumPy, whose generator a function of tensors may use as well."""
+    numpy_arrays.draw_once()
+    torch.rand(1)
+
+
+def overwrite(native: torch.Tensor, other: torch.Tensor) -> None:
+    """In place, as an optimiser does: torch counts it."""
+    with torch.no_grad():
+        native.copy_(other)
+
+
+def inference(mode: str) -> contextlib.AbstractContextManager[Any]:
+    """Outside of training: "no_grad" or "inference_mode"."""
+    entered: contextlib.AbstractContextManager[Any] = getattr(torch, mode)()
+    return entered
 
 
 def second(
