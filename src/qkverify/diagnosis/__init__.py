@@ -17,6 +17,7 @@ import time
 import numpy as np
 
 from qkverify.diagnosis.attention import sentence_of, wrong_first
+from qkverify.diagnosis.dropout import dropout, unasked
 from qkverify.diagnosis.mistakes import MISTAKES
 from qkverify.diagnosis.observing import Observer, fresh
 from qkverify.diagnosis.operations import other_operation
@@ -35,8 +36,11 @@ def looks_like(run: Run) -> str:
         if run.implementation.operation != "attention":
             return other_operation(run, until)
         with np.errstate(all="ignore"):
+            drops = run.offers("dropout")
+            said = (dropout if "share" in run.failing else unasked)(run, until) if drops else ""
             found = (_sentence(run, problem, until) for problem in wrong_first(run, until))
-            return next((text for text in found if text), "")
+            said = said or next((text for text in found if text), "")
+            return said or (dropout(run, until) if drops else "")
     except Exception:  # a failure is worth more than its diagnosis
         return ""
 
