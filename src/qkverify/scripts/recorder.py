@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qkverify.diagnosis.fitting import Observation
+from qkverify.diagnosis.operations import OTHERS
+from qkverify.diagnosis.operations.calling import Caller
+from qkverify.diagnosis.operations.kind import Example
 from qkverify.errors import UnsupportedCase
-from qkverify.problems import TENSORS, Problem
+from qkverify.problems import LAYOUTS, TENSORS, Problem
 from qkverify.rounding import Bounded
 from qkverify.runs import Run
 
@@ -35,6 +39,7 @@ class Recorded:
     got: dict[str, Array] = field(default_factory=dict)
     exact: dict[str, Bounded] = field(default_factory=dict)
     written: list[str] = field(default_factory=list)
+    layouts: dict[int, str] = field(default_factory=dict)  # of another operation's arguments, by number
     upstream: Array | None = None  # of another operation's gradient; of attention's it is part of the problem
     judged: str = "result"  # of several results, the one that is looked at
     error: Exception | None = None
@@ -138,10 +143,22 @@ class Recorder(Run):
             return {f"gradient of {name}": x for name, x in self.gradient_bounds(call.problem).items()}
         return {"output": self.bound(call.problem)[0], **call.exact}
 
+    def reference(self, call: Recorded) -> Bounded | None:
+        """What another operation should have given; None where that depends on more than the call."""
+        operation = OTHERS[call.kind]
+        told = operation.examples(self)[0].told
+        if "scale" in told or call.upstream is not None:
+            return None
+        example = Example(call.arguments, call.options, call.shape, told)
+        caller = Caller(self, operation, np.inf)
+        found = caller.computing(operation.exact, "result")(Observation(example, {}, {}, True))
+        return None if found is None else self._oracle_included(found["result"])
+
     @contextlib.contextmanager
     def _noted(self, call: Recorded) -> Iterator[Recorded]:
         given, arguments = call.problem, call.arguments
         call.problem, call.arguments = _copied(given), _copied(arguments)
+        call.layouts = {i: name for i, x in enumerate(arguments) if (name := layout_of(x))}
         self.log.append(call)
         try:
             yield call
@@ -164,6 +181,14 @@ def _copied(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(_copied(x) for x in value)
     return copy.copy(value)
+
+
+def layout_of(x: Any) -> str:
+    """The memory layout that an array has, by its name in `LAYOUTS`; nothing for one that is contiguous, or has another."""
+    if not isinstance(x, np.ndarray) or x.flags.c_contiguous or x.dtype.kind == "b":
+        return ""
+    named = ((name, make(np.ascontiguousarray(x))) for name, make in LAYOUTS.items() if "zero" not in name)
+    return next((name for name, other in named if other.strides == x.strides), "")
 
 
 def arrays_of(problem: Problem) -> dict[str, Array]:

@@ -189,9 +189,11 @@ class Sheet:
         call = self.case.call
         named = [*zip(OPERATIONS[call.kind], call.arguments, strict=False),
                  *((name, x) for name, x in call.options.items() if isinstance(x, np.ndarray))]  # fmt: skip
-        return self.arguments.values(
+        lines = self.arguments.values(
             [*named, *([("upstream", call.upstream)] if call.upstream is not None else [])]
         )
+        names = {OPERATIONS[call.kind][i]: layout for i, layout in call.layouts.items()}
+        return [*lines, *self.arguments.seen_as(names)]
 
     def _call(self) -> str:
         """The call under test."""

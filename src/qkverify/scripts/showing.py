@@ -59,6 +59,8 @@ def cases(law: Law, run: Recorder, broken: Exception) -> Iterator[Case]:
             yield from _against_each_other(run.log, seen)
         if seen is not None:
             yield from _where_it_stands(run.log, seen)
+        else:
+            yield from _against_reference(run)
     yield from written  # what is exact for the arguments that a call has left behind may not be for those it was given
 
 
@@ -146,6 +148,17 @@ def _where_it_stands(log: list[Recorded], seen: Evidence) -> Iterator[Case]:
             for place in np.argwhere(equal(got.astype(np.float64), seen.got))[:PLACES]:
                 yield Case(kind="value", call=call, what=what, location=tuple(int(i) for i in place), got=seen.got,
                            exact=seen.exact, bound=seen.bound)  # fmt: skip
+
+
+def _against_reference(run: Recorder) -> Iterator[Case]:
+    """Results that the law has compared with nothing exact, held against the operation's reference."""
+    for call in [c for c in run.log if c.problem is None and not c.exact and "result" in c.got]:
+        exact = run.reference(call)
+        worst = None if exact is None else _worst(call.got["result"], exact, None, False)
+        if exact is not None and worst is not None:
+            location, bound, _ = worst
+            yield Case(kind="value", call=call, what="result", location=location, got=float(call.got["result"][location]),
+                       exact=float(exact.value[location]), bound=bound)  # fmt: skip
 
 
 def equal(a: Any, b: Any) -> Any:
