@@ -55,10 +55,10 @@ def mutant(bug: str, *, threads: str = "", evidence: str, offers: Iterable[str] 
         if gradients is not None:
             declared["vjp"] = derivative(gradients.but(**{step: broken}), broken, offers)
             function = signed(base, broken, (), offers)
-        elif "vjp" in declared:  # as in `derivative`
-            broken.__globals__[f"{broken.__name__}_vjp"] = declared["vjp"]
         elif step:
             function = signed(base.but(**{step: broken}), broken, (), offers)
+        elif "vjp" in declared:  # as in `derivative`
+            broken.__globals__[f"{broken.__name__}_vjp"] = declared["vjp"]
         name = f"mutant-{bug}-{broken.__name__.replace('_', '-')}"
         register(function, name, **declared)
         sentence = (inspect.getdoc(broken) or "").partition("\n\n")[0].replace("\n", " ")

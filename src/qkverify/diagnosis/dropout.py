@@ -30,7 +30,7 @@ LETTERS = {"B": 2, "H": 3, "G": 3, "Q": 33, "K": 33, "D": 33, "E": 33}
 Of = Callable[[float], float]  # a function of the share
 
 
-def _usual(p: float) -> float:
+def usual(p: float) -> float:
     return 1 / (1 - p)
 
 
@@ -50,10 +50,10 @@ MISTAKES: tuple[
     ("multiplied by 1 - p instead of divided where they are kept", lambda p: 1 - p, _asked),
     ("multiplied by 1 + p instead of divided by 1 - p where they are kept", lambda p: 1 + p, _asked),
     ("divided by 1 - p twice where they are kept", lambda p: (1 - p) ** -2, _asked),
-    ("kept with the probability p with which they should be dropped", _usual, lambda p: 1 - p),
+    ("kept with the probability p with which they should be dropped", usual, lambda p: 1 - p),
     ("kept with the probability p, and divided by it", lambda p: 1 / p, lambda p: 1 - p),
     ("not dropped although dropout was asked for", lambda p: 1.0, _none),
-    ("divided by 1 - p and never dropped", _usual, _none),
+    ("divided by 1 - p and never dropped", usual, _none),
 )
 SAME: tuple[tuple[str, Callable[[Array, Array], bool]], ...] = (  # two masks (B,H,Q,K) of two calls
     ("all calls", lambda one, two: bool((one == two).all())),
@@ -67,7 +67,7 @@ BACKWARD: tuple[
     ("multiplied by p instead of divided by 1 - p", lambda p: p, True),
     ("divided by p instead of 1 - p", lambda p: 1 / p, True),
     ("not divided by 1 - p", lambda p: 1.0, True),
-    ("divided by 1 - p and not dropped", _usual, False),
+    ("divided by 1 - p and not dropped", usual, False),
     ("neither dropped nor divided by 1 - p", lambda p: 1.0, False),
 )
 
@@ -88,7 +88,7 @@ def dropout(run: Run, until: float) -> str:
         return found
     seen = [(p, *_drawn(run, until, dropout=p)) for p in SHARES]
     made = [text for text, kept, share in MISTAKES if all(_fits(one, kept, share) for one in seen)]
-    right = [_fits(one, _usual, _asked) for one in seen]
+    right = [_fits(one, usual, _asked) for one in seen]
     if made and len(made) == 1 and right.count(False) >= len(SHARES) - 1:
         return f"The result equals attention whose weights are {made[0]}."
     masks = [_drawn(run, until, dropout=0.5)[0] == 0 for _ in "12"]
@@ -120,14 +120,14 @@ def _drawn(run: Run, until: float, **further: Any) -> tuple[Array, Bounded]:
     return run.outputs(problem, **further)[0], run.bound(problem)[0]
 
 
-def _times(p: float, of: Of, precision: Precision) -> Bounded:
+def times(p: float, of: Of, precision: Precision) -> Bounded:
     """A factor that is rounded twice."""
     return Bounded(of(p), abs(of(p)) * 2 * precision.accumulate.unit, precision)
 
 
 def _fits(one: tuple[float, Array, Bounded], kept: Of, share: Of) -> bool:
     p, got, exact = one
-    weights = Bounded(exact.value, exact.errors, exact.precision) * _times(p, kept, exact.precision)
+    weights = Bounded(exact.value, exact.errors, exact.precision) * times(p, kept, exact.precision)
     room = math.sqrt(math.log(2 / ODDS) / (2 * got.size)) if share(p) else 0.0
     gone = got == 0
     return bool((agrees(got, weights) | gone).all()) and bool(abs(gone.mean() - share(p)) <= room)
@@ -150,15 +150,15 @@ def _backward(run: Run, until: float) -> str:
 
         def alike(of: Of, masked: bool, p: float = p, problem: Problem = problem, output: Array = output,
                   found: dict[str, Array] = found) -> bool:  # fmt: skip
-            expected = _gradients(
-                run, problem, np.where(output == 0, not masked, True) * _times(p, of, run.gradient_precision)
-            )
+            precision, dropped = run.gradient_precision, output == 0
+            kept = np.where(dropped, not masked, True) * times(p, of, precision)
+            expected = gradients(run, problem, kept, np.where(dropped, 0.0, 1.0) * times(p, usual, precision))
             return all(
                 agrees(found[n], Bounded(x.value, run.within(found[n], x).errors)).all()
                 for n, x in expected.items()
             )
 
-        wrong += not alike(_usual, True)
+        wrong += not alike(usual, True)
         for text, of, masked in BACKWARD:
             explained[text] += alike(of, masked)
     made = [text for text, count in explained.items() if count == len(SHARES)]
@@ -167,18 +167,18 @@ def _backward(run: Run, until: float) -> str:
     return f"The gradients are those of weights whose own gradients are {made[0]}."
 
 
-def _gradients(run: Run, problem: Problem, kept: Any) -> dict[str, Bounded]:
-    """Of query and key, where the gradient of each weight is multiplied by `kept`."""
-    precision = run.gradient_precision
+def gradients(run: Run, problem: Problem, kept: Any, own: Any) -> dict[str, Bounded]:
+    """Those of query, key and value, where `own` multiplies each weight of the output, and `kept` each weight's gradient."""
+    precision = run.gradient_precision.either_side(problem.scale or 1.0)
     query, key, value, above = (
         run.bounded(getattr(problem, n), precision) for n in ("query", "key", "value", "upstream")
     )
-    heads = query.shape[1]
-    weights = weights_of(scores(query, key, causal_alignment=problem.causal_alignment))
+    heads, shared = query.shape[1], key.shape[1]
+    options = {name: getattr(problem, name) for name in ("scale", "causal", "causal_alignment")}
+    weights = weights_of(scores(query, key, **options))
     d_weights = above @ np.swapaxes(per_query_head(value, heads), -1, -2) * kept
     row = np.sum(weights * d_weights, axis=-1, keepdims=True)
-    d_scores = weights * (d_weights - row) * factor(query.shape[-1], None)
-    return {
-        "query": +(d_scores @ per_query_head(key, heads)),
-        "key": +per_key_head(d_scores, query, key.shape[1]),
-    }
+    d_scores = weights * (d_weights - row) * factor(query.shape[-1], problem.scale)
+    found = {"query": d_scores @ per_query_head(key, heads), "key": per_key_head(d_scores, query, shared),
+             "value": per_key_head(weights * own, above, shared)}  # fmt: skip
+    return {name: +x for name, x in found.items()}

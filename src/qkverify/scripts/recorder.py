@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ ARRAYS = (*TENSORS, "alibi_slopes", "key_lengths", "sinks")  # the fields of a p
 class Recorded:
     """One call: its arguments as they were before it, what came back, and what it did to them."""
 
-    kind: str  # "attention", "gradients", "unchecked", or the operation
+    kind: str  # "attention", "gradients", "unchecked", "dropout", "dropout gradients", or the operation
     problem: Problem | None = None
     arguments: tuple[Any, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -67,12 +68,28 @@ class Recorder(Run):
         return None
 
     def outputs(self, problem: Problem, **further: Any) -> tuple[Array, ...]:
-        if further:  # dropout and the like: no plain attention to hold it against
-            return super().outputs(problem, **further)
+        if further:  # dropout: what is right depends on what was dropped
+            with self._noted(Recorded("dropout", problem=problem, options=further)):
+                return super().outputs(problem, **further)
         with self._noted(Recorded("attention", problem=problem)) as call:
             parts = super().outputs(problem)
             call.got = dict(zip(("output", "log-sum-exp"), map(np.array, parts), strict=False))
             return parts
+
+    def output_and_gradients(self, problem: Problem, **further: Any) -> tuple[Array, dict[str, Array]]:
+        if not further:
+            return super().output_and_gradients(problem)
+        with self._noted(Recorded("dropout gradients", problem=problem, options=further)):
+            return super().output_and_gradients(problem, **further)
+
+    def seeded(self, call: Recorded, seed: int) -> dict[str, Array]:
+        """A call with dropout once more, from a seed, as a script begins."""
+        assert call.problem is not None
+        _seed(self, seed)
+        if call.kind == "dropout":
+            return {"output": super().outputs(call.problem, **call.options)[0]}
+        output, found = super().output_and_gradients(call.problem, **call.options)
+        return {"output": output, **found}
 
     def lse(self, problem: Problem) -> Bounded:
         found = super().lse(problem)
@@ -170,6 +187,13 @@ class Recorder(Run):
                 call.written = [
                     n for n, x in arrays_of(call.problem).items() if not same(x, getattr(given, n))
                 ]
+
+
+def _seed(run: Run, seed: int) -> None:
+    """The generators, as the first line of a script about dropout does."""
+    if run.implementation.arrays == "torch":
+        sys.modules["torch"].manual_seed(seed)
+    np.random.seed(seed)
 
 
 def _copied(value: Any) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 from qkverify.errors import ContractError, LawViolation
 from qkverify.problems import Problem
 from qkverify.rounding import Bounded
+from qkverify.scripts import dropout
 from qkverify.scripts.recorder import Array, Recorded, Recorder, same
 from qkverify.verdict import Evidence
 
@@ -27,7 +28,7 @@ PLACES = 12  # that hold the same number, of which each costs a trial
 class Case:
     """What a script is to show. `got` and `exact` are None where the failure is none of numbers."""
 
-    kind: str  # "value", "agree", "written", "raises", "refuses", "contract"
+    kind: str  # "value", "agree", "written", "raises", "refuses", "contract"; "dropped", "masks", "share", "repeats"
     call: Recorded
     what: str = ""
     location: tuple[int, ...] = ()
@@ -35,6 +36,7 @@ class Case:
     exact: float | None = None
     bound: float = 0.0
     other: Recorded | None = None  # the call that must agree with `call`
+    seed: int = 0  # of the generator, where the call depends on chance
 
 
 def cases(law: Law, run: Recorder, broken: Exception) -> Iterator[Case]:
@@ -61,16 +63,39 @@ def cases(law: Law, run: Recorder, broken: Exception) -> Iterator[Case]:
             yield from _where_it_stands(run.log, seen)
         else:
             yield from _against_reference(run)
+    yield from by_chance(run)
     yield from written  # what is exact for the arguments that a call has left behind may not be for those it was given
 
 
 def _repeats_differ(log: list[Recorded]) -> bool:
     """Whether two calls with the same arguments gave different numbers: then no single call shows anything for sure."""
+    return any(not all(map(same, a.got.values(), b.got.values())) for a, b in _repeated(log))
+
+
+def _repeated(log: list[Recorded]) -> Iterator[tuple[Recorded, Recorded]]:
+    """Two calls with the same arguments."""
     calls = [c for c in log if c.problem is not None and c.got]
-    return any(
-        a.kind == b.kind and _equal_problems(a.problem, b.problem) and not all(map(same, a.got.values(), b.got.values()))
-        for a, b in itertools.combinations(calls, 2)
-    )  # fmt: skip
+    pairs = itertools.combinations(calls, 2)
+    return ((a, b) for a, b in pairs if a.kind == b.kind and _equal_problems(a.problem, b.problem))
+
+
+def by_chance(run: Recorder) -> Iterator[Case]:
+    """Calls with dropout, from one seed; and one that gives different numbers without."""
+    again = next((a for a, _ in _repeated(run.log) if a.kind == "attention"), None)
+    if again is not None:
+        yield from (Case(kind="repeats", call=again, seed=seed) for seed in range(dropout.TRIED))
+    dropped = [c for c in run.log if c.kind.startswith("dropout")]
+    for call, seed in itertools.product(dropped, range(dropout.TRIED)):
+        for what, got, exact in dropout.exact_of(run, call, seed):
+            worst = _worst(got, exact, None, False)
+            if worst is not None:
+                location, bound, _ = worst
+                yield Case(kind="dropped", call=call, what=what, location=location, got=float(got[location]),
+                           exact=float(exact.value[location]), bound=bound, seed=seed)  # fmt: skip
+    for call in [c for c in dropped if dropout.is_counted(c)]:
+        yield Case(kind="share", call=call)
+        if not call.problem.query.any():  # type: ignore[union-attr]  # the law of masks has equal weights
+            yield Case(kind="masks", call=call)
 
 
 def _equal_problems(a: Problem | None, b: Problem | None) -> bool:

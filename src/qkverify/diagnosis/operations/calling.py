@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,12 @@ class Caller:
     operation: Operation
     until: float
     written: set[int] = field(default_factory=set)  # numbers of arguments that a call has changed
+    _expected: dict[tuple[int, str], Parts | None] = field(default_factory=dict)
+
+    @cached_property
+    def examples(self) -> list[Example]:
+        """Those of the operation, made once."""
+        return self.operation.examples(self.run)
 
     def observations(self, aspect: str) -> list[Observation]:
         """What came back on the examples; wrong ones first. Nothing for gradients that are not offered."""
@@ -34,7 +41,7 @@ class Caller:
             return []
         half = (time.perf_counter() + self.until) / 2
         found = []
-        for example in self.operation.examples(self.run):
+        for example in self.examples:
             if time.perf_counter() > half:
                 break
             found.append(self.observe(example, aspect))
@@ -49,13 +56,7 @@ class Caller:
 
     def observe(self, example: Example, aspect: str, layout: str = "") -> Observation | None:
         """One call; None where it raises, or where the reference has no result. The function gets copies."""
-        operation, expected = self.operation, None
-        exact = (
-            operation.exact
-            if aspect == "result" or operation.gradients is None
-            else operation.gradients.exact
-        )
-        expected = self.computing(exact, aspect)(Observation(example, {}, {}, True))
+        expected = self._exact(example, aspect)
         lent = [_laid_out(x, layout) if isinstance(x, np.ndarray) else x for x in example.arguments]
         try:
             got = self._called(example, aspect, lent)
@@ -68,6 +69,16 @@ class Caller:
         got = {name: x if example.judged is None else x[example.judged] for name, x in got.items()}
         bounds = {n: Bounded(x.value, self.run.within(got[n], x).errors) for n, x in expected.items()}
         return Observation(example, got, bounds, all(bool(agrees(got[n], bounds[n]).all()) for n in got))
+
+    def _exact(self, example: Example, aspect: str) -> Parts | None:
+        """What the reference gives, computed once an example."""
+        key = (id(example), aspect)
+        if key not in self._expected:
+            operation = self.operation
+            gradients = operation.gradients if aspect == "gradients" else None
+            exact = operation.exact if gradients is None else gradients.exact
+            self._expected[key] = self.computing(exact, aspect)(Observation(example, {}, {}, True))
+        return self._expected[key]
 
     def _called(self, example: Example, aspect: str, lent: list[Any]) -> dict[str, Array]:
         options = {

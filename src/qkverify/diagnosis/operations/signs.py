@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -36,9 +37,10 @@ def layouts(caller: Caller) -> str:
     """Right wherever every array is contiguous, and wrong in some order of its numbers in memory."""
     if caller.operation.updated is not None:
         return ""
-    examples = caller.operation.examples(caller.run)
-    wrong = []
+    examples, wrong = caller.examples, []
     for layout in MEMORY:
+        if time.perf_counter() > caller.until:
+            return ""
         found = [one for e in examples if (one := caller.observe(e, "result", layout)) is not None]
         if sum(not one.right for one in found) >= SHOWN:
             wrong.append(repr(layout))
