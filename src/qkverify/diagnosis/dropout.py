@@ -77,8 +77,8 @@ def unasked(run: Run, until: float) -> str:
     dropped = [_drawn(run, until, **further) for further in ({}, {"dropout": 0.0})]
     none, zero = (float((got == 0).mean()) for got, _ in dropped)
     if none > 0:
-        return f"Weights are dropped although no dropout was asked for: {none:.0%} of them."
-    return f"A dropout of zero drops weights all the same: {zero:.0%} of them." if zero > 0 else ""
+        return f"Weights are dropped although no dropout was asked for: about {none:.0%} of them."
+    return f"A dropout of zero drops weights all the same: about {zero:.0%} of them." if zero > 0 else ""
 
 
 def dropout(run: Run, until: float) -> str:

@@ -125,7 +125,7 @@ def share_lines(case: Case, run: Run, calls: Calls) -> list[str]:
             f"weights = numbers({calls.of(problem, further=case.call.options)})  # the values are an identity",
             "share = (weights == 0).mean()",
             f'print("dropped", share, "  asked for", {p!r})',
-            f"assert abs(share - {p!r}) <= {room:.4g}  # more than that happens by chance once in {1 / ODDS:.0e} calls"]  # fmt: skip
+            f"assert abs(share - {p!r}) <= {room:.4g}  # by chance more than that once in {1 / ODDS:.0e} calls"]  # fmt: skip
 
 
 def repeats_lines(case: Case, run: Run, calls: Calls) -> list[str]:

@@ -63,7 +63,7 @@ def cases(law: Law, run: Recorder, broken: Exception) -> Iterator[Case]:
             yield from _where_it_stands(run.log, seen)
         else:
             yield from _against_reference(run)
-    yield from by_chance(run)
+    yield from by_chance(run, broken)
     yield from written  # what is exact for the arguments that a call has left behind may not be for those it was given
 
 
@@ -79,10 +79,10 @@ def _repeated(log: list[Recorded]) -> Iterator[tuple[Recorded, Recorded]]:
     return ((a, b) for a, b in pairs if a.kind == b.kind and _equal_problems(a.problem, b.problem))
 
 
-def by_chance(run: Recorder) -> Iterator[Case]:
-    """Calls with dropout, from one seed; and one that gives different numbers without."""
+def by_chance(run: Recorder, broken: Exception | None = None) -> Iterator[Case]:
+    """Calls with dropout, from a seed; and one that gives different numbers without, or may: a replay need not fail."""
     again = next((a for a, _ in _repeated(run.log) if a.kind == "attention"), None)
-    if again is not None:
+    if again is not None and (broken is None or _repeats_differ(run.log)):
         yield from (Case(kind="repeats", call=again, seed=seed) for seed in range(dropout.TRIED))
     dropped = [c for c in run.log if c.kind.startswith("dropout")]
     for call, seed in itertools.product(dropped, range(dropout.TRIED)):
