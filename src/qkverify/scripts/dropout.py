@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from qkverify.scripts.showing import Case
 
 SEEDS = {"torch": "torch.manual_seed({})", "numpy": "np.random.seed({})"}
-TRIED = 16  # seeds, of which a bug that shows on some of few weights needs one
+TRIED = 64  # seeds, of which a bug that shows on some of few weights needs one
 LEAST = 100  # weights in a mask, below which two right ones may well be equal: the odds are 2^-100
 
 
