@@ -97,6 +97,23 @@ def test_right_code_gets_no_sentence(name, dtype, monkeypatch):
     assert sentence_of(Run(of(name), dtype=dtype), monkeypatch) == ""
 
 
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("torch_encoder_fast", "float32"),
+        ("torch_decoder", "float32"),
+        ("torch_cross_entropy", "float64"),
+        ("torch_packed", "bfloat16"),
+        ("torch_cached", "float16"),
+        ("torch_paged", "bfloat16"),
+    ],
+)
+def test_torch_gets_no_sentence(name, dtype):
+    """One that skips padding, ones that keep padding out by a mask, and ones that round."""
+    run = Run(registry.find(name)[0], dtype=dtype)
+    assert other_operation(run, time.perf_counter() + PLENTY) == ""
+
+
 def one_percent_more(x, w_1, b_1, w_2, b_2):
     return of("feed_forward").function(x, w_1, b_1, w_2, b_2) * np.float32(1.01)
 

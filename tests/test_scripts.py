@@ -239,6 +239,35 @@ def test_a_result_that_its_law_compares_with_nothing_is_held_against_the_formula
     assert executed(text_of(counterexample), folder).returncode == 1
 
 
+CACHE = """
+from qkverify.implementations.numpy_decode import attend
+import numpy as np
+
+def cached_attention(query, key, value, key_cache, value_cache, lengths):
+    output = np.zeros((*query.shape[:3], value.shape[3]), query.dtype)
+    for b, length in enumerate(lengths):
+        end = length + key.shape[2]
+        key_cache[b, :, length:end], value_cache[b, :, length:end] = key[b], value[b]
+        output[b] = attend(query[b], key_cache[b, :, :end], value_cache[b, :, :end], True, None, None)[0]
+        {after}
+    return output
+"""
+
+
+@pytest.mark.parametrize("after", ["value_cache[b, :, end:] = 0", "key_cache[b, :, length:end] *= 2"])
+def test_a_cache_that_is_left_wrong_has_a_script(after, folder):
+    Path("cache.py").write_text(CACHE.format(after=after))
+    one = registry.find(f"{Path('cache.py').resolve()}:cached_attention")[0]
+    counterexample = found(Cell(one, "cpu", "float32"), "cache_takes_exactly_the_new_tokens")
+    text = text_of(counterexample)
+    done = executed(text, folder)
+    assert done.returncode == 1
+    assert f"the call leaves other numbers in {after.partition('[')[0]}" in done.stderr
+    Path("cache.py").write_text(CACHE.format(after="pass"))
+    done = executed(text, folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 LOSS = """
 import torch
 

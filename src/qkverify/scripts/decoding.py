@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
+
 from qkverify.runs import Run
 from qkverify.scripts.recorder import Recorded
 from qkverify.scripts.textbook import DEFINITION
+
+CACHES = ("key_cache", "value_cache")
 
 
 def _one_sequence(call: Recorded, run: Run, *, causal: bool) -> list[str]:
@@ -66,3 +72,30 @@ def paged_steps(call: Recorded, run: Run) -> list[str]:
     return [*_one_sequence(call, run, causal=True), "exact = np.stack([", "    alone(numbers(query)[b],",
             f"          {held[0]},", f"          {held[1]})",
             "    for b, n in enumerate(numbers(lengths).astype(int))", "])"]  # fmt: skip
+
+
+def left_wrong(call: Recorded) -> Iterator[str]:
+    """The caches that a call has not left with exactly the new tokens behind those that they held."""
+    if call.kind == "cached_attention" and call.error is None:
+        _, key, value, *caches, lengths = call.arguments
+        for name, new, held, left in zip(CACHES, (key, value), caches, call.after, strict=False):
+            wanted = np.array(held)
+            for entry, n, rows in zip(wanted, lengths, new, strict=True):
+                entry[:, n : n + rows.shape[1]] = rows
+            if left.shape != wanted.shape or not np.array_equal(left, wanted, equal_nan=True):
+                yield name
+
+
+def left_steps(cache: str) -> list[str]:
+    """What is to stand in a cache after the call."""
+    new = cache.removesuffix("_cache")
+    return [f"exact = numbers({cache}).copy()", "for b, n in enumerate(numbers(lengths).astype(int)):",
+            f"    exact[b, :, n : n + {new}.shape[2]] = numbers({new})[b]  # the new tokens, and the rest as it was"]  # fmt: skip
+
+
+def left_verdict(cache: str) -> list[str]:
+    at = CACHES.index(cache) + 1
+    return [f"got = numbers(found[{at}] if isinstance(found, tuple) else {cache})",
+            "differ = (got != exact) & ((got == got) | (exact == exact))",
+            'print("entry, head and row of what differs:", *sorted({tuple(map(int, at[:3])) for at in np.argwhere(differ)}))',
+            f'assert not differ.any(), "the call leaves other numbers in {cache}"']  # fmt: skip

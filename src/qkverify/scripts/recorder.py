@@ -40,6 +40,7 @@ class Recorded:
     got: dict[str, Array] = field(default_factory=dict)
     exact: dict[str, Bounded] = field(default_factory=dict)
     written: list[str] = field(default_factory=list)
+    after: list[Array] = field(default_factory=list)  # arguments that the call is to write, as it left them
     layouts: dict[int, str] = field(default_factory=dict)  # of another operation's arguments, by number
     upstream: Array | None = None  # of another operation's gradient; of attention's it is part of the problem
     judged: str = "result"  # of several results, the one that is looked at
@@ -129,7 +130,7 @@ class Recorder(Run):
         kind = self.implementation.operation
         with self._noted(Recorded(kind, arguments=arguments, options=options, shape=shape)) as call:
             returned, after = super().call_updating(*arguments, updated=updated, shape=shape, **options)
-            call.got = {"result": np.array(returned)}
+            call.got, call.after = {"result": np.array(returned)}, [np.array(x) for x in after]
             return returned, after
 
     def call_gradients(

@@ -19,6 +19,7 @@ from qkverify.runs import Run
 from qkverify.scripts import dropout
 from qkverify.scripts.arguments import Arguments
 from qkverify.scripts.calls import Calls
+from qkverify.scripts.decoding import left_steps, left_verdict
 from qkverify.scripts.numbers import WIDTH, spelled
 from qkverify.scripts.operations import DIFFERENTIATED, OPERATION_STEPS
 from qkverify.scripts.place import Place
@@ -144,6 +145,11 @@ class Sheet:
             lines += self.calls.output(name, self.case.what, problem, own)
         said = "# exact: what the same function gives on the other arguments; the two must be the same, bit for bit."
         return [*self._constants(), *self.arguments.helpers(), *lines, "", said, *self._verdict()]
+
+    def _left(self) -> list[str]:
+        """What a call leaves in a cache."""
+        ready, case = self._ready(), self.case
+        return [*ready, *left_steps(case.what), f"found = {self._call()}", *left_verdict(case.what)]
 
     def _dropped(self) -> list[str]:
         """One call with dropout beside the same in float64."""

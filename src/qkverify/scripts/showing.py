@@ -14,6 +14,7 @@ from qkverify.errors import ContractError, LawViolation
 from qkverify.problems import Problem
 from qkverify.rounding import Bounded
 from qkverify.scripts import dropout
+from qkverify.scripts.decoding import left_wrong
 from qkverify.scripts.recorder import Array, Recorded, Recorder, same
 from qkverify.verdict import Evidence
 
@@ -28,7 +29,7 @@ PLACES = 12  # that hold the same number, of which each costs a trial
 class Case:
     """What a script is to show. `got` and `exact` are None where the failure is none of numbers."""
 
-    kind: str  # "value", "agree", "written", "raises", "refuses", "contract"; "dropped", "masks", "share", "repeats"
+    kind: str  # "value", "agree", "written", "raises", "refuses", "contract"; "left", "dropped", "masks", "share", "repeats"
     call: Recorded
     what: str = ""
     location: tuple[int, ...] = ()
@@ -63,6 +64,7 @@ def cases(law: Law, run: Recorder, broken: Exception) -> Iterator[Case]:
             yield from _where_it_stands(run.log, seen)
         else:
             yield from _against_reference(run)
+    yield from (Case(kind="left", call=c, what=name) for c in run.log for name in left_wrong(c))
     yield from by_chance(run, broken)
     yield from written  # what is exact for the arguments that a call has left behind may not be for those it was given
 

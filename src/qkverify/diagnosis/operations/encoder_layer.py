@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from qkverify.diagnosis.operations.kind import Operation, with_option
-from qkverify.diagnosis.operations.layers import SHARED, examples, varied
+from qkverify.diagnosis.operations.layer_steps import varied
+from qkverify.diagnosis.operations.layers import SHARED, examples
 from qkverify.diagnosis.operations.multi_head import over_the_batch
 from qkverify.reference.encoder_decoder import encoder_layer
 
