@@ -75,11 +75,14 @@ def tables():
 )
 def test_a_mistake_made_on_purpose_is_named(name, aspect, table, monkeypatch):
     run, silent = Run(of(name), dtype="float32"), []
+    if name == "decoder_layer":  # most of them it shares with the encoder
+        table = [row for i, row in enumerate(table) if i % 4 == 0 or i >= len(table) - 16]
     for text, compute in table:
         said = sentence_of(run, monkeypatch, aspect, compute)
         assert not said or (text in said and "otherwise" not in said), (text, said)
         silent += [] if said else [text]
-    assert sorted(silent) == sorted(ALSO.get(name, ()) if aspect == "result" else ())
+    expected = ALSO.get(name, ()) if aspect == "result" else ()
+    assert sorted(silent) == sorted({text for text, _ in table} & set(expected))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
