@@ -20,6 +20,7 @@ from qkverify.diagnosis.fitting import Observation
 from qkverify.diagnosis.operations import OTHERS, other_operation
 from qkverify.diagnosis.operations.calling import Caller
 from qkverify.power import planted
+from qkverify.problems import Problem
 from qkverify.runs import Run
 
 PLENTY = 60.0  # seconds: a table must not be cut short on a busy machine
@@ -173,6 +174,23 @@ def test_right_dropout_gets_no_sentence():
     run = Run(registry.find("torch_sdpa-math")[0])
     with np.errstate(all="ignore"):
         assert dropout(run, time.perf_counter() + PLENTY) == ""
+
+
+def test_an_implementation_that_refuses_what_shows_dropout_keeps_its_other_diagnosis():
+    """Sizes of 33 are made to see what was dropped; this one takes none above 16."""
+    torch = pytest.importorskip("torch")
+
+    def small(query, key, value, *, scale=None, dropout=0.0):
+        assert query.shape[-1] <= 16
+        return torch.softmax(query @ key.mT, dim=-1) @ value
+
+    one = describe(
+        small, arrays="torch", empty_rows="zero", causal_alignment="bottom-right", requires=("G == H",)
+    )
+    run, rng = Run(one), np.random.default_rng(0)
+    arrays = [rng.standard_normal((1, 1, n, 4)).astype(np.float32) for n in (2, 3, 3)]
+    run.problems = [Problem(query=arrays[0], key=arrays[1], value=arrays[2])]
+    assert looks_like(run) == "The result equals attention without a scale."
 
 
 def test_the_texts_are_told_apart():

@@ -164,7 +164,7 @@ def _backward(run: Run, until: float) -> str:
     made = [text for text, count in explained.items() if count == len(SHARES)]
     if len(made) != 1 or wrong < len(SHARES) - 1:
         return ""
-    return f"The gradients are those of weights whose own gradients are {made[0]}."
+    return f"The gradients are those where a weight's gradient is {made[0]}."
 
 
 def gradients(run: Run, problem: Problem, kept: Any, own: Any) -> dict[str, Bounded]:

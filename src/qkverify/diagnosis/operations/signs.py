@@ -68,7 +68,7 @@ def only_later(seen: Sequence[Observation], aspect: str) -> str:
     parts = (
         f"The gradients of {' and '.join(sorted(names))} are" if aspect == "gradients" else SUBJECTS[aspect]
     )
-    return f"{parts} right for the first sequence of a pack, and wrong for later ones."
+    return f"{parts} right for the first sequence of a pack, and not always for later ones."
 
 
 def _first_ends(one: Observation) -> dict[str, int]:
