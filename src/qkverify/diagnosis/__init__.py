@@ -10,7 +10,8 @@ Where no mistake fits, it is said where the wrong elements are if that is simple
 Dropout, which is a matter of chance, has a table of its own, and so has each operation other than attention: there a
 mistake is named only if it is the sole one that explains everything.
 
-The ugly spot: mistakes of attention that fit all observations are named in the order of the table, which goes from special to general.
+The ugly spot: mistakes of attention that fit all observations are named in the order of the table, which goes from special
+to general.
 """
 
 from __future__ import annotations
