@@ -46,7 +46,11 @@ class Place:
         functions: dict[str, Any] = {alias: one.function}
         attributes = {alias: attribute}
         beside = f"{attribute}_vjp"  # of the function, as `attention_vjp` stands beside `attention`
-        vjp = _attribute(one.vjp, f"{module}:{beside}") if one.vjp is not None else None
+        vjp = (
+            (_attribute(one.vjp, "") or _attribute(one.vjp, f"{module}:{beside}"))
+            if one.vjp is not None
+            else None
+        )
         if vjp is not None and vjp[0] == module:
             functions[f"{alias}_vjp"], attributes[f"{alias}_vjp"] = one.vjp, vjp[1]
         file = getattr(sys.modules[module], "__file__", None) or ""
