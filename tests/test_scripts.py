@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from qkverify import conventions, registry, replays
+from qkverify import conventions, registry, replays, scripts
+from qkverify.errors import LawViolation
 from qkverify.implementations import numpy_decode, numpy_layers, numpy_textbook, torch_eager
 from qkverify.power import cell_of, planted
 from qkverify.results import Counterexample
@@ -126,6 +127,9 @@ def assert_fails_as(counterexample: Counterexample, done: subprocess.CompletedPr
         ("B116", "rotary_pair_agrees_with_formula"),  # one of two results
         ("B119", "embedding_left_padding"),
         ("L002", "feed_forward_agrees_with_reference"),
+        ("A012", "rotary_layout_invariance"),  # a memory layout of another operation
+        ("B046", "packed_gradients_equal_alone"),
+        ("L021", "label_smoothing_gradient_is_softmax_minus_target"),
     ],
 )
 def test_a_script_fails_with_the_numbers_of_its_counterexample(word, law, folder):
@@ -167,6 +171,100 @@ def test_other_operations_have_scripts_that_pass_on_right_code(word, law, right,
     assert_fails_as(counterexample, executed(text, folder))
     text = re.sub(r'loaded\["\w+"\]', f'loaded["{right.__name__}"]', text)
     done = executed(text, folder, FILE=inspect.getsourcefile(right))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+DROPOUT = """
+import torch
+
+def attention(query, key, value, *, scale=None, dropout=0.0):
+    query, key, value = query.clone(), *(x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+    scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+    return torch.dropout(torch.softmax(scores, dim=-1), dropout, dropout > 0) @ value
+"""
+
+
+@pytest.mark.parametrize(
+    ("word", "law"),
+    [
+        ("B135-gradient", "dropout_gradients_use_the_same_mask"),
+        ("B135-kept", "dropout_drops_or_scales"),
+        ("B136-heads", "dropout_masks_differ"),
+        ("B137-dropout", "dropout_is_off_unless_asked_for"),
+        ("B137-dropped", "dropout_drops_or_scales"),
+        ("A013", "dropout_of_zero_is_none"),
+        ("A014", "dropout_drops_its_share"),
+    ],
+)
+def test_a_failure_that_depends_on_chance_has_a_script_that_fails_every_time(word, law, folder):
+    text = text_of(of_mutant(word, law))
+    assert "torch.manual_seed(" in text
+    done = [executed(text, folder) for _ in range(2)]
+    assert all(one.returncode == 1 for one in done), done
+    assert "AssertionError" in done[0].stderr.splitlines()[-1]
+    assert done[0].stdout == done[1].stdout
+    (folder / "right.py").write_text(DROPOUT)
+    text = re.sub(r'loaded\["\w+"\]', 'loaded["attention"]', text)
+    right = executed(text, folder, FILE=str(folder / "right.py"))
+    assert right.returncode == 0, right.stdout + right.stderr
+
+
+def test_writing_a_script_about_dropout_leaves_the_generators_as_they_were(folder):
+    import torch
+
+    law = next(law for law in law_book() if law.name == "dropout_drops_its_share")
+    run = prepare(cell_of(next(one for one in planted() if "A014" in one.name)))
+    with pytest.raises(LawViolation):
+        law.check(run, max_examples=50, seed=1, database=None)
+    with scripts.dropout.generators_kept():
+        torch.manual_seed(3)
+        before = torch.get_rng_state()
+        assert scripts.script(law, run)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+UNJUDGED = """
+import numpy as np
+
+def alibi_slopes(heads):
+    return np.full(heads, 0.5)
+"""
+
+
+def test_a_result_that_its_law_compares_with_nothing_is_held_against_the_formula(folder):
+    Path("slopes.py").write_text(UNJUDGED)
+    one = registry.find(f"{Path('slopes.py').resolve()}:alibi_slopes")[0]
+    counterexample = found(Cell(one, "cpu", "float64"), "alibi_slopes_are_distinct")
+    assert not counterexample.exact
+    assert executed(text_of(counterexample), folder).returncode == 1
+
+
+CACHE = """
+from qkverify.implementations.numpy_decode import attend
+import numpy as np
+
+def cached_attention(query, key, value, key_cache, value_cache, lengths):
+    output = np.zeros((*query.shape[:3], value.shape[3]), query.dtype)
+    for b, length in enumerate(lengths):
+        end = length + key.shape[2]
+        key_cache[b, :, length:end], value_cache[b, :, length:end] = key[b], value[b]
+        output[b] = attend(query[b], key_cache[b, :, :end], value_cache[b, :, :end], True, None, None)[0]
+        {after}
+    return output
+"""
+
+
+@pytest.mark.parametrize("after", ["value_cache[b, :, end:] = 0", "key_cache[b, :, length:end] *= 2"])
+def test_a_cache_that_is_left_wrong_has_a_script(after, folder):
+    Path("cache.py").write_text(CACHE.format(after=after))
+    one = registry.find(f"{Path('cache.py').resolve()}:cached_attention")[0]
+    counterexample = found(Cell(one, "cpu", "float32"), "cache_takes_exactly_the_new_tokens")
+    text = text_of(counterexample)
+    done = executed(text, folder)
+    assert done.returncode == 1
+    assert f"the call leaves other numbers in {after.partition('[')[0]}" in done.stderr
+    Path("cache.py").write_text(CACHE.format(after="pass"))
+    done = executed(text, folder)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -57,6 +57,8 @@ def mutant(bug: str, *, threads: str = "", evidence: str, offers: Iterable[str] 
             function = signed(base, broken, (), offers)
         elif step:
             function = signed(base.but(**{step: broken}), broken, (), offers)
+        elif "vjp" in declared:  # as in `derivative`
+            broken.__globals__[f"{broken.__name__}_vjp"] = declared["vjp"]
         name = f"mutant-{bug}-{broken.__name__.replace('_', '-')}"
         register(function, name, **declared)
         sentence = (inspect.getdoc(broken) or "").partition("\n\n")[0].replace("\n", " ")

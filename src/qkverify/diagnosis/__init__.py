@@ -7,16 +7,22 @@ the implementation is wrong in the same way, and everywhere else it is right. A 
 numbers; the further problems tell them apart, with random arrays, sizes that all differ, options added and taken away.
 
 Where no mistake fits, it is said where the wrong elements are if that is simple, and else nothing: rather silent than wrong.
-The ugly spot: mistakes that fit all observations are named in the order of the table, which goes from special to general.
+Dropout, which is a matter of chance, has a table of its own, and so has each operation other than attention: there a
+mistake is named only if it is the sole one that explains everything.
+
+The ugly spot: mistakes of attention that fit all observations are named in the order of the table, which goes from special
+to general.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 
 from qkverify.diagnosis.attention import sentence_of, wrong_first
+from qkverify.diagnosis.dropout import dropout, unasked
 from qkverify.diagnosis.mistakes import MISTAKES
 from qkverify.diagnosis.observing import Observer, fresh
 from qkverify.diagnosis.operations import other_operation
@@ -35,9 +41,19 @@ def looks_like(run: Run) -> str:
         if run.implementation.operation != "attention":
             return other_operation(run, until)
         with np.errstate(all="ignore"):
+            said = _of_dropout(dropout if "share" in run.failing else unasked, run, until)
             found = (_sentence(run, problem, until) for problem in wrong_first(run, until))
-            return next((text for text in found if text), "")
+            said = said or next((text for text in found if text), "")
+            return said or _of_dropout(dropout, run, until)
     except Exception:  # a failure is worth more than its diagnosis
+        return ""
+
+
+def _of_dropout(check: Callable[[Run, float], str], run: Run, until: float) -> str:
+    """What is wrong with dropout where it is offered; nothing where the sizes that show it are refused."""
+    try:
+        return check(run, until) if run.offers("dropout") else ""
+    except Exception:  # as above
         return ""
 
 

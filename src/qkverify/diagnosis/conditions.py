@@ -43,6 +43,15 @@ OPPOSITES: Mapping[str, str] = {
     "with as many queries as keys": "with another number of queries than keys",
     "with values of another size than the keys": "with values of the size of the keys",
     "with one position": "with several positions",
+    "with one sequence": "with several sequences",
+    "with one token": "with several tokens",
+    "with one new token": "with several new tokens",
+    "with one new token and room for another": "with several new tokens or a full cache",
+    "in the layout of halves": "in the layout of neighbours",
+    "with the norm first": "with the norm last",
+    "with as many queries as keys in each sequence": "with another number of queries than keys in a sequence",
+    "with sequences of one length but for the last": "with sequences of several lengths before the last",
+    "with equal lengths": "with different lengths",
 }
 
 

@@ -60,12 +60,13 @@ def fits(run: Run, seen: Observation, predicted: Parts | None) -> bool | None:
 
 
 def select(run: Run, seen: Sequence[Observation], mistakes: Sequence[tuple[str, Predict]],
-            conditions: Sequence[Condition], until: float) -> tuple[str, str]:  # fmt: skip
+            conditions: Sequence[Condition], until: float, *, sole: bool = False) -> tuple[str, str]:  # fmt: skip
     """The first mistake that explains every observation, and the condition under which it is made ("" for always).
 
     It must be made on `SHOWN` observations at least. One that is made under a condition must be excluded, too, where the
-    condition does not hold.
+    condition does not hold. With `sole` nothing is named where two explain as much.
     """
+    always: list[str] = []
     conditional: list[tuple[str, str]] = []
     for text, predict in mistakes if seen[0].got else ():
         if time.perf_counter() > until:
@@ -80,10 +81,17 @@ def select(run: Run, seen: Sequence[Observation], mistakes: Sequence[tuple[str, 
             if made < SHOWN:
                 continue
             if False not in explained:
-                return text, ""
+                if not sole:
+                    return text, ""
+                always.append(text)
+                continue
             conditional += [(text, phrase) for phrase, holds in either_way(conditions)
                             if _separates([holds(one.subject) for one in seen], explained, seen)]  # fmt: skip
+    if always:
+        return (always[0] if len(set(always)) == 1 else ""), ""
     texts, phrases = {text for text, _ in conditional}, {phrase for _, phrase in conditional}
+    if sole and len(texts) > 1:
+        return "", ""
     if len(phrases) == 1:
         return conditional[0]
     return (texts.pop(), "on some problems") if len(texts) == 1 else ("", "")

@@ -6,6 +6,7 @@ each of these in turn whether it shows the failure; the first one whose assertio
     an exception, a wrong shape or dtype, an input that was written, sizes that must be refused and are not
     one call against a plain float64 computation that stands in the script   (most laws: output, log-sum-exp, gradients)
     two calls that must agree bit for bit                                    (poison in what nobody may read)
+    calls that begin at a seed                                               (dropout, and what differs from call to call)
 
 Every text is tried here before it is kept: it must fail, with the numbers that the replay saw. So a law on a derived quantity
 whose single calls all hold gets no script, and neither does a function that no module has under a name. What is ugly: the
@@ -19,10 +20,11 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from qkverify.runs import Run
+from qkverify.scripts.dropout import generators_kept
 from qkverify.scripts.place import Place
 from qkverify.scripts.recorder import Recorder
 from qkverify.scripts.sheet import Sheet
-from qkverify.scripts.showing import cases
+from qkverify.scripts.showing import by_chance, cases
 
 if TYPE_CHECKING:
     from qkverify.laws import Law
@@ -32,13 +34,18 @@ __all__ = ["script"]
 
 def script(law: Law, run: Run) -> str:
     """The script for the failing example of a run, or nothing where none would fail faithfully. Raises nothing."""
+    with generators_kept():
+        return _script(law, run)
+
+
+def _script(law: Law, run: Run) -> str:
     try:
         place = Place.of(run.implementation)
         recorder = Recorder(run)
         broken = recorder.replayed(law, run.failing)
-        if place is None or broken is None:
+        if place is None:
             return ""
-        for found in cases(law, recorder, broken):
+        for found in cases(law, recorder, broken) if broken is not None else by_chance(recorder):
             with contextlib.suppress(Exception):  # of one form; another may do
                 sheet = Sheet(law, recorder, place, found)
                 if sheet.fails_as_found():

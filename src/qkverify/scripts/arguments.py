@@ -73,6 +73,13 @@ class Arguments:
             lines += [f"{own} = {text}{comment}"] if text != own else []
         return lines
 
+    def seen_as(self, layouts: Names) -> list[str]:
+        """Lines that bring arrays into their places in memory, by the names of their layouts."""
+        if self.framework == "jax":
+            return []
+        self.layouts |= set(layouts.values())
+        return [f"{name} = {layout.replace(' ', '_')}({name})" for name, layout in layouts.items()]
+
     def _used(self, problem: Problem, names: Names | None) -> Iterator[tuple[str, str, Array]]:
         """(field, name in the script, array)"""
         for name, array in arrays_of(problem).items():

@@ -18,11 +18,16 @@ class Calls:
     def __init__(self, one: Implementation, alias: str) -> None:
         self.implementation, self.alias = one, alias
 
-    def of(self, problem: Problem, names: Mapping[str, str] | None = None) -> str:
-        """The call on a problem, whose arrays may have other names."""
+    def of(
+        self,
+        problem: Problem,
+        names: Mapping[str, str] | None = None,
+        further: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The call on a problem, whose arrays may have other names; `further` are options beyond those of the problem."""
         names = names or {}
         given = [names.get(name, name) for name in ("query", "key", "value")]
-        return f"{self.alias}({', '.join([*given, *self._keywords(problem, names)])})"
+        return f"{self.alias}({', '.join([*given, *self._keywords(problem, names, further)])})"
 
     def of_operation(self, call: Recorded) -> str:
         """The call of another operation."""
@@ -58,10 +63,11 @@ class Calls:
         return [f"{name}={plain(x)!r}" for name, x in self.implementation.keywords(named).items()]
 
     def output(
-        self, to: str, what: str, problem: Problem, names: Mapping[str, str] | None = None
-    ) -> list[str]:
+        self, to: str, what: str, problem: Problem, names: Mapping[str, str] | None = None,
+        further: Mapping[str, Any] | None = None,
+    ) -> list[str]:  # fmt: skip
         """The output or the log-sum-exp, under the name `to`."""
-        call = self.of(problem, names)
+        call = self.of(problem, names, further)
         if problem.return_lse:
             call += f"[{int(what == 'log-sum-exp')}]"
         return [f"{to} = numbers({call}){self._turned}"]
@@ -93,10 +99,12 @@ class Calls:
     def _turned(self) -> str:
         return ".swapaxes(1, 2)" if self.implementation.layout == "BLHD" else ""
 
-    def _keywords(self, problem: Problem, names: Mapping[str, str]) -> list[str]:
+    def _keywords(
+        self, problem: Problem, names: Mapping[str, str], further: Mapping[str, Any] | None = None
+    ) -> list[str]:
         options = {name: Named(names.get(name, name)) if isinstance(value, np.ndarray) else value
                    for name, value in problem.options.items()}  # fmt: skip
-        keywords = self.implementation.keywords(options, grouped=problem.group != 1)
+        keywords = self.implementation.keywords({**options, **(further or {})}, grouped=problem.group != 1)
         return [f"{name}={plain(value)!r}" for name, value in keywords.items()]
 
 

@@ -2,38 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
+
 from qkverify.runs import Run
 from qkverify.scripts.recorder import Recorded
 from qkverify.scripts.textbook import DEFINITION
 
+CACHES = ("key_cache", "value_cache")
+
 
 def _one_sequence(call: Recorded, run: Run, *, causal: bool) -> list[str]:
-    """A function of one sequence alone: q (H,Q,D), k (G,K,D), v (G,K,E) -> (H,Q,E)."""
+    """A function of one sequence alone: q (H,Q,D), k (G,K,D), v (G,K,E) -> (H,Q,E), or with the upstream g its gradients."""
     scale, softcap = call.options.get("scale"), call.options.get("softcap")
-    size = call.arguments[0].shape[-1]
-    scale = max(size, 1) ** -0.5 if scale is None else scale
-    lines = ["def alone(q, k, v):  # one sequence: (heads, length, size)", "    group = len(q) // len(k)",
+    size, backward = call.arguments[0].shape[-1], call.upstream is not None
+    scale = float(max(size, 1) ** -0.5 if scale is None else scale)
+    lines = [f"def alone(q, k, v{', g' if backward else ''}):  # one sequence: (heads, length, size)",
+             "    shared, group = len(k), len(q) // len(k)",
              "    k, v = np.repeat(k, group, axis=0), np.repeat(v, group, axis=0)  # heads that share keys",
-             f"    scores = q @ k.swapaxes(-1, -2) * {float(scale)!r}"]  # fmt: skip
-    lines += [f"    scores = {softcap!r} * np.tanh(scores / {softcap!r})"] if softcap is not None else []
+             f"    scores = q @ k.swapaxes(-1, -2) * {scale!r}"]  # fmt: skip
+    if softcap is not None:
+        lines += [f"    capped = np.tanh(scores / {softcap!r})", f"    scores = {softcap!r} * capped"]
     if causal:
         aligned = run.semantics["causal_alignment"] == "bottom-right"
         after = " + k.shape[1] - q.shape[1]" if aligned else ""
         lines += [f"    last = np.arange(q.shape[1])[:, None]{after}  # the last key that each query sees",
                   "    scores = np.where(np.arange(k.shape[1]) <= last, scores, -np.inf)"]  # fmt: skip
-    return [*lines, "    top = scores.max(axis=-1, keepdims=True, initial=-1e300)",
-            "    p = np.exp(scores - top)", "    total = p.sum(axis=-1, keepdims=True)",
-            "    return p / np.where(total == 0, 1, total) @ v  # nothing seen: zero", "", "", DEFINITION]  # fmt: skip
+    lines += ["    top = scores.max(axis=-1, keepdims=True, initial=-1e300)",
+              "    p = np.exp(scores - top)", "    total = p.sum(axis=-1, keepdims=True)"]  # fmt: skip
+    if not backward:
+        lines.append("    return p / np.where(total == 0, 1, total) @ v  # nothing seen: zero")
+        return [*lines, "", "", DEFINITION]
+    inner = " * (1 - capped**2)" if softcap is not None else ""
+    return [*lines, "    p = p / np.where(total == 0, 1, total)  # nothing seen: zero", "    d_p = g @ v.swapaxes(-1, -2)",
+            f"    d_s = p * (d_p - (p * d_p).sum(axis=-1, keepdims=True)) * {scale!r}{inner}",
+            "    of_k, of_v = d_s.swapaxes(-1, -2) @ q, p.swapaxes(-1, -2) @ g",
+            "    of_k, of_v = (x.reshape(shared, group, *x.shape[1:]).sum(axis=1) for x in (of_k, of_v))",
+            "    return d_s @ k, of_k, of_v", "", "", DEFINITION]  # fmt: skip
 
 
 def packed_steps(call: Recorded, run: Run) -> list[str]:
-    """Each sequence by itself: rows (T,H,D), (S,G,D), (S,G,E)."""
-    rows = ("query", "key", "value")
-    pieces = ", ".join(f"numbers({n})[{'a:b' if n == 'query' else 'c:d'}].swapaxes(0, 1)" for n in rows)
-    return [*_one_sequence(call, run, causal=bool(call.options.get("causal"))), f"exact = np.zeros({call.shape})",
+    """Each sequence by itself: rows (T,H,D), (S,G,D), (S,G,E); or one of its gradients."""
+    rows = ["query", "key", "value"] + (["upstream"] if call.upstream is not None else [])
+    places = {"query": "a:b", "upstream": "a:b", "key": "c:d", "value": "c:d"}
+    pieces = ", ".join(f"numbers({n})[{places[n]}].swapaxes(0, 1)" for n in rows)
+    shape, judged, which = call.shape, "query", ""
+    if call.upstream is not None:
+        judged = call.judged.removeprefix("gradient of ")
+        shape, which = call.got[call.judged].shape, f"[{rows.index(judged)}]"
+    return [*_one_sequence(call, run, causal=bool(call.options.get("causal"))), f"exact = np.zeros({shape})",
             "q_at, k_at = numbers(query_starts).astype(int), numbers(key_starts).astype(int)",
             "for a, b, c, d in zip(q_at, q_at[1:], k_at, k_at[1:]):",
-            f"    exact[a:b] = alone({pieces}).swapaxes(0, 1)"]  # fmt: skip
+            f"    exact[{places[judged]}] = alone({pieces}){which}.swapaxes(0, 1)"]  # fmt: skip
 
 
 def cached_steps(call: Recorded, run: Run) -> list[str]:
@@ -51,3 +72,30 @@ def paged_steps(call: Recorded, run: Run) -> list[str]:
     return [*_one_sequence(call, run, causal=True), "exact = np.stack([", "    alone(numbers(query)[b],",
             f"          {held[0]},", f"          {held[1]})",
             "    for b, n in enumerate(numbers(lengths).astype(int))", "])"]  # fmt: skip
+
+
+def left_wrong(call: Recorded) -> Iterator[str]:
+    """The caches that a call has not left with exactly the new tokens behind those that they held."""
+    if call.kind == "cached_attention" and call.error is None:
+        _, key, value, *caches, lengths = call.arguments
+        for name, new, held, left in zip(CACHES, (key, value), caches, call.after, strict=False):
+            wanted = np.array(held)
+            for entry, n, rows in zip(wanted, lengths, new, strict=True):
+                entry[:, n : n + rows.shape[1]] = rows
+            if left.shape != wanted.shape or not np.array_equal(left, wanted, equal_nan=True):
+                yield name
+
+
+def left_steps(cache: str) -> list[str]:
+    """What is to stand in a cache after the call."""
+    new = cache.removesuffix("_cache")
+    return [f"exact = numbers({cache}).copy()", "for b, n in enumerate(numbers(lengths).astype(int)):",
+            f"    exact[b, :, n : n + {new}.shape[2]] = numbers({new})[b]  # the new tokens, and the rest as it was"]  # fmt: skip
+
+
+def left_verdict(cache: str) -> list[str]:
+    at = CACHES.index(cache) + 1
+    return [f"got = numbers(found[{at}] if isinstance(found, tuple) else {cache})",
+            "differ = (got != exact) & ((got == got) | (exact == exact))",
+            'print("entry, head and row of what differs:", *sorted({tuple(map(int, at[:3])) for at in np.argwhere(differ)}))',
+            f'assert not differ.any(), "the call leaves other numbers in {cache}"']  # fmt: skip

@@ -45,7 +45,12 @@ class Place:
         alias = "function" if alias in TAKEN else alias
         functions: dict[str, Any] = {alias: one.function}
         attributes = {alias: attribute}
-        vjp = _attribute(one.vjp, "") if one.vjp is not None else None
+        beside = f"{attribute}_vjp"  # of the function, as `attention_vjp` stands beside `attention`
+        vjp = (
+            (_attribute(one.vjp, "") or _attribute(one.vjp, f"{module}:{beside}"))
+            if one.vjp is not None
+            else None
+        )
         if vjp is not None and vjp[0] == module:
             functions[f"{alias}_vjp"], attributes[f"{alias}_vjp"] = one.vjp, vjp[1]
         file = getattr(sys.modules[module], "__file__", None) or ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,8 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qkverify.diagnosis.fitting import Observation
+from qkverify.diagnosis.operations import OTHERS
+from qkverify.diagnosis.operations.calling import Caller
+from qkverify.diagnosis.operations.kind import Example
 from qkverify.errors import UnsupportedCase
-from qkverify.problems import TENSORS, Problem
+from qkverify.problems import LAYOUTS, TENSORS, Problem
 from qkverify.rounding import Bounded
 from qkverify.runs import Run
 
@@ -27,7 +32,7 @@ ARRAYS = (*TENSORS, "alibi_slopes", "key_lengths", "sinks")  # the fields of a p
 class Recorded:
     """One call: its arguments as they were before it, what came back, and what it did to them."""
 
-    kind: str  # "attention", "gradients", "unchecked", or the operation
+    kind: str  # "attention", "gradients", "unchecked", "dropout", "dropout gradients", or the operation
     problem: Problem | None = None
     arguments: tuple[Any, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -35,6 +40,8 @@ class Recorded:
     got: dict[str, Array] = field(default_factory=dict)
     exact: dict[str, Bounded] = field(default_factory=dict)
     written: list[str] = field(default_factory=list)
+    after: list[Array] = field(default_factory=list)  # arguments that the call is to write, as it left them
+    layouts: dict[int, str] = field(default_factory=dict)  # of another operation's arguments, by number
     upstream: Array | None = None  # of another operation's gradient; of attention's it is part of the problem
     judged: str = "result"  # of several results, the one that is looked at
     error: Exception | None = None
@@ -62,12 +69,28 @@ class Recorder(Run):
         return None
 
     def outputs(self, problem: Problem, **further: Any) -> tuple[Array, ...]:
-        if further:  # dropout and the like: no plain attention to hold it against
-            return super().outputs(problem, **further)
+        if further:  # dropout: what is right depends on what was dropped
+            with self._noted(Recorded("dropout", problem=problem, options=further)):
+                return super().outputs(problem, **further)
         with self._noted(Recorded("attention", problem=problem)) as call:
             parts = super().outputs(problem)
             call.got = dict(zip(("output", "log-sum-exp"), map(np.array, parts), strict=False))
             return parts
+
+    def output_and_gradients(self, problem: Problem, **further: Any) -> tuple[Array, dict[str, Array]]:
+        if not further:
+            return super().output_and_gradients(problem)
+        with self._noted(Recorded("dropout gradients", problem=problem, options=further)):
+            return super().output_and_gradients(problem, **further)
+
+    def seeded(self, call: Recorded, seed: int) -> dict[str, Array]:
+        """A call with dropout once more, from a seed, as a script begins."""
+        assert call.problem is not None
+        _seed(self, seed)
+        if call.kind == "dropout":
+            return {"output": super().outputs(call.problem, **call.options)[0]}
+        output, found = super().output_and_gradients(call.problem, **call.options)
+        return {"output": output, **found}
 
     def lse(self, problem: Problem) -> Bounded:
         found = super().lse(problem)
@@ -107,7 +130,7 @@ class Recorder(Run):
         kind = self.implementation.operation
         with self._noted(Recorded(kind, arguments=arguments, options=options, shape=shape)) as call:
             returned, after = super().call_updating(*arguments, updated=updated, shape=shape, **options)
-            call.got = {"result": np.array(returned)}
+            call.got, call.after = {"result": np.array(returned)}, [np.array(x) for x in after]
             return returned, after
 
     def call_gradients(
@@ -138,10 +161,22 @@ class Recorder(Run):
             return {f"gradient of {name}": x for name, x in self.gradient_bounds(call.problem).items()}
         return {"output": self.bound(call.problem)[0], **call.exact}
 
+    def reference(self, call: Recorded) -> Bounded | None:
+        """What another operation should have given; None where that depends on more than the call."""
+        operation = OTHERS[call.kind]
+        told = operation.examples(self)[0].told
+        if "scale" in told or call.upstream is not None:
+            return None
+        example = Example(call.arguments, call.options, call.shape, told)
+        caller = Caller(self, operation, np.inf)
+        found = caller.computing(operation.exact, "result")(Observation(example, {}, {}, True))
+        return None if found is None else self._oracle_included(found["result"])
+
     @contextlib.contextmanager
     def _noted(self, call: Recorded) -> Iterator[Recorded]:
         given, arguments = call.problem, call.arguments
         call.problem, call.arguments = _copied(given), _copied(arguments)
+        call.layouts = {i: name for i, x in enumerate(arguments) if (name := layout_of(x))}
         self.log.append(call)
         try:
             yield call
@@ -155,6 +190,13 @@ class Recorder(Run):
                 ]
 
 
+def _seed(run: Run, seed: int) -> None:
+    """The generators, as the first line of a script about dropout does."""
+    if run.implementation.arrays == "torch":
+        sys.modules["torch"].manual_seed(seed)
+    np.random.seed(seed)
+
+
 def _copied(value: Any) -> Any:
     """Arrays anew, each in the order of its axes in memory."""
     if isinstance(value, np.ndarray):
@@ -164,6 +206,14 @@ def _copied(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(_copied(x) for x in value)
     return copy.copy(value)
+
+
+def layout_of(x: Any) -> str:
+    """The memory layout that an array has, by its name in `LAYOUTS`; nothing for one that is contiguous, or has another."""
+    if not isinstance(x, np.ndarray) or x.flags.c_contiguous or x.dtype.kind == "b":
+        return ""
+    named = ((name, make(np.ascontiguousarray(x))) for name, make in LAYOUTS.items() if "zero" not in name)
+    return next((name for name, other in named if other.strides == x.strides), "")
 
 
 def arrays_of(problem: Problem) -> dict[str, Array]:

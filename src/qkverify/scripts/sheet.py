@@ -16,8 +16,10 @@ import numpy as np
 from qkverify.contract import OPERATIONS
 from qkverify.problems import Problem
 from qkverify.runs import Run
+from qkverify.scripts import dropout
 from qkverify.scripts.arguments import Arguments
 from qkverify.scripts.calls import Calls
+from qkverify.scripts.decoding import left_steps, left_verdict
 from qkverify.scripts.numbers import WIDTH, spelled
 from qkverify.scripts.operations import DIFFERENTIATED, OPERATION_STEPS
 from qkverify.scripts.place import Place
@@ -36,7 +38,7 @@ class Sheet:
     def __init__(self, law: Law, run: Recorder, place: Place, case: Case) -> None:
         self.law, self.run, self.place, self.case = law, run, place, case
         self.framework = run.implementation.arrays
-        self.arguments = Arguments(run, upstream=case.call.kind == "gradients")
+        self.arguments = Arguments(run, upstream=case.call.kind in ("gradients", "dropout gradients"))
         self.calls = Calls(run.implementation, place.alias)
         self.problem = _one_mask(case.call.problem, run) if case.call.problem is not None else None
         self.body = getattr(self, f"_{case.kind}")()
@@ -144,6 +146,31 @@ class Sheet:
         said = "# exact: what the same function gives on the other arguments; the two must be the same, bit for bit."
         return [*self._constants(), *self.arguments.helpers(), *lines, "", said, *self._verdict()]
 
+    def _left(self) -> list[str]:
+        """What a call leaves in a cache."""
+        ready, case = self._ready(), self.case
+        return [*ready, *left_steps(case.what), f"found = {self._call()}", *left_verdict(case.what)]
+
+    def _dropped(self) -> list[str]:
+        """One call with dropout beside the same in float64."""
+        assert self.problem is not None
+        laid_out = self.arguments.laid_out(self.problem)
+        lines = dropout.value_lines(self.case, self.run, self.calls, laid_out)
+        made = self.arguments.of(self.problem)
+        return [*self._constants(), *self.arguments.helpers(), *made, "", *lines, "", *self._verdict()]
+
+    def _masks(self) -> list[str]:
+        """Two calls with dropout."""
+        return [*self._ready(), *dropout.masks_lines(self.case, self.run, self.calls)]
+
+    def _share(self) -> list[str]:
+        """How much a call drops."""
+        return [*self._ready(), *dropout.share_lines(self.case, self.run, self.calls)]
+
+    def _repeats(self) -> list[str]:
+        """A call that must give the same twice."""
+        return [*self._ready(), *dropout.repeats_lines(self.case, self.run, self.calls)]
+
     def _written(self) -> list[str]:
         """An argument before and after the call."""
         name, ready = self.case.what, self._ready()
@@ -189,9 +216,11 @@ class Sheet:
         call = self.case.call
         named = [*zip(OPERATIONS[call.kind], call.arguments, strict=False),
                  *((name, x) for name, x in call.options.items() if isinstance(x, np.ndarray))]  # fmt: skip
-        return self.arguments.values(
+        lines = self.arguments.values(
             [*named, *([("upstream", call.upstream)] if call.upstream is not None else [])]
         )
+        names = {OPERATIONS[call.kind][i]: layout for i, layout in call.layouts.items()}
+        return [*lines, *self.arguments.seen_as(names)]
 
     def _call(self) -> str:
         """The call under test."""

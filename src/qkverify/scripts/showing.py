@@ -13,6 +13,8 @@ import numpy as np
 from qkverify.errors import ContractError, LawViolation
 from qkverify.problems import Problem
 from qkverify.rounding import Bounded
+from qkverify.scripts import dropout
+from qkverify.scripts.decoding import left_wrong
 from qkverify.scripts.recorder import Array, Recorded, Recorder, same
 from qkverify.verdict import Evidence
 
@@ -27,7 +29,7 @@ PLACES = 12  # that hold the same number, of which each costs a trial
 class Case:
     """What a script is to show. `got` and `exact` are None where the failure is none of numbers."""
 
-    kind: str  # "value", "agree", "written", "raises", "refuses", "contract"
+    kind: str  # "value", "agree", "written", "raises", "refuses", "contract"; "left", "dropped", "masks", "share", "repeats"
     call: Recorded
     what: str = ""
     location: tuple[int, ...] = ()
@@ -35,6 +37,7 @@ class Case:
     exact: float | None = None
     bound: float = 0.0
     other: Recorded | None = None  # the call that must agree with `call`
+    seed: int = 0  # of the generator, where the call depends on chance
 
 
 def cases(law: Law, run: Recorder, broken: Exception) -> Iterator[Case]:
@@ -59,16 +62,42 @@ def cases(law: Law, run: Recorder, broken: Exception) -> Iterator[Case]:
             yield from _against_each_other(run.log, seen)
         if seen is not None:
             yield from _where_it_stands(run.log, seen)
+        else:
+            yield from _against_reference(run)
+    yield from (Case(kind="left", call=c, what=name) for c in run.log for name in left_wrong(c))
+    yield from by_chance(run, broken)
     yield from written  # what is exact for the arguments that a call has left behind may not be for those it was given
 
 
 def _repeats_differ(log: list[Recorded]) -> bool:
     """Whether two calls with the same arguments gave different numbers: then no single call shows anything for sure."""
+    return any(not all(map(same, a.got.values(), b.got.values())) for a, b in _repeated(log))
+
+
+def _repeated(log: list[Recorded]) -> Iterator[tuple[Recorded, Recorded]]:
+    """Two calls with the same arguments."""
     calls = [c for c in log if c.problem is not None and c.got]
-    return any(
-        a.kind == b.kind and _equal_problems(a.problem, b.problem) and not all(map(same, a.got.values(), b.got.values()))
-        for a, b in itertools.combinations(calls, 2)
-    )  # fmt: skip
+    pairs = itertools.combinations(calls, 2)
+    return ((a, b) for a, b in pairs if a.kind == b.kind and _equal_problems(a.problem, b.problem))
+
+
+def by_chance(run: Recorder, broken: Exception | None = None) -> Iterator[Case]:
+    """Calls with dropout, from a seed; and one that gives different numbers without, or may: a replay need not fail."""
+    again = next((a for a, _ in _repeated(run.log) if a.kind == "attention"), None)
+    if again is not None and (broken is None or _repeats_differ(run.log)):
+        yield from (Case(kind="repeats", call=again, seed=seed) for seed in range(dropout.TRIED))
+    dropped = [c for c in run.log if c.kind.startswith("dropout")]
+    for call, seed in itertools.product(dropped, range(dropout.TRIED)):
+        for what, got, exact in dropout.exact_of(run, call, seed):
+            worst = _worst(got, exact, None, False)
+            if worst is not None:
+                location, bound, _ = worst
+                yield Case(kind="dropped", call=call, what=what, location=location, got=float(got[location]),
+                           exact=float(exact.value[location]), bound=bound, seed=seed)  # fmt: skip
+    for call in [c for c in dropped if dropout.is_counted(c)]:
+        yield Case(kind="share", call=call)
+        if not call.problem.query.any():  # type: ignore[union-attr]  # the law of masks has equal weights
+            yield Case(kind="masks", call=call)
 
 
 def _equal_problems(a: Problem | None, b: Problem | None) -> bool:
@@ -146,6 +175,17 @@ def _where_it_stands(log: list[Recorded], seen: Evidence) -> Iterator[Case]:
             for place in np.argwhere(equal(got.astype(np.float64), seen.got))[:PLACES]:
                 yield Case(kind="value", call=call, what=what, location=tuple(int(i) for i in place), got=seen.got,
                            exact=seen.exact, bound=seen.bound)  # fmt: skip
+
+
+def _against_reference(run: Recorder) -> Iterator[Case]:
+    """Results that the law has compared with nothing exact, held against the operation's reference."""
+    for call in [c for c in run.log if c.problem is None and not c.exact and "result" in c.got]:
+        exact = run.reference(call)
+        worst = None if exact is None else _worst(call.got["result"], exact, None, False)
+        if exact is not None and worst is not None:
+            location, bound, _ = worst
+            yield Case(kind="value", call=call, what="result", location=location, got=float(call.got["result"][location]),
+                       exact=float(exact.value[location]), bound=bound)  # fmt: skip
 
 
 def equal(a: Any, b: Any) -> Any:

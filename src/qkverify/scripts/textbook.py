@@ -10,8 +10,11 @@ from qkverify.scripts.calls import plain
 DEFINITION = "# What it is by definition, in float64."
 
 
-def attention_steps(problem: Problem, what: str) -> list[str]:
-    """Textbook attention, or one of its gradients, with the options of this problem and no other."""
+def attention_steps(problem: Problem, what: str, *, dropped: bool = False) -> list[str]:
+    """Textbook attention, or one of its gradients, with the options of this problem and no other.
+
+    `dropped`: the weights of a gradient are multiplied by `kept`.
+    """
     s, p = problem.sizes, problem
     if not s["K"]:
         return [f"exact = np.zeros({(s['B'], s['H'], s['Q'], s['E'])})  # no key, nothing to average"]
@@ -31,7 +34,7 @@ def attention_steps(problem: Problem, what: str) -> list[str]:
         lines += [f"sink = np.broadcast_to(numbers(sinks)[:, None, None], {(s['B'], s['H'], s['Q'], 1)})",
                   "scores = np.concatenate([scores, sink], axis=-1)"]  # fmt: skip
     lines += _softmax(p, what)
-    return lines + (_backward(p, what, scale, capped) if what.startswith("gradient") else [])
+    return lines + (_backward(p, what, scale, capped, dropped) if what.startswith("gradient") else [])
 
 
 def _hidden(p: Problem) -> list[str]:
@@ -72,14 +75,15 @@ def _softmax(p: Problem, what: str) -> list[str]:
     return [*lines, "exact = weights @ v"] if what == "output" else lines
 
 
-def _backward(p: Problem, what: str, scale: float, capped: bool) -> list[str]:
+def _backward(p: Problem, what: str, scale: float, capped: bool, dropped: bool) -> list[str]:
     """The gradient of sum(upstream * output) in what is asked for."""
     s, which = p.sizes, what.removeprefix("gradient of ")
     shared = f".reshape({s['B']}, {s['G']}, {p.group}, {s['K']}, -1).sum(axis=2)" if p.group > 1 else ""
     lines = ["g = numbers(upstream)"]
     if which == "value":
-        return [*lines, f"exact = (weights.swapaxes(-1, -2) @ g){shared}"]
-    lines += ["d_weights = g @ v.swapaxes(-1, -2)",
+        own = "(weights * kept)" if dropped else "weights"
+        return [*lines, f"exact = ({own}.swapaxes(-1, -2) @ g){shared}"]
+    lines += [f"d_weights = g @ v.swapaxes(-1, -2){' * kept' if dropped else ''}",
               "d_scores = weights * (d_weights - (weights * d_weights).sum(axis=-1, keepdims=True))"]  # fmt: skip
     if which == "bias":
         assert p.bias is not None

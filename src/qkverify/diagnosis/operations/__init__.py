@@ -1,28 +1,41 @@
-"""The diagnosis of other operations than attention: their mistakes compared on examples of their own."""
+"""The diagnosis of other operations than attention: their mistakes compared on examples of their own.
+
+A mistake is named only where it is the sole one of its table that explains everything that was observed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
-from qkverify.diagnosis.fitting import Observation, Parts, Predict, agrees, select, sentence
+from qkverify.diagnosis.fitting import select, sentence
 from qkverify.diagnosis.observing import fresh
-from qkverify.diagnosis.operations.kind import Example, Operation
+from qkverify.diagnosis.operations import signs
+from qkverify.diagnosis.operations.alibi_slopes import ALIBI_SLOPES
+from qkverify.diagnosis.operations.cached import CACHED
+from qkverify.diagnosis.operations.calling import ASPECTS, Caller
+from qkverify.diagnosis.operations.cross_entropy import CROSS_ENTROPY
+from qkverify.diagnosis.operations.decoder_layer import DECODER
+from qkverify.diagnosis.operations.embedding import EMBEDDING
+from qkverify.diagnosis.operations.encoder_layer import ENCODER
+from qkverify.diagnosis.operations.feed_forward import FEED_FORWARD
+from qkverify.diagnosis.operations.kind import Operation
 from qkverify.diagnosis.operations.multi_head import MULTI_HEAD
+from qkverify.diagnosis.operations.packed import PACKED
+from qkverify.diagnosis.operations.paged import PAGED
 from qkverify.diagnosis.operations.positional_encoding import POSITIONAL_ENCODING
 from qkverify.diagnosis.operations.rotary import ROTARY
+from qkverify.diagnosis.operations.rotary_pair import ROTARY_PAIR
 from qkverify.diagnosis.operations.softmax import SOFTMAX
-from qkverify.rounding import Bounded
 from qkverify.runs import Run
 
 OTHERS: Mapping[str, Operation] = {
-    "softmax": SOFTMAX,
-    "positional_encoding": POSITIONAL_ENCODING,
-    "rotary": ROTARY,
-    "multi_head_attention": MULTI_HEAD,
-}
+    "softmax": SOFTMAX, "positional_encoding": POSITIONAL_ENCODING, "rotary": ROTARY, "rotary_pair": ROTARY_PAIR,
+    "alibi_slopes": ALIBI_SLOPES, "embedding": EMBEDDING, "multi_head_attention": MULTI_HEAD, "feed_forward": FEED_FORWARD,
+    "encoder_layer": ENCODER, "decoder_layer": DECODER, "cross_entropy": CROSS_ENTROPY,
+    "packed_attention": PACKED, "cached_attention": CACHED, "paged_attention": PAGED,
+}  # fmt: skip
 
 
 def other_operation(run: Run, until: float) -> str:
@@ -30,38 +43,19 @@ def other_operation(run: Run, until: float) -> str:
     operation = OTHERS.get(run.implementation.operation)
     if operation is None:
         return ""
-    run = fresh(run)
+    caller = Caller(fresh(run), operation, until)
     with np.errstate(all="ignore"):
-        found = [_called(run, operation, example) for example in operation.examples(run)]
-        seen = sorted([one for one in found if one is not None], key=lambda one: one.right)
-        if not seen or seen[0].right:
-            return ""
-        mistakes = [(text, _calling(run, compute)) for text, compute in operation.mistakes]
-        text, where = select(run, seen, mistakes, operation.conditions, until)
-    return sentence(where, f"the result equals {text}") if text else ""
-
-
-def _called(run: Run, operation: Operation, example: Example) -> Observation | None:
-    lent = [np.copy(x) if isinstance(x, np.ndarray) else x for x in example.arguments]
-    taken = {n: x for n, x in example.options.items() if run.offers_parameter(n)}
-    expected = _calling(run, operation.exact)(Observation(example, {}, {}, True))
-    try:
-        got = run.call(*lent, shape=example.shape, **taken)
-    except Exception:  # what the implementation refuses says nothing
-        return None
-    if expected is None:
-        return None
-    bound = Bounded(expected["result"].value, run.within(got, expected["result"]).errors)
-    return Observation(example, {"result": got}, {"result": bound}, bool(agrees(got, bound).all()))
-
-
-def _calling(run: Run, compute: Callable[..., Any]) -> Predict:
-    def predict(seen: Observation) -> Parts | None:
-        given = [run.bounded(x) if isinstance(x, np.ndarray) and x.dtype == run.numpy_dtype else x
-                 for x in seen.subject.arguments]  # fmt: skip
-        try:
-            return {"result": compute(Bounded(10000.0, 0.0, run.precision), *given, **seen.subject.options)}
-        except Exception:  # a variant that cannot be computed here predicts nothing
-            return None
-
-    return predict
+        for aspect, said in ASPECTS.items():
+            seen = caller.observations(aspect)
+            if not seen or seen[0].right:
+                continue
+            varying = signs.varies(caller, seen[0].subject, aspect)
+            if varying:
+                return varying
+            text, where = select(
+                caller.run, seen, caller.mistakes(aspect), operation.conditions, until, sole=True
+            )
+            if text:
+                return sentence(where, said.format(text))
+            return signs.written(caller) or signs.only_later(seen, aspect)
+        return signs.layouts(caller) or signs.written(caller)
