@@ -18,6 +18,7 @@ import qkverify.implementations.mutants
 from qkverify import reference
 from qkverify.contract import REGISTERED
 from qkverify.implementations import numpy_decode
+from qkverify.implementations.mutants import between_passes
 from qkverify.implementations.mutants.correct import layers, multi_head, positions
 from qkverify.implementations.mutants.correct.call import Call
 from qkverify.implementations.mutants.correct.planting import MUTANTS
@@ -691,11 +692,70 @@ def test_dropout_of_zero_and_of_most() -> None:
     assert few > 0.5  # right: a tenth
 
 
+def leaves(Q: int = 2, K: int = 3) -> list[torch.Tensor]:
+    return [torch.tensor(x, requires_grad=True) for x in arrays(Q=Q, K=K)]
+
+
+def test_the_attention_between_the_passes_is_right() -> None:
+    inputs, mask = leaves(), np.array([[[[True, False, True]]]])
+    output = between_passes.attended(*inputs, torch.tensor(mask), True, None, "")
+    upstream = np.ones(output.shape)
+    wide_inputs = [x.detach().numpy() for x in inputs]
+    np.testing.assert_allclose(output.detach(), attention(*wide_inputs, mask=mask, causal=True), atol=CLOSE)
+    exact = attention_vjp(*wide_inputs, upstream, mask=mask, causal=True)
+    for name, found in zip(exact, torch.autograd.grad(output.sum(), inputs), strict=False):
+        np.testing.assert_allclose(found, exact[name], atol=CLOSE)
+
+
+def test_a_second_backward_pass_meets_what_the_first_has_changed() -> None:
+    inputs = leaves()
+    output = FUNCTIONS["backward_changes_what_it_kept"].function(*inputs)
+    upstream = torch.tensor([[[[1.0, 2.0], [3.0, -1.0]]]], dtype=torch.float64)
+    first, second = (torch.autograd.grad(output, inputs, upstream, retain_graph=True)[2] for _ in range(2))
+    assert differs(first.numpy(), second.numpy())
+
+
+def test_later_gradients_overwrite_earlier_ones() -> None:
+    inputs = leaves()
+    first = torch.autograd.grad(FUNCTIONS["gradients_lie_in_one_workspace"].function(*inputs).sum(), inputs)[
+        2
+    ]
+    before = first.numpy().copy()
+    torch.autograd.grad(5 * FUNCTIONS["gradients_lie_in_one_workspace"].function(*inputs).sum(), inputs)
+    assert differs(first.numpy(), before)
+
+
+def test_a_mask_that_changes_between_the_passes_changes_the_gradient() -> None:
+    inputs, mask = leaves(), torch.tensor([[[[True, True, False]]]])
+    output = FUNCTIONS["mask_is_read_again_in_the_backward"].function(*inputs, mask=mask)
+    (right,) = torch.autograd.grad(output.sum(), inputs[2], retain_graph=True)
+    mask.copy_(mask.flip(-1))
+    assert differs(torch.autograd.grad(output.sum(), inputs[2])[0].numpy(), right.numpy())
+
+
+def test_inference_differs_from_training_and_one_buffer_from_three() -> None:
+    inputs, aligned = leaves(), FUNCTIONS["inference_aligns_top_left"].function
+    right = aligned(*inputs, causal=True).detach()
+    with torch.no_grad():
+        assert differs(aligned(*inputs, causal=True).numpy(), right.numpy())
+    value, key, query = torch.tensor(np.stack(arrays(Q=3, K=3)))
+    apart = [x.clone() for x in (query, key, value)]
+    packed = FUNCTIONS["one_storage_is_taken_in_order"].function
+    assert differs(packed(query, key, value).numpy(), packed(*apart).numpy())
+
+
+def test_a_hidden_key_wins_over_very_low_scores() -> None:
+    query, key = torch.full((1, 1, 1, 1), -1e3), torch.full((1, 1, 2, 1), 1e3)
+    value, mask = torch.tensor([[[[1.0], [5.0]]]]), torch.tensor([True, False])
+    assert (
+        FUNCTIONS["hidden_keys_score_minus_hundred_thousand"].function(query, key, value, mask=mask).item()
+        == 5
+    )
+
+
 def test_every_mutant_is_shown_to_be_wrong() -> None:
     text = Path(__file__).read_text()
-    whole_families = {
-        "positions", "rotary", "rotary_pair", "embedding", "layers", "losses", "between_passes",
-    }  # fmt: skip
+    whole_families = {"positions", "rotary", "rotary_pair", "embedding", "layers", "losses"}
     assert [
         m.name for m in PLANTED if m.family not in whole_families and f'"{m.function.__name__}"' not in text
     ] == []
