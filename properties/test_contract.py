@@ -185,21 +185,6 @@ def test_global_state_is_left_alone(run, problem):
 
 
 @law(
-    "Where no gradients are recorded the output is the same: under no_grad and in inference mode.",
-    source="another kernel for inference than for training",
-    problem=problems(),
-    mode=("no_grad", "inference_mode"),
-    when=lambda run: (
-        None if run.implementation.arrays == "torch" else "torch records gradients, others do not"
-    ),
-)
-def test_inference_agrees_with_reference(run, problem, mode):
-    with run.framework.inference(mode):
-        found = run(problem)
-    assert_within_bound(found, run.exact(problem))
-
-
-@law(
     "Query, key and value may be slices of one buffer, in any order.",
     source="one projection for all three; a packed buffer assumed where the storage is one",
     problem=problems(

@@ -28,7 +28,8 @@ class Problem:
     """query (B,H,Q,D), key (B,G,K,D), value (B,G,K,E) in the dtype under test; options as in `contract.OPTIONS`.
 
     `upstream` (B,H,Q,E) is the gradient that comes in from above, where a law needs one. `layouts` names the memory
-    layout of each array (see `LAYOUTS`). `causal_alignment` and `empty_rows` are the conventions it is judged by.
+    layout of each array (see `LAYOUTS`). `mode` says how a framework that records gradients is told not to ("no_grad",
+    "inference_mode"). `causal_alignment` and `empty_rows` are the conventions it is judged by.
     """
 
     query: Array
@@ -46,6 +47,7 @@ class Problem:
     return_lse: bool = False
     upstream: Array | None = None
     layouts: Mapping[str, str] = field(default_factory=dict)
+    mode: str = ""
     causal_alignment: str = "bottom-right"
     empty_rows: str = "zero"
 
@@ -106,6 +108,7 @@ class Problem:
             if np.ndim(value) == 0 or name == "window"
         ]
         words += [f"{name} {layout}" for name, layout in self.layouts.items() if layout != "contiguous"]
+        words += [f"under {self.mode}"] if self.mode else []
         lines = [", ".join(words)]
         for name in (*TENSORS, "key_lengths", "alibi_slopes", "sinks"):
             array = getattr(self, name)

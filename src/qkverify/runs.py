@@ -136,7 +136,8 @@ class Run:
         `further` are options beyond those of the problem: dropout=0.1.
         """
         self.problems.append(problem)
-        returned = self._guarded(self.callable(problem, **further))
+        with self.framework.inference(problem.mode):
+            returned = self._guarded(self.callable(problem, **further))
         parts = returned if isinstance(returned, tuple) else (returned,)
         s = problem.sizes
         shapes = {"output": (s["B"], s["H"], s["Q"], s["E"]), "log-sum-exp": (s["B"], s["H"], s["Q"])}
@@ -160,20 +161,22 @@ class Run:
         self.problems.append(problem)
         held = problem.replace(**{name: np.array(getattr(problem, name)) for name in TRIPLE}, layouts={})
         shape, call = (*problem.query.shape[:3], problem.sizes["E"]), self.callable(held)
-        first = self._received(self._guarded(call), "output", shape, self.dtype)
-        for name in TRIPLE:
-            getattr(held, name)[...] = getattr(changed, name)
-        second = self._received(self._guarded(call), "output", shape, self.dtype)
+        with self.framework.inference(problem.mode):
+            first = self._received(self._guarded(call), "output", shape, self.dtype)
+            for name in TRIPLE:
+                getattr(held, name)[...] = getattr(changed, name)
+            second = self._received(self._guarded(call), "output", shape, self.dtype)
         return self.within(first, self.bound(problem)[0]), self.within(second, self.bound(changed)[0])
 
     def kept(self, problem: Problem, later: Problem) -> tuple[np.ndarray, np.ndarray]:
         """What a call returned, read at once and read again after another call and after its inputs were overwritten."""
         self.problems.append(problem)
         held = problem.replace(**{name: np.array(getattr(problem, name)) for name in TRIPLE}, layouts={})
-        returned = self._guarded(self.callable(held))
-        native = returned[0] if isinstance(returned, tuple) else returned
-        before = np.array(self.framework.to_numpy(native))
-        self._guarded(self.callable(later))
+        with self.framework.inference(problem.mode):
+            returned = self._guarded(self.callable(held))
+            native = returned[0] if isinstance(returned, tuple) else returned
+            before = np.array(self.framework.to_numpy(native))
+            self._guarded(self.callable(later))
         for name in TRIPLE:
             getattr(held, name)[...] = 0
         return before, np.array(self.framework.to_numpy(native))
@@ -186,15 +189,16 @@ class Run:
         blhd = [buffer[:, :, int(i)] for i in at]
         arrays = blhd if self.implementation.layout == "BLHD" else [x.swapaxes(1, 2) for x in blhd]
         keywords = self.implementation.keywords(self._native(problem)[1], grouped=False)
-        returned = self._guarded(lambda: self.implementation.function(*arrays, **keywords))
-        return self.within(
-            self._received(returned, "output", problem.query.shape, self.dtype), self.bound(problem)[0]
-        )
+        with self.framework.inference(problem.mode):
+            returned = self._guarded(lambda: self.implementation.function(*arrays, **keywords))
+        received = self._received(returned, "output", problem.query.shape, self.dtype)
+        return self.within(received, self.bound(problem)[0])
 
     def native_call(self, problem: Problem) -> Any:
         """What the implementation returns, unchecked: for laws about calls that must fail."""
         self.problems.append(problem)
-        return self._guarded(self.callable(problem))
+        with self.framework.inference(problem.mode):
+            return self._guarded(self.callable(problem))
 
     def exact(self, problem: Problem) -> np.ndarray:
         """The reference's output (B,H,Q,E), float64."""

@@ -118,7 +118,7 @@ PLACED = ("query", "key", "value", "mask", "bias", "upstream", "key_lengths", "a
 PLACES: Mapping[str, int] = {
     "heads": 1, "usual": 1, "empty batch": 1, **dict.fromkeys("GHBQKDE", 1), "head sizes": 2, "mixture": 2,
     **{f"use {name}": 1 for name in OPTIONS}, "mask axes": 1, "mask density": 1, "mask gap": 1, "bias": 2, "window": 1,
-    "scale": 1, "softcap": 1, "layout": 1, "placed": 2, "numbers": SEED,
+    "scale": 1, "softcap": 1, "layout": 1, "placed": 2, "mode": 1, "numbers": SEED,
     **dict.fromkeys((*ARRAYS[:3], "bias numbers"), DIGITS), "mask": 12, "key_lengths": 18, "alibi_slopes": 8, "sinks": 8,
 }  # fmt: skip
 
@@ -240,18 +240,18 @@ def problems(
         )
         options = chosen(choices, run, s, dtype) | ({"scale": 1.0} if keys == "identity" else {})
         places = _draw_places(choices, (*arrays, *options)) if layouts else {}
-        return Problem(**arrays, **options, layouts=places, **_semantics(run))
+        mode = "" if upstream or run is None else choices.pick("mode", run.framework.MODES)
+        return Problem(**arrays, **options, layouts=places, mode=mode, **_semantics(run))
 
     return strategy(Recipe({**PLACES, "upstream": DIGITS} if upstream else PLACES, make))
 
 
 def first_key_alone(run: Run, problem: Problem) -> Problem:
-    """The first query and key of a problem, without mask and bias."""
-    assume(not problem.options.keys() & {"mask", "bias"})
+    """The first query and key of a problem, without options: what a short cut is written for."""
     assume(run.implementation.accepts({"Q": 1, "K": 1}) is None)
     cut = {name: getattr(problem, name)[:, :, :1] for name in ARRAYS[:3]}
-    lengths = problem.key_lengths if problem.key_lengths is None else np.minimum(problem.key_lengths, 1)
-    return problem.replace(**cut, key_lengths=lengths)
+    plain = {name: False if value is True else None for name, value in problem.options.items()}
+    return problem.replace(**cut, **plain)
 
 
 def _draw_arrays(

@@ -28,6 +28,7 @@ def sentence_of(observer: Observer) -> str:
         return sentence_of(Observer(observer.run, first, observer.until))
     return (
         symptoms.varies(observer, first, aspect)
+        or symptoms.mode(observer, first, aspect)
         or symptoms.layouts(observer, first, aspect)
         or symptoms.lse_switch(observer, first, aspect)
         or _known_mistake(observer, seen, aspect)

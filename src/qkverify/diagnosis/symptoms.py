@@ -23,6 +23,13 @@ SUBJECTS: Mapping[str, str] = {
 }
 
 
+def mode(observer: Observer, problem: Problem, aspect: str) -> str:
+    """Right while gradients are recorded."""
+    if not problem.mode or not observer.right(problem.replace(mode=""), aspect):
+        return ""
+    return f"{SUBJECTS[aspect]} right while gradients are recorded and wrong under {problem.mode}: another path is taken there."
+
+
 def layouts(observer: Observer, problem: Problem, aspect: str) -> str:
     """Right once every array is contiguous: strides are misread."""
     laid = [n for n, layout in problem.layouts.items() if layout != "contiguous"]

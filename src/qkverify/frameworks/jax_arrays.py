@@ -13,6 +13,7 @@ from qkverify.frameworks.numpy_arrays import global_state as global_state
 from qkverify.frameworks.numpy_arrays import inference as inference
 
 REFUSALS: tuple[type[BaseException], ...] = (NotImplementedError,)
+MODES = ("",)
 WRITABLE = False
 COMPILES = True  # every operation anew for every size, a third of a second each
 

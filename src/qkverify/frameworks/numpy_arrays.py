@@ -10,6 +10,7 @@ import numpy as np
 
 REFUSALS: tuple[type[BaseException], ...] = (NotImplementedError,)
 COMPILES = False
+MODES = ("",)
 WRITABLE = True
 
 

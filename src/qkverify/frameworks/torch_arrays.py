@@ -15,6 +15,7 @@ from qkverify.frameworks import numpy_arrays
 
 REFUSALS: tuple[type[BaseException], ...] = (NotImplementedError,)
 COMPILES = False
+MODES = ("", "", "no_grad", "inference_mode")  # in which a forward pass may run
 WRITABLE = True  # on the CPU a tensor shares the memory of its array
 
 
@@ -85,8 +86,10 @@ def overwrite(native: torch.Tensor, other: torch.Tensor) -> None:
 
 
 def inference(mode: str) -> contextlib.AbstractContextManager[Any]:
-    """Outside of training: "no_grad" or "inference_mode"."""
-    entered: contextlib.AbstractContextManager[Any] = getattr(torch, mode)()
+    """Outside of training ("no_grad", "inference_mode"), or as it is ("")."""
+    entered: contextlib.AbstractContextManager[Any] = (
+        getattr(torch, mode)() if mode else contextlib.nullcontext()
+    )
     return entered
 
 

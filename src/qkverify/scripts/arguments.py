@@ -57,7 +57,7 @@ class Arguments:
 
     def laid_out(self, problem: Problem, names: Names | None = None) -> list[str]:
         """Lines that bring the arrays into the function's order of axes and into their places in memory."""
-        lines = []
+        lines = ["torch.set_grad_enabled(False)  # as in inference"] if problem.mode else []
         turned = self.run.implementation.layout == "BLHD"
         for name, own, array in self._used(problem, names):
             text = own
