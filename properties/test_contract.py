@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from hypothesis import assume
 
 from qkverify.laws import law
 from qkverify.strategies import STRIDED, problems
+from qkverify.threads import together
 from qkverify.verdict import assert_identical, assert_true, assert_within_bound
 
 
@@ -132,6 +132,7 @@ def test_inputs_are_read_anew(run, problem, other):
     source="one scratch buffer for all callers",
     problem=problems(layouts=False, tame=True, sizes={"B": 2, "G": 2, "H": "G", "Q": 65, "K": 129}),
     weight=0.1,
+    chance=True,
 )
 def test_threads_do_not_disturb(run, problem):
     calls = [
@@ -139,17 +140,8 @@ def test_threads_do_not_disturb(run, problem):
         for factor in (1.0, -1.0, 2.0, -2.0)
     ]
     alone = [run.values(call) for call in calls]
-    interval, before = sys.getswitchinterval(), run.framework.global_state()
-    sys.setswitchinterval(1e-6)  # threads of Python take turns often, so that they meet inside a call
-    try:
-        with ThreadPoolExecutor(len(calls)) as pool:
-            together = list(pool.map(run.values, calls * 12))
-    finally:
-        sys.setswitchinterval(interval)
-    assert_true(
-        run.framework.global_state() == before, "calls in threads left a setting of the process changed"
-    )
-    for i, got in enumerate(together):
+    found = together(run, [partial(run.values, call) for call in calls * 12])
+    for i, got in enumerate(found):
         bound = run.bound(calls[i % len(calls)])[0]
         assert_within_bound(
             run.within(got, bound), run.within(alone[i % len(calls)], bound), what=f"output of call {i}"
@@ -180,6 +172,7 @@ def test_lengths_of_any_integer_type(run, problem, dtype):
     weight=0.4,
 )
 def test_global_state_is_left_alone(run, problem):
+    run.framework.stir()
     before = run.framework.global_state()
     run.values(problem)
     assert_true(

@@ -168,7 +168,8 @@ def _layout(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
 
 
 def _filled(shape: tuple[int, ...], dtype: Any) -> Array:
-    return np.full(shape, True if dtype == np.bool_ else np.nan, dtype=dtype)
+    filler = np.iinfo(dtype).max if np.dtype(dtype).kind in "iu" else True if dtype == np.bool_ else np.nan
+    return np.full(shape, filler, dtype=dtype)
 
 
 @_layout

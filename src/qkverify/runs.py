@@ -433,13 +433,35 @@ class Run:
     ) -> list[np.ndarray]:
         """As `call`, for a function that returns several arrays, whose shapes are given by name."""
         native = [self._lent(x) for x in arguments]
-        keywords = self.implementation.keywords({name: self._lent(x) for name, x in options.items()})
-        returned = self._guarded(lambda: self.implementation.function(*native, **keywords))
+        returned = self.invoke(native, {name: self._lent(x) for name, x in options.items()})
         if not isinstance(returned, tuple) or len(returned) != len(shapes):
             raise ContractError(f"{self.implementation.name}: expected a tuple of {' and '.join(shapes)}")
         return [
             self._received(part, name, shape, self.dtype, heads=False)
             for part, (name, shape) in zip(returned, shapes.items(), strict=True)
+        ]
+
+    def invoke(
+        self,
+        arguments: Sequence[Any],
+        options: Mapping[str, Any],
+        function: Callable[..., Any] | None = None,
+    ) -> Any:
+        """What another operation's function (or its gradient `function`) returns for native arguments, unchecked."""
+        keywords = self.implementation.keywords(options)
+        called = function or self.implementation.function
+        return self._guarded(lambda: called(*arguments, **keywords))
+
+    def parts(self, returned: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+        """Copies of the arrays that `invoke` gave. Raises ContractError where they are not these many of these shapes."""
+        operation = self.implementation.operation
+        if len(returned) != len(shapes):
+            raise ContractError(
+                f"{self.implementation.name}: {operation} returned {len(returned)} arrays, expected {len(shapes)}"
+            )
+        return [
+            self._received(x, operation, shape, None, heads=False)
+            for x, shape in zip(returned, shapes, strict=True)
         ]
 
     def call_updating(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -35,6 +36,25 @@ def dtype_of(native: Any) -> str:
 def global_state() -> tuple[Any, ...]:
     """What a call must leave as it was: settings and generators of the process."""
     return tuple(np.geterr().items()), repr(np.random.get_state())
+
+
+def stir() -> None:
+    """Move the generators on, from where a seed would put them: only so does one show that is set in every call."""
+    np.random.random()
+
+
+def overwrite(native: Any, array: Any) -> bool:
+    """Write other numbers into an array, as its owner does; False where it cannot be written."""
+    try:
+        native[...] = array
+    except ValueError:  # it is read-only
+        return False
+    return True
+
+
+def inference() -> contextlib.AbstractContextManager[Any]:
+    """A context in which nothing is kept for gradients, as where a model is served."""
+    return contextlib.nullcontext()
 
 
 def differentiable(native: Any) -> bool:

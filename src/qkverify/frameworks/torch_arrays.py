@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -66,6 +67,26 @@ def global_state() -> tuple[Any, ...]:
     return (torch.get_rng_state().numpy().tobytes(), torch.is_grad_enabled(), torch.get_default_dtype(),
             torch.get_num_threads(), torch.is_autocast_enabled("cpu"), backends.flash_sdp_enabled(),
             backends.math_sdp_enabled(), backends.mem_efficient_sdp_enabled(), backends.cudnn_sdp_enabled())  # fmt: skip
+
+
+def stir() -> None:
+    """Move the generators on, from where a seed would put them: only so does one show that is set in every call."""
+    torch.rand(())
+
+
+def overwrite(native: torch.Tensor, array: Any) -> bool:
+    """Write other numbers into a tensor, as an optimizer does; False where it cannot be written."""
+    try:
+        with torch.no_grad():
+            native.copy_(from_numpy(np.array(array)))
+    except RuntimeError:  # several of its elements are one place in memory, or it is an inference tensor
+        return False
+    return True
+
+
+def inference() -> contextlib.AbstractContextManager[Any]:
+    """A context in which nothing is kept for gradients, as where a model is served."""
+    return torch.no_grad()
 
 
 def second(
