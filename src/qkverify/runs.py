@@ -300,12 +300,12 @@ class Run:
         found = self._guarded(lambda: self.framework.second(attention, native, upstream, "value", along))
         return self._gradients_received({name: found[name] for name in ("query", "key")}, problem)
 
-    def _differentiated(self, problem: Problem) -> tuple[dict[str, Any], Callable[..., Any]]:
+    def _differentiated(self, problem: Problem, **further: Any) -> tuple[dict[str, Any], Callable[..., Any]]:
         """Native query, key and value, and the function of just these three that the framework differentiates."""
         self._needs_one_call()
         self.problems.append(problem)
         native, options = self._native(problem)
-        keywords = self.implementation.keywords(options, grouped=problem.group != 1)
+        keywords = self.implementation.keywords({**options, **further}, grouped=problem.group != 1)
         function = self.implementation.function
         return native, lambda query, key, value: function(query, key, value, **keywords)
 
@@ -319,15 +319,17 @@ class Run:
         return received
 
     def output_and_gradients(
-        self, problem: Problem, **further: Any
+        self, problem: Problem, between: Problem | None = None, **further: Any
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The output and the gradients of query, key and value of one and the same call, bit for bit.
 
-        Raises UnsupportedCase where the implementation computes them in two calls.
+        With `between`, that problem's output is computed between the two passes. `further` are options beyond those of the
+        problem, for both. Raises UnsupportedCase where the implementation computes output and gradients in two calls.
         """
-        self._needs_one_call()
-        self.problems.append(problem)
-        output, found = self._guarded(self.callable(problem, "forward+backward", **further))
+        native, attention = self._differentiated(problem, **further)
+        upstream = self._laid_out(problem.upstream, problem.layouts.get("upstream"))
+        other = None if between is None else self.callable(between, **further)
+        output, found = self._guarded(lambda: self.framework.vjp(attention, native, upstream, between=other))
         first = output[0] if isinstance(output, tuple) else output
         shape = (*problem.query.shape[:3], problem.sizes["E"])
         received = self._gradients_received({name: found[name] for name in TRIPLE}, problem)
