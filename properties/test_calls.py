@@ -100,7 +100,7 @@ def test_returned_arrays_belong_to_the_caller(run, call, serve):
 
 
 @law("Arguments that were overwritten in place are read anew, each on its own.", source="results cached by the object instead of its contents", **arrays,
-     serve=served, which=range(60))  # fmt: skip
+     serve=served, which=range(1000))  # fmt: skip
 def test_arguments_are_read_anew(run, call, serve, which):
     """All of them, one, or one matrix of a layer's weights: what is cached by one array may be computed from another."""
     held, other = Held(run, example(run, call)), example(run, call, turn=1)
@@ -123,7 +123,7 @@ def chosen_of(call, which):
     return names if part in ("", *call.arrays) or deeper % 2 == 0 else [names[deeper // 2 % len(names)]]
 
 
-@law("How an array lies in memory does not matter, each argument on its own.", source="strides assumed contiguous", **arrays, which=range(60),
+@law("How an array lies in memory does not matter, each argument on its own.", source="strides assumed contiguous", **arrays, which=range(1000),
      layout=STRIDED)  # fmt: skip
 def test_arguments_may_lie_anywhere(run, call, which, layout):
     given = example(run, call)

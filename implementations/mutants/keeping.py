@@ -119,6 +119,6 @@ def second_weights_are_read_in_memory_order(
 @mutant("P049", operation="rotary", evidence="inferred")
 def positions_are_read_eight_bytes_each(x: Array, positions: Array, *, layout: str = "interleaved") -> Array:
     """Positions are read as 64-bit integers from wherever they lie: two of 32 bits become one."""
-    raw = positions.tobytes() + bytes(8 * len(positions))
-    read = np.frombuffer(raw, np.int64)[: len(positions)]  # right: positions.astype(np.int64)
+    raw = positions.tobytes().ljust(8 * len(positions), b"\0")
+    read = np.frombuffer(raw, np.int64)  # right: positions.astype(np.int64)
     return right.rotary(x, read, layout=layout)
