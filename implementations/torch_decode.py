@@ -30,6 +30,10 @@ def packed_attention(
     causal: bool = False, scale: float | None = None,
 ) -> Tensor:  # fmt: skip
     """query (T,H,D), key (S,G,D), value (S,G,E) -> (T,H,E)."""
+    query_starts, key_starts = (
+        query_starts.long(),
+        key_starts.long(),
+    )  # differences of unsigned ones would wrap
     (q_sequence, q_place), (k_sequence, k_place) = (
         places(query_starts, len(query)),
         places(key_starts, len(key)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from threading import get_ident
 
 import torch
 from torch import Tensor, nn
@@ -33,9 +34,9 @@ def feed_forward(x: Tensor, w_1: Tensor, b_1: Tensor, w_2: Tensor, b_2: Tensor) 
 
 @lru_cache(maxsize=512)
 def module(
-    kind: type[nn.Module], width: int, heads: int, inner: int, norm_first: bool, eps: float
+    kind: type[nn.Module], width: int, heads: int, inner: int, norm_first: bool, eps: float, thread: int
 ) -> nn.Module:
-    """A layer without weights of its own."""
+    """A layer without weights of its own. `functional_call` puts the caller's into it for a while: each thread has its own."""
     return kind(
         width, heads, inner, dropout=0.0, layer_norm_eps=eps, batch_first=True, norm_first=norm_first, device="meta"
     )  # fmt: skip
@@ -73,7 +74,9 @@ def encode(
     x: Tensor, weights: Weights, heads: int, norm_first: bool, eps: float, key_lengths: Tensor | None, training: bool
 ) -> Tensor:  # fmt: skip
     """torch.nn.TransformerEncoderLayer."""
-    layer = module(nn.TransformerEncoderLayer, x.shape[-1], heads, len(weights["b_1"]), norm_first, eps)
+    layer = module(
+        nn.TransformerEncoderLayer, x.shape[-1], heads, len(weights["b_1"]), norm_first, eps, get_ident()
+    )
     parameters = {**attention(weights, "self_attn"), **others(weights, 2)}
     given = {"src_key_padding_mask": padding(x, key_lengths)}
     result: Tensor = functional_call(layer.train(training), parameters, (x,), given)
@@ -107,7 +110,9 @@ def decode(
     memory_lengths: Tensor | None, training: bool,
 ) -> Tensor:  # fmt: skip
     """torch.nn.TransformerDecoderLayer with a causal mask."""
-    layer = module(nn.TransformerDecoderLayer, x.shape[-1], heads, len(weights["b_1"]), norm_first, eps)
+    layer = module(
+        nn.TransformerDecoderLayer, x.shape[-1], heads, len(weights["b_1"]), norm_first, eps, get_ident()
+    )
     cross = attention(weights, "multihead_attn", "cross_")
     parameters = {**attention(weights, "self_attn"), **cross, **others(weights, 3)}
     future = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)

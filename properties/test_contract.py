@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import permutations
 
 import numpy as np
@@ -12,6 +11,7 @@ from hypothesis import assume
 
 from qkverify.laws import law
 from qkverify.strategies import STRIDED, first_key_alone, problems
+from qkverify.threads import together
 from qkverify.verdict import assert_identical, assert_true, assert_within_bound
 
 
@@ -124,6 +124,7 @@ def test_inputs_are_read_anew(run, problem, other):
     source="one scratch buffer for all callers",
     problem=problems(layouts=False, tame=True, sizes={"B": 2, "G": 2, "H": "G", "Q": 65, "K": 129}),
     weight=0.1,
+    chance=True,
 )
 def test_threads_do_not_disturb(run, problem):
     calls = [
@@ -131,17 +132,8 @@ def test_threads_do_not_disturb(run, problem):
         for factor in (1.0, -1.0, 2.0, -2.0)
     ]
     alone = [run.values(call) for call in calls]
-    interval, before = sys.getswitchinterval(), run.framework.global_state()
-    sys.setswitchinterval(1e-6)  # threads of Python take turns often, so that they meet inside a call
-    try:
-        with ThreadPoolExecutor(len(calls)) as pool:
-            together = list(pool.map(run.values, calls * 12))
-    finally:
-        sys.setswitchinterval(interval)
-    assert_true(
-        run.framework.global_state() == before, "calls in threads left a setting of the process changed"
-    )
-    for i, got in enumerate(together):
+    found = together(run, [partial(run.values, call) for call in calls * 12])
+    for i, got in enumerate(found):
         bound = run.bound(calls[i % len(calls)])[0]
         assert_within_bound(
             run.within(got, bound), run.within(alone[i % len(calls)], bound), what=f"output of call {i}"
@@ -177,7 +169,7 @@ def test_global_state_is_left_alone(run, problem):
         np.errstate(all="warn"),
     ):  # what an earlier call left behind does not count
         warnings.simplefilter("ignore")
-        run.framework.draw_once()
+        run.framework.stir()
         before = run.framework.global_state()
         run.values(problem)
         after = run.framework.global_state()

@@ -8,8 +8,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from hypothesis import assume
 
+from qkverify.choices import fields
+from qkverify.errors import UnsupportedCase
 from qkverify.laws import law
+from qkverify.problems import Problem
 from qkverify.reference.attention import weights as weights_of
 from qkverify.reference.groups import per_key_head, per_query_head
 from qkverify.reference.scores import factor, scores
@@ -65,23 +69,85 @@ def test_dropout_drops_its_share(run, problem, share):
     )
 
 
-@law("Every call, batch entry and head drops other weights.", source="a seed or an offset that stays the same", needs="dropout", weight=0.2,
-     problem=problems(values="identity", only=(), tame=True, layouts=False, sizes={"B": 2, "G": 2, "H": "G", "Q": 17, "K": 17}))  # fmt: skip
-def test_dropout_masks_differ(run, problem):
-    """Half of 289 weights: that two right masks agree has odds of 2^-289."""
-    same = problem.replace(
-        query=np.zeros_like(problem.query)
-    )  # equal weights everywhere: only the masks differ
-    one, two = (run.outputs(same, dropout=0.5)[0] == 0 for _ in range(2))
-    assert_true((one != two).any(), "two calls dropped the same weights")
-    assert_true((one[0] != one[1]).any(), "two batch entries dropped the same weights")
-    assert_true((one[:, 0] != one[:, 1]).any(), "two heads dropped the same weights")
+rows = ((17, 17), (5, 65), (33, 33), (3, 130), (65, 17), (2, 257))  # Q, K
+alike = fields(batch=(2,), heads=((2, 2), (4, 2), (3, 1), (1, 1)), rows=rows)
+
+
+def masks(run, shape, calls=2):
+    """Which weights are dropped where all are equal and each is as likely as not, as signs (calls,B,H,Q,K)."""
+    batch, (heads, shared), (queries, keys) = shape["batch"], shape["heads"], shape["rows"]
+    sizes = {"B": batch, "H": heads, "G": shared, "Q": queries, "K": keys, "D": keys, "E": keys}
+    assume(run.implementation.accepts(sizes) is None)
+    query, key = (
+        np.zeros((batch, n, rows, keys), run.numpy_dtype) for n, rows in ((heads, queries), (shared, keys))
+    )
+    value = np.broadcast_to(np.eye(keys), key.shape).astype(run.numpy_dtype)
+    problem = Problem(query=query, key=key, value=value)
+    return np.stack([np.where(run.outputs(problem, dropout=0.5)[0] == 0, -1, 1) for _ in range(calls)])
+
+
+@law("Every call, batch entry and head drops other weights.", source="a seed or an offset that stays the same, or is the same sum of different indices", needs="dropout",
+     weight=0.2, shape=alike)  # fmt: skip
+def test_dropout_masks_differ(run, shape):
+    """Each with each: that two of n right masks of m weights agree has odds below n^2 2^-(m + 1)."""
+    found = masks(run, shape)
+    calls, batch, heads = found.shape[:3]
+    each = found.reshape(calls * batch * heads, -1)
+    same = np.argwhere(np.triu(each @ each.T == each.shape[1], 1))
+    if len(same):
+        one, other = (np.unravel_index(i, (calls, batch, heads)) for i in same[0])
+        words = (f"head {h} of entry {b} in call {c}" for c, b, h in (one, other))
+        assert_true(False, f"the same weights were dropped twice: {' and '.join(words)}")
+
+
+@law("No weight is dropped because another one is: moved against one another, the masks of all calls, entries, heads, rows and columns agree by chance only.",
+     source="Hoeffding's inequality for all shifts, one false alarm in 1e12; random numbers of one tile used for the next", needs="dropout", weight=0.2, shape=alike)  # fmt: skip
+def test_dropped_weights_do_not_repeat(run, shape):
+    """Products of fair signs with those at a distance are fair signs again, and independent: their chains do not close.
+
+    Their mean over n of them is past sqrt(2 log(2 / odds) / n) with odds at most, and one of N shifts with N times those.
+    """
+    found = masks(run, shape)
+    signs, counts = (_correlated(x) for x in (found, np.ones_like(found)))
+    apart = counts > 0.5
+    apart[(0,) * apart.ndim] = False  # a mask agrees with itself
+    room = np.sqrt(2 * math.log(2 * counts.size / ODDS) / np.where(apart, counts, 1))
+    beyond = np.where(apart, np.abs(signs) / np.where(apart, counts, 1) - room, -np.inf)
+    at = np.unravel_index(beyond.argmax(), beyond.shape)
+    if beyond[at] > 0:
+        step = [int(i - n if i > n // 2 else i) for i, n in zip(at, counts.shape, strict=True)]
+        words = ", ".join(f"{n} {word}" for n, word in zip(step, ("calls", "entries", "heads", "rows", "columns"), strict=True) if n)  # fmt: skip
+        same = (1 + signs[at] / counts[at]) / 2
+        assert_true(False, f"{same:.1%} of {counts[at]:.0f} weights that lie {words} apart were dropped or kept together, "
+                    f"of independent ones {(1 + room[at]) / 2:.1%} at most")  # fmt: skip
+
+
+def _correlated(x):
+    """For every shift the sum of products with the shifted array, in the order of a Fourier transform: whole numbers."""
+    room = tuple(2 * n for n in x.shape)
+    transformed = np.fft.rfftn(x, room, axes=range(x.ndim))
+    return np.rint(np.fft.irfftn(np.abs(transformed) ** 2, room, axes=range(x.ndim)))
+
+
+@law("With p = 1 everything is dropped: the output is zero, and so are the gradients, or p = 1 is refused.", source="1 / (1 - p) of nothing is nothing", exact=True,
+     needs="dropout", problem=problems(only=("scale", "causal"), tame=True, long=False, upstream=True), weight=0.4)  # fmt: skip
+def test_dropout_of_one_is_zero(run, problem):
+    try:
+        output = run.outputs(problem, dropout=1.0)[0]
+    except (ValueError, RuntimeError) as refusal:
+        raise UnsupportedCase(f"p = 1 is refused: {refusal}") from refusal
+    assert_identical(np.abs(output), np.zeros_like(output), what="output")
+    if run.offers("gradients") and run.implementation.vjp is None:
+        for name, found in run.output_and_gradients(problem, dropout=1.0)[1].items():
+            assert_identical(np.abs(found), np.zeros_like(found), what=f"gradient of {name}")
 
 
 @law("The gradients drop what the output dropped, and scale what it kept by 1 / (1 - p).", source="the chain rule through inverted dropout", needs=("dropout", "gradients"),
-     problem=problems(values="identity", only=("scale", "causal"), tame=True, long=False, upstream=True), share=shares)  # fmt: skip
-def test_dropout_gradients_use_the_same_mask(run, problem, share):
-    output, found = run.output_and_gradients(problem, dropout=share)
+     problem=problems(values="identity", only=("scale", "causal"), tame=True, long=False, upstream=True), share=shares,
+     between=(False, True))  # fmt: skip
+def test_dropout_gradients_use_the_same_mask(run, problem, share, between):
+    """Its own call's mask: half of the time another call comes between the two passes, as one layer after another does."""
+    output, found = run.output_and_gradients(problem, problem if between else None, dropout=share)
     precision = run.gradient_precision.either_side(problem.scale or 1.0)
     query, key, value, upstream = (
         run.bounded(getattr(problem, name), precision) for name in ("query", "key", "value", "upstream")

@@ -753,6 +753,102 @@ def test_a_hidden_key_wins_over_very_low_scores() -> None:
     )
 
 
+def test_dropout_repeats_itself() -> None:
+    """Columns 32 apart; head 1 of entry 0 and head 0 of entry 1."""
+    assert torch.equal(*(dropped("tiles_of_columns_drop_the_same", 0.5)[..., i : i + 32] for i in (0, 32)))
+    query, eye = torch.zeros(2, 2, 1, 64), torch.eye(64).expand(2, 2, 64, 64)
+    shared = FUNCTIONS["seed_is_the_sum_of_entry_and_head"].function(query, eye, eye, dropout=0.5)
+    assert torch.equal(shared[0, 1], shared[1, 0])
+    assert not torch.equal(shared[0, 0], shared[1, 1])
+
+
+def test_a_share_of_one_is_nothing_by_nothing() -> None:
+    assert dropped("all_dropped_is_zero_by_zero", 1.0).isnan().all()
+
+
+def test_the_mask_of_the_last_call_is_taken() -> None:
+    """The gradient of the scores depends on each of 64 bits of the mask."""
+    eye, drop = torch.eye(64)[None, None], FUNCTIONS["backward_takes_the_mask_of_the_last_call"].function
+    score, above = torch.zeros(1, 1, 1, 64, requires_grad=True), torch.arange(1.0, 65.0)
+    torch.manual_seed(0)
+    output = drop(score, eye, eye, dropout=0.5)
+    (alone,) = torch.autograd.grad(output @ above, score, torch.ones(1, 1, 1), retain_graph=True)
+    drop(score, eye, eye, dropout=0.5)
+    (after,) = torch.autograd.grad(output @ above, score, torch.ones(1, 1, 1))
+    assert not torch.equal(after, alone)
+
+
+# -- what a call keeps, hands out or leaves behind -----------------------------------------------------------------------
+
+
+def test_a_result_is_kept_or_handed_out() -> None:
+    scores = np.array([[0.0, 1.0]])
+    first = FUNCTIONS["probabilities_are_a_workspace"].function(scores)
+    assert FUNCTIONS["probabilities_are_a_workspace"].function(-scores) is first
+    encoding = FUNCTIONS["encoding_is_a_view_of_the_table"].function
+    before = encoding(3, 2).copy()
+    found = encoding(3, 2)
+    found += 1
+    assert differs(encoding(3, 2), before)
+    found -= 1
+
+
+def test_a_table_is_kept_or_written() -> None:
+    tokens, table = np.array([[0, 1]]), np.random.default_rng(8).standard_normal((2, 6))
+    kept = FUNCTIONS["scaled_table_is_kept_for_the_object"].function
+    before = kept(tokens, table)
+    table *= 2
+    np.testing.assert_array_equal(kept(tokens, table), before)
+    large = np.random.default_rng(9).standard_normal((99, 6))
+    before = large.copy()
+    FUNCTIONS["table_is_scaled_in_place_and_back"].function(tokens, large)
+    assert (large != before).any()
+
+
+def test_a_gradient_is_stored_over_the_scores() -> None:
+    scores, targets = np.zeros((1, 2)), np.array([0])
+    declared("gradient_is_stored_over_the_scores").vjp(scores, targets, np.ones(1))
+    np.testing.assert_allclose(scores, [[-0.5, 0.5]])
+
+
+def test_bits_alternate_and_a_generator_starts_again() -> None:
+    scores = np.random.default_rng(0).standard_normal((50, 20))
+    one, two = (FUNCTIONS["sums_run_the_other_way_in_every_second_call"].function(scores) for _ in range(2))
+    assert (one != two).any()
+    assert not differs(one, two)
+    given = layer_calls()["feed_forward"][2]
+    drawn = []
+    for _ in range(2):
+        FUNCTIONS["generator_is_seeded"].function(*given)
+        drawn.append(np.random.random())
+    assert drawn[0] == drawn[1]
+
+
+def test_a_hidden_layer_is_shared_and_weights_are_read_as_they_lie() -> None:
+    from qkverify.implementations.mutants import keeping
+
+    given = layer_calls()["feed_forward"][2]
+    right = layers.feed_forward(*given)
+    for _ in range(2):  # alone it is right; there is one buffer for both calls
+        assert not differs(FUNCTIONS["threads_share_the_hidden_layer"].function(*given), right)
+    assert sum(shape == (2, 3, 5) for shape in keeping.HIDDEN) == 1
+    x, w_1, b_1, w_2, b_2 = given
+    turned = np.asfortranarray(w_2)
+    wrong = FUNCTIONS["second_weights_are_read_in_memory_order"].function
+    assert not differs(wrong(*given), right)
+    assert differs(wrong(x, w_1, b_1, turned, b_2), right)
+
+
+def test_short_positions_are_read_in_pairs() -> None:
+    x, places = np.random.default_rng(4).standard_normal((1, 1, 3, 4)), np.arange(1, 4)
+    wrong, exact = (
+        FUNCTIONS["positions_are_read_eight_bytes_each"].function,
+        reference_positions.rotary(x, places),
+    )
+    assert not differs(wrong(x, places), exact)
+    assert differs(wrong(x, places.astype(np.int32)), exact)
+
+
 def test_every_mutant_is_shown_to_be_wrong() -> None:
     text = Path(__file__).read_text()
     whole_families = {"positions", "rotary", "rotary_pair", "embedding", "layers", "losses"}

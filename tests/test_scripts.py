@@ -16,7 +16,7 @@ from qkverify.errors import LawViolation
 from qkverify.implementations import numpy_decode, numpy_layers, numpy_textbook, torch_eager
 from qkverify.power import cell_of, planted
 from qkverify.results import Counterexample
-from qkverify.verification import Cell, check, law_book, prepare
+from qkverify.verification import Cell, applicable, check, law_book, prepare
 
 TORCH = """
 import torch
@@ -61,7 +61,7 @@ def folder(tmp_path, monkeypatch):
 
 def found(cell: Cell, *laws: str) -> Counterexample:
     """The counterexample of the first of these laws (or of all) that is broken."""
-    book = [law for law in law_book() if law.operation == cell.implementation.operation]
+    book = applicable(law_book(), cell)
     for law in [law for law in book if law.name in laws] or book:
         verdict = check(law, prepare(cell), max_examples=100, seed=1, database=None)
         if verdict.counterexample is not None:

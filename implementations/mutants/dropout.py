@@ -119,3 +119,69 @@ def as_many_are_kept_as_should_be_dropped(
     found = weights(query, key, scale)
     drawn = torch.rand_like(found) if dropout else torch.full_like(found, -1.0)
     return product(found * (drawn < dropout) / (1 - dropout), value)  # right: drawn >= dropout
+
+
+def thinned(found: Tensor, drawn: Tensor, share: float) -> Tensor:
+    """Those whose random number reaches the share, scaled; none for a share of one."""
+    return found * (drawn >= share) / (1 - share or 1)
+
+
+@mutant("P050", evidence="inferred", **TORCH)
+def tiles_of_columns_drop_the_same(
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None, dropout: float = 0.0
+) -> Tensor:
+    """Random numbers are drawn for a tile of 32 keys and used for every tile: weights 32 columns apart go together."""
+    found = weights(query, key, scale)
+    if dropout:
+        drawn = torch.rand_like(found[..., :32])  # right: found
+        found = thinned(
+            found, drawn.repeat(1, 1, 1, -(-found.shape[3] // 32))[..., : found.shape[3]], dropout
+        )
+    return product(found, value)
+
+
+@mutant("P051", evidence="inferred", **TORCH)
+def seed_is_the_sum_of_entry_and_head(
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None, dropout: float = 0.0
+) -> Tensor:
+    """The offset of entry b and head h is b + h: head 1 of entry 0 drops what head 0 of entry 1 drops."""
+    found = weights(query, key, scale)
+    if dropout:
+        entries, heads, *rows = found.shape
+        drawn = torch.rand(entries * heads, *rows, dtype=found.dtype)
+        place = torch.arange(entries)[:, None] + torch.arange(heads)  # right: [:, None] * heads
+        found = thinned(found, drawn[place], dropout)
+    return product(found, value)
+
+
+@mutant("P052", evidence="inferred", **TORCH)
+def all_dropped_is_zero_by_zero(
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None, dropout: float = 0.0
+) -> Tensor:
+    """With a share of one nothing is kept, and nothing is divided by 1 - 1."""
+    found = weights(query, key, scale)
+    if dropout:
+        found = found * (torch.rand_like(found) >= dropout) / (1 - dropout)  # right: thinned
+    return product(found, value)
+
+
+class _LastDropped(torch.autograd.Function):
+    mask: Tensor
+
+    @staticmethod
+    def forward(context: Any, probabilities: Tensor, share: float) -> Tensor:
+        _LastDropped.mask, context.share = torch.rand_like(probabilities) >= share, share
+        return torch.where(_LastDropped.mask, probabilities / (1 - share), 0)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return torch.where(_LastDropped.mask, gradient / (1 - context.share), 0), None  # right: context.mask
+
+
+@mutant("P053", evidence="inferred", **TORCH)
+def backward_takes_the_mask_of_the_last_call(
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None, dropout: float = 0.0
+) -> Tensor:
+    """The mask is kept in one place for all layers: the backward pass of the first finds that of the last."""
+    found = weights(query, key, scale)
+    return product(_LastDropped.apply(found, dropout) if dropout else found, value)  # type: ignore[no-untyped-call]

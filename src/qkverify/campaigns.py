@@ -142,7 +142,7 @@ def _unavailable(writer: Writer, name: str, device: str, reason: str, planned: P
     one = next((one for one in planned.implementations if one.name == name), None)
     rows = []
     for dtype in one.dtypes if one else ("",):
-        families = {law.family: law for law in law_book() if one is None or law.operation == one.operation}
+        families = {law.family: law for law in law_book() if one is None or one.operation in law.operations}
         for law in families.values():
             rows.append(Verdict(law=law.name, family=law.family, sentence=law.sentence, exact=law.exact, implementation=name,
                                 device=device, dtype=dtype, outcome="unavailable", reason=reason))  # fmt: skip

@@ -76,11 +76,12 @@ class Law:
     body: Callable[..., None]
     arguments: Mapping[str, Argument]
     needs: tuple[str, ...] = ()
-    operation: str = "attention"
+    operations: tuple[str, ...] = ("attention",)
     exact: bool = False
     dtypes: tuple[str, ...] = ()
     when: Callable[[Run], str | None] | None = None
     weight: float = 1.0
+    chance: bool = False
 
     def unfit(self, run: Run) -> str | None:
         """Why this law does not apply to a run ("not offered"), or None."""
@@ -108,8 +109,10 @@ class Law:
         """
         examples = settings().max_examples if max_examples is None else max_examples
         share = self.weight * run.implementation.effort.get(run.device, 1.0)
-        counted = {"max_examples": max(1, round(examples * share))}
-        test = settings(**{**_ALWAYS, **counted, **overrides})(
+        own: dict[str, Any] = {"max_examples": max(1, round(examples * share))}
+        if self.chance:
+            own["phases"] = tuple(phase for phase in _ALWAYS["phases"] if phase is not Phase.shrink)
+        test = settings(**{**_ALWAYS, **own, **overrides})(
             given(together(self.arguments))(self._example(run, spared))
         )
         if seed is None and SEED in os.environ:
@@ -173,25 +176,27 @@ class Law:
         return example
 
 
-def law(sentence: str, *, source: str, needs: tuple[str, ...] | str = (), operation: str = "attention", exact: bool = False,
-        dtypes: tuple[str, ...] = (), when: Callable[[Run], str | None] | None = None, weight: float = 1.0,
-        **arguments: Argument) -> Callable[[Callable[..., None]], Callable[[Run], None]]:  # fmt: skip
+def law(sentence: str, *, source: str, needs: tuple[str, ...] | str = (), operation: tuple[str, ...] | str = "attention",
+        exact: bool = False, dtypes: tuple[str, ...] = (), when: Callable[[Run], str | None] | None = None, weight: float = 1.0,
+        chance: bool = False, **arguments: Argument) -> Callable[[Callable[..., None]], Callable[[Run], None]]:  # fmt: skip
     """Make a property a law.
 
     sentence   what a person understands; a failure prints it
     source     where the law comes from
     needs      options (or "gradients") that an implementation must offer
+    operation  what it speaks of; one law may speak of several operations
     exact      the law compares bit for bit; otherwise within the derived bound
     dtypes     the dtypes that it speaks of, all by default
     when       run -> None, or the reason why the law does not apply
     weight     the share of the profile's examples that it gets (a law on a tiny domain needs fewer)
+    chance     whether a failure shows again is chance (threads that meet): there is nothing to shrink by
     arguments  for each further parameter of the function a Hypothesis strategy, or the candidates, the simplest first
     """
 
     def decorate(body: Callable[..., None]) -> Callable[[Run], None]:
         family = Path(body.__code__.co_filename).stem.removeprefix("test_")
         described = Law(body.__name__.removeprefix("test_"), family, sentence, source, body, arguments,
-                        (needs,) if isinstance(needs, str) else tuple(needs), operation, exact, dtypes, when, weight)  # fmt: skip
+                        _names(needs), _names(operation), exact, dtypes, when, weight, chance)  # fmt: skip
 
         def test(run: Run) -> None:
             described.check(run)
@@ -202,6 +207,10 @@ def law(sentence: str, *, source: str, needs: tuple[str, ...] | str = (), operat
         return test
 
     return decorate
+
+
+def _names(one_or_more: tuple[str, ...] | str) -> tuple[str, ...]:
+    return (one_or_more,) if isinstance(one_or_more, str) else tuple(one_or_more)
 
 
 def explain(broken: BaseException, checked: Law, run: Run, *, replay: str = "") -> str:

@@ -171,8 +171,8 @@ def _layout(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
 
 
 def _filled(shape: tuple[int, ...], dtype: Any) -> Array:
-    around = True if dtype == np.bool_ else np.iinfo(dtype).max if dtype.kind in "iu" else np.nan
-    return np.full(shape, around, dtype=dtype)
+    filler = np.iinfo(dtype).max if np.dtype(dtype).kind in "iu" else True if dtype == np.bool_ else np.nan
+    return np.full(shape, filler, dtype=dtype)
 
 
 @_layout

@@ -340,7 +340,9 @@ class Run:
         if written is None:
             raise UnsupportedCase(f"{name} is part of another argument")
         keywords = self.implementation.keywords(options, grouped=problem.group != 1)
-        flipped = self._laid_out(np.flip(getattr(problem, name)).copy(), None)
+        flipped = np.flip(getattr(problem, name))
+        if name in TRIPLE:
+            flipped = self._heads_first(flipped)
         upstream = self._laid_out(problem.upstream, None)
         try:
             found = self._guarded(lambda: self.framework.vjp(
@@ -362,12 +364,12 @@ class Run:
         found = self._guarded(lambda: self.framework.second(attention, native, upstream, "value", along))
         return self._gradients_received({name: found[name] for name in ("query", "key")}, problem)
 
-    def _differentiated(self, problem: Problem) -> tuple[dict[str, Any], Callable[..., Any]]:
+    def _differentiated(self, problem: Problem, **further: Any) -> tuple[dict[str, Any], Callable[..., Any]]:
         """Native query, key and value, and the function of just these three that the framework differentiates."""
         self._needs_one_call()
         self.problems.append(problem)
         native, options = self._native(problem)
-        keywords = self.implementation.keywords(options, grouped=problem.group != 1)
+        keywords = self.implementation.keywords({**options, **further}, grouped=problem.group != 1)
         function = self.implementation.function
         return native, lambda query, key, value: function(query, key, value, **keywords)
 
@@ -381,15 +383,17 @@ class Run:
         return received
 
     def output_and_gradients(
-        self, problem: Problem, **further: Any
+        self, problem: Problem, between: Problem | None = None, **further: Any
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The output and the gradients of query, key and value of one and the same call, bit for bit.
 
-        Raises UnsupportedCase where the implementation computes them in two calls.
+        With `between`, that problem's output is computed between the two passes. `further` are options beyond those of the
+        problem, for both. Raises UnsupportedCase where the implementation computes output and gradients in two calls.
         """
-        self._needs_one_call()
-        self.problems.append(problem)
-        output, found = self._guarded(self.callable(problem, "forward+backward", **further))
+        native, attention = self._differentiated(problem, **further)
+        upstream = self._laid_out(problem.upstream, problem.layouts.get("upstream"))
+        other = None if between is None else self.callable(between, **further)
+        output, found = self._guarded(lambda: self.framework.vjp(attention, native, upstream, between=other))
         first = output[0] if isinstance(output, tuple) else output
         shape = (*problem.query.shape[:3], problem.sizes["E"])
         received = self._gradients_received({name: found[name] for name in TRIPLE}, problem)
@@ -495,13 +499,35 @@ class Run:
     ) -> list[np.ndarray]:
         """As `call`, for a function that returns several arrays, whose shapes are given by name."""
         native = [self._lent(x) for x in arguments]
-        keywords = self.implementation.keywords({name: self._lent(x) for name, x in options.items()})
-        returned = self._guarded(lambda: self.implementation.function(*native, **keywords))
+        returned = self.invoke(native, {name: self._lent(x) for name, x in options.items()})
         if not isinstance(returned, tuple) or len(returned) != len(shapes):
             raise ContractError(f"{self.implementation.name}: expected a tuple of {' and '.join(shapes)}")
         return [
             self._received(part, name, shape, self.dtype, heads=False)
             for part, (name, shape) in zip(returned, shapes.items(), strict=True)
+        ]
+
+    def invoke(
+        self,
+        arguments: Sequence[Any],
+        options: Mapping[str, Any],
+        function: Callable[..., Any] | None = None,
+    ) -> Any:
+        """What another operation's function (or its gradient `function`) returns for native arguments, unchecked."""
+        keywords = self.implementation.keywords(options)
+        called = function or self.implementation.function
+        return self._guarded(lambda: called(*arguments, **keywords))
+
+    def parts(self, returned: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+        """Copies of the arrays that `invoke` gave. Raises ContractError where they are not these many of these shapes."""
+        operation = self.implementation.operation
+        if len(returned) != len(shapes):
+            raise ContractError(
+                f"{self.implementation.name}: {operation} returned {len(returned)} arrays, expected {len(shapes)}"
+            )
+        return [
+            self._received(x, operation, shape, None, heads=False)
+            for x, shape in zip(returned, shapes, strict=True)
         ]
 
     def call_updating(

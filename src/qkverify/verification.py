@@ -216,7 +216,7 @@ def info(
 
 def applicable(laws: Iterable[Law], cell: Cell) -> list[Law]:
     """The laws of the cell's operation."""
-    return [law for law in laws if law.operation == cell.implementation.operation]
+    return [law for law in laws if cell.implementation.operation in law.operations]
 
 
 def check_cell(

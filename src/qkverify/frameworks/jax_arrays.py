@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from qkverify.frameworks.numpy_arrays import draw_once as draw_once  # JAX has no generator of its own
-from qkverify.frameworks.numpy_arrays import global_state as global_state
+from qkverify.frameworks.numpy_arrays import global_state as global_state  # JAX has no generator of its own
 from qkverify.frameworks.numpy_arrays import inference as inference
+from qkverify.frameworks.numpy_arrays import stir as stir
 
 REFUSALS: tuple[type[BaseException], ...] = (NotImplementedError,)
 MODES = ("",)
@@ -39,6 +39,10 @@ def to_numpy(native: Any) -> np.ndarray:
 
 def dtype_of(native: Any) -> str:
     return str(native.dtype)
+
+
+def overwrite(native: Any, array: Any) -> bool:
+    return False
 
 
 def differentiable(native: Any) -> bool:

@@ -39,17 +39,22 @@ def global_state() -> tuple[Any, ...]:
     return tuple(np.geterr().items()), repr(np.random.get_state())
 
 
-def draw_once() -> None:
-    """A generator that every call seeds anew stands, before a call, where the last one left it: unless somebody draws."""
+def stir() -> None:
+    """Move the generators on, from where a seed would put them: only so does one show that is set in every call."""
     np.random.random()
 
 
-def overwrite(native: np.ndarray, other: np.ndarray) -> None:
-    native[...] = other
+def overwrite(native: Any, array: Any) -> bool:
+    """Write other numbers into an array, as its owner does; False where it cannot be written."""
+    try:
+        native[...] = array
+    except ValueError:  # it is read-only
+        return False
+    return True
 
 
-def inference(mode: str) -> contextlib.AbstractContextManager[Any]:
-    """Outside of training: nothing to switch off."""
+def inference(mode: str = "no_grad") -> contextlib.AbstractContextManager[Any]:
+    """A context in which nothing is kept for gradients, as where a model is served: here nothing ever is."""
     return contextlib.nullcontext()
 
 

@@ -73,20 +73,24 @@ def global_state() -> tuple[Any, ...]:
             backends.math_sdp_enabled(), backends.mem_efficient_sdp_enabled(), backends.cudnn_sdp_enabled())  # fmt: skip
 
 
-def draw_once() -> None:
-    """As for NumPy, whose generator a function of tensors may use as well."""
-    numpy_arrays.draw_once()
-    torch.rand(1)
+def stir() -> None:
+    """Move the generators on, from where a seed would put them: only so does one show that is set in every call."""
+    numpy_arrays.stir()
+    torch.rand(())
 
 
-def overwrite(native: torch.Tensor, other: torch.Tensor) -> None:
-    """In place, as an optimiser does: torch counts it."""
-    with torch.no_grad():
-        native.copy_(other)
+def overwrite(native: torch.Tensor, array: Any) -> bool:
+    """Write other numbers into a tensor, as an optimizer does; False where it cannot be written."""
+    try:
+        with torch.no_grad():
+            native.copy_(from_numpy(np.array(array)))
+    except RuntimeError:  # several of its elements are one place in memory, or it is an inference tensor
+        return False
+    return True
 
 
-def inference(mode: str) -> contextlib.AbstractContextManager[Any]:
-    """Outside of training ("no_grad", "inference_mode"), or as it is ("")."""
+def inference(mode: str = "no_grad") -> contextlib.AbstractContextManager[Any]:
+    """A context in which nothing is kept for gradients, as where a model is served; "" changes nothing."""
     entered: contextlib.AbstractContextManager[Any] = (
         getattr(torch, mode)() if mode else contextlib.nullcontext()
     )

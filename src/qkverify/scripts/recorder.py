@@ -77,9 +77,11 @@ class Recorder(Run):
             call.got = dict(zip(("output", "log-sum-exp"), map(np.array, parts), strict=False))
             return parts
 
-    def output_and_gradients(self, problem: Problem, **further: Any) -> tuple[Array, dict[str, Array]]:
-        if not further:
-            return super().output_and_gradients(problem)
+    def output_and_gradients(
+        self, problem: Problem, between: Problem | None = None, **further: Any
+    ) -> tuple[Array, dict[str, Array]]:
+        if not further or between is not None:  # a script has no second call between the passes
+            return super().output_and_gradients(problem, between, **further)
         with self._noted(Recorded("dropout gradients", problem=problem, options=further)):
             return super().output_and_gradients(problem, **further)
 

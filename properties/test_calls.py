@@ -1,0 +1,183 @@
+"""What a call owes its caller, whatever it computes: every operation but attention, which has the same laws in `test_contract`.
+
+Each law is written once; `qkverify.calls` says for each operation how a call is drawn and what it should return. Arrays stay
+the same native objects from one call to the next, and are overwritten as their owner does it: a result that was kept for an
+object, and not for its contents, shows only so. Half of the calls are made as where a model is served, without gradients.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import assume
+
+from qkverify.calls import FORMS, Held, calls, example
+from qkverify.errors import UnsupportedCase
+from qkverify.laws import law
+from qkverify.strategies import STRIDED
+from qkverify.threads import together
+from qkverify.verdict import assert_identical, assert_true, assert_within_bound
+
+everything = {"operation": tuple(FORMS), "call": calls()}
+arrays = {"operation": tuple(name for name, form in FORMS.items() if form.has_arrays), "call": calls()}
+smooth = {"operation": tuple(name for name, form in FORMS.items() if form.differentiable), "call": calls()}
+served = (False, True)
+
+
+def serving(run, whether):
+    """Within it nothing is kept for gradients, if so."""
+    return run.framework.inference() if whether else run.activated()
+
+
+def assert_same(run, call, found, wanted, what="result"):
+    """Two results of what should be one call, within both bounds: whether they are right is another law's business."""
+    for i, (got, other, exact) in enumerate(zip(found, wanted, call.exact(run), strict=True)):
+        part = f"part {i} of the {what}" if len(found) > 1 else what
+        assert_within_bound(run.within(got, exact), run.within(other, exact), what=part)
+
+
+def assert_unwritten(held, by):
+    """Every array holds what it held, but for those that the operation is there to write."""
+    now = held.now().arrays
+    for name, before in held.call.arrays.items():
+        if name not in held.call.form.written:
+            assert_true(now[name].tobytes() == before.tobytes(), f"{by} has written to {name}")
+
+
+@law("A call writes to no array that it is given, but for the caches that it is there to write.", source="purity: scaled in place, and back", exact=True, **arrays,
+     serve=served)  # fmt: skip
+def test_calls_write_to_no_argument(run, call, serve):
+    held = Held(run, example(run, call))
+    with serving(run, serve):
+        held()
+    assert_unwritten(held, "the call")
+
+
+@law("Computing gradients writes to no array that the call was given, nor to the gradient from above.", source="purity: gradients stored over the inputs", exact=True,
+     needs="gradients", **smooth)  # fmt: skip
+def test_backward_writes_to_no_argument(run, call):
+    held = Held(run, example(run, call))
+    shape = held.call.exact(run)[0].value.shape
+    above = np.random.default_rng(call["seed"]).standard_normal(shape).astype(run.numpy_dtype)
+    upstream = run.framework.from_numpy(above.copy(), run.device)
+    held.gradients(upstream)
+    assert_unwritten(held, "the backward pass")
+    left = run.framework.to_numpy(upstream)
+    assert_true(left.tobytes() == above.tobytes(), "the backward pass has written to the gradient from above")
+
+
+@law("What a call returned stays what it is when others follow and when its inputs are overwritten.", source="output buffers kept between calls; outputs that are views of inputs",
+     exact=True, **everything, serve=served)  # fmt: skip
+def test_returned_arrays_are_kept(run, call, serve):
+    held, other = (Held(run, example(run, call, turn)) for turn in (0, 1))
+    with serving(run, serve):
+        returned = held()
+        before = held.numbers(returned)
+        other()
+        for name, x in other.now().arrays.items():
+            run.framework.overwrite(held.native[name], x)
+        for one, after in zip(before, held.numbers(returned), strict=True):
+            assert_identical(after, one)
+
+
+@law("What a call returned is the caller's: writing to it changes no later result, and none of the arguments.", source="views of a table that is kept; arguments handed back",
+     **everything, serve=served)  # fmt: skip
+def test_returned_arrays_belong_to_the_caller(run, call, serve):
+    """A result that cannot be written is no danger."""
+    held = Held(run, example(run, call))
+    with serving(run, serve):
+        returned = held()
+        now, before = held.now().arrays, held.numbers(returned)
+        try:
+            for part in returned:
+                run.framework.overwrite(part, np.full(tuple(part.shape), -7, run.numpy_dtype))
+            after = held.now().arrays
+            for name, x in now.items():
+                assert_identical(after[name], x, what=name)
+            again = Held(run, example(run, call))
+            assert_same(run, again.call, again.results(), before, what="later result")
+        finally:  # where the law is broken, the other laws meet what they would have met without it
+            for part, x in zip(returned, before, strict=True):
+                run.framework.overwrite(part, x)
+
+
+@law("Arguments that were overwritten in place are read anew, each on its own.", source="results cached by the object instead of its contents", **arrays,
+     serve=served, which=range(1000))  # fmt: skip
+def test_arguments_are_read_anew(run, call, serve, which):
+    """All of them, one, or one matrix of a layer's weights: what is cached by one array may be computed from another."""
+    held, other = Held(run, example(run, call)), example(run, call, turn=1)
+    chosen = chosen_of(held.call, which)
+    with serving(run, serve):
+        held()
+        for name in chosen:
+            if not run.framework.overwrite(held.native[name], other.arrays[name]):
+                raise UnsupportedCase("arrays that cannot be written cannot change")
+        changed = held.now()
+        found = held.results()  # before another call, which would be the one that is remembered
+        wanted = Held(run, changed).results()
+        assert_same(run, changed, found, wanted, what="result for what the arrays hold now")
+
+
+def chosen_of(call, which):
+    """The names of all arrays (0), or those of one argument: of a mapping half of the time a single one."""
+    parts = [*call.arguments, *(name for name in call.options if name in call.arrays)]
+    part = ["", *parts][which % (len(parts) + 1)]
+    names = [name for name in call.arrays if part in ("", name) or name.startswith(f"{part}.")]
+    deeper = which // (len(parts) + 1)
+    return names if part in ("", *call.arrays) or deeper % 2 == 0 else [names[deeper // 2 % len(names)]]
+
+
+@law("How an array lies in memory does not matter, each argument on its own.", source="strides assumed contiguous", **arrays, which=range(1000),
+     layout=STRIDED)  # fmt: skip
+def test_arguments_may_lie_anywhere(run, call, which, layout):
+    given = example(run, call)
+    held = Held(run, given, dict.fromkeys(chosen_of(given, which), layout))
+    assert_same(run, given, held.results(), Held(run, given).results())
+
+
+@law("The type of integers does not matter: the result is right, or the type is refused.", source="32-bit positions read from a 64-bit array, and the other way round",
+     operation=tuple(n for n, form in FORMS.items() if form.has_arrays and n not in ("softmax", "multi_head_attention", "feed_forward")), call=calls(),
+     dtype=("int64", "int32", "int16", "uint8"))  # fmt: skip
+def test_integers_of_any_type(run, call, dtype):
+    given = example(run, call)
+    integers = {name: x.astype(dtype) for name, x in given.arrays.items() if x.dtype.kind in "iu"}
+    assume(integers)
+    try:
+        found = Held(run, given.but(integers)).results()
+    except (TypeError, ValueError, RuntimeError, IndexError):
+        return
+    assert_same(run, given, found, Held(run, given).results())
+
+
+@law("The same call again gives the same bits, where that is declared.", source="determinism; state kept between calls", exact=True, **everything,
+     when=lambda run: None if run.semantics["deterministic"] == "yes" else "not declared: deterministic")  # fmt: skip
+def test_repeated_calls_give_the_same_bits(run, call):
+    held = Held(run, example(run, call))
+    for first, second in zip(held.results(), held.results(), strict=True):
+        assert_identical(second, first)
+
+
+@law("A call leaves the process as it was: random generators, default dtype, gradient mode, threads.", source="a seed set, or a mode switched on, inside a layer", exact=True,
+     **everything, weight=0.4)  # fmt: skip
+def test_calls_leave_the_process_alone(run, call):
+    held = Held(run, example(run, call))
+    run.framework.stir()
+    before = run.framework.global_state()
+    held()
+    assert_true(
+        run.framework.global_state() == before, "the call changed a setting or a generator of the process"
+    )
+
+
+@law(
+    "Calls in several threads do not disturb one another.",
+    source="one scratch buffer for all callers",
+    **everything,
+    weight=0.1,
+)
+def test_concurrent_calls_do_not_disturb(run, call):
+    given = [example(run, call, turn) for turn in range(3)]
+    alone = [Held(run, one).results() for one in given]
+    held = [Held(run, one) for one in given * 12]
+    for i, found in enumerate(together(run, [one.results for one in held])):
+        turn = i % len(given)
+        assert_same(run, given[turn], found, alone[turn], what=f"result of call {i}")
