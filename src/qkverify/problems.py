@@ -168,7 +168,10 @@ def _layout(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
 
 
 def _filled(shape: tuple[int, ...], dtype: Any) -> Array:
-    return np.full(shape, True if dtype == np.bool_ else np.nan, dtype=dtype)
+    whole = np.dtype(dtype).kind in "iu"
+    return np.full(
+        shape, True if dtype == np.bool_ else np.iinfo(dtype).max if whole else np.nan, dtype=dtype
+    )
 
 
 @_layout
