@@ -30,7 +30,9 @@ def packed_attention(
     """query (T,H,D), key (S,G,D), value (S,G,E); row i of sequence b is query[query_starts[b] + i] -> (T,H,E)."""
     output = np.zeros((*query.shape[:2], value.shape[2]), query.dtype)
     for q, k in pieces(query_starts, key_starts):
-        rows = attend(*heads_first(query[q], key[k], value[k]), causal, scale, softcap, window, alibi_slopes, sinks)
+        rows = attend(
+            *heads_first(query[q], key[k], value[k]), causal, scale, softcap, window, alibi_slopes, sinks
+        )
         output[q] = rows[0].swapaxes(0, 1)
     return output
 
@@ -112,7 +114,9 @@ def attend(query: Array, key: Array, value: Array, causal: bool, scale: float | 
     logits = scores if softcap is None else softcap * np.tanh(scores / softcap)
     ahead = np.arange(keys) - np.arange(keys - queries, keys)[:, None]
     if alibi_slopes is not None:
-        logits = logits - alibi_slopes.astype(logits.dtype)[:, None, None] * np.abs(ahead).astype(logits.dtype)
+        logits = logits - alibi_slopes.astype(logits.dtype)[:, None, None] * np.abs(ahead).astype(
+            logits.dtype
+        )
     logits = np.where(hidden(ahead, causal, window), -np.inf, logits)
     sink = np.full((len(query), 1, 1), -np.inf) if sinks is None else sinks[:, None, None]
     top = np.maximum(logits.max(axis=-1, keepdims=True, initial=-np.inf), sink.astype(logits.dtype))

@@ -36,7 +36,9 @@ def packed_attention(
     )
     seen = q_sequence[:, None] == k_sequence
     if causal:
-        later = (key_starts.long().diff() - query_starts.long().diff())[q_sequence]  # the last query stands at the last key
+        later = (key_starts.long().diff() - query_starts.long().diff())[
+            q_sequence
+        ]  # the last query stands at the last key
         seen = seen & (k_place <= (q_place + later)[:, None])
     return masked(
         query.transpose(0, 1)[None], key.transpose(0, 1)[None], value.transpose(0, 1)[None], seen, scale

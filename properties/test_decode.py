@@ -180,7 +180,9 @@ def test_only_the_cache_is_written(run, given, spare, fresh):
     length = given.problems[0].sizes["K"]
     fresh = min(fresh, length)
     run.problems += given.problems
-    *arguments, shape = step(given, length - fresh, length, rooms(given, length - fresh, length + spare, 0.25))
+    *arguments, shape = step(
+        given, length - fresh, length, rooms(given, length - fresh, length + spare, 0.25)
+    )
     after = run.left_behind(*arguments, shape=shape, **given.options)
     for name, was, now in zip(OPERATIONS[CACHED], arguments, after, strict=True):
         if name not in ("key_cache", "value_cache"):
@@ -199,7 +201,9 @@ def test_cache_is_read_anew(run, given, spare, seed, taken_back):
               for name, x in zip(("key", "value"), rooms(given, 0, length + spare, 0.0), strict=True)]  # fmt: skip
     held = [run.held(x) for x in caches]
     kept = max(first - taken_back, 0)
-    drafted = given.of([p.replace(key=negated(p.key, kept), value=negated(p.value, kept)) for p in given.problems])
+    drafted = given.of(
+        [p.replace(key=negated(p.key, kept), value=negated(p.value, kept)) for p in given.problems]
+    )
     cached(run, drafted, 0, first, held)
     for cache in caches:
         cache[...] = cache[order]
@@ -299,6 +303,4 @@ def test_page_order_does_not_matter(run, given, rows, spare, seed, poison, other
     exact = [run.bound(p)[0] for p in given.problems]
     one, two = (paged(run, given, rows, spare, s, poison) for s in (seed, other))
     for b, bound in enumerate(exact):
-        assert_within_bound(
-            run.within(one[b], bound), run.within(two[b], bound), what=f"sequence {b}"
-        )
+        assert_within_bound(run.within(one[b], bound), run.within(two[b], bound), what=f"sequence {b}")

@@ -69,7 +69,9 @@ class Run:
         self.examples = 0
         self.refusals = 0
         self.calls = 0  # of the implementation: a law that made none has shown nothing
-        self.used: set[str] = set()  # options, and "gradients", of calls that came back: the others are not verified
+        self.used: set[str] = (
+            set()
+        )  # options, and "gradients", of calls that came back: the others are not verified
         self._asked: set[str] = set()  # those of the calls that are being prepared
         self.failing: dict[str, Any] = {}  # what was drawn for the example that failed last
         self.problems: list[
@@ -469,9 +471,7 @@ class Run:
         arrays = [x for x in after if hasattr(x, "shape")]
         return received, [np.array(self.framework.to_numpy(x)) for x in arrays]
 
-    def left_behind(
-        self, *arguments: Any, shape: tuple[int, ...], **options: Any
-    ) -> list[np.ndarray]:
+    def left_behind(self, *arguments: Any, shape: tuple[int, ...], **options: Any) -> list[np.ndarray]:
         """The arguments as a call leaves them, for a function that writes to some and must not write to others."""
         native = [self._copied(x) for x in arguments]
         keywords = self._keywords(self._lent(options))

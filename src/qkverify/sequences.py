@@ -26,7 +26,14 @@ PAIRS = 20_000  # (query, key) pairs of a long sequence, all heads
 HEADS = ((1, 1), (1, 2), (2, 1), (2, 2), (1, 3), (2, 3), (3, 2))  # G, group
 HEAD_SIZES = ((1, 1), (2, 2), (2, 1), (1, 2), (4, 4), (3, 5), (8, 8), (5, 3), (16, 16))  # D, E
 FILLS = ("digits", *[name for name in TAME if name != "digits"], "rising", "large")
-SHARED = ("causal", "window", "scale", "softcap", "alibi_slopes", "sinks")  # options that all sequences can have in common
+SHARED = (
+    "causal",
+    "window",
+    "scale",
+    "softcap",
+    "alibi_slopes",
+    "sinks",
+)  # options that all sequences can have in common
 SCALES = (0.5, 1.0, 2.0, 0.125, 0.0, -1.0, 0.3)
 
 # How the queries and the keys of the sequences are related in length. What takes a pack for a plain batch decides by some of
@@ -36,7 +43,17 @@ PATTERNS = (*[("any", "any")] * 3, ("all", "all"), ("but the last", "but the las
 STEPS = (1, 2, 3, 8)
 EMPTY = ("", "", "", "", "", "", "queries", "keys")
 STRETCHED = (*[""] * 5, "K", "K", "Q")
-PLACED = (*ARRAYS, "query_starts", "key_starts", "key_cache", "value_cache", "lengths", "key_pages", "value_pages", "page_table")
+PLACED = (
+    *ARRAYS,
+    "query_starts",
+    "key_starts",
+    "key_cache",
+    "value_cache",
+    "lengths",
+    "key_pages",
+    "value_pages",
+    "page_table",
+)
 LAID = ("contiguous", *STRIDED, "heads after length")  # as a projection leaves it: of a cache the usual place
 PLACES: Mapping[str, int] = {
     "count": 1, "heads": 1, "head sizes": 1, "fill": 1, "last": 1, "pattern": 1, "step": 1, "some empty": 1, "stretched": 1,
