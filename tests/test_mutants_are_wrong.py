@@ -698,6 +698,13 @@ def test_a_reordered_cache_is_not_seen() -> None:
     assert differs(step(query, key, value, *caches, lengths + 1), right)
 
 
+def test_a_token_meets_the_sink_of_another_head() -> None:
+    query, *others = pool(3)
+    given, options = (np.repeat(query, 2, axis=1), *others), {"sinks": np.array([0.0, 5.0])}
+    wrong, _ = called("sinks_are_those_of_the_next_head", *given, **options)
+    assert np.abs(wrong - numpy_decode.paged_attention(*given, **options)).max() > CLOSE
+
+
 def test_a_cache_that_is_a_view_is_not_written() -> None:
     query, key, value, *caches, lengths = cache(2, 2, heads=2)
     views = [x.swapaxes(1, 2).copy().swapaxes(1, 2) for x in caches]

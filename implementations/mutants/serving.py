@@ -177,3 +177,14 @@ def scale_of_zero_is_no_scale(
     """`scale or default`: a scale of zero counts as none."""
     starts = query_starts, key_starts
     return correct.packed_attention(query, key, value, *starts, scale=scale or None)  # right: scale
+
+
+@mutant("D051", operation="paged_attention", evidence="inferred", masked_values="read")
+def sinks_are_those_of_the_next_head(
+    query: Array, key_pages: Array, value_pages: Array, page_table: Array, lengths: Array, *,
+    sinks: Array | None = None,
+) -> Array:  # fmt: skip
+    """While one token is decoded, every head takes the sink of its neighbour."""
+    if sinks is not None and query.shape[2] == 1:
+        sinks = np.roll(sinks, 1)  # right: as they are
+    return correct.paged_attention(query, key_pages, value_pages, page_table, lengths, sinks=sinks)
