@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import hypothesis
 import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import Phase
 
+from qkverify import replays
 from qkverify.contract import describe
 from qkverify.problems import LAYOUTS, Problem
 from qkverify.runs import Run, copied
@@ -114,6 +117,14 @@ def test_others_keep_options_and_places():
     assert turned.options == {"scale": 2.0}
     assert not turned.laid("key_cache", turned.in_rooms("key", 3, 0.0).repeat(2, axis=1)).flags.c_contiguous
     assert turned.laid("value_cache", np.ones((2, 2, 3, 1))).flags.c_contiguous
+
+
+def test_sequences_are_stored_for_a_replay_and_come_back():
+    given = MANY[-1]
+    back = replays.decode(json.loads(json.dumps(replays.encode(given))))
+    assert back.layouts == given.layouts
+    assert repr(back) == repr(given)
+    assert set(back.options) == set(given.options)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.int64, np.uint8, np.bool_])
