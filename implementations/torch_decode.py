@@ -40,7 +40,9 @@ def packed_attention(
     )
     seen = q_sequence[:, None] == k_sequence
     if causal:
-        later = (key_starts.diff() - query_starts.diff())[q_sequence]  # the last query stands at the last key
+        later = (key_starts.long().diff() - query_starts.long().diff())[
+            q_sequence
+        ]  # the last query stands at the last key
         seen = seen & (k_place <= (q_place + later)[:, None])
     return masked(
         query.transpose(0, 1)[None], key.transpose(0, 1)[None], value.transpose(0, 1)[None], seen, scale
@@ -49,8 +51,9 @@ def packed_attention(
 
 def places(starts: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """For each row the number of its sequence and its place in it."""
+    starts = starts.long()  # differences of unsigned numbers would wrap
     sequence = torch.repeat_interleave(
-        torch.arange(len(starts) - 1, device=starts.device), starts.diff().long(), output_size=rows
+        torch.arange(len(starts) - 1, device=starts.device), starts.diff(), output_size=rows
     )
     return sequence, torch.arange(rows, device=starts.device) - starts[sequence]
 

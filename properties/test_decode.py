@@ -4,7 +4,8 @@ packed_attention(query, key, value, query_starts, key_starts)      rows of all s
 cached_attention(query, key, value, key_cache, value_cache, lengths)   new tokens (B,.,Q,.) are appended to (B,G,M,.)
 paged_attention(query, key_pages, value_pages, page_table, lengths)    pages (N,P,G,.), queries are the last tokens
 
-Whatever the layout, each sequence is plain attention over its own keys.
+Whatever the layout, each sequence is plain attention over its own keys, with the options that all have in common. Arrays may
+lie anywhere in memory: a cache is a view of a larger one, a page table a slice of a wider one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 from hypothesis import assume
 
 from qkverify.choices import several
+from qkverify.contract import OPERATIONS
 from qkverify.laws import law
 from qkverify.sequences import sequences
 from qkverify.verdict import assert_identical, assert_within_bound
@@ -20,15 +22,27 @@ from qkverify.verdict import assert_identical, assert_within_bound
 PACKED, CACHED, PAGED = "packed_attention", "cached_attention", "paged_attention"
 
 
-def packed(run, given):
+def packed(run, given, integers="int32"):
     """The output of every sequence, (1,H,Q,E) each."""
     run.problems += given.problems
     longest = {name: int(max(p.sizes[letter] for p in given.problems))
                for name, letter in (("longest_query", "Q"), ("longest_key", "K")) if run.offers_parameter(name)}  # fmt: skip
-    arrays = [given.packed(name) for name in ("query", "key", "value")]
+    arrays = [given.laid(name, given.packed(name)) for name in ("query", "key", "value")]
     shape = (len(arrays[0]), arrays[0].shape[1], arrays[2].shape[2])
-    rows = run.call(*arrays, given.starts("Q"), given.starts("K"), shape=shape, **given.options, **longest)
+    rows = run.call(*arrays, *starts(given, integers), shape=shape, **given.options, **longest)
     return given.unpacked(rows)
+
+
+def starts(given, integers="int32"):
+    """Where the queries and the keys of each sequence start."""
+    return [given.laid(name, as_integers(given.starts(letter), integers))
+            for name, letter in (("query_starts", "Q"), ("key_starts", "K"))]  # fmt: skip
+
+
+def as_integers(array, dtype):
+    """The array in another type of integers, where that can hold it."""
+    assume(array.size == 0 or array.max() <= np.iinfo(dtype).max)
+    return array.astype(dtype)
 
 
 def assert_each_is_right(run, given, outputs):
@@ -49,15 +63,16 @@ def test_packed_neighbours_have_no_influence(run, given, which, poison):
     changed = [p if i == which else p.replace(query=np.full_like(p.query, poison), key=np.full_like(p.key, poison), value=np.full_like(p.value, poison))
                for i, p in enumerate(given.problems)]  # fmt: skip
     exact = run.bound(given.problems[which])[0]
-    other = packed(run, type(given)(tuple(changed), given.options))[which]
+    other = packed(run, given.of(changed))[which]
     assert_within_bound(run.within(other, exact), run.within(packed(run, given)[which], exact))
 
 
 @law("The gradients of a packed sequence are those that it has alone.", source="offsets of packed sequences in the backward kernel", operation=PACKED, needs="gradients",
-     given=sequences(upstream=True))  # fmt: skip
+     given=sequences(upstream=True, empty=True))  # fmt: skip
 def test_packed_gradients_equal_alone(run, given):
-    inputs = {name: given.packed(name) for name in ("query", "key", "value")}
-    found = run.call_gradients(inputs, given.starts("Q"), given.starts("K"), upstream=given.packed("upstream"), **given.options)  # fmt: skip
+    inputs = {name: given.laid(name, given.packed(name)) for name in ("query", "key", "value")}
+    upstream = given.laid("upstream", given.packed("upstream"))
+    found = run.call_gradients(inputs, *starts(given), upstream=upstream, **given.options)
     for letter, names in (("Q", ("query",)), ("K", ("key", "value"))):
         at = given.starts(letter)
         for i, problem in enumerate(given.problems):
@@ -69,36 +84,56 @@ def test_packed_gradients_equal_alone(run, given):
                 )
 
 
+INTEGERS = ("int64", "int32", "int16", "uint8")
+SIGNED = INTEGERS[:3]  # of starts, whose differences would wrap where there are no negative numbers
+REFUSALS = (TypeError, ValueError, RuntimeError)
+
+
+@law("The type of the integers that say where sequences start does not matter: the result is right, or the type is refused.",
+     source="64-bit starts read as 32-bit ones", operation=PACKED, given=sequences(empty=True), integers=SIGNED, weight=0.5)  # fmt: skip
+def test_starts_of_any_integer_type(run, given, integers):
+    try:
+        outputs = packed(run, given, integers)
+    except REFUSALS:
+        return
+    assert_each_is_right(run, given, outputs)
+
+
 # -- a cache that grows ------------------------------------------------------------------------------------------------
 
 
 def cached(run, given, first, last, caches):
     """Tokens first .. last of every sequence, appended to caches that hold what comes before: the output (B,H,Q,E)."""
     run.problems += given.problems
-    query, key, value = (
-        np.concatenate([getattr(p, n)[:, :, first:last] for p in given.problems])
-        for n in ("query", "key", "value")
-    )
+    *arguments, shape = step(given, first, last, caches)
+    return run.call_updating(*arguments, updated=3, shape=shape, **given.options)
+
+
+def step(given, first, last, caches):
+    """The arguments of a call with tokens first .. last of every sequence, and the shape of its result."""
     lengths = np.full(len(given.problems), first, np.int32)
-    shape = (*query.shape[:3], value.shape[3])
-    return run.call_updating(query, key, value, *caches, lengths, updated=3, shape=shape, **given.options)
+    return arguments_of(given, [slice(first, last)] * len(lengths), caches, lengths)
+
+
+def arguments_of(given, fresh, caches, lengths):
+    """New tokens, caches and lengths, each in its place in memory, and the shape of the result."""
+    new = {name: np.concatenate([getattr(p, name)[:, :, rows] for p, rows in zip(given.problems, fresh, strict=True)])
+           for name in ("query", "key", "value")}  # fmt: skip
+    laid = [given.laid(name, x) if isinstance(x, np.ndarray) else x
+            for name, x in zip(("key_cache", "value_cache"), caches, strict=True)]  # fmt: skip
+    shape = (*new["query"].shape[:3], new["value"].shape[3])
+    return [*(given.laid(name, x) for name, x in new.items()), *laid, given.laid("lengths", lengths), shape]
 
 
 def rooms(given, length, room, filler):
     """Caches that hold the first `length` tokens of each sequence."""
-    kept = [
-        p.replace(query=p.query[:, :, :length], key=p.key[:, :, :length], value=p.value[:, :, :length])
-        for p in given.problems
-    ]
-    held = type(given)(tuple(kept), given.options)
+    held = given.of([tokens(p, slice(length)) for p in given.problems])
     return [held.in_rooms(name, room, filler) for name in ("key", "value")]
 
 
-def of_one_length(given):
-    """The sequences cut to the shortest: a batch that decodes in step."""
-    shortest = min(p.sizes["K"] for p in given.problems)
-    return type(given)(tuple(p.replace(query=p.query[:, :, :shortest], key=p.key[:, :, :shortest], value=p.value[:, :, :shortest])
-                             for p in given.problems), given.options)  # fmt: skip
+def tokens(problem, rows):
+    """A problem of some of the tokens."""
+    return problem.replace(**{name: getattr(problem, name)[:, :, rows] for name in ("query", "key", "value")})
 
 
 def filler_of(run, poison):
@@ -107,15 +142,14 @@ def filler_of(run, poison):
 
 steps = {
     "operation": CACHED,
-    "given": sequences(queries="keys", causal=True),
+    "given": sequences(queries="keys", causal=True, alike=True),
     "spare": (0, 1, 7),
 }
 
 
 @law("Prefill in chunks of any sizes, one token at a time among them, equals attention over all tokens at once.", source="KV-cache decoding", **steps,
-     cuts=several((1, 1, 2, 3, 8), most=8))  # fmt: skip
+     cuts=several((1, 1, 2, 3, 8, 33), most=8))  # fmt: skip
 def test_chunked_prefill_equals_full(run, given, spare, cuts):
-    given = of_one_length(given)
     length = given.problems[0].sizes["K"]
     caches, at, parts = rooms(given, 0, length + spare, 0.0), 0, []
     for size in [*cuts, length]:
@@ -131,7 +165,6 @@ def test_chunked_prefill_equals_full(run, given, spare, cuts):
 @law("After a call the cache holds the new tokens in the next free places, and everything else as before.", source="slots written one too far, or never", exact=True, **steps,
      fresh=range(1, 4))  # fmt: skip
 def test_cache_takes_exactly_the_new_tokens(run, given, spare, fresh):
-    given = of_one_length(given)
     length = given.problems[0].sizes["K"]
     fresh = min(fresh, length)
     before = rooms(given, length - fresh, length + spare, 0.25)
@@ -141,25 +174,83 @@ def test_cache_takes_exactly_the_new_tokens(run, given, spare, fresh):
         assert_identical(got, expected, what=name)
 
 
+@law("A call writes to the caches only: the new tokens and the lengths stay what they are.", source="the caller's lengths advanced in place", exact=True, **steps,
+     fresh=range(1, 4), weight=0.5)  # fmt: skip
+def test_only_the_cache_is_written(run, given, spare, fresh):
+    length = given.problems[0].sizes["K"]
+    fresh = min(fresh, length)
+    run.problems += given.problems
+    *arguments, shape = step(
+        given, length - fresh, length, rooms(given, length - fresh, length + spare, 0.25)
+    )
+    after = run.left_behind(*arguments, shape=shape, **given.options)
+    for name, was, now in zip(OPERATIONS[CACHED], arguments, after, strict=True):
+        if name not in ("key_cache", "value_cache"):
+            assert_identical(now, was, what=name)
+
+
+@law("What the caller does to the cache between two calls counts: entries change places, and tokens are taken back.", source="a copy of the cache kept beside it",
+     **steps, seed=range(100), taken_back=(0, 0, 1, 3), weight=0.5)  # fmt: skip
+def test_cache_is_read_anew(run, given, spare, seed, taken_back):
+    """Beam search reorders the entries; speculative decoding replaces the last tokens."""
+    length, count = given.problems[0].sizes["K"], len(given.problems)
+    first = length // 2
+    assume(first and (count > 1 or taken_back))
+    order = np.random.default_rng(seed).permutation(count)
+    caches = [given.laid(f"{name}_cache", x)
+              for name, x in zip(("key", "value"), rooms(given, 0, length + spare, 0.0), strict=True)]  # fmt: skip
+    held = [run.held(x) for x in caches]
+    kept = max(first - taken_back, 0)
+    drafted = given.of(
+        [p.replace(key=negated(p.key, kept), value=negated(p.value, kept)) for p in given.problems]
+    )
+    cached(run, drafted, 0, first, held)
+    for cache in caches:
+        cache[...] = cache[order]
+    moved = given.of([given.problems[b] for b in order])
+    output, _ = cached(run, moved, kept, length, held)
+    for b, (got, problem) in enumerate(zip(output, moved.problems, strict=True)):
+        exact = run.bound(problem)[0][:, :, kept:]
+        assert_within_bound(run.within(got[None], exact), exact.value, what=f"sequence {b}")
+
+
+def negated(array, first):
+    """The tokens from `first` on with the other sign."""
+    return np.concatenate([array[:, :, :first], -array[:, :, first:]], axis=2)
+
+
 @law("Every entry of a batch appends at its own length, and sees its own tokens only.", source="one counter for all entries or layers", operation=CACHED,
      given=sequences(queries="last", causal=True), spare=(0, 1, 7), poison=(1e4, -1e4))  # fmt: skip
 def test_entries_decode_at_their_own_lengths(run, given, spare, poison):
+    assert_each_is_right(run, given, decoded(run, given, spare, poison))
+
+
+@law("The type of the integers that hold a cache's lengths does not matter: the result is right, or the type is refused.",
+     source="64-bit lengths read as 32-bit ones", operation=CACHED, given=sequences(queries="last", causal=True), spare=(0, 1, 7),
+     poison=(1e4, -1e4), integers=INTEGERS, weight=0.5)  # fmt: skip
+def test_cache_lengths_of_any_integer_type(run, given, spare, poison, integers):
+    try:
+        outputs = decoded(run, given, spare, poison, integers)
+    except REFUSALS:
+        return
+    assert_each_is_right(run, given, outputs)
+
+
+def decoded(run, given, spare, poison, integers="int32"):
+    """The output of each entry for its last tokens; the places where they go, and those behind them, hold rubbish."""
+    run.problems += given.problems
     fresh = given.problems[0].sizes["Q"]
-    kept = given.lengths() - fresh
+    kept = as_integers(given.lengths(), integers) - np.dtype(integers).type(fresh)
     room = int(given.lengths().max()) + spare
     caches = []
     for name in ("key", "value"):
         cache = given.in_rooms(name, room, filler_of(run, poison))
-        for entry, length in zip(cache, kept, strict=True):
+        for entry, length in zip(cache, kept.tolist(), strict=True):
             entry[:, length : length + fresh] = filler_of(run, poison)
         caches.append(cache)
-    query, key, value = (
-        np.concatenate([getattr(p, n)[:, :, -fresh:] for p in given.problems])
-        for n in ("query", "key", "value")
-    )
-    output, _ = run.call_updating(query, key, value, *caches, kept.astype(np.int32), updated=3, shape=(*query.shape[:3], value.shape[3]),
-                                  **given.options)  # fmt: skip
-    assert_each_is_right(run, given, [output[b : b + 1] for b in range(len(output))])
+    *arguments, shape = arguments_of(given, [slice(-fresh, None)] * len(kept), caches, kept)
+    output, _ = run.call_updating(*arguments, updated=3, shape=shape, **given.options)
+    return [output[b : b + 1] for b in range(len(output))]
 
 
 # -- a cache in pages --------------------------------------------------------------------------------------------------
@@ -168,19 +259,23 @@ pages = {"operation": PAGED, "given": sequences(queries="last", causal=True), "r
          "seed": range(100), "poison": (1e4, -1e4)}  # fmt: skip
 
 
-def paged(run, given, rows, spare, seed, poison):
+def paged(run, given, rows, spare, seed, poison, integers="int32"):
     """The output, with the pages of all sequences mixed by `seed`; unused rows, pages and table entries hold rubbish."""
     run.problems += given.problems
     needed = -(-given.lengths() // rows)
     count, width = int(needed.sum()) + spare, int(needed.max()) + min(spare, 1)
     rng = np.random.default_rng(seed)
     free = list(rng.permutation(count))
-    table = rng.integers(0, count, (len(needed), width)).astype(np.int32)
+    table = as_integers(rng.integers(0, count, (len(needed), width)), integers)
     for entry, n in zip(table, needed, strict=True):
         entry[:n] = [free.pop() for _ in range(n)]
-    pools = [given.in_pages(name, table, count, rows, filler_of(run, poison)) for name in ("key", "value")]
-    query = np.concatenate([p.query for p in given.problems])
-    return run.call(query, *pools, table, given.lengths(), shape=(*query.shape[:3], given.problems[0].sizes["E"]), **given.options)  # fmt: skip
+    pools = [given.laid(f"{name}_pages", given.in_pages(name, table, count, rows, filler_of(run, poison)))
+             for name in ("key", "value")]  # fmt: skip
+    query = given.laid("query", np.concatenate([p.query for p in given.problems]))
+    lengths = given.laid("lengths", as_integers(given.lengths(), integers))
+    shape = (*query.shape[:3], given.problems[0].sizes["E"])
+    output = run.call(query, *pools, given.laid("page_table", table), lengths, shape=shape, **given.options)
+    return [output[b : b + 1] for b in range(len(output))]
 
 
 @law(
@@ -189,8 +284,17 @@ def paged(run, given, rows, spare, seed, poison):
     **pages,
 )
 def test_paged_equals_contiguous(run, given, rows, spare, seed, poison):
-    output = paged(run, given, rows, spare, seed, poison)
-    assert_each_is_right(run, given, [output[b : b + 1] for b in range(len(output))])
+    assert_each_is_right(run, given, paged(run, given, rows, spare, seed, poison))
+
+
+@law("The type of the integers in a page table and its lengths does not matter: the result is right, or the type is refused.",
+     source="64-bit page numbers read as 32-bit ones", **pages, integers=INTEGERS, weight=0.5)  # fmt: skip
+def test_page_tables_of_any_integer_type(run, given, rows, spare, seed, poison, integers):
+    try:
+        outputs = paged(run, given, rows, spare, seed, poison, integers)
+    except REFUSALS:
+        return
+    assert_each_is_right(run, given, outputs)
 
 
 @law("Where the pages lie does not matter.", source="PagedAttention", **pages, other=range(100, 200))
@@ -199,6 +303,4 @@ def test_page_order_does_not_matter(run, given, rows, spare, seed, poison, other
     exact = [run.bound(p)[0] for p in given.problems]
     one, two = (paged(run, given, rows, spare, s, poison) for s in (seed, other))
     for b, bound in enumerate(exact):
-        assert_within_bound(
-            run.within(one[b : b + 1], bound), run.within(two[b : b + 1], bound), what=f"sequence {b}"
-        )
+        assert_within_bound(run.within(one[b], bound), run.within(two[b], bound), what=f"sequence {b}")

@@ -636,6 +636,92 @@ def test_a_packed_sequence_sees_the_first_key_of_the_next() -> None:
     assert np.abs(wrong - numpy_decode.packed_attention(*given))[:2].max() > CLOSE
 
 
+def cache(*lengths: int, fresh: int = 1, heads: int = 1, dtype: Any = np.int32) -> list[np.ndarray]:
+    """New tokens (B,H,Q,2) and caches (B,H,6,2) of these lengths."""
+    rng, rows = np.random.default_rng(6), (len(lengths), heads, fresh, 2)
+    new = [rng.standard_normal(rows) for _ in range(3)]
+    held = [rng.standard_normal((len(lengths), heads, 6, 2)) for _ in range(2)]
+    return [*new, *held, np.array(lengths, dtype)]
+
+
+def pool(tokens: int, dtype: Any = np.int32) -> tuple[np.ndarray, ...]:
+    """One query and a cache of so many tokens in pages of 16, in their order."""
+    rng, pages = np.random.default_rng(7), -(-tokens // 16)
+    held = [3 * rng.standard_normal((pages, 16, 1, 2)) for _ in range(2)]
+    return (
+        rng.standard_normal((1, 1, 1, 2)),
+        *held,
+        np.arange(pages, dtype=dtype)[None],
+        np.array([tokens], dtype),
+    )
+
+
+SERVING: dict[str, tuple[tuple[np.ndarray, ...], Any, dict[str, Any]]] = {
+    "starts_are_read_as_32_bits": (pack(2, 1), np.int64, {}),
+    "window_is_shorter_in_later_sequences": (pack(2, 3), np.int32, {"window": (1, 0)}),
+    "evenness_is_decided_by_the_total": (pack(2, 3, 1), np.int32, {}),
+    "scale_of_zero_is_no_scale": (pack(2, 1), np.int32, {"scale": 0.0}),
+}
+
+
+@pytest.mark.parametrize("name", SERVING)
+def test_a_pack_is_wrong_where_few_look(name: str) -> None:
+    """64-bit starts; a window; ragged sequences with the sum of even ones; a scale of zero."""
+    (*rows, first, second), dtype, options = SERVING[name]
+    given = *rows, first.astype(dtype), second.astype(dtype)
+    wrong, _ = called(name, *given, **options)
+    assert np.abs(wrong - numpy_decode.packed_attention(*given, **options)).max() > CLOSE
+
+
+def test_distances_are_wrong_where_a_pack_has_more_keys_than_queries() -> None:
+    query, key, value, starts, _ = pack(1, 2)
+    given = query, np.repeat(key, 2, axis=0), np.repeat(value, 2, axis=0), starts, 2 * starts
+    wrong, _ = called("distances_are_those_of_the_pack", *given, alibi_slopes=np.array([1.0]))
+    right = numpy_decode.packed_attention(*given, alibi_slopes=np.array([1.0]))
+    assert np.abs(wrong - right)[1:].max() > CLOSE
+
+
+def test_lengths_are_read_wrongly_or_moved() -> None:
+    given = cache(1, 2, dtype=np.int64)
+    wrong, _ = called("lengths_are_read_as_32_bits", *given)
+    assert np.abs(wrong - numpy_decode.cached_attention(*[x.copy() for x in given])).max() > CLOSE
+    _, left = called("lengths_of_the_caller_are_advanced", *cache(1, 2))
+    assert left[5].tolist() == [2, 3]
+
+
+def test_a_reordered_cache_is_not_seen() -> None:
+    query, key, value, *caches, lengths = cache(2, 2)
+    step = FUNCTIONS["keys_are_kept_beside_the_cache"].function
+    step(query, key, value, *caches, lengths)
+    for held in caches:
+        held[...] = held[::-1].copy()
+    right = numpy_decode.cached_attention(query, key, value, *[x.copy() for x in caches], lengths + 1)
+    assert differs(step(query, key, value, *caches, lengths + 1), right)
+
+
+def test_a_token_meets_the_sink_of_another_head() -> None:
+    query, *others = pool(3)
+    given, options = (np.repeat(query, 2, axis=1), *others), {"sinks": np.array([0.0, 5.0])}
+    wrong, _ = called("sinks_are_those_of_the_next_head", *given, **options)
+    assert np.abs(wrong - numpy_decode.paged_attention(*given, **options)).max() > CLOSE
+
+
+def test_a_cache_that_is_a_view_is_not_written() -> None:
+    query, key, value, *caches, lengths = cache(2, 2, heads=2)
+    views = [x.swapaxes(1, 2).copy().swapaxes(1, 2) for x in caches]
+    FUNCTIONS["cache_is_flattened_before_it_is_written"].function(query, key, value, *views, lengths)
+    for view, before in zip(views, caches, strict=True):
+        np.testing.assert_array_equal(view, before)
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"), [("table_is_read_as_32_bits", 20), ("parts_are_added_without_their_maxima", 65)]
+)
+def test_a_page_table_of_64_bits_and_a_cache_of_two_parts(name: str, tokens: int) -> None:
+    given = pool(tokens, np.int64)
+    assert np.abs(called(name, *given)[0] - numpy_decode.paged_attention(*given)).max() > CLOSE
+
+
 @pytest.mark.parametrize("name", ["lse_is_a_constant", "asking_for_the_lse_cuts_the_graph"])
 def test_the_graph_of_the_log_sum_exp_is_cut(name: str) -> None:
     query, key, value = (torch.tensor(x, requires_grad=True) for x in arrays(Q=2, K=3))

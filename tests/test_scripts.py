@@ -159,6 +159,9 @@ def test_the_same_script_passes_on_right_code(word, law, right, folder):
         ("B102", "packed_equals_alone", numpy_decode.packed_attention),
         ("B107-prompt", "chunked_prefill_equals_full", numpy_decode.cached_attention),
         ("P002", "paged_equals_contiguous", numpy_decode.paged_attention),
+        ("D045", "packed_equals_alone", numpy_decode.packed_attention),  # a window
+        ("D049", "packed_equals_alone", numpy_decode.packed_attention),  # ALiBi
+        ("D051", "paged_equals_contiguous", numpy_decode.paged_attention),  # sinks
         ("L014", "encoder_padding_is_never_seen", numpy_layers.encoder_layer),
         ("L006", "encoder_agrees_with_reference", numpy_layers.encoder_layer),
         ("L016", "decoder_agrees_with_reference", numpy_layers.decoder_layer),

@@ -98,12 +98,15 @@ def verify(
         raise UsageError("nothing to verify here\n" + (reasons or "  no target has these devices and dtypes"))
     writer = _started(Writer(results), profile) if results else None
     broken, found = [], []
+    unverified: dict[str, list[str]] = {}
     for cell, verdicts in check_cells(
         planned.cells, profile=profile, jobs=jobs, started=screen.heading if jobs == 1 else None
     ):
         if jobs != 1:
             screen.heading(cell)
         screen.families(verdicts)
+        name, missed = cell.implementation.name, screen.unverified(cell, verdicts)
+        unverified[name] = sorted({*unverified.get(name, ()), *missed})
         broken += [v for v in verdicts if v.outcome in ("failed", "crashed", "timed out", "error")]
         found += verdicts
         if writer:
@@ -114,7 +117,7 @@ def verify(
         from qkverify.exports import save
 
         save([run_start(profile), *found], junit, "junit")
-    screen.verdict(broken, planned)
+    screen.verdict(broken, planned, unverified)
     raise typer.Exit(1 if broken else 0)
 
 

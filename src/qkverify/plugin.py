@@ -77,7 +77,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     writer = _writer(pyfuncitem.config)
     if writer is not None:
         writer.append(verdict)
-    pyfuncitem.user_properties += [("margin", verdict.margin), ("examples", verdict.examples)]
+    pyfuncitem.user_properties += [("margin", verdict.margin), ("examples", verdict.examples),
+                                   ("cell", held.cell), ("used", ", ".join(verdict.used or ()))]  # fmt: skip
     if verdict.outcome == "not offered":
         pytest.skip(verdict.reason)
     if verdict.outcome == "finding":
@@ -95,6 +96,31 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section("unavailable here")
         for (name, device), reason in planned.unavailable.items():
             terminalreporter.line(f"{name} on {device}: {reason}")
+    missed = _unverified(terminalreporter, planned) if planned is not None else {}
+    if missed:
+        terminalreporter.section("offered, not verified")
+        for cell, names in missed.items():
+            terminalreporter.line(f"{cell}: {', '.join(names)}")
+
+
+def _unverified(terminalreporter: Any, planned: Any) -> dict[str, list[str]]:
+    """What each cell offers and no law put to use, where all its laws were run (in other processes too)."""
+    used: dict[str, list[str]] = {}
+    for report in (one for several in terminalreporter.stats.values() for one in several):
+        said = dict(getattr(report, "user_properties", ()))
+        if getattr(report, "when", "") == "call" and "used" in said:
+            used.setdefault(said["cell"], []).append(said["used"])
+    if not used:
+        return {}
+    from qkverify.verification import applicable, law_book
+
+    found = {}
+    for cell in planned.cells:
+        said_of = used.get(str(cell), [])
+        names = set(cell.implementation.offers) - set(", ".join(said_of).split(", "))
+        if names and len(said_of) >= len(applicable(law_book(), cell)):
+            found[str(cell)] = sorted(names)
+    return found
 
 
 def _plan(config: pytest.Config) -> Any:

@@ -20,6 +20,7 @@ import numpy as np
 from qkverify import scripts
 from qkverify.errors import UsageError
 from qkverify.problems import Problem
+from qkverify.sequences import Sequences
 
 if TYPE_CHECKING:
     from qkverify.laws import Law
@@ -72,6 +73,8 @@ def encode(value: Any) -> Any:
     """A drawn argument as JSON; whatever is no array, problem or plain number is written as its text."""
     if isinstance(value, Problem):
         return {"problem": {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}}
+    if isinstance(value, Sequences):
+        return {"sequences": {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}}
     if isinstance(value, np.ndarray):
         return {
             "dtype": value.dtype.name,
@@ -93,6 +96,8 @@ def decode(value: Any) -> Any:
         return value
     if "problem" in value:
         return Problem(**{name: decode(x) for name, x in value["problem"].items()})
+    if "sequences" in value:
+        return Sequences(**{name: decode(x) for name, x in value["sequences"].items()})
     if "data" in value:
         dtype = ml_dtypes.bfloat16 if value["dtype"] == "bfloat16" else np.dtype(value["dtype"])
         return np.frombuffer(base64.b64decode(value["data"]), dtype).reshape(value["shape"]).copy()

@@ -104,7 +104,10 @@ class Counterexample(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, tag="verdict"):
-    """One law held against one implementation, dtype and device. `margin` is the largest |error| / bound."""
+    """One law held against one implementation, dtype and device. `margin` is the largest |error| / bound.
+
+    `used` are the options (or "gradients") that its calls put to use; files from before it was noted do not say.
+    """
 
     law: str
     family: str
@@ -119,6 +122,7 @@ class Verdict(msgspec.Struct, frozen=True, tag="verdict"):
     margin: float | None = None
     seconds: float = 0.0
     counterexample: Counterexample | None = None
+    used: list[str] | None = None
 
 
 class Timing(msgspec.Struct, frozen=True, tag="timing"):

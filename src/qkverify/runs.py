@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ml_dtypes
@@ -43,6 +43,13 @@ def active() -> Run | None:
     return _active.get()
 
 
+@dataclass(frozen=True)
+class Held:
+    """A native array that several calls are given."""
+
+    native: Any
+
+
 class Run:
     """`semantics` are the conventions it is held to: declared ones, and what `conventions.detect` found."""
 
@@ -62,6 +69,10 @@ class Run:
         self.examples = 0
         self.refusals = 0
         self.calls = 0  # of the implementation: a law that made none has shown nothing
+        self.used: set[str] = (
+            set()
+        )  # options, and "gradients", of calls that came back: the others are not verified
+        self._asked: set[str] = set()  # those of the calls that are being prepared
         self.failing: dict[str, Any] = {}  # what was drawn for the example that failed last
         self.problems: list[
             Problem
@@ -188,7 +199,7 @@ class Run:
         buffer, at = self.framework.from_numpy(stacked, self.device), np.argsort(order)
         blhd = [buffer[:, :, int(i)] for i in at]
         arrays = blhd if self.implementation.layout == "BLHD" else [x.swapaxes(1, 2) for x in blhd]
-        keywords = self.implementation.keywords(self._native(problem)[1], grouped=False)
+        keywords = self._keywords(self._native(problem)[1], grouped=False)
         with self.framework.inference(problem.mode):
             returned = self._guarded(lambda: self.implementation.function(*arrays, **keywords))
         received = self._received(returned, "output", problem.query.shape, self.dtype)
@@ -242,11 +253,12 @@ class Run:
         """A call without arguments, all inputs native and in place: what is timed. `direction` as in results.Timing;
         `further` are options beyond those of the problem (`contract.FURTHER`)."""
         native, options = self._native(problem)
-        keywords = self.implementation.keywords({**options, **further}, grouped=problem.group != 1)
+        keywords = self._keywords({**options, **further}, grouped=problem.group != 1)
         function = self.implementation.function
         query, key, value = native["query"], native["key"], native["value"]
         if direction == "forward":
             return lambda: function(query, key, value, **keywords)
+        self._asked.add("gradients")
         upstream = self._laid_out(problem.upstream, problem.layouts.get("upstream"))
         if self.implementation.vjp is not None:
             pull = self.implementation.vjp
@@ -339,7 +351,7 @@ class Run:
         written = {**native, **options}.get(name)
         if written is None:
             raise UnsupportedCase(f"{name} is part of another argument")
-        keywords = self.implementation.keywords(options, grouped=problem.group != 1)
+        keywords = self._keywords(options, grouped=problem.group != 1)
         flipped = np.flip(getattr(problem, name))
         if name in TRIPLE:
             flipped = self._heads_first(flipped)
@@ -369,7 +381,8 @@ class Run:
         self._needs_one_call()
         self.problems.append(problem)
         native, options = self._native(problem)
-        keywords = self.implementation.keywords({**options, **further}, grouped=problem.group != 1)
+        keywords = self._keywords({**options, **further}, grouped=problem.group != 1)
+        self._asked.add("gradients")
         function = self.implementation.function
         return native, lambda query, key, value: function(query, key, value, **keywords)
 
@@ -466,6 +479,7 @@ class Run:
                 n: self._heads_first(g) for n, g in zip(("query", "key", "value"), call(), strict=True)
             }
         native, options = self._native(problem)
+        self._asked.add("gradients")
         leaves = dict(native)
         if "bias" in options and not ("mask" in problem.options and self.one_parameter()):
             leaves["bias"] = options.pop("bias")
@@ -474,7 +488,7 @@ class Run:
 
         def attention(query: Any, key: Any, value: Any, **others: Any) -> Any:
             given = {**options, **others}
-            keywords = self.implementation.keywords(given, grouped=problem.group != 1)
+            keywords = self._keywords(given, grouped=problem.group != 1)
             return self.implementation.function(query, key, value, **keywords)
 
         upstream = self._laid_out(problem.upstream, problem.layouts.get("upstream"))
@@ -490,7 +504,7 @@ class Run:
     def call(self, *arguments: Any, shape: tuple[int, ...], **options: Any) -> np.ndarray:
         """Another operation's function on NumPy arguments (arrays in the dtype under test): its result, checked."""
         native = [self._lent(x) for x in arguments]
-        keywords = self.implementation.keywords({name: self._lent(x) for name, x in options.items()})
+        keywords = self._keywords(self._lent(options))
         returned = self._guarded(lambda: self.implementation.function(*native, **keywords))
         return self._received(returned, self.implementation.operation, shape, None, heads=False)
 
@@ -514,7 +528,7 @@ class Run:
         function: Callable[..., Any] | None = None,
     ) -> Any:
         """What another operation's function (or its gradient `function`) returns for native arguments, unchecked."""
-        keywords = self.implementation.keywords(options)
+        keywords = self._keywords(options)
         called = function or self.implementation.function
         return self._guarded(lambda: called(*arguments, **keywords))
 
@@ -538,12 +552,30 @@ class Run:
         A function whose arrays cannot be written returns the new ones after the result.
         """
         native = [self._copied(x) for x in arguments]
-        keywords = self.implementation.keywords(options)
+        keywords = self._keywords(self._lent(options))
         returned = self._guarded(lambda: self.implementation.function(*native, **keywords))
         result, *after = returned if isinstance(returned, tuple) else (returned, *native[updated:])
         received = self._received(result, self.implementation.operation, shape, self.dtype, heads=False)
         arrays = [x for x in after if hasattr(x, "shape")]
         return received, [np.array(self.framework.to_numpy(x)) for x in arrays]
+
+    def left_behind(self, *arguments: Any, shape: tuple[int, ...], **options: Any) -> list[np.ndarray]:
+        """The arguments as a call leaves them, for a function that writes to some and must not write to others."""
+        native = [self._copied(x) for x in arguments]
+        keywords = self._keywords(self._lent(options))
+        returned = self._guarded(lambda: self.implementation.function(*native, **keywords))
+        result = returned[0] if isinstance(returned, tuple) else returned
+        self._received(result, self.implementation.operation, shape, self.dtype, heads=False)
+        return [np.array(self.framework.to_numpy(x)) for x in native]
+
+    def held(self, array: np.ndarray) -> Held:
+        """A native array for several calls: what one writes the next one finds, and `array` shows and changes it.
+
+        Raises UnsupportedCase where the framework's arrays cannot be written.
+        """
+        if self.device != "cpu" or not self.framework.WRITABLE:
+            raise UnsupportedCase("the arrays share no memory that could be overwritten")
+        return Held(self.framework.from_numpy(array, self.device))
 
     def call_gradients(
         self, inputs: Mapping[str, np.ndarray], *rest: Any, upstream: np.ndarray, **options: Any
@@ -551,7 +583,8 @@ class Run:
         """The gradients of sum(upstream * function(*inputs, *rest)) by each of the inputs, in their shapes."""
         native = {name: self._copied(x) for name, x in inputs.items()}
         others, above = [self._copied(x) for x in rest], self._copied(upstream)
-        keywords = self.implementation.keywords(options)
+        keywords = self._keywords(self._lent(options))
+        self._asked.add("gradients")
         function, pull = self.implementation.function, self.implementation.vjp
         if pull is not None:
             returned = self._guarded(lambda: pull(*native.values(), *others, above, **keywords))
@@ -569,7 +602,16 @@ class Run:
         return self.framework.from_numpy(x, self.device) if isinstance(x, np.ndarray) else x
 
     def _copied(self, x: Any) -> Any:
-        return self.framework.from_numpy(np.array(x), self.device) if isinstance(x, np.ndarray) else x
+        """An argument of its own for the function, in the same memory layout; what is held stays what it is."""
+        if isinstance(x, Held):
+            return x.native
+        return self.framework.from_numpy(copied(x), self.device) if isinstance(x, np.ndarray) else x
+
+    def _keywords(self, options: Mapping[str, Any], *, grouped: bool = False) -> dict[str, Any]:
+        """The call's own keywords, and a note of what it is asked for."""
+        keywords = self.implementation.keywords(options, grouped=grouped)
+        self._asked |= {name for name, value in options.items() if value is not None and value is not False}
+        return keywords
 
     def within(self, got: np.ndarray, exact: Bounded) -> Bounded:
         """`got` with the bound that was derived beside `exact`."""
@@ -610,9 +652,13 @@ class Run:
         """A refusal of the framework is a refusal of the implementation; anything else passes through."""
         self.calls += 1
         try:
-            return call()
+            returned = call()
+            self.used |= self._asked
+            return returned
         except self.framework.REFUSALS as refusal:
             raise UnsupportedCase(str(refusal)) from refusal
+        finally:
+            self._asked.clear()
 
     def _received(
         self, native: Any, what: str, shape: tuple[int, ...], dtype: str | None, heads: bool = True
@@ -687,3 +733,14 @@ def _gradient_precision(implementation: Implementation, dtype: str, forward: Pre
 
 def _relaid(array: Any, layout: str | None) -> Any:
     return array if layout is None else LAYOUTS[layout](np.asarray(array))
+
+
+def copied(view: np.ndarray) -> np.ndarray:
+    """The same numbers in other memory, with the same strides; what lies around them comes along."""
+    root = view
+    while isinstance(root.base, np.ndarray):
+        root = root.base
+    if root is view or not view.size or not root.flags.c_contiguous:
+        return np.array(view)
+    offset = view.__array_interface__["data"][0] - root.__array_interface__["data"][0]
+    return np.ndarray(view.shape, view.dtype, root.copy(), offset, view.strides)

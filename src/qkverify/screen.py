@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from qkverify import frameworks, pretrained, registry
+from qkverify import frameworks, offered, pretrained, registry
 from qkverify.contract import DEVICES, FRAMEWORKS, OPTIONS, SEMANTICS
 from qkverify.laws import Law
 from qkverify.operations import DESCRIBED
@@ -62,6 +62,14 @@ def families(verdicts: Sequence[Verdict]) -> None:
         console.print(words)
 
 
+def unverified(cell: Cell, verdicts: Sequence[Verdict]) -> list[str]:
+    """A line with what the cell offers and no law put to use."""
+    names = offered.unverified(cell.implementation.offers, verdicts)
+    if names:
+        console.print(f"  [yellow]{offered.WORDS}[/yellow]  {', '.join(names)}")
+    return names
+
+
 def conventions(cell: Cell) -> None:
     """Every convention of a cell in a table: the choice, how it is known, and what it is about."""
     table = Table()
@@ -76,8 +84,10 @@ def conventions(cell: Cell) -> None:
     console.print(table)
 
 
-def verdict(broken: Sequence[Verdict], planned: Plan) -> None:
-    """The counterexamples of all broken laws, then one line that sums up."""
+def verdict(
+    broken: Sequence[Verdict], planned: Plan, unverified: Mapping[str, Sequence[str]] | None = None
+) -> None:
+    """The counterexamples of all broken laws, then one line that sums up and one of what was not verified."""
     for one in broken:
         console.print()
         console.print(
@@ -93,6 +103,8 @@ def verdict(broken: Sequence[Verdict], planned: Plan) -> None:
         )
     else:
         console.print(f"\n[bold green]all laws hold[/bold green] in {cells} cell{'s' if cells != 1 else ''}")
+    if said := offered.sentence(unverified or {}):
+        console.print(f"[yellow]{said}[/yellow]")
 
 
 def matrix(verdicts: Sequence[Verdict]) -> list[Verdict]:

@@ -24,6 +24,7 @@ from qkverify import conventions, registry, replays
 from qkverify.contract import DEVICES, DTYPES, Finding, Implementation
 from qkverify.errors import ContractError, HarnessError, LawViolation, UnsupportedCase, UsageError
 from qkverify.laws import PROFILES, Law, explain
+from qkverify.offered import unverified
 from qkverify.results import Counterexample, ImplementationInfo, Semantic, Verdict
 from qkverify.runs import Run
 from qkverify.verdict import Evidence, number
@@ -118,7 +119,8 @@ def check(law: Law, run: Run, **settings: Any) -> Verdict:
         return Verdict(law=law.name, family=law.family, sentence=law.sentence, exact=law.exact, implementation=one.name,
                        device=run.device, dtype=run.dtype, outcome=outcome, reason=reason, examples=run.examples,
                        margin=run.largest_margin if run.examples and not law.exact else None,
-                       seconds=time.perf_counter() - start, counterexample=counterexample)  # fmt: skip
+                       seconds=time.perf_counter() - start, counterexample=counterexample,
+                       used=sorted(run.used & one.offers))  # fmt: skip
 
     unfit = law.unfit(run)
     if unfit is not None:
@@ -298,9 +300,10 @@ def examples_of(profile: str) -> int:
 
 @dataclass
 class Verification:
-    """The verdicts of `verify`."""
+    """The verdicts of `verify`; `unverified` names, for each cell, what it offers and no law put to use."""
 
     verdicts: list[Verdict] = field(default_factory=list)
+    unverified: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def failures(self) -> list[Verdict]:
@@ -330,6 +333,8 @@ def verify(
             "nothing to verify: " + ("; ".join(reasons) or "no implementation has these devices and dtypes")
         )
     found = Verification()
-    for _, verdicts in check_cells(planned.cells, profile=profile):
+    for cell, verdicts in check_cells(planned.cells, profile=profile):
         found.verdicts += verdicts
+        if missed := unverified(cell.implementation.offers, verdicts):
+            found.unverified[str(cell)] = missed
     return found

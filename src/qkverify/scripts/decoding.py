@@ -24,13 +24,18 @@ def _one_sequence(call: Recorded, run: Run, *, causal: bool) -> list[str]:
              f"    scores = q @ k.swapaxes(-1, -2) * {scale!r}"]  # fmt: skip
     if softcap is not None:
         lines += [f"    capped = np.tanh(scores / {softcap!r})", f"    scores = {softcap!r} * capped"]
-    if causal:
-        aligned = run.semantics["causal_alignment"] == "bottom-right"
-        after = " + k.shape[1] - q.shape[1]" if aligned else ""
-        lines += [f"    last = np.arange(q.shape[1])[:, None]{after}  # the last key that each query sees",
-                  "    scores = np.where(np.arange(k.shape[1]) <= last, scores, -np.inf)"]  # fmt: skip
-    lines += ["    top = scores.max(axis=-1, keepdims=True, initial=-1e300)",
-              "    p = np.exp(scores - top)", "    total = p.sum(axis=-1, keepdims=True)"]  # fmt: skip
+    lines += _places(call, run, causal=causal)
+    top = "scores.max(axis=-1, keepdims=True, initial=-1e300)"
+    if "sinks" in call.options:
+        lines += ["    sink = numbers(sinks)[:, None, None]  # one more logit, which takes weight and gives nothing",
+                  f"    top = np.maximum({top}, sink)", "    p = np.exp(scores - top)",
+                  "    total = p.sum(axis=-1, keepdims=True) + np.exp(sink - top)"]  # fmt: skip
+    else:
+        lines += [
+            f"    top = {top}",
+            "    p = np.exp(scores - top)",
+            "    total = p.sum(axis=-1, keepdims=True)",
+        ]
     if not backward:
         lines.append("    return p / np.where(total == 0, 1, total) @ v  # nothing seen: zero")
         return [*lines, "", "", DEFINITION]
@@ -40,6 +45,29 @@ def _one_sequence(call: Recorded, run: Run, *, causal: bool) -> list[str]:
             "    of_k, of_v = d_s.swapaxes(-1, -2) @ q, p.swapaxes(-1, -2) @ g",
             "    of_k, of_v = (x.reshape(shared, group, *x.shape[1:]).sum(axis=1) for x in (of_k, of_v))",
             "    return d_s @ k, of_k, of_v", "", "", DEFINITION]  # fmt: skip
+
+
+def _places(call: Recorded, run: Run, *, causal: bool) -> list[str]:
+    """What depends on where a query and a key stand: ALiBi, the future, the window."""
+    left, right = call.options.get("window") or (None, None)
+    unseen = [f"ahead {sign} {limit}" for sign, limit in ((">", 0 if causal else None), ("<", None if left is None else -left),
+                                                          (">", right)) if limit is not None]  # fmt: skip
+    if not unseen and "alibi_slopes" not in call.options:
+        return []
+    aligned = causal_always(run) or run.semantics["causal_alignment"] == "bottom-right"
+    after = " - (k.shape[1] - q.shape[1])" if aligned else ""
+    lines = [
+        f"    ahead = np.arange(k.shape[1]) - np.arange(q.shape[1])[:, None]{after}  # of a query's own place"
+    ]
+    if "alibi_slopes" in call.options:
+        lines.append("    scores = scores - numbers(alibi_slopes)[:, None, None] * abs(ahead)")
+    hidden = " | ".join(f"({one})" for one in unseen)
+    return [*lines, f"    scores = np.where({hidden}, -np.inf, scores)"] if unseen else lines
+
+
+def causal_always(run: Run) -> bool:
+    """Whether the operation is causal by itself: its queries are the last tokens."""
+    return run.implementation.operation in ("cached_attention", "paged_attention")
 
 
 def packed_steps(call: Recorded, run: Run) -> list[str]:

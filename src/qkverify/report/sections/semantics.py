@@ -6,10 +6,11 @@ from collections import Counter
 
 from markupsafe import Markup
 
+from qkverify.offered import WORDS, unverified
 from qkverify.report.markdown import code, table
 from qkverify.report.model import Report, in_order
 from qkverify.report.templating import fill
-from qkverify.results import ImplementationInfo
+from qkverify.results import ImplementationInfo, Verdict
 
 ORDER = 30
 TITLE = "How they differ"
@@ -56,7 +57,13 @@ def html(report: Report) -> Markup:
         options=options,
         crossed=crossed,
         listed=[info for info in infos if info.operation != "attention"],
+        missed={info.name: unverified(info.offers, _verdicts(report, info.name)) for info in infos},
+        said=WORDS,
     )
+
+
+def _verdicts(report: Report, name: str) -> list[Verdict]:
+    return [v for v in report.verdicts if v.implementation == name]
 
 
 def _says(info: ImplementationInfo) -> bool:

@@ -1,0 +1,28 @@
+"""What an implementation offers and no law put to use: "all laws hold" says nothing of it, so it is said.
+
+An option counts as used once a call with it came back, whatever it gave; "gradients", once one was computed. A law that
+refuses to run, or that has no operation to speak of, uses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from qkverify.results import Verdict
+
+WORDS = "offered, not verified"
+
+
+def unverified(offers: Collection[str], verdicts: Iterable[Verdict]) -> list[str]:
+    """The options of one implementation that none of its verdicts comes from; none where a verdict does not say (old files)."""
+    ran = [v for v in verdicts if v.outcome != "unavailable"]
+    if not ran or any(v.used is None for v in ran):
+        return []
+    used = {name for v in ran for name in v.used or ()}
+    return sorted(set(offers) - used)
+
+
+def sentence(found: Mapping[str, Sequence[str]]) -> str:
+    """ "offered, not verified: window, sinks (mine)", for the names of each implementation; nothing where there is nothing."""
+    words = [f"{', '.join(names)} ({who})" for who, names in found.items() if names]
+    return f"{WORDS}: {'; '.join(words)}" if words else ""
