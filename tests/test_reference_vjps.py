@@ -18,6 +18,7 @@ from qkverify.rounding import EXACT, Bounded, Precision
 B, L, K, H, M, F, WORDS = 2, 3, 4, 2, 4, 5, 6
 STEP = 2.0**-10
 LENGTHS = np.array([2, 3])
+PLACES = np.array([-3.0, 0.0, 11.0])
 TOKENS = np.array([[1, 1, 4], [0, 1, 1]])  # repeated words
 
 
@@ -69,10 +70,9 @@ def cases() -> dict[str, Case]:
                     {"x": X, **HEADS, "context": MEMORY}, {"heads": H}),
     }  # fmt: skip
     for layout in ("interleaved", "half"):
-        at = np.array([-3.0, 0.0, 11.0])
         found[f"rotary {layout}"] = (
-            lambda g, layout: reference.rotary(g["x"], at, layout=layout),
-            under("x", lambda g, u, layout: reference.rotary_vjp(at, u, layout=layout)), {"x": X}, {"layout": layout},
+            lambda g, layout: reference.rotary(g["x"], PLACES, layout=layout),
+            under("x", lambda g, u, layout: reference.rotary_vjp(PLACES, u, layout=layout)), {"x": X}, {"layout": layout},
         )  # fmt: skip
     for causal in (False, True):
         options = {"heads": H, "causal": causal}
