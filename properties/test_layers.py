@@ -7,7 +7,7 @@
 
 `weights` maps names to arrays, see `reference/encoder_decoder.py`. The sizes are pairwise different, because a wrong axis is
 invisible where two of them agree; only the memory may be as long as the target, since some code tells the two attentions
-apart by that. In every other example one size is large. A bound grows in each sublayer and is divided by a deviation in each norm, so a law about
+apart by that. In two of three examples one size is large. A bound grows in each sublayer and is divided by a deviation in each norm, so a law about
 the norms alone silences the sublayers (their last weights are zero), and finds there what a whole layer would hide.
 """
 

@@ -163,9 +163,9 @@ def stretched(
     where: Callable[[dict[str, Any]], bool] = lambda found: True,
     **pools: Sequence[Any],
 ) -> st.SearchStrategy[dict[str, Any]]:
-    """As `fields`, but in every other example one of the names in `long` is drawn from there, and the others from the
+    """As `fields`, but in two of three examples one of the names in `long` is drawn from there, and the others from the
     simpler half of their pools: one dimension at a time is large, so that an example stays cheap."""
-    which = ("",) * len(long) + tuple(long)
+    which = ("",) * -(-len(long) // 2) + tuple(long)
 
     def make(choices: Choices) -> dict[str, Any]:
         large = choices.pick("stretched", which)
