@@ -18,7 +18,7 @@ def attend_vjp(weights: Weights, prefix: str = "", *, delta: str, **options: Any
     w = [weights[prefix + name] for name in ("w_q", "w_k", "w_v", "w_o")]   # (M,M)
 
     def pull(x: Array, upstream: Array) -> Gradients:
-        found = multi_head_vjp(x, *w, upstream, delta=delta, **options)
+        found = multi_head_vjp(x, *w, upstream=upstream, delta=delta, **options)
         return {names.get(name, name): gradient for name, gradient in found.items()}
 
     return attend(weights, prefix, **options), pull
@@ -27,7 +27,7 @@ def attend_vjp(weights: Weights, prefix: str = "", *, delta: str, **options: Any
 def feed_vjp(weights: Weights) -> tuple[Sublayer, Pull]:
     """The feed-forward network as a sublayer, and its gradients."""
     w = [weights[name] for name in ("w_1", "b_1", "w_2", "b_2")]
-    return feed(weights), lambda x, upstream: feed_forward_vjp(x, *w, upstream)
+    return feed(weights), lambda x, upstream: feed_forward_vjp(x, *w, upstream=upstream)
 
 
 def encoder_layer_vjp(

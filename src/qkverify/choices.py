@@ -170,7 +170,9 @@ def stretched(
     def make(choices: Choices) -> dict[str, Any]:
         large = choices.pick("stretched", which)
         found = {
-            name: choices.pick(name, long[name] if name == large else pool[: -(-len(pool) // 2)] if large else pool)
+            name: choices.pick(
+                name, long[name] if name == large else pool[: -(-len(pool) // 2)] if large else pool
+            )
             for name, pool in pools.items()
         }
         assume(where(found))
