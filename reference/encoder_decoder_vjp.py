@@ -14,11 +14,12 @@ from qkverify.reference.sizes import Array
 
 def attend_vjp(weights: Weights, prefix: str = "", *, delta: str, **options: Any) -> tuple[Sublayer, Pull]:
     """Multi-head attention as a sublayer, and its gradients; that of its context is the memory's."""
-    names = {name: prefix + name for name in ("w_q", "w_k", "w_v", "w_o")} | {"context": "memory"}
-    w = [weights[prefix + name] for name in ("w_q", "w_k", "w_v", "w_o")]   # (M,M)
+    w = {name: weights[prefix + name] for name in ("w_q", "w_k", "w_v", "w_o")}  # (M,M)
+
+    names = {name: prefix + name for name in w} | {"context": "memory"}
 
     def pull(x: Array, upstream: Array) -> Gradients:
-        found = multi_head_vjp(x, *w, upstream=upstream, delta=delta, **options)
+        found = multi_head_vjp(x, **w, upstream=upstream, delta=delta, **options)
         return {names.get(name, name): gradient for name, gradient in found.items()}
 
     return attend(weights, prefix, **options), pull
@@ -26,8 +27,8 @@ def attend_vjp(weights: Weights, prefix: str = "", *, delta: str, **options: Any
 
 def feed_vjp(weights: Weights) -> tuple[Sublayer, Pull]:
     """The feed-forward network as a sublayer, and its gradients."""
-    w = [weights[name] for name in ("w_1", "b_1", "w_2", "b_2")]
-    return feed(weights), lambda x, upstream: feed_forward_vjp(x, *w, upstream=upstream)
+    w = {name: weights[name] for name in ("w_1", "b_1", "w_2", "b_2")}
+    return feed(weights), lambda x, upstream: feed_forward_vjp(x, **w, upstream=upstream)
 
 
 def encoder_layer_vjp(
