@@ -29,7 +29,7 @@ from qkverify.verdict import (
     assert_within_bound,
 )
 
-lengths = (1, 2, 3, 4, 5, 8, 13, 20, 50, 257, 600)
+lengths = (1, 2, 3, 4, 5, 8, 13, 20, 50, *EDGES, 600)
 dims = (2, 4, 6, 8, 10, 16, 18, 24, 34, 62, 64, 66, 126, 130, 512, 768)
 layouts = ("interleaved", "concatenated")
 rotary_layouts = ("interleaved", "half")

@@ -487,6 +487,14 @@ def test_a_mean_in_bfloat16_shows() -> None:
     assert found.tolist() != [[-0.25, 0.25]]
 
 
+def test_a_sum_in_bfloat16_shows() -> None:
+    """Three hundred times one: at 256 the next one is half a step."""
+    tokens, table = torch.zeros(1, 300, dtype=torch.long), torch.zeros(1, 4, dtype=torch.bfloat16)
+    got = FUNCTIONS["places_of_a_word_are_added_up_in_bfloat16"].function(tokens, table.requires_grad_())
+    (found,) = torch.autograd.grad(got.sum(), table)
+    assert found.tolist() == [[512.0] * 4]  # right: sqrt(4) times 300
+
+
 def test_a_bug_out_of_the_usual_range_shows() -> None:
     broken = FUNCTIONS["nan_is_removed_from_the_probabilities"].function(np.array([[0.0, np.nan]]))
     assert np.isfinite(broken).all()

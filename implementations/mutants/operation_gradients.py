@@ -98,6 +98,23 @@ def last_place_of_a_word_wins(tokens: Tensor, table: Tensor, *, layout: str = "i
     return words * table.shape[1] ** 0.5 + places.to(table.dtype)
 
 
+@mutant("L054", operation="embedding", arrays="torch", dtypes=("bfloat16",), evidence="stated",
+        threads="tenstorrent/tt-metal#53386 apache/mxnet#17703")  # fmt: skip
+def places_of_a_word_are_added_up_in_bfloat16(tokens: Tensor, table: Tensor) -> Tensor:
+    """The row of the gradient is read, added to and written again for each place: from 256 on, ones are lost."""
+    factor = table.shape[1] ** 0.5
+
+    def gradients(upstream: Tensor, table: Tensor) -> tuple[Tensor]:
+        rows = torch.zeros_like(table)  # right: in float32
+        for word, one in zip(tokens.flatten().tolist(), upstream.flatten(0, 1) * factor, strict=True):
+            rows[word] += one
+        return (rows.to(table.dtype),)
+
+    angle = angles(torch.arange(tokens.shape[1]), table.shape[1])
+    places = torch.stack((angle.sin(), angle.cos()), -1).flatten(-2).to(table.dtype)
+    return own(lambda table: table[tokens] * factor, gradients, table) + places
+
+
 @mutant("L046", operation="feed_forward", **WIDE)
 def slope_is_that_of_a_leaky_relu(x: Tensor, w_1: Tensor, b_1: Tensor, w_2: Tensor, b_2: Tensor) -> Tensor:
     """Forward a relu, backward one that leaks a hundredth below zero."""

@@ -440,8 +440,8 @@ def _matmul(x: Any, y: Any) -> Bounded:
     g = gamma(terms + folded, p.accumulate.unit)
     # In one product where b is exact: (gamma (|A| + dA) + dA) |B|.
     magnitude_b = np.abs(b)
-    left = np.abs(a) * g if _exact(da) else g * (np.abs(a) + da) + da
-    with np.errstate(invalid="ignore", over="ignore"):  # as in _multiply
+    with np.errstate(invalid="ignore", over="ignore"):  # as in _multiply; gamma too may be infinite
+        left = np.abs(a) * g if _exact(da) else g * (np.abs(a) + da) + da
         value = np.asarray(a @ b)
         error = left @ (magnitude_b if _exact(db) else magnitude_b + db)
         if not _exact(db):
