@@ -8,24 +8,32 @@ from __future__ import annotations
 
 import numpy as np
 
+from qkverify.choices import EDGES, stretched
 from qkverify.laws import law
 from qkverify.reference.multi_head import multi_head_attention as reference
-from qkverify.verdict import assert_within_bound
+from qkverify.reference.multi_head_vjp import multi_head_vjp
+from qkverify.rounding import Bounded
+from qkverify.verdict import assert_gradients, assert_within_bound
 
-given = {"operation": "multi_head_attention", "batch": (1, 2, 3), "heads": (1, 2, 3, 4, 8, 12),
-         "length": (1, 2, 3, 5, 7, 17, 65), "size": (1, 2, 3, 5, 8, 64), "causal": (False, True), "seed": range(1000)}  # fmt: skip
+sizes = stretched(
+    {"length": EDGES, "size": (16, 24, 31, 33, 64, 65, 128), "heads": (8, 12, 16, 17, 33), "batch": (7, 33, 65)},
+    batch=(1, 2, 3), heads=(1, 2, 3, 4, 6), length=(1, 2, 3, 5, 7, 17), size=(1, 2, 3, 4, 5, 8),
+)  # fmt: skip
+given = {"operation": "multi_head_attention", "sizes": sizes, "causal": (False, True), "seed": range(1000)}
 
 
-def draw(run, batch, heads, length, size, seed):
-    """x and the four weight matrices; seed 0 gives small whole numbers."""
+def draw(run, sizes, seed):
+    """x and the four weight matrices; seeds below 10 give small whole numbers, those from 500 on scores of unit variance."""
     rng = np.random.default_rng(seed)
-    width = heads * size
+    width = sizes["heads"] * sizes["size"]
 
-    def numbers(*shape):
-        filled = rng.integers(-2, 3, size=shape) if seed < 10 else rng.standard_normal(shape)
+    def numbers(*shape, deviation=1.0):
+        filled = rng.integers(-2, 3, size=shape) if seed < 10 else rng.standard_normal(shape) * deviation
         return filled.astype(run.numpy_dtype)
 
-    return numbers(batch, length, width), *[numbers(width, width) for _ in range(4)]
+    deviation = 1.0 if seed < 500 else width**-0.5
+    x = numbers(sizes["batch"], sizes["length"], width)
+    return x, *[numbers(width, width, deviation=deviation) for _ in range(4)]
 
 
 def output(run, arrays, heads, causal):
@@ -42,10 +50,12 @@ def output(run, arrays, heads, causal):
     source="'Attention is all you need', section 3.2.2",
     **given,
 )
-def test_multi_head_agrees_with_reference(run, batch, heads, length, size, causal, seed):
-    arrays = draw(run, batch, heads, length, size, seed)
-    found, options = output(run, arrays, heads, causal)
-    assert_within_bound(found, reference(*[x.astype(np.float64) for x in arrays], heads=heads, **options))
+def test_multi_head_agrees_with_reference(run, sizes, causal, seed):
+    arrays = draw(run, sizes, seed)
+    found, options = output(run, arrays, sizes["heads"], causal)
+    assert_within_bound(
+        found, reference(*[x.astype(np.float64) for x in arrays], heads=sizes["heads"], **options)
+    )
 
 
 @law(
@@ -54,11 +64,11 @@ def test_multi_head_agrees_with_reference(run, batch, heads, length, size, causa
     **given,
     b=range(3),
 )
-def test_multi_head_batch_independence(run, batch, heads, length, size, causal, seed, b):
-    x, *weights = draw(run, batch, heads, length, size, seed)
-    b %= batch
-    together, _ = output(run, (x, *weights), heads, causal)
-    alone, _ = output(run, (x[b : b + 1], *weights), heads, causal)
+def test_multi_head_batch_independence(run, sizes, causal, seed, b):
+    x, *weights = draw(run, sizes, seed)
+    b %= sizes["batch"]
+    together, _ = output(run, (x, *weights), sizes["heads"], causal)
+    alone, _ = output(run, (x[b : b + 1], *weights), sizes["heads"], causal)
     assert_within_bound(alone, together[b : b + 1])
 
 
@@ -67,11 +77,11 @@ def test_multi_head_batch_independence(run, batch, heads, length, size, causal, 
     source="self-attention has no notion of order without positions",
     **given,
 )
-def test_multi_head_token_permutation(run, batch, heads, length, size, causal, seed):
-    x, *weights = draw(run, batch, heads, length, size, seed)
-    order = np.random.default_rng(seed).permutation(length)
-    straight, _ = output(run, (x, *weights), heads, False)
-    permuted, _ = output(run, (np.ascontiguousarray(x[:, order]), *weights), heads, False)
+def test_multi_head_token_permutation(run, sizes, causal, seed):
+    x, *weights = draw(run, sizes, seed)
+    order = np.random.default_rng(seed).permutation(sizes["length"])
+    straight, _ = output(run, (x, *weights), sizes["heads"], False)
+    permuted, _ = output(run, (np.ascontiguousarray(x[:, order]), *weights), sizes["heads"], False)
     assert_within_bound(permuted, straight[:, order])
 
 
@@ -80,9 +90,10 @@ def test_multi_head_token_permutation(run, batch, heads, length, size, causal, s
     source="heads are summed in the projection",
     **given,
 )
-def test_multi_head_permutation_of_heads(run, batch, heads, length, size, causal, seed):
-    x, w_q, w_k, w_v, w_o = draw(run, batch, heads, length, size, seed)
-    order = np.random.default_rng(seed).permutation(heads)
+def test_multi_head_permutation_of_heads(run, sizes, causal, seed):
+    x, w_q, w_k, w_v, w_o = draw(run, sizes, seed)
+    size = sizes["size"]
+    order = np.random.default_rng(seed).permutation(sizes["heads"])
     columns = (order[:, None] * size + np.arange(size)).reshape(-1)
     turned = (
         x,
@@ -90,7 +101,8 @@ def test_multi_head_permutation_of_heads(run, batch, heads, length, size, causal
         np.ascontiguousarray(w_o[columns]),
     )
     assert_within_bound(
-        output(run, turned, heads, causal)[0], output(run, (x, w_q, w_k, w_v, w_o), heads, causal)[0]
+        output(run, turned, sizes["heads"], causal)[0],
+        output(run, (x, w_q, w_k, w_v, w_o), sizes["heads"], causal)[0],
     )
 
 
@@ -99,23 +111,55 @@ def test_multi_head_permutation_of_heads(run, batch, heads, length, size, causal
     source="transposed weights cached by the object",
     **given,
 )
-def test_multi_head_weights_are_read_anew(run, batch, heads, length, size, causal, seed):
-    x, *weights = draw(run, batch, heads, length, size, seed)
-    output(run, (x, *weights), heads, causal)
+def test_multi_head_weights_are_read_anew(run, sizes, causal, seed):
+    x, *weights = draw(run, sizes, seed)
+    output(run, (x, *weights), sizes["heads"], causal)
     for w in weights:
         w *= -2
-    found, options = output(run, (x, *weights), heads, causal)
+    found, options = output(run, (x, *weights), sizes["heads"], causal)
     assert_within_bound(
         found,
-        reference(x.astype(np.float64), *[w.astype(np.float64) for w in weights], heads=heads, **options),
+        reference(
+            x.astype(np.float64), *[w.astype(np.float64) for w in weights], heads=sizes["heads"], **options
+        ),
     )
 
 
 @law("The size of a head comes from the weights, not from the tokens: heads may be narrower or wider than M / heads.", source="head sizes of their own: Gemma, T5", **given,
      width=(1, 3, 4, 9))  # fmt: skip
-def test_multi_head_sizes_of_their_own(run, batch, heads, length, size, causal, seed, width):
+def test_multi_head_sizes_of_their_own(run, sizes, causal, seed, width):
     rng = np.random.default_rng(seed)
-    shapes = (batch, length, width), *[(width, heads * size)] * 3, (heads * size, width)
+    inner = sizes["heads"] * sizes["size"]
+    shapes = (sizes["batch"], sizes["length"], width), *[(width, inner)] * 3, (inner, width)
     arrays = [rng.integers(-2, 3, shape).astype(run.numpy_dtype) for shape in shapes]
-    found, options = output(run, arrays, heads, causal)
-    assert_within_bound(found, reference(*[x.astype(np.float64) for x in arrays], heads=heads, **options))
+    found, options = output(run, arrays, sizes["heads"], causal)
+    assert_within_bound(
+        found, reference(*[x.astype(np.float64) for x in arrays], heads=sizes["heads"], **options)
+    )
+
+
+@law(
+    "The gradients, in the tokens and in all four weight matrices, are those of attention between those of the projections.",
+    source="the chain rule; FlashAttention, appendix B.2",
+    needs="gradients",
+    weight=0.5,
+    **given,
+)
+def test_multi_head_gradients_agree_with_reference(run, sizes, causal, seed):
+    """Either way to rowsum(dP P), from the weights or from the output, stays within the larger of their bounds."""
+    arrays = dict(zip(("x", "w_q", "w_k", "w_v", "w_o"), draw(run, sizes, seed), strict=True))
+    upstream = np.random.default_rng(seed + 1).standard_normal(arrays["x"].shape).astype(run.numpy_dtype)
+    options = {"causal": True} if causal and run.offers_parameter("causal") else {}
+    number = sizes["size"] ** -0.5
+    precision = run.gradient_precision.either_side(number)
+    scale = Bounded(number, number * precision.accumulate.unit, precision)
+    inputs = [run.bounded(x, precision) for x in (*arrays.values(), upstream)]
+    one, other = (
+        multi_head_vjp(*inputs, heads=sizes["heads"], scale=scale, delta=delta, **options)
+        for delta in ("weights", "output")
+    )
+    exact = {
+        name: Bounded(x.value, np.maximum(x.errors, other[name].errors), precision) for name, x in one.items()
+    }
+    found = run.call_gradients(arrays, upstream=upstream, heads=sizes["heads"], **options)
+    assert_gradients(run, found, exact)

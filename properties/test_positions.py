@@ -2,22 +2,35 @@
 
 The invariants alone do not see a wrong base, so `agrees_with_formula` stands among them. Both functions of the sources are
 laws on operations of their own: `positional_encoding(length, dim, *, layout)` and `rotary(x, positions, *, layout)`.
+
+The positions of `rotary` are integers (L,) of either sign: relative ones, and those before the first token of a row that is
+padded on the left, are negative. A function that has none refuses them (UnsupportedCase); counting them as zero, or as places
+from the end of a table, is wrong.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from hypothesis import assume
 
+from qkverify.choices import EDGES
 from qkverify.laws import law
 from qkverify.problems import LAYOUTS
 from qkverify.reference.positions import alibi_slopes as reference_slopes
 from qkverify.reference.positions import positional_encoding as reference_encoding
 from qkverify.reference.positions import rotary as reference_rotary
+from qkverify.reference.positions_vjp import rotary_vjp
 from qkverify.rounding import Bounded
-from qkverify.verdict import assert_at_least, assert_at_most, assert_true, assert_within_bound
+from qkverify.verdict import (
+    assert_at_least,
+    assert_at_most,
+    assert_gradients,
+    assert_true,
+    assert_within_bound,
+)
 
-lengths = (1, 2, 3, 4, 5, 8, 13, 20, 50, 257, 600)
-dims = (2, 4, 6, 8, 10, 16, 64, 130, 512, 768)
+lengths = (1, 2, 3, 4, 5, 8, 13, 20, 50, *EDGES, 600)
+dims = (2, 4, 6, 8, 10, 16, 18, 24, 34, 62, 64, 66, 126, 130, 512, 768)
 layouts = ("interleaved", "concatenated")
 rotary_layouts = ("interleaved", "half")
 seeds = range(1000)
@@ -146,13 +159,14 @@ def turned(run, x, positions, layout):
 
 
 def draw_x(run, length, dim, seed, batch=2, heads=3):
+    assume(length * dim <= 40 * 256)
     return np.random.default_rng(seed).standard_normal((batch, heads, length, dim)).astype(run.numpy_dtype)
 
 
 rope = {
     "operation": "rotary",
-    "length": (1, 2, 3, 5, 17, 40),
-    "dim": (2, 4, 6, 8, 16, 64, 80, 128, 256),
+    "length": (1, 2, 3, 5, 17, 40, *EDGES),
+    "dim": (2, 4, 6, 8, 16, 18, 20, 24, 34, 62, 64, 66, 72, 80, 126, 128, 130, 256),
     "layout": rotary_layouts,
     "seed": seeds,
 }
@@ -211,6 +225,35 @@ def test_rotary_agrees_with_formula(run, length, dim, layout, seed, start):
         reference_rotary(x.astype(np.float64), at.astype(np.float64), layout=layout),
         what="entry",
     )
+
+
+@law(
+    "At a negative position a token is turned the other way, by as much.",
+    source="RoFormer, section 3.2.2: an angle p theta of either sign; relative positions, left padding",
+    **rope,
+    start=(0, 1, 100, 3000),
+)
+def test_rotary_at_negative_positions(run, length, dim, layout, seed, start):
+    x, at = draw_x(run, length, dim, seed), -(np.arange(length) + start)
+    exact = reference_rotary(x.astype(np.float64), at.astype(np.float64), layout=layout)
+    assert_within_bound(turned(run, x, at, layout), exact, what="entry")
+
+
+@law(
+    "The gradient of a rotated token is the upstream gradient turned back by the same angles.",
+    source="a rotation's transpose is its inverse",
+    needs="gradients",
+    **rope,
+    start=(0, 1, 9, 1000),
+)
+def test_rotary_gradient_turns_back(run, length, dim, layout, seed, start):
+    x, at = draw_x(run, length, dim, seed), np.arange(length) + start
+    upstream = draw_x(run, length, dim, seed + 1)
+    options = {"layout": layout} if run.offers_parameter("layout") else {}
+    base = Bounded(10000.0, 0.0, run.gradient_precision)
+    given = at.astype(np.float64), run.bounded(upstream, run.gradient_precision)
+    exact = rotary_vjp(*given, base=base, layout=layout)
+    assert_gradients(run, run.call_gradients({"x": x}, at, upstream=upstream, **options), {"x": exact})
 
 
 @law("How the tokens lie in memory does not matter.", source="heads of a projection seen through swapped axes", **rope,

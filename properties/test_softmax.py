@@ -6,14 +6,16 @@ import numpy as np
 from hypothesis import assume
 
 from qkverify import distributions
+from qkverify.choices import EDGES
 from qkverify.laws import law
 from qkverify.reference.softmax import softmax as reference_softmax
-from qkverify.reference.softmax import softmax_jacobian
+from qkverify.reference.softmax import softmax_jacobian, softmax_vjp
 from qkverify.rounding import EXACT, Bounded
 from qkverify.strategies import problems
 from qkverify.verdict import (
     assert_at_least,
     assert_at_most,
+    assert_gradients,
     assert_identical,
     assert_true,
     assert_within_bound,
@@ -198,6 +200,7 @@ def test_scaling_keeps_variance(run, problem, copies):
 
 def scores_of(run, rows, size, fill, seed, level):
     """Scores of one, two or more axes: (n,), (rows,n), (2,rows,n)."""
+    assume(rows * size <= 10_000)
     shape = {5: (2, 5, size), 1: (size,)}.get(rows, (rows, size))
     return (distributions.fill(fill, shape, seed) + level).astype(run.numpy_dtype)
 
@@ -209,7 +212,7 @@ def probabilities(run, scores):
     )
 
 
-alone = {"operation": "softmax", "rows": (1, 2, 3, 5), "size": (1, 2, 3, 7, 16, 33, 257, 1024, 1025, 5000),
+alone = {"operation": "softmax", "rows": (1, 2, 3, 5, 7, 33, 64, 65, 129), "size": (1, 2, 3, 7, 16, *EDGES, 1024, 1025, 5000),
          "fill": distributions.NAMES, "seed": range(2**24), "level": (0.0, 1.0, -100.0, 100.0, 1000.0, -1000.0)}  # fmt: skip
 
 
@@ -243,3 +246,48 @@ def test_softmax_of_minus_infinity(run, rows, size, fill, seed, level):
     assert_within_bound(
         found[~hidden], reference_softmax(masked.astype(np.float64))[~hidden], what="probability"
     )
+
+
+@law(
+    "A NaN among the scores makes its row NaN, and no other row.",
+    source="IEEE 754-2019, section 6.2: what went wrong before shows; guards against empty rows that hide it",
+    **alone,
+)
+def test_softmax_passes_nan_on(run, rows, size, fill, seed, level):
+    scores = scores_of(run, rows, size, fill, seed, level)
+    spoilt = scores.copy()
+    spoilt.reshape(-1)[seed % scores.size] = np.nan
+    broken = np.isnan(spoilt.astype(np.float64)).any(-1, keepdims=True) & np.ones(scores.shape, bool)
+    exact = np.positive(reference_softmax(run.bounded(scores)))
+    got = run.call(spoilt, shape=scores.shape)
+    assert_true(
+        np.isnan(got.astype(np.float64)[broken]), "a NaN among the scores has gone from the probabilities"
+    )
+    assert_within_bound(run.within(got, exact)[~broken], exact.value[~broken], what="probability")
+
+
+@law(
+    "The gradient of the scores is y_i (g_i - sum_k y_k g_k), y the probabilities and g the upstream gradient.",
+    source="softmax gradient y_i (delta_ik - y_k), times g",
+    needs="gradients",
+    **alone,
+)
+def test_softmax_gradient_agrees_with_formula(run, rows, size, fill, seed, level):
+    """From the probabilities as they were stored, as frameworks have it, or from unrounded ones, whose bound is less."""
+    scores = scores_of(run, rows, size, fill, seed, level)
+    upstream = distributions.fill("normal", scores.shape, seed + 1).astype(run.numpy_dtype)
+    stored = np.positive(reference_softmax(run.bounded(scores, run.gradient_precision)))
+    exact = np.positive(softmax_vjp(stored, run.bounded(upstream, run.gradient_precision)))
+    assert_gradients(run, run.call_gradients({"scores": scores}, upstream=upstream), {"scores": exact})
+
+
+@law("Where n scores are equal, their gradient is the upstream gradient less its mean, over n.", source="softmax gradient with y = 1/n: y_i (g_i - sum_k y_k g_k)",
+     needs="gradients", operation="softmax", rows=(1, 2, 3, 5), size=(2, 4, 1, 8, 16, 32, 64, 128, 256), score=(0.0, 1.0, -30.0), level=(0.0, 1.0, -3.0, 100.0),
+     seed=range(1000))  # fmt: skip
+def test_softmax_gradient_of_equal_scores(run, rows, size, score, level, seed):
+    """n is a power of two, so that every format holds 1/n: nothing is lost where it is stored, and the mean must be kept."""
+    scores = np.full((rows, size), score, dtype=run.numpy_dtype)
+    upstream = (np.random.default_rng(seed).standard_normal(scores.shape) + level).astype(run.numpy_dtype)
+    y = reference_softmax(run.bounded(scores, run.gradient_precision))
+    exact = np.positive(softmax_vjp(y, run.bounded(upstream, run.gradient_precision)))
+    assert_gradients(run, run.call_gradients({"scores": scores}, upstream=upstream), {"scores": exact})

@@ -3,7 +3,7 @@
 The code also runs on NumPy duck arrays (NEP 13, NEP 18), which is how each formula yields its own rounding
 bound: see `qkverify.rounding.Bounded`. So what is done to the arguments keeps to these operations:
 
-    + - * / ** @ and comparisons; np.exp log tanh sin cos sqrt maximum isfinite; np.sum, np.max (axis,
+    + - * / ** @ and comparisons; np.exp log tanh sin cos sqrt maximum heaviside isfinite; np.sum, np.max (axis,
     keepdims, initial); np.where swapaxes reshape repeat concatenate stack broadcast_to; indexing, .shape, .ndim;
 
 and np.positive, under the name `stored`: here an implementation writes to memory, in its output dtype. What
@@ -15,11 +15,15 @@ from qkverify.reference.attention import attention, stored, weights
 from qkverify.reference.attention_vjp import attention_vjp
 from qkverify.reference.embedding import embedding
 from qkverify.reference.encoder_decoder import decoder_layer, encoder_layer
+from qkverify.reference.encoder_decoder_vjp import decoder_layer_vjp, encoder_layer_vjp
 from qkverify.reference.layers import feed_forward, layer_norm
+from qkverify.reference.layers_vjp import feed_forward_vjp, layer_norm_vjp
 from qkverify.reference.losses import cross_entropy, cross_entropy_vjp, smoothed
 from qkverify.reference.masks import distance, visible
 from qkverify.reference.multi_head import merge_heads, multi_head_attention, split_heads
+from qkverify.reference.multi_head_vjp import multi_head_vjp
 from qkverify.reference.positions import alibi_slopes, positional_encoding, rotary, rotate
+from qkverify.reference.positions_vjp import embedding_vjp, rotary_vjp
 from qkverify.reference.scores import scores
 from qkverify.reference.self_attention import (
     from_embeddings,
@@ -30,8 +34,10 @@ from qkverify.reference.softmax import log_sum_exp, softmax, softmax_jacobian, s
 
 __all__ = [
     "alibi_slopes", "attention", "attention_vjp", "cross_entropy", "cross_entropy_vjp", "decoder_layer",
-    "distance", "embedding", "encoder_layer", "feed_forward", "from_embeddings", "from_queries_and_keys",
-    "from_queries_keys_and_values", "layer_norm", "log_sum_exp", "merge_heads", "multi_head_attention",
-    "positional_encoding", "rotary", "rotate", "scores", "smoothed", "softmax", "softmax_jacobian",
-    "softmax_vjp", "split_heads", "stored", "visible", "weights",
+    "decoder_layer_vjp", "distance", "embedding", "embedding_vjp", "encoder_layer", "encoder_layer_vjp",
+    "feed_forward", "feed_forward_vjp", "from_embeddings", "from_queries_and_keys",
+    "from_queries_keys_and_values", "layer_norm", "layer_norm_vjp", "log_sum_exp", "merge_heads",
+    "multi_head_attention", "multi_head_vjp", "positional_encoding", "rotary", "rotary_vjp", "rotate",
+    "scores", "smoothed", "softmax", "softmax_jacobian", "softmax_vjp", "split_heads", "stored", "visible",
+    "weights",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
-from qkverify.choices import DIGITS, SEED, Choices, Recipe, fields, several, strategy, together
+from qkverify.choices import DIGITS, SEED, Choices, Recipe, fields, several, strategy, stretched, together
 from qkverify.strategies import problems
 
 PLACES = {"first": (0, 2), "second": (2, 4), "numbers": (4, 8), "digits": (8, 16)}
@@ -119,6 +119,19 @@ def test_arguments_of_every_kind_go_together() -> None:
     assert all(e["fields"]["n"] != e["fields"]["m"] for e in examples)
     assert len({e["own"] for e in examples}) > 3
     assert list(examples[0]) == list(arguments)
+
+
+def test_one_dimension_at_a_time_is_stretched() -> None:
+    made = stretched(
+        {"n": (100, 200), "m": (300,)}, lambda f: f["n"] != f["m"], n=(1, 2, 3, 4), m=(5, 6), k=(1, 2)
+    )
+    examples = drawn(made, 200)
+    assert examples[0] == {"n": 1, "m": 5, "k": 1}  # the simplest one
+    large = [{name for name, value in e.items() if value >= 100} for e in examples]
+    assert {frozenset(names) for names in large} == {frozenset(), frozenset({"n"}), frozenset({"m"})}
+    assert {e["n"] for e in examples} == {1, 2, 3, 4, 100, 200}
+    assert all(e["n"] in (1, 2) and e["k"] == 1 for e in examples if e["m"] == 300)
+    assert 90 < sum(map(bool, large)) < 180
 
 
 def test_without_any_recipe_nothing_is_drawn_in_vain() -> None:

@@ -72,9 +72,9 @@ def test_base_two_is_right_where_it_is_declared_and_wrong_where_nothing_is():
 
 
 def rounded_backward(query, key, value, upstream):
-    """The weights' gradient stored in bfloat16 before the softmax is differentiated: coarser than the forward pass."""
+    """The scores, and the weights' gradient, stored in bfloat16 on the way: coarser than the forward pass."""
     q, k, v, g = (x.astype(np.float64) for x in (query, key, value, upstream))
-    scores = q @ np.swapaxes(k, -1, -2) * q.shape[-1] ** -0.5
+    scores = (q @ np.swapaxes(k, -1, -2) * q.shape[-1] ** -0.5).astype(ml_dtypes.bfloat16).astype(np.float64)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
     d_weights = (g @ np.swapaxes(v, -1, -2)).astype(ml_dtypes.bfloat16).astype(np.float64)
@@ -90,5 +90,30 @@ def test_gradients_may_round_more_than_the_output():
     )
     found = conventions.detect(one, "cpu", "bfloat16")
     assert (found["precision"].value, found["gradient_precision"].value) == ("fused", "eager")
+    assert found["delta"].value == "weights"
     run = prepare(Cell(one, "cpu", "bfloat16"))
     assert run.gradient_precision.elementwise.unit > run.precision.elementwise.unit
+
+
+def flash_backward(query, key, value, upstream):
+    """What a fused backward pass does that keeps the output only: delta is the sum of upstream times the rounded output."""
+    q, k, v, g = (x.astype(np.float64) for x in (query, key, value, upstream))
+    scores = q @ np.swapaxes(k, -1, -2) * q.shape[-1] ** -0.5
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    delta = (g * (weights @ v).astype(query.dtype).astype(np.float64)).sum(-1, keepdims=True)
+    d_scores = weights * (g @ np.swapaxes(v, -1, -2) - delta) * q.shape[-1] ** -0.5
+    found = d_scores @ k, np.swapaxes(d_scores, -1, -2) @ q, np.swapaxes(weights, -1, -2) @ g
+    return tuple(x.astype(query.dtype) for x in found)
+
+
+def test_delta_of_the_stored_output_is_found_out():
+    one = describe(
+        kernel(), arrays="numpy", dtypes=("bfloat16",), requires=("G == H", "K >= 1"), vjp=flash_backward
+    )
+    found = conventions.detect(one, "cpu", "bfloat16")
+    assert (found["gradient_precision"].value, found["delta"]) == (
+        "fused",
+        conventions.Choice("output", "detected"),
+    )
+    assert conventions.settled(found)["delta"] == "output"

@@ -430,6 +430,91 @@ def test_the_gradient_of_a_wrong_target_is_wrong() -> None:
         assert differs(pull(scores, targets, upstream, smoothing=0.3)[0], exact), bug.name
 
 
+def gradient_calls() -> dict[str, tuple[Any, Any, tuple[Any, ...], dict[str, Any]]]:
+    """For each operation: the reference, its gradients by name, the arguments, what is given with them."""
+    rng = np.random.default_rng(7)
+    _, _, (x, memory, weights), _ = layer_calls()["decoder_layer"]
+    feed = {n: weights[n] for n in ("w_1", "b_1", "w_2", "b_2")}
+    two = {n: w for n, w in weights.items() if not n.startswith("cross") and not n.endswith("_3")}
+    tokens, table, places = np.array([[1, 0, 1], [2, 1, 0]]), rng.standard_normal((3, 4)), np.array([0, 2, 5])
+    scores = rng.standard_normal((2, 3))
+    return {
+        "softmax": (softmax, lambda s, u: {"": reference.softmax_vjp(softmax(s), u)}, (scores,), {}),
+        "rotary": (reference.rotary, lambda x, at, u: {"": reference.rotary_vjp(at, u)}, (x, places), {}),
+        "embedding": (reference.embedding, lambda t, w, u: {"": reference.embedding_vjp(t, len(w), u)}, (tokens, table), {}),
+        "feed_forward": (reference.feed_forward, reference.feed_forward_vjp, (x, *feed.values()), {}),
+        "multi_head_attention": (reference_multi_head, reference.multi_head_vjp,
+                                 (x, *(weights[f"w_{n}"] for n in "qkvo")), {"heads": 2}),
+        "encoder_layer": (reference.encoder_layer, reference.encoder_layer_vjp, (x, two), {"heads": 2}),
+        "decoder_layer": (reference.decoder_layer, reference.decoder_layer_vjp, (x, memory, weights), {"heads": 2}),
+    }  # fmt: skip
+
+
+def as_tensors(x: Any, leaves: list[Any]) -> Any:
+    """Arrays as tensors, those of floating numbers as leaves in their order."""
+    if isinstance(x, dict):
+        return {name: as_tensors(value, leaves) for name, value in x.items()}
+    tensor = torch.from_numpy(x)
+    if tensor.is_floating_point():
+        leaves.append(tensor.requires_grad_())
+    return tensor
+
+
+@pytest.mark.parametrize("name", [
+    "mean_of_the_upstream_is_not_weighted", "gradient_is_turned_forward", "last_place_of_a_word_wins",
+    "slope_is_that_of_a_leaky_relu", "last_weights_learn_from_the_first_sequence", "deviation_has_no_gradient",
+    "memory_gets_no_gradient"])  # fmt: skip
+def test_a_bug_of_an_operations_gradients_shows(name: str) -> None:
+    function, vjp, arguments, options = gradient_calls()[declared(name).operation]
+    exact = function(*arguments, **options)
+    upstream = np.random.default_rng(8).standard_normal(exact.shape)
+    leaves: list[Any] = []
+    got = FUNCTIONS[name].function(*[as_tensors(x, leaves) for x in arguments], **options)
+    assert not differs(got.detach().numpy(), exact)
+    found = torch.autograd.grad(got, leaves, torch.from_numpy(upstream), allow_unused=True)
+    wanted = list(vjp(*arguments, upstream, **options).values())
+    sums = [np.zeros(x.shape) if g is None else g.numpy() for g, x in zip(found, leaves, strict=True)]
+    assert len(sums) == len(wanted)
+    assert sorted(np.abs(x).sum() for x in sums) != pytest.approx(sorted(np.abs(x).sum() for x in wanted))
+
+
+def test_a_mean_in_bfloat16_shows() -> None:
+    scores = torch.zeros(1, 2, dtype=torch.bfloat16, requires_grad=True)
+    upstream = torch.tensor(
+        [[128.0, 129.0]], dtype=torch.bfloat16
+    )  # the mean, 128.5, lies between two numbers
+    got = FUNCTIONS["mean_of_the_upstream_is_kept_in_bfloat16"].function(scores)
+    (found,) = torch.autograd.grad(got, scores, upstream)
+    assert found.tolist() != [[-0.25, 0.25]]
+
+
+def test_a_sum_in_bfloat16_shows() -> None:
+    """Three hundred times one: at 256 the next one is half a step."""
+    tokens, table = torch.zeros(1, 300, dtype=torch.long), torch.zeros(1, 4, dtype=torch.bfloat16)
+    got = FUNCTIONS["places_of_a_word_are_added_up_in_bfloat16"].function(tokens, table.requires_grad_())
+    (found,) = torch.autograd.grad(got.sum(), table)
+    assert found.tolist() == [[512.0] * 4]  # right: sqrt(4) times 300
+
+
+def test_a_bug_out_of_the_usual_range_shows() -> None:
+    broken = FUNCTIONS["nan_is_removed_from_the_probabilities"].function(np.array([[0.0, np.nan]]))
+    assert np.isfinite(broken).all()
+    x, back = np.random.default_rng(4).standard_normal((1, 1, 2, 18)), np.array([-3, -1])
+    clipped = FUNCTIONS["negative_positions_count_as_zero"].function(x, back)
+    assert differs(clipped, reference_positions.rotary(x, back))
+    cut = FUNCTIONS["pairs_past_the_last_full_vector_are_not_turned"].function(x, -back)
+    assert differs(cut, reference_positions.rotary(x, -back))
+    tokens, ones = np.ones((1, 1, 2)), np.ones((2, 32))
+    arguments = (tokens, ones, np.ones(32), ones.T, np.ones(2))
+    twice = FUNCTIONS["every_shard_adds_the_last_bias"].function
+    assert differs(twice(*arguments), reference.feed_forward(*arguments))
+    lost = FUNCTIONS["relu_eats_nan"].function(tokens * np.nan, *arguments[1:])
+    assert np.isfinite(lost).all()
+    _, _, (target, _, weights), _ = layer_calls()["decoder_layer"]
+    hidden = FUNCTIONS["self_attention_is_told_by_its_lengths"].function(target, -target, weights, heads=2)
+    assert differs(hidden, reference.decoder_layer(target, -target, weights, heads=2))
+
+
 def test_a_bug_of_a_narrow_dtype_shows() -> None:
     import torch
 

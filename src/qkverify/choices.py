@@ -154,6 +154,34 @@ def fields(
     return strategy(Recipe({name: _width(pool) for name, pool in pools.items()}, make))
 
 
+# Around powers of two, and past them: where a chunk, a vector, a block or a buffer ends.
+EDGES = (31, 32, 33, 63, 64, 65, 127, 128, 129, 160, 257)
+
+
+def stretched(
+    long: Mapping[str, Sequence[Any]],
+    where: Callable[[dict[str, Any]], bool] = lambda found: True,
+    **pools: Sequence[Any],
+) -> st.SearchStrategy[dict[str, Any]]:
+    """As `fields`, but in two of three examples one of the names in `long` is drawn from there, and the others from the
+    simpler half of their pools: one dimension at a time is large, so that an example stays cheap."""
+    which = ("",) * -(-len(long) // 2) + tuple(long)
+
+    def make(choices: Choices) -> dict[str, Any]:
+        large = choices.pick("stretched", which)
+        found = {
+            name: choices.pick(
+                name, long[name] if name == large else pool[: -(-len(pool) // 2)] if large else pool
+            )
+            for name, pool in pools.items()
+        }
+        assume(where(found))
+        return found
+
+    widths = {name: max(_width(pool), _width(long.get(name, ()))) for name, pool in pools.items()}
+    return strategy(Recipe({"stretched": _width(which), **widths}, make))
+
+
 def several(pool: Sequence[T], most: int) -> st.SearchStrategy[list[T]]:
     """One to `most` of a pool."""
     counts = range(1, most + 1)

@@ -297,7 +297,8 @@ def _gradient_precision(one: Implementation, run: Run, forward: Choice) -> Choic
 def _holds(pairs: Callable[[Problem], list[tuple[Bounded, np.ndarray]]], run: Run) -> bool:
     """Whether forty random problems hold to the bounds that the run carries."""
     for seed in range(40):
-        problem = _problem(run, queries=5, keys=33 if seed % 2 else 7, seed=seed)
+        # Over many keys the output is small, and what a rounded output excuses with it.
+        problem = _problem(run, queries=5, keys=(7, 33, 257)[seed % 3], seed=seed)
         try:
             found = pairs(problem)
         except Exception:  # as in _answer

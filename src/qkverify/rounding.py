@@ -12,6 +12,7 @@ Rules, for values a, b with errors da, db:
     a / b       (da + |a / b| db) / (|b| - db)            exp(a)      e^a expm1(da + u |a|) and `exp_ulps`
     sum of n    sum(da) + gamma_n sum(|a| + da)           A @ B       (gamma_n (|A| + dA) + dA) (|B| + dB) + |A| dB
     maximum     exact (relu): the error of the larger one, or the larger error where it is open which one that is
+    heaviside   exact (the slope of relu): 0 or 1, and either where the errors leave the sign open, or at zero
     max         exact as the shift of a softmax; an online softmax rescales once a tile, which is counted here
     positive    "stored to memory": rounded to the output format
 
@@ -408,6 +409,11 @@ def _maximum(x: Any, y: Any) -> Bounded:
     return _owner(x, y)._like(np.maximum(a, b), error)
 
 
+def _heaviside(x: Bounded, at_zero: float) -> Bounded:
+    """The slope of relu. At zero every number between 0 and 1 is a slope; so it is where the sign is open."""
+    return x._like(np.heaviside(x.value, at_zero), np.where(np.abs(x.value) <= x.error, 1.0, 0.0))
+
+
 def _wave(function: np.ufunc) -> Rule:
     def rule(x: Bounded) -> Bounded:
         p = x.precision
@@ -434,8 +440,8 @@ def _matmul(x: Any, y: Any) -> Bounded:
     g = gamma(terms + folded, p.accumulate.unit)
     # In one product where b is exact: (gamma (|A| + dA) + dA) |B|.
     magnitude_b = np.abs(b)
-    left = np.abs(a) * g if _exact(da) else g * (np.abs(a) + da) + da
-    with np.errstate(invalid="ignore", over="ignore"):  # as in _multiply
+    with np.errstate(invalid="ignore", over="ignore"):  # as in _multiply; gamma too may be infinite
+        left = np.abs(a) * g if _exact(da) else g * (np.abs(a) + da) + da
         value = np.asarray(a @ b)
         error = left @ (magnitude_b if _exact(db) else magnitude_b + db)
         if not _exact(db):
@@ -542,6 +548,7 @@ _UFUNCS: dict[Any, Rule] = {
     np.add: _add, np.subtract: _subtract, np.multiply: _multiply, np.divide: _divide, np.matmul: _matmul,
     np.power: _power, np.exp: _exp, np.log: _log, np.tanh: _tanh, np.sqrt: _sqrt, np.maximum: _maximum,
     np.sin: _wave(np.sin), np.cos: _wave(np.cos), np.positive: _positive, np.negative: Bounded.__neg__,
+    np.heaviside: _heaviside,
     np.absolute: lambda x: x._like(np.abs(x.value), x.error),
     **{f: _on_values(f) for f in (np.isfinite, np.isnan, np.isinf, np.greater, np.greater_equal, np.less, np.less_equal,
                                   np.equal, np.not_equal)},

@@ -578,22 +578,58 @@ class Run:
         return Held(self.framework.from_numpy(array, self.device))
 
     def call_gradients(
-        self, inputs: Mapping[str, np.ndarray], *rest: Any, upstream: np.ndarray, **options: Any
+        self, inputs: Mapping[str, Any], *rest: Any, upstream: np.ndarray, **options: Any
     ) -> dict[str, np.ndarray]:
-        """The gradients of sum(upstream * function(*inputs, *rest)) by each of the inputs, in their shapes."""
-        native = {name: self._copied(x) for name, x in inputs.items()}
-        others, above = [self._copied(x) for x in rest], self._copied(upstream)
+        """The gradients of sum(upstream * function(*inputs, *rest)), in the shapes of what they belong to.
+
+        They belong to each input in the dtype under test, and to each such array of an input that is a mapping (the weights of
+        a layer), by name. A function of their own (`vjp`) takes upstream after the other arguments and gives them in this order.
+        Raises ContractError where an argument or the upstream gradient was written to.
+        """
+        given = (*inputs.values(), *rest, upstream)
+        *native, above = [self._copied(x) for x in given]
+        leaves = self._differentiable(inputs, native)
         keywords = self._keywords(self._lent(options))
         self._asked.add("gradients")
         function, pull = self.implementation.function, self.implementation.vjp
+
+        def call(**taken: Any) -> Any:
+            parts = zip(inputs, native, strict=False)
+            own = [{n: taken.get(n, y) for n, y in x.items()} if isinstance(x, Mapping) else taken.get(name, x)
+                   for name, x in parts]  # fmt: skip
+            return function(*own, *native[len(inputs) :], **keywords)
+
         if pull is not None:
-            returned = self._guarded(lambda: pull(*native.values(), *others, above, **keywords))
-            found = dict(zip(native, returned, strict=True))
+            returned = self._guarded(lambda: pull(*native, above, **keywords))
+            found = dict(zip(leaves, returned, strict=True))
         else:
-            found = self._guarded(lambda: self.framework.vjp(
-                lambda **leaves: function(*leaves.values(), *others, **keywords), native, above)[1])  # fmt: skip
-        return {name: self._received(x, f"gradient of {name}", inputs[name].shape, self.dtype, heads=False)
+            found = self._guarded(lambda: self.framework.vjp(call, leaves, above)[1])
+        for before, after in zip(given, (*native, above), strict=True):
+            self._check_unwritten(before, after)
+        return {name: self._received(x, f"gradient of {name}", tuple(leaves[name].shape), self.dtype, heads=False)
                 for name, x in found.items()}  # fmt: skip
+
+    def _differentiable(self, inputs: Mapping[str, Any], native: Sequence[Any]) -> dict[str, Any]:
+        """The native arrays in the dtype under test, by name."""
+        found: dict[str, Any] = {}
+        for (name, x), held in zip(inputs.items(), native, strict=False):
+            if isinstance(x, Mapping):
+                found |= self._differentiable(x, list(held.values()))
+            elif x.dtype == self.numpy_dtype:
+                found[name] = held
+        return found
+
+    def _check_unwritten(self, before: Any, after: Any) -> None:
+        if isinstance(before, Mapping):
+            for name, x in before.items():
+                self._check_unwritten(x, after[name])
+        elif (
+            isinstance(before, np.ndarray)
+            and np.array(before).tobytes() != np.array(self.framework.to_numpy(after)).tobytes()
+        ):
+            raise ContractError(
+                f"{self.implementation.name}: computing gradients wrote to an argument or to the upstream gradient"
+            )
 
     def _lent(self, x: Any) -> Any:
         """An argument as the framework holds it; so is each array of a mapping (the weights of a layer)."""
@@ -605,6 +641,8 @@ class Run:
         """An argument of its own for the function, in the same memory layout; what is held stays what it is."""
         if isinstance(x, Held):
             return x.native
+        if isinstance(x, Mapping):
+            return {name: self._copied(value) for name, value in x.items()}
         return self.framework.from_numpy(copied(x), self.device) if isinstance(x, np.ndarray) else x
 
     def _keywords(self, options: Mapping[str, Any], *, grouped: bool = False) -> dict[str, Any]:

@@ -6,6 +6,7 @@ exact. Where the bound is infinite (outside the range that the precision covers)
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from qkverify.errors import LawViolation
 from qkverify.rounding import Bounded
-from qkverify.runs import active
+from qkverify.runs import Run, active
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,12 @@ def _past_one(margin: float) -> str:
     return next(
         (text for digits in (2, 3, 5, 9) if float(text := f"{margin:.{digits}g}") > 1), f"{margin:.17g}"
     )
+
+
+def assert_gradients(run: Run, found: Mapping[str, np.ndarray], exact: Mapping[str, Bounded]) -> None:
+    """Every gradient that came back is the reference's within its bound. Raises LawViolation at the worst element."""
+    for name, got in found.items():
+        assert_within_bound(run.within(got, exact[name]), exact[name].value, what=f"gradient of {name}")
 
 
 def assert_within_bound(got: Any, expected: Any, *, what: str = "output") -> None:

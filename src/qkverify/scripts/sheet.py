@@ -193,6 +193,8 @@ class Sheet:
     def _contract(self) -> list[str]:
         """A call that must give certain shapes and dtypes."""
         call = self.case.call
+        if call.upstream is not None:
+            raise NotImplementedError("of a gradient it may be what was written, which no script shows yet")
         if self.problem is None:
             shapes, dtype = [call.shape], ""
         else:

@@ -1,0 +1,94 @@
+"""Gradients of operations beside attention at the boundary: which arrays they belong to, and that nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from qkverify.contract import describe
+from qkverify.errors import ContractError, LawViolation
+from qkverify.rounding import Bounded
+from qkverify.runs import Run
+from qkverify.verdict import assert_gradients
+
+TOKENS, TABLE, UPSTREAM = np.array([[0, 1]]), np.array([[1.0], [2.0]]), np.array([[[3.0], [5.0]]])
+
+
+def run_of(function: Callable[..., Any], operation: str, **declared: Any) -> Run:
+    return Run(describe(function, operation=operation, **{"arrays": "torch", **declared}), dtype="float64")
+
+
+def test_integers_have_no_gradient_wherever_they_stand() -> None:
+    def embedding(tokens: Any, table: Any) -> Any:
+        return table[tokens] * 2
+
+    found = run_of(embedding, "embedding").call_gradients(
+        {"tokens": TOKENS, "table": TABLE}, upstream=UPSTREAM
+    )
+    assert {name: x.tolist() for name, x in found.items()} == {"table": [[6.0], [10.0]]}
+
+
+def test_each_weight_of_a_layer_has_its_own_gradient() -> None:
+    def layer(x: Any, weights: Any, *, heads: int, key_lengths: Any = None) -> Any:
+        assert heads == 2
+        assert key_lengths.tolist() == [1]
+        return x * weights["a"] + weights["b"] * 7
+
+    run = run_of(layer, "encoder_layer")
+    one = np.ones((1, 2, 1))
+    inputs = {"x": 3 * one, "weights": {"a": 5 * one, "b": one, "unused": one}}
+    found = run.call_gradients(inputs, upstream=UPSTREAM, heads=2, key_lengths=np.array([1]))
+    assert {name: x.ravel().tolist() for name, x in found.items()} == {
+        "x": [15.0, 25.0], "a": [9.0, 15.0], "b": [21.0, 35.0], "unused": [0.0, 0.0]}  # fmt: skip
+
+
+def test_a_function_of_its_own_gives_them_in_order() -> None:
+    def pull(tokens: Any, table: Any, upstream: Any) -> tuple[Any]:
+        rows = np.zeros_like(table)
+        np.add.at(rows, tokens, upstream)
+        return (rows,)
+
+    run = run_of(lambda tokens, table: table[tokens], "embedding", arrays="numpy", vjp=pull)
+    found = run.call_gradients({"tokens": TOKENS, "table": TABLE}, upstream=UPSTREAM)
+    assert found["table"].tolist() == [[3.0], [5.0]]
+
+
+class Writing(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, scores: Any, written: str) -> Any:
+        context.save_for_backward(scores)
+        context.written = written
+        return scores.clone()
+
+    @staticmethod
+    def backward(context: Any, upstream: Any) -> Any:
+        found = upstream.clone()
+        if context.written == "upstream":
+            upstream.mul_(2)
+        if context.written == "scores":
+            context.saved_tensors[0].detach().mul_(2)
+        return found, None
+
+
+@pytest.mark.parametrize("written", ["upstream", "scores", ""])
+def test_what_was_given_is_not_written(written: str) -> None:
+    run = run_of(lambda scores: Writing.apply(scores, written), "softmax")
+    given = {"scores": np.ones(2)}
+    if written:
+        with pytest.raises(ContractError, match="wrote to an argument or to the upstream gradient"):
+            run.call_gradients(given, upstream=np.ones(2))
+    else:
+        assert run.call_gradients(given, upstream=np.ones(2))["scores"].tolist() == [1.0, 1.0]
+    assert given["scores"].tolist() == [1.0, 1.0]
+
+
+def test_a_gradient_out_of_its_bound_is_named() -> None:
+    run = run_of(lambda scores: scores * 1, "softmax")
+    exact = {"a": Bounded([1.0], 0.1, run.precision), "b": Bounded([1.0], 0.1, run.precision)}
+    assert_gradients(run, {"a": np.array([1.05]), "b": np.array([0.95])}, exact)
+    with pytest.raises(LawViolation, match="gradient of b"):
+        assert_gradients(run, {"a": np.array([1.05]), "b": np.array([1.5])}, exact)
