@@ -99,7 +99,7 @@ def visible(query: Array, key: Array, mask: Array | None, bias: Array | None, ca
     seen &= True if left is None else distance >= -left
     seen &= True if right is None else distance <= right
     seen = seen if mask is None else seen & mask
-    seen = seen if bias is None else seen & ~np.isneginf(bias)
+    seen = seen if bias is None else seen & (bias != -np.inf)
     seen = seen if key_lengths is None else seen & (np.arange(keys) < key_lengths[:, None, None, None])
     return np.broadcast_to(seen, (batch, heads, queries, keys))
 
@@ -139,16 +139,18 @@ def softmax(logits: Array, sinks: Array | None) -> tuple[Array, Array]:
         sink = np.broadcast_to(sinks.astype(logits.dtype)[:, None, None], (*logits.shape[:-1], 1))
         logits = np.concatenate([logits, sink], axis=-1)
     top = logits.max(axis=-1, keepdims=True, initial=-np.inf)
-    top = np.where(np.isneginf(top), 0, top)  # a row of no keys: -inf - -inf would be NaN
+    top = np.where(top == -np.inf, 0, top)  # a row of no keys: -inf - -inf would be NaN
     exponentials = np.exp(logits - top)
     total = exponentials.sum(axis=-1, keepdims=True)
-    weights = np.where(np.isneginf(logits), 0, exponentials / np.where(total == 0, 1, total))
+    weights = np.where(logits == -np.inf, 0, exponentials / np.where(total == 0, 1, total))
     return weights[..., :keys], (top + np.log(total))[..., 0]
 
 
 def product_of_seen(weights: Array, matrix: Array, seen: Array) -> Array:
     """weights @ matrix, where a number that is not finite reaches only the rows that see it."""
     finite = np.isfinite(matrix)
+    if finite.all():
+        return weights @ matrix
     product = weights @ np.where(finite, matrix, 0)
     for n in np.flatnonzero(~finite.all(axis=(0, 1, 3))):
         reached = seen[..., n, None] & ~finite[:, :, None, n]

@@ -62,8 +62,8 @@ class Problem:
         return {"B": batch, "H": heads, "G": self.key.shape[1], "Q": queries, "K": self.key.shape[2], "D": size,
                 "E": self.value.shape[3]}  # fmt: skip
 
-    @property
-    def options(self) -> dict[str, Any]:
+    @cached_property
+    def options(self) -> Mapping[str, Any]:
         """The options that are in use."""
         values = {name: getattr(self, name) for name in OPTIONS}
         return {name: value for name, value in values.items() if value is not None and value is not False}

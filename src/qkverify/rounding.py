@@ -231,7 +231,8 @@ class Bounded(NDArrayOperatorsMixin):
         return Bounded(value, error, self.precision, self.unit)
 
     def _error_map(self, move: Callable[[np.ndarray], Any]) -> Array:
-        return self.error if np.ndim(self.error) == 0 else move(self.errors)
+        error = self.error
+        return error if error.__class__ is float or np.ndim(error) == 0 else move(self.errors)
 
     def _moved(self, move: Callable[[np.ndarray], Any]) -> Bounded:
         """A rearrangement of the elements: it makes no error of its own."""
@@ -262,7 +263,10 @@ def _exact(error: Array) -> bool:
 
 
 def _owner(*xs: Any) -> Bounded:
-    return next(x for x in xs if isinstance(x, Bounded))
+    for x in xs:  # a generator costs more than the loop
+        if isinstance(x, Bounded):
+            return x
+    raise TypeError("none of these is Bounded")
 
 
 def _round(value: np.ndarray, error: Array, format: Format) -> Array:
@@ -364,10 +368,10 @@ def _exp(x: Bounded) -> Bounded:
         positive = value > 0
         lost: Any = False
         if not positive.all():
-            lost = ~positive & ~(x.value + shifted <= math.log(p.elementwise.tiny)) & ~np.isneginf(x.value)
+            lost = ~positive & ~(x.value + shifted <= math.log(p.elementwise.tiny)) & (x.value != -np.inf)
             shifted = np.where(positive, shifted, 0.0)
         error = value * (_expm1(shifted) * (1 + p.exp_ulps * unit) + p.exp_ulps * unit)
-        if np.any(lost):
+        if lost is not False and lost.any():
             error = np.where(lost, np.inf, error)
     return _elementwise(x, value, error)
 
@@ -497,10 +501,10 @@ def _positive(x: Bounded) -> Bounded:
 def _where(condition: Any, x: Any, y: Any) -> Bounded:
     if isinstance(condition, Bounded):
         raise TypeError("a condition is a plain array")
-    owner = _owner(x, y)
+    owner, condition = _owner(x, y), np.asarray(condition)
+    if y.__class__ is float and owner is x and condition.shape == x.value.shape and condition.all():
+        return x  # the usual case of a guard
     unit = min(z.unit for z in (x, y) if isinstance(z, Bounded))
-    if owner is x and np.shape(condition) == x.shape and np.ndim(y) == 0 and np.all(condition):
-        return Bounded(x.value, x.error, x.precision, unit)  # the usual case of a guard
     (a, da), (b, db) = _chosen(x, owner.precision), _chosen(y, owner.precision)
     error = 0.0 if _exact(da) and _exact(db) else np.where(condition, da, db)
     return Bounded(np.where(condition, a, b), error, owner.precision, unit)

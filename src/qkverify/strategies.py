@@ -88,10 +88,14 @@ HEAD_SIZE_PAIRS = tuple(
 )
 SMALL_HEAD_SIZE_PAIRS = tuple(de for de in HEAD_SIZE_PAIRS if max(de) <= 16)
 FEW_HEADS = tuple((heads, "") for heads in HEADS)
-# (B, G, group), and the letter that is stretched beside them: a fifth of all problems, those that shrinking leaves first.
+# (B, G, group), and the letter that is stretched beside them: three in ten problems, those that shrinking leaves first.
 ALL_HEADS = (
     *((heads, "") for heads in (*HEADS, *MANY)),
-    *((heads, letter) for letter in STRETCHED for heads in ((1, 1, 1), (1, 1, 2), (2, 2, 1))),
+    *(
+        (heads, letter)
+        for letter in STRETCHED
+        for heads in ((1, 1, 1), (1, 1, 2), (2, 1, 1) if letter in "QK" else (2, 2, 1))
+    ),
     *(((1, 1, group), letters) for letters in PAIRED for group in (1, 2)),
 )
 USUAL_SIZES = tuple(dict(zip("BGHQKDE", (*row, row[-1]), strict=True)) for row in USUAL)
