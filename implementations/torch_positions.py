@@ -75,9 +75,9 @@ def rotary_pair(
 @implementation(
     name="torch_embedding",
     dtypes=("float32", "float64", "bfloat16"),
-    precision={
-        "bfloat16-gradients": "plain"
-    },  # on a CPU torch adds up the places of a word in the table's dtype
+    findings={
+        "embedding_gradient_sums_over_places[cpu-bfloat16]": "reports/findings/torch-cpu-embedding-backward-accumulates-in-storage-dtype"
+    },
     devices=("cpu", "cuda"),
     available=without_cuda,
 )
