@@ -95,7 +95,7 @@ class TritonTiled:
             raise ValueError("query (B,H,Q,D), key (B,G,K,D) and value (B,G,K,E) do not fit together")
         query, key, value = (x.contiguous() for x in (call.query, call.key, call.value))
         cap = None if call.softcap is None or math.isinf(call.softcap) else call.softcap
-        lengths = torch.full((call.B,), call.K) if call.key_lengths is None else call.key_lengths
+        lengths = torch.full((call.B,), call.K) if call.key_lengths is None else call.key_lengths.contiguous()
         output = query.new_full((call.B, call.H, call.Q, call.E), 7)  # memory that nobody wrote
         blocks = [max(16, 1 << (size - 1).bit_length()) for size in (call.D, call.E)]
         scale = max(call.D, 1) ** -0.5 if call.scale is None else float(call.scale)
