@@ -72,12 +72,13 @@ def rotary_pair(
     return rotary(query, every_head, layout=layout), rotary(key, every_head, layout=layout)
 
 
+SUMS_IN_STORAGE_DTYPE = "reports/findings/torch-cpu-embedding-backward-accumulates-in-storage-dtype"
+
+
 @implementation(
     name="torch_embedding",
     dtypes=("float32", "float64", "bfloat16"),
-    findings={
-        "embedding_gradient_sums_over_places[cpu-bfloat16]": "reports/findings/torch-cpu-embedding-backward-accumulates-in-storage-dtype"
-    },
+    findings={"embedding_gradient_sums_over_places[cpu-bfloat16]": SUMS_IN_STORAGE_DTYPE},
     devices=("cpu", "cuda"),
     available=without_cuda,
 )
