@@ -108,14 +108,14 @@ def verdict(
 
 
 def matrix(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """The largest margin, a finding, or the broken law: cells down and families across for what several families judge, and
-    a line for each implementation that one family judges. Returns what is broken."""
+    """The largest margin, a finding, or the broken law: cells down and families across for what many families judge, and a
+    line for each implementation that one or two judge. Returns what is broken."""
     ran: dict[tuple[str, str, str], dict[str, list[Verdict]]] = {}
     for verdict in verdicts:
         if verdict.outcome != "unavailable":
             key = verdict.implementation, verdict.device, verdict.dtype
             ran.setdefault(key, {}).setdefault(verdict.family, []).append(verdict)
-    many = {key: families for key, families in ran.items() if len(families) > 1}
+    many = {key: families for key, families in ran.items() if len(families) > units.FEW_FAMILIES}
     names = [f for f in dict.fromkeys(v.family for v in verdicts) if any(f in mine for mine in many.values())]
     table = Table(
         title="largest margin of each family (|error| / bound: 1 is the limit)", title_justify="left"
@@ -128,7 +128,7 @@ def matrix(verdicts: Sequence[Verdict]) -> list[Verdict]:
         table.add_row(*key, *[_cell(many[key].get(family, [])) for family in names])
     if many:
         Console(highlight=False, width=max(console.width, 130)).print(table)
-    _of_one_family({key: families for key, families in ran.items() if len(families) == 1})
+    _of_few_families({key: families for key, families in ran.items() if len(families) <= units.FEW_FAMILIES})
     gone = {(v.implementation, v.device): v.reason for v in verdicts if v.outcome == "unavailable"}
     for device, reason in dict.fromkeys((device, reason) for (_, device), reason in gone.items()):
         names = [name for (name, where), why in gone.items() if (where, why) == (device, reason)]
@@ -145,12 +145,13 @@ def matrix(verdicts: Sequence[Verdict]) -> list[Verdict]:
     return broken
 
 
-def _of_one_family(cells: Mapping[tuple[str, str, str], Mapping[str, Sequence[Verdict]]]) -> None:
-    """A line for each implementation and device: its family, and the margin of each dtype."""
+def _of_few_families(cells: Mapping[tuple[str, str, str], Mapping[str, Sequence[Verdict]]]) -> None:
+    """A line for each implementation and device: its family (beside "calls"), and the margin of each dtype."""
     lines: dict[tuple[str, str, str], list[str]] = {}
     for (name, device, dtype), families in sorted(cells.items()):
-        ((family, mine),) = families.items()
-        lines.setdefault((family, name, device), []).append(f"{dtype} {_cell(mine)}")
+        family = next((family for family in families if family != "calls"), "calls")
+        judged = [verdict for mine in families.values() for verdict in mine]
+        lines.setdefault((family, name, device), []).append(f"{dtype} {_cell(judged)}")
     longest = max((len(name) for _, name, _ in lines), default=0)
     for (family, name, device), said in sorted(lines.items()):
         console.print(f"{family:12} {name:{longest}}  {device}  {'   '.join(said)}")

@@ -16,6 +16,7 @@ _FLOPS = ((1e12, "TFLOP/s"), (1e9, "GFLOP/s"), (1e6, "MFLOP/s"), (1.0, "FLOP/s")
 _BANDWIDTH = ((1e12, "TB/s"), (1e9, "GB/s"), (1e6, "MB/s"), (1.0, "B/s"))
 _BYTES = ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B"))
 _SMALLEST_SHOWN = 0.001  # smaller margins only say "next to nothing"
+FEW_FAMILIES = 2  # what so few judge has a line instead of a row: its own family, and "calls", what every call owes its caller
 
 
 def seconds(value: float) -> str:

@@ -65,12 +65,14 @@ def html(report: Report) -> Markup:
 
 
 def matrices(report: Report) -> list[Matrix]:
-    """One matrix for whatever several families judge, and one for each family that judges alone."""
+    """One matrix for whatever many families judge, and one for each family (or two) that judges something by itself."""
     found: dict[str, list[str]] = {}
     for name in report.implementations:
         families = {family for row in report.rows if row.implementation == name for family in row.cells}
         if families:
-            found.setdefault(families.pop() if len(families) == 1 else "", []).append(name)
+            found.setdefault(
+                ", ".join(sorted(families)) if len(families) <= units.FEW_FAMILIES else "", []
+            ).append(name)
     return [
         _matrix(report, found[key])
         for key in sorted(found, key=lambda key: (key != "", list(found).index(key)))
