@@ -151,10 +151,8 @@ class Held:
             given = _each(self.arguments, lambda name, x: leaves.get(name, x))
             return self.run.invoke(tuple(given.values()), self.options)
 
-        named: dict[str, Any] = {}
-        _each(self.arguments, lambda name, x: named.setdefault(name, x))
         floating = {name for name, x in self.call.arrays.items() if x.dtype.kind not in "iub"}
-        framework.vjp(function, {name: x for name, x in named.items() if name in floating}, upstream)
+        framework.vjp(function, {name: x for name, x in self.native.items() if name in floating}, upstream)
 
     def now(self) -> Call:
         """The call with what its arrays hold now."""

@@ -351,15 +351,14 @@ class Run:
         written = {**native, **options}.get(name)
         if written is None:
             raise UnsupportedCase(f"{name} is part of another argument")
-        keywords = self._keywords(options, grouped=problem.group != 1)
+        attention = self._of_three(problem, options)
         flipped = np.flip(getattr(problem, name))
         if name in TRIPLE:
             flipped = self._heads_first(flipped)
         upstream = self._laid_out(problem.upstream, None)
         try:
             found = self._guarded(lambda: self.framework.vjp(
-                lambda query, key, value: self.implementation.function(query, key, value, **keywords), native, upstream,
-                between=lambda: self.framework.overwrite(written, flipped))[1])  # fmt: skip
+                attention, native, upstream, between=lambda: self.framework.overwrite(written, flipped))[1])  # fmt: skip
         except RuntimeError as error:
             if "inplace" not in str(error):
                 raise
@@ -381,10 +380,14 @@ class Run:
         self._needs_one_call()
         self.problems.append(problem)
         native, options = self._native(problem)
-        keywords = self._keywords({**options, **further}, grouped=problem.group != 1)
+        return native, self._of_three(problem, {**options, **further})
+
+    def _of_three(self, problem: Problem, options: Mapping[str, Any]) -> Callable[..., Any]:
+        """The function of query, key and value alone, about to be differentiated; the options are native."""
+        keywords = self._keywords(options, grouped=problem.group != 1)
         self._asked.add("gradients")
         function = self.implementation.function
-        return native, lambda query, key, value: function(query, key, value, **keywords)
+        return lambda query, key, value: function(query, key, value, **keywords)
 
     def _gradients_received(self, found: Mapping[str, Any], problem: Problem) -> dict[str, np.ndarray]:
         received = {}
@@ -503,17 +506,14 @@ class Run:
 
     def call(self, *arguments: Any, shape: tuple[int, ...], **options: Any) -> np.ndarray:
         """Another operation's function on NumPy arguments (arrays in the dtype under test): its result, checked."""
-        native = [self._lent(x) for x in arguments]
-        keywords = self._keywords(self._lent(options))
-        returned = self._guarded(lambda: self.implementation.function(*native, **keywords))
+        returned = self.invoke([self._lent(x) for x in arguments], self._lent(options))
         return self._received(returned, self.implementation.operation, shape, None, heads=False)
 
     def call_parts(
         self, *arguments: Any, shapes: Mapping[str, tuple[int, ...]], **options: Any
     ) -> list[np.ndarray]:
         """As `call`, for a function that returns several arrays, whose shapes are given by name."""
-        native = [self._lent(x) for x in arguments]
-        returned = self.invoke(native, {name: self._lent(x) for name, x in options.items()})
+        returned = self.invoke([self._lent(x) for x in arguments], self._lent(options))
         if not isinstance(returned, tuple) or len(returned) != len(shapes):
             raise ContractError(f"{self.implementation.name}: expected a tuple of {' and '.join(shapes)}")
         return [
@@ -552,8 +552,7 @@ class Run:
         A function whose arrays cannot be written returns the new ones after the result.
         """
         native = [self._copied(x) for x in arguments]
-        keywords = self._keywords(self._lent(options))
-        returned = self._guarded(lambda: self.implementation.function(*native, **keywords))
+        returned = self.invoke(native, self._lent(options))
         result, *after = returned if isinstance(returned, tuple) else (returned, *native[updated:])
         received = self._received(result, self.implementation.operation, shape, self.dtype, heads=False)
         arrays = [x for x in after if hasattr(x, "shape")]
@@ -562,8 +561,7 @@ class Run:
     def left_behind(self, *arguments: Any, shape: tuple[int, ...], **options: Any) -> list[np.ndarray]:
         """The arguments as a call leaves them, for a function that writes to some and must not write to others."""
         native = [self._copied(x) for x in arguments]
-        keywords = self._keywords(self._lent(options))
-        returned = self._guarded(lambda: self.implementation.function(*native, **keywords))
+        returned = self.invoke(native, self._lent(options))
         result = returned[0] if isinstance(returned, tuple) else returned
         self._received(result, self.implementation.operation, shape, self.dtype, heads=False)
         return [np.array(self.framework.to_numpy(x)) for x in native]
