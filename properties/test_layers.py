@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import assume
 
+from qkverify.calls import layer_weights
 from qkverify.choices import EDGES, stretched
 from qkverify.laws import law
 from qkverify.reference.encoder_decoder import decoder_layer as reference_decoder
@@ -97,18 +98,8 @@ def tokens_of(run, *shape, seed, other=0):
 
 def weights_of(run, s, seed, norms):
     """The weights of an encoder layer (two norms) or a decoder layer (three)."""
-    filled, found = numbers(run, seed), {}
-    for prefix in ("", "cross_")[: norms - 1]:
-        found |= {prefix + name: filled(s.width, s.width) for name in ("w_q", "w_k", "w_v", "w_o")}
-    found |= {
-        "w_1": filled(s.width, s.F),
-        "b_1": filled(s.F),
-        "w_2": filled(s.F, s.width),
-        "b_2": filled(s.width),
-    }
-    for i in range(1, norms + 1):
-        found |= {f"gain_{i}": filled(s.width), f"shift_{i}": filled(s.width)}
-    return found
+    filled = numbers(run, seed)
+    return layer_weights(s.width, s.F, norms, filled, filled)
 
 
 def rounded(run, number, precision=None):

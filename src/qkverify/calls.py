@@ -240,20 +240,26 @@ def _feed_forward(s: SimpleNamespace, new: Source) -> tuple[Given, Given]:
     return {"x": new(s.B, s.L, s.M), "w_1": first, "b_1": new(s.F), "w_2": second, "b_2": new(s.M)}, {}
 
 
-def _weights(s: SimpleNamespace, new: Source, norms: int) -> dict[str, Array]:
-    """Of an encoder layer (two norms) or a decoder layer (three)."""
-    width = s.H * s.D
-    square = [
-        prefix + name for prefix in ("", "cross_")[: norms - 1] for name in ("w_q", "w_k", "w_v", "w_o")
-    ]
-    found = {name: new.matrix(width, width) for name in square}
+def layer_weights(
+    width: int, inner: int, norms: int, matrix: Callable[..., Array], vector: Callable[..., Array]
+) -> dict[str, Array]:
+    """Of an encoder layer (two norms) or a decoder layer (three), each array made for its shape."""
+    found: dict[str, Array] = {}
+    for prefix in ("", "cross_")[: norms - 1]:
+        found |= {prefix + name: matrix(width, width) for name in ("w_q", "w_k", "w_v", "w_o")}
     found |= {
-        "w_1": new.matrix(width, s.F),
-        "b_1": new(s.F),
-        "w_2": new.matrix(s.F, width),
-        "b_2": new(width),
+        "w_1": matrix(width, inner),
+        "b_1": vector(inner),
+        "w_2": matrix(inner, width),
+        "b_2": vector(width),
     }
-    return found | {f"{what}_{i}": new(width) for i in range(1, norms + 1) for what in ("gain", "shift")}
+    for i in range(1, norms + 1):
+        found |= {f"gain_{i}": vector(width), f"shift_{i}": vector(width)}
+    return found
+
+
+def _weights(s: SimpleNamespace, new: Source, norms: int) -> dict[str, Array]:
+    return layer_weights(s.H * s.D, s.F, norms, new.matrix, new)
 
 
 def _encoder(s: SimpleNamespace, new: Source) -> tuple[Given, Given]:
