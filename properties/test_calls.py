@@ -25,7 +25,7 @@ served = (False, True)
 
 def serving(run, whether):
     """Within it nothing is kept for gradients, if so."""
-    return run.framework.inference() if whether else run.activated()
+    return run.framework.inference("no_grad" if whether else "")
 
 
 def assert_same(run, call, found, wanted, what="result"):

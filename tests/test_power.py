@@ -75,6 +75,17 @@ def test_every_process_gets_the_seed(tmp_path, monkeypatch):
     )
 
 
+def test_one_whose_process_died_is_killed_by_that_and_the_others_go_on(monkeypatch):
+    monkeypatch.setattr("qkverify.power.processes.each", lambda work, tasks, jobs: [(0, None)])
+    (found,) = measure(["B066-query"])
+    assert (found.kind, found.name, [kill.law for kill in found.kills]) == (
+        "mutant",
+        mutant("B066-query").name,
+        ["a crash of its process"],
+    )
+    assert summary([found])[0] == "1 of 1 mutants killed"
+
+
 def test_what_cannot_be_imported_is_left_out_with_its_reason(monkeypatch):
     """Without triton the bugs of its kernel are not planted; a module of our own that is not there is no reason."""
 

@@ -15,20 +15,19 @@ import pkgutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
-from multiprocessing import get_context
 from statistics import median
 
 from hypothesis import Phase
 
+from qkverify import processes
 from qkverify.contract import REGISTERED, Implementation, completed
 from qkverify.errors import UsageError
 from qkverify.laws import PROFILES, Law
 from qkverify.registry import Missing
 from qkverify.results import Kill, Planted
 from qkverify.runs import Run
-from qkverify.verification import Cell, applicable, check, law_book, prepare, single_threaded
+from qkverify.verification import Cell, applicable, check, law_book, prepare
 
 BROKEN = ("failed", "crashed")
 FOLDERS = ("mutants", "controls")
@@ -102,7 +101,7 @@ def attack(one: Implementation, *, examples: int, matrix: bool = False, seed: in
         if not matrix:
             break
     return Planted(
-        name=one.name, kind=one.name.partition("-")[0], operation=one.operation, dtype=cell.dtype, sentence=_sentence(one),
+        name=one.name, kind=_kind(one), operation=one.operation, dtype=cell.dtype, sentence=_sentence(one),
         threads=_threads(one), kills=kills, matrix=matrix, examples=cost[0] if kills else spent,
         seconds=cost[1] if kills else time.perf_counter() - start, sizes=sizes, message=smallest,
         profile=profile,
@@ -123,9 +122,16 @@ def _threads(one: Implementation) -> list[str]:
     return next((list(m.threads) for m in planting.MUTANTS if m.name == one.name), [])
 
 
+def _one(folder: str, name: str) -> Implementation:
+    return next(one for one in planted(folder) if one.name == name)
+
+
+def _kind(one: Implementation) -> str:
+    return one.name.partition("-")[0]
+
+
 def _attack(folder: str, name: str, profile: str, matrix: bool, seed: int | None) -> Planted:
-    one = next(one for one in planted(folder) if one.name == name)
-    return attack(one, examples=PROFILES[profile], matrix=matrix, profile=profile, seed=seed)
+    return attack(_one(folder, name), examples=PROFILES[profile], matrix=matrix, profile=profile, seed=seed)
 
 
 def measure(
@@ -143,12 +149,19 @@ def measure(
     if profile not in PROFILES:
         raise UsageError.unknown("profile", profile, PROFILES)
     chosen = named(words)
-    with single_threaded(), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        # A control is checked by every law: only then has it not been accused.
-        futures = [pool.submit(_attack, folder, name, profile, matrix or folder == "controls", seed)
-                   for folder, name in chosen]  # fmt: skip
-        for future in as_completed(futures):
-            yield future.result()
+    # A control is checked by every law: only then has it not been accused.
+    tasks = [(folder, name, profile, matrix or folder == "controls", seed) for folder, name in chosen]
+    for number, found in processes.each(_attack, tasks, jobs):
+        yield _crashed(*chosen[number], profile) if found is None else found
+
+
+def _crashed(folder: str, name: str, profile: str) -> Planted:
+    """What is known of one whose process died: that, and no more."""
+    one = _one(folder, name)
+    return Planted(
+        name=name, kind=_kind(one), operation=one.operation, dtype=cell_of(one).dtype, sentence=_sentence(one),
+        threads=_threads(one), kills=[Kill("a crash of its process", "", 0, 0.0)], profile=profile,
+    )  # fmt: skip
 
 
 def idle_laws(found: Sequence[Planted]) -> list[Law]:

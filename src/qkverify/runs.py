@@ -101,9 +101,11 @@ class Run:
 
     @contextlib.contextmanager
     def activated(self) -> Iterator[Run]:
+        """The run that strategies draw for. What its implementation does to settings of the process ends with it."""
         token = _active.set(self)
         try:
-            yield self
+            with self.framework.restored():
+                yield self
         finally:
             _active.reset(token)
 

@@ -201,8 +201,8 @@ def operations() -> None:
 
 
 def laws() -> None:
-    """Every law with its sentence and source."""
-    for law in law_book():
+    """Every law with its sentence and source, family by family."""
+    for law in sorted(law_book(), key=lambda law: law.family):
         needs = f"  (needs {', '.join(law.needs)})" if law.needs else ""
         console.print(
             f"[bold]{law.family}[/bold] {law.name}{needs}\n    {law.sentence}\n    [dim]{law.source}[/dim]"

@@ -6,21 +6,16 @@ for what an implementation does; whatever is found becomes a `results.Verdict`.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
-import os
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from qkverify import conventions, registry, replays
+from qkverify import conventions, processes, registry, replays
 from qkverify.contract import DEVICES, DTYPES, Finding, Implementation
 from qkverify.errors import ContractError, HarnessError, LawViolation, UnsupportedCase, UsageError
 from qkverify.laws import PROFILES, Law, explain
@@ -96,14 +91,17 @@ def prepare(cell: Cell) -> Run:
                **conventions.precisions_of(found, cell.dtype))  # fmt: skip
 
 
+CALLS = ("contract", "calls")  # the families about how calls behave
+
+
 @functools.lru_cache(maxsize=1)
 def law_book() -> tuple[Law, ...]:
-    """Every law of `properties/`, in the order of the files."""
+    """Every law of `properties/`: first those that compare whole results with the reference, which see most; then file by file,
+    and last those about how calls behave."""
     package = importlib.import_module("qkverify.properties")
     names = [path.stem for path in sorted(Path(package.__path__[0]).glob("test_*.py"))]
-    return tuple(
-        law for name in names for law in laws_in(importlib.import_module(f"qkverify.properties.{name}"))
-    )
+    laws = [law for name in names for law in laws_in(importlib.import_module(f"qkverify.properties.{name}"))]
+    return tuple(sorted(laws, key=lambda law: ("agrees_with" not in law.name, law.family in CALLS)))
 
 
 def laws_in(module: Any) -> list[Law]:
@@ -111,7 +109,12 @@ def laws_in(module: Any) -> list[Law]:
 
 
 def check(law: Law, run: Run, **settings: Any) -> Verdict:
-    """The verdict of one law on one run."""
+    """The verdict of one law on one run. What its implementation does to settings of the process ends with it."""
+    with run.framework.restored():
+        return _verdict(law, run, settings)
+
+
+def _verdict(law: Law, run: Run, settings: Mapping[str, Any]) -> Verdict:
     one = run.implementation
     start = time.perf_counter()
 
@@ -243,35 +246,8 @@ def check_cells(cells: Sequence[Cell], *, profile: str = "default", jobs: int = 
                 started(cell)
             yield cell, list(check_cell(cell, examples=examples))
         return
-    done: set[str] = set()
-    with single_threaded(), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(_elsewhere, *_address(cell), examples): cell for cell in cells}
-        for future in as_completed(futures):
-            if isinstance(future.exception(), BrokenProcessPool):
-                continue
-            done.add(str(futures[future]))
-            yield futures[future], future.result()
-    for cell in cells:
-        if str(cell) not in done:
-            with single_threaded(), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                future = pool.submit(_elsewhere, *_address(cell), examples)
-                yield (
-                    cell,
-                    _crashed(cell) if isinstance(future.exception(), BrokenProcessPool) else future.result(),
-                )
-
-
-@contextlib.contextmanager
-def single_threaded() -> Iterator[None]:
-    """Processes started here use one thread each: the problems are small, and the processes fill the cores."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    for index, verdicts in processes.each(_elsewhere, [(*_address(cell), examples) for cell in cells], jobs):
+        yield cells[index], _crashed(cells[index]) if verdicts is None else verdicts
 
 
 def _address(cell: Cell) -> tuple[str, str, str, str]:

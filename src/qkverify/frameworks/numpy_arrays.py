@@ -39,6 +39,11 @@ def global_state() -> tuple[Any, ...]:
     return tuple(np.geterr().items()), repr(np.random.get_state())
 
 
+def restored() -> contextlib.AbstractContextManager[Any]:
+    """A context that undoes what is done to settings inside: what is judged next must not be judged by it."""
+    return np.errstate()
+
+
 def stir() -> None:
     """Move the generators on, from where a seed would put them: only so does one show that is set in every call."""
     np.random.random()

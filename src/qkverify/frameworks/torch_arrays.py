@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import ml_dtypes
@@ -64,13 +65,35 @@ def dtype_of(native: Any) -> str:
     return str(native.dtype).removeprefix("torch.")
 
 
+_BACKENDS: Any = torch.backends.cuda  # which back ends of attention are allowed, on a CPU too
+# Settings of the process, each as (read it, write it).
+SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_num_threads, torch.set_num_threads),
+    (partial(torch.is_autocast_enabled, "cpu"), partial(torch.set_autocast_enabled, "cpu")),
+    *[(getattr(_BACKENDS, f"{name}_sdp_enabled"), getattr(_BACKENDS, f"enable_{name}_sdp"))
+      for name in ("flash", "math", "mem_efficient", "cudnn")],
+)  # fmt: skip
+
+
 def global_state() -> tuple[Any, ...]:
     """What a call must leave as it was: settings and generators of the process."""
-    backends: Any = torch.backends.cuda  # which back ends of attention are allowed, on a CPU too
-    return (*numpy_arrays.global_state(),
-            torch.get_rng_state().numpy().tobytes(), torch.is_grad_enabled(), torch.get_default_dtype(),
-            torch.get_num_threads(), torch.is_autocast_enabled("cpu"), backends.flash_sdp_enabled(),
-            backends.math_sdp_enabled(), backends.mem_efficient_sdp_enabled(), backends.cudnn_sdp_enabled())  # fmt: skip
+    settings = [read() for read, _ in SETTINGS]
+    return (*numpy_arrays.global_state(), torch.get_rng_state().numpy().tobytes(), *settings)
+
+
+@contextlib.contextmanager
+def restored() -> Iterator[None]:
+    """A context that undoes what is done to settings inside: what is judged next must not be judged by it."""
+    before = [read() for read, _ in SETTINGS]
+    try:
+        with numpy_arrays.restored():
+            yield
+    finally:
+        for (read, write), setting in zip(SETTINGS, before, strict=True):
+            if read() != setting:
+                write(setting)
 
 
 def stir() -> None:

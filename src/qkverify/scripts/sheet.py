@@ -61,7 +61,8 @@ class Sheet:
     def _fails(self, functions: Mapping[str, Any]) -> bool:
         names: dict[str, Any] = {**functions, "print": lambda *_: None}
         code = "\n".join([*sorted(self.arguments.imports), *self._settings(), *self.body])
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
+        restored = self.run.framework.restored()  # a script may switch gradients off
+        with restored, warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             try:
                 exec(compile(code, "<script>", "exec"), names)

@@ -1,0 +1,83 @@
+"""The book of laws and the check of one of them: its order, and that a check leaves the process as it was."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+import torch
+
+from qkverify.contract import describe
+from qkverify.frameworks import torch_arrays
+from qkverify.laws import Law
+from qkverify.power import attack, planted
+from qkverify.runs import Run
+from qkverify.verification import check, law_book
+
+
+def changing(query, key, value, *, scale=None):
+    """Right, and leaves every setting changed."""
+    group = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(group, dim=1) for x in (key, value))
+    scale = query.shape[3] ** -0.5 if scale is None else scale
+    found = torch.softmax(query @ key.mT * scale, dim=-1) @ value
+    torch.set_grad_enabled(False)
+    torch.set_default_dtype(torch.float16)
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    torch.set_autocast_enabled("cpu", True)
+    torch.backends.cuda.enable_math_sdp(False)
+    np.seterr(all="raise")
+    return found
+
+
+def settings():
+    return np.geterr(), [read() for read, _ in torch_arrays.SETTINGS]
+
+
+def test_laws_that_compare_whole_results_come_first_and_those_about_calls_last():
+    names, families = [law.name for law in law_book()], [law.family for law in law_book()]
+    whole = [name for name in names if "agrees_with" in name]
+    assert names[: len(whole)] == whole
+    rest = families[len(whole) :]
+    assert {"contract", "calls"} == set(rest[min(rest.index("contract"), rest.index("calls")) :])
+
+
+def test_what_an_implementation_does_to_settings_ends_with_its_check(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = settings()
+    run = Run(describe(changing, arrays="torch", dtypes=("float32",)))
+    (law,) = [law for law in law_book() if law.name == "global_state_is_left_alone"]
+    assert check(law, run, max_examples=5).outcome == "failed"
+    assert settings() == before
+
+
+def test_a_script_of_a_failure_in_inference_leaves_gradients_on(tmp_path, monkeypatch):
+    """The script of such a failure switches gradients off, and it is tried in this process before it is written."""
+    monkeypatch.chdir(tmp_path)
+    (one,) = [one for one in planted() if "A033" in one.name]
+    assert attack(one, examples=100, seed=11).kills
+    assert "set_grad_enabled(False)" in next(tmp_path.glob(".qkverify/*.py")).read_text()
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("frozen_before", [False, True])
+def test_the_collector_is_spared_older_objects_while_a_law_is_checked(frozen_before):
+    seen = []
+    law = Law(
+        "looks",
+        "x",
+        "",
+        "",
+        lambda run, size: seen.append(gc.get_freeze_count()),
+        {"size": (1,)},
+        operations=("softmax",),
+    )
+    if frozen_before:
+        gc.freeze()
+    try:
+        law.check(Run(describe(lambda scores: scores, operation="softmax", arrays="numpy")), max_examples=2)
+        assert seen[0] > 1000
+        assert bool(gc.get_freeze_count()) == frozen_before
+    finally:
+        gc.unfreeze()

@@ -1,0 +1,29 @@
+"""Work in other processes: one that dies loses its own task and no other."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from qkverify.processes import each
+
+DIES = ("__import__('os')._exit(1)",)
+
+
+def test_a_process_that_dies_loses_its_own_task_alone():
+    tasks = [("1 + 1",), DIES, ("2 + 2",), DIES, ("3 + 3",)]
+    assert sorted(each(eval, tasks, 2)) == [(0, 2), (1, None), (2, 4), (3, None), (4, 6)]
+
+
+def test_what_work_raises_is_raised_here():
+    with pytest.raises(ZeroDivisionError):
+        list(each(eval, [("1 / 0",)], 1))
+
+
+def test_a_process_computes_with_one_thread_and_the_environment_is_as_before(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    asked = [(f"__import__('os').environ['{name}']",) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
+    assert sorted(each(eval, asked, 1)) == [(0, "1"), (1, "1")]
+    assert (os.environ["OMP_NUM_THREADS"], "MKL_NUM_THREADS" in os.environ) == ("2", False)
