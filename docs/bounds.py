@@ -27,14 +27,21 @@ def _() -> str:
 @block("models")
 def _() -> str:
     """What each precision model rounds to, for bfloat16."""
-    models = {name: Precision.named(name, "bfloat16") for name in ("fused", "eager")}
+    models = {name: Precision.named(name, "bfloat16") for name in ("fused", "fused-fast-exp", "eager")}
     rows = [
-        [name, m.operand.name, m.accumulate.name, m.elementwise.name, m.output.name]
+        [name, m.operand.name, m.accumulate.name, m.elementwise.name, m.output.name,
+         scientific(m.exp_ulps * m.accumulate.unit + m.fast_exp)]
         for name, m in models.items()
+    ]  # fmt: skip
+    head = [
+        "model",
+        "operands of a product",
+        "accumulators",
+        "every elementwise result",
+        "output",
+        "exponential",
     ]
-    return table(
-        ["model", "operands of a product", "accumulators", "every elementwise result", "output"], rows
-    )
+    return table(head, rows)
 
 
 LENGTHS = (16, 64, 256, 1024, 4096, 16384)

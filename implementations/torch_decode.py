@@ -18,7 +18,9 @@ def without_cuda(device: str) -> str | None:
 
 DECLARED = {"arrays": "torch", "dtypes": ("float32", "float16", "bfloat16"), "devices": ("cpu", "cuda"),
             "available": without_cuda,
-            "precision": {"float16": "fused", "bfloat16": "fused", "float16-gradients": "eager", "bfloat16-gradients": "eager"},
+            "precision": {"float16": "fused", "bfloat16": "fused",
+                          "float16-cpu": "fused-fast-exp", "bfloat16-cpu": "fused-fast-exp",
+                          "float16-gradients": "eager", "bfloat16-gradients": "eager"},
             "causal_alignment": "bottom-right", "empty_rows": "zero", "masked_values": "read"}  # fmt: skip
 
 

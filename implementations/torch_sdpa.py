@@ -4,9 +4,9 @@ Left alone, torch chooses a back end by the inputs; here each is asked by name, 
 reported as unsupported in torch's own words. What torch 2.13 offers on a CPU:
 
 math    every case; half precision is computed in float32 and rounded at the end. It holds every score.
-flash   tiles, in float32 inside. E = D only, the last axis of query, key and value in steps of one, no
-        gradient of a bias. Its gradients take delta = rowsum(dO * O) from the rounded output and accumulate
-        in the storage dtype.
+flash   tiles, in float32 inside; in half precision the exponential is good to 1e-4 (pytorch/pytorch#151441).
+        E = D only, the last axis of query, key and value in steps of one, no gradient of a bias. Its gradients
+        take delta = rowsum(dO * O) from the rounded output and accumulate in the storage dtype.
 
 Causal is aligned top-left. Masked and future positions are read: NaN in one gets out. The conventions of the
 back ends that exist on CUDA only are not declared here but found out where they run.
@@ -144,7 +144,8 @@ for name, backend, devices, dtypes, requires, semantics in (
         dtypes=dtypes,
         devices=devices,
         requires=requires,
-        precision=dict.fromkeys(HALF, "fused"),
+        precision=dict.fromkeys(HALF, "fused")
+        | (dict.fromkeys(("float16-cpu", "bfloat16-cpu"), "fused-fast-exp") if name == "flash" else {}),
         available=without_cuda,
         causal_alignment="top-left",
         findings=FLASH_FINDINGS if name == "flash" else {},

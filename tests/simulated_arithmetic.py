@@ -196,3 +196,14 @@ class Machine:
         a, b = np.moveaxis(self.operand(a), -1, 0), np.moveaxis(self.operand(b), -2, 0)
         terms = a[..., None] * b[..., None, :]  # (n, ..., M, N)
         return self.result(self.total(terms if self.habits.fused else self.partial(terms)))
+
+
+def cubic_exponential(x: np.ndarray) -> np.ndarray:
+    """The exponential of torch's fused attention on a CPU, in float32 as there (pytorch/pytorch#151441)."""
+    octaves = x.astype(np.float32) * np.float32(np.log2(np.e))
+    part = octaves - np.floor(octaves)
+    cubic = np.float32(-0.079204240219773236)
+    for coefficient in (-0.22433836478672356, 0.30354260500649682, 0.00010703434948458272):
+        cubic = cubic * part + np.float32(coefficient)
+    bits = (octaves - cubic) * np.float32(2**23) + np.float32(127 * 2**23)
+    return bits.astype(np.int32).view(np.float32).astype(np.float64)

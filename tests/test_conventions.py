@@ -8,7 +8,11 @@ import pytest
 
 from qkverify import conventions
 from qkverify.contract import describe
+from qkverify.rounding import Precision
+from qkverify.runs import Run
 from qkverify.verification import Cell, check, law_book, prepare
+
+from .simulated_arithmetic import cubic_exponential
 
 
 def attention(query, key, value, *, mask=None, return_lse=False, lowest=-np.inf, base=1.0):
@@ -93,6 +97,39 @@ def test_gradients_may_round_more_than_the_output():
     assert found["delta"].value == "weights"
     run = prepare(Cell(one, "cpu", "bfloat16"))
     assert run.gradient_precision.elementwise.unit > run.precision.elementwise.unit
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("stored", ["before the division", "after it", "not at all"])
+@pytest.mark.parametrize(
+    ("exponential", "expected"), [(np.exp, "fused"), (cubic_exponential, "fused-fast-exp")]
+)
+def test_a_fast_exponential_is_found_out(dtype, stored, exponential, expected):
+    """Whatever else is rounded, and in the dtype where its error is a thirtieth of a rounding as well."""
+
+    def attention(query, key, value):
+        q, k, v = (x.astype(np.float32) for x in (query, key, value))
+        scores = q @ np.swapaxes(k, -1, -2) * np.float32(q.shape[-1] ** -0.5)
+        weights = exponential(scores - scores.max(-1, keepdims=True)).astype(np.float32)
+        total = weights.sum(-1, keepdims=True)
+        if stored == "after it":
+            return ((weights / total).astype(query.dtype).astype(np.float32) @ v).astype(query.dtype)
+        if stored == "before the division":
+            weights = weights.astype(query.dtype).astype(np.float32)
+        return (weights @ v / total).astype(query.dtype)
+
+    found = conventions.detect(cell(attention, dtype).implementation, "cpu", dtype)
+    assert found["precision"] == conventions.Choice(expected, "detected")
+    assert conventions.precisions_of(found, dtype)["precision"] == Precision.named(expected, dtype)
+
+
+def test_what_is_declared_for_a_device_is_not_asked_for():
+    one = cell(
+        kernel(), "float16", precision={"float16": "eager", "float16-cpu": "fused-fast-exp"}
+    ).implementation
+    found = conventions.detect(one, "cpu", "float16")
+    assert found["precision"] == conventions.Choice("fused-fast-exp", "declared")
+    assert Run(one, "cpu", "float16").precision == Precision.fused_fast_exp("float16")
 
 
 def flash_backward(query, key, value, upstream):

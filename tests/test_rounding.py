@@ -28,7 +28,7 @@ from qkverify.rounding import (
     gamma,
 )
 
-from .simulated_arithmetic import Habits, Machine
+from .simulated_arithmetic import Habits, Machine, cubic_exponential
 
 MODELS = {
     "float64": Precision.plain("float64"),
@@ -261,7 +261,15 @@ def test_gamma_covers_any_n_roundings(n: int, bits: int) -> None:
         assert abs(product - 1) <= Fraction(gamma(n, float(unit))) * (1 + Fraction(1, 2**50))
 
 
-@pytest.mark.parametrize("kind", ["plain", "fused", "eager", "tf32"])
+def test_a_fast_exponential_stays_within_its_bound_and_needs_it() -> None:
+    x = -np.linspace(0, 80, 1_000_001).astype(np.float32).astype(np.float64)
+    wrong = np.abs(cubic_exponential(x) - np.exp(x))
+    for model, share in ((Precision.fused_fast_exp, (0.8, 1.0)), (Precision.fused, (10.0, np.inf))):
+        bound = np.exp(Bounded(x, 0.0, model("float16"), FORMATS["float32"].unit)).errors
+        assert share[0] < (wrong / bound).max() < share[1]
+
+
+@pytest.mark.parametrize("kind", ["plain", "fused", "fused-fast-exp", "eager", "tf32"])
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
 def test_a_model_never_computes_more_coarsely_than_it_stores(kind: str, dtype: str) -> None:
     precision = Precision.named(kind, dtype)

@@ -272,12 +272,12 @@ REGISTERED: list[Implementation] = []
 def implementation(function: Function | None = None, **declared: Any) -> Any:
     """Declare a function as an implementation and return it unchanged. Everything is optional.
 
-    name, operation, arrays ("numpy", "torch", "jax"), dtypes, devices, layout ("BHLD" or "BLHD"), requires (expressions
-    over the dimension letters that the sizes must satisfy), precision ({dtype: "fused" | "eager" | "tf32" | Precision}; the
-    key "bfloat16-cpu" for one device, "bfloat16-gradients" where gradients round otherwise than the output does),
-    available (device -> None, or the reason why not), vjp, differentiable, findings ({law: folder, or Finding}), tile (edges of
-    its tiles), effort ({device: share of the usual examples}, where a call is slow there, as in an interpreter), and every
-    key of `SEMANTICS`. Raises UsageError for a word that is none of these.
+    name, operation, arrays ("numpy", "torch", "jax"), dtypes, devices, layout ("BHLD" or "BLHD"), requires (expressions over
+    the dimension letters that the sizes must satisfy), precision ({dtype: "fused" | "fused-fast-exp" | "eager" | "tf32" |
+    Precision}, see `rounding.Precision`; the key "bfloat16-cpu" for one device, "bfloat16-gradients" where gradients round
+    otherwise than the output does), available (device -> None, or the reason why not), vjp, differentiable, findings ({law:
+    folder, or Finding}), tile (edges of its tiles), effort ({device: share of the usual examples}, where a call is slow
+    there, as in an interpreter), and every key of `SEMANTICS`. Raises UsageError for a word that is none of these.
     """
 
     def register(target: Function) -> Function:

@@ -63,6 +63,7 @@ class Precision:
     elementwise  format that every elementwise result is rounded to
     output       format of what is stored
     exp_ulps     error of exp and tanh, in unit roundoffs of `accumulate` (vectorised ones reach 20)
+    fast_exp     relative error that an exponential may have beyond that, where only weights in half precision are made of it
     trig_ulps    error of sin and cos, likewise (SLEEF's vector versions stay within 3.5)
     folded       roundings of scale factors that may have been multiplied into the operands of the scores
     tile         fewest keys in a tile of an online softmax: a sum over n keys is rescaled at most ceil(n / tile) times
@@ -77,6 +78,7 @@ class Precision:
     elementwise: Format
     output: Format
     exp_ulps: float = 20.0
+    fast_exp: float = 0.0
     trig_ulps: float = 4.0
     tile: int = 16
     folded: int = 4
@@ -106,6 +108,11 @@ class Precision:
         return cls(FORMATS[dtype], inner, inner, FORMATS[dtype])
 
     @classmethod
+    def fused_fast_exp(cls, dtype: str) -> Precision:
+        """A fused kernel with an exponential of its own that is just good enough for weights in half precision."""
+        return replace(cls.fused(dtype), fast_exp=FAST_EXP)
+
+    @classmethod
     def eager(cls, dtype: str) -> Precision:
         """Op by op: each operation accumulates in float32 and stores its result in the storage format."""
         inner = FLOAT32 if FORMATS[dtype].unit > FLOAT32.unit else FORMATS[dtype]
@@ -127,14 +134,17 @@ class Precision:
 
     @classmethod
     def named(cls, name: str, dtype: str) -> Precision:
-        """The model called "plain", "fused", "eager" or "tf32", for one dtype."""
+        """The model called "plain", "fused", "fused-fast-exp", "eager" or "tf32", for one dtype."""
         models: dict[str, Callable[[str], Precision]] = {
-            "plain": cls.plain, "fused": cls.fused, "eager": cls.eager, "tf32": cls.tf32,
+            "plain": cls.plain, "fused": cls.fused, "fused-fast-exp": cls.fused_fast_exp, "eager": cls.eager, "tf32": cls.tf32,
         }  # fmt: skip
         return models[name](dtype)
 
 
 LN_2 = 0.6931471805599453
+# Cubic polynomials between powers of two: torch's on a CPU (pytorch/pytorch#151441) is wrong by up to 1.08e-4, its argument's
+# rounding included.
+FAST_EXP = 2.0**-13
 EXACT = Precision.plain("float64")
 
 
@@ -370,7 +380,8 @@ def _exp(x: Bounded) -> Bounded:
         if not positive.all():
             lost = ~positive & ~(x.value + shifted <= math.log(p.elementwise.tiny)) & (x.value != -np.inf)
             shifted = np.where(positive, shifted, 0.0)
-        error = value * (_expm1(shifted) * (1 + p.exp_ulps * unit) + p.exp_ulps * unit)
+        own = p.exp_ulps * unit + p.fast_exp
+        error = value * (_expm1(shifted) * (1 + own) + own)
         if lost is not False and lost.any():
             error = np.where(lost, np.inf, error)
     return _elementwise(x, value, error)
