@@ -81,3 +81,24 @@ def test_the_collector_is_spared_older_objects_while_a_law_is_checked(frozen_bef
         assert bool(gc.get_freeze_count()) == frozen_before
     finally:
         gc.unfreeze()
+
+
+@pytest.mark.parametrize(("counted", "outcome"), [(True, "passed"), (False, "failed")])
+def test_a_result_kept_for_tensors_that_were_not_written_to_is_right(counted, outcome, tmp_path, monkeypatch):
+    """torch counts the writes to a tensor. A cache that looks at the count is right, one of objects alone is not."""
+    monkeypatch.chdir(tmp_path)
+    kept = {}
+
+    def cached(query, key, value):
+        arrays = query, key, value
+        name = tuple((id(x), x._version * counted) for x in arrays)
+        if kept.get("of") != name:
+            group = query.shape[1] // key.shape[1]
+            keys, values = (x.repeat_interleave(group, dim=1) for x in (key, value))
+            found = torch.softmax(query @ keys.mT * query.shape[3] ** -0.5, dim=-1) @ values
+            kept.update({"of": name, "found": found, "arrays": arrays})
+        return kept["found"].clone()
+
+    one = describe(cached, arrays="torch", dtypes=("float32",), requires=("K >= 1",), differentiable=False)
+    (law,) = [law for law in law_book() if law.name == "inputs_are_read_anew"]
+    assert check(law, Run(one), max_examples=20, database=None).outcome == outcome

@@ -136,7 +136,10 @@ def show(array: Any) -> str:
     if array.size > PRINTED:
         if array.dtype == np.bool_:
             return f"shape {array.shape}, {int(array.sum())} of {array.size} true"
-        return f"shape {array.shape}, from {np.nanmin(array):.6g} to {np.nanmax(array):.6g}"
+        numbers = array[~np.isnan(array)]
+        if not numbers.size:
+            return f"shape {array.shape}, all NaN"
+        return f"shape {array.shape}, from {numbers.min():.6g} to {numbers.max():.6g}"
     return str(_plain(array.tolist())).replace("'", "")
 
 

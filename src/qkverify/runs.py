@@ -169,30 +169,46 @@ class Run:
 
         Raises UnsupportedCase where the framework's arrays cannot be written.
         """
-        if self.device != "cpu" or not self.framework.WRITABLE:
-            raise UnsupportedCase("the arrays share no memory that could be overwritten")
         self.problems.append(problem)
-        held = problem.replace(**{name: np.array(getattr(problem, name)) for name in TRIPLE}, layouts={})
-        shape, call = (*problem.query.shape[:3], problem.sizes["E"]), self.callable(held)
-        with self.framework.inference(problem.mode):
-            first = self._received(self._guarded(call), "output", shape, self.dtype)
-            for name in TRIPLE:
-                getattr(held, name)[...] = getattr(changed, name)
-            second = self._received(self._guarded(call), "output", shape, self.dtype)
+        native, call = self._held(problem)
+        if not self._overwrite(native, problem):
+            raise UnsupportedCase(f"arrays of {self.implementation.arrays} cannot be overwritten")
+        shape = (*problem.query.shape[:3], problem.sizes["E"])
+
+        def result() -> np.ndarray:
+            with self.framework.inference(problem.mode):
+                return self._received(self._guarded(call), "output", shape, self.dtype)
+
+        first = result()
+        self._overwrite(native, changed)
+        second = result()
         return self.within(first, self.bound(problem)[0]), self.within(second, self.bound(changed)[0])
 
     def kept(self, problem: Problem, later: Problem) -> tuple[np.ndarray, np.ndarray]:
         """What a call returned, read at once and read again after another call and after its inputs were overwritten."""
         self.problems.append(problem)
-        held = problem.replace(**{name: np.array(getattr(problem, name)) for name in TRIPLE}, layouts={})
+        native, call = self._held(problem)
         with self.framework.inference(problem.mode):
-            returned = self._guarded(self.callable(held))
-            native = returned[0] if isinstance(returned, tuple) else returned
-            before = np.array(self.framework.to_numpy(native))
+            returned = self._guarded(call)
+            output = returned[0] if isinstance(returned, tuple) else returned
+            before = np.array(self.framework.to_numpy(output))
             self._guarded(self.callable(later))
-        for name in TRIPLE:
-            getattr(held, name)[...] = 0
-        return before, np.array(self.framework.to_numpy(native))
+        zeros = {name: np.zeros_like(getattr(problem, name)) for name in TRIPLE}
+        self._overwrite(native, problem.replace(**zeros))
+        return before, np.array(self.framework.to_numpy(output))
+
+    def _held(self, problem: Problem) -> tuple[dict[str, Any], Callable[[], Any]]:
+        """Query, key and value in arrays that nobody else has, and the call on them."""
+        copies = {name: np.array(getattr(problem, name)) for name in TRIPLE}
+        native, options = self._native(problem.replace(**copies, layouts={}))
+        keywords = self._keywords(options, grouped=problem.group != 1)
+        return native, lambda: self.implementation.function(*(native[name] for name in TRIPLE), **keywords)
+
+    def _overwrite(self, native: Mapping[str, Any], other: Problem) -> bool:
+        """Give native arrays the numbers of another problem, as an optimizer does: who counts writes sees it. False where they
+        cannot be written."""
+        arrays = ((self._heads_first(native[name]), getattr(other, name)) for name in TRIPLE)
+        return all([self.framework.overwrite(array, numbers) for array, numbers in arrays])
 
     def from_one_buffer(self, problem: Problem, order: Sequence[int]) -> Bounded:
         """The output for query, key and value, all of one shape, that are slices of one buffer (B,L,3,H,D) in an order."""
