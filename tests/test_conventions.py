@@ -75,6 +75,23 @@ def test_base_two_is_right_where_it_is_declared_and_wrong_where_nothing_is():
     assert verdict(cell(kernel(), lse="base2")) == "failed"
 
 
+def test_bits_are_compared_where_that_is_declared_and_only_there():
+    """Right, and two calls differ in the last bits: nobody promised that they would not."""
+    calls = []
+
+    def attention(query, key, value):
+        calls.append(1)
+        found = kernel()(query, key, value)
+        return found if len(calls) < 20 or len(calls) % 2 else np.nextafter(found, np.float32(np.inf))
+
+    found = conventions.detect(cell(attention, "float32").implementation, "cpu", "float32")
+    assert found["deterministic"] == found["batch_invariant"] == conventions.Choice("yes", "detected")
+    assert {"deterministic", "batch_invariant"}.isdisjoint(conventions.settled(found))
+    calls[:] = [1] * 20
+    assert verdict(cell(attention, "float32"), "same_call_twice") == "passed"
+    assert verdict(cell(attention, "float32", deterministic=True), "same_call_twice") == "failed"
+
+
 def rounded_backward(query, key, value, upstream):
     """The scores, and the weights' gradient, stored in bfloat16 on the way: coarser than the forward pass."""
     q, k, v, g = (x.astype(np.float64) for x in (query, key, value, upstream))
