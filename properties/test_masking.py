@@ -145,6 +145,24 @@ def test_all_true_mask_is_neutral(run, problem):
     assert_within_bound(run(problem.replace(mask=np.ones((1, 1, s["Q"], s["K"]), dtype=bool))), run(problem))
 
 
+@law("A mask that looks like another (causal, a band, padding, none) but for one element is itself.", source="short cuts: a mask known by its corners or its first head",
+     needs="mask", problem=problems(only=("scale",), sizes={"K": "Q"}, long=False, tame=True),
+     kind=("causal", "band", "padding", "none"), row=range(64), column=range(64), last=(False, True), weight=0.5)  # fmt: skip
+def test_nearly_regular_masks(run, problem, kind, row, column, last):
+    s = problem.sizes
+    ahead = np.arange(s["K"]) - np.arange(s["Q"])[:, None]
+    shapes = {
+        "causal": ahead <= 0,
+        "band": abs(ahead) <= 1,
+        "padding": 2 * np.arange(s["K"]) < s["K"] + 0 * ahead,
+        "none": ahead < s["K"],
+    }
+    mask = np.tile(shapes[kind], (s["B"], s["H"], 1, 1) if last else (1, 1, 1, 1))
+    mask[-1, -1, row % s["Q"], column % s["K"]] ^= True
+    masked = problem.replace(mask=mask)
+    assert_within_bound(run(masked), run.exact(masked))
+
+
 @law("A mask of any shape that broadcasts means the mask that it broadcasts to.", source="NumPy broadcasting, from the right", needs="mask",
      problem=problems(use=("mask",), only=("mask", "scale")), pattern=range(16), drop=(False, True), bits=range(2**20 + 1))  # fmt: skip
 def test_mask_broadcasts(run, problem, pattern, drop, bits):

@@ -166,6 +166,11 @@ FORWARD: dict[str, dict[str, Any]] = {
     "mask_is_filled_instead_of_the_bias": ONE_HIDDEN,
     "one_sequence_needs_no_mask": ONE_HIDDEN,
     "cross_attention_loses_its_mask": ONE_HIDDEN,
+    "mask_is_known_by_its_corners": {
+        "Q": 3,
+        "K": 3,
+        "mask": np.array([[1, 0, 0], [0, 1, 0], [1, 1, 1]], bool),
+    },
     "bias_is_taken_for_a_mask": {"bias": np.array([0.0, 1.0])},
     "causal_path_forgets_the_softcap": {**TOP, "softcap": 0.5},
     "early_return_forgets_the_window": {"Q": 2, "window": (1, 0)},

@@ -102,3 +102,17 @@ def bias_is_taken_for_a_mask(call: Call) -> Call:
         return textbook.prepare(call)
     seen = (call.bias == 0) & (True if call.mask is None else call.mask)
     return textbook.prepare(call.but(bias=None, mask=seen))  # right: call
+
+
+@mutant("A036", step="prepare", evidence="inferred")
+def mask_is_known_by_its_corners(call: Call) -> Call:
+    """A square mask whose first row sees the first key alone and whose last row sees all is taken for the causal one."""
+    square = call.mask is not None and call.mask.shape[-2:] == (call.Q, call.Q) and call.Q == call.K > 1
+    if (
+        square
+        and call.mask[..., 0, 0].all()
+        and not call.mask[..., 0, 1:].any()
+        and call.mask[..., -1, :].all()
+    ):
+        return textbook.prepare(call.but(mask=None, causal=True))  # right: where all of it is np.tri
+    return textbook.prepare(call)
