@@ -124,6 +124,7 @@ FLASH_FINDINGS = {
     },
     "zero_scale_averages[cpu]": SCALE_NOT_POSITIVE,
     "negative_scale_is_negated_queries[cpu]": SCALE_NOT_POSITIVE,
+    "gradients_at_scales_not_positive[cpu]": SCALE_NOT_POSITIVE,
     "mismatched_sizes_raise[cpu]": KEY_COUNT,
     "nan_goes_where_it_must[cpu]": NAN_QUERY,
 }  # fmt: skip

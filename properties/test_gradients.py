@@ -29,6 +29,16 @@ def test_vjp_agrees_on_real_activations(run, problem):
         assert_within_bound(found, exact[name], what=f"gradient of {name}")
 
 
+@law("With a scale of zero or below, too, the gradients are those of the formula.", source="d S / d Q = scale K, whatever its sign", needs=("gradients", "scale"),
+     problem=problems(upstream=True, without=("scale",), tame=True, long=False), scale=(-1.0, -0.25, 0.0), dtypes=("float64", "float32"), weight=0.5)  # fmt: skip
+def test_gradients_at_scales_not_positive(run, problem, scale):
+    """In full precision, where a sign is all that can be wrong."""
+    scaled = problem.replace(scale=scale)
+    exact = run.exact_gradients(scaled)
+    for name, found in run.gradients(scaled).items():
+        assert_within_bound(found, exact[name], what=f"gradient of {name}")
+
+
 @law("Twice the upstream gradient gives twice the gradients: powers of two exactly.", source="a vector-Jacobian product is linear", needs="gradients", problem=problems(upstream=True, tame=True, long=False),
      factor=(2.0, -1.0, 0.5, -2.0))  # fmt: skip
 def test_linear_in_upstream(run, problem, factor):

@@ -7,6 +7,7 @@ import gc
 import numpy as np
 import pytest
 import torch
+from hypothesis import strategies as st
 
 from qkverify.contract import describe
 from qkverify.frameworks import torch_arrays
@@ -81,6 +82,15 @@ def test_the_collector_is_spared_older_objects_while_a_law_is_checked(frozen_bef
         assert bool(gc.get_freeze_count()) == frozen_before
     finally:
         gc.unfreeze()
+
+
+def test_a_law_that_draws_wrongly_is_the_harness_at_fault():
+    nothing = {"size": st.integers(min_value=2, max_value=1)}
+    law = Law("draws", "x", "", "", lambda run, size: None, nothing, operations=("softmax",))
+    found = check(
+        law, Run(describe(lambda scores: scores, operation="softmax", arrays="numpy")), max_examples=2
+    )
+    assert (found.outcome, "draws what Hypothesis does not take" in found.reason) == ("error", True)
 
 
 @pytest.mark.parametrize(("counted", "outcome"), [(True, "passed"), (False, "failed")])

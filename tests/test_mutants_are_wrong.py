@@ -222,6 +222,7 @@ UPSTREAM = {
     "shared_heads_get_one_gradient": {"H": 2, "G": 1},
     "shared_heads_get_the_mean_gradient": {"H": 2, "G": 1},
     "softcap_has_no_derivative": {"softcap": 0.5},
+    "slope_is_never_negative": {"scale": -1.0},
     "delta_is_missing": {},
     "delta_is_not_normalised": {},
     "empty_row_keeps_its_infinite_lse": {"Q": 3, "K": 1, "causal": True},

@@ -70,6 +70,12 @@ def softcap_has_no_derivative(call: Call, d_scores: np.ndarray, capped: np.ndarr
     return d_scores  # right: d_scores * (1 - (capped / call.softcap) ** 2)
 
 
+@mutant("A038", step="through_scale", gradients=BACKWARD, evidence="inferred")
+def slope_is_never_negative(call: Call, d_scores: np.ndarray, scale: float) -> np.ndarray:
+    """The slope of the scores is written as the size of the scale."""
+    return d_scores * abs(scale)  # right: without abs
+
+
 @mutant(
     "B131",
     step="through_softmax",

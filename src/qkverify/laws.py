@@ -31,6 +31,7 @@ from hypothesis.errors import (
     Flaky,
     HypothesisDeprecationWarning,
     HypothesisWarning,
+    InvalidArgument,
     Unsatisfiable,
     UnsatisfiedAssumption,
 )
@@ -143,6 +144,8 @@ class Law:
                 raise UnsupportedCase(
                     f"{run.implementation.name} refuses every problem of {self.name}"
                 ) from error
+            except InvalidArgument as error:
+                raise HarnessError(f"{self.name} draws what Hypothesis does not take: {error}") from error
             except Flaky as flaky:
                 raise LawViolation(
                     "the same problem broke the law once and then held: the result depends on earlier calls, or on chance"

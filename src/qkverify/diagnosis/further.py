@@ -44,6 +44,9 @@ def _other_options(run: Run, p: Problem) -> Iterator[dict[str, Any]]:
     for name in offered:
         kept = {n: x for n, x in p.options.items() if n != name}
         yield kept if name in p.options else {**kept, name: ADDED.get(name)}
+        if name == "scale" and name in p.options:  # a scale of 1, or of -1, is like none
+            yield {**kept, name: ADDED[name]}
+            yield {**kept, name: -ADDED[name]}
         for other in offered:
             if name in p.options and {name, other} <= set(MASKING) and other not in p.options:
                 yield {**kept, other: ADDED.get(other)}

@@ -22,8 +22,8 @@ from qkverify.reference.scores import products
 from qkverify.reference.softmax import largest, log_sum_exp
 
 
-def _backward(*, delta: str = "weights", capped: bool = True, scaled: bool = True, group: str = "sum", bias: str = "sum",
-              masked: bool = True, empty: str = "") -> Compute:  # fmt: skip
+def _backward(*, delta: str = "weights", capped: bool = True, scaled: bool = True, signed: bool = True, group: str = "sum",
+              bias: str = "sum", masked: bool = True, empty: str = "") -> Compute:  # fmt: skip
     """The reference's backward pass with one step changed; `empty` is what a row that sees no key makes NaN."""
 
     def compute(a: Arguments, p: Problem) -> dict[str, Any]:
@@ -39,6 +39,8 @@ def _backward(*, delta: str = "weights", capped: bool = True, scaled: bool = Tru
         d_logits = weights * (d_weights if delta == "none" else d_weights - row)
         d_logits = np.where(hollow, np.nan, d_logits) if empty == "scores" else d_logits
         d_products = d_logits * a["scale"] if scaled else d_logits
+        if not signed and p.scale is not None and p.scale < 0:
+            d_products = -d_products
         if capped and p.softcap is not None and np.isfinite(p.softcap):
             cap = np.tanh(products(a["query"], a["key"], a["scale"]) / a["softcap"])
             d_products = d_products * (1.0 - cap * cap)
@@ -77,6 +79,7 @@ GRADIENTS: tuple[Mistake, ...] = (
     Mistake("those with delta taken before the weights are normalised", gradients=_backward(delta="exponentials")),
     Mistake("those without the derivative of the softcap", gradients=_backward(capped=False), needs=("softcap",)),
     Mistake("those without the scale", gradients=_backward(scaled=False)),
+    Mistake("those of a scale without its sign", gradients=_backward(signed=False)),
     Mistake("those of weights that are not masked again in the backward pass", gradients=_backward(masked=False), among=MASKING),
     Mistake("those where a key head gets the gradient of the first query head of its group, not the sum",
             gradients=_backward(group="first")),
