@@ -39,6 +39,7 @@ SENTENCES = {
     "maximum rises.",
     "B041": "The result is right where the number of keys is a multiple of 16 and wrong elsewhere.",
     "B124": "The log-sum-exp equals the logarithm to base 2; the natural one is declared.",
+    "A038": "The gradients are those of a scale without its sign.",
     "B131-delta-is-missing": "The gradients are those without delta, the row's sum of weight times gradient.",
     "B068": "The result is right where every array is contiguous and wrong with the query as ",
     "B142": "The call writes into its argument query.",
