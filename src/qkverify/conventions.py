@@ -1,8 +1,8 @@
 """Finding out what an implementation chose where libraries differ legitimately.
 
 A declared choice is taken at its word and the laws hold it to that. An undeclared one is probed on an example small enough to
-be read, printed ("detected: causal top-left"), and held to for the rest of the run. A probe that raises leaves the choice
-open: the laws will meet the same error and report it.
+be read, printed ("detected: causal top-left"), and, but for `PRINTED_ALONE`, held to for the rest of the run. A probe that
+raises leaves the choice open: the laws will meet the same error and report it.
 """
 
 from __future__ import annotations
