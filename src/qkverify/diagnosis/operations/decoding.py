@@ -40,7 +40,7 @@ LIKE_PLAIN = (*SCORED, *HEADS, *_offered(SOFTMAX))
 
 def options_of(run: Run, i: int) -> dict[str, Any]:
     """Every second example without options, the others with a softcap and a scale by turns, as far as they are offered."""
-    given = ({}, {"softcap": 1.5}, {}, {"scale": 0.4}, {}, {"scale": 0.6, "softcap": 2.0})[i % 6]
+    given = ({}, {"softcap": 1.5}, {}, {"scale": 0.4}, {}, {"scale": -0.6, "softcap": 2.0})[i % 6]
     return {name: value for name, value in given.items() if run.offers_parameter(name)}
 
 
