@@ -77,7 +77,8 @@ def test_every_process_gets_the_seed(tmp_path, monkeypatch):
 
 def test_one_whose_process_died_is_killed_by_that_and_the_others_go_on(monkeypatch):
     monkeypatch.setattr("qkverify.power.processes.each", lambda work, tasks, jobs: [(0, None)])
-    (found,) = measure(["B066-query"])
+    (found,) = measure(["B066-query"], matrix=True)
+    assert found.matrix, "one that is not part of the matrix would take the picture of it from the page"
     assert (found.kind, found.name, [kill.law for kill in found.kills]) == (
         "mutant",
         mutant("B066-query").name,

@@ -152,15 +152,15 @@ def measure(
     # A control is checked by every law: only then has it not been accused.
     tasks = [(folder, name, profile, matrix or folder == "controls", seed) for folder, name in chosen]
     for number, found in processes.each(_attack, tasks, jobs):
-        yield _crashed(*chosen[number], profile) if found is None else found
+        yield _crashed(*chosen[number], profile, matrix) if found is None else found
 
 
-def _crashed(folder: str, name: str, profile: str) -> Planted:
+def _crashed(folder: str, name: str, profile: str, matrix: bool) -> Planted:
     """What is known of one whose process died: that, and no more."""
     one = _one(folder, name)
     return Planted(
         name=name, kind=_kind(one), operation=one.operation, dtype=cell_of(one).dtype, sentence=_sentence(one),
-        threads=_threads(one), kills=[Kill("a crash of its process", "", 0, 0.0)], profile=profile,
+        threads=_threads(one), kills=[Kill("a crash of its process", "", 0, 0.0)], matrix=matrix, profile=profile,
     )  # fmt: skip
 
 
