@@ -48,21 +48,20 @@ def ratio_of(
     if once < SHORTEST_SECONDS:
         return None
     repeats = max(1, math.ceil(sample_seconds / once))
-    ours, other = [], []
-    for number in range(most):
-        for mine in (True, False) if number % 2 else (False, True):
-            if mine:
-                ready.call()  # theirs makes two calls that do not count before each measurement
-                ours.append(ready.clock.sample(ready.call, repeats))
-            else:
-                other.append(theirs(ready.call, repeats))
-        if (
-            len(ours) % fewest == 0
-        ):  # looked at now and then: to stop at the first narrow interval would favour lucky ones
-            ratio = statistics.paired_ratio(ours, other)
-            if ratio.high - ratio.low <= 2 * NARROW:
-                break
-    return float(np.median(ours)), statistics.paired_ratio(ours, other), len(ours)
+    ours: list[float] = []
+    other: list[float] = []
+    # The interval is looked at now and then: to stop at the first narrow one would favour lucky ones.
+    while True:
+        for number in range(fewest):
+            for mine in (True, False) if number % 2 else (False, True):
+                if mine:
+                    ready.call()  # theirs makes two calls that do not count before each measurement
+                    ours.append(ready.clock.sample(ready.call, repeats))
+                else:
+                    other.append(theirs(ready.call, repeats))
+        ratio = statistics.paired_ratio(ours, other)
+        if ratio.high - ratio.low <= 2 * NARROW or len(ours) >= most:
+            return float(np.median(ours)), ratio, len(ours)
 
 
 def main() -> None:

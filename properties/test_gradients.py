@@ -13,30 +13,29 @@ from qkverify.verdict import assert_identical, assert_within_bound
 anything = problems(upstream=True)
 
 
-@law("The gradients are those of softmax(Q K^T * scale) V: dS = P (dP - rowsum(P dP)), summed over all that shares an input.",
-     source="FlashAttention, appendix B.2; softmax gradient y_i (delta_ik - y_k)", needs="gradients", problem=anything, weight=2.0)  # fmt: skip
-def test_vjp_agrees_with_reference(run, problem):
+def assert_gradients_are_right(run, problem):
     exact = run.exact_gradients(problem)
     for name, found in run.gradients(problem).items():
         assert_within_bound(found, exact[name], what=f"gradient of {name}")
+
+
+@law("The gradients are those of softmax(Q K^T * scale) V: dS = P (dP - rowsum(P dP)), summed over all that shares an input.",
+     source="FlashAttention, appendix B.2; softmax gradient y_i (delta_ik - y_k)", needs="gradients", problem=anything, weight=2.0)  # fmt: skip
+def test_vjp_agrees_with_reference(run, problem):
+    assert_gradients_are_right(run, problem)
 
 
 @law("On what a trained model gives to attention the gradients are the reference's.", source="all-MiniLM-L6-v2, first layer, on a page of text: qkverify.activations",
      needs="gradients", problem=real_problems(upstream=True), weight=0.2)  # fmt: skip
 def test_vjp_agrees_on_real_activations(run, problem):
-    exact = run.exact_gradients(problem)
-    for name, found in run.gradients(problem).items():
-        assert_within_bound(found, exact[name], what=f"gradient of {name}")
+    assert_gradients_are_right(run, problem)
 
 
 @law("With a scale of zero or below, too, the gradients are those of the formula.", source="d S / d Q = scale K, whatever its sign", needs=("gradients", "scale"),
      problem=problems(upstream=True, without=("scale",), tame=True, long=False), scale=(-1.0, -0.25, 0.0), dtypes=("float64", "float32"), weight=0.5)  # fmt: skip
 def test_gradients_at_scales_not_positive(run, problem, scale):
     """In full precision, where a sign is all that can be wrong."""
-    scaled = problem.replace(scale=scale)
-    exact = run.exact_gradients(scaled)
-    for name, found in run.gradients(scaled).items():
-        assert_within_bound(found, exact[name], what=f"gradient of {name}")
+    assert_gradients_are_right(run, problem.replace(scale=scale))
 
 
 @law("Twice the upstream gradient gives twice the gradients: powers of two exactly.", source="a vector-Jacobian product is linear", needs="gradients", problem=problems(upstream=True, tame=True, long=False),
@@ -281,6 +280,4 @@ def test_gradients_do_not_depend_on_return_lse(run, problem):
 @law("Gradients of calls of the sizes that models have are right.", source="the fast paths are taken here", needs="gradients",
      problem=problems(usual=True, tame=True, only=("causal", "scale"), upstream=True), weight=0.4)  # fmt: skip
 def test_usual_gradients(run, problem):
-    exact = run.exact_gradients(problem)
-    for name, found in run.gradients(problem).items():
-        assert_within_bound(found, exact[name], what=f"gradient of {name}")
+    assert_gradients_are_right(run, problem)

@@ -230,6 +230,10 @@ class Implementation:
     summary: str = ""
     file: str = ""
 
+    def declared_precision(self, device: str, dtype: str) -> Any:
+        """What is declared of a dtype on a device: the name of a precision model, a `Precision`, or None."""
+        return self.precision.get(f"{dtype}-{device}", self.precision.get(dtype))
+
     @property
     def not_offered(self) -> tuple[str, ...]:
         """Options of the operation that this implementation does not take."""

@@ -252,7 +252,7 @@ PROBES: Mapping[str, Callable[[Run], str | None]] = {
 
 def _precision(one: Implementation, run: Run) -> Choice:
     """One of `FUSED` where forty random problems hold to a fused kernel's bound, else "eager" (every operation rounds)."""
-    declared = one.precision.get(f"{run.dtype}-{run.device}", one.precision.get(run.dtype))
+    declared = one.declared_precision(run.device, run.dtype)
     if declared is not None:
         return Choice(declared if isinstance(declared, str) else "declared", "declared")
     name = FUSED[_answer(_fast_exponential, run) == "fast"]

@@ -765,7 +765,7 @@ class Run:
 
 def _precision(implementation: Implementation, device: str, dtype: str) -> Precision:
     """What is declared; else plain arithmetic in full precision, and a fused kernel's in half precision."""
-    declared = implementation.precision.get(f"{dtype}-{device}", implementation.precision.get(dtype))
+    declared = implementation.declared_precision(device, dtype)
     if isinstance(declared, Precision):
         return declared
     if dtype in ("float64", "float32") and declared != "tf32":

@@ -21,10 +21,8 @@ from qkverify.strategies import ARRAYS, STRIDED, TAME, draw_options
 
 MOST = 4  # sequences of one call
 LENGTHS = (1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 31, 33)
-LAST = (
-    *[1] * 6,
-    *LENGTHS[1:],
-)  # the queries of a step: one is what servers ask for, and has kernels of its own
+# The queries of a step: one is what servers ask for, and has kernels of its own.
+LAST = (*[1] * 6, *LENGTHS[1:])
 LONG = (64, 65, 63, 127, 129, 257, 513, 1025)  # one of the sequences: a cache is read in parts of up to 512
 PAIRS = 20_000  # (query, key) pairs of a long sequence, all heads
 HEADS = ((1, 1), (1, 2), (2, 1), (2, 2), (1, 3), (2, 3), (3, 2))  # G, group
