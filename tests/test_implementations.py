@@ -29,6 +29,8 @@ OFFERED = {
     "torch_sdpa-flash": (TORCH, EVERY, {"cpu", "cuda"}),
     "torch_sdpa-efficient": (TORCH, EVERY - {"float64"}, {"cuda"}),
     "torch_sdpa-cudnn": (TORCH, HALF, {"cuda"}),
+    "torch_flex-eager": ({*OPTIONS} - {"sinks"}, EVERY, {"cpu"}),
+    "torch_flex-compiled": ({*OPTIONS, "gradients"} - {"sinks"}, EVERY - {"float64"}, {"cuda"}),
     "triton_flash": (
         {"causal", "window", "key_lengths", "scale", "softcap", "return_lse", "gradients"},
         EVERY - {"float64"},
@@ -63,7 +65,7 @@ def test_each_offers_what_it_is_there_for(name: str) -> None:
     assert (one.offers, set(one.dtypes), set(one.devices)) == (options, dtypes, devices)
 
 
-@pytest.mark.parametrize("name", ["torch_sdpa-efficient", "torch_sdpa-cudnn"])
+@pytest.mark.parametrize("name", ["torch_sdpa-efficient", "torch_sdpa-cudnn", "torch_flex-compiled"])
 def test_a_machine_without_a_gpu_says_so(name: str) -> None:
     torch = pytest.importorskip("torch", reason="needs torch")
     expected = None if torch.cuda.is_available() else "no CUDA device"

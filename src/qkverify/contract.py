@@ -70,6 +70,7 @@ OPERATIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 DEVICES = ("cpu", "cuda")
 FRAMEWORKS = ("numpy", "torch", "jax")
+SLOW = 0.1  # share of the usual examples: an interpreter's
 
 
 @dataclass(frozen=True)
@@ -220,6 +221,7 @@ class Implementation:
     effort: Mapping[str, float] = field(
         default_factory=dict
     )  # device -> share of the usual number of examples
+    compiles: bool = False  # anew for every size
     semantics: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(
         default_factory=dict
@@ -229,6 +231,10 @@ class Implementation:
     declared: bool = False  # by @implementation; an undeclared function's limits are found out
     summary: str = ""
     file: str = ""
+
+    def slow(self, device: str) -> bool:
+        """Whether one call takes so long there that problems must be small as well as few."""
+        return self.effort.get(device, 1.0) <= SLOW
 
     def declared_precision(self, device: str, dtype: str) -> Any:
         """What is declared of a dtype on a device: the name of a precision model, a `Precision`, or None."""
@@ -281,7 +287,8 @@ def implementation(function: Function | None = None, **declared: Any) -> Any:
     Precision}, see `rounding.Precision`; the key "bfloat16-cpu" for one device, "bfloat16-gradients" where gradients round
     otherwise than the output does), available (device -> None, or the reason why not), vjp, differentiable, findings ({law:
     folder, or Finding}), tile (edges of its tiles), effort ({device: share of the usual examples}, where a call is slow
-    there, as in an interpreter), and every key of `SEMANTICS`. Raises UsageError for a word that is none of these.
+    there, as in an interpreter), compiles (whether each new size costs a compilation: few sizes are drawn), and every key
+    of `SEMANTICS`. Raises UsageError for a word that is none of these.
     """
 
     def register(target: Function) -> Function:
@@ -293,7 +300,7 @@ def implementation(function: Function | None = None, **declared: Any) -> Any:
 
 _FIELDS = {
     "name", "operation", "arrays", "dtypes", "devices", "layout", "requires", "exclusive", "precision", "available",
-    "vjp", "differentiable", "findings", "tile", "effort", "summary", "convention",
+    "vjp", "differentiable", "findings", "tile", "effort", "compiles", "summary", "convention",
 }  # fmt: skip
 
 
@@ -338,8 +345,9 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
             for law, known in declared.get("findings", {}).items()
         },
         tile=_sizes(declared.get("tile", ())),
-        # JAX compiles every operation anew for every size, a third of a second each: fewer problems.
+        # JAX compiles every operation anew for every size, a third of a second each: fewer problems, of few sizes.
         effort=dict(declared.get("effort", dict.fromkeys(DEVICES, 0.1) if arrays == "jax" else {})),
+        compiles=bool(declared.get("compiles", arrays == "jax")),
         semantics=_semantics({**(convention.semantics if convention else {}), **declared}),
         parameters=parameters,
         convention=style,

@@ -275,7 +275,7 @@ def _fast_exponential(run: Run) -> str:
     when it is stored, and before it is divided by the sum or not. What is wrong beside that looks like noise. But a polynomial
     between powers of two is wrong by the same curve in each, and that shows in the curve's Fourier coefficients.
     """
-    if run.implementation.effort.get(run.device, 1.0) < 1:
+    if run.implementation.slow(run.device):
         return "right"  # asking would take a minute
     rng, size, dtype = np.random.default_rng(0), max(_size(run), 2), run.numpy_dtype
     query = np.zeros((1, 1, QUERIES, size), dtype)

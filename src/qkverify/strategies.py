@@ -132,8 +132,8 @@ def draw_sizes(
 ) -> dict[str, int]:
     """Sizes by dimension letter. `fixed` maps a letter to a number or to the letter that it equals."""
     requires = run is not None and run.implementation.requires
-    compiles = run is not None and run.framework.COMPILES
-    slow = run is not None and not compiles and run.implementation.effort.get(run.device, 1.0) < 1
+    compiles = run is not None and run.implementation.compiles
+    slow = run is not None and not compiles and run.implementation.slow(run.device)
     if slow:
         long = False  # an interpreted kernel takes a second for what a compiled one does in a microsecond
     lengths = _lengths(run.implementation.tile if run is not None else ()) if long else LENGTHS
@@ -151,13 +151,18 @@ def draw_sizes(
                 n for n in fitting + known if run.implementation.accepts({**sizes, letter: n}) is None
             )
             assume(fitting)
+        if letter in pools and compiles:
+            fitting = fitting[:1]  # every other one would be one more compilation
         sizes[letter] = choices.pick(letter, fitting + ((0,) if zero and letter in "QK" else ()))
 
     pools: dict[str, tuple[int, ...]] = {}
     stretched = ""
     if compiles:
         sizes["B"], sizes["G"], group, *rest = choices.pick("heads", COMPILED if long else COMPILED_SHORT)
-        pools = {letter: (n,) for letter, n in zip("QKDE", rest, strict=True)}
+        pools = {
+            letter: (n, *(LENGTHS if letter in "QK" else HEAD_SIZES))
+            for letter, n in zip("QKDE", rest, strict=True)
+        }
     else:
         (sizes["B"], sizes["G"], group), stretched = choices.pick("heads", FEW_HEADS if slow else ALL_HEADS)
         if stretched and (long or stretched in ("D", "E", "DE")):
@@ -299,9 +304,7 @@ def real_problems(*, upstream: bool = False) -> st.SearchStrategy[Problem]:
 
     def make(choices: Choices) -> Problem:
         run = active()
-        few = run is not None and (
-            run.framework.COMPILES or run.implementation.effort.get(run.device, 1.0) < 1
-        )
+        few = run is not None and (run.implementation.compiles or run.implementation.slow(run.device))
         heads = choices.pick("H", (1, 2) if few else (1, 2, 3, activations.HEADS))
         keys = choices.pick("K", (16,) if few else REAL_LENGTHS)
         queries = keys if few else choices.pick("Q", [n for n in (1, 5, keys) if n <= keys])

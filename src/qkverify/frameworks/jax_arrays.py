@@ -16,7 +16,6 @@ from qkverify.frameworks.numpy_arrays import stir as stir
 REFUSALS: tuple[type[BaseException], ...] = (NotImplementedError,)
 MODES = ("",)
 WRITABLE = False
-COMPILES = True  # every operation anew for every size, a third of a second each
 
 
 def unavailable(device: str) -> str | None:

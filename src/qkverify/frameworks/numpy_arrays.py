@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 REFUSALS: tuple[type[BaseException], ...] = (NotImplementedError,)
-COMPILES = False
 MODES = ("",)
 WRITABLE = True
 

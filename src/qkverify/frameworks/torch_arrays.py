@@ -15,7 +15,6 @@ import torch
 from qkverify.frameworks import numpy_arrays
 
 REFUSALS: tuple[type[BaseException], ...] = (NotImplementedError,)
-COMPILES = False
 MODES = ("", "", "no_grad", "inference_mode")  # in which a forward pass may run
 WRITABLE = True  # on the CPU a tensor shares the memory of its array
 
