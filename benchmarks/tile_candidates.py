@@ -11,6 +11,7 @@ import math
 import multiprocessing
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -54,7 +55,8 @@ class Entry(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """What the compiler made of a candidate: registers of a thread, bytes that they spill to, bytes of shared memory."""
+    """What the compiler made of a candidate: registers of a thread (0: not known), bytes of memory that each thread uses for
+    what it spills, bytes of shared memory."""
 
     registers: int
     spilled: int
@@ -62,7 +64,7 @@ class Needs(NamedTuple):
 
     def programs(self, warps: int) -> int:
         """How many of them a multiprocessor holds."""
-        of_a_warp = 32 * 8 * math.ceil(self.registers / 8)
+        of_a_warp = 32 * 8 * max(1, math.ceil(self.registers / 8))
         return min(
             REGISTERS // (of_a_warp * warps),
             MULTIPROCESSOR_SHARED // (self.shared + RESERVED_SHARED) if self.shared <= SHARED_MEMORY else 0,
@@ -168,14 +170,18 @@ def compile_here(entry: Entry, tiles: Tiles, capability: int = 90) -> Needs:
 
 
 def needs_of(cubin: bytes, shared: int) -> Needs:
+    """As cuobjdump says, Triton's own or the toolkit's; without one, the registers are not known."""
+    try:
+        tool = triton.knobs.nvidia.cuobjdump.path
+    except RuntimeError:
+        tool = shutil.which("cuobjdump")
+    if tool is None:
+        return Needs(0, 0, shared)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        tool = triton.knobs.nvidia.cuobjdump.path
-        said = subprocess.run(
-            [tool, "-res-usage", file.name], capture_output=True, text=True, check=True
-        ).stdout
-    registers, stack = (int(re.findall(rf"{what}:(\d+)", said)[0]) for what in ("REG", "STACK"))
+        said = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True)
+    registers, stack = (int(re.findall(rf"{what}:(\d+)", said.stdout)[0]) for what in ("REG", "STACK"))
     return Needs(registers, stack, shared)
 
 

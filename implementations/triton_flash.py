@@ -582,13 +582,15 @@ def _sum_over_heads(
     key_tile, value_tile, inside, lowest, highest, query, upstream, lse, delta, query_strides, upstream_strides, batch,
     key_head, heads, group, queries, key_size, value_size, bounds, factor, slope,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, SOFTCAP: tl.constexpr, UNIT: tl.constexpr, EVEN: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, CAREFUL: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, GROUPED: tl.constexpr,
+    CAREFUL: tl.constexpr,
 ):  # fmt: skip
     """(dS^T @ Q, P^T @ dO) of a tile of keys, over the queries of all heads that read it."""
     key_total = tl.full([BLOCK_N, BLOCK_D], 0.0, tl.float32)
     value_total = tl.full([BLOCK_N, BLOCK_E], 0.0, tl.float32)
     begin, inner_begin, inner_end, end = bounds
-    for member in range(_scalar(group)):
+    # A loop that surely has one turn is none: the registers that it would hold for its next turn are free.
+    for member in range(_scalar(group) if GROUPED else 1):
         head = key_head * _scalar(group) + member
         entry = _entry(batch, head, heads, queries)
         query_view = _view(query, query_strides, batch, head, key_size, BLOCK_M, BLOCK_D, UNIT)
@@ -618,6 +620,7 @@ def key_value_gradient_kernel(
     heads, group, queries, keys, key_size, value_size, left, right, scale, factor, slope,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, SOFTCAP: tl.constexpr, UNIT: tl.constexpr, EVEN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    GROUPED: tl.constexpr,
 ):  # fmt: skip
     """Program (tile of keys, key/value head, batch entry): its rows of dK and dV, over all query heads of the group."""
     first, key_head, batch = _program(BLOCK_N, False)
@@ -639,7 +642,7 @@ def key_value_gradient_kernel(
     key_total, value_total = _sum_over_heads(
         key_tile, value_tile, inside, positions - before, positions + after, query, upstream, lse, delta, (qb, qh, qr, qc),
         (ub, uh, ur, uc), batch, key_head, heads, group, queries, key_size, value_size, bounds, factor, slope,
-        LEFT, RIGHT, SOFTCAP, UNIT, EVEN, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_E, False,
+        LEFT, RIGHT, SOFTCAP, UNIT, EVEN, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_E, GROUPED, False,
     )  # fmt: skip
     if LEFT or RIGHT:
         if not (_all_finite(key_total) and _all_finite(value_total)):
@@ -647,7 +650,7 @@ def key_value_gradient_kernel(
                 key_tile, value_tile, inside, positions - before, positions + after, query, upstream, lse, delta,
                 (qb, qh, qr, qc), (ub, uh, ur, uc), batch, key_head, heads, group, queries, key_size, value_size, bounds,
                 factor, slope,
-                LEFT, RIGHT, SOFTCAP, UNIT, EVEN, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_E, True,
+                LEFT, RIGHT, SOFTCAP, UNIT, EVEN, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_E, GROUPED, True,
             )  # fmt: skip
     inside = positions < _scalar(keys)
     group_heads = _scalar(heads) // _scalar(group)
@@ -892,7 +895,7 @@ def _key_value_gradient(query, key, value, upstream, lse, delta, lengths, settin
         key_value_gradient_kernel, (triton.cdiv(key.shape[2], tile.keys), key.shape[1], key.shape[0]), tile,
         (query, key, value, upstream, lse, delta, d_key, d_value, lengths, *strides, length_stride, *sizes,
          settings.scale, *curve),
-        UNIT=unit, BLOCK_M=tile.queries, BLOCK_N=tile.keys, **flags,
+        UNIT=unit, BLOCK_M=tile.queries, BLOCK_N=tile.keys, GROUPED=query.shape[1] != key.shape[1], **flags,
     )  # fmt: skip
     return d_key, d_value
 

@@ -283,7 +283,10 @@ def test_a_candidate_is_compiled_in_a_process_of_its_own(
         (ENTRY, triton_flash.HOPPER[ENTRY]),
         (ENTRY, triton_flash.HOPPER[ENTRY]._replace(registers=128)),
     ]
-    found = tile_candidates.compile_all(wanted, Journal(tmp_path / "journal.jsonl", {}), lambda: 300.0)
+    keys = Entry("keys", 64, True), triton_flash.HOPPER["keys", 64, True]
+    found = tile_candidates.compile_all(
+        [*wanted, keys], Journal(tmp_path / "journal.jsonl", {}), lambda: 300.0
+    )
     free, limited = (found[one] for one in wanted)
     assert isinstance(free, Needs), free
     assert isinstance(limited, Needs), limited
@@ -291,6 +294,7 @@ def test_a_candidate_is_compiled_in_a_process_of_its_own(
     assert limited.spilled > 0
     assert free.shared == limited.shared > 0
     assert free.programs(4) == 2
+    assert found[keys].spilled == 0, "where each key head has one query head there is no loop over heads"
     assert any((tmp_path / "cache").rglob("*.cubin"))
 
 
