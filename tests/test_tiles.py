@@ -230,6 +230,15 @@ def test_candidates_are_different_and_begin_with_the_present(entry: Entry) -> No
             assert Needs(one.registers + 8, 0, 0).programs(one.warps) < programs
 
 
+def test_what_spills_in_its_loops_is_no_candidate() -> None:
+    large = Tiles(
+        128, 64, 4, 3
+    )  # 256 numbers of a thread: its loop over inner tiles moves 154 of them to memory and back
+    assert tile_candidates.tiles_in_shared(Entry("queries", 128, False), large) <= triton_flash.SHARED_MEMORY
+    assert large not in candidates(Entry("queries", 128, False))
+    assert large in candidates(Entry("queries", 64, False))
+
+
 def test_the_present_tiles_fit_shared_memory() -> None:
     for key, one in triton_flash.HOPPER.items():
         assert tile_candidates.tiles_in_shared(Entry(*key), one) <= triton_flash.SHARED_MEMORY, key
@@ -296,6 +305,9 @@ def test_a_candidate_is_compiled_in_a_process_of_its_own(
     assert limited.spilled > 0
     assert free.shared == limited.shared > 0
     assert free.programs(4) == 2
+    for (entry, one), needs in found.items():
+        expected = tile_candidates.tiles_in_shared(entry, one)
+        assert expected <= needs.shared <= expected + 2048, "beside the tiles, only some rows of numbers"
     assert found[keys].spilled == 0, "where each key head has one query head there is no loop over heads"
     assert any((tmp_path / "cache").rglob("*.cubin"))
 
