@@ -19,7 +19,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
     $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install report gpu-report wheels test lint format clean
+.PHONY: help install report gpu-report gpu-tiles unpacked wheels test lint format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -32,11 +32,16 @@ report: $(VENV)/installed-run  ## verify and time every implementation that runs
 # Needs a Python with a CUDA build of torch, and fetches nothing. What that Python lacks of our few dependencies comes as a
 # folder of wheels: `make wheels` makes one where there is a package index, `make gpu-report WHEELS=wheels` uses it where
 # there is none. A wheel is a zip file, so it is unpacked beside the build, and nothing is installed.
-gpu-report:  ## the same on the GPU alone, with the Python at hand; goes on where a killed run ended
+gpu-report: unpacked  ## the same on the GPU alone, with the Python at hand; goes on where a killed run ended
+	PYTHONPATH=src:build/unpacked:$$PYTHONPATH $(PYTHON) -m qkverify.cli report --run --resume --device cuda --profile $(PROFILE) --budget 150
+
+gpu-tiles: unpacked  ## on a Hopper GPU, in six minutes: the best tiles of triton_flash; goes on where a killed run ended
+	PYTHONPATH=src:build/unpacked:$$PYTHONPATH $(PYTHON) -m qkverify.benchmarks.tiles $(ARGS)
+
+unpacked:
 	@rm -rf build/unpacked && mkdir -p build/unpacked
 	@for wheel in $(if $(WHEELS),$(WHEELS)/*.whl); do \
 	    $(PYTHON) -m zipfile -e "$$wheel" build/unpacked || exit 2; done
-	PYTHONPATH=src:build/unpacked:$$PYTHONPATH $(PYTHON) -m qkverify.cli report --run --resume --device cuda --profile $(PROFILE) --budget 150
 
 # For 64-bit Linux and the Python named: pip takes the newest build that one of these platforms has. With --no-deps, because
 # only what is named here is missing beside torch, hypothesis and pytest; more names: make wheels NAMES="typer rich".

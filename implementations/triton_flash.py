@@ -582,13 +582,15 @@ def _sum_over_heads(
     key_tile, value_tile, inside, lowest, highest, query, upstream, lse, delta, query_strides, upstream_strides, batch,
     key_head, heads, group, queries, key_size, value_size, bounds, factor, slope,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, SOFTCAP: tl.constexpr, UNIT: tl.constexpr, EVEN: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, CAREFUL: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, GROUPED: tl.constexpr,
+    CAREFUL: tl.constexpr,
 ):  # fmt: skip
     """(dS^T @ Q, P^T @ dO) of a tile of keys, over the queries of all heads that read it."""
     key_total = tl.full([BLOCK_N, BLOCK_D], 0.0, tl.float32)
     value_total = tl.full([BLOCK_N, BLOCK_E], 0.0, tl.float32)
     begin, inner_begin, inner_end, end = bounds
-    for member in range(_scalar(group)):
+    # A loop that surely has one turn is none: the registers that it would hold for its next turn are free.
+    for member in range(_scalar(group) if GROUPED else 1):
         head = key_head * _scalar(group) + member
         entry = _entry(batch, head, heads, queries)
         query_view = _view(query, query_strides, batch, head, key_size, BLOCK_M, BLOCK_D, UNIT)
@@ -618,6 +620,7 @@ def key_value_gradient_kernel(
     heads, group, queries, keys, key_size, value_size, left, right, scale, factor, slope,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, SOFTCAP: tl.constexpr, UNIT: tl.constexpr, EVEN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    GROUPED: tl.constexpr,
 ):  # fmt: skip
     """Program (tile of keys, key/value head, batch entry): its rows of dK and dV, over all query heads of the group."""
     first, key_head, batch = _program(BLOCK_N, False)
@@ -639,7 +642,7 @@ def key_value_gradient_kernel(
     key_total, value_total = _sum_over_heads(
         key_tile, value_tile, inside, positions - before, positions + after, query, upstream, lse, delta, (qb, qh, qr, qc),
         (ub, uh, ur, uc), batch, key_head, heads, group, queries, key_size, value_size, bounds, factor, slope,
-        LEFT, RIGHT, SOFTCAP, UNIT, EVEN, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_E, False,
+        LEFT, RIGHT, SOFTCAP, UNIT, EVEN, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_E, GROUPED, False,
     )  # fmt: skip
     if LEFT or RIGHT:
         if not (_all_finite(key_total) and _all_finite(value_total)):
@@ -647,7 +650,7 @@ def key_value_gradient_kernel(
                 key_tile, value_tile, inside, positions - before, positions + after, query, upstream, lse, delta,
                 (qb, qh, qr, qc), (ub, uh, ur, uc), batch, key_head, heads, group, queries, key_size, value_size, bounds,
                 factor, slope,
-                LEFT, RIGHT, SOFTCAP, UNIT, EVEN, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_E, True,
+                LEFT, RIGHT, SOFTCAP, UNIT, EVEN, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_E, GROUPED, True,
             )  # fmt: skip
     inside = positions < _scalar(keys)
     group_heads = _scalar(heads) // _scalar(group)
@@ -671,12 +674,18 @@ def key_value_gradient_kernel(
 
 
 class Tiles(NamedTuple):
-    """Queries and keys of a tile, warps that share a program, and loads in flight while a tile is computed."""
+    """Queries and keys of a tile, warps that share a program, copies of a tile in shared memory, and the most registers of
+    a thread (None: as the compiler likes).
+
+    With two copies the next tile is only asked for once the products of this one are issued, and waited for at once: it
+    takes three to hide a load.
+    """
 
     queries: int
     keys: int
     warps: int = 4
     stages: int = 1
+    registers: int | None = None
 
 
 INTERPRETED = Tiles(32, 32)  # small, so that small problems have edges, inner tiles and tiles to skip
@@ -684,33 +693,45 @@ PLAIN = {2: Tiles(32, 32, 4), 4: Tiles(32, 32, 8)}  # by bytes of a number, for 
 PLAIN_LONG = Tiles(16, 16, 4)  # for float32 heads of 256, whose products fill the registers
 SHARED_MEMORY = 227 * 1024  # bytes that one program may take on Hopper: HOPPER needs no more
 
-# (kernel, padded head size) -> tiles for 16-bit numbers in aligned memory. Chosen from the machine code for sm_90:
-# loops over inner tiles that spill no accumulator and issue their wgmma asynchronously.
+# (kernel, padded head size, whether keys end at a diagonal) -> tiles for 16-bit numbers in aligned memory. Chosen from the
+# machine code for sm_90: loops over inner tiles that spill no accumulator and issue their wgmma asynchronously. The two
+# kinds of masks are apart because the CAREFUL loops, which only the second has, take registers from the others.
+# `python -m qkverify.benchmarks.tiles` measures the choice on such a GPU and prints this table anew.
 HOPPER = {
-    ("forward", 64): Tiles(128, 64, 4, 3),
-    ("forward", 128): Tiles(128, 128, 8, 2),
-    ("forward", 256): Tiles(64, 64, 8, 2),
-    ("queries", 64): Tiles(128, 64, 4, 3),
-    ("queries", 128): Tiles(128, 64, 8, 3),
-    ("queries", 256): Tiles(64, 32, 8, 2),
-    ("keys", 64): Tiles(64, 128, 8, 3),
-    ("keys", 128): Tiles(32, 128, 8, 3),
-    ("keys", 256): Tiles(32, 64, 8, 2),
+    ("forward", 64, False): Tiles(128, 64, 4, 3),
+    ("forward", 64, True): Tiles(128, 64, 4, 3),
+    ("forward", 128, False): Tiles(128, 128, 8, 3),
+    ("forward", 128, True): Tiles(128, 128, 8, 3),
+    ("forward", 256, False): Tiles(64, 64, 8, 3),
+    ("forward", 256, True): Tiles(64, 64, 8, 3),
+    ("queries", 64, False): Tiles(128, 64, 4, 3),
+    ("queries", 64, True): Tiles(128, 64, 4, 3),
+    ("queries", 128, False): Tiles(128, 64, 8, 3),
+    ("queries", 128, True): Tiles(128, 64, 8, 3),
+    ("queries", 256, False): Tiles(64, 32, 8, 2),
+    ("queries", 256, True): Tiles(64, 32, 8, 2),
+    ("keys", 64, False): Tiles(64, 128, 8, 3),
+    ("keys", 64, True): Tiles(64, 128, 8, 3),
+    ("keys", 128, False): Tiles(32, 128, 8, 3),
+    ("keys", 128, True): Tiles(32, 128, 8, 3),
+    ("keys", 256, False): Tiles(32, 64, 8, 2),
+    ("keys", 256, True): Tiles(32, 64, 8, 2),
 }
 
 
-def compiled_tiles(part: str, itemsize: int, block: int, hopper: bool) -> Tiles:
-    """`hopper`: aligned memory, and shared memory as Hopper's."""
+def compiled_tiles(part: str, itemsize: int, block: int, hopper: bool, diagonal: bool) -> Tiles:
+    """`hopper`: aligned memory, and shared memory as Hopper's. `diagonal`: the keys that a query sees end with the query."""
     if hopper and itemsize == 2:
-        return HOPPER[part, block]
+        return HOPPER[part, block, diagonal]
     return PLAIN_LONG if itemsize > 2 and block > 128 else PLAIN[itemsize]
 
 
-def _tiles(part: str, query: torch.Tensor, block: int, unit: int) -> Tiles:
+def _tiles(part: str, query: torch.Tensor, flags: dict[str, Any], unit: int) -> Tiles:
     if query.device.type != "cuda":
         return INTERPRETED
     hopper = unit > 1 and _shared_memory(query.device) >= SHARED_MEMORY
-    return compiled_tiles(part, query.element_size(), block, hopper)
+    block = max(flags["BLOCK_D"], flags["BLOCK_E"])
+    return compiled_tiles(part, query.element_size(), block, hopper, flags["RIGHT"])
 
 
 @functools.cache
@@ -748,6 +769,12 @@ def _quiet():
         yield
 
 
+def launch_options(tile: Tiles) -> dict[str, Any]:
+    """What the compiler is told beside a kernel's own arguments."""
+    options = {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": True}
+    return options | ({} if tile.registers is None else {"maxnreg": tile.registers})
+
+
 def _launch(
     kernel: Any, grid: tuple[int, int, int], tile: Tiles, arguments: tuple[Any, ...], **flags: Any
 ) -> None:
@@ -757,9 +784,7 @@ def _launch(
     device = arguments[0].device
     if device.type == "cuda" and isinstance(kernel, triton.JITFunction):
         with torch.cuda.device(device):
-            kernel[grid](
-                *arguments, **flags, num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True
-            )
+            kernel[grid](*arguments, **flags, **launch_options(tile))
     else:
         with _quiet(), INTERPRETER:
             interpreted(kernel.fn)[grid](*arguments, **flags)
@@ -804,7 +829,7 @@ class FlashAttention(torch.autograd.Function):
         lse = torch.empty((batch, heads, queries), dtype=torch.float32, device=query.device)
         sizes, curve, flags = _shared(query, value, settings)
         unit, strides = _strides(query, key, value, own=(output,))
-        tile = _tiles("forward", query, max(flags["BLOCK_D"], flags["BLOCK_E"]), unit)
+        tile = _tiles("forward", query, flags, unit)
         length_stride = 0 if lengths is None else lengths.stride(0)
         _launch(
             forward_kernel, (triton.cdiv(queries, tile.queries), heads, batch), tile,
@@ -849,7 +874,7 @@ def _query_gradient(query, key, value, upstream, lse, delta, lengths, settings):
     d_query = query.new_empty(query.shape)
     sizes, curve, flags = _shared(query, value, settings)
     unit, strides = _strides(query, key, value, upstream, own=(d_query,))
-    tile = _tiles("queries", query, max(flags["BLOCK_D"], flags["BLOCK_E"]), unit)
+    tile = _tiles("queries", query, flags, unit)
     length_stride = 0 if lengths is None else lengths.stride(0)
     _launch(
         query_gradient_kernel, (triton.cdiv(query.shape[2], tile.queries), query.shape[1], query.shape[0]), tile,
@@ -864,13 +889,13 @@ def _key_value_gradient(query, key, value, upstream, lse, delta, lengths, settin
     d_key, d_value = key.new_empty(key.shape), value.new_empty(value.shape)
     sizes, curve, flags = _shared(query, value, settings)
     unit, strides = _strides(query, key, value, upstream, own=(d_key, d_value))
-    tile = _tiles("keys", query, max(flags["BLOCK_D"], flags["BLOCK_E"]), unit)
+    tile = _tiles("keys", query, flags, unit)
     length_stride = 0 if lengths is None else lengths.stride(0)
     _launch(
         key_value_gradient_kernel, (triton.cdiv(key.shape[2], tile.keys), key.shape[1], key.shape[0]), tile,
         (query, key, value, upstream, lse, delta, d_key, d_value, lengths, *strides, length_stride, *sizes,
          settings.scale, *curve),
-        UNIT=unit, BLOCK_M=tile.queries, BLOCK_N=tile.keys, **flags,
+        UNIT=unit, BLOCK_M=tile.queries, BLOCK_N=tile.keys, GROUPED=query.shape[1] != key.shape[1], **flags,
     )  # fmt: skip
     return d_key, d_value
 

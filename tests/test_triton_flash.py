@@ -236,17 +236,17 @@ def compiled(
                 if torch.is_tensor(v)
             },
         )
-        settings = {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": True}
         target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
-        binaries[kernel.fn.__name__] = triton.compile(source, target=target, options=settings)
+        options = triton_flash.launch_options(tile)
+        binaries[kernel.fn.__name__] = triton.compile(source, target=target, options=options)
 
     monkeypatch.setattr(triton_flash, "_launch", launch)
     monkeypatch.setattr(triton_flash, "_padded", lambda size, _: max(64, triton.next_power_of_2(size)))
     monkeypatch.setattr(
         triton_flash,
         "_tiles",
-        lambda part, query, block, unit: triton_flash.compiled_tiles(
-            part, query.element_size(), block, unit > 1
+        lambda part, query, flags, unit: triton_flash.compiled_tiles(
+            part, query.element_size(), flags["BLOCK_D"], unit > 1, flags["RIGHT"]
         ),
     )
     results(*tensors(Q=200, K=200, D=D, E=E, dtype=dtype), **options)
@@ -282,13 +282,14 @@ def test_kernels_compile_for_a_gpu_that_is_not_here(monkeypatch: pytest.MonkeyPa
     [
         (64, torch.bfloat16, {"causal": True}),
         (128, torch.bfloat16, {"causal": True}),
+        (128, torch.bfloat16, {}),
         (
             64,
             torch.float32,
             {"window": (7, None), "softcap": 3.0, "key_lengths": torch.tensor([9], dtype=torch.int32)},
         ),
     ],
-    ids=["bfloat16-64", "bfloat16-128", "float32-64"],
+    ids=["bfloat16-64", "bfloat16-128", "bfloat16-128-full", "float32-64"],
 )
 def test_machine_code_fits_a_hopper_gpu(
     sizes: int, dtype: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
