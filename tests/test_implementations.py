@@ -232,7 +232,9 @@ SAID_ON_CUDA = [
 ]
 
 
-def test_of_three_back_ends_that_refuse_the_one_that_was_asked_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_three_back_ends_that_refuse_the_one_that_was_asked_is_quoted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     flash = named("torch_sdpa-flash")
     from qkverify.implementations import torch_sdpa
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 
@@ -27,3 +28,26 @@ def test_a_process_computes_with_one_thread_and_the_environment_is_as_before(mon
     asked = [(f"__import__('os').environ['{name}']",) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
     assert sorted(each(eval, asked, 1)) == [(0, "1"), (1, "1")]
     assert (os.environ["OMP_NUM_THREADS"], "MKL_NUM_THREADS" in os.environ) == ("2", False)
+
+
+def test_after_a_death_the_others_still_work_side_by_side():
+    """Alone, one after the other, three sleeps would take as long as all of them."""
+    tasks = [DIES, *[("__import__('time').sleep(3)",)] * 4]
+    start = time.perf_counter()
+    assert len(list(each(eval, tasks, 4))) == 5
+    assert time.perf_counter() - start < 4 * 3
+
+
+def test_a_process_that_is_spent_is_replaced():
+    asked = [("__import__('os').getpid()",)] * 3
+    kept = [pid for _, pid in each(eval, asked, 1)]
+    fresh = [pid for _, pid in each(eval, asked, 1, spent=lambda pid: True)]
+    assert (len(set(kept)), len(set(fresh))) == (1, 3)
+
+
+def test_who_stops_listening_waits_for_nothing_that_has_not_begun(tmp_path):
+    tasks = [(f"open({str(tmp_path / str(i))!r}, 'w').close()",) for i in range(50)]
+    found = each(eval, tasks, 1)
+    next(found)
+    found.close()
+    assert len(list(tmp_path.iterdir())) < len(tasks)

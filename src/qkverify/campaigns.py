@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import datetime
-import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import qkverify
 from qkverify import accuracy, complexity, frameworks, history, pictures, precision_probes, screen
 from qkverify.contract import Implementation
 from qkverify.errors import UsageError
-from qkverify.fingerprint import fingerprint
+from qkverify.fingerprint import cores, fingerprint
+from qkverify.laws import Law
 from qkverify.results import ImplementationInfo, RunStart, Verdict, Writer, of_kind, read
 from qkverify.timing import run_grid
-from qkverify.verification import Cell, Plan, applicable, check_cells, conventions_of, info, law_book, plan
+from qkverify.verification import Cell, Plan, applicable, check_parts, conventions_of, info, law_book, plan
 
 COMPLEXITY_SHARE = 0.25  # of the budget, and on top of it: seconds for how the cost of layers grows
 
@@ -44,10 +44,10 @@ def run_start(profile: str) -> RunStart:
 def record_everything(
     path: Path, *, profile: str, budget_seconds: float, devices: Sequence[str] = (), resume: bool = False
 ) -> None:
-    """Write a results file: header, verdicts cell by cell as they come, accuracy, how products round,
-    implementations, then timings of what passed.
+    """Write a results file: header, verdicts as they come, accuracy, how products round, implementations, then timings of what
+    passed.
 
-    With `resume` a file that a killed run left behind is gone on with: cells that are complete in it are not checked again.
+    With `resume` a file that a killed run left behind is gone on with: laws that have a verdict in it are not checked again.
     Otherwise a new file begins, and what trends need of the one before is kept: see `history`.
     Raises UsageError where nothing of `devices` is to be had here.
     """
@@ -99,28 +99,28 @@ def recorded(path: Path) -> list[Verdict]:
     return of_kind(reading.records, Verdict)
 
 
-def unfinished(cells: Sequence[Cell], verdicts: Sequence[Verdict]) -> list[Cell]:
-    """The cells that lack the verdict of at least one law."""
+def unfinished(cells: Sequence[Cell], verdicts: Sequence[Verdict]) -> dict[Cell, list[Law]]:
+    """The laws without a verdict, of each cell that has such."""
     known = {(v.implementation, v.device, v.dtype, v.law) for v in verdicts if v.outcome != "unavailable"}
-    return [
-        cell
-        for cell in cells
-        if any(
-            (cell.implementation.name, cell.device, cell.dtype, law.name) not in known
+    lacking = {
+        cell: [
+            law
             for law in applicable(law_book(), cell)
-        )
-    ]
+            if (cell.implementation.name, cell.device, cell.dtype, law.name) not in known
+        ]
+        for cell in cells
+    }
+    return {cell: laws for cell, laws in lacking.items() if laws}
 
 
-def verify(writer: Writer, cells: Sequence[Cell], profile: str) -> list[Verdict]:
-    """The verdicts of the cells, each written as it comes."""
+def verify(writer: Writer, laws: Mapping[Cell, Sequence[Law]], profile: str) -> list[Verdict]:
+    """The verdicts of these laws, each written as it comes."""
     verdicts: list[Verdict] = []
+    asked = sum(map(len, laws.values()))
     with screen.progress("verifying") as advance:
-        for done, (cell, found) in enumerate(
-            check_cells(cells, profile=profile, jobs=max(2, os.cpu_count() or 2))
-        ):
-            advance((done + 1) / len(cells), str(cell))
+        for cell, found in check_parts(laws, profile=profile, jobs=max(2, cores())):
             verdicts += found
+            advance(len(verdicts) / asked, str(cell))
             for verdict in found:
                 writer.append(verdict)
     return verdicts
