@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from qkverify import campaigns
 from qkverify.campaigns import unfinished
 from qkverify.errors import UsageError
-from qkverify.results import ImplementationInfo, Picture, Rounding, RunStart, Verdict, of_kind, read
+from qkverify.results import (
+    Complexity,
+    ImplementationInfo,
+    Picture,
+    Rounding,
+    RunStart,
+    Verdict,
+    of_kind,
+    read,
+)
 from qkverify.verification import check_cell, examples_of, plan
 
 
@@ -101,3 +111,19 @@ def test_of_a_cell_that_was_not_finished_only_the_laws_without_a_verdict_are_che
     left = unfinished([cell], [v for v in verdicts if v.law not in laws[3:5]])
     assert [law.name for law in left[cell]] == laws[3:5]
     assert unfinished([cell], verdicts) == {}
+
+
+def test_only_a_run_that_was_killed_is_gone_on_with_and_only_by_the_same_software(small, monkeypatch):
+    path, checked = small
+    run(path)
+    checked.clear()
+    run(path, resume=True)  # that run was finished
+    assert len(checked) == 2
+    killed = [record for record in read(path) if not isinstance(record, Complexity)]
+    assert campaigns.why_not_gone_on_with(killed, "glance") == ""
+    assert campaigns.why_not_gone_on_with(killed, "quick") == "was checked at profile glance"
+    here = campaigns.fingerprint()
+    other = msgspec.structs.replace(here, identity={**here.identity, "torch": "1.0", "driver": "1.0"})
+    monkeypatch.setattr(campaigns, "fingerprint", lambda: other)
+    said = campaigns.why_not_gone_on_with(killed, "glance")
+    assert said == f"was made with torch {here.identity['torch']}, here 1.0"

@@ -14,7 +14,16 @@ from qkverify.contract import Implementation
 from qkverify.errors import UsageError
 from qkverify.fingerprint import cores, fingerprint
 from qkverify.laws import Law
-from qkverify.results import ImplementationInfo, RunStart, Verdict, Writer, of_kind, read
+from qkverify.results import (
+    Complexity,
+    ImplementationInfo,
+    Record,
+    RunStart,
+    Verdict,
+    Writer,
+    of_kind,
+    read,
+)
 from qkverify.timing import run_grid
 from qkverify.verification import Cell, Plan, applicable, check_parts, conventions_of, info, law_book, plan
 
@@ -48,7 +57,8 @@ def record_everything(
     passed.
 
     With `resume` a file that a killed run left behind is gone on with: laws that have a verdict in it are not checked again.
-    Otherwise a new file begins, and what trends need of the one before is kept: see `history`.
+    Otherwise, and where the file is that of a finished run or of other software, a new file begins, and what trends need of the
+    one before is kept: see `history`.
     Raises UsageError where nothing of `devices` is to be had here.
     """
     planned = plan(devices=devices)
@@ -58,7 +68,7 @@ def record_everything(
             f"nothing to verify on {', '.join(devices)}: {'; '.join(reasons) or 'no implementation is for it'}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    verdicts = recorded(path) if resume else []
+    verdicts = recorded(path, profile) if resume else []
     if not verdicts:
         history.archive(path)
         path.unlink(missing_ok=True)
@@ -86,17 +96,47 @@ def record_everything(
             writer.append(grown)
 
 
-def recorded(path: Path) -> list[Verdict]:
-    """The verdicts of an earlier run; none where there is no file. A line that was torn is left out of the file from now on."""
+def recorded(path: Path, profile: str) -> list[Verdict]:
+    """The verdicts of a run that can be gone on with; none where there is no such file. A line that was torn is left out of the
+    file from now on."""
     if not path.is_file():
         return []
     reading = read(path, strict=False)
+    why = why_not_gone_on_with(reading.records, profile)
+    if why:
+        screen.console.print(f"a new run: that of {path} {why}", markup=False)
+        return []
     if reading.problems:
         path.unlink()
         with Writer(path) as writer:
             for record in reading.records:
                 writer.append(record)
     return of_kind(reading.records, Verdict)
+
+
+DECISIVE = (
+    "gpu",
+    "commit",
+    "numpy",
+    "torch",
+    "triton",
+)  # facts on which verdicts depend; the folder says which processor
+
+
+def why_not_gone_on_with(records: Sequence[Record], profile: str) -> str:
+    """Why a run that began now must not take over the verdicts of a file, or ""."""
+    starts = of_kind(records, RunStart)
+    if not starts:
+        return "has no header"
+    if starts[-1].profile != profile:
+        return f"was checked at profile {starts[-1].profile}"
+    then, now = starts[-1].fingerprint.identity, fingerprint().identity
+    other = [f"{fact} {then.get(fact)}, here {now[fact]}" for fact in DECISIVE if then.get(fact) != now[fact]]
+    if other:
+        return f"was made with {'; '.join(other)}"
+    last = complexity.series()[-1]
+    grown = {(one.layer, one.variable) for one in of_kind(records, Complexity)}
+    return "is finished" if (last.layer.name, last.variable) in grown else ""
 
 
 def unfinished(cells: Sequence[Cell], verdicts: Sequence[Verdict]) -> dict[Cell, list[Law]]:
