@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -51,3 +54,35 @@ def test_who_stops_listening_waits_for_nothing_that_has_not_begun(tmp_path):
     next(found)
     found.close()
     assert len(list(tmp_path.iterdir())) < len(tasks)
+
+
+PARENT = """
+import sys
+from qkverify.processes import each
+if __name__ == "__main__":
+    code = "print(__import__('os').getpid(), flush=True) or __import__('time').sleep(60)"
+    list(each(eval, [(code,)], 1))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="asks /proc what is alive")
+def test_a_process_ends_with_a_parent_that_was_killed(tmp_path):
+    (tmp_path / "parent.py").write_text(PARENT)
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "parent.py")], stdout=subprocess.PIPE, text=True,
+                              env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})  # fmt: skip
+    worker = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.perf_counter() + 20
+    while alive(worker) and time.perf_counter() < deadline:
+        time.sleep(0.05)
+    assert not alive(worker)
+
+
+def alive(process: int) -> bool:
+    """Whether it runs; one that ended and was fetched by nobody yet does not."""
+    try:
+        return "Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import TypeVar
@@ -79,7 +79,9 @@ class _Own:
         """What the work gives; None where it ends its process twice."""
         for _ in range(2):
             if self._pool is None:
-                self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+                self._pool = ProcessPoolExecutor(
+                    1, mp_context=get_context("spawn"), initializer=_end_with_parent
+                )
             try:
                 return self._pool.submit(work, *task).result()
             except BrokenProcessPool:
@@ -92,6 +94,18 @@ class _Own:
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown()
+
+
+def _end_with_parent() -> None:
+    """A process whose parent was killed would wait for work for ever, and keep its share of a GPU."""
+    parent = parent_process()
+    assert parent is not None
+
+    def end() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=end, daemon=True).start()
 
 
 @contextlib.contextmanager
