@@ -127,3 +127,33 @@ def test_only_a_run_that_was_killed_is_gone_on_with_and_only_by_the_same_softwar
     monkeypatch.setattr(campaigns, "fingerprint", lambda: other)
     said = campaigns.why_not_gone_on_with(killed, "glance")
     assert said == f"was made with torch {here.identity['torch']}, here 1.0"
+
+
+RAISES = """
+import os
+import numpy as np
+from qkverify import implementation
+
+declared = {"dtypes": ("float32",), "empty_rows": "zero", "masked_values": "read"}
+
+@implementation(name="raises", **declared)
+def raises(query, key, value):
+    raise RuntimeError("no kernel image is available\\n  for this device")
+
+@implementation(name="ends", **declared)
+def ends(query, key, value):
+    os._exit(1)
+"""
+
+
+def test_accuracy_that_is_not_to_be_had_is_said_and_the_run_goes_on(tmp_path, capsys):
+    target = tmp_path / "kernels.py"
+    target.write_text(RAISES)
+    cells = plan([str(target)]).cells + plan(["numpy_textbook"], dtypes=["float32", "float64"]).cells
+    found = list(campaigns.accuracies(cells))
+    assert [(one.implementation, one.dtype) for one in found] == [("numpy_textbook", "float32")]
+    said = sorted(capsys.readouterr().out.splitlines())
+    assert said == [
+        "accuracy of ends-cpu-float32 is not known: its process died",
+        "accuracy of raises-cpu-float32 is not known: raised RuntimeError: no kernel image is available",
+    ]

@@ -5,16 +5,17 @@ from __future__ import annotations
 import datetime
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import qkverify
-from qkverify import accuracy, complexity, frameworks, history, pictures, precision_probes, screen
+from qkverify import accuracy, complexity, frameworks, history, pictures, precision_probes, processes, screen
 from qkverify.contract import Implementation
 from qkverify.errors import UsageError
 from qkverify.fingerprint import cores, fingerprint
 from qkverify.laws import Law
 from qkverify.results import (
+    Accuracy,
     Complexity,
     ImplementationInfo,
     Record,
@@ -24,8 +25,20 @@ from qkverify.results import (
     of_kind,
     read,
 )
+from qkverify.sampling import raised
 from qkverify.timing import run_grid
-from qkverify.verification import Cell, Plan, applicable, check_parts, conventions_of, info, law_book, plan
+from qkverify.verification import (
+    Cell,
+    Plan,
+    address_of,
+    applicable,
+    cell_at,
+    check_parts,
+    conventions_of,
+    info,
+    law_book,
+    plan,
+)
 
 COMPLEXITY_SHARE = 0.25  # of the budget, and on top of it: seconds for how the cost of layers grows
 
@@ -75,10 +88,9 @@ def record_everything(
     writer = Writer(path)
     writer.append(run_start(profile))
     verdicts += verify(writer, unfinished(planned.cells, verdicts), profile)
-    for cell in planned.cells:
-        measured = accuracy.measure(cell) if cell.implementation.operation == "attention" else None
-        if measured is not None:
-            writer.append(measured)
+    attention = [cell for cell in planned.cells if cell.implementation.operation == "attention"]
+    for measured in accuracies(attention):
+        writer.append(measured)
     for device in dict.fromkeys(cell.device for cell in planned.cells):
         for found in precision_probes.records(device):
             writer.append(found)
@@ -164,6 +176,27 @@ def verify(writer: Writer, laws: Mapping[Cell, Sequence[Law]], profile: str) -> 
             for verdict in found:
                 writer.append(verdict)
     return verdicts
+
+
+def accuracies(cells: Sequence[Cell]) -> Iterator[Accuracy]:
+    """The accuracy of each cell, in processes of their own: what raises or dies there, which the laws report, costs only that."""
+    addresses = [(address_of(cell),) for cell in cells]
+    for index, found in processes.each(_accuracy, addresses, max(2, cores())):
+        if isinstance(found, Accuracy):
+            yield found
+        elif found != UNKNOWABLE:
+            said = found or "its process died"
+            screen.console.print(f"accuracy of {cells[index]} is not known: {said}", markup=False)
+
+
+UNKNOWABLE = "there is nothing to measure"
+
+
+def _accuracy(address: tuple[str, str, str, str]) -> Accuracy | str:
+    try:
+        return accuracy.measure(cell_at(address)) or UNKNOWABLE
+    except Exception as error:
+        return raised(error)
 
 
 def _described(one: Implementation, planned: Plan) -> ImplementationInfo:

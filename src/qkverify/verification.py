@@ -278,7 +278,7 @@ def check_parts(
     longest = max((len(every) for every in laws.values()), default=0)
     parts = [part for cell, every in laws.items() for part in _parts(cell, every, -(-longest // PARTS))]
     while parts:
-        tasks = [(*_address(cell), [law.name for law in some], examples) for cell, some in parts]
+        tasks = [(address_of(cell), [law.name for law in some], examples) for cell, some in parts]
         left = []
         for index, verdicts in processes.each(_elsewhere, tasks, jobs, spent=_lost_its_device):
             cell, some = parts[index]
@@ -293,18 +293,32 @@ def _parts(cell: Cell, laws: Sequence[Law], size: int) -> list[tuple[Cell, Seque
     return [(cell, laws[at : at + size]) for at in range(0, len(laws), size)]
 
 
-def _address(cell: Cell) -> tuple[str, str, str, str]:
+Address = tuple[str, str, str, str]  # target, name, device, dtype
+
+
+def address_of(cell: Cell) -> Address:
+    """How another process finds the cell again."""
     return cell.target, cell.implementation.name, cell.device, cell.dtype
 
 
-def _elsewhere(
-    target: str, name: str, device: str, dtype: str, laws: Sequence[str], examples: int
-) -> list[Verdict]:
+def cell_at(address: Address) -> Cell:
+    """The cell, found again: one and the same in a process, whose conventions are probed once."""
+    if address not in _found:
+        target, name, device, dtype = address
+        one = next(one for one in registry.find(target) if one.name == name)
+        _found[address] = Cell(conventions.fitted(one), device, dtype, target)
+    return _found[address]
+
+
+_found: dict[Address, Cell] = {}
+
+
+def _elsewhere(address: Address, laws: Sequence[str], examples: int) -> list[Verdict]:
     """The verdicts of these laws, in their order, or up to the one over which this process lost the device."""
-    one = next(one for one in registry.find(target) if one.name == name)
-    cell = Cell(conventions.fitted(one), device, dtype, target)
     found = []
-    for verdict in check_cell(cell, [law for law in law_book() if law.name in laws], examples=examples):
+    for verdict in check_cell(
+        cell_at(address), [law for law in law_book() if law.name in laws], examples=examples
+    ):
         found.append(verdict)
         if _lost_its_device(found):
             break
