@@ -20,9 +20,9 @@ TILE, STEP = 64, 64
 
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
-def _dot(
+def _dot(  # type: ignore[no-untyped-def]
     a, b, out, columns, LENGTH: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr, PRECISION: tl.constexpr
-):  # type: ignore[no-untyped-def]
+):
     rows = tl.program_id(0) * TILE + tl.arange(0, TILE)
     cols = tl.program_id(1) * TILE + tl.arange(0, TILE)
     total = tl.zeros((TILE, TILE), dtype=tl.float32)
