@@ -12,6 +12,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 PROFILE ?= quick
 FOR ?= 3.12
+REPORTS ?= reports
 ARGS ?=
 
 # A name on the path is not enough (pyenv leaves shims of Pythons that are not chosen): each one is started.
@@ -19,7 +20,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
     $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install report gpu-report wheels test lint format clean
+.PHONY: help install report gpu-report gpu-test wheels test lint format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -32,11 +33,21 @@ report: $(VENV)/installed-run  ## verify and time every implementation that runs
 # Needs a Python with a CUDA build of torch, and fetches nothing. What that Python lacks of our few dependencies comes as a
 # folder of wheels: `make wheels` makes one where there is a package index, `make gpu-report WHEELS=wheels` uses it where
 # there is none. A wheel is a zip file, so it is unpacked beside the build, and nothing is installed.
-gpu-report:  ## the same on the GPU alone, with the Python at hand; goes on where a killed run ended
+#
+# Where the machine is lent for a while: `timeout 540 make gpu-report`. What was done by then is kept and drawn, in the folder
+# REPORTS, and the same command goes on with it.
+gpu-report: unpacked  ## the same on the GPU alone, with the Python at hand; goes on where a killed run ended
+	PYTHONPATH=src:build/unpacked:$$PYTHONPATH $(PYTHON) -m qkverify.cli report --run --resume --device cuda \
+	    --profile $(PROFILE) --budget 150 --reports $(REPORTS)
+
+gpu-test: unpacked  ## the tests of the suite that need a GPU, likewise
+	PYTHONPATH=src:build/unpacked:$$PYTHONPATH $(PYTHON) -m pytest -m cuda -rs tests $(ARGS)
+
+.PHONY: unpacked
+unpacked:
 	@rm -rf build/unpacked && mkdir -p build/unpacked
 	@for wheel in $(if $(WHEELS),$(WHEELS)/*.whl); do \
 	    $(PYTHON) -m zipfile -e "$$wheel" build/unpacked || exit 2; done
-	PYTHONPATH=src:build/unpacked:$$PYTHONPATH $(PYTHON) -m qkverify.cli report --run --resume --device cuda --profile $(PROFILE) --budget 150
 
 # For 64-bit Linux and the Python named: pip takes the newest build that one of these platforms has. With --no-deps, because
 # only what is named here is missing beside torch, hypothesis and pytest; more names: make wheels NAMES="typer rich".

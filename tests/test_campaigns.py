@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import msgspec
 import pytest
 
@@ -18,7 +20,7 @@ from qkverify.results import (
     of_kind,
     read,
 )
-from qkverify.verification import check_cell, examples_of, plan
+from qkverify.verification import check_cell, compiled, examples_of, plan
 
 
 @pytest.fixture
@@ -157,3 +159,10 @@ def test_accuracy_that_is_not_to_be_had_is_said_and_the_run_goes_on(tmp_path, ca
         "accuracy of ends-cpu-float32 is not known: its process died",
         "accuracy of raises-cpu-float32 is not known: raised RuntimeError: no kernel image is available",
     ]
+
+
+def test_what_a_compiler_makes_anew_for_every_size_is_begun_first():
+    (triton,) = plan(["triton_flash"], dtypes=["float16"]).cells
+    (plain,) = plan(["numpy_slopes"], dtypes=["float32"]).cells
+    on_gpu = dataclasses.replace(triton, device="cuda")
+    assert [compiled(cell) for cell in (plain, triton, on_gpu)] == [False, False, True]

@@ -56,6 +56,14 @@ def test_who_stops_listening_waits_for_nothing_that_has_not_begun(tmp_path):
     assert len(list(tmp_path.iterdir())) < len(tasks)
 
 
+def test_who_stops_listening_does_not_wait_for_what_is_at_work():
+    found = each(eval, [("1",), ("__import__('time').sleep(60)",)], 2)
+    assert next(found) == (0, 1)
+    start = time.perf_counter()
+    found.close()
+    assert time.perf_counter() - start < 30
+
+
 PARENT = """
 import sys
 from qkverify.processes import each

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from queue import Empty, SimpleQueue
@@ -25,7 +26,8 @@ def each(
     """(number of the task, `work(*task)`) as they finish, in processes of one thread each.
 
     A process that dies loses its own task alone, which is done again by another; one that dies again gives None. A process is
-    replaced as well when `spent` of its result says that it is of no more use. What `work` itself raises is raised here.
+    replaced as well when `spent` of its result says that it is of no more use. What `work` itself raises is raised here. Whoever
+    stops listening ends what is at work.
     """
     waiting: SimpleQueue[int] = SimpleQueue()
     done: SimpleQueue[tuple[int, T | None] | BaseException] = SimpleQueue()
@@ -33,9 +35,10 @@ def each(
     for number in range(len(tasks)):
         waiting.put(number)
 
-    def keep_busy() -> None:
+    owns = [_Own(stopping) for _ in range(min(jobs, len(tasks)))]
+
+    def keep_busy(own: _Own) -> None:
         """A thread with a process of its own: which task a process died of is then known."""
-        own = _Own(stopping)
         try:
             with contextlib.suppress(Empty):
                 while True:
@@ -49,7 +52,7 @@ def each(
         finally:
             own.close()
 
-    threads = [Thread(target=keep_busy, daemon=True) for _ in range(min(jobs, len(tasks)))]
+    threads = [Thread(target=keep_busy, args=(own,), daemon=True) for own in owns]
     with _single_threaded():
         try:
             for thread in threads:
@@ -64,8 +67,13 @@ def each(
             with contextlib.suppress(Empty):  # where nobody waits for the rest, it is not begun
                 while True:
                     waiting.get_nowait()
+            for own in owns:
+                own.end()
             for thread in threads:
                 thread.join()
+
+
+START_SECONDS = 10.0  # a process that was just begun says its number within them
 
 
 class _Own:
@@ -74,6 +82,7 @@ class _Own:
     def __init__(self, stopping: Event) -> None:
         self._stopping = stopping
         self._pool: ProcessPoolExecutor | None = None
+        self._process: Future[int] | None = None
 
     def result_of(self, work: Callable[..., T], task: tuple[object, ...]) -> T | None:
         """What the work gives; None where it ends its process twice."""
@@ -82,6 +91,7 @@ class _Own:
                 self._pool = ProcessPoolExecutor(
                     1, mp_context=get_context("spawn"), initializer=_end_with_parent
                 )
+                self._process = self._pool.submit(os.getpid)
             try:
                 return self._pool.submit(work, *task).result()
             except BrokenProcessPool:
@@ -89,6 +99,15 @@ class _Own:
                 if self._stopping.is_set():  # it died of the interrupt that ends us as well
                     break
         return None
+
+    def end(self) -> None:
+        """End the process at once, whatever it does."""
+        process = self._process
+        if self._pool is not None and process is not None:
+            with contextlib.suppress(
+                OSError, BrokenProcessPool, TimeoutError
+            ):  # it ended by itself, or never began
+                os.kill(process.result(START_SECONDS), signal.SIGTERM)
 
     def close(self) -> None:
         pool, self._pool = self._pool, None

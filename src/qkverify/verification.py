@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qkverify import conventions, processes, registry, replays
+from qkverify import conventions, frameworks, processes, registry, replays
 from qkverify.contract import DEVICES, DTYPES, Finding, Implementation
 from qkverify.errors import ContractError, DeviceLost, HarnessError, LawViolation, UnsupportedCase, UsageError
 from qkverify.laws import PROFILES, Law, explain
@@ -262,7 +263,7 @@ def check_cells(cells: Sequence[Cell], *, profile: str = "default", jobs: int = 
             yield cell, [found[cell][law.name] for law in every[cell]]
 
 
-PARTS = 4  # of a cell with as many laws as attention has: what is lost of a run that is killed, and what each process takes
+PARTS = 8  # of a cell with as many laws as attention has: what is lost of a run that is killed, and what each process takes
 
 
 def check_parts(
@@ -276,7 +277,9 @@ def check_parts(
     """
     examples = examples_of(profile)
     longest = max((len(every) for every in laws.values()), default=0)
-    parts = [part for cell, every in laws.items() for part in _parts(cell, every, -(-longest // PARTS))]
+    # What is compiled for every other size or option takes longest: it comes first, that nobody waits for it alone.
+    cells = sorted(laws, key=lambda cell: not compiled(cell))
+    parts = [part for cell in cells for part in _parts(cell, laws[cell], -(-longest // PARTS))]
     while parts:
         tasks = [(address_of(cell), [law.name for law in some], examples) for cell, some in parts]
         left = []
@@ -287,6 +290,13 @@ def check_parts(
             yield cell, verdicts
             left += _parts(cell, some[len(verdicts) :], -(-len(some) // jobs))
         parts = left
+
+
+def compiled(cell: Cell) -> bool:
+    """Whether a call may wait for a compiler: JAX's, or Triton's on a GPU."""
+    one = cell.implementation
+    by_triton = cell.device != "cpu" and hasattr(sys.modules.get(one.function.__module__), "triton")
+    return by_triton or bool(frameworks.get(one.arrays).COMPILES)
 
 
 def _parts(cell: Cell, laws: Sequence[Law], size: int) -> list[tuple[Cell, Sequence[Law]]]:
