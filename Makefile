@@ -34,10 +34,11 @@ report: $(VENV)/installed-run  ## verify and time every implementation that runs
 # folder of wheels: `make wheels` makes one where there is a package index, `make gpu-report WHEELS=wheels` uses it where
 # there is none. A wheel is a zip file, so it is unpacked beside the build, and nothing is installed.
 #
-# Where the machine is lent for a while: `timeout 540 make gpu-report`. What was done by then is kept and drawn, in the folder
-# REPORTS, and the same command goes on with it.
+# Where the machine is lent for a while: `make gpu-report LIMIT=540` ends after so many seconds. What was done by then is kept and
+# drawn, in the folder REPORTS, and the same command goes on with it. (`timeout make gpu-report` would end make alone.)
 gpu-report: unpacked  ## the same on the GPU alone, with the Python at hand; goes on where a killed run ended
-	PYTHONPATH=src:build/unpacked:$$PYTHONPATH $(PYTHON) -m qkverify.cli report --run --resume --device cuda \
+	PYTHONPATH=src:build/unpacked:$$PYTHONPATH $(if $(LIMIT),timeout --preserve-status $(LIMIT)) \
+	    $(PYTHON) -m qkverify.cli report --run --resume --device cuda \
 	    --profile $(PROFILE) --budget 150 --reports $(REPORTS)
 
 gpu-test: unpacked  ## the tests of the suite that need a GPU, likewise

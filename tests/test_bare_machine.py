@@ -80,7 +80,8 @@ def test_wheels_in_a_folder_take_the_place_of_an_installation(
     assert "Traceback" not in without.stderr
     for name in ABSENT:
         wheel(name, tmp_path / "wheels")
-    given = run(*make, f"WHEELS={tmp_path / 'wheels'}", environment=bare, cwd=checkout)
+    more = (f"WHEELS={tmp_path / 'wheels'}", "LIMIT=300", f"REPORTS={tmp_path / 'elsewhere'}")
+    given = run(*make, *more, environment=bare, cwd=checkout)
     assert (
         "nothing to verify on cuda: no CUDA device" in given.stderr
     )  # all imported; the GPU is what lacks now
