@@ -12,6 +12,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 PROFILE ?= quick
 FOR ?= 3.12
+REPORTS ?= reports
 ARGS ?=
 
 # A name on the path is not enough (pyenv leaves shims of Pythons that are not chosen): each one is started.
@@ -19,7 +20,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
     $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install report gpu-report gpu-tiles unpacked wheels test lint format clean
+.PHONY: help install report gpu-report gpu-test gpu-tiles unpacked wheels test lint format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -32,8 +33,16 @@ report: $(VENV)/installed-run  ## verify and time every implementation that runs
 # Needs a Python with a CUDA build of torch, and fetches nothing. What that Python lacks of our few dependencies comes as a
 # folder of wheels: `make wheels` makes one where there is a package index, `make gpu-report WHEELS=wheels` uses it where
 # there is none. A wheel is a zip file, so it is unpacked beside the build, and nothing is installed.
+#
+# Where the machine is lent for a while: `make gpu-report LIMIT=540` ends after so many seconds. What was done by then is kept and
+# drawn, in the folder REPORTS, and the same command goes on with it. (`timeout make gpu-report` would end make alone.)
 gpu-report: unpacked  ## the same on the GPU alone, with the Python at hand; goes on where a killed run ended
-	PYTHONPATH=src:build/unpacked:$$PYTHONPATH $(PYTHON) -m qkverify.cli report --run --resume --device cuda --profile $(PROFILE) --budget 150
+	PYTHONPATH=src:build/unpacked:$$PYTHONPATH $(if $(LIMIT),timeout --preserve-status $(LIMIT)) \
+	    $(PYTHON) -m qkverify.cli report --run --resume --device cuda \
+	    --profile $(PROFILE) --budget 150 --reports $(REPORTS)
+
+gpu-test: unpacked  ## the tests of the suite that need a GPU, likewise
+	PYTHONPATH=src:build/unpacked:$$PYTHONPATH $(PYTHON) -m pytest -m cuda -rs tests $(ARGS)
 
 gpu-tiles: unpacked  ## on a Hopper GPU, in six minutes: the best tiles of triton_flash; goes on where a killed run ended
 	PYTHONPATH=src:build/unpacked:$$PYTHONPATH $(PYTHON) -m qkverify.benchmarks.tiles $(ARGS)

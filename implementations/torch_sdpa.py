@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,21 @@ ONE_AT_A_TIME = threading.RLock()  # which back ends are allowed is one setting 
 BLOCK = 32  # queries: the smallest that flash takes on a CPU
 VECTOR = 16  # numbers of four bytes, with AVX-512
 REFUSAL = "No available kernel. Aborting execution."
+# What a kernel on CUDA says of inputs that torch had let through to it, before it computes: sizes, strides and addresses that
+# it was not built for. (aten/src/ATen/native/transformers/cuda and cudnn/MHA.cpp)
+REFUSED_ON_CUDA = (
+    "batch size must be positive",
+    "is not correctly aligned",
+    "cutlassF: no kernel found to launch!",
+    "No execution plans support the graph",
+    "No valid execution plans built",
+    "GRAPH_NOT_SUPPORTED",
+)
+TITLES = {
+    SDPBackend.FLASH_ATTENTION: "flash",
+    SDPBackend.EFFICIENT_ATTENTION: "memory efficient",
+    SDPBackend.CUDNN_ATTENTION: "cudnn",
+}
 
 
 def attention_on(backend: SDPBackend) -> Callable[..., Tensor]:
@@ -56,13 +71,30 @@ def attention_on(backend: SDPBackend) -> Callable[..., Tensor]:
                     enable_gqa=query.shape[1] != key.shape[1], dropout_p=dropout,
                 )  # fmt: skip
             except RuntimeError as error:
-                if " ".join(str(error).split()) != REFUSAL:
+                refused = refusal(error, backend, query.device.type, [str(w.message) for w in reasons])
+                if refused is None:
                     raise
-                said = [str(warning.message).partition(" (Triggered internally")[0] for warning in reasons]
-                said = [sentence for sentence in said if not sentence.endswith("because:")]
-                raise UnsupportedCase(" ".join(said) or f"{REFUSAL} torch says no more.") from error
+                raise UnsupportedCase(refused) from error
 
     return attention
+
+
+def refusal(error: RuntimeError, backend: SDPBackend, device: str, warned: Sequence[str]) -> str | None:
+    """torch's own words where an error says that a back end does not take the inputs; None for any other error."""
+    if " ".join(str(error).split()) != REFUSAL:
+        said = [line for line in str(error).splitlines() if any(word in line for word in REFUSED_ON_CUDA)]
+        return said[0].strip() if device == "cuda" and said else None
+    # On CUDA torch goes through all fused back ends, a line ahead of each, and of the others it says that they are disabled.
+    sentences = [sentence.partition(" (Triggered internally")[0].strip() for sentence in warned]
+    title, own, every = "", list[str](), list[str]()
+    for sentence in sentences:
+        if sentence.endswith("because:"):
+            title = sentence.lower()
+            continue
+        every.append(sentence)
+        if title.startswith(TITLES.get(backend, "")):
+            own.append(sentence)
+    return " ".join(own or every) or f"{REFUSAL} torch says no more."
 
 
 def joined_mask(

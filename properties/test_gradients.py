@@ -261,7 +261,7 @@ def test_hidden_keys_do_not_reach_gradients(run, problem, which):
     before, after = run.gradient_values(clean), run.gradient_values(spoilt)
     bounds = run.gradient_bounds(clean)
     for name in ("query", "key", "value"):
-        if np.isfinite(spoilt.value[hidden]).all():
+        if np.isfinite(spoilt.value[hidden]).all() and run.adds_in_order:
             assert_identical(after[name], before[name], what=f"gradient of {name}")
         else:  # NaN may be cleaned away by a path that sums in another order
             first, second = (run.within(found[name], bounds[name]) for found in (before, after))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -79,7 +80,8 @@ def test_wheels_in_a_folder_take_the_place_of_an_installation(
     assert "Traceback" not in without.stderr
     for name in ABSENT:
         wheel(name, tmp_path / "wheels")
-    given = run(*make, f"WHEELS={tmp_path / 'wheels'}", environment=bare, cwd=checkout)
+    more = (f"WHEELS={tmp_path / 'wheels'}", "LIMIT=300", f"REPORTS={tmp_path / 'elsewhere'}")
+    given = run(*make, *more, environment=bare, cwd=checkout)
     assert (
         "nothing to verify on cuda: no CUDA device" in given.stderr
     )  # all imported; the GPU is what lacks now
@@ -118,4 +120,40 @@ def test_without_jinja2_a_run_keeps_its_results_and_says_how_to_render_them(tmp_
         sys.executable, "-m", "qkverify.cli", "report", "here", environment={**os.environ}, cwd=tmp_path
     )
     assert rendered.returncode == 0, rendered.stderr
+    assert (tmp_path / "here" / "index.html").is_file()
+
+
+# A run that is ended while it measures; what it has by then is written where it stops, as timings are.
+ENDED = (
+    WITHOUT_JINJA.replace('sys.modules["jinja2"] = None\n', "")
+    .replace(
+        "    with results.Writer(path) as writer:",
+        """
+    import time
+    with results.Writer(path) as writer:
+        try:
+            print("measuring", flush=True)
+            time.sleep(60)
+        finally:""",
+    )
+    .replace("        writer.append", "            writer.append")
+    .replace(" " * 38, " " * 42)
+)
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_ended_keeps_and_draws_what_it_has(by: signal.Signals, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    command = [sys.executable, "-c", ENDED, "here", "--run"]
+    started = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert started.stdout is not None
+    assert started.stdout.readline() == "measuring\n"
+    started.send_signal(by)
+    said, errors = started.communicate(timeout=60)
+    assert started.returncode == 130, errors
+    assert "interrupted: the page shows what was done by then" in errors
+    assert "0.25" in said
     assert (tmp_path / "here" / "index.html").is_file()

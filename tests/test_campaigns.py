@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import msgspec
 import pytest
 
 from qkverify import campaigns
+from qkverify.campaigns import unfinished
 from qkverify.errors import UsageError
-from qkverify.results import ImplementationInfo, Picture, Rounding, RunStart, Verdict, of_kind, read
-from qkverify.verification import plan
+from qkverify.results import (
+    Complexity,
+    ImplementationInfo,
+    Picture,
+    Rounding,
+    RunStart,
+    Verdict,
+    of_kind,
+    read,
+)
+from qkverify.verification import check_cell, compiled, examples_of, plan
 
 
 @pytest.fixture
@@ -16,17 +29,17 @@ def small(monkeypatch, tmp_path):
     planned = plan(["numpy_slopes", "numpy_encoding"], dtypes=["float32"])
     checked = []
 
-    def checking(cells, **settings):
-        checked.extend(cells)
-        return real(cells, **{**settings, "jobs": 1})
+    def checking(laws, *, profile, jobs):
+        checked.extend(laws)
+        for cell, some in laws.items():  # here, not in other processes
+            yield cell, list(check_cell(cell, some, examples=examples_of(profile)))
 
-    real = campaigns.check_cells
     monkeypatch.setattr(
         campaigns,
         "plan",
         lambda devices=(): planned if "cuda" not in devices else plan(["numpy_slopes"], devices),
     )
-    monkeypatch.setattr(campaigns, "check_cells", checking)
+    monkeypatch.setattr(campaigns, "check_parts", checking)
     monkeypatch.setattr(campaigns, "run_grid", lambda *given, **settings: [])
     return tmp_path / "results.jsonl", checked
 
@@ -89,3 +102,67 @@ def test_the_pictures_are_recorded(small):
     run(path)
     names = {picture.name for picture in of_kind(read(path), Picture)}
     assert {"positions-picture-interleaved", "jacobian", "scaling-entropy", "attention"} <= names
+
+
+def test_of_a_cell_that_was_not_finished_only_the_laws_without_a_verdict_are_checked(small):
+    path, _ = small
+    run(path)
+    cell = plan(["numpy_encoding"], dtypes=["float32"]).cells[0]
+    verdicts = [v for v in of_kind(read(path), Verdict) if v.implementation == "numpy_encoding"]
+    laws = [v.law for v in verdicts if v.device == "cpu"]
+    left = unfinished([cell], [v for v in verdicts if v.law not in laws[3:5]])
+    assert [law.name for law in left[cell]] == laws[3:5]
+    assert unfinished([cell], verdicts) == {}
+
+
+def test_only_a_run_that_was_killed_is_gone_on_with_and_only_by_the_same_software(small, monkeypatch):
+    path, checked = small
+    run(path)
+    checked.clear()
+    run(path, resume=True)  # that run was finished
+    assert len(checked) == 2
+    killed = [record for record in read(path) if not isinstance(record, Complexity)]
+    assert campaigns.why_not_gone_on_with(killed, "glance") == ""
+    assert campaigns.why_not_gone_on_with(killed, "quick") == "was checked at profile glance"
+    here = campaigns.fingerprint()
+    other = msgspec.structs.replace(here, identity={**here.identity, "torch": "1.0", "driver": "1.0"})
+    monkeypatch.setattr(campaigns, "fingerprint", lambda: other)
+    said = campaigns.why_not_gone_on_with(killed, "glance")
+    assert said == f"was made with torch {here.identity['torch']}, here 1.0"
+
+
+RAISES = """
+import os
+import numpy as np
+from qkverify import implementation
+
+declared = {"dtypes": ("float32",), "empty_rows": "zero", "masked_values": "read"}
+
+@implementation(name="raises", **declared)
+def raises(query, key, value):
+    raise RuntimeError("no kernel image is available\\n  for this device")
+
+@implementation(name="ends", **declared)
+def ends(query, key, value):
+    os._exit(1)
+"""
+
+
+def test_accuracy_that_is_not_to_be_had_is_said_and_the_run_goes_on(tmp_path, capsys):
+    target = tmp_path / "kernels.py"
+    target.write_text(RAISES)
+    cells = plan([str(target)]).cells + plan(["numpy_textbook"], dtypes=["float32", "float64"]).cells
+    found = list(campaigns.accuracies(cells))
+    assert [(one.implementation, one.dtype) for one in found] == [("numpy_textbook", "float32")]
+    said = sorted(capsys.readouterr().out.splitlines())
+    assert said == [
+        "accuracy of ends-cpu-float32 is not known: its process died",
+        "accuracy of raises-cpu-float32 is not known: raised RuntimeError: no kernel image is available",
+    ]
+
+
+def test_what_a_compiler_makes_anew_for_every_size_is_begun_first():
+    (triton,) = plan(["triton_flash"], dtypes=["float16"]).cells
+    (plain,) = plan(["numpy_slopes"], dtypes=["float32"]).cells
+    on_gpu = dataclasses.replace(triton, device="cuda")
+    assert [compiled(cell) for cell in (plain, triton, on_gpu)] == [False, False, True]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import tracemalloc
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,51 @@ def test_other_errors_of_torch_are_not_taken_for_refusals(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch_sdpa, "scaled_dot_product_attention", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         Run(flash).callable(problem())()
+
+
+# What torch 2.11 warns of on a GPU, every fused back end in turn, where flash alone was asked for and refuses.
+SAID_ON_CUDA = [
+    "Memory efficient kernel not used because: (Triggered internally at sdp_utils.cpp:1042.)",
+    "Memory Efficient attention has been runtime disabled. (Triggered internally at sdp_utils_cpp.h:540.)",
+    "Flash attention kernel not used because: (Triggered internally at sdp_utils.cpp:1044.)",
+    "Flash Attention does not support non-null attn_mask. (Triggered internally at sdp_utils_cpp.h:259.)",
+    "cuDNN attention kernel not used because: (Triggered internally at sdp_utils.cpp:1046.)",
+    "cuDNN attention has been runtime disabled. (Triggered internally at sdp_utils.cpp:690.)",
+]
+
+
+def test_of_three_back_ends_that_refuse_the_one_that_was_asked_is_quoted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flash = named("torch_sdpa-flash")
+    from qkverify.implementations import torch_sdpa
+
+    def refusing(*args: Any, **kwargs: Any) -> Any:
+        for sentence in SAID_ON_CUDA:
+            warnings.warn(sentence, stacklevel=1)
+        raise RuntimeError("No available kernel.  Aborting execution.")
+
+    monkeypatch.setattr(torch_sdpa, "scaled_dot_product_attention", refusing)
+    with pytest.raises(UnsupportedCase) as refused:
+        Run(flash).callable(problem())()
+    assert str(refused.value) == "Flash Attention does not support non-null attn_mask."
+
+
+@pytest.mark.parametrize("words", [
+    "cutlassF: no kernel found to launch!",
+    "attn_bias is not correctly aligned (strideM). attn_bias.stride(2) = 9, and should be a multiple of 8.",
+    "batch size must be positive",
+    "cuDNN Frontend error: [cudnn_frontend] Error: No execution plans support the graph.",
+])  # fmt: skip
+def test_a_kernel_on_cuda_that_was_not_built_for_the_inputs_refuses_them(words: str) -> None:
+    torch = pytest.importorskip("torch", reason="needs torch")
+    named("torch_sdpa-flash")
+    from qkverify.implementations.torch_sdpa import refusal
+
+    backend = torch.nn.attention.SDPBackend.EFFICIENT_ATTENTION
+    assert refusal(RuntimeError(f"{words}\nException raised from launch"), backend, "cuda", []) == words
+    assert refusal(RuntimeError(words), backend, "cpu", []) is None
+    assert refusal(RuntimeError("CUDA error: misaligned address"), backend, "cuda", []) is None
 
 
 def test_a_log_sum_exp_that_jax_cuts_off_is_not_differentiated() -> None:

@@ -126,10 +126,23 @@ def test_what_a_device_does_not_tell_is_none(monkeypatch: Any, seconds: list[flo
     assert (reading.watts, reading.mhz, reading.throttled) == (None, 1980, ())
 
 
-def test_the_gpu_is_the_one_that_torch_computes_on(monkeypatch: Any, seconds: list[float]) -> None:
+class Uuid:
+    """torch's own type: what it is is known as text alone."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+
+@pytest.mark.parametrize("prefix", ["", "GPU-"])
+def test_the_gpu_is_the_one_that_torch_computes_on(
+    prefix: str, monkeypatch: Any, seconds: list[float]
+) -> None:
     cuda = types.SimpleNamespace(
         current_device=lambda: 3,
-        get_device_properties=lambda index: types.SimpleNamespace(uuid=f"abc-{index}"),
+        get_device_properties=lambda index: types.SimpleNamespace(uuid=Uuid(f"{prefix}abc-{index}")),
     )
     monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
     driver = Driver()

@@ -493,7 +493,26 @@ def test_a_broken_law_speaks_against_timing_and_a_broken_gradient_only_against_b
     why = cells.why_not_verified([verdict("one_hot_lookup", "crashed"), verdict("vjp", "finding")])
     assert why(forward) == why(both) == "crashed: one_hot_lookup"
     assert cells.why_not_verified([])(forward) == "not verified in this run"
-    assert cells.why_not_verified([verdict("causal", "not offered")])(forward) is None
+    offered = [verdict("one_hot_lookup", "passed"), verdict("causal", "not offered")]
+    assert cells.why_not_verified(offered)(forward) is None
+
+
+def test_a_cell_that_refused_the_problems_of_every_law_is_not_timed() -> None:
+    refused = [
+        msgspec.structs.replace(verdict(law, "not offered"), reason="expected half precision")
+        for law in ("one_hot_lookup", "causal")
+    ]
+    assert cells.why_not_verified(refused)(cell()) == "not offered: expected half precision"
+
+
+def test_memory_is_shown_in_the_first_dtype_that_is_there() -> None:
+    one, other = implementation(), implementation(dtypes=("float64",))
+    halves = [cell(implementation=one, dtype=dtype) for dtype in ("float16", "bfloat16")]
+    both = cell(implementation=one, dtype="bfloat16", direction="forward+backward")
+    double = cell(implementation=other, dtype="float64")
+    assert timing.showing_growth([*halves, both, double]) == {halves[1], double}
+    single = cell(implementation=one, dtype="float32")
+    assert timing.showing_growth([*halves, single]) == {single}
 
 
 def test_a_declared_finding_speaks_against_its_dtype_only() -> None:

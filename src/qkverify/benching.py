@@ -68,7 +68,11 @@ def run(asked: Asked, path: Path) -> Found:
         )
     with Writer(path) as writer:
         writer.append(campaigns.run_start(asked.laws))
-        verdicts = None if asked.laws == "none" else campaigns.verify(writer, cells, asked.laws)
+        verdicts = (
+            None
+            if asked.laws == "none"
+            else campaigns.verify(writer, campaigns.unfinished(cells, []), asked.laws)
+        )
         with screen.progress("timing") as advance:
             run_grid(
                 writer,

@@ -27,7 +27,7 @@ from qkverify.measurement import Measured, measure, prepared
 from qkverify.memory import Server
 from qkverify.results import Ceiling, Timing
 from qkverify.statistics import median
-from qkverify.timing import Speeds, shows_growth, why_not
+from qkverify.timing import Speeds, showing_growth, why_not
 
 SESSION: pytest.StashKey[BenchmarkSession] = pytest.StashKey()
 
@@ -65,6 +65,7 @@ class BenchmarkSession:
         self._cell_seconds = cell_seconds
         self._selected: set[str] = set(self.cells)
         self._reasons = why_not(cells)
+        self._shown = showing_growth([cell for cell in cells if self._reasons[cell] is None])
         self._measured: dict[tuple[str, ...], Measured] = {}
         self._ceilings: dict[tuple[str, str], list[Ceiling]] = {}
         self._speeds, self._server = Speeds(), Server()
@@ -159,7 +160,7 @@ class BenchmarkSession:
         peaks = {
             c: self._server.peak_bytes(c.implementation, c.workload, c.device, c.dtype, c.direction)
             for c in group
-            if shows_growth(c) and self._reasons[c] is None
+            if c in self._shown
         }
         return {cell: peak for cell, peak in peaks.items() if peak is not None}
 

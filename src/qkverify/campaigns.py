@@ -3,20 +3,42 @@
 from __future__ import annotations
 
 import datetime
-import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import qkverify
-from qkverify import accuracy, complexity, frameworks, history, pictures, precision_probes, screen
+from qkverify import accuracy, complexity, frameworks, history, pictures, precision_probes, processes, screen
 from qkverify.contract import Implementation
 from qkverify.errors import UsageError
-from qkverify.fingerprint import fingerprint
-from qkverify.results import ImplementationInfo, RunStart, Verdict, Writer, of_kind, read
+from qkverify.fingerprint import cores, fingerprint
+from qkverify.laws import Law
+from qkverify.results import (
+    Accuracy,
+    Complexity,
+    ImplementationInfo,
+    Record,
+    RunStart,
+    Verdict,
+    Writer,
+    of_kind,
+    read,
+)
+from qkverify.sampling import raised
 from qkverify.timing import run_grid
-from qkverify.verification import Cell, Plan, applicable, check_cells, conventions_of, info, law_book, plan
+from qkverify.verification import (
+    Cell,
+    Plan,
+    address_of,
+    applicable,
+    cell_at,
+    check_parts,
+    conventions_of,
+    info,
+    law_book,
+    plan,
+)
 
 COMPLEXITY_SHARE = 0.25  # of the budget, and on top of it: seconds for how the cost of layers grows
 
@@ -44,11 +66,12 @@ def run_start(profile: str) -> RunStart:
 def record_everything(
     path: Path, *, profile: str, budget_seconds: float, devices: Sequence[str] = (), resume: bool = False
 ) -> None:
-    """Write a results file: header, verdicts cell by cell as they come, accuracy, how products round,
-    implementations, then timings of what passed.
+    """Write a results file: header, verdicts as they come, accuracy, how products round, implementations, then timings of what
+    passed.
 
-    With `resume` a file that a killed run left behind is gone on with: cells that are complete in it are not checked again.
-    Otherwise a new file begins, and what trends need of the one before is kept: see `history`.
+    With `resume` a file that a killed run left behind is gone on with: laws that have a verdict in it are not checked again.
+    Otherwise, and where the file is that of a finished run or of other software, a new file begins, and what trends need of the
+    one before is kept: see `history`.
     Raises UsageError where nothing of `devices` is to be had here.
     """
     planned = plan(devices=devices)
@@ -58,17 +81,16 @@ def record_everything(
             f"nothing to verify on {', '.join(devices)}: {'; '.join(reasons) or 'no implementation is for it'}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    verdicts = recorded(path) if resume else []
+    verdicts = recorded(path, profile) if resume else []
     if not verdicts:
         history.archive(path)
         path.unlink(missing_ok=True)
     writer = Writer(path)
     writer.append(run_start(profile))
     verdicts += verify(writer, unfinished(planned.cells, verdicts), profile)
-    for cell in planned.cells:
-        measured = accuracy.measure(cell) if cell.implementation.operation == "attention" else None
-        if measured is not None:
-            writer.append(measured)
+    attention = [cell for cell in planned.cells if cell.implementation.operation == "attention"]
+    for measured in accuracies(attention):
+        writer.append(measured)
     for device in dict.fromkeys(cell.device for cell in planned.cells):
         for found in precision_probes.records(device):
             writer.append(found)
@@ -86,11 +108,16 @@ def record_everything(
             writer.append(grown)
 
 
-def recorded(path: Path) -> list[Verdict]:
-    """The verdicts of an earlier run; none where there is no file. A line that was torn is left out of the file from now on."""
+def recorded(path: Path, profile: str) -> list[Verdict]:
+    """The verdicts of a run that can be gone on with; none where there is no such file. A line that was torn is left out of the
+    file from now on."""
     if not path.is_file():
         return []
     reading = read(path, strict=False)
+    why = why_not_gone_on_with(reading.records, profile)
+    if why:
+        screen.console.print(f"a new run: that of {path} {why}", markup=False)
+        return []
     if reading.problems:
         path.unlink()
         with Writer(path) as writer:
@@ -99,31 +126,77 @@ def recorded(path: Path) -> list[Verdict]:
     return of_kind(reading.records, Verdict)
 
 
-def unfinished(cells: Sequence[Cell], verdicts: Sequence[Verdict]) -> list[Cell]:
-    """The cells that lack the verdict of at least one law."""
+DECISIVE = (
+    "gpu",
+    "commit",
+    "numpy",
+    "torch",
+    "triton",
+)  # facts on which verdicts depend; the folder says which processor
+
+
+def why_not_gone_on_with(records: Sequence[Record], profile: str) -> str:
+    """Why a run that began now must not take over the verdicts of a file, or ""."""
+    starts = of_kind(records, RunStart)
+    if not starts:
+        return "has no header"
+    if starts[-1].profile != profile:
+        return f"was checked at profile {starts[-1].profile}"
+    then, now = starts[-1].fingerprint.identity, fingerprint().identity
+    other = [f"{fact} {then.get(fact)}, here {now[fact]}" for fact in DECISIVE if then.get(fact) != now[fact]]
+    if other:
+        return f"was made with {'; '.join(other)}"
+    last = complexity.series()[-1]
+    grown = {(one.layer, one.variable) for one in of_kind(records, Complexity)}
+    return "is finished" if (last.layer.name, last.variable) in grown else ""
+
+
+def unfinished(cells: Sequence[Cell], verdicts: Sequence[Verdict]) -> dict[Cell, list[Law]]:
+    """The laws without a verdict, of each cell that has such."""
     known = {(v.implementation, v.device, v.dtype, v.law) for v in verdicts if v.outcome != "unavailable"}
-    return [
-        cell
-        for cell in cells
-        if any(
-            (cell.implementation.name, cell.device, cell.dtype, law.name) not in known
+    lacking = {
+        cell: [
+            law
             for law in applicable(law_book(), cell)
-        )
-    ]
+            if (cell.implementation.name, cell.device, cell.dtype, law.name) not in known
+        ]
+        for cell in cells
+    }
+    return {cell: laws for cell, laws in lacking.items() if laws}
 
 
-def verify(writer: Writer, cells: Sequence[Cell], profile: str) -> list[Verdict]:
-    """The verdicts of the cells, each written as it comes."""
+def verify(writer: Writer, laws: Mapping[Cell, Sequence[Law]], profile: str) -> list[Verdict]:
+    """The verdicts of these laws, each written as it comes."""
     verdicts: list[Verdict] = []
+    asked = sum(map(len, laws.values()))
     with screen.progress("verifying") as advance:
-        for done, (cell, found) in enumerate(
-            check_cells(cells, profile=profile, jobs=max(2, os.cpu_count() or 2))
-        ):
-            advance((done + 1) / len(cells), str(cell))
+        for cell, found in check_parts(laws, profile=profile, jobs=max(2, cores())):
             verdicts += found
+            advance(len(verdicts) / asked, str(cell))
             for verdict in found:
                 writer.append(verdict)
     return verdicts
+
+
+def accuracies(cells: Sequence[Cell]) -> Iterator[Accuracy]:
+    """The accuracy of each cell, in processes of their own: what raises or dies there, which the laws report, costs only that."""
+    addresses = [(address_of(cell),) for cell in cells]
+    for index, found in processes.each(_accuracy, addresses, max(2, cores())):
+        if isinstance(found, Accuracy):
+            yield found
+        elif found != UNKNOWABLE:
+            said = found or "its process died"
+            screen.console.print(f"accuracy of {cells[index]} is not known: {said}", markup=False)
+
+
+UNKNOWABLE = "there is nothing to measure"
+
+
+def _accuracy(address: tuple[str, str, str, str]) -> Accuracy | str:
+    try:
+        return accuracy.measure(cell_at(address)) or UNKNOWABLE
+    except Exception as error:
+        return raised(error)
 
 
 def _described(one: Implementation, planned: Plan) -> ImplementationInfo:

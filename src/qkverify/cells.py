@@ -109,19 +109,25 @@ def why_not_verified(verdicts: Iterable[Verdict]) -> Reason:
     """The reason, cell by cell, that verdicts of the laws give against timing.
 
     A law about gradients does not speak against forward alone. A cell without any verdict has not been
-    verified.
+    verified, and one that refused the problems of every law offers nothing.
     """
     spoken: dict[tuple[str, str, str], dict[Direction, str | None]] = {}
+    refused: dict[tuple[str, str, str], str] = {}
+    verdicts = list(verdicts)
     for verdict in verdicts:
         key = verdict.implementation, verdict.device, verdict.dtype
         reasons = spoken.setdefault(key, dict.fromkeys(("forward", *BACKWARD)))
         against = _against(verdict)
         for direction in BACKWARD if about_gradients(verdict.family, verdict.law) else reasons:
             reasons[direction] = reasons[direction] or against
+        if verdict.outcome == "not offered":
+            refused.setdefault(key, f"not offered: {verdict.reason}")
+    for key in {(v.implementation, v.device, v.dtype) for v in verdicts if v.outcome != "not offered"}:
+        refused.pop(key, None)
 
     def reason(cell: Cell) -> str | None:
         key = cell.implementation.name, cell.device, cell.dtype
-        return spoken[key][cell.direction] if key in spoken else "not verified in this run"
+        return refused.get(key, spoken[key][cell.direction]) if key in spoken else "not verified in this run"
 
     return reason
 

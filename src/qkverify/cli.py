@@ -6,6 +6,7 @@ A user's mistake gets a sentence, never a traceback of ours; a target that raise
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,6 +59,8 @@ def _run() -> None:
     from qkverify.registry import TargetImportError
     from qkverify.results import ResultsError
 
+    # Whoever ends us by a signal, as a time limit does, gets what was done so far: what stands in `finally` runs.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except TargetImportError as error:
@@ -229,9 +232,15 @@ def report(
 
     place = folder or reports / device_slug(best_device())
     path = place / "results.jsonl"
+    interrupted = False
     if run:
-        record_everything(path, profile=profile, budget_seconds=seconds_of(budget),
-                          devices=device or (), resume=resume)  # fmt: skip
+        try:
+            record_everything(path, profile=profile, budget_seconds=seconds_of(budget),
+                              devices=device or (), resume=resume)  # fmt: skip
+        except KeyboardInterrupt:
+            if not path.is_file():
+                raise
+            interrupted = True
     elif not path.is_file():
         raise UsageError(f"{path} does not exist; make it with: qkverify report --run")
     try:
@@ -244,6 +253,8 @@ def report(
         made = f"no page: {error}\n         where it is installed: qkverify report {place}"
     broken = screen.matrix([record for record in read(path) if isinstance(record, Verdict)])
     print(f"\n{made}\nraw:     {path}")
+    if interrupted:
+        _fail("interrupted: the page shows what was done by then; --resume goes on with it", 130)
     raise typer.Exit(1 if broken else 0)
 
 

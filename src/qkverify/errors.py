@@ -3,6 +3,7 @@
 `UnsupportedCase`  nobody's: the implementation says that it does not offer this case.
 `ContractError`    the implementation's: it broke the interface (wrong shape, wrong dtype, a written input).
 `LawViolation`     the implementation's: the numbers are wrong.
+`DeviceLost`       the implementation's: after its call the device answers this process no more.
 `UsageError`       the user's: an unknown name, option or file; the message says what exists and what is nearest.
 `HarnessError`     ours.
 """
@@ -31,6 +32,10 @@ class LawViolation(AssertionError):
 
 class HarnessError(Exception):
     """The harness failed; the implementation is not to blame."""
+
+
+class DeviceLost(Exception):
+    """What the device says since an illegal access, say: nothing more can be asked of it in this process."""
 
 
 class UsageError(Exception):

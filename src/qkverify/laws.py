@@ -40,7 +40,7 @@ from hypothesis.reporting import with_reporter
 from qkverify import replays
 from qkverify.choices import Argument, together
 from qkverify.diagnosis import looks_like
-from qkverify.errors import ContractError, HarnessError, LawViolation, UnsupportedCase
+from qkverify.errors import ContractError, DeviceLost, HarnessError, LawViolation, UnsupportedCase
 from qkverify.problems import Problem
 from qkverify.runs import Run
 from qkverify.verdict import Evidence
@@ -121,7 +121,7 @@ class Law:
 
         `seed` makes the generation repeatable; `overrides` are Hypothesis settings. A failure on problems that are `spared`
         counts for nothing. Raises UnsupportedCase where the
-        implementation refused every problem.
+        implementation refused every problem, and DeviceLost on the first problem after which its device answers no more.
         """
         examples = settings().max_examples if max_examples is None else max_examples
         share = self.weight * run.implementation.effort.get(run.device, 1.0)
@@ -138,8 +138,10 @@ class Law:
         with run.activated(), _silenced(), _older_objects_frozen():
             try:
                 test()
-            except SkipTest as refused:
-                raise UnsupportedCase(str(refused)) from refused
+            except SkipTest as ended:
+                if isinstance(ended.__cause__, DeviceLost):
+                    raise ended.__cause__ from None
+                raise UnsupportedCase(str(ended)) from ended
             except Unsatisfiable as error:
                 raise UnsupportedCase(
                     f"{run.implementation.name} refuses every problem of {self.name}"
@@ -184,6 +186,11 @@ class Law:
                     raise SkipTest(str(refusal)) from refusal
                 hypothesis.reject()
             except Exception:
+                if said := run.framework.lost(
+                    run.device
+                ):  # SkipTest again: every later problem would fail, and shrink
+                    run.failing = drawn
+                    raise SkipTest(said) from DeviceLost(said)
                 if spared is not None and spared(run.problems):
                     return
                 run.failing = drawn
@@ -236,7 +243,10 @@ def explain(broken: BaseException, checked: Law, run: Run, *, replay: str = "") 
     lines = [f"{checked.name}: {checked.sentence}", f"  implementation     {run.cell}"]
     if run.problems:
         first, *rest = run.problems[0].describe().splitlines()
-        lines.append(f"  smallest problem   {first}")
+        kind = (
+            "first problem" if isinstance(broken, DeviceLost) else "smallest problem"
+        )  # nothing shrinks any more
+        lines.append(f"  {kind:18} {first}")
         lines += [f"    {line}" for line in rest]
     extra = {name: value for name, value in run.failing.items() if name != "problem"}
     lines += [f"  {name:18} {value!r}" for name, value in extra.items()]
@@ -252,7 +262,7 @@ def explain(broken: BaseException, checked: Law, run: Run, *, replay: str = "") 
             else f"{type(broken).__name__}: "
         )
         lines.append(f"  {kind}{broken}")
-    diagnosed = "" if isinstance(broken, HarnessError) else looks_like(run)
+    diagnosed = "" if isinstance(broken, HarnessError | DeviceLost) else looks_like(run)
     if diagnosed:
         lines.append(f"  looks like         {diagnosed}")
     if replay:

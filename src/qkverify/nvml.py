@@ -197,10 +197,12 @@ def gpu_uuid() -> str | None:
     """The UUID of the GPU that torch computes on, where torch is loaded and tells: the driver counts GPUs differently."""
     torch: Any = sys.modules.get("torch")
     try:
-        uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
+        uuid = str(
+            torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
+        )  # torch has a type of its own for it
     except (AttributeError, RuntimeError, AssertionError):  # not loaded, too old, or without CUDA
         return None
-    return uuid if str(uuid).startswith("GPU-") else f"GPU-{uuid}"
+    return uuid if uuid.startswith("GPU-") else f"GPU-{uuid}"
 
 
 def _number(text: str) -> float | None:

@@ -99,6 +99,12 @@ class Run:
         """Whether the function of another operation takes a keyword of this name."""
         return name in self.implementation.parameters
 
+    @property
+    def adds_in_order(self) -> bool:
+        """Whether the sums of a gradient are made in one order, call by call: on a CPU, and wherever it is declared. On a GPU
+        atomic additions come in any order (torch: "Memory Efficient attention defaults to a non-deterministic algorithm")."""
+        return self.device == "cpu" or self.semantics["deterministic"] == "yes"
+
     @contextlib.contextmanager
     def activated(self) -> Iterator[Run]:
         """The run that strategies draw for. What its implementation does to settings of the process ends with it."""

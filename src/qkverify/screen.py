@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rich.console import Console
@@ -282,9 +283,27 @@ def power(found: Sequence[Planted], idle: Sequence[Law] | None) -> None:
         console.print(f"laws that kill nothing planted: {', '.join(law.name for law in idle) or 'none'}")
 
 
+LINE_SECONDS = 15.0  # between two lines of progress where there is no terminal
+
+
 @contextlib.contextmanager
 def progress(what: str) -> Iterator[Callable[[float, str], None]]:
-    """A bar with what is being done; the function that it gives takes the share that is done and a label."""
+    """A bar with what is being done; the function that it gives takes the share that is done and a label.
+
+    In a file or a pipe, where a bar shows nothing, a line now and then: of a run that is killed they tell how far it came.
+    """
+    if not console.is_terminal:
+        start, said = time.monotonic(), -LINE_SECONDS
+
+        def say(share: float, now: str) -> None:
+            nonlocal said
+            passed = time.monotonic() - start
+            if share == 1 or passed - said >= LINE_SECONDS:
+                said = passed
+                console.print(f"{what} {share:4.0%} after {passed:.0f} s  {now}", markup=False)
+
+        yield say
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left about"),
                TimeRemainingColumn(), TextColumn("{task.fields[now]}"))  # fmt: skip
     with Progress(*columns, console=console, transient=True) as bar:

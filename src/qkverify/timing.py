@@ -46,6 +46,12 @@ FIRST_SHARE = 0.5  # of the time goes to the first of several sweeps, which chec
 FIRST_ROUNDS = (
     5  # of a group in that sweep: what a case takes and how it scatters; the rest is for where it matters
 )
+GROWTH = (
+    "float32",
+    "bfloat16",
+    "float16",
+    "float64",
+)  # dtypes, the first that there is shows how memory grows
 NO_LIMIT_SECONDS = 1e9  # JSON has no infinity
 OUT_OF_TIME = "the time budget had run out"
 
@@ -241,18 +247,17 @@ def why_not(cells: Iterable[Cell], verdicts: Iterable[Verdict] | None = None) ->
 def measure_peaks(cells: Iterable[Cell], *, budget_seconds: float) -> dict[Cell, int]:
     """Peak bytes of the cells that show how memory grows, as many as the budget allows, long cases last.
 
-    Those are the forward passes in the first of float32, bfloat16, ... that each implementation has: growth
-    with length does not depend on the dtype. A budget that the start of the measuring process would use up
-    gives none.
+    A budget that the start of the measuring process would use up gives none.
     """
-    deadline, peaks = time.perf_counter() + budget_seconds, dict[Cell, int]()
+    deadline, peaks, cells = time.perf_counter() + budget_seconds, dict[Cell, int](), list(cells)
+    shown = showing_growth(cells)
     if budget_seconds < SERVER_SECONDS:
         return peaks
     with Server() as server:
         for cell in cells:
             if time.perf_counter() > deadline:
                 break
-            if shows_growth(cell):
+            if cell in shown:
                 peak = server.peak_bytes(
                     cell.implementation, cell.workload, cell.device, cell.dtype, cell.direction
                 )
@@ -261,13 +266,22 @@ def measure_peaks(cells: Iterable[Cell], *, budget_seconds: float) -> dict[Cell,
     return peaks
 
 
-def shows_growth(cell: Cell) -> bool:
-    """Whether peak memory is measured for a cell."""
-    one = cell.implementation
-    first = next(
-        (dtype for dtype in ("float32", "bfloat16", "float16") if dtype in one.dtypes), one.dtypes[0]
-    )
-    return cell.direction == "forward" and cell.dtype == first
+def showing_growth(cells: Sequence[Cell]) -> set[Cell]:
+    """The cells for which peak memory is measured: forward, in the first of float32, bfloat16, ... that the cells of an
+    implementation on a device have. Growth with length does not depend on the dtype."""
+    places = {(cell.implementation, cell.device) for cell in cells}
+    dtypes = {
+        place: min(
+            (cell.dtype for cell in cells if (cell.implementation, cell.device) == place),
+            key=GROWTH.index,
+        )
+        for place in places
+    }
+    return {
+        cell
+        for cell in cells
+        if cell.direction == "forward" and cell.dtype == dtypes[cell.implementation, cell.device]
+    }
 
 
 def _weight(group: Sequence[Cell], reasons: Mapping[Cell, str | None]) -> float:

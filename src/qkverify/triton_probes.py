@@ -20,13 +20,16 @@ TILE, STEP = 64, 64
 
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
-def _dot(a, b, out, columns, length, TILE: tl.constexpr, STEP: tl.constexpr, PRECISION: tl.constexpr):  # type: ignore[no-untyped-def]
+def _dot(  # type: ignore[no-untyped-def]
+    a, b, out, columns, LENGTH: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr, PRECISION: tl.constexpr
+):
     rows = tl.program_id(0) * TILE + tl.arange(0, TILE)
     cols = tl.program_id(1) * TILE + tl.arange(0, TILE)
     total = tl.zeros((TILE, TILE), dtype=tl.float32)
-    for start in range(0, length, STEP):
+    # LENGTH is a constant because Triton 3.6's interpreter, with NumPy 2.4, counts to no other number.
+    for start in range(0, LENGTH, STEP):
         inner = start + tl.arange(0, STEP)
-        left = tl.load(a + rows[:, None] * length + inner[None, :])
+        left = tl.load(a + rows[:, None] * LENGTH + inner[None, :])
         right = tl.load(b + inner[:, None] * columns + cols[None, :])
         total = tl.dot(left, right, total, input_precision=PRECISION)
     tl.store(out + rows[:, None] * columns + cols[None, :], total)

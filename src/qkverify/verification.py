@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qkverify import conventions, processes, registry, replays
+from qkverify import conventions, frameworks, processes, registry, replays
 from qkverify.contract import DEVICES, DTYPES, Finding, Implementation
-from qkverify.errors import ContractError, HarnessError, LawViolation, UnsupportedCase, UsageError
+from qkverify.errors import ContractError, DeviceLost, HarnessError, LawViolation, UnsupportedCase, UsageError
 from qkverify.laws import PROFILES, Law, explain
 from qkverify.offered import unverified
 from qkverify.results import Counterexample, ImplementationInfo, Semantic, Verdict
@@ -108,15 +109,22 @@ def laws_in(module: Any) -> list[Law]:
     return [value.law for value in vars(module).values() if isinstance(getattr(value, "law", None), Law)]
 
 
+LOST: dict[tuple[str, str], str] = {}  # (framework, device) that this process has lost -> over what
+
+
 def check(law: Law, run: Run, **settings: Any) -> Verdict:
     """The verdict of one law on one run. What its implementation does to settings of the process ends with it."""
     with run.framework.restored():
-        return _verdict(law, run, settings)
+        found = _verdict(law, run, settings)
+    if found.outcome == "crashed":
+        LOST[run.implementation.arrays, run.device] = f"{law.name} of {run.cell}"
+    return found
 
 
 def _verdict(law: Law, run: Run, settings: Mapping[str, Any]) -> Verdict:
     one = run.implementation
     start = time.perf_counter()
+    after = LOST.get((one.arrays, run.device))
 
     def verdict(outcome: Any, reason: str = "", counterexample: Counterexample | None = None) -> Verdict:
         return Verdict(law=law.name, family=law.family, sentence=law.sentence, exact=law.exact, implementation=one.name,
@@ -125,6 +133,8 @@ def _verdict(law: Law, run: Run, settings: Mapping[str, Any]) -> Verdict:
                        seconds=time.perf_counter() - start, counterexample=counterexample,
                        used=sorted(run.used & one.offers))  # fmt: skip
 
+    if after is not None:
+        return verdict("error", f"not checked: {run.device} answers this process no more since {after}")
     unfit = law.unfit(run)
     if unfit is not None:
         return verdict("not offered", unfit)
@@ -134,6 +144,10 @@ def _verdict(law: Law, run: Run, settings: Mapping[str, Any]) -> Verdict:
         return verdict("not offered", str(refusal))
     except HarnessError as error:
         return verdict("error", f"the harness failed: {error}")
+    except DeviceLost as error:
+        return verdict(
+            "crashed", f"{run.device} answers its process no more: {error}", counterexample(error, law, run)
+        )
     except Exception as broken:
         found, known = counterexample(broken, law, run), finding(law, run)
         if known is None or not known.explains(run.problems):
@@ -234,36 +248,102 @@ def check_cell(
 
 def check_cells(cells: Sequence[Cell], *, profile: str = "default", jobs: int = 1,
                 started: Callable[[Cell], None] | None = None) -> Iterator[tuple[Cell, list[Verdict]]]:  # fmt: skip
-    """The verdicts of many cells, cell by cell, as they finish.
-
-    With several jobs the cells are checked in processes of one thread each. If one dies, the cells that were lost with it are
-    checked again, each alone: the one that dies again is recorded as crashed, and the others go on.
-    """
-    examples = examples_of(profile)
+    """The verdicts of many cells, cell by cell, as they finish; with several jobs as `check_parts`."""
     if jobs == 1:
         for cell in cells:
             if started:
                 started(cell)
-            yield cell, list(check_cell(cell, examples=examples))
+            yield cell, list(check_cell(cell, examples=examples_of(profile)))
         return
-    for index, verdicts in processes.each(_elsewhere, [(*_address(cell), examples) for cell in cells], jobs):
-        yield cells[index], _crashed(cells[index]) if verdicts is None else verdicts
+    every = {cell: applicable(law_book(), cell) for cell in cells}
+    found: dict[Cell, dict[str, Verdict]] = {cell: {} for cell in cells}
+    for cell, verdicts in check_parts(every, profile=profile, jobs=jobs):
+        found[cell] |= {verdict.law: verdict for verdict in verdicts}
+        if len(found[cell]) == len(every[cell]):
+            yield cell, [found[cell][law.name] for law in every[cell]]
 
 
-def _address(cell: Cell) -> tuple[str, str, str, str]:
+PARTS = 8  # of a cell with as many laws as attention has: what is lost of a run that is killed, and what each process takes
+
+
+def check_parts(
+    laws: Mapping[Cell, Sequence[Law]], *, profile: str = "default", jobs: int = 1
+) -> Iterator[tuple[Cell, list[Verdict]]]:
+    """The verdicts of these laws of each cell, a part of a cell at a time, as they finish.
+
+    Parts are checked in processes of one thread each. If one dies, its part is checked again; a part over which a process dies
+    again is recorded as crashed, and the others go on. Where a process only loses its device, the laws after that one are
+    checked by another.
+    """
+    examples = examples_of(profile)
+    longest = max((len(every) for every in laws.values()), default=0)
+    # What is compiled for every other size or option takes longest: it comes first, that nobody waits for it alone.
+    cells = sorted(laws, key=lambda cell: not compiled(cell))
+    parts = [part for cell in cells for part in _parts(cell, laws[cell], -(-longest // PARTS))]
+    while parts:
+        tasks = [(address_of(cell), [law.name for law in some], examples) for cell, some in parts]
+        left = []
+        for index, verdicts in processes.each(_elsewhere, tasks, jobs, spent=_lost_its_device):
+            cell, some = parts[index]
+            if verdicts is None:
+                verdicts = _crashed(cell, some)
+            yield cell, verdicts
+            left += _parts(cell, some[len(verdicts) :], -(-len(some) // jobs))
+        parts = left
+
+
+def compiled(cell: Cell) -> bool:
+    """Whether a call may wait for a compiler: JAX's, or Triton's on a GPU."""
+    one = cell.implementation
+    by_triton = cell.device != "cpu" and hasattr(sys.modules.get(one.function.__module__), "triton")
+    return by_triton or bool(frameworks.get(one.arrays).COMPILES)
+
+
+def _parts(cell: Cell, laws: Sequence[Law], size: int) -> list[tuple[Cell, Sequence[Law]]]:
+    return [(cell, laws[at : at + size]) for at in range(0, len(laws), size)]
+
+
+Address = tuple[str, str, str, str]  # target, name, device, dtype
+
+
+def address_of(cell: Cell) -> Address:
+    """How another process finds the cell again."""
     return cell.target, cell.implementation.name, cell.device, cell.dtype
 
 
-def _elsewhere(target: str, name: str, device: str, dtype: str, examples: int) -> list[Verdict]:
-    one = next(one for one in registry.find(target) if one.name == name)
-    return list(check_cell(Cell(conventions.fitted(one), device, dtype, target), examples=examples))
+def cell_at(address: Address) -> Cell:
+    """The cell, found again: one and the same in a process, whose conventions are probed once."""
+    if address not in _found:
+        target, name, device, dtype = address
+        one = next(one for one in registry.find(target) if one.name == name)
+        _found[address] = Cell(conventions.fitted(one), device, dtype, target)
+    return _found[address]
 
 
-def _crashed(cell: Cell) -> list[Verdict]:
+_found: dict[Address, Cell] = {}
+
+
+def _elsewhere(address: Address, laws: Sequence[str], examples: int) -> list[Verdict]:
+    """The verdicts of these laws, in their order, or up to the one over which this process lost the device."""
+    found = []
+    for verdict in check_cell(
+        cell_at(address), [law for law in law_book() if law.name in laws], examples=examples
+    ):
+        found.append(verdict)
+        if _lost_its_device(found):
+            break
+    return found
+
+
+def _lost_its_device(verdicts: Sequence[Verdict]) -> bool:
+    return bool(verdicts) and verdicts[-1].outcome == "crashed"
+
+
+def _crashed(cell: Cell, laws: Sequence[Law]) -> list[Verdict]:
     return [
         Verdict(law=law.name, family=law.family, sentence=law.sentence, exact=law.exact, implementation=cell.implementation.name,
                 device=cell.device, dtype=cell.dtype, outcome="crashed", reason="the process died")
-        for law in applicable(law_book(), cell)
+        for law in laws
     ]  # fmt: skip
 
 

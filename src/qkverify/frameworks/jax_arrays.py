@@ -10,6 +10,7 @@ import numpy as np
 
 from qkverify.frameworks.numpy_arrays import global_state as global_state  # JAX has no generator of its own
 from qkverify.frameworks.numpy_arrays import inference as inference
+from qkverify.frameworks.numpy_arrays import lost as lost
 from qkverify.frameworks.numpy_arrays import restored as restored
 from qkverify.frameworks.numpy_arrays import stir as stir
 

@@ -81,5 +81,10 @@ def backward(
     raise NotImplementedError("NumPy has no automatic gradients, and so no backward pass by itself")
 
 
+def lost(device: str = "cpu") -> str | None:
+    """A CPU that is lost takes its process with it."""
+    return None
+
+
 def synchronise(device: str = "cpu") -> None:
     """NumPy computes at once."""

@@ -184,3 +184,12 @@ def backward(
 def synchronise(device: str = "cpu") -> None:
     if device == "cuda":
         torch.cuda.synchronize()
+
+
+def lost(device: str = "cpu") -> str | None:
+    """After an illegal access CUDA answers every later call of the process with the same error: that error's first line."""
+    try:
+        synchronise(device)
+    except RuntimeError as error:
+        return str(error).partition("\n")[0]
+    return None
