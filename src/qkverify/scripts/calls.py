@@ -35,7 +35,7 @@ class Calls:
 
     def result_of_operation(self, call: Recorded) -> list[str]:
         """The result of another operation that is judged, under the name `got`."""
-        if call.upstream is None:
+        if not call.upstream:
             several = len(call.got) > 1
             lines = [f"found = {self.of_operation(call)}"]
             if call.kind == "cached_attention":  # arrays that cannot be written come back beside the output

@@ -16,7 +16,7 @@ CACHES = ("key_cache", "value_cache")
 def _one_sequence(call: Recorded, run: Run, *, causal: bool) -> list[str]:
     """A function of one sequence alone: q (H,Q,D), k (G,K,D), v (G,K,E) -> (H,Q,E), or with the upstream g its gradients."""
     scale, softcap = call.options.get("scale"), call.options.get("softcap")
-    size, backward = call.arguments[0].shape[-1], call.upstream is not None
+    size, backward = call.arguments[0].shape[-1], bool(call.upstream)
     scale = float(max(size, 1) ** -0.5 if scale is None else scale)
     lines = [f"def alone(q, k, v{', g' if backward else ''}):  # one sequence: (heads, length, size)",
              "    shared, group = len(k), len(q) // len(k)",
@@ -72,11 +72,11 @@ def causal_always(run: Run) -> bool:
 
 def packed_steps(call: Recorded, run: Run) -> list[str]:
     """Each sequence by itself: rows (T,H,D), (S,G,D), (S,G,E); or one of its gradients."""
-    rows = ["query", "key", "value"] + (["upstream"] if call.upstream is not None else [])
+    rows = ["query", "key", "value"] + (["upstream"] if call.upstream else [])
     places = {"query": "a:b", "upstream": "a:b", "key": "c:d", "value": "c:d"}
     pieces = ", ".join(f"numbers({n})[{places[n]}].swapaxes(0, 1)" for n in rows)
     shape, judged, which = call.shape, "query", ""
-    if call.upstream is not None:
+    if call.upstream:
         judged = call.judged.removeprefix("gradient of ")
         shape, which = call.got[call.judged].shape, f"[{rows.index(judged)}]"
     return [*_one_sequence(call, run, causal=bool(call.options.get("causal"))), f"exact = np.zeros({shape})",

@@ -83,7 +83,7 @@ def cross_entropy_steps(call: Recorded, run: Run) -> list[str]:
     lines = [DEFINITION, "s = numbers(scores)", "s = s - s.max(axis=-1, keepdims=True)",
              "logarithms = s - np.log(np.exp(s).sum(axis=-1, keepdims=True))",
              f"wanted = {1 - smoothing!r} * np.eye({classes})[{labels}] + {smoothing!r} / {classes}"]  # fmt: skip
-    if call.upstream is None:
+    if not call.upstream:
         return [*lines, "exact = -(wanted * logarithms).sum(axis=-1)"]
     return [*lines, "exact = (np.exp(logarithms) - wanted) * numbers(upstream)[:, None]"]
 

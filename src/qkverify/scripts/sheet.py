@@ -108,7 +108,7 @@ class Sheet:
         """One call beside the same in float64."""
         case, call = self.case, self.case.call
         if self.problem is None:
-            if call.upstream is not None and call.kind not in DIFFERENTIATED:
+            if call.upstream and call.kind not in DIFFERENTIATED:
                 raise NotImplementedError(f"no gradient of {call.kind} stands in a script yet")
             call.judged = case.what
             steps = OPERATION_STEPS[call.kind](call, self.run)
@@ -194,7 +194,7 @@ class Sheet:
     def _contract(self) -> list[str]:
         """A call that must give certain shapes and dtypes."""
         call = self.case.call
-        if call.upstream is not None:
+        if call.upstream:
             raise NotImplementedError("of a gradient it may be what was written, which no script shows yet")
         if self.problem is None:
             shapes, dtype = [call.shape], ""
@@ -219,9 +219,7 @@ class Sheet:
         call = self.case.call
         named = [*zip(OPERATIONS[call.kind], call.arguments, strict=False),
                  *((name, x) for name, x in call.options.items() if isinstance(x, np.ndarray))]  # fmt: skip
-        lines = self.arguments.values(
-            [*named, *([("upstream", call.upstream)] if call.upstream is not None else [])]
-        )
+        lines = self.arguments.values([*named, *([("upstream", call.upstream)] if call.upstream else [])])
         names = {OPERATIONS[call.kind][i]: layout for i, layout in call.layouts.items()}
         return [*lines, *self.arguments.seen_as(names)]
 
