@@ -183,6 +183,7 @@ FORWARD: dict[str, dict[str, Any]] = {
     "one_slope_rule_for_every_number_of_heads": {"H": 3, "alibi_slopes": 2.0 ** -np.array([4, 8, 2])},
     "slopes_are_counted_from_zero": {"alibi_slopes": np.array([2.0**-8])},
     "logarithm_to_base_two": {"return_lse": True},
+    "lowest_number_is_empty_in_the_lse_alone": {"bias": np.full(2, np.finfo(float).min), "return_lse": True},
     "merge_takes_the_wrong_base": {"times": 2.0},
     "lse_is_written_only_when_asked_for": {},
     "sink_is_not_in_the_maximum": {"sinks": np.array([1000.0]), "return_lse": True},
