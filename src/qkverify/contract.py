@@ -7,7 +7,9 @@ length, D key size, E value size. Three literal tables carry the rules; the rest
 `SEMANTICS`    where libraries differ legitimately, and the values each choice can take;
 `CONVENTIONS`  how the libraries of the field name and lay out the same arguments.
 
-The signature of a function is the list of what it offers: a parameter that is not there is not offered.
+The signature of a function is the list of what it offers: a parameter that is not there is not offered. What it does not
+offer it refuses (`UnsupportedCase`), and sizes that do not fit one another raise an error, whichever: nothing is read past an
+end, nothing broadcast by chance. What else is asked of each operation stands in `operations.DESCRIBED`.
 """
 
 from __future__ import annotations
