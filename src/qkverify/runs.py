@@ -22,7 +22,7 @@ import numpy as np
 
 from qkverify import frameworks
 from qkverify.contract import OPERATIONS, Implementation
-from qkverify.errors import ContractError, HarnessError, UnsupportedCase
+from qkverify.errors import ContractError, HarnessError, LawViolation, UnsupportedCase
 from qkverify.problems import LAYOUTS, Problem
 from qkverify.reference.attention import attention as reference_attention
 from qkverify.reference.attention_vjp import attention_vjp as reference_vjp
@@ -437,14 +437,17 @@ class Run:
     def lse_gradients(self, problem: Problem, upstream: np.ndarray) -> dict[str, np.ndarray]:
         """The gradients of sum(upstream * log-sum-exp), upstream (B,H,Q), by query and key.
 
-        Raises UnsupportedCase where the log-sum-exp is not differentiated.
+        Raises UnsupportedCase where the log-sum-exp is not differentiated, and LawViolation where it is declared to be.
         """
         native, attention = self._differentiated(problem.replace(return_lse=True))
+        self._asked.add("lse_gradient")
         leaves = {name: native[name] for name in ("query", "key")}
 
         def lse(query: Any, key: Any) -> Any:
             found = attention(query, key, native["value"])[1]
             if not self.framework.differentiable(found):
+                if self.semantics.get("lse_gradient") == "yes":
+                    raise LawViolation("the log-sum-exp has no gradient, and is declared to have one")
                 raise UnsupportedCase(f"{self.implementation.name} does not differentiate the log-sum-exp")
             return found
 
