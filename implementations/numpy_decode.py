@@ -73,6 +73,25 @@ def cached_attention(
     return output
 
 
+def cached_attention_vjp(
+    query: Array, key: Array, value: Array, key_cache: Array, value_cache: Array, lengths: Array,
+    upstream: Array, *, window: Window | None = None, scale: float | None = None,
+    softcap: float | None = None, alibi_slopes: Array | None = None, sinks: Array | None = None,
+) -> tuple[Array, ...]:  # fmt: skip
+    """The gradients by query, key, value and both caches as they were before the call; upstream (B,H,Q,E)."""
+    gradients = tuple(np.zeros_like(x) for x in (query, key, value, key_cache, value_cache))
+    d_query, *d_new_and_held = gradients
+    for b, n in enumerate(lengths.astype(int)):
+        pairs = ((key_cache, key), (value_cache, value))
+        kept = (np.concatenate([cache[b, :, :n], new[b]], axis=1) for cache, new in pairs)
+        d_query[b], *d_kept = pull(
+            query[b], *kept, upstream[b], True, scale, softcap, window, alibi_slopes, sinks
+        )
+        for i, found in enumerate(d_kept):
+            d_new_and_held[i][b], d_new_and_held[i + 2][b, :, :n] = found[:, n:], found[:, :n]
+    return gradients
+
+
 @implementation(name="numpy_paged", summary="a cache in pages that lie anywhere in one pool", **DECLARED)
 def paged_attention(
     query: Array, key_pages: Array, value_pages: Array, page_table: Array, lengths: Array, *,
@@ -92,6 +111,27 @@ def paged_attention(
         )
         output[b] = attend(query[b], key, value, True, scale, softcap, window, alibi_slopes, sinks)[0]
     return output
+
+
+def paged_attention_vjp(
+    query: Array, key_pages: Array, value_pages: Array, page_table: Array, lengths: Array, upstream: Array, *,
+    window: Window | None = None, scale: float | None = None, softcap: float | None = None,
+    alibi_slopes: Array | None = None, sinks: Array | None = None,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """The gradients by query and both pools of pages, where a page that several entries have gets the sum."""
+    d_query, rows = np.zeros_like(query), key_pages.shape[1]
+    pools = [pool.reshape(-1, *pool.shape[2:]) for pool in (key_pages, value_pages)]
+    d_pools = [np.zeros_like(pool) for pool in pools]
+    for b, length in enumerate(lengths.astype(int)):
+        at = np.arange(length)
+        place = page_table[b].astype(int)[at // rows] * rows + at % rows
+        held = heads_first(*(pool[place] for pool in pools))
+        d_query[b], *d_held = pull(
+            query[b], *held, upstream[b], True, scale, softcap, window, alibi_slopes, sinks
+        )
+        for d_pool, found in zip(d_pools, d_held, strict=True):
+            np.add.at(d_pool, place, found.swapaxes(0, 1))
+    return d_query, d_pools[0].reshape(key_pages.shape), d_pools[1].reshape(value_pages.shape)
 
 
 def pieces(query_starts: Array, key_starts: Array) -> list[tuple[slice, slice]]:

@@ -66,6 +66,21 @@ def rotary_pair(
     return rotary(query, every_head, layout=layout), rotary(key, every_head, layout=layout)
 
 
+def rotary_vjp(
+    x: np.ndarray, positions: np.ndarray, upstream: np.ndarray, *, layout: str = "interleaved"
+) -> tuple[np.ndarray]:
+    """The gradient of sum(upstream * rotary(x, positions)) by x: turned back."""
+    return (rotary(upstream, -positions.astype(np.int64), layout=layout),)
+
+
+def rotary_pair_vjp(
+    query: np.ndarray, key: np.ndarray, positions: np.ndarray, of_query: np.ndarray, of_key: np.ndarray, *,
+    layout: str = "interleaved",
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """The gradients by query and key, each from that of its own turned form."""
+    return rotary_pair(of_query, of_key, -positions.astype(np.int64), layout=layout)
+
+
 @implementation(name="numpy_slopes", dtypes=("float32", "float64"))
 def alibi_slopes(heads: int) -> np.ndarray:
     """2^(-8h/H) for H a power of two; else those of the power below, then every second one of the power above."""

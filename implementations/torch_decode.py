@@ -21,7 +21,8 @@ DECLARED = {"arrays": "torch", "dtypes": ("float32", "float16", "bfloat16"), "de
             "precision": {"float16": "fused", "bfloat16": "fused",
                           "float16-cpu": "fused-fast-exp", "bfloat16-cpu": "fused-fast-exp",
                           "float16-gradients": "eager", "bfloat16-gradients": "eager"},
-            "causal_alignment": "bottom-right", "empty_rows": "zero", "masked_values": "read"}  # fmt: skip
+            "causal_alignment": "bottom-right", "empty_rows": "zero", "masked_values": "read",
+            "differentiable": True}  # fmt: skip
 
 
 @implementation(

@@ -32,6 +32,7 @@ Window = tuple[int | None, int | None]
     batch_invariant=False,  # a batched matrix product takes another way for a batch of one
     delta="weights",
     lse="natural",
+    lse_gradient=True,
 )
 def attention(
     query: Tensor, key: Tensor, value: Tensor, *,

@@ -42,6 +42,7 @@ Window = tuple[int | None, int | None]
     batch_invariant=False,  # a batched matrix product takes another way for a batch of one
     delta="output",
     lse="natural",
+    lse_gradient=False,
 )
 def attention(
     query: Tensor, key: Tensor, value: Tensor, *,

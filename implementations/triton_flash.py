@@ -951,6 +951,7 @@ def _check(query, key, value, key_lengths) -> None:
     batch_invariant=True,
     delta="output",
     lse="natural",
+    lse_gradient=False,
 )
 def attention(
     query, key, value, *,

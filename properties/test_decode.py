@@ -16,10 +16,14 @@ from hypothesis import assume
 from qkverify.choices import several
 from qkverify.contract import OPERATIONS
 from qkverify.laws import law
+from qkverify.reference.cached_vjp import taken_apart
+from qkverify.reference.paged_vjp import put_back
+from qkverify.rounding import Bounded
 from qkverify.sequences import sequences
 from qkverify.verdict import assert_identical, assert_within_bound
 
 PACKED, CACHED, PAGED = "packed_attention", "cached_attention", "paged_attention"
+CACHES, POOLS = ("key_cache", "value_cache"), ("key_pages", "value_pages")
 
 
 def packed(run, given, integers="int32"):
@@ -237,7 +241,14 @@ def test_cache_lengths_of_any_integer_type(run, given, spare, poison, integers):
 
 
 def decoded(run, given, spare, poison, integers="int32"):
-    """The output of each entry for its last tokens; the places where they go, and those behind them, hold rubbish."""
+    """The output of each entry for its last tokens."""
+    *arguments, shape = appending(run, given, spare, poison, integers)
+    output, _ = run.call_updating(*arguments, updated=3, shape=shape, **given.options)
+    return [output[b : b + 1] for b in range(len(output))]
+
+
+def appending(run, given, spare, poison, integers="int32"):
+    """A call that appends the last tokens; the places where they go, and those behind them, hold rubbish."""
     run.problems += given.problems
     fresh = given.problems[0].sizes["Q"]
     kept = as_integers(given.lengths(), integers) - np.dtype(integers).type(fresh)
@@ -248,9 +259,59 @@ def decoded(run, given, spare, poison, integers="int32"):
         for entry, length in zip(cache, kept.tolist(), strict=True):
             entry[:, length : length + fresh] = filler_of(run, poison)
         caches.append(cache)
-    *arguments, shape = arguments_of(given, [slice(-fresh, None)] * len(kept), caches, kept)
-    output, _ = run.call_updating(*arguments, updated=3, shape=shape, **given.options)
-    return [output[b : b + 1] for b in range(len(output))]
+    return arguments_of(given, [slice(-fresh, None)] * len(kept), caches, kept)
+
+
+grown = {"operation": CACHED, "needs": "gradients", "given": sequences(queries="last", causal=True, upstream=True),
+         "spare": (0, 1, 7), "poison": (30.0, -30.0, 300.0)}  # fmt: skip
+
+
+def cached_gradients(run, given, spare, poison, frozen=False):
+    """The gradients of a call that appends the last tokens, the exact ones, and which rows of the caches are read.
+
+    Those of what the caches held before belong to it too; `frozen` caches ask for none.
+    """
+    *arguments, _ = appending(run, given, spare, poison)
+    named = dict(zip(OPERATIONS[CACHED], arguments, strict=True))
+    inputs = [name for name in named if name in ("query", "key", "value") or (name in CACHES and not frozen)]
+    rest = [x for name, x in named.items() if name not in inputs]
+    above = np.concatenate([p.upstream for p in given.problems])
+    found = run.call_gradients(
+        {name: named[name] for name in inputs}, *rest, upstream=above, written=CACHES, **given.options
+    )
+    kept, room = named["lengths"], named["key_cache"].shape[2]
+    exact = taken_apart([run.gradient_bounds(p) for p in given.problems], kept, room)
+    return found, exact, np.arange(room)[:, None] < kept[:, None, None, None]
+
+
+def assert_read_rows_are_right(run, found, exact, read):
+    """Every gradient, but for the rows of a cache or of pages that nobody reads: these have a law of their own."""
+    for name, got in found.items():
+        rows = read if name in (*CACHES, *POOLS) else np.True_
+        right, wanted = (np.where(rows, x, 0.0) for x in (run.within(got, exact[name]), exact[name].value))
+        assert_within_bound(right, wanted, what=f"gradient of {name}")
+
+
+def assert_unread_rows_get_nothing(found, names, read):
+    for name in names:
+        unread = np.where(read, 0.0, found[name].astype(np.float64))
+        assert_identical(unread, np.zeros_like(unread), what=f"gradient of {name}")
+
+
+@law("The gradients of new tokens, and of those that the cache held before, are those that each sequence has alone.",
+     source="a cache in which a prefix is learnt: gradients go through what is written in place", **grown, frozen=(False, False, True))  # fmt: skip
+def test_cached_gradients_equal_alone(run, given, spare, poison, frozen):
+    found, exact, read = cached_gradients(
+        run, given, spare, poison, frozen and run.implementation.vjp is None
+    )
+    assert_read_rows_are_right(run, found, exact, read)
+
+
+@law("Places of a cache that are written over, and those behind the last token, get zero gradient, exactly, whatever they held.",
+     source="what was there before an assignment has no influence", **grown, exact=True)  # fmt: skip
+def test_unread_cache_gets_zero_gradient(run, given, spare, poison):
+    found, _, read = cached_gradients(run, given, spare, poison)
+    assert_unread_rows_get_nothing(found, CACHES, read)
 
 
 # -- a cache in pages --------------------------------------------------------------------------------------------------
@@ -260,7 +321,18 @@ pages = {"operation": PAGED, "given": sequences(queries="last", causal=True), "r
 
 
 def paged(run, given, rows, spare, seed, poison, integers="int32"):
-    """The output, with the pages of all sequences mixed by `seed`; unused rows, pages and table entries hold rubbish."""
+    """The output of each sequence."""
+    arguments = in_pages(run, given, rows, spare, seed, poison, integers)
+    shape = (*arguments[0].shape[:3], given.problems[0].sizes["E"])
+    output = run.call(*arguments, shape=shape, **given.options)
+    return [output[b : b + 1] for b in range(len(output))]
+
+
+def in_pages(run, given, rows, spare, seed, poison, integers="int32", common=()):
+    """A call with the pages of all sequences mixed by `seed`; unused rows, pages and table entries hold rubbish.
+
+    `common` says how many of its first pages each sequence has in common with the first one.
+    """
     run.problems += given.problems
     needed = -(-given.lengths() // rows)
     count, width = int(needed.sum()) + spare, int(needed.max()) + min(spare, 1)
@@ -269,13 +341,13 @@ def paged(run, given, rows, spare, seed, poison, integers="int32"):
     table = as_integers(rng.integers(0, count, (len(needed), width)), integers)
     for entry, n in zip(table, needed, strict=True):
         entry[:n] = [free.pop() for _ in range(n)]
+    for entry, n in zip(table, common, strict=False):
+        entry[:n] = table[0, :n]
     pools = [given.laid(f"{name}_pages", given.in_pages(name, table, count, rows, filler_of(run, poison)))
              for name in ("key", "value")]  # fmt: skip
     query = given.laid("query", np.concatenate([p.query for p in given.problems]))
     lengths = given.laid("lengths", as_integers(given.lengths(), integers))
-    shape = (*query.shape[:3], given.problems[0].sizes["E"])
-    output = run.call(query, *pools, given.laid("page_table", table), lengths, shape=shape, **given.options)
-    return [output[b : b + 1] for b in range(len(output))]
+    return query, *pools, given.laid("page_table", table), lengths
 
 
 @law(
@@ -304,3 +376,50 @@ def test_page_order_does_not_matter(run, given, rows, spare, seed, poison, other
     one, two = (paged(run, given, rows, spare, s, poison) for s in (seed, other))
     for b, bound in enumerate(exact):
         assert_within_bound(run.within(one[b], bound), run.within(two[b], bound), what=f"sequence {b}")
+
+
+learnt = {
+    **pages,
+    "needs": "gradients",
+    "given": sequences(queries="last", causal=True, upstream=True),
+    "poison": (30.0, -30.0, 300.0),
+}
+
+
+def paged_gradients(run, given, rows, spare, seed, poison, shared=0):
+    """The gradients, the exact ones, and which rows of the pages are read.
+
+    Every sequence begins with the tokens of the first one, as many as fill up to `shared` pages, and has these pages from it.
+    """
+    first, *others = given.problems
+    common = [0, *(min(shared, p.sizes["K"] // rows, first.sizes["K"] // rows) for p in others)]
+    given = given.of([beginning_as(p, first, n * rows) for p, n in zip(given.problems, common, strict=True)])
+    query, *pools, table, lengths = in_pages(run, given, rows, spare, seed, poison, common=common)
+    above = np.concatenate([p.upstream for p in given.problems])
+    inputs = {"query": query, **dict(zip(POOLS, pools, strict=True))}
+    found = run.call_gradients(inputs, table, lengths, upstream=above, **given.options)
+    alone = [{name: Bounded(x.value, x.errors, run.gradient_precision) for name, x in run.gradient_bounds(p).items()}
+             for p in given.problems]  # fmt: skip
+    read = np.zeros(pools[0].shape[:2], bool)
+    for entry, n in zip(table, lengths, strict=True):
+        read[entry[np.arange(n) // rows], np.arange(n) % rows] = True
+    return found, put_back(alone, table, *read.shape), read[..., None, None]
+
+
+def beginning_as(problem, first, count):
+    """With the first keys and values of another sequence."""
+    return problem.replace(**{name: np.concatenate([getattr(first, name)[:, :, :count], getattr(problem, name)[:, :, count:]], axis=2)
+                              for name in ("key", "value")})  # fmt: skip
+
+
+@law("The gradients of queries and pages are those that each sequence has alone; a page that several have gets the sum.",
+     source="pages that are shared by a common beginning: the transpose of a gather adds up", **learnt, shared=(0, 1, 2))  # fmt: skip
+def test_paged_gradients_equal_alone(run, given, rows, spare, seed, poison, shared):
+    assert_read_rows_are_right(run, *paged_gradients(run, given, rows, spare, seed, poison, shared))
+
+
+@law("Pages that no sequence has, and rows behind its last token, get zero gradient, exactly, whatever they hold.",
+     source="PagedAttention: what no sequence has is never read", **learnt, exact=True)  # fmt: skip
+def test_unread_pages_get_zero_gradient(run, given, rows, spare, seed, poison):
+    found, _, read = paged_gradients(run, given, rows, spare, seed, poison)
+    assert_unread_rows_get_nothing(found, POOLS, read)

@@ -15,7 +15,7 @@ from qkverify.choices import EDGES
 from qkverify.laws import law
 from qkverify.reference.embedding import embedding as reference_embedding
 from qkverify.reference.positions import rotary as reference_rotary
-from qkverify.reference.positions_vjp import embedding_vjp
+from qkverify.reference.positions_vjp import embedding_vjp, rotary_vjp
 from qkverify.rounding import Bounded
 from qkverify.verdict import assert_gradients, assert_within_bound
 
@@ -175,3 +175,19 @@ def test_rotary_pair_agrees_with_formula(run, heads, batch, length, size, layout
     found, exact = turned(run, *query_and_key(run, heads, batch, length, size, seed), layout)
     assert_within_bound(found[0], exact[0], what="query")
     assert_within_bound(found[1], exact[1], what="key")
+
+
+@law(
+    "The gradients of query and key are the upstream gradients of their turned forms, turned back by the same angles.",
+    source="a rotation's transpose is its inverse, and neither depends on the other",
+    needs="gradients",
+    **rope,
+)
+def test_rotary_pair_gradients_turn_back(run, heads, batch, length, size, layout, seed):
+    query, key, at = query_and_key(run, heads, batch, length, size, seed)
+    rng, precision = np.random.default_rng(seed + 1), run.gradient_precision
+    above = tuple(rng.standard_normal(x.shape).astype(run.numpy_dtype) for x in (query, key))
+    base, places = Bounded(10000.0, 0.0, precision), at.astype(np.float64)[:, None]
+    exact = [rotary_vjp(places, run.bounded(x, precision), base=base, layout=layout) for x in above]
+    found = run.call_gradients({"query": query, "key": key}, at, upstream=above, **taken(run, layout=layout))
+    assert_gradients(run, found, dict(zip(("query", "key"), exact, strict=True)))

@@ -164,7 +164,7 @@ def test_backward_belongs_to_its_forward(run, problem, factor):
         assert_within_bound(run.within(found, bounds[name]), bounds[name].value, what=f"gradient of {name}")
 
 
-@law("The gradient of the log-sum-exp by the scores is the weights, and so by query and key.", source="d logsumexp / d s = softmax(s)", needs=("gradients", "return_lse"),
+@law("The gradient of the log-sum-exp by the scores is the weights, and so by query and key.", source="d logsumexp / d s = softmax(s)", needs="lse_gradient",
      problem=problems(only=("scale", "causal", "softcap", "mask", "window"), use=("return_lse",), tame=True, long=False), seed=range(100))  # fmt: skip
 def test_gradient_of_lse(run, problem, seed):
     upstream = np.random.default_rng(seed).integers(-2, 3, problem.query.shape[:3]).astype(run.numpy_dtype)

@@ -6,6 +6,8 @@ poured in where the implementation ignores invisible values; where it is known t
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 from hypothesis import assume
@@ -13,6 +15,7 @@ from hypothesis import assume
 from qkverify.laws import law
 from qkverify.poison import assert_poison_is_without_effect, judged, unseen
 from qkverify.reference.masks import visible
+from qkverify.rounding import EXACT, FORMATS, Bounded
 from qkverify.strategies import first_key_alone, problems
 from qkverify.verdict import assert_identical, assert_true, assert_within_bound
 
@@ -310,19 +313,9 @@ def test_hidden_keys_at_any_score(run, problem, size, sign):
      problem=problems(only=("scale",), tame=True, long=False, layouts=False, use=("bias",)))  # fmt: skip
 def test_lowest_number_hides(run, problem, seed):
     """The lowest number plus a score, or times log2(e), may pass the end of the format: such a row sees nothing."""
-    s, lowest = problem.sizes, float(ml_dtypes.finfo(run.numpy_dtype).min)
-    hidden = np.random.default_rng(seed).random((s["B"], 1, s["Q"], s["K"])) < 0.6
-    query, key = (
-        np.clip(x.astype(np.float64), -3, 3) / max(s["D"], 1) ** 0.5 for x in (problem.query, problem.key)
-    )
-    query, key = (
-        query.astype(run.numpy_dtype),
-        key.astype(run.numpy_dtype),
-    )  # scores of at most 18: absorbed by the lowest
-    small = problem.replace(query=query, key=key)
-    lowered = small.replace(bias=np.where(hidden, lowest, 0.0).astype(run.numpy_dtype))
-    exact = small.replace(bias=np.where(hidden, -np.inf, 0.0).astype(run.numpy_dtype))
-    rows = np.broadcast_to(~hidden.all(-1), (s["B"], s["H"], s["Q"]))
+    small, hidden = absorbed(run, problem, seed)
+    lowered, exact = biased(run, small, hidden, lowest_of(run)), biased(run, small, hidden, -np.inf)
+    rows = np.broadcast_to(~hidden.all(-1), small.query.shape[:3])
     bound = run.bound(exact)[0]
     assert_within_bound(run.within(run.values(lowered)[rows], bound[rows]), bound.value[rows])
     ones = {"value": np.ones_like(problem.value)}
@@ -330,3 +323,46 @@ def test_lowest_number_hides(run, problem, seed):
     sums = run.within(run.values(lowered.replace(**ones)), plain)
     empty = {"zero": sums.value == 0, "nan": np.isnan(sums.value), "uniform": False}[problem.empty_rows]
     assert_within_bound(sums, np.where(empty & ~rows[..., None], sums.value, 1.0), what="sum of weights")
+
+
+def absorbed(run, problem, seed):
+    """The problem with scores of at most 18, which the lowest number absorbs, and bool (B,1,Q,K): which keys it hides."""
+    s = problem.sizes
+    hidden = np.random.default_rng(seed).random((s["B"], 1, s["Q"], s["K"])) < 0.6
+    query, key = (
+        np.clip(x.astype(np.float64), -3, 3) / max(s["D"], 1) ** 0.5 for x in (problem.query, problem.key)
+    )
+    return problem.replace(query=query.astype(run.numpy_dtype), key=key.astype(run.numpy_dtype)), hidden
+
+
+def biased(run, problem, hidden, number):
+    """The problem with a number as the bias of hidden keys, and zero as that of the others."""
+    return problem.replace(bias=np.where(hidden, number, 0.0).astype(run.numpy_dtype))
+
+
+def lowest_of(run):
+    return float(ml_dtypes.finfo(run.numpy_dtype).min)
+
+
+@law("A row of nothing but the lowest number that shares its weight has a log-sum-exp of that number: it is not empty.",
+     source="merging parts by a log-sum-exp that leaves out what the output holds", needs=("bias", "return_lse"), seed=range(1000),
+     when=lambda run: "a logarithm to base 2 of it passes the end of the format" if run.semantics["lse"] == "base2" else None,
+     problem=problems(only=("scale",), tame=True, long=False, layouts=False, use=("bias",)))  # fmt: skip
+def test_lowest_number_in_log_sum_exp(run, problem, seed):
+    """It lies between the largest score and that plus log K, and is stored. Of the number itself there is no bound, at the end of
+    the format: that of its half, twice, is as good, for rounding is relative."""
+    (small, hidden), p, lowest = absorbed(run, problem, seed), run.precision, lowest_of(run)
+    value = np.ones_like(problem.value)
+    output, got = run.outputs(biased(run, small, hidden, lowest).replace(value=value, return_lse=True))
+    spread = 9.0 * abs(problem.sizes["D"] ** -0.5 if problem.scale is None else problem.scale) + np.log(
+        max(problem.sizes["K"], 1)
+    )
+    near = Bounded([lowest / 2], 0.0, p) + Bounded([0.0], spread / 2, p)
+    near = np.max(near, axis=0) + Bounded(0.0, 0.0, p)
+    near = +Bounded(near.value, near.errors, replace(p, output=FORMATS[got.dtype.name]), 0.0)
+    # An empty row may hold the mean of the values, and then looks as if it shared.
+    shared = hidden.all(-1) & (output > 0).all(-1) & (run.semantics["empty_rows"] != "uniform")
+    found = Bounded(
+        np.where(shared, got.astype(np.float64), lowest), np.where(shared, 2.0 * near.errors, 0.0), EXACT
+    )
+    assert_within_bound(found, np.full(got.shape, lowest), what="log-sum-exp")

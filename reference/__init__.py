@@ -13,6 +13,8 @@ arrays, never lists.
 
 from qkverify.reference.attention import attention, stored, weights
 from qkverify.reference.attention_vjp import attention_vjp
+from qkverify.reference.cached_vjp import cached_vjp
+from qkverify.reference.caches import cached_attention, paged_attention
 from qkverify.reference.embedding import embedding
 from qkverify.reference.encoder_decoder import decoder_layer, encoder_layer
 from qkverify.reference.encoder_decoder_vjp import decoder_layer_vjp, encoder_layer_vjp
@@ -22,6 +24,7 @@ from qkverify.reference.losses import cross_entropy, cross_entropy_vjp, smoothed
 from qkverify.reference.masks import distance, visible
 from qkverify.reference.multi_head import merge_heads, multi_head_attention, split_heads
 from qkverify.reference.multi_head_vjp import multi_head_vjp
+from qkverify.reference.paged_vjp import paged_vjp
 from qkverify.reference.positions import alibi_slopes, positional_encoding, rotary, rotate
 from qkverify.reference.positions_vjp import embedding_vjp, rotary_vjp
 from qkverify.reference.scores import scores
@@ -33,11 +36,11 @@ from qkverify.reference.self_attention import (
 from qkverify.reference.softmax import log_sum_exp, softmax, softmax_jacobian, softmax_vjp
 
 __all__ = [
-    "alibi_slopes", "attention", "attention_vjp", "cross_entropy", "cross_entropy_vjp", "decoder_layer",
-    "decoder_layer_vjp", "distance", "embedding", "embedding_vjp", "encoder_layer", "encoder_layer_vjp",
-    "feed_forward", "feed_forward_vjp", "from_embeddings", "from_queries_and_keys",
-    "from_queries_keys_and_values", "layer_norm", "layer_norm_vjp", "log_sum_exp", "merge_heads",
-    "multi_head_attention", "multi_head_vjp", "positional_encoding", "rotary", "rotary_vjp", "rotate",
-    "scores", "smoothed", "softmax", "softmax_jacobian", "softmax_vjp", "split_heads", "stored", "visible",
-    "weights",
+    "alibi_slopes", "attention", "attention_vjp", "cached_attention", "cached_vjp", "cross_entropy",
+    "cross_entropy_vjp", "decoder_layer", "decoder_layer_vjp", "distance", "embedding", "embedding_vjp",
+    "encoder_layer", "encoder_layer_vjp", "feed_forward", "feed_forward_vjp", "from_embeddings",
+    "from_queries_and_keys", "from_queries_keys_and_values", "layer_norm", "layer_norm_vjp",
+    "log_sum_exp", "merge_heads", "multi_head_attention", "multi_head_vjp", "paged_attention",
+    "paged_vjp", "positional_encoding", "rotary", "rotary_vjp", "rotate", "scores", "smoothed",
+    "softmax", "softmax_jacobian", "softmax_vjp", "split_heads", "stored", "visible", "weights",
 ]  # fmt: skip

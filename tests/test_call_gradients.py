@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from qkverify.contract import describe
-from qkverify.errors import ContractError, LawViolation
+from qkverify.errors import ContractError, LawViolation, UnsupportedCase
 from qkverify.rounding import Bounded
 from qkverify.runs import Run
 from qkverify.verdict import assert_gradients
@@ -92,3 +92,80 @@ def test_a_gradient_out_of_its_bound_is_named() -> None:
     assert_gradients(run, {"a": np.array([1.05]), "b": np.array([0.95])}, exact)
     with pytest.raises(LawViolation, match="gradient of b"):
         assert_gradients(run, {"a": np.array([1.05]), "b": np.array([1.5])}, exact)
+
+
+def both(query: Any, key: Any, positions: Any) -> Any:
+    return query * 2, key * 3
+
+
+@pytest.mark.parametrize("arrays", ["torch", "jax", "numpy"])
+def test_each_of_several_results_has_its_upstream(arrays: str) -> None:
+    def pull(query: Any, key: Any, positions: Any, of_query: Any, of_key: Any) -> Any:
+        return 2 * of_query, 3 * of_key
+
+    pytest.importorskip(arrays, reason=f"needs {arrays}")
+    own = {"vjp": pull} if arrays == "numpy" else {}
+    run = Run(describe(both, operation="rotary_pair", arrays=arrays, **own), dtype="float32")
+    one = np.ones((1, 1, 1, 1), np.float32)
+    found = run.call_gradients(
+        {"query": one, "key": one}, np.array([[0]], np.int32), upstream=(5 * one, 7 * one)
+    )
+    assert {name: x.item() for name, x in found.items()} == {"query": 10.0, "key": 21.0}
+
+
+def test_a_result_that_is_cut_off_has_no_influence() -> None:
+    run, one = run_of(lambda query, key, positions: (query * 2, key.detach()), "rotary_pair"), np.ones(1)
+    found = run.call_gradients({"query": one, "key": one}, np.array([[0]]), upstream=(one, one))
+    assert {name: x.item() for name, x in found.items()} == {"query": 2.0, "key": 0.0}
+    cut = run_of(lambda query, key, positions: (query.detach(), key.detach()), "rotary_pair")
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        cut.call_gradients({"query": one, "key": one}, np.array([[0]]), upstream=(one, one))
+
+
+def kept(query: Any, key: Any, value: Any, key_cache: Any, value_cache: Any, lengths: Any) -> Any:
+    """The sum of all keys, in the place of attention; the second one is new."""
+    key_cache[1] = key[0]
+    return query * key_cache.sum()
+
+
+CACHE = {"query": np.array([2.0]), "key": np.array([5.0]), "value": np.zeros(1), "key_cache": np.array([3.0, 9.0]),
+         "value_cache": np.zeros(2)}  # fmt: skip
+CACHES = ("key_cache", "value_cache")
+
+
+def test_what_is_written_in_place_has_the_gradient_of_what_it_held() -> None:
+    run = run_of(kept, "cached_attention")
+    found = run.call_gradients(CACHE, np.array([1]), upstream=np.ones(1), written=CACHES)
+    assert {name: x.tolist() for name, x in found.items()} == {
+        "query": [8.0], "key": [2.0], "value": [0.0], "key_cache": [2.0, 0.0], "value_cache": [0.0, 0.0]}  # fmt: skip
+    assert CACHE["key_cache"].tolist() == [3.0, 9.0]
+    with pytest.raises(RuntimeError, match="in-place"):  # torch says so where nobody said that it is written
+        run.call_gradients(CACHE, np.array([1]), upstream=np.ones(1))
+    learnt = {name: x for name, x in CACHE.items() if name not in CACHES}
+    rest = [CACHE[name].copy() for name in CACHES]
+    found = run.call_gradients(learnt, *rest, np.array([1]), upstream=np.ones(1), written=CACHES)
+    assert found["key"].tolist() == [2.0]
+    with pytest.raises(ContractError, match="wrote to an argument"):
+        run.call_gradients(learnt, *rest, np.array([1]), upstream=np.ones(1), written=CACHES[1:])
+
+
+@pytest.mark.parametrize("arrays", ["torch", "jax"])
+def test_what_is_served_need_not_be_differentiated(arrays: str) -> None:
+    """Unless it says that it is."""
+    jax = pytest.importorskip("jax", reason="needs jax") if arrays == "jax" else None
+
+    def served(query: Any, key_pages: Any, value_pages: Any, page_table: Any, lengths: Any) -> Any:
+        return query.detach() if jax is None else jax.lax.stop_gradient(query)
+
+    given, rest = (
+        dict.fromkeys(("query", "key_pages", "value_pages"), np.ones(1, np.float32)),
+        (np.zeros(1), np.zeros(1)),
+    )
+    run = Run(describe(served, operation="paged_attention", arrays=arrays), dtype="float32")
+    with pytest.raises(UnsupportedCase, match="has no gradient"):
+        run.call_gradients(given, *rest, upstream=np.ones(1, np.float32))
+    assert "gradients" not in run.used
+    declared = Run(describe(served, operation="paged_attention", arrays="torch", differentiable=True))
+    if arrays == "torch":
+        with pytest.raises(RuntimeError, match="does not require grad"):
+            declared.call_gradients(given, *rest, upstream=np.ones(1, np.float32))

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from qkverify.errors import UsageError
+from qkverify.registry import load_file
+
 GOOD = """
 import numpy as np
 from qkverify import implementation
@@ -84,6 +87,23 @@ def test_a_mistake_gets_a_sentence_and_exit_code_2(folder, arguments, said):
     assert done.returncode == 2, done.stdout + done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_missing_file_is_said_in_two_lines(tmp_path):
+    """However many others there are; and of a path the first part that is not there."""
+    for i in range(200):
+        (tmp_path / f"kernel_{i}_of_many.py").touch()
+    (tmp_path / "deep").mkdir()
+    said = {}
+    for name in ("attn.py", "kernel_17_of_mony.py", "deep/er/still/attn.py"):
+        with pytest.raises(UsageError) as raised:
+            load_file(tmp_path / name)
+        first, second = str(raised.value).splitlines()
+        assert first == f"no such file: {tmp_path / name}"
+        said[name] = second.strip()
+    assert said["attn.py"] == f"in {tmp_path}: Python files there: 200, none of a name like it"
+    assert said["kernel_17_of_mony.py"] == f"in {tmp_path}: Did you mean 'kernel_17_of_many.py'?"
+    assert said["deep/er/still/attn.py"] == f"there is no folder 'er' in {tmp_path / 'deep'}"
 
 
 def test_a_target_that_raises_on_import_shows_its_own_traceback(folder):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 import pytest
 
-from qkverify import conventions
+from qkverify import conventions, fast_exponential, registry
 from qkverify.contract import describe
 from qkverify.rounding import Precision
 from qkverify.runs import Run
@@ -138,6 +140,67 @@ def test_a_fast_exponential_is_found_out(dtype, stored, exponential, expected):
     found = conventions.detect(cell(attention, dtype).implementation, "cpu", dtype)
     assert found["precision"] == conventions.Choice(expected, "detected")
     assert conventions.precisions_of(found, dtype)["precision"] == Precision.named(expected, dtype)
+
+
+def attending(operation, exponential):
+    """A fused kernel of an operation: float32 inside, with this exponential."""
+
+    def attend(query, key, value, seen=True):
+        q, k, v = (x.astype(np.float32) for x in (query, key, value))
+        scores = np.where(seen, q @ np.swapaxes(k, -1, -2) * np.float32(q.shape[-1] ** -0.5), -80)
+        weights = exponential(scores - scores.max(-1, keepdims=True)).astype(np.float32)
+        weights = np.where(seen, weights, np.float32(0))
+        return (weights @ v / weights.sum(-1, keepdims=True)).astype(query.dtype)
+
+    def last(query, key, value, lengths):
+        place = lengths[:, None, None, None] - query.shape[2] + np.arange(query.shape[2])[:, None]
+        return attend(query, key, value, np.arange(key.shape[2]) <= place)
+
+    def packed_attention(query, key, value, query_starts, key_starts):
+        assert len(query_starts) == 2
+        return attend(*(x.swapaxes(0, 1) for x in (query, key, value))).swapaxes(0, 1)
+
+    def cached_attention(query, key, value, key_cache, value_cache, lengths):
+        for b, n in enumerate(lengths):
+            key_cache[b, :, n : n + key.shape[2]], value_cache[b, :, n : n + key.shape[2]] = key[b], value[b]
+        return last(query, key_cache, value_cache, lengths + key.shape[2])
+
+    def paged_attention(query, key_pages, value_pages, page_table, lengths):
+        flat = (
+            x[page_table].reshape(len(lengths), -1, *x.shape[2:]).swapaxes(1, 2)
+            for x in (key_pages, value_pages)
+        )
+        return last(query, *flat, lengths)
+
+    def multi_head_attention(x, w_q, w_k, w_v, w_o, *, heads):
+        return attend(x @ w_q, x @ w_k, x @ w_v) @ w_o
+
+    return {
+        f.__name__: f for f in (packed_attention, cached_attention, paged_attention, multi_head_attention)
+    }[operation]
+
+
+@pytest.mark.parametrize("operation", sorted(set(fast_exponential.OF) - {"attention"}))
+def test_a_fast_exponential_is_found_out_wherever_it_attends(operation):
+    for exponential, expected in ((np.exp, None), (cubic_exponential, "fused-fast-exp")):
+        one = describe(attending(operation, exponential), arrays="numpy", dtypes=("float16",))
+        found = conventions.detect(one, "cpu", "float16")
+        assert one.operation == operation
+        assert found == ({"precision": conventions.Choice(expected, "detected")} if expected else {})
+        assert prepare(Cell(one, "cpu", "float16")).precision == Precision.named(
+            expected or "fused", "float16"
+        )
+        assert conventions.detect(one, "cpu", "float32") == {}
+        declared = describe(
+            attending(operation, exponential), arrays="numpy", dtypes=("float16",), precision="fused"
+        )
+        assert conventions.detect(declared, "cpu", "float16") == {}
+
+
+@pytest.mark.parametrize("name", ["torch_packed", "torch_cached", "torch_paged"])
+def test_torchs_fused_attention_is_found_out_in_what_calls_it(name):
+    one = replace(registry.find(name)[0], precision={})
+    assert conventions.detect(one, "cpu", "float16")["precision"].value == "fused-fast-exp"
 
 
 def test_what_is_declared_for_a_device_is_not_asked_for():

@@ -24,7 +24,7 @@ TORCH = {"mask", "bias", "causal", "scale", "dropout", "gradients"}
 OFFERED = {
     "numpy_textbook": ({*OPTIONS, "gradients"}, {"float64", "float32"}, {"cpu"}),
     "numpy_tiled": ({*OPTIONS, "gradients"} - {"alibi_slopes", "sinks"}, {"float64", "float32"}, {"cpu"}),
-    "torch_eager": ({*OPTIONS, "gradients"}, EVERY, {"cpu", "cuda"}),
+    "torch_eager": ({*OPTIONS, "gradients", "lse_gradient"}, EVERY, {"cpu", "cuda"}),
     "torch_tiled": ({*OPTIONS, "gradients"} - {"alibi_slopes", "sinks", "bias"}, EVERY, {"cpu", "cuda"}),
     "torch_sdpa-math": (TORCH, EVERY, {"cpu", "cuda"}),
     "torch_sdpa-flash": (TORCH, EVERY, {"cpu", "cuda"}),

@@ -183,6 +183,7 @@ FORWARD: dict[str, dict[str, Any]] = {
     "one_slope_rule_for_every_number_of_heads": {"H": 3, "alibi_slopes": 2.0 ** -np.array([4, 8, 2])},
     "slopes_are_counted_from_zero": {"alibi_slopes": np.array([2.0**-8])},
     "logarithm_to_base_two": {"return_lse": True},
+    "lowest_number_is_empty_in_the_lse_alone": {"bias": np.full(2, np.finfo(float).min), "return_lse": True},
     "merge_takes_the_wrong_base": {"times": 2.0},
     "lse_is_written_only_when_asked_for": {},
     "sink_is_not_in_the_maximum": {"sinks": np.array([1000.0]), "return_lse": True},
@@ -482,6 +483,62 @@ def test_a_bug_of_an_operations_gradients_shows(name: str) -> None:
     sums = [np.zeros(x.shape) if g is None else g.numpy() for g, x in zip(found, leaves, strict=True)]
     assert len(sums) == len(wanted)
     assert sorted(np.abs(x).sum() for x in sums) != pytest.approx(sorted(np.abs(x).sum() for x in wanted))
+
+
+@pytest.mark.parametrize("name", ["gradient_of_the_key_is_turned_forward", "turned_key_has_no_gradient",
+                                  "gradients_are_turned_by_the_first_ones_positions"])  # fmt: skip
+def test_a_bug_of_the_gradients_of_a_rotated_pair_shows(name: str) -> None:
+    """Two entries at positions 1 and 2; the query's gradient is right."""
+    rng, at = np.random.default_rng(6), np.array([[1], [2]])
+    given, above = ([rng.standard_normal((2, 1, 1, 2)) for _ in range(2)] for _ in range(2))
+    query, key = (torch.from_numpy(x).requires_grad_() for x in given)
+    turned = FUNCTIONS[name].function(query, key, torch.from_numpy(at))
+    for got, exact in zip(turned, positions.rotary_pair(*given, at), strict=True):
+        assert not differs(got.detach().numpy(), exact)
+    total = sum((x * torch.from_numpy(g)).sum() for x, g in zip(turned, above, strict=True))
+    of_query, of_key = torch.autograd.grad(total, [query, key], materialize_grads=True)
+    right = [reference.rotary_vjp(at[:, None].astype(float), g) for g in above]
+    assert not differs(of_query.numpy(), right[0])
+    assert differs(of_key.numpy(), right[1])
+
+
+KEPT = {  # the wrong gradients of each
+    "cache_is_written_without_gradients": ("key", "value"), "held_tokens_are_cut_off": ("key_cache", "value_cache"),
+    "what_is_written_over_gets_the_gradient_of_what_replaced_it": ("key_cache", "value_cache"),
+    "shared_page_learns_from_the_last_sequence": ("key_pages", "value_pages"),
+    "gradients_of_pages_are_not_cleared": ("key_pages", "value_pages"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_bug_of_a_caches_gradients_shows(name: str) -> None:
+    """Two entries: of one and two tokens and one more, room for four; or with the first of two pages in common, and one free."""
+    rng, one = np.random.default_rng(6), declared(name)
+    if one.operation == "cached_attention":
+        shapes = {"query": (2, 1, 1, 2), "key": (2, 1, 1, 2), "value": (2, 1, 1, 2), "key_cache": (2, 1, 4, 2),
+                  "value_cache": (2, 1, 4, 2)}  # fmt: skip
+        rest, pull = (np.array([1, 2]),), reference.cached_vjp
+    else:
+        shapes = {"query": (2, 1, 1, 2), "key_pages": (4, 2, 1, 2), "value_pages": (4, 2, 1, 2)}
+        rest, pull = (np.array([[0, 1], [0, 2]]), np.array([3, 4])), reference.paged_vjp
+    given, upstream = (
+        {n: rng.standard_normal(x) for n, x in shapes.items()},
+        rng.standard_normal((2, 1, 1, 2)),
+    )
+    exact = getattr(reference, one.operation)(*given.values(), *rest)
+    right = pull(*given.values(), *rest, upstream)
+    if one.vjp is not None:
+        found = one.vjp(*given.values(), *rest, upstream)
+        got = one.function(*[x.copy() for x in given.values()], *rest)
+    else:
+        leaves = [torch.from_numpy(x.copy()).requires_grad_() for x in given.values()]
+        output = one.function(*[x.clone() for x in leaves], *map(torch.from_numpy, rest))
+        found = torch.autograd.grad(output, leaves, torch.from_numpy(upstream), materialize_grads=True)
+        found, got = [x.numpy() for x in found], output.detach().numpy()
+    assert not differs(got, exact)
+    wrong = {n for n, x in zip(given, found, strict=True) if differs(x, right[n])}
+    assert wrong >= set(KEPT[name])
+    assert "query" not in wrong
 
 
 def test_a_mean_in_bfloat16_shows() -> None:

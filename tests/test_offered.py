@@ -19,6 +19,7 @@ from qkverify.report.model import Report
 from qkverify.report.sections import semantics
 from qkverify.results import ImplementationInfo, Verdict
 from qkverify.runs import Run
+from qkverify.verification import check, law_book
 
 TURNED = """
 import numpy as np
@@ -85,6 +86,41 @@ def test_gradients_are_noted_once_they_were_computed():
     assert "gradients" not in run.used
     run.gradient_values(given.replace(upstream=given.query))
     assert "gradients" in run.used
+
+
+def with_lse(query, key, value, *, return_lse=False):
+    """Its log-sum-exp is cut off from its arguments."""
+    scores = query @ key.transpose(-1, -2) * max(query.shape[-1], 1) ** -0.5
+    output = scores.softmax(-1) @ value
+    return (output, scores.logsumexp(-1).detach()) if return_lse else output
+
+
+def unverified_of(**declared):
+    """What the law of the log-sum-exp's gradient says of it, and what it leaves unverified."""
+    one = describe(with_lse, arrays="torch", dtypes=("float32",), requires=("G == H", "K >= 1"), **declared)
+    run = Run(one, dtype="float32")
+    book = [
+        law
+        for law in law_book()
+        if law.name in ("gradient_of_lse", "vjp_agrees_with_reference", "log_sum_exp_is_right")
+    ]
+    verdicts = [check(law, Run(one, dtype="float32"), max_examples=5) for law in book]
+    assert len(verdicts) == 3
+    by_law = {v.law: v.outcome for v in verdicts}
+    assert by_law["vjp_agrees_with_reference"] == by_law["log_sum_exp_is_right"] == "passed"
+    return by_law["gradient_of_lse"], offered.unverified(run.implementation.offers, verdicts)
+
+
+def test_a_log_sum_exp_that_is_cut_off_is_said():
+    assert unverified_of() == ("not offered", ["lse_gradient"])
+    assert unverified_of(lse_gradient=False) == ("not offered", [])
+    assert unverified_of(lse_gradient=True) == ("failed", ["lse_gradient"])
+
+
+def test_a_vjp_of_its_own_offers_none_of_the_log_sum_exp():
+    one = describe(with_lse, arrays="numpy", vjp=lambda *_: None)
+    assert {"gradients", "return_lse"} <= one.offers
+    assert "lse_gradient" not in one.offers
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from qkverify.verification import check_cell, plan
 
 SOME = ("B002", "B004", "B007", "B011", "B014", "B019", "B022", "B029-maximum", "B040-rescale", "B041", "B043", "B054",
           "B059-shared-heads-get-one", "B060", "B066-query", "B074", "B078", "B088", "B124", "B131-delta-is-missing",
-          "L049", "L052", "tiles-are-skipped")  # fmt: skip
+          "L049", "L052", "tiles-are-skipped", "A039", "D052", "D054", "D055", "D056", "L056")  # fmt: skip
 
 
 def mutant(word):

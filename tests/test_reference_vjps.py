@@ -20,6 +20,11 @@ STEP = 2.0**-10
 LENGTHS = np.array([2, 3])
 PLACES = np.array([-3.0, 0.0, 11.0])
 TOKENS = np.array([[1, 1, 4], [0, 1, 1]])  # repeated words
+HELD = np.array([2, 0])  # tokens in a cache with room for five
+TABLE, FILLED = (
+    np.array([[3, 0], [3, 2]]),
+    np.array([4, 3]),
+)  # page 3 is shared, page 1 nobody's, one row of page 2 unused
 
 
 def normal(*shape: int, seed: int = 0) -> Any:
@@ -69,6 +74,18 @@ def cases() -> dict[str, Case]:
                     lambda g, u, **o: reference.multi_head_vjp(*[g[n] for n in ("x", *HEADS)], u, context=g["context"], **o),
                     {"x": X, **HEADS, "context": MEMORY}, {"heads": H}),
     }  # fmt: skip
+    rows = drawn(query=(B, 2 * H, 2, 3), key=(B, H, 2, 3), value=(B, H, 2, 4))
+    caches = {"key_cache": normal(B, H, 5, 3, seed=8), "value_cache": normal(B, H, 5, 4, seed=9)}
+    pools = {"key_pages": normal(4, 2, H, 3, seed=8), "value_pages": normal(4, 2, H, 4, seed=9)}
+    for options in ({}, {"softcap": 1.5, "window": (1, None), "sinks": normal(2 * H)}):
+        more = " with options" if options else ""
+        found[f"cached{more}"] = (
+            lambda g, **o: reference.cached_attention(*g.values(), HELD, **o),
+            lambda g, u, **o: reference.cached_vjp(*g.values(), HELD, u, **o), {**rows, **caches}, options)  # fmt: skip
+        found[f"paged{more}"] = (
+            lambda g, **o: reference.paged_attention(*g.values(), TABLE, FILLED, **o),
+            lambda g, u, **o: reference.paged_vjp(*g.values(), TABLE, FILLED, u, **o),
+            {"query": rows["query"], **pools}, options)  # fmt: skip
     for layout in ("interleaved", "half"):
         found[f"rotary {layout}"] = (
             lambda g, layout: reference.rotary(g["x"], PLACES, layout=layout),

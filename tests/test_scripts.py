@@ -13,7 +13,16 @@ import pytest
 
 from qkverify import conventions, registry, replays, scripts
 from qkverify.errors import LawViolation
-from qkverify.implementations import numpy_decode, numpy_layers, numpy_textbook, torch_eager
+from qkverify.implementations import (
+    numpy_decode,
+    numpy_layers,
+    numpy_textbook,
+    torch_decode,
+    torch_eager,
+    torch_layers,
+    torch_multi_head,
+    torch_positions,
+)
 from qkverify.power import cell_of, planted
 from qkverify.results import Counterexample
 from qkverify.verification import Cell, applicable, check, law_book, prepare
@@ -180,6 +189,64 @@ def test_other_operations_have_scripts_that_pass_on_right_code(word, law, right,
     assert_fails_as(counterexample, executed(text, folder))
     text = re.sub(r'loaded\["\w+"\]', f'loaded["{right.__name__}"]', text)
     done = executed(text, folder, FILE=inspect.getsourcefile(right))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("word", "law", "right"),
+    [
+        ("L049", "encoder_gradients_agree_with_reference", torch_layers.encoder_layer),  # one of the weights
+        ("L050", "decoder_gradients_agree_with_reference", torch_layers.decoder_layer),
+        ("L046", "feed_forward_gradients_agree_with_reference", torch_layers.feed_forward),
+        ("L048", "multi_head_gradients_agree_with_reference", torch_multi_head.multi_head_attention),
+        ("L043", "rotary_gradient_turns_back", torch_positions.rotary),
+        ("L045", "embedding_gradient_sums_over_places", torch_positions.embedding),
+        ("L057", "rotary_pair_gradients_turn_back", torch_positions.rotary_pair),  # two upstream gradients
+        ("B046", "packed_gradients_equal_alone", numpy_decode.packed_attention),  # a vjp of its own
+        ("D052", "cached_gradients_equal_alone", torch_decode.cached_attention),  # caches that are written
+        ("D054", "unread_cache_gets_zero_gradient", numpy_decode.cached_attention),
+        ("D055", "paged_gradients_equal_alone", numpy_decode.paged_attention),
+    ],
+)
+def test_gradients_have_scripts_that_pass_on_right_code(word, law, right, folder):
+    """The exact derivative needs no backward pass."""
+    counterexample = of_mutant(word, law)
+    text = text_of(counterexample)
+    assert "+= 1e-30j" in text
+    assert_fails_as(counterexample, executed(text, folder))
+    text = re.sub(r'loaded\["\w+"\]', f'loaded["{right.__name__}"]', text)
+    if "_vjp = loaded" in text:
+        text = re.sub(
+            r'^(\w+_vjp) = loaded\["\w+"\]$', rf'\1 = loaded["{right.__name__}_vjp"]', text, flags=re.M
+        )
+    done = executed(text, folder, FILE=inspect.getsourcefile(right))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+FEED = """
+import jax
+
+@jax.custom_vjp
+def relu(x):
+    return jax.numpy.maximum(x, 0)
+
+relu.defvjp(lambda x: (relu(x), x), lambda x, upstream: (jax.numpy.where(x > 0, upstream, {below}),))
+
+def feed_forward(x, w_1, b_1, w_2, b_2):
+    return relu(x @ w_1 + b_1) @ w_2 + b_2
+"""
+
+
+def test_a_gradient_in_jax_has_a_script(folder):
+    pytest.importorskip("jax", reason="needs jax")
+    Path("feed.py").write_text(FEED.format(below="upstream * 0.01"))
+    one = registry.find(f"{Path('feed.py').resolve()}:feed_forward")[0]
+    counterexample = found(Cell(one, "cpu", "float32"), "feed_forward_gradients_agree_with_reference")
+    text = text_of(counterexample)
+    assert "jax.vjp(" in text
+    assert_fails_as(counterexample, executed(text, folder))
+    Path("feed.py").write_text(FEED.format(below="0.0"))
+    done = executed(text, folder)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -82,6 +82,48 @@ def gradient_is_turned_forward(x: Tensor, positions: Tensor, *, layout: str = "i
     return own(lambda x: turned(x, angle, layout), gradients, x)
 
 
+def both(
+    query: Tensor, key: Tensor, positions: Tensor, layout: str, pull: Callable[..., Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Query and key turned; `pull` is (gradient of the turned key, angle, layout) -> gradient of the key."""
+    angle = angles(positions[:, None], query.shape[-1])
+    first = own(lambda x: turned(x, angle, layout), lambda g, x: (turned(g, -angle, layout),), query)
+    second = own(lambda x: turned(x, angle, layout), lambda g, x: (pull(g, angle, layout),), key)
+    return first, second
+
+
+@mutant("L055", operation="rotary_pair", **WIDE)
+def gradient_of_the_key_is_turned_forward(
+    query: Tensor, key: Tensor, positions: Tensor, *, layout: str = "interleaved"
+) -> tuple[Tensor, Tensor]:
+    """The backward pass turns the query's gradient back and the key's once more."""
+    return both(
+        query, key, positions, layout, turned
+    )  # right: lambda g, angle, layout: turned(g, -angle, layout)
+
+
+@mutant("L056", operation="rotary_pair", **WIDE)
+def gradients_are_turned_by_the_first_ones_positions(
+    query: Tensor, key: Tensor, positions: Tensor, *, layout: str = "interleaved"
+) -> tuple[Tensor, Tensor]:
+    """The backward pass keeps the angles of the first batch entry for all."""
+
+    def pull(upstream: Tensor, angle: Tensor, layout: str) -> Tensor:
+        return turned(upstream, -angle[:1], layout)  # right: -angle
+
+    return both(query, key, positions, layout, pull)
+
+
+@mutant("L057", operation="rotary_pair", arrays="torch", dtypes=("float32", "float64"), evidence="partly",
+        threads="huggingface/candle#3612")  # fmt: skip
+def turned_key_has_no_gradient(
+    query: Tensor, key: Tensor, positions: Tensor, *, layout: str = "interleaved"
+) -> tuple[Tensor, Tensor]:
+    """The fused rotation has no backward pass, and nothing says so: what lies before it learns nothing."""
+    angle = angles(positions[:, None], query.shape[-1])
+    return turned(query, angle, layout), turned(key.detach(), angle, layout)  # right: key
+
+
 @mutant("L045", operation="embedding", **WIDE)
 def last_place_of_a_word_wins(tokens: Tensor, table: Tensor, *, layout: str = "interleaved") -> Tensor:
     """Gradients are written to the rows of the table, and not added to them: of a word that stands twice one is lost."""

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from qkverify.choices import Choices, Recipe, strategy
 from qkverify.errors import HarnessError
 from qkverify.problems import LAYOUTS, Problem
+from qkverify.reference.caches import appended, gathered
 from qkverify.reference.embedding import embedding
 from qkverify.reference.encoder_decoder import decoder_layer, encoder_layer
 from qkverify.reference.layers import feed_forward
@@ -140,11 +141,11 @@ class Held:
         """Copies of what was returned. Raises ContractError where the shapes are not those of the operation."""
         return self.run.parts(returned, [part.value.shape for part in self.call.exact(self.run)])
 
-    def gradients(self, upstream: Any) -> None:
-        """Both passes, for a native gradient from above in the shape of the (first) result."""
+    def gradients(self, upstream: tuple[Any, ...]) -> None:
+        """Both passes, for a native gradient from above for each part of the result."""
         framework, pull = self.run.framework, self.run.implementation.vjp
         if pull is not None:
-            self.run.invoke((*self.arguments.values(), upstream), self.options, function=pull)
+            self.run.invoke((*self.arguments.values(), *upstream), self.options, function=pull)
             return
 
         def function(**leaves: Any) -> Any:
@@ -339,13 +340,8 @@ def _cached(s: SimpleNamespace, new: Source) -> tuple[Given, Given]:
 
 
 def _cached_exact(run: Run, given: Given, options: Given) -> tuple[Bounded, ...]:
-    rows = []
-    for b, n in enumerate(given["lengths"]):
-        held = [
-            np.concatenate([given[f"{x}_cache"][b, :, :n], given[x][b]], axis=1) for x in ("key", "value")
-        ]
-        rows.append((given["query"][b], *held))
-    return _joined(_attended(run, {**options, "causal": True}, *rows), np.stack)
+    keys, values = (appended(given[f"{x}_cache"], given[x], given["lengths"]) for x in ("key", "value"))
+    return _last_tokens(run, given["query"], keys, values, options)
 
 
 def _paged(s: SimpleNamespace, new: Source) -> tuple[Given, Given]:
@@ -359,11 +355,16 @@ def _paged(s: SimpleNamespace, new: Source) -> tuple[Given, Given]:
 
 
 def _paged_exact(run: Run, given: Given, options: Given) -> tuple[Bounded, ...]:
-    rows = []
-    for b, n in enumerate(given["lengths"]):
-        pools = (given[x][given["page_table"][b]] for x in ("key_pages", "value_pages"))
-        held = [pool.reshape(-1, *pool.shape[2:])[:n].swapaxes(0, 1) for pool in pools]
-        rows.append((given["query"][b], *held))
+    where = given["page_table"], given["lengths"]
+    keys, values = (gathered(given[x], *where) for x in ("key_pages", "value_pages"))
+    return _last_tokens(run, given["query"], keys, values, options)
+
+
+def _last_tokens(
+    run: Run, query: Array, keys: list[Array], values: list[Array], options: Given
+) -> tuple[Bounded, ...]:
+    """Attention of each entry's queries, its last tokens, to its own keys (1,G,n,D) and values (1,G,n,E)."""
+    rows = ((q, k[0], v[0]) for q, k, v in zip(query, keys, values, strict=True))
     return _joined(_attended(run, {**options, "causal": True}, *rows), np.stack)
 
 

@@ -7,7 +7,9 @@ length, D key size, E value size. Three literal tables carry the rules; the rest
 `SEMANTICS`    where libraries differ legitimately, and the values each choice can take;
 `CONVENTIONS`  how the libraries of the field name and lay out the same arguments.
 
-The signature of a function is the list of what it offers: a parameter that is not there is not offered.
+The signature of a function is the list of what it offers: a parameter that is not there is not offered. What it does not
+offer it refuses (`UnsupportedCase`), and sizes that do not fit one another raise an error, whichever: nothing is read past an
+end, nothing broadcast by chance. What else is asked of each operation stands in `operations.DESCRIBED`.
 """
 
 from __future__ import annotations
@@ -59,6 +61,7 @@ SEMANTICS: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType(
         "delta": (("weights", "output"), "rowsum(dP * P), or rowsum(dO * O) from the stored output"),
         "lse": (("natural", "base2"), "the logarithm of the log-sum-exp"),
         "empty_lse": (("-inf", "finite"), "the log-sum-exp of a query that sees no key"),
+        "lse_gradient": (("yes", "no"), "the log-sum-exp has a gradient, as the output has"),
     }
 )
 
@@ -201,7 +204,8 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Implementation:
-    """One function under test and all that it declares. `offers` holds canonical option names and "gradients"."""
+    """One function under test and all that it declares. `offers` holds canonical option names and "gradients", and
+    "lse_gradient" where the log-sum-exp may have one."""
 
     name: str
     function: Callable[..., Any]
@@ -323,6 +327,10 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
     vjp = declared.get("vjp")
     if declared.get("differentiable", arrays != "numpy" or vjp is not None):
         offers.add("gradients")
+    semantics = _semantics({**(convention.semantics if convention else {}), **declared})
+    # A function of its own for gradients gives those of the output.
+    if {"gradients", "return_lse"} <= offers and vjp is None and semantics.get("lse_gradient") != "no":
+        offers.add("lse_gradient")
     module = inspect.getmodule(function)
     return Implementation(
         name=declared.get("name") or f"{_module_name(function)}:{_plain_name(function)}",
@@ -348,7 +356,7 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
         # JAX compiles every operation anew for every size, a third of a second each: fewer problems, of few sizes.
         effort=dict(declared.get("effort", dict.fromkeys(DEVICES, 0.1) if arrays == "jax" else {})),
         compiles=bool(declared.get("compiles", arrays == "jax")),
-        semantics=_semantics({**(convention.semantics if convention else {}), **declared}),
+        semantics=semantics,
         parameters=parameters,
         convention=style,
         offers=frozenset(offers),

@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from qkverify import frameworks
+from qkverify import fast_exponential, frameworks
 from qkverify.contract import Implementation
 from qkverify.problems import Problem
-from qkverify.rounding import LN_2, Bounded, Precision
+from qkverify.rounding import Bounded, Precision
 from qkverify.runs import Run
 
 HARDLY_A_SCORE = (
@@ -40,7 +40,7 @@ def detect(one: Implementation, device: str, dtype: str) -> dict[str, Choice]:
     run = Run(one, device, dtype)
     found: dict[str, Choice] = {}
     if one.operation != "attention":
-        return found
+        return _fast(one, run)
     for name, probe in PROBES.items():
         if name in one.semantics:
             found[name] = Choice(one.semantics[name], "declared")
@@ -262,45 +262,21 @@ def _precision(one: Implementation, run: Run) -> Choice:
 
 
 FUSED = ("fused", "fused-fast-exp")
-QUERIES = 1 << 15
-KEYS = 32  # a vector of exponentials, or two
-WAVES = np.arange(1, 5)  # of a curve that repeats with every power of two
-SURELY = 5.0  # about one for noise
 
 
 def _fast_exponential(run: Run) -> str:
-    """Whether the weights of half precision are wrong beyond their rounding ("fast", else "right").
+    """Of half precision: "fast" or "right". Where asking would take a minute, "right"."""
+    slow = run.implementation.slow(run.device)
+    return "fast" if not slow and fast_exponential.is_fast(run, _size(run)) else "right"
 
-    One key alone has a score other than zero, so that the output is its weight, which a right kernel rounds to known bits:
-    when it is stored, and before it is divided by the sum or not. What is wrong beside that looks like noise. But a polynomial
-    between powers of two is wrong by the same curve in each, and that shows in the curve's Fourier coefficients.
-    """
-    if run.implementation.slow(run.device):
-        return "right"  # asking would take a minute
-    rng, size, dtype = np.random.default_rng(0), max(_size(run), 2), run.numpy_dtype
-    query = np.zeros((1, 1, QUERIES, size), dtype)
-    query[..., 0] = rng.uniform(-4, 0, QUERIES) * size**0.5
-    query[..., 1] = rng.uniform(-1, 1, QUERIES)
-    key, value = np.zeros((2, 1, 1, KEYS, size), dtype)
-    key[0, 0, 0, :2] = 1, 2.0**-6  # scores between two neighbours of the dtype
-    value[0, 0, 0] = 1
-    got = run.values(Problem(query=query, key=key, value=value))[0, 0, :, 0].astype(np.float64)
-    scores = query[0, 0].astype(np.float64) @ key[0, 0, 0].astype(np.float64) * size**-0.5
 
-    def stored(x: np.ndarray) -> np.ndarray:
-        return x.astype(dtype).astype(np.float64)
-
-    weights = np.exp(scores)
-    total = weights + KEYS - 1
-    waves = np.exp(2j * np.pi * WAVES[:, None] * scores / LN_2)  # (WAVES, QUERIES)
-
-    def beyond_noise(right: np.ndarray) -> float:
-        error = got / right - 1
-        error -= error.mean()
-        return float((np.abs(waves @ error) ** 2).mean() / max((error**2).sum(), np.finfo(float).tiny))
-
-    found = min(beyond_noise(stored(weights / total)), beyond_noise(stored(stored(weights) / total)))
-    return "fast" if found > SURELY else "right"
+def _fast(one: Implementation, run: Run) -> dict[str, Choice]:
+    """Of another operation that attends a fast exponential alone is found out: by all else it counts as a fused kernel."""
+    if one.operation not in fast_exponential.OF or run.dtype not in ("float16", "bfloat16"):
+        return {}
+    if one.declared_precision(run.device, run.dtype) is not None or _answer(_fast_exponential, run) != "fast":
+        return {}
+    return {"precision": Choice(FUSED[1], "detected")}
 
 
 def _gradient_conventions(one: Implementation, run: Run, forward: Choice) -> dict[str, Choice]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UnsupportedCase(Exception):
@@ -40,6 +41,23 @@ class DeviceLost(Exception):
 
 class UsageError(Exception):
     """The user asked for something that does not exist."""
+
+    @classmethod
+    def missing(cls, file: Path, asked: str) -> UsageError:
+        """Of a Python file that is not there: how far its path exists, and the nearest name in that folder."""
+        folder = next(place for place in file.parents if place.is_dir())
+        if folder != file.parent:
+            return cls(
+                f"no such file: {asked}\n  there is no folder {file.relative_to(folder).parts[0]!r} in {folder}"
+            )
+        others = [place.name for place in folder.glob("*.py")]
+        nearest = difflib.get_close_matches(file.name, others, n=1, cutoff=0.6)
+        hint = (
+            f"Did you mean {nearest[0]!r}?"
+            if nearest
+            else f"Python files there: {len(others)}, none of a name like it"
+        )
+        return cls(f"no such file: {asked}\n  in {folder}: {hint}")
 
     @classmethod
     def unknown(cls, what: str, asked: str, exists: Iterable[str]) -> UsageError:

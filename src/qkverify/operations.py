@@ -14,15 +14,18 @@ from types import MappingProxyType
 @dataclass(frozen=True)
 class Operation:
     """`parameters` are required and come in this order; `options` are keyword parameters that laws put to use where a
-    function has them (those of attention are `contract.OPTIONS`). Both map a name to its shape or meaning."""
+    function has them (those of attention are `contract.OPTIONS`). Both map a name to its shape or meaning. `rules` are
+    what else it is held to where that is not plain."""
 
     computes: str
     parameters: Mapping[str, str]
     returns: str
     options: Mapping[str, str] = field(default_factory=dict)
+    rules: tuple[str, ...] = ()
 
 
 _SERVING = {"causal, scale, softcap": "as for attention"}
+_SERVED = "a result without gradients offers none; who gives only some of them declares differentiable=False"
 _LAYER_WEIGHTS = "a mapping: w_q, w_k, w_v, w_o (M,M), w_1 (M,F), b_1 (F,), w_2 (F,M), b_2, gain_1, shift_1, gain_2, shift_2 (M,)"
 _LAYER_OPTIONS = {
     "heads": "required", "norm_first": "normalise before each sublayer instead of after it",
@@ -33,6 +36,8 @@ DESCRIBED: Mapping[str, Operation] = MappingProxyType({
     "attention": Operation(
         "softmax(Q K^T * scale) V for each head, with the options that it offers",
         {"query": "(B,H,Q,D)", "key": "(B,G,K,D)", "value": "(B,G,K,E)"}, "(B,H,Q,E)",
+        rules=("sizes that do not fit one another raise an error: nothing is read past an end, nothing broadcast by chance",
+               "gradients are those of the output, and of the log-sum-exp too unless lse_gradient=False is declared"),
     ),
     "softmax": Operation("softmax over the last axis", {"scores": "(..., n)"}, "(..., n)"),
     "multi_head_attention": Operation(
@@ -51,7 +56,7 @@ DESCRIBED: Mapping[str, Operation] = MappingProxyType({
     "rotary_pair": Operation(
         "query and key turned by the positions of each entry",
         {"query": "(B,H,L,D)", "key": "(B,G,L,D)", "positions": "(B,L)"}, "the two, turned",
-        {"layout": "as for rotary"},
+        {"layout": "as for rotary"}, ("a vjp of its own takes an upstream gradient for each of the two",),
     ),
     "embedding": Operation(
         "sqrt(M) table[token] + the encoding of its position", {"tokens": "(B,L)", "table": "(V,M)"}, "(B,L,M)",
@@ -69,12 +74,14 @@ DESCRIBED: Mapping[str, Operation] = MappingProxyType({
         "new tokens are appended to a cache, which is written, and attend to it causally",
         {"query": "(B,H,Q,D), the new tokens", "key": "(B,G,Q,D)", "value": "(B,G,Q,E)", "key_cache": "(B,G,room,D)",
          "value_cache": "(B,G,room,E)", "lengths": "(B,): tokens in the cache before the call"}, "(B,H,Q,E)", _SERVING,
+        ("gradients are those by query, key and value, and by the caches as they were before the call", _SERVED),
     ),
     "paged_attention": Operation(
         "causal attention over a cache in pages",
         {"query": "(B,H,Q,D), the last tokens", "key_pages": "(pages,rows,G,D)", "value_pages": "(pages,rows,G,E)",
          "page_table": "(B,.): the pages of each entry in order", "lengths": "(B,): all its tokens, the queries' own among them"},
         "(B,H,Q,E)", _SERVING,
+        ("gradients are those by the query and by the pages, summed where several entries have a page", _SERVED),
     ),
     "feed_forward": Operation(
         "relu(x w_1 + b_1) w_2 + b_2",

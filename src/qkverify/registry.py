@@ -131,8 +131,7 @@ def load_file(path: str | Path) -> ModuleType:
     """The module in a file, imported under a name of its own; its folder is on the path while it is imported."""
     file = Path(path).resolve()
     if not file.is_file():
-        nearby = [p.name for p in file.parent.glob("*.py")] if file.parent.is_dir() else []
-        raise UsageError.unknown("file", str(path), nearby)
+        raise UsageError.missing(file, str(path))
     package = importlib.import_module("qkverify.implementations")
     home = Path(package.__path__[0]).resolve()
     if file.is_relative_to(home):

@@ -21,8 +21,8 @@ import ml_dtypes
 import numpy as np
 
 from qkverify import frameworks
-from qkverify.contract import Implementation
-from qkverify.errors import ContractError, HarnessError, UnsupportedCase
+from qkverify.contract import OPERATIONS, Implementation
+from qkverify.errors import ContractError, HarnessError, LawViolation, UnsupportedCase
 from qkverify.problems import LAYOUTS, Problem
 from qkverify.reference.attention import attention as reference_attention
 from qkverify.reference.attention_vjp import attention_vjp as reference_vjp
@@ -34,6 +34,7 @@ DEFAULTS = {"causal_alignment": "bottom-right", "empty_rows": "zero", "masked_va
             "batch_invariant": "no", "delta": "weights", "lse": "natural", "empty_lse": "-inf"}  # fmt: skip
 
 TRIPLE = ("query", "key", "value")
+SERVED = ("cached_attention", "paged_attention")  # operations of inference first
 
 _active: ContextVar[Run | None] = ContextVar("active", default=None)
 
@@ -442,14 +443,17 @@ class Run:
     def lse_gradients(self, problem: Problem, upstream: np.ndarray) -> dict[str, np.ndarray]:
         """The gradients of sum(upstream * log-sum-exp), upstream (B,H,Q), by query and key.
 
-        Raises UnsupportedCase where the log-sum-exp is not differentiated.
+        Raises UnsupportedCase where the log-sum-exp is not differentiated, and LawViolation where it is declared to be.
         """
         native, attention = self._differentiated(problem.replace(return_lse=True))
+        self._asked.add("lse_gradient")
         leaves = {name: native[name] for name in ("query", "key")}
 
         def lse(query: Any, key: Any) -> Any:
             found = attention(query, key, native["value"])[1]
             if not self.framework.differentiable(found):
+                if self.semantics.get("lse_gradient") == "yes":
+                    raise LawViolation("the log-sum-exp has no gradient, and is declared to have one")
                 raise UnsupportedCase(f"{self.implementation.name} does not differentiate the log-sum-exp")
             return found
 
@@ -600,36 +604,59 @@ class Run:
         return Held(self.framework.from_numpy(array, self.device))
 
     def call_gradients(
-        self, inputs: Mapping[str, Any], *rest: Any, upstream: np.ndarray, **options: Any
+        self,
+        inputs: Mapping[str, Any],
+        *rest: Any,
+        upstream: np.ndarray | tuple[np.ndarray, ...],
+        written: Sequence[str] = (),
+        **options: Any,
     ) -> dict[str, np.ndarray]:
         """The gradients of sum(upstream * function(*inputs, *rest)), in the shapes of what they belong to.
 
         They belong to each input in the dtype under test, and to each such array of an input that is a mapping (the weights of
         a layer), by name. A function of their own (`vjp`) takes upstream after the other arguments and gives them in this order.
-        Raises ContractError where an argument or the upstream gradient was written to.
+        Of a function that returns several arrays, `upstream` has one for each; it may write to the arguments named in `written`,
+        which belong to the values that they had before. Raises ContractError where another argument or an upstream gradient was
+        written to, and UnsupportedCase for an operation of servers whose result has no gradient at all.
         """
-        given = (*inputs.values(), *rest, upstream)
-        *native, above = [self._copied(x) for x in given]
+        names = OPERATIONS[self.implementation.operation]
+        every = upstream if isinstance(upstream, tuple) else (upstream,)
+        arguments = (*inputs.values(), *rest)
+        native, above = [self._copied(x) for x in arguments], tuple(self._copied(x) for x in every)
         leaves = self._differentiable(inputs, native)
         keywords = self._keywords(self._lent(options))
         self._asked.add("gradients")
         function, pull = self.implementation.function, self.implementation.vjp
 
         def call(**taken: Any) -> Any:
+            taken |= {name: self.framework.duplicate(taken[name]) for name in written if name in taken}
             parts = zip(inputs, native, strict=False)
             own = [{n: taken.get(n, y) for n, y in x.items()} if isinstance(x, Mapping) else taken.get(name, x)
                    for name, x in parts]  # fmt: skip
-            return function(*own, *native[len(inputs) :], **keywords)
+            returned = function(*own, *native[len(inputs) :], **keywords)
+            self._check_differentiated(returned)
+            return returned
 
         if pull is not None:
-            returned = self._guarded(lambda: pull(*native, above, **keywords))
+            returned = self._guarded(lambda: pull(*native, *above, **keywords))
             found = dict(zip(leaves, returned, strict=True))
         else:
-            found = self._guarded(lambda: self.framework.vjp(call, leaves, above)[1])
-        for before, after in zip(given, (*native, above), strict=True):
-            self._check_unwritten(before, after)
+            given = above if isinstance(upstream, tuple) else above[0]
+            found = self._guarded(lambda: self.framework.vjp(call, leaves, given)[1])
+        for name, before, after in zip((*names, *["upstream"] * len(every)), (*arguments, *every), (*native, *above),
+                                       strict=True):  # fmt: skip
+            if name not in written:
+                self._check_unwritten(before, after)
         return {name: self._received(x, f"gradient of {name}", tuple(leaves[name].shape), self.dtype, heads=False)
                 for name, x in found.items()}  # fmt: skip
+
+    def _check_differentiated(self, returned: Any) -> None:
+        """A cache or pages are mostly read where nothing is learnt: who declares nothing of gradients need not give any."""
+        one = self.implementation
+        first = returned[0] if isinstance(returned, tuple) else returned
+        served = one.operation in SERVED and one.differentiable is None
+        if served and hasattr(first, "shape") and not self.framework.differentiable(first):
+            raise UnsupportedCase(f"the result of {one.name} has no gradient")
 
     def _differentiable(self, inputs: Mapping[str, Any], native: Sequence[Any]) -> dict[str, Any]:
         """The native arrays in the dtype under test, by name."""

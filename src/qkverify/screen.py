@@ -199,6 +199,8 @@ def operations() -> None:
             **(OPTIONS if name == "attention" else one.options),
         }.items():
             console.print(f"    {parameter:13} {meaning}", markup=False)
+        for rule in one.rules:
+            console.print(f"    {rule}", markup=False)
 
 
 def laws() -> None:

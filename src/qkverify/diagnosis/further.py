@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from qkverify.contract import OPTIONS
 from qkverify.diagnosis.mistakes.variants import MASKING
 from qkverify.problems import Problem
 from qkverify.runs import Run
@@ -40,7 +41,7 @@ def further(run: Run, p: Problem) -> Iterator[Problem]:
 
 def _other_options(run: Run, p: Problem) -> Iterator[dict[str, Any]]:
     """Each offered option added or taken away; and each way of hiding keys in the place of another one."""
-    offered = sorted(n for n in run.implementation.offers if n not in ("gradients", "return_lse"))
+    offered = sorted(n for n in run.implementation.offers if n in OPTIONS and n != "return_lse")
     for name in offered:
         kept = {n: x for n, x in p.options.items() if n != name}
         yield kept if name in p.options else {**kept, name: ADDED.get(name)}

@@ -51,6 +51,10 @@ def differentiable(native: Any) -> bool:
     return isinstance(native, jax.core.Tracer)
 
 
+def duplicate(native: Any) -> Any:
+    return native  # nothing is written in place
+
+
 def vjp(
     function: Callable[..., Any],
     inputs: Mapping[str, Any],
@@ -68,11 +72,16 @@ def backward(
 ) -> Callable[[], tuple[Any, dict[str, Any]]]:
     """The forward pass now; a call that makes the backward pass, as often as one likes."""
     names = list(inputs)
-    output, pull = jax.vjp(
-        lambda *xs: _first(function(**dict(zip(names, xs, strict=True)))), *inputs.values()
-    )
-    cast = jax.numpy.asarray(upstream, output.dtype)
-    return lambda: (output, dict(zip(names, pull(cast), strict=True)))
+    above = upstream if isinstance(upstream, tuple) else (upstream,)
+
+    def parts(*xs: Any) -> Any:
+        output = function(**dict(zip(names, xs, strict=True)))
+        return (output if isinstance(output, tuple) else (output,))[: len(above)]
+
+    output, pull = jax.vjp(parts, *inputs.values())
+    cast = tuple(jax.numpy.asarray(x, part.dtype) for part, x in zip(output, above, strict=True))
+    returned = output if isinstance(upstream, tuple) else output[0]
+    return lambda: (returned, dict(zip(names, pull(cast), strict=True)))
 
 
 def second(

@@ -141,6 +141,11 @@ def differentiable(native: torch.Tensor) -> bool:
     return native.requires_grad
 
 
+def duplicate(native: torch.Tensor) -> torch.Tensor:
+    """A copy that may be written in place; gradients go through it to the original."""
+    return native.clone()
+
+
 def vjp(
     function: Callable[..., Any],
     inputs: Mapping[str, Any],
@@ -149,7 +154,8 @@ def vjp(
 ) -> tuple[Any, dict[str, Any]]:
     """The outputs and, for each input, upstream's product with the Jacobian. An input that has no influence gets zeros.
 
-    `between` is called after the forward and before the backward pass.
+    Of a function that returns several arrays `upstream` belongs to the first, or, as a tuple, to all. `between` is called
+    after the forward and before the backward pass.
     """
     pull = backward(function, inputs, upstream, keep=False)
     if between is not None:
@@ -161,19 +167,19 @@ def backward(
     function: Callable[..., Any], inputs: Mapping[str, Any], upstream: Any, *, keep: bool = True
 ) -> Callable[[], tuple[Any, dict[str, Any]]]:
     """The forward pass now; a call that makes the backward pass, as often as one likes if the graph is kept."""
-    upstream = (
-        upstream
-        if isinstance(upstream, torch.Tensor)
-        else from_numpy(upstream, next(iter(inputs.values())).device.type)
-    )
+    device = next(iter(inputs.values())).device.type
     leaves = {name: x.detach().requires_grad_() for name, x in inputs.items()}
     output = function(**leaves)
-    first = output[0] if isinstance(output, tuple) else output
-    cast = upstream.to(first.dtype) if upstream.dtype != first.dtype else upstream
+    above = upstream if isinstance(upstream, tuple) else (upstream,)
+    pairs = list(zip(output if isinstance(output, tuple) else (output,), above, strict=False))
+    # One of several that is cut off has no influence; where all are, torch says so.
+    parts, given = zip(*([pair for pair in pairs if pair[0].requires_grad] or pairs), strict=True)
+    cast = [(x if isinstance(x, torch.Tensor) else from_numpy(x, device)).to(part.dtype)
+            for part, x in zip(parts, given, strict=True)]  # fmt: skip
 
     def pull() -> tuple[Any, dict[str, Any]]:
         found = torch.autograd.grad(
-            first, list(leaves.values()), cast, allow_unused=True, retain_graph=keep or None
+            parts, list(leaves.values()), cast, allow_unused=True, retain_graph=keep or None
         )
         grads = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves.values(), found, strict=True)]
         return output, dict(zip(leaves, grads, strict=True))

@@ -28,10 +28,12 @@ class Arguments:
         self.imports = {"import numpy as np"} | {f"import {n}" for n in (self.framework,) if n != "numpy"}
         self.layouts: set[str] = set()
         self.reordered = False
+        self.moved = False  # whether an array of complex numbers takes the place of one of them
 
     def helpers(self) -> list[str]:
         """The functions that the other lines call."""
-        lines = ["", "def numbers(x):", f"    return {NUMBERS[self.framework]}", "", ""]
+        complex_ones = "x if isinstance(x, np.ndarray) and x.dtype == complex else " if self.moved else ""
+        lines = ["", "def numbers(x):", f"    return {complex_ones}{NUMBERS[self.framework]}", "", ""]
         if self.reordered:
             lines += ["def reordered(x, axes):  # the same array, with its axes in this order in memory",
                       f"    return {REORDERED[self.framework]}", "", ""]  # fmt: skip

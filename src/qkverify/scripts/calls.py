@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,34 +29,23 @@ class Calls:
         given = [names.get(name, name) for name in ("query", "key", "value")]
         return f"{self.alias}({', '.join([*given, *self._keywords(problem, names, further)])})"
 
-    def of_operation(self, call: Recorded) -> str:
-        """The call of another operation."""
-        return f"{self.alias}({', '.join([*OPERATIONS[call.kind][: len(call.arguments)], *self._options(call)])})"
+    def of_operation(
+        self, call: Recorded, suffix: str = "", further: Sequence[str] = (), copied: Sequence[str] = ()
+    ) -> str:
+        """The call of another operation, or of its function with a suffix on `further` arguments; some are torch copies."""
+        given = [f"{n}.clone()" if n in copied else n for n in OPERATIONS[call.kind][: len(call.arguments)]]
+        return f"{self.alias}{suffix}({', '.join([*given, *further, *self._options(call)])})"
 
     def result_of_operation(self, call: Recorded) -> list[str]:
         """The result of another operation that is judged, under the name `got`."""
-        if call.upstream is None:
-            several = len(call.got) > 1
-            lines = [f"found = {self.of_operation(call)}"]
-            if call.kind == "cached_attention":  # arrays that cannot be written come back beside the output
-                lines.append("found = found[0] if isinstance(found, tuple) else found")
-            return [
-                *lines,
-                f"got = numbers(found{f'[{list(call.got).index(call.judged)}]' if several else ''})",
-            ]
-        names = OPERATIONS[call.kind][: len(call.arguments)]
-        which = list(call.got).index(call.judged)
-        if self.implementation.vjp is not None:
-            arguments = ", ".join([*names, "upstream", *self._options(call)])
-            return [f"got = numbers({self.alias}_vjp({arguments})[{which}])"]
-        leaves = ", ".join(names[: len(call.got)])
-        lines = {
-            "torch": [f"{leaves}, = (x.detach().requires_grad_() for x in ({leaves},))",
-                      f"gradients = torch.autograd.grad({self.of_operation(call)}, ({leaves},), upstream)"],
-            "jax": [f"output, pull = jax.vjp(lambda {leaves}: {self.of_operation(call)}, {leaves})",
-                    "gradients = pull(upstream)"],
-        }[self.implementation.arrays]  # fmt: skip
-        return [*lines, f"got = numbers(gradients[{which}])"]
+        several = len(call.got) > 1
+        lines = [f"found = {self.of_operation(call)}"]
+        if call.kind == "cached_attention":  # arrays that cannot be written come back beside the output
+            lines.append("found = found[0] if isinstance(found, tuple) else found")
+        return [
+            *lines,
+            f"got = numbers(found{f'[{list(call.got).index(call.judged)}]' if several else ''})",
+        ]
 
     def _options(self, call: Recorded) -> list[str]:
         named = {name: Named(name) if isinstance(x, np.ndarray) else x for name, x in call.options.items()}

@@ -14,16 +14,16 @@ CACHES = ("key_cache", "value_cache")
 
 
 def _one_sequence(call: Recorded, run: Run, *, causal: bool) -> list[str]:
-    """A function of one sequence alone: q (H,Q,D), k (G,K,D), v (G,K,E) -> (H,Q,E), or with the upstream g its gradients."""
+    """A function of one sequence alone: q (H,Q,D), k (G,K,D), v (G,K,E) -> (H,Q,E)."""
     scale, softcap = call.options.get("scale"), call.options.get("softcap")
-    size, backward = call.arguments[0].shape[-1], call.upstream is not None
+    size = call.arguments[0].shape[-1]
     scale = float(max(size, 1) ** -0.5 if scale is None else scale)
-    lines = [f"def alone(q, k, v{', g' if backward else ''}):  # one sequence: (heads, length, size)",
-             "    shared, group = len(k), len(q) // len(k)",
+    lines = ["def alone(q, k, v):  # one sequence: (heads, length, size)",
+             "    group = len(q) // len(k)",
              "    k, v = np.repeat(k, group, axis=0), np.repeat(v, group, axis=0)  # heads that share keys",
              f"    scores = q @ k.swapaxes(-1, -2) * {scale!r}"]  # fmt: skip
     if softcap is not None:
-        lines += [f"    capped = np.tanh(scores / {softcap!r})", f"    scores = {softcap!r} * capped"]
+        lines.append(f"    scores = {softcap!r} * np.tanh(scores / {softcap!r})")
     lines += _places(call, run, causal=causal)
     top = "scores.max(axis=-1, keepdims=True, initial=-1e300)"
     if "sinks" in call.options:
@@ -36,15 +36,8 @@ def _one_sequence(call: Recorded, run: Run, *, causal: bool) -> list[str]:
             "    p = np.exp(scores - top)",
             "    total = p.sum(axis=-1, keepdims=True)",
         ]
-    if not backward:
-        lines.append("    return p / np.where(total == 0, 1, total) @ v  # nothing seen: zero")
-        return [*lines, "", "", DEFINITION]
-    inner = " * (1 - capped**2)" if softcap is not None else ""
-    return [*lines, "    p = p / np.where(total == 0, 1, total)  # nothing seen: zero", "    d_p = g @ v.swapaxes(-1, -2)",
-            f"    d_s = p * (d_p - (p * d_p).sum(axis=-1, keepdims=True)) * {scale!r}{inner}",
-            "    of_k, of_v = d_s.swapaxes(-1, -2) @ q, p.swapaxes(-1, -2) @ g",
-            "    of_k, of_v = (x.reshape(shared, group, *x.shape[1:]).sum(axis=1) for x in (of_k, of_v))",
-            "    return d_s @ k, of_k, of_v", "", "", DEFINITION]  # fmt: skip
+    lines.append("    return p / np.where(total == 0, 1, total) @ v  # nothing seen: zero")
+    return [*lines, "", "", DEFINITION]
 
 
 def _places(call: Recorded, run: Run, *, causal: bool) -> list[str]:
@@ -71,18 +64,15 @@ def causal_always(run: Run) -> bool:
 
 
 def packed_steps(call: Recorded, run: Run) -> list[str]:
-    """Each sequence by itself: rows (T,H,D), (S,G,D), (S,G,E); or one of its gradients."""
-    rows = ["query", "key", "value"] + (["upstream"] if call.upstream is not None else [])
-    places = {"query": "a:b", "upstream": "a:b", "key": "c:d", "value": "c:d"}
-    pieces = ", ".join(f"numbers({n})[{places[n]}].swapaxes(0, 1)" for n in rows)
-    shape, judged, which = call.shape, "query", ""
-    if call.upstream is not None:
-        judged = call.judged.removeprefix("gradient of ")
-        shape, which = call.got[call.judged].shape, f"[{rows.index(judged)}]"
-    return [*_one_sequence(call, run, causal=bool(call.options.get("causal"))), f"exact = np.zeros({shape})",
+    """Each sequence by itself: rows (T,H,D), (S,G,D), (S,G,E)."""
+    places = {"query": "a:b", "key": "c:d", "value": "c:d"}
+    pieces = ", ".join(f"numbers({n})[{place}].swapaxes(0, 1)" for n, place in places.items())
+    query, _, value = call.arguments[:3]
+    made = f"np.zeros({(*query.shape[:2], value.shape[2])}{', complex' if call.upstream else ''})"
+    return [*_one_sequence(call, run, causal=bool(call.options.get("causal"))), f"exact = {made}",
             "q_at, k_at = numbers(query_starts).astype(int), numbers(key_starts).astype(int)",
             "for a, b, c, d in zip(q_at, q_at[1:], k_at, k_at[1:]):",
-            f"    exact[{places[judged]}] = alone({pieces}){which}.swapaxes(0, 1)"]  # fmt: skip
+            f"    exact[a:b] = alone({pieces}).swapaxes(0, 1)"]  # fmt: skip
 
 
 def cached_steps(call: Recorded, run: Run) -> list[str]:

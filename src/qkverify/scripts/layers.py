@@ -77,15 +77,13 @@ def feed_forward_steps(call: Recorded, run: Run) -> list[str]:
 
 
 def cross_entropy_steps(call: Recorded, run: Run) -> list[str]:
-    """The loss of each token, or its gradient by the scores."""
+    """The loss of each token."""
     smoothing: Any = call.options.get("smoothing", 0.0)
     classes, labels = call.arguments[0].shape[-1], "numbers(targets).astype(int)"
-    lines = [DEFINITION, "s = numbers(scores)", "s = s - s.max(axis=-1, keepdims=True)",
+    return [DEFINITION, "s = numbers(scores)", "s = s - s.max(axis=-1, keepdims=True)",
              "logarithms = s - np.log(np.exp(s).sum(axis=-1, keepdims=True))",
-             f"wanted = {1 - smoothing!r} * np.eye({classes})[{labels}] + {smoothing!r} / {classes}"]  # fmt: skip
-    if call.upstream is None:
-        return [*lines, "exact = -(wanted * logarithms).sum(axis=-1)"]
-    return [*lines, "exact = (np.exp(logarithms) - wanted) * numbers(upstream)[:, None]"]
+             f"wanted = {1 - smoothing!r} * np.eye({classes})[{labels}] + {smoothing!r} / {classes}",
+            "exact = -(wanted * logarithms).sum(axis=-1)"]  # fmt: skip
 
 
 def embedding_steps(call: Recorded, run: Run) -> list[str]:

@@ -91,4 +91,3 @@ OPERATION_STEPS: Mapping[str, Callable[[Recorded, Run], list[str]]] = {
     "encoder_layer": encoder_steps, "decoder_layer": decoder_steps, "cross_entropy": cross_entropy_steps,
     "packed_attention": packed_steps, "cached_attention": cached_steps, "paged_attention": paged_steps,
 }  # fmt: skip
-DIFFERENTIATED = ("cross_entropy", "packed_attention")  # whose steps know the gradient too

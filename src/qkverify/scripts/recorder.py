@@ -6,7 +6,7 @@ import contextlib
 import copy
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,9 @@ class Recorded:
     written: list[str] = field(default_factory=list)
     after: list[Array] = field(default_factory=list)  # arguments that the call is to write, as it left them
     layouts: dict[int, str] = field(default_factory=dict)  # of another operation's arguments, by number
-    upstream: Array | None = None  # of another operation's gradient; of attention's it is part of the problem
+    upstream: tuple[
+        Array, ...
+    ] = ()  # of another operation's gradients; of attention's it is part of the problem
     judged: str = "result"  # of several results, the one that is looked at
     error: Exception | None = None
 
@@ -136,12 +138,14 @@ class Recorder(Run):
             return returned, after
 
     def call_gradients(
-        self, inputs: Mapping[str, Array], *rest: Any, upstream: Array, **options: Any
-    ) -> dict[str, Array]:
+        self, inputs: Mapping[str, Array], *rest: Any, upstream: Array | tuple[Array, ...],
+        written: Sequence[str] = (), **options: Any,
+    ) -> dict[str, Array]:  # fmt: skip
+        every = upstream if isinstance(upstream, tuple) else (upstream,)
         given = Recorded(self.implementation.operation, arguments=(*inputs.values(), *rest), options=options,
-                         upstream=np.array(upstream))  # fmt: skip
+                         upstream=_copied(every))  # fmt: skip
         with self._noted(given) as call:
-            found = super().call_gradients(inputs, *rest, upstream=upstream, **options)
+            found = super().call_gradients(inputs, *rest, upstream=upstream, written=written, **options)
             call.got = {f"gradient of {name}": np.array(x) for name, x in found.items()}
             return found
 
@@ -167,7 +171,7 @@ class Recorder(Run):
         """What another operation should have given; None where that depends on more than the call."""
         operation = OTHERS[call.kind]
         told = operation.examples(self)[0].told
-        if "scale" in told or call.upstream is not None:
+        if "scale" in told or call.upstream:
             return None
         example = Example(call.arguments, call.options, call.shape, told)
         caller = Caller(self, operation, np.inf)

@@ -20,8 +20,9 @@ from qkverify.scripts import dropout
 from qkverify.scripts.arguments import Arguments
 from qkverify.scripts.calls import Calls
 from qkverify.scripts.decoding import left_steps, left_verdict
+from qkverify.scripts.gradients import gradient_lines, upstream_names
 from qkverify.scripts.numbers import WIDTH, spelled
-from qkverify.scripts.operations import DIFFERENTIATED, OPERATION_STEPS
+from qkverify.scripts.operations import OPERATION_STEPS
 from qkverify.scripts.place import Place
 from qkverify.scripts.recorder import Recorder, arrays_of, same
 from qkverify.scripts.showing import Case, equal
@@ -108,11 +109,13 @@ class Sheet:
         """One call beside the same in float64."""
         case, call = self.case, self.case.call
         if self.problem is None:
-            if call.upstream is not None and call.kind not in DIFFERENTIATED:
-                raise NotImplementedError(f"no gradient of {call.kind} stands in a script yet")
             call.judged = case.what
             steps = OPERATION_STEPS[call.kind](call, self.run)
-            lines = [*self._given(), "", *steps, "", *self.calls.result_of_operation(call)]
+            if call.upstream:
+                self.arguments.moved = True
+                lines = [*self._given(), "", *gradient_lines(call, self.calls, steps)]
+            else:
+                lines = [*self._given(), "", *steps, "", *self.calls.result_of_operation(call)]
         else:
             lines = [*self.arguments.of(self.problem), "", *attention_steps(self.problem, case.what), ""]
             lines += [*self.arguments.laid_out(self.problem), *self._found(self.problem)]
@@ -194,7 +197,7 @@ class Sheet:
     def _contract(self) -> list[str]:
         """A call that must give certain shapes and dtypes."""
         call = self.case.call
-        if call.upstream is not None:
+        if call.upstream:
             raise NotImplementedError("of a gradient it may be what was written, which no script shows yet")
         if self.problem is None:
             shapes, dtype = [call.shape], ""
@@ -219,9 +222,7 @@ class Sheet:
         call = self.case.call
         named = [*zip(OPERATIONS[call.kind], call.arguments, strict=False),
                  *((name, x) for name, x in call.options.items() if isinstance(x, np.ndarray))]  # fmt: skip
-        lines = self.arguments.values(
-            [*named, *([("upstream", call.upstream)] if call.upstream is not None else [])]
-        )
+        lines = self.arguments.values([*named, *zip(upstream_names(call), call.upstream, strict=False)])
         names = {OPERATIONS[call.kind][i]: layout for i, layout in call.layouts.items()}
         return [*lines, *self.arguments.seen_as(names)]
 

@@ -74,6 +74,13 @@ def _bias_gradient(d_logits: Any, p: Problem, bias: str) -> Any:
     return stored(d_logits[tuple(slice(0, n) for n in aligned)].reshape(*shape))
 
 
+OF_EMPTY_ROWS: tuple[Mistake, ...] = (
+    Mistake("those where the scores of a query that sees no key get NaN, and with them its query and every key",
+            gradients=_backward(empty="scores")),
+    Mistake("those where the weights of a query that sees no key are NaN, exp(-inf - -inf), and with them all gradients",
+            gradients=_backward(empty="weights")),
+)  # fmt: skip
+
 GRADIENTS: tuple[Mistake, ...] = (
     Mistake("those without delta, the row's sum of weight times gradient", gradients=_backward(delta="none")),
     Mistake("those with delta taken before the weights are normalised", gradients=_backward(delta="exponentials")),
@@ -88,8 +95,5 @@ GRADIENTS: tuple[Mistake, ...] = (
     Mistake("those where a key head gets the mean over its group, not the sum", gradients=_backward(group="mean")),
     Mistake("those where a broadcast bias gets the gradient of its first place, not the sum over all",
             gradients=_backward(bias="first"), needs=("bias",)),
-    Mistake("those where the scores of a query that sees no key get NaN, and with them its query and every key",
-            gradients=_backward(empty="scores")),
-    Mistake("those where the weights of a query that sees no key are NaN, exp(-inf - -inf), and with them all gradients",
-            gradients=_backward(empty="weights")),
+    *OF_EMPTY_ROWS,
 )  # fmt: skip

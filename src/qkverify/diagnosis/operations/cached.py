@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,21 @@ from qkverify.diagnosis.operations.decoding import (
     WITH,
     Dense,
     like_plain,
+    like_plain_gradients,
     options_of,
     per_entry,
     told,
 )
-from qkverify.diagnosis.operations.kind import LEFT, Compute, Example, Mistakes, Operation, normal
+from qkverify.diagnosis.operations.kind import (
+    LEFT,
+    Compute,
+    Example,
+    Gradients,
+    Mistakes,
+    Operation,
+    normal,
+)
+from qkverify.reference.cached_vjp import taken_apart
 from qkverify.rounding import Bounded
 from qkverify.runs import Run
 
@@ -109,6 +119,37 @@ def _cached(seen: Seen = _seen, slot: Slot = _held, mistake: Mistake | None = No
     return compute
 
 
+Parts = Mapping[str, Any]
+
+
+def _pulled(seen: Seen = _seen, change: Callable[[dict[str, Any], dict[str, Any]], Parts] = lambda right, _: right,
+            mistake: Mistake | None = None) -> Compute:  # fmt: skip
+    """The gradients with the other tokens seen, or changed with a look at those of the cache after the call."""
+
+    def compute(
+        query: Any, key: Any, value: Any, key_cache: Any, value_cache: Any, lengths: Array, upstream: Any,
+        **options: Any,
+    ) -> Any:  # fmt: skip
+        fresh, room = query.shape[2], key_cache.shape[2]
+        step = Step(per_entry(lengths), fresh, query.shape[1], room)
+        held = (_written(cache, new, lengths) for cache, new in ((key_cache, key), (value_cache, value)))
+        after = Dense(query, *held, mask=seen(step), upstream=upstream, **options).gradients(mistake)
+        alone = [
+            {"query": after["query"][b : b + 1],
+             **{name: after[name][b : b + 1, :, : n + fresh] for name in ("key", "value")}}
+            for b, n in enumerate(lengths)
+        ]  # fmt: skip
+        return change(
+            taken_apart(alone, lengths, room), {f"{name}_cache": after[name] for name in ("key", "value")}
+        )
+
+    return compute
+
+
+def _nothing_for(*names: str) -> Callable[[dict[str, Any], dict[str, Any]], Parts]:
+    return lambda right, _: {name: 0.0 * x if name in names else x for name, x in right.items()}
+
+
 def _written(cache: Bounded, new: Bounded, first: Array) -> Bounded:
     """Inputs are exact, and so is what is copied."""
     filled = np.array(cache.value)
@@ -122,6 +163,23 @@ def _written(cache: Bounded, new: Bounded, first: Array) -> Bounded:
 def _by_heads(s: Step) -> Array:
     return np.asarray((s.place <= s.end - s.heads + s.token) & (s.place < s.end))
 
+
+SEEN: tuple[tuple[str, Seen], ...] = (
+    (
+        "attention whose new tokens see what the cache held and not each other",
+        lambda s: (s.place < s.held) | (0 * s.token > 0),
+    ),
+    ("attention whose tokens do not see themselves", lambda s: s.place < s.held + s.token),
+    ("attention whose tokens see one of the future", lambda s: s.place <= s.held + s.token + 1),
+    (
+        "attention without causality: every new token sees all new ones",
+        lambda s: (s.place < s.end) | (0 * s.token > 0),
+    ),
+    (
+        "attention whose new tokens see nothing of what the cache held",
+        lambda s: _seen(s) & (s.place >= s.held),
+    ),
+)
 
 MISTAKES: Mistakes = (
     ("attention that reads and writes every entry of the cache at the length of the first",
@@ -137,13 +195,8 @@ MISTAKES: Mistakes = (
     ("attention whose new tokens are never written to the cache, neither before it is read nor after",
      _cached(read=False, left=False)),
     ("attention whose new tokens are not in the cache after the call", _cached(left=False)),
-    ("attention whose new tokens see what the cache held and not each other",
-     _cached(lambda s: (s.place < s.held) | (0 * s.token > 0))),
-    ("attention whose tokens do not see themselves", _cached(lambda s: s.place < s.held + s.token)),
-    ("attention whose tokens see one of the future", _cached(lambda s: s.place <= s.held + s.token + 1)),
-    ("attention without causality: every new token sees all new ones", _cached(lambda s: (s.place < s.end) | (0 * s.token > 0))),
+    *((text, _cached(seen)) for text, seen in SEEN),
     ("attention that reads the whole room of the cache", _cached(lambda s: (s.place < s.room) | (0 * s.token + s.held > s.room))),
-    ("attention whose new tokens see nothing of what the cache held", _cached(lambda s: _seen(s) & (s.place >= s.held))),
     ("attention whose queries stand at the beginning of the cache: what it held before is not counted",
      _cached(lambda s: (s.place <= s.token) & (s.place < s.end))),
     ("attention whose queries are placed by the number of heads instead of new tokens", _cached(_by_heads)),
@@ -151,10 +204,24 @@ MISTAKES: Mistakes = (
     *like_plain(lambda m: _cached(mistake=m)),
 )  # fmt: skip
 
+CACHES = ("key_cache", "value_cache")
+BACKWARD = Gradients(("query", "key", "value", *CACHES), _pulled(), (
+    ("zero for the new tokens", _pulled(change=_nothing_for("key", "value"))),
+    ("zero for the new tokens, and the places that they are written to get what belongs to them",
+     _pulled(change=lambda right, after: {**_nothing_for("key", "value")(right, after), **after})),
+    ("those of the cache after the call: places that are written over get what belongs to the new tokens",
+     _pulled(change=lambda right, after: {**right, **after})),
+    ("zero for what the cache held", _pulled(change=_nothing_for(*CACHES))),
+    ("zero for keys, new and held", _pulled(change=_nothing_for("key", "key_cache"))),
+    ("zero for values, new and held", _pulled(change=_nothing_for("value", "value_cache"))),
+    *((f"those of {text}", _pulled(seen)) for text, seen in SEEN),
+    *like_plain_gradients(lambda m: _pulled(mistake=m), empty_rows=False),
+))  # fmt: skip
+
 CACHED = Operation(_examples, _cached(), MISTAKES, (
     ("with one new token", lambda e: e.shape[2] == 1),
     ("with one new token and room for another",
      lambda e: e.shape[2] == 1 and e.arguments[3].shape[2] > e.arguments[5].max() + 1),
     ("with one batch entry", lambda e: e.shape[0] == 1),
     ("with equal lengths", lambda e: len(set(e.arguments[5])) == 1), *WITH,
-), updated=3)  # fmt: skip
+), BACKWARD, updated=3)  # fmt: skip

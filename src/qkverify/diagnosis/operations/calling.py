@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from qkverify.contract import OPERATIONS
 from qkverify.diagnosis.fitting import Observation, Parts, Predict, agrees
-from qkverify.diagnosis.operations.kind import LEFT, Compute, Example, Mistakes, Operation
+from qkverify.diagnosis.operations.kind import LEFT, Compute, Example, Mistakes, Operation, normal
 from qkverify.problems import LAYOUTS
 from qkverify.rounding import Bounded
 from qkverify.runs import Run
@@ -88,8 +89,14 @@ class Caller:
             gradients = self.operation.gradients
             assert gradients is not None
             inputs = dict(zip(gradients.of, lent, strict=False))
+            names = OPERATIONS[self.run.implementation.operation]
+            written = [] if self.operation.updated is None else names[self.operation.updated : len(inputs)]
             return self.run.call_gradients(
-                inputs, *lent[len(inputs) :], upstream=_upstream(self.run, example), **options
+                inputs,
+                *lent[len(inputs) :],
+                upstream=_upstream(self.run, example),
+                written=written,
+                **options,
             )
         if isinstance(example.shape, Mapping):
             parts = self.run.call_parts(*lent, shapes=example.shape, **options)
@@ -108,7 +115,7 @@ class Caller:
         def predict(seen: Observation) -> Parts | None:
             example = seen.subject
             given = [self._bounded(x) for x in example.arguments]
-            given += [run.bounded(_upstream(run, example))] if aspect == "gradients" else []
+            given += [run.bounded(x) for x in _upstream(run, example)] if aspect == "gradients" else []
             taken = {n: self._number(x, True) for n, x in example.options.items() if run.offers_parameter(n)}
             told = {n: self._number(x, False) for n, x in example.told.items()}
             try:
@@ -132,10 +139,10 @@ class Caller:
         return Bounded(x, abs(x) * self.run.precision.accumulate.unit if rounds else 0.0, self.run.precision)
 
 
-def _upstream(run: Run, example: Example) -> Array:
-    """A gradient for the result of an example."""
-    assert not isinstance(example.shape, Mapping)
-    return np.random.default_rng(5).standard_normal(example.shape).astype(run.numpy_dtype)
+def _upstream(run: Run, example: Example) -> tuple[Array, ...]:
+    """A gradient for each result of an example."""
+    shapes = example.shape.values() if isinstance(example.shape, Mapping) else (example.shape,)
+    return tuple(normal(run, 5 + i, *shape) for i, shape in enumerate(shapes))
 
 
 def _laid_out(x: Array, layout: str) -> Array:

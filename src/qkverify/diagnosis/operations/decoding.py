@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from qkverify.diagnosis.mistakes.gradients import GRADIENTS
+from qkverify.diagnosis.mistakes.gradients import GRADIENTS, OF_EMPTY_ROWS
 from qkverify.diagnosis.mistakes.heads import HEADS
 from qkverify.diagnosis.mistakes.scores import SCALE, TERMS
 from qkverify.diagnosis.mistakes.softmax import SOFTMAX
@@ -39,8 +39,10 @@ LIKE_PLAIN = (*SCORED, *HEADS, *_offered(SOFTMAX))
 
 
 def options_of(run: Run, i: int) -> dict[str, Any]:
-    """Every second example without options, the others with a softcap and a scale by turns, as far as they are offered."""
-    given = ({}, {"softcap": 1.5}, {}, {"scale": 0.4}, {}, {"scale": -0.6, "softcap": 2.0})[i % 6]
+    """A third of the examples without options, the others with a softcap and scales by turns, as far as they are offered."""
+    given = ({}, {"softcap": 1.5}, {}, {"scale": 0.4}, {"scale": -0.5}, {"scale": -0.6, "softcap": 2.0})[
+        i % 6
+    ]
     return {name: value for name, value in given.items() if run.offers_parameter(name)}
 
 
@@ -99,9 +101,10 @@ def like_plain(compute: Callable[[Mistake], Compute]) -> Mistakes:
     return tuple((m.text, compute(m)) for m in LIKE_PLAIN if m.edit is not None or m.output is not None)
 
 
-def like_plain_gradients(compute: Callable[[Mistake], Compute]) -> Mistakes:
-    """The mistakes of plain attention that show in gradients."""
-    backward = tuple((m.text, compute(m)) for m in _offered(GRADIENTS))
+def like_plain_gradients(compute: Callable[[Mistake], Compute], *, empty_rows: bool = True) -> Mistakes:
+    """The mistakes of plain attention that show in gradients, with or without those of queries that see no key."""
+    known = GRADIENTS if empty_rows else tuple(m for m in GRADIENTS if m not in OF_EMPTY_ROWS)
+    backward = tuple((m.text, compute(m)) for m in _offered(known))
     return (*backward, *((f"those of {m.text}", compute(m)) for m in SCORED if m.edit is not None))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,13 @@ from qkverify.diagnosis.operations.decoding import (
     WITH,
     Dense,
     like_plain,
+    like_plain_gradients,
     options_of,
     per_entry,
     told,
 )
-from qkverify.diagnosis.operations.kind import Compute, Example, Mistakes, Operation, normal
+from qkverify.diagnosis.operations.kind import Compute, Example, Gradients, Mistakes, Operation, normal
+from qkverify.reference.paged_vjp import put_back
 from qkverify.runs import Run
 
 HELD = (  # queries, lengths, rows of a page
@@ -28,6 +30,9 @@ HELD = (  # queries, lengths, rows of a page
     (2, (7,), 3), (1, (1, 2), 1), (3, (12, 12), 4), (2, (10, 5), 2),
     (1, (7, 4), 2), (2, (5, 3), 4), (3, (6, 9), 3),
 )  # fmt: skip
+
+
+SHARED = (1, 4, 9, 10)  # the first page of these is one for all of their entries
 
 
 def _examples(run: Run) -> list[Example]:
@@ -43,6 +48,8 @@ def _examples(run: Run) -> list[Example]:
         )
         for entry, n in zip(table, needed, strict=True):
             entry[:n] = [free.pop() for _ in range(n)]
+        if i in SHARED:
+            table[1:, 0] = table[0, 0]
         shapes = (
             (len(held), heads, fresh, size),
             (count, rows, shared, size),
@@ -104,6 +111,56 @@ def _paged(seen: Callable[[Pages], Array] = _seen, table: Callable[[Pages], Arra
     return compute
 
 
+Pull = Callable[[dict[str, Any], Mapping[str, Any]], Mapping[str, Any]]
+
+
+def _pulled(seen: Callable[[Pages], Array] = _seen, added: bool = True, change: Pull = lambda right, _: right,
+            mistake: Mistake | None = None) -> Compute:  # fmt: skip
+    """The gradients with other tokens seen, of pages whose gradients are not added up, or changed with a look at the pools."""
+
+    def compute(
+        query: Any, keys: Any, values: Any, page_table: Array, lengths: Array, upstream: Any, **options: Any
+    ) -> Any:
+        pages = Pages(page_table, per_entry(lengths), keys.shape[1], query.shape[2], keys.shape[0])
+        gathered = [_gathered(pool, page_table) for pool in (keys, values)]
+        dense = Dense(query, *gathered, mask=seen(pages), upstream=upstream, **options).gradients(mistake)
+        alone = [
+            {
+                "query": dense["query"][b : b + 1],
+                **{name: dense[name][b : b + 1, :, :n] for name in ("key", "value")},
+            }
+            for b, n in enumerate(lengths)
+        ]
+        right = put_back(alone, page_table, pages.count, pages.rows)
+        if not added:
+            right |= _of_the_last(alone, pages)
+        return change(right, {"key_pages": keys, "value_pages": values})
+
+    return compute
+
+
+def _of_the_last(alone: list[dict[str, Any]], pages: Pages) -> dict[str, Any]:
+    """Each page with the gradient of the last entry that has it."""
+    each = [put_back([one], pages.table[b : b + 1], pages.count, pages.rows) for b, one in enumerate(alone)]
+    found = {name: each[0][name] for name in ("key_pages", "value_pages")}
+    for b, one in enumerate(each):
+        has = np.isin(np.arange(pages.count), pages.table[b, : int(pages.needed[b, 0, 0, 0])])[
+            :, None, None, None
+        ]
+        found = {name: np.where(has, one[name], x) for name, x in found.items()}
+    return found
+
+
+def _left_as_it_was(right: dict[str, Any], pools: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Rows without a gradient keep what lies in the pool."""
+    return {name: np.where((x.value == 0) & (x.errors == 0), pools[name], x) if name in pools else x
+            for name, x in right.items()}  # fmt: skip
+
+
+def _nothing_for(name: str) -> Pull:
+    return lambda right, _: {other: 0.0 * x if other == name else x for other, x in right.items()}
+
+
 def _gathered(pool: Any, table: Array) -> Any:
     """(N,P,G,.) -> (B,G,W P,.)"""
     found = np.take(pool, table, axis=0)
@@ -131,12 +188,21 @@ def _backwards(p: Pages) -> Array:
     return table
 
 
+SEEN: tuple[tuple[str, Callable[[Pages], Array]], ...] = (
+    ("attention that leaves out the last page of an entry", lambda p: _seen(p) & (p.place < (p.needed - 1) * p.rows)),
+    ("attention that leaves out the last page of an entry where it is not full",
+     lambda p: _seen(p) & (p.place < p.lengths // p.rows * p.rows)),
+    ("attention whose tokens do not see themselves", lambda p: p.place < p.last),
+    ("attention whose tokens see one of the future", lambda p: p.place <= p.last + 1),
+    ("attention without causality: every query sees the whole entry", lambda p: (p.place < p.lengths) | (0 * p.last > 0)),
+    ("attention whose queries stand at the beginning of the entry instead of its end",
+     lambda p: p.place <= p.last - p.lengths + p.queries),
+)  # fmt: skip
+
 MISTAKES: Mistakes = (
+    *((text, _paged(seen)) for text, seen in SEEN),
     ("attention that reads the last page of an entry whole, past the entry's length",
      _paged(lambda p: _seen(p) | ((p.place >= p.lengths) & (p.place < p.needed * p.rows)))),
-    ("attention that leaves out the last page of an entry", _paged(lambda p: _seen(p) & (p.place < (p.needed - 1) * p.rows))),
-    ("attention that leaves out the last page of an entry where it is not full",
-     _paged(lambda p: _seen(p) & (p.place < p.lengths // p.rows * p.rows))),
     ("attention that reads every page of the table, past the entry's length",
      _paged(lambda p: _seen(p) | (p.place >= p.lengths))),
     ("attention that reads the pages in the order of the pool instead of the table", _paged(table=_sorted)),
@@ -149,16 +215,20 @@ MISTAKES: Mistakes = (
      _paged(table=lambda p: np.broadcast_to(p.table[:, :1], p.table.shape))),
     ("attention with the length of the first entry for all",
      _paged(lambda p: p.place <= p.last[:1] + 0 * p.lengths)),
-    ("attention whose tokens do not see themselves", _paged(lambda p: p.place < p.last)),
-    ("attention whose tokens see one of the future", _paged(lambda p: p.place <= p.last + 1)),
-    ("attention without causality: every query sees the whole entry", _paged(lambda p: (p.place < p.lengths) | (0 * p.last > 0))),
-    ("attention whose queries stand at the beginning of the entry instead of its end",
-     _paged(lambda p: p.place <= p.last - p.lengths + p.queries)),
     ("attention whose lengths do not count the queries", _paged(lambda p: p.place <= p.last + p.queries)),
     *like_plain(lambda m: _paged(mistake=m)),
 )  # fmt: skip
 
+BACKWARD = Gradients(("query", "key_pages", "value_pages"), _pulled(), (
+    ("those of the last entry where several have a page, instead of the sum", _pulled(added=False)),
+    ("not cleared: rows that no entry has keep what lies in the pages", _pulled(change=_left_as_it_was)),
+    ("zero for the pages of keys", _pulled(change=_nothing_for("key_pages"))),
+    ("zero for the pages of values", _pulled(change=_nothing_for("value_pages"))),
+    *((f"those of {text}", _pulled(seen)) for text, seen in SEEN),
+    *like_plain_gradients(lambda m: _pulled(mistake=m), empty_rows=False),
+))  # fmt: skip
+
 PAGED = Operation(_examples, _paged(), MISTAKES, (
     ("with one query", lambda e: e.shape[2] == 1), ("with one batch entry", lambda e: e.shape[0] == 1),
     ("with equal lengths", lambda e: len(set(e.arguments[4])) == 1), *WITH,
-))  # fmt: skip
+), BACKWARD)  # fmt: skip

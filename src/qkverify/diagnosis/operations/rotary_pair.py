@@ -7,7 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from qkverify.diagnosis.operations.kind import BASE, IN_HALVES, Array, Example, Mistakes, Operation, normal
+from qkverify.diagnosis.operations.kind import (
+    BASE,
+    IN_HALVES,
+    Array,
+    Example,
+    Gradients,
+    Mistakes,
+    Operation,
+    normal,
+    other_layout,
+)
 from qkverify.diagnosis.operations.rotary import TURNS, Turn, turned, unturned
 from qkverify.reference.attention import stored
 from qkverify.reference.positions import angles, joined
@@ -54,6 +64,10 @@ def _backwards(x: Any, at: Array, **options: Any) -> Any:
     return turned(x, -at, **options)
 
 
+def _in_other_pairs(x: Any, at: Array, *, base: Any, layout: str = "interleaved") -> Any:
+    return _backwards(x, at, base=base, layout=other_layout(layout, "half"))
+
+
 def _halves_swapped(q: Any, k: Any, at: Array, *, base: Any, layout: str = "interleaved") -> dict[str, Any]:
     """The second members of the query's pairs are those of the key, and the first ones of the key those of the query."""
     angle = angles(at[:, None].astype(np.float64), q.shape[-1], base)
@@ -83,8 +97,42 @@ MISTAKES: Mistakes = (
     ("a rotation of the query in the other direction", _both(_backwards, turned)),
 )  # fmt: skip
 
+Pull = Callable[..., Any]  # an upstream gradient, positions, base and layout -> the gradient
+
+
+def _pulled(query: Pull, key: Pull, change: Callable[[Array], Array] = lambda at: at) -> Callable[..., Any]:
+    """The gradients of query and key, each turned back (`_backwards`) or in another way."""
+
+    def compute(q: Any, k: Any, at: Array, of_query: Any, of_key: Any, **options: Any) -> dict[str, Any]:
+        places = change(at)[:, None]
+        return {"query": query(of_query, places, **options), "key": key(of_key, places, **options)}
+
+    return compute
+
+
+def _nothing(upstream: Any, at: Array, **_: Any) -> Any:
+    return 0.0 * upstream
+
+
+def _of_first(at: Array) -> Array:
+    return np.broadcast_to(at[:1], at.shape)
+
+
+ONE: tuple[tuple[str, Pull], ...] = (
+    ("turned forward instead of back", turned), ("not turned back", unturned), ("zero", _nothing),
+    ("turned back by the positions of the first batch entry", lambda g, at, **o: _backwards(g, _of_first(at), **o)),
+)  # fmt: skip
+BACKWARD = Gradients(("query", "key"), _pulled(_backwards, _backwards), (
+    ("turned forward instead of back", _pulled(turned, turned)),
+    ("not turned back", _pulled(unturned, unturned)),
+    ("turned back by the positions of the first batch entry, for all", _pulled(_backwards, _backwards, _of_first)),
+    ("turned back in pairs of the other layout, neighbours or halves", _pulled(_in_other_pairs, _in_other_pairs)),
+    *((f"right for the query and {text} for the key", _pulled(_backwards, pull)) for text, pull in ONE),
+    *((f"right for the key and {text} for the query", _pulled(pull, _backwards)) for text, pull in ONE),
+))  # fmt: skip
+
 ROTARY_PAIR = Operation(_examples, _both(turned, turned), MISTAKES, (
     ("with one position", lambda e: e.arguments[2].shape[1] == 1),
     ("with one batch entry", lambda e: len(e.arguments[2]) == 1),
     ("with grouped heads", lambda e: e.shape["query"][1] != e.shape["key"][1]), IN_HALVES,
-))  # fmt: skip
+), BACKWARD)  # fmt: skip
