@@ -149,9 +149,9 @@ FLASH_FINDINGS = {
         f"{law}[cpu-{dtype}]": ACCUMULATES
         for law in ("vjp_agrees_with_reference", "value_gradient_is_weights_transposed",
                     "gqa_gradients_are_summed", "adjoint_identity_in_values", "upstream_of_stride_zero",
-                    "gradients_of_some_inputs", "gradients_of_empty_axes", "backward_belongs_to_its_forward",
-                    "usual_gradients", "vjp_agrees_on_real_activations", "backward_twice",
-                    "overwritten_between_the_passes")
+                    "gradients_of_some_inputs", "gradients_through_views", "gradients_of_empty_axes",
+                    "backward_belongs_to_its_forward", "usual_gradients", "vjp_agrees_on_real_activations",
+                    "backward_twice", "overwritten_between_the_passes")
         for dtype in HALF
     },
     "zero_scale_averages[cpu]": SCALE_NOT_POSITIVE,

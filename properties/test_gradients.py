@@ -225,6 +225,14 @@ def test_gradients_of_some_inputs(run, problem, wanted):
         assert_within_bound(run.within(found, exact[name]), exact[name].value, what=f"gradient of {name}")
 
 
+@law("A view of what is differentiated hands the gradient on: of query, key, value and bias.", source="pytorch/pytorch#162228: a bias that is captured by a compiled function",
+     needs="gradients", problem=problems(upstream=True, long=False, tame=True))  # fmt: skip
+def test_gradients_through_views(run, problem):
+    exact = run.gradient_bounds(problem)
+    for name, found in run.gradient_values(problem, views=True).items():
+        assert_within_bound(run.within(found, exact[name]), exact[name].value, what=f"gradient of {name}")
+
+
 @law("The gradient of the values is differentiable again: <dV, W> has the gradients that attention over the values W has.", source="<P^T g, W> = <g, P W>; gradient penalties",
      needs="gradients", dtypes=("float64", "float32"), seed=range(100),
      problem=problems(upstream=True, tame=True, long=False, only=("scale", "causal", "mask", "bias", "softcap", "window")))  # fmt: skip

@@ -607,6 +607,9 @@ def test_a_bug_of_automatic_differentiation_shows() -> None:
         *(x.detach().numpy() for x in inputs), upstream.numpy(), bias=bias.detach().numpy()
     )["bias"]
     assert differs(torch.autograd.grad(output, bias, upstream)[0].numpy(), exact)
+    output = FUNCTIONS["bias_that_is_a_view_is_a_constant"].function(*inputs, bias=bias[...])
+    (found,) = torch.autograd.grad(output, bias, upstream, materialize_grads=True)
+    assert differs(found.numpy(), exact)
 
 
 # -- packed sequences, caches, pages -----------------------------------------------------------------------------------

@@ -61,6 +61,19 @@ def broadcast_bias_gets_one_slice(call: Call, scores: torch.Tensor) -> torch.Ten
     return _AddBias.apply(scores, torch_textbook.wide(call.bias))
 
 
+@mutant(
+    "A040",
+    step="add_bias",
+    evidence="partly",
+    threads="pytorch/pytorch#162228 pytorch/pytorch#145208",
+    **WIDE,
+)
+def bias_that_is_a_view_is_a_constant(call: Call, scores: torch.Tensor) -> torch.Tensor:
+    """A bias that is a view of another tensor is taken for a constant: what was to be learned gets no gradient."""
+    bias = call.bias.detach() if call.bias._is_view() else call.bias  # right: call.bias
+    return scores + torch_textbook.wide(bias)
+
+
 class _Detached(torch.autograd.Function):
     """(output, log-sum-exp) as they are; backward, the second is a constant, or cuts the graph of both."""
 

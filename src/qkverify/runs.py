@@ -308,12 +308,18 @@ class Run:
             name: self._with_bound(got, exact[name]) for name, got in self.gradient_values(problem).items()
         }
 
-    def gradient_values(self, problem: Problem) -> dict[str, np.ndarray]:
-        """The gradients bit for bit: query, key, value, and bias where the framework differentiates by itself."""
+    def gradient_values(self, problem: Problem, *, views: bool = False) -> dict[str, np.ndarray]:
+        """The gradients bit for bit: query, key, value, and bias where the framework differentiates by itself.
+
+        With `views` the function is given views of what is differentiated. Raises UnsupportedCase where no framework
+        stands between the two.
+        """
         if problem.upstream is None:
             raise HarnessError("a law asks for gradients of a problem without an upstream gradient")
+        if views:
+            self._needs_one_call()
         self.problems.append(problem)
-        returned = self._guarded(self._gradient_call(problem))
+        returned = self._guarded(self._gradient_call(problem, views=views))
         return {
             name: self._received(
                 x,
@@ -503,7 +509,7 @@ class Run:
         """The reference's gradients, float64."""
         return {name: np.asarray(part.value) for name, part in self.gradient_bounds(problem).items()}
 
-    def _gradient_call(self, problem: Problem) -> Callable[[], dict[str, Any]]:
+    def _gradient_call(self, problem: Problem, *, views: bool = False) -> Callable[[], dict[str, Any]]:
         if self.implementation.vjp is not None:
             call = self.callable(problem, "forward+backward")
             return lambda: {
@@ -517,10 +523,13 @@ class Run:
         if "sinks" in options:
             leaves["sinks"] = options.pop("sinks")
 
-        def attention(query: Any, key: Any, value: Any, **others: Any) -> Any:
-            given = {**options, **others}
-            keywords = self._keywords(given, grouped=problem.group != 1)
-            return self.implementation.function(query, key, value, **keywords)
+        def attention(**given: Any) -> Any:
+            given = {name: x[...] for name, x in given.items()} if views else given
+            keywords = self._keywords(
+                {**options, **{n: x for n, x in given.items() if n not in native}},
+                grouped=problem.group != 1,
+            )
+            return self.implementation.function(*(given[name] for name in native), **keywords)
 
         upstream = self._laid_out(problem.upstream, problem.layouts.get("upstream"))
 

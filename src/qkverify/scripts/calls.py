@@ -61,10 +61,10 @@ class Calls:
             call += f"[{int(what == 'log-sum-exp')}]"
         return [f"{to} = numbers({call}){self._turned}"]
 
-    def gradients(self, what: str, problem: Problem, *, own_bias: bool) -> list[str]:
+    def gradients(self, what: str, problem: Problem, *, own_bias: bool, views: bool) -> list[str]:
         """The gradient under test: by the function's own vjp, or as the framework differentiates.
 
-        `own_bias` says that the bias is that of the problem and holds no mask.
+        `own_bias` says that the bias is that of the problem and holds no mask; `views`, that the function gets views.
         """
         which = what.removeprefix("gradient of ")
         leaves = ["query", "key", "value"]
@@ -76,9 +76,11 @@ class Calls:
         else:
             leaves += ["bias"] if problem.bias is not None and own_bias else []
             every = ", ".join(leaves)
+            seen = [f"leaves, ({every}) = ({every}), (x[...] for x in ({every}))"] if views else []
+            of = "leaves" if views else f"({every})"
             lines = {
-                "torch": [f"{every} = (x.detach().requires_grad_() for x in ({every}))", f"output = {first}",
-                          f"gradients = torch.autograd.grad(output, ({every}), upstream, materialize_grads=True)"],
+                "torch": [f"{every} = (x.detach().requires_grad_() for x in ({every}))", *seen, f"output = {first}",
+                          f"gradients = torch.autograd.grad(output, {of}, upstream, materialize_grads=True)"],
                 "jax": [f"output, pull = jax.vjp(lambda {every}: {first}, {every})", "gradients = pull(upstream)"],
             }[self.implementation.arrays]  # fmt: skip
         turned = "" if which == "bias" else self._turned

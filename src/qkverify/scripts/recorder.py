@@ -106,9 +106,10 @@ class Recorder(Run):
         with self._noted(Recorded("unchecked", problem=problem)):
             return super().native_call(problem)
 
-    def gradient_values(self, problem: Problem) -> dict[str, Array]:
-        with self._noted(Recorded("gradients", problem=problem)) as call:
-            found = super().gradient_values(problem)
+    def gradient_values(self, problem: Problem, *, views: bool = False) -> dict[str, Array]:
+        options = {"views": True} if views else {}
+        with self._noted(Recorded("gradients", problem=problem, options=options)) as call:
+            found = super().gradient_values(problem, views=views)
             call.got = {f"gradient of {name}": np.array(x) for name, x in found.items()}
             return found
 

@@ -127,7 +127,7 @@ class Sheet:
         if call.kind != "gradients":
             return self.calls.output("got", what, problem)
         own_bias = call.problem is not None and call.problem.bias is problem.bias
-        return self.calls.gradients(what, problem, own_bias=own_bias)
+        return self.calls.gradients(what, problem, own_bias=own_bias, views="views" in call.options)
 
     def _agree(self) -> list[str]:
         """Two calls that must give the same."""
