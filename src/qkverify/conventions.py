@@ -268,7 +268,7 @@ def _keeps_scores(run: Run) -> bool:
 
     The scale is a power of two, so that a query which is multiplied by it and stored again is no excuse.
     """
-    options = {"scale": 1.0} if run.offers("scale") else {}
+    options: dict[str, Any] = {"scale": 1.0} if run.offers("scale") else {}
     for seed in range(10):
         problem = _problem(run, queries=16, keys=16, seed=seed, **options)
         # The keys lie close together, so that every weight counts.
