@@ -127,6 +127,20 @@ def test_a_wrong_shape_is_a_contract_error_with_both_shapes(folder):
     assert "the output has shape (1, 1, 1, 0), expected (1, 1, 1, 1)" in done.stdout
 
 
+def test_an_error_that_many_laws_meet_is_shown_once(folder):
+    refuses = "    if scale is not None and scale != 1:\n        raise ValueError(f'{query.shape}: no scale')\n    scores ="
+    wrong = GOOD.replace("    scores =", refuses).replace("return weights", "return 2 * weights")
+    (folder / "refuses.py").write_text(wrong)
+    done = qkverify("verify", "refuses.py", "--profile", "glance", cwd=folder)
+    assert done.returncode == 1
+    assert done.stdout.count("no scale") == 2  # the sentence, and the line of the file that raised it
+    (said,) = (line for line in done.stdout.splitlines() if "the same error" in line)
+    assert "(float32, float64)" in said or "(float64, float32)" in said
+    assert "more laws: " in said
+    assert "default_scale_is_inverse_root_of_head_size" in said or "scale_covariance" in said
+    assert done.stdout.count("smallest problem") > 2  # what is wrong in numbers is shown law by law
+
+
 def test_results_are_kept_and_a_broken_file_gives_exit_code_3(folder):
     reports = folder / "reports" / "here"
     done = qkverify(

@@ -162,3 +162,10 @@ def test_a_layout_with_lengths_first_is_transposed_both_ways():
     x = np.arange(30, dtype=np.float32).reshape(1, 2, 5, 3)
     run = Run(one, "cpu", "float32")
     np.testing.assert_array_equal(run.values(Problem(query=x, key=x, value=x)), x)
+
+
+def test_one_dtype_device_or_rule_alone_is_a_list_of_one():
+    one = describe(
+        lambda query, key, value: query, arrays="numpy", dtypes=("float32"), devices="cpu", requires="G == H"
+    )
+    assert (one.dtypes, one.devices, one.requires) == (("float32",), ("cpu",), ("G == H",))

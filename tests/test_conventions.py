@@ -119,6 +119,30 @@ def test_gradients_may_round_more_than_the_output():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("offered", [True, False], ids=["with a scale", "without"])
+@pytest.mark.parametrize(("stored", "expected"), [("scores", "eager"), ("weights", "fused")])
+def test_scores_stored_in_half_precision_are_found_out(dtype, offered, stored, expected):
+    """Small scores do not show it: what they lose is no more than the rounding of the weights."""
+
+    def plain(query, key, value):
+        return scaled(query, key, value)
+
+    def scaled(query, key, value, *, scale=None):
+        q, k, v = (x.astype(np.float32) for x in (query, key, value))
+        scores = q @ np.swapaxes(k, -1, -2) * np.float32(q.shape[-1] ** -0.5 if scale is None else scale)
+        if stored == "scores":
+            scores = scores.astype(query.dtype).astype(np.float32)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        total = weights.sum(-1, keepdims=True)
+        if stored == "weights":
+            weights = weights.astype(query.dtype).astype(np.float32)
+        return (weights @ v / total).astype(query.dtype)
+
+    found = conventions.detect(cell(scaled if offered else plain, dtype).implementation, "cpu", dtype)
+    assert found["precision"] == conventions.Choice(expected, "detected")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("stored", ["before the division", "after it", "not at all"])
 @pytest.mark.parametrize(
     ("exponential", "expected"), [(np.exp, "fused"), (cubic_exponential, "fused-fast-exp")]

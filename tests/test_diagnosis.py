@@ -18,7 +18,7 @@ from qkverify.laws import explain
 from qkverify.power import planted
 from qkverify.problems import Problem
 from qkverify.runs import Run
-from qkverify.verification import Cell, applicable, law_book, prepare
+from qkverify.verification import Cell, applicable, check, law_book, prepare
 
 SENTENCES = {
     "B007": "The result equals attention with causal aligned top-left; bottom-right is declared.",
@@ -174,6 +174,27 @@ def test_a_tiny_problem_on_which_many_mistakes_coincide_is_told_apart_by_others(
     tiny = Problem(query=one, key=np.concatenate([one, 0 * one], 2), value=np.concatenate([one, 0 * one], 2))
     expected = "The result equals attention without a scale (1 instead of 1 / sqrt(D))."
     assert diagnose(run_of(uncapped), tiny) == expected
+
+
+def test_an_infinite_cap_that_gives_nan_is_told_from_a_cap_in_the_wrong_place():
+    def attention(query, key, value, *, causal=False, bias=None, softcap=None):
+        s = query @ np.swapaxes(key, -1, -2) * query.dtype.type(query.shape[-1] ** -0.5)
+        with np.errstate(invalid="ignore"):
+            s = s if softcap is None else query.dtype.type(softcap) * np.tanh(s / query.dtype.type(softcap))
+        s = s if bias is None else s + bias
+        s = np.where(np.tri(*s.shape[2:], s.shape[3] - s.shape[2], dtype=bool), s, -np.inf) if causal else s
+        with np.errstate(invalid="ignore"):
+            weights = np.exp(s - s.max(-1, keepdims=True))
+        return weights / weights.sum(-1, keepdims=True) @ value
+
+    one = describe(
+        attention, name="literal", arrays="numpy", dtypes=("float32",), requires=("G == H", "K >= Q")
+    )
+    run = prepare(Cell(one, "cpu", "float32"))
+    law = next(law for law in law_book() if law.name == "infinite_cap_is_none")
+    found = check(law, run, max_examples=20, seed=1, database=None)
+    assert "looks like" in found.counterexample.message
+    assert "infinite softcap is infinity times tanh(0)" in found.counterexample.message
 
 
 def test_an_implementation_that_raises_when_it_is_asked_again_is_harmless():

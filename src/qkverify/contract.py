@@ -337,8 +337,10 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
         function=function,
         operation=operation,
         arrays=arrays,
-        dtypes=tuple(_checked("dtype", d, DTYPES) for d in declared.get("dtypes") or default_dtypes(arrays)),
-        devices=tuple(_checked("device", d, DEVICES) for d in declared.get("devices", ("cpu",))),
+        dtypes=tuple(
+            _checked("dtype", d, DTYPES) for d in _several(declared.get("dtypes") or default_dtypes(arrays))
+        ),
+        devices=tuple(_checked("device", d, DEVICES) for d in _several(declared.get("devices", ("cpu",)))),
         layout=_checked(
             "layout", declared.get("layout") or (convention.layout if convention else "BHLD"), LAYOUTS
         ),
@@ -475,8 +477,13 @@ def compiled(rule: str) -> Any:
     return compile(rule, f"requires {rule!r}", "eval")
 
 
+def _several(words: Sequence[str] | str) -> tuple[str, ...]:
+    """One word alone is a list of one: ("float32") is a string in Python."""
+    return (words,) if isinstance(words, str) else tuple(words)
+
+
 def _rules(rules: Sequence[str] | str) -> tuple[str, ...]:
-    every = (rules,) if isinstance(rules, str) else tuple(rules)
+    every = _several(rules)
     allowed = (ast.Expression, ast.Compare, ast.BoolOp, ast.UnaryOp, ast.BinOp, ast.Name, ast.Constant, ast.Tuple,
                ast.List, ast.Load, ast.operator, ast.cmpop, ast.boolop, ast.unaryop)  # fmt: skip
     for rule in every:

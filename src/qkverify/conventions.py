@@ -251,14 +251,36 @@ PROBES: Mapping[str, Callable[[Run], str | None]] = {
 
 
 def _precision(one: Implementation, run: Run) -> Choice:
-    """One of `FUSED` where forty random problems hold to a fused kernel's bound, else "eager" (every operation rounds)."""
+    """One of `FUSED` where random problems hold to a fused kernel's bound, else "eager" (every operation rounds)."""
     declared = one.declared_precision(run.device, run.dtype)
     if declared is not None:
         return Choice(declared if isinstance(declared, str) else "declared", "declared")
     name = FUSED[_answer(_fast_exponential, run) == "fast"]
     fused = Run(one, run.device, run.dtype, run.semantics, Precision.named(name, run.dtype))
     held = _holds(lambda problem: [(fused(problem), fused.exact(problem))], fused)
+    held = held and _keeps_scores(fused)
     return Choice(name if held else "eager", "detected")
+
+
+def _keeps_scores(run: Run) -> bool:
+    """Whether weights hold to the bounds that the run carries where scores are large: stored in half precision they would be
+    wrong by about their own size in unit roundoffs, which small scores hide behind the rounding of the weights.
+
+    The scale is a power of two, so that a query which is multiplied by it and stored again is no excuse.
+    """
+    options: dict[str, Any] = {"scale": 1.0} if run.offers("scale") else {}
+    for seed in range(10):
+        problem = _problem(run, queries=16, keys=16, seed=seed, **options)
+        # The keys lie close together, so that every weight counts.
+        key = (8 + problem.key.astype(np.float64) / 8).astype(run.numpy_dtype)
+        problem = problem.replace(query=problem.query * run.numpy_dtype(4), key=key)
+        try:
+            got, exact = run(problem), run.exact(problem)
+        except Exception:  # as in _answer
+            return True
+        if (np.abs(got.value - exact) > got.errors).any():
+            return False
+    return True
 
 
 FUSED = ("fused", "fused-fast-exp")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -85,16 +86,43 @@ def conventions(cell: Cell) -> None:
     console.print(table)
 
 
+def counterexamples(broken: Sequence[Verdict]) -> None:
+    """Every broken law with its counterexample; of those that met one and the same error, the first, and the names of the others.
+
+    A function that refuses a common call breaks a hundred laws with one sentence, between which another bug would not be seen.
+    """
+    alike: dict[tuple[str, ...], list[Verdict]] = {}
+    for number, one in enumerate(broken):
+        alike.setdefault(_error(one) or (str(number),), []).append(one)
+    for first, *others in alike.values():
+        console.print()
+        console.print(
+            first.counterexample.message
+            if first.counterexample
+            else f"{first.law}: {first.outcome}: {first.reason}",
+            markup=False,
+        )
+        names = list(dict.fromkeys(one.law for one in others if one.law != first.law))
+        if others:
+            where = ", ".join(dict.fromkeys(one.dtype for one in (first, *others)))
+            laws = f"{len(names)} more law{'s' if len(names) != 1 else ''}"
+            words = f"{laws}: {', '.join(names)}" if names else "this law"
+            console.print(f"  the same error ({where}) in {words}", markup=False)
+
+
+def _error(one: Verdict) -> tuple[str, ...] | None:
+    """What an implementation said when it raised, whatever the sizes; None where numbers were judged."""
+    found = one.counterexample
+    if found is None or found.location or found.margin is not None or not found.got:
+        return None
+    return one.implementation, one.device, re.sub(r"\d+", "#", found.got)
+
+
 def verdict(
     broken: Sequence[Verdict], planned: Plan, unverified: Mapping[str, Sequence[str]] | None = None
 ) -> None:
     """The counterexamples of all broken laws, then one line that sums up and one of what was not verified."""
-    for one in broken:
-        console.print()
-        console.print(
-            one.counterexample.message if one.counterexample else f"{one.law}: {one.outcome}: {one.reason}",
-            markup=False,
-        )
+    counterexamples(broken)
     for (name, device), reason in planned.unavailable.items():
         console.print(f"[dim]unavailable: {name} on {device}: {reason}[/dim]")
     cells = len(planned.cells)
@@ -137,12 +165,7 @@ def matrix(verdicts: Sequence[Verdict]) -> list[Verdict]:
     for finding in dict.fromkeys(v.reason for v in verdicts if v.outcome == "finding"):
         console.print(f"[yellow]known finding[/yellow] {finding}")
     broken = [v for v in verdicts if v.outcome in BROKEN]
-    for one in broken:
-        console.print()
-        console.print(
-            one.counterexample.message if one.counterexample else f"{one.law}: {one.outcome}: {one.reason}",
-            markup=False,
-        )
+    counterexamples(broken)
     return broken
 
 

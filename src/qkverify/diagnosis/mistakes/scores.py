@@ -63,6 +63,12 @@ def _capped_last(masked: bool) -> Compute:
     return compute
 
 
+def _infinite_cap(a: Arguments, p: Problem) -> Arguments:
+    """c tanh(s / c) as it is written, where c is infinite: infinity times zero."""
+    infinite = p.softcap is not None and np.isinf(p.softcap)
+    return {**a, "softcap": None, "query": a["query"] * np.nan} if infinite else a
+
+
 def _penalty(distances: Callable[[Problem], Array]) -> Edit:
     """ALiBi with other distances, (Q,K)."""
 
@@ -116,6 +122,7 @@ TERMS: tuple[Mistake, ...] = (
     Mistake("attention with the bias of the first head for all", by("bias", lambda b: first_for_all(b, 1)), needs=("bias",)),
     Mistake("attention with the bias of the first query for all", by("bias", lambda b: first_for_all(b, 2)), needs=("bias",)),
     Mistake("attention without the softcap", but(softcap=None), needs=("softcap",)),
+    Mistake("attention whose infinite softcap is infinity times tanh(0), which is NaN", _infinite_cap, needs=("softcap",)),
     Mistake("attention with the softcap applied after bias and ALiBi", output=_capped_last(False), needs=("softcap",)),
     Mistake("attention with the softcap applied after the mask", output=_capped_last(True), needs=("softcap",)),
     Mistake("attention without ALiBi", but(alibi_slopes=None), needs=("alibi_slopes",)),
