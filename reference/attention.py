@@ -27,7 +27,8 @@ def with_sinks(logits: Array, sinks: Array | None) -> Array:
 def weights(logits: Array, *, sinks: Array | None = None, empty_rows: str = "zero") -> Array:
     """softmax over the keys, (B,H,Q,K); `empty_rows` says what a row of -inf gives to every key."""
     keys = logits.shape[-1]
-    empty = {"zero": 0.0, "nan": np.nan, "uniform": 1.0 / max(keys, 1)}[empty_rows]
+    even = 1.0 / max(keys, 1)
+    empty = {"zero": 0.0, "nan": np.nan, "uniform": even, "uniform with gradients": even}[empty_rows]
     probabilities = softmax(with_sinks(logits, sinks))[..., :keys]          # (B,H,Q,K)
     if empty == 0.0 or sinks is not None:
         return probabilities
@@ -46,7 +47,7 @@ def attention(
 
     mask True = may attend; causal, window, key_lengths as in `visible`; softcap: c tanh(scores / c); ALiBi:
     -slope * distance; a sink takes weight, gives nothing. A row that sees no key gives 0, NaN or the mean of
-    all values ("zero", "nan", "uniform") and log-sum-exp -inf; where there is no key (K = 0), always 0.
+    all values ("zero", "nan", "uniform" with gradients or without) and log-sum-exp -inf; where there is no key (K = 0), always 0.
     """
     check_sizes(query, key, value)
     logits = scores(

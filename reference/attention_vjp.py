@@ -10,7 +10,7 @@ import numpy as np
 
 from qkverify.reference.attention import attention, stored, with_sinks
 from qkverify.reference.groups import per_key_head, per_query_head, summed_to
-from qkverify.reference.scores import factor, products, scores
+from qkverify.reference.scores import factor, scores, through_softcap
 from qkverify.reference.sizes import Array, check_sizes
 from qkverify.reference.softmax import log_sum_exp
 
@@ -23,29 +23,29 @@ def attention_vjp(
 
     upstream (B,H,Q,E), lse_upstream (B,H,Q), options of `attention` but return_lse. By name: "query", "key",
     "value", and "bias" and "sinks" where given. delta is rowsum(P dP) ("weights"), or rowsum(upstream output)
-    from the stored output ("output"). A row that sees no key gives none, but to the values under "uniform".
+    from the stored output ("output"). A row that sees no key gives none, but to the values under "uniform"; and
+    "with gradients", where hidden scores are sums with a lowest number, as a row of equal scores does.
     """
     check_sizes(query, key, value)
     bias, scale, softcap = (options.get(name) for name in ("bias", "scale", "softcap"))
     logits = scores(query, key, **options)                                              # (B,H,Q,K)
     lse = log_sum_exp(with_sinks(logits, sinks))[..., None]                             # (B,H,Q,1)
     shift = np.where(lse > -np.inf, lse, 0.0)                                           # (B,H,Q,1)
-    weights = np.exp(logits - shift)                                                    # (B,H,Q,K)
+    even = np.where(lse > -np.inf, logits, -np.log(max(logits.shape[-1], 1)))           # (B,H,Q,K)
+    rows = "uniform" if empty_rows == "uniform with gradients" else "zero"
+    weights = np.exp((even if rows == "uniform" else logits) - shift)                   # (B,H,Q,K)
     d_weights = upstream @ np.swapaxes(per_query_head(value, query.shape[1]), -1, -2)   # (B,H,Q,K)
     if delta == "output":
-        output = attention(query, key, value, sinks=sinks, **options)                   # (B,H,Q,E)
+        output = attention(query, key, value, sinks=sinks, empty_rows=rows, **options)  # (B,H,Q,E)
         row = np.sum(upstream * output, axis=-1, keepdims=True)                         # (B,H,Q,1)
     else:
         row = np.sum(weights * d_weights, axis=-1, keepdims=True)                       # (B,H,Q,1)
     if lse_upstream is not None:
         row = row - lse_upstream[..., None]                                             # d lse = P
     d_logits = weights * (d_weights - row)                                              # (B,H,Q,K)
-    d_products = d_logits * factor(query.shape[-1], scale)                              # (B,H,Q,K)
-    if softcap is not None and np.isfinite(softcap):
-        capped = np.tanh(products(query, key, scale) / softcap)                         # (B,H,Q,K)
-        d_products = d_products * (1.0 - capped * capped)                               # d tanh = 1 - tanh^2
+    d_products = through_softcap(d_logits * factor(query.shape[-1], scale), query, key, scale, softcap)
     if empty_rows == "uniform":
-        weights = np.where(lse > -np.inf, weights, 1.0 / max(weights.shape[-1], 1))
+        weights = np.exp(even - shift)
     gradients = {
         "query": stored(d_products @ per_query_head(key, query.shape[1])),              # (B,H,Q,D)
         "key": stored(per_key_head(d_products, query, key.shape[1])),                   # (B,G,K,D)

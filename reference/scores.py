@@ -22,6 +22,14 @@ def products(query: Array, key: Array, scale: float | None = None) -> Array:
     return query @ np.swapaxes(key, -1, -2) * factor(query.shape[-1], scale)  # (B,H,Q,K)
 
 
+def through_softcap(gradient: Array, query: Array, key: Array, scale: float | None, softcap: float | None) -> Array:
+    """The gradient by the products, (B,H,Q,K), from the one by what a softcap made of them."""
+    if softcap is None or not np.isfinite(softcap):
+        return gradient
+    capped = np.tanh(products(query, key, scale) / softcap)                 # (B,H,Q,K)
+    return gradient * (1.0 - capped * capped)                               # d tanh = 1 - tanh^2
+
+
 def scores(
     query: Array, key: Array, *,
     mask: Array | None = None, bias: Array | None = None, causal: bool = False, window: Window | None = None,

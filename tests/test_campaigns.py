@@ -164,5 +164,7 @@ def test_accuracy_that_is_not_to_be_had_is_said_and_the_run_goes_on(tmp_path, ca
 def test_what_a_compiler_makes_anew_for_every_size_is_begun_first():
     (triton,) = plan(["triton_flash"], dtypes=["float16"]).cells
     (plain,) = plan(["numpy_slopes"], dtypes=["float32"]).cells
+    (flex,) = plan(["torch_flex-eager"], dtypes=["float16"]).cells
     on_gpu = dataclasses.replace(triton, device="cuda")
-    assert [compiled(cell) for cell in (plain, triton, on_gpu)] == [False, False, True]
+    anew = dataclasses.replace(flex, implementation=dataclasses.replace(flex.implementation, compiles=True))
+    assert [compiled(cell) for cell in (plain, triton, flex, on_gpu, anew)] == [False] * 3 + [True] * 2

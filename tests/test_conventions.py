@@ -258,3 +258,29 @@ def test_delta_of_the_stored_output_is_found_out():
         conventions.Choice("output", "detected"),
     )
     assert conventions.settled(found)["delta"] == "output"
+
+
+@pytest.mark.parametrize(
+    ("added", "expected"), [(True, "uniform with gradients"), (False, "uniform")], ids=["added", "replaced"]
+)
+def test_a_row_that_sees_no_key_may_pass_gradients_on(added, expected):
+    torch = pytest.importorskip("torch", reason="needs torch")
+
+    def attention(query, key, value, *, mask=None, causal=False):
+        scores = query @ key.mT * query.shape[-1] ** -0.5
+        lowest = torch.finfo(scores.dtype).min
+        if causal:
+            past = torch.ones(scores.shape[-2:], dtype=torch.bool).tril(key.shape[2] - query.shape[2])
+            mask = past if mask is None else past & mask
+        if mask is not None:
+            scores = scores + torch.where(mask, 0.0, lowest) if added else scores.masked_fill(~mask, lowest)
+        return torch.softmax(scores, -1) @ value
+
+    one = describe(attention, arrays="torch", dtypes=("float32",), requires=("G == H", "K >= 1"))
+    at = Cell(one, "cpu", "float32")
+    found = conventions.detect(one, "cpu", "float32")["empty_rows"]
+    assert (found.value, found.how) == (expected, "detected")
+    assert verdict(at, "vjp_agrees_with_reference") == "passed"
+    other = ({"uniform", "uniform with gradients"} - {expected}).pop()
+    wrong = Cell(replace(one, semantics={**one.semantics, "empty_rows": other}), "cpu", "float32")
+    assert verdict(wrong, "vjp_agrees_with_reference") == "failed"

@@ -185,11 +185,18 @@ def test_report_run_keeps_the_run_before_and_resume_does_not(small, monkeypatch)
     everything()  # nothing is timed
     everything()
     assert kept(path) == []
+
+    def killed(writer: results.Writer, *given: object, **settings: object) -> None:
+        writer.append(timing)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(campaigns, "run_grid", killed)
+    with pytest.raises(KeyboardInterrupt):
+        everything()
     monkeypatch.setattr(campaigns, "run_grid", lambda writer, *given, **settings: writer.append(timing))
     everything(resume=True)
-    everything(resume=True)
     assert kept(path) == []
-    everything()
+    everything(resume=True)  # that one is finished
     assert [name[:10] for name in kept(path)] == ["2026-01-03", "2026-01-04"]
     everything()
     assert [name[:10] for name in kept(path)] == ["2026-01-03", "2026-01-04", "2026-01-05"]

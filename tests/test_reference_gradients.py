@@ -156,6 +156,24 @@ def test_the_mean_of_the_values_gives_each_value_its_part() -> None:
     assert not got["key"].any()
 
 
+def test_a_row_whose_scores_a_lowest_number_absorbed_passes_gradients_on() -> None:
+    torch = pytest.importorskip("torch", reason="needs torch")
+    upstream, seen = numbers(B, H, Q, E), np.array([True, False])[:, None]
+    given = {name: torch.from_numpy(x).requires_grad_() for name, x in problem().items()}
+    query, key, value = given.values()
+    key, value = (x.repeat_interleave(H // G, dim=1) for x in (key, value))
+    hidden = torch.from_numpy(np.where(seen, 0.0, np.finfo(np.float64).min))
+    output = torch.softmax(query @ key.mT * query.shape[-1] ** -0.5 + hidden, -1) @ value
+    output.backward(torch.from_numpy(upstream))
+    for delta in ("weights", "output"):
+        got = attention_vjp(
+            **problem(), upstream=upstream, mask=seen, empty_rows="uniform with gradients", delta=delta
+        )
+        assert got["query"][:, :, 1].all()
+        for name, x in given.items():
+            np.testing.assert_allclose(got[name], x.grad.numpy(), rtol=1e-12, atol=1e-14)
+
+
 def test_invisible_keys_get_exactly_nothing() -> None:
     lengths = np.array([1, 3])
     got = attention_vjp(**problem(), upstream=numbers(B, H, Q, E), key_lengths=lengths, bias=numbers(K))

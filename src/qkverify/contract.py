@@ -51,7 +51,10 @@ SEMANTICS: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType(
             ("bottom-right", "top-left"),
             "the key that the first query may see last when Q != K",
         ),
-        "empty_rows": (("zero", "nan", "uniform"), "the output of a query that sees no key"),
+        "empty_rows": (
+            ("zero", "nan", "uniform", "uniform with gradients"),
+            "the output of a query that sees no key, and whether it passes gradients on to query and key",
+        ),
         "masked_values": (
             ("ignored", "read"),
             "whether NaN in a key or value that is invisible gets through",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import Any, Literal
 
@@ -174,7 +175,19 @@ def _empty_rows(run: Run) -> str | None:
     else:
         return None
     seen = run.values(_problem(run, **hidden))[0, 0, 1, 0].astype(np.float64)
-    return "nan" if np.isnan(seen) else "zero" if seen == 0 else "uniform"
+    if np.isnan(seen) or seen == 0:
+        return "nan" if np.isnan(seen) else "zero"
+    return _answer(partial(_even_row, hidden), run) or "uniform"
+
+
+def _even_row(hidden: Mapping[str, Any], run: Run) -> str:
+    """Whether the second query passes gradients on, as it does where what hides a key was added to its score."""
+    if not run.offers("gradients"):
+        return "uniform"
+    problem = _problem(run, seed=2, **hidden)
+    upstream = np.random.default_rng(3).standard_normal(problem.value[:, :, :2].shape)
+    found = run.gradient_values(problem.replace(upstream=upstream.astype(run.numpy_dtype)))
+    return "uniform with gradients" if found["query"][0, 0, 1].any() else "uniform"
 
 
 def _masked_values(run: Run) -> str | None:

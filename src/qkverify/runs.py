@@ -491,6 +491,10 @@ class Run:
             self._cache[key] = ({name: self._oracle_included(part) for name, part in found.items()}, problem)
         return dict(self._cache[key][0])
 
+    def in_range(self, problem: Problem) -> bool:
+        """Whether no number on the way to the gradients can pass the end of the format: zero times infinity is not zero."""
+        return all(np.isfinite(part.errors).all() for part in self.gradient_bounds(problem).values())
+
     def _precision_of_gradients(self, problem: Problem) -> Precision:
         scale = problem.scale if problem.scale is not None else max(problem.sizes["D"], 1) ** -0.5
         return self.gradient_precision.either_side(scale)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qkverify import conventions, frameworks, processes, registry, replays
+from qkverify import conventions, processes, registry, replays
 from qkverify.contract import DEVICES, DTYPES, Finding, Implementation
 from qkverify.errors import ContractError, DeviceLost, HarnessError, LawViolation, UnsupportedCase, UsageError
 from qkverify.laws import PROFILES, Law, explain
@@ -296,7 +296,7 @@ def compiled(cell: Cell) -> bool:
     """Whether a call may wait for a compiler: JAX's, or Triton's on a GPU."""
     one = cell.implementation
     by_triton = cell.device != "cpu" and hasattr(sys.modules.get(one.function.__module__), "triton")
-    return by_triton or bool(frameworks.get(one.arrays).COMPILES)
+    return by_triton or one.compiles
 
 
 def _parts(cell: Cell, laws: Sequence[Law], size: int) -> list[tuple[Cell, Sequence[Law]]]:

@@ -4,14 +4,9 @@ Every file gives the same names: `unavailable(device)` (None, or the reason), `f
 `to_numpy(native)`, `dtype_of(native)`, `shape_of`, `vjp(function, inputs, upstream)`,
 `backward(function, inputs, upstream)` (forward now, a call for the rest), `overwrite(native, array)` (in place; False where
 it cannot be), `inference()` (a context without gradients), `global_state()`,
-<<<<<<< HEAD
-`restored()` (a context that undoes changed settings) and `stir()` (of generators), `synchronise(device)` and `REFUSALS`
-(exceptions by which the framework says "not offered").
-=======
 `restored()` (a context that undoes changed settings) and `stir()` (of generators), `synchronise(device)`, `lost(device)` (what
-the device says where it answers this process no more, else None), `REFUSALS`
-(exceptions by which the framework says "not offered") and `COMPILES` (whether each size costs a compilation).
->>>>>>> rehearse
+the device says where it answers this process no more, else None) and `REFUSALS` (exceptions by which the framework says "not
+offered").
 """
 
 from __future__ import annotations

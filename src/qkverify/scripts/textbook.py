@@ -66,6 +66,7 @@ def _softmax(p: Problem, what: str) -> list[str]:
     lines.append(f"weights = weights / {'np.where(total == 0, 1, total)' if empty else 'total'}")
     lines += ["weights = weights[..., :-1]  # a sink has no value"] if p.sinks is not None else []
     used = p.empty_rows == "uniform" and what in ("output", "gradient of value")
+    used = used or p.empty_rows == "uniform with gradients"
     used = used or (p.empty_rows == "nan" and what == "output")
     if empty and used:
         given = "np.nan" if p.empty_rows == "nan" else f"1 / {p.sizes['K']}"
