@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -177,8 +178,10 @@ def test_report_run_keeps_the_run_before_and_resume_does_not(small, monkeypatch)
         "c", {}, True, "", "i", "cpu", "float32", "forward", "host", [1.0, 1.1, 1.2], [0, 1, 2], 1, 1
     )
     starts = iter(f"2026-01-0{day}T00:00:00+00:00" for day in range(1, 9))
-    monkeypatch.setattr(campaigns, "run_start", lambda profile: run_start(started=next(starts), profile=profile))
-    monkeypatch.setattr(campaigns, "fingerprint", lambda: run_start().fingerprint)
+    begin = campaigns.run_start
+    monkeypatch.setattr(
+        campaigns, "run_start", lambda profile: msgspec.structs.replace(begin(profile), started=next(starts))
+    )
 
     def everything(**settings: object) -> None:
         campaigns.record_everything(path, profile="glance", budget_seconds=0, **settings)  # type: ignore[arg-type]
