@@ -171,3 +171,16 @@ def test_what_is_held_is_the_same_in_every_call():
     caches = [x.native for x in given[3:5]]
     run.call_updating(*given, updated=3, shape=(1, 1, 1, 2))
     assert caches[0][0, 0].tolist() == [[2, 2], [0, 0]]
+
+
+@pytest.mark.parametrize("rules", [("D % 8 == 0", "G == H"), ("D >= 32", "E == D"), ("K >= 5", "H % 2 == 0")])
+def test_sizes_are_those_that_are_required(rules):
+    def cached_attention(query, key, value, key_cache, value_cache, lengths):
+        raise NotImplementedError
+
+    one = describe(cached_attention, operation="cached_attention", arrays="numpy", requires=rules)
+    with Run(one, dtype="float32").activated():
+        found = drawn(60)
+    assert len(found) >= 20
+    assert all(one.accepts(p.sizes) is None for given in found for p in given.problems)
+    assert len({tuple(p.sizes.items()) for given in found for p in given.problems}) > 5

@@ -12,11 +12,12 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from hypothesis import assume, reject
 from hypothesis import strategies as st
 
 from qkverify.choices import DIGITS, SEED, Choices, Recipe, strategy
 from qkverify.problems import LAYOUTS, Problem
-from qkverify.runs import NUMPY_DTYPES, active
+from qkverify.runs import NUMPY_DTYPES, Run, active
 from qkverify.strategies import ARRAYS, STRIDED, TAME, draw_options
 
 MOST = 4  # sequences of one call
@@ -27,6 +28,7 @@ LONG = (64, 65, 63, 127, 129, 257, 513, 1025)  # one of the sequences: a cache i
 PAIRS = 20_000  # (query, key) pairs of a long sequence, all heads
 HEADS = ((1, 1), (1, 2), (2, 1), (2, 2), (1, 3), (2, 3), (3, 2))  # G, group
 HEAD_SIZES = ((1, 1), (2, 2), (2, 1), (1, 2), (4, 4), (3, 5), (8, 8), (5, 3), (16, 16))  # D, E
+LARGE_HEADS = ((32, 32), (64, 64), (128, 128))  # for who requires them
 FILLS = ("digits", *[name for name in TAME if name != "digits"], "rising", "large")
 SHARED = (
     "causal",
@@ -149,7 +151,8 @@ def sequences(
 
     def make(choices: Choices) -> Sequences:
         run = active()
-        groups, group = choices.pick("heads", HEADS)
+        groups, group = choices.pick("heads", _accepted(run, "GH", HEADS))
+        head_sizes = choices.pick("head sizes", _accepted(run, "DE", HEAD_SIZES, LARGE_HEADS))
         dtype = NUMPY_DTYPES[run.dtype if run else "float32"]
         options = draw_options(choices, run, {"H": groups * group}, dtype, only=shared)
         if "scale" in options:
@@ -159,10 +162,31 @@ def sequences(
                  "causal_alignment": "bottom-right" if causal else held.get("causal_alignment", "bottom-right"),
                  **({"causal": True} if causal else {})}  # fmt: skip
         lengths = _draw_lengths(choices, queries, empty=empty, alike=alike, heads=groups * group)
-        arrays = (_draw_arrays(choices, i, *two, dtype, upstream) for i, two in enumerate(lengths))
+        sizes = {"G": groups, "H": groups * group, "D": head_sizes[0], "E": head_sizes[1]}
+        for rows, keys in lengths:
+            assume(run is None or run.implementation.accepts({**sizes, "B": 1, "Q": rows, "K": keys}) is None)
+        arrays = (_draw_arrays(choices, i, sizes, *two, dtype, upstream) for i, two in enumerate(lengths))
         return Sequences(tuple(Problem(**each, **fixed) for each in arrays), options, _draw_layouts(choices))
 
     return strategy(Recipe(PLACES, make))
+
+
+def _accepted(
+    run: Run | None, letters: str, usual: Sequence[tuple[int, int]], other: Sequence[tuple[int, int]] = ()
+) -> Sequence[tuple[int, int]]:
+    """Those of the usual sizes, or of the others, that the implementation requires."""
+    if run is None or not run.implementation.requires:
+        return usual
+    for pool in (usual, other):
+        named = {pair: (pair[0], pair[0] * pair[1]) if letters == "GH" else pair for pair in pool}
+        fitting = [
+            p
+            for p, sizes in named.items()
+            if run.implementation.accepts(dict(zip(letters, sizes, strict=True))) is None
+        ]
+        if fitting:
+            return fitting
+    reject()
 
 
 def _draw_layouts(choices: Choices) -> dict[str, str]:
@@ -222,13 +246,12 @@ def _related(choices: Choices, what: str, count: int, pattern: str) -> list[int]
 
 
 def _draw_arrays(
-    choices: Choices, i: int, rows: int, keys: int, dtype: Any, upstream: bool
+    choices: Choices, i: int, sizes: Mapping[str, int], rows: int, keys: int, dtype: Any, upstream: bool
 ) -> dict[str, Any]:
     """The arrays of one sequence: heads, their sizes and the distribution are those of all."""
-    groups, group = choices.pick("heads", HEADS)
-    size, value_size = choices.pick("head sizes", HEAD_SIZES)
+    groups, heads, size, value_size = (sizes[letter] for letter in "GHDE")
     fill = choices.pick("fill", FILLS)
-    shapes = {"query": (1, groups * group, rows, size), "key": (1, groups, keys, size),
-              "value": (1, groups, keys, value_size), "upstream": (1, groups * group, rows, value_size)}  # fmt: skip
+    shapes = {"query": (1, heads, rows, size), "key": (1, groups, keys, size),
+              "value": (1, groups, keys, value_size), "upstream": (1, heads, rows, value_size)}  # fmt: skip
     return {name: choices.array(f"{name} {i}", fill, shape).astype(dtype)
             for name, shape in shapes.items() if upstream or name != "upstream"}  # fmt: skip
