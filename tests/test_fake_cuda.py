@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from qkverify import clocks, memory, precision_probes
+from qkverify.boundary import NUMPY_DTYPES
 from qkverify.contract import describe
 from qkverify.problems import LAYOUTS
-from qkverify.runs import NUMPY_DTYPES
 from qkverify.workloads import Workload
 
 torch = pytest.importorskip("torch", reason="needs torch")

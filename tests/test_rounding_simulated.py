@@ -30,6 +30,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from qkverify.boundary import NUMPY_DTYPES
 from qkverify.contract import describe
 from qkverify.problems import Problem
 from qkverify.reference import attention as reference_attention
@@ -37,7 +38,7 @@ from qkverify.reference import attention_vjp, multi_head_attention
 from qkverify.reference.positions import positional_encoding as reference_encoding
 from qkverify.reference.positions import rotary as reference_rotary
 from qkverify.rounding import FLOAT64, FORMATS, Bounded, Precision
-from qkverify.runs import NUMPY_DTYPES, Run
+from qkverify.runs import Run
 
 from .simulated_arithmetic import Habits, Machine, to_format
 from .simulated_attention import Attention, multi_head, positional_encoding, rotary

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import Phase
 
 from qkverify import replays
+from qkverify.boundary import copied
 from qkverify.contract import describe
 from qkverify.problems import LAYOUTS, Problem
-from qkverify.runs import Run, copied
+from qkverify.runs import Run
 from qkverify.sequences import PAIRS, PLACED, SCALES, SHARED, Sequences, sequences
 from qkverify.strategies import STRIDED
 

@@ -15,9 +15,10 @@ import numpy as np
 from hypothesis import assume, reject
 from hypothesis import strategies as st
 
+from qkverify.boundary import NUMPY_DTYPES
 from qkverify.choices import DIGITS, SEED, Choices, Recipe, strategy
 from qkverify.problems import LAYOUTS, Problem
-from qkverify.runs import NUMPY_DTYPES, Run, active
+from qkverify.runs import Run, active
 from qkverify.strategies import ARRAYS, STRIDED, TAME, draw_options
 
 MOST = 4  # sequences of one call

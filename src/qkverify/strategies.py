@@ -20,10 +20,11 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from qkverify import activations, distributions
+from qkverify.boundary import NUMPY_DTYPES
 from qkverify.choices import DIGITS, SEED, Choices, Recipe, strategy
 from qkverify.contract import OPTIONS
 from qkverify.problems import LAYOUTS, Problem
-from qkverify.runs import NUMPY_DTYPES, Run, active
+from qkverify.runs import Run, active
 
 SMALL = (1, 2, 3)
 NARROW = (1, 2, 3, 4, 5, 8)  # the other sizes where one is stretched
