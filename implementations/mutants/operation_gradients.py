@@ -127,6 +127,7 @@ def turned_key_has_no_gradient(
 @mutant("L045", operation="embedding", **WIDE)
 def last_place_of_a_word_wins(tokens: Tensor, table: Tensor, *, layout: str = "interleaved") -> Tensor:
     """Gradients are written to the rows of the table, and not added to them: of a word that stands twice one is lost."""
+    tokens = tokens.long()  # bytes would be a mask
 
     def gradients(upstream: Tensor, table: Tensor) -> tuple[Tensor]:
         rows = torch.zeros_like(table)

@@ -343,8 +343,9 @@ def _multiply(x: Any, y: Any) -> Bounded:
 
 def _divide(x: Any, y: Any) -> Bounded:
     (a, da), (b, db) = _parts(x), _parts(y)
-    value = np.asarray(a / b)
-    room = np.abs(b) - db
+    with np.errstate(invalid="ignore"):  # infinite results of a wrong implementation, divided by one another
+        value = np.asarray(a / b)
+        room = np.abs(b) - db
     if np.minimum.reduce(room, axis=None, initial=1.0) > 0:
         error = (da + np.abs(value) * db) / room
     else:
