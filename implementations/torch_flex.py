@@ -183,6 +183,7 @@ def without_cuda(device: str) -> str | None:
 HALF = ("float16", "bfloat16")
 
 SIZES = ("B >= 1", "Q >= 1", "K >= 1")
+LOST_LSE = "reports/findings/torch-flex-log-sum-exp-of-lowest-number-is-lost"
 
 for name, run, declared in (
     ("eager", eager, {
@@ -191,6 +192,10 @@ for name, run, declared in (
         "precision": dict.fromkeys(HALF, "eager"),
         "masked_values": "read",
         "differentiable": False,
+        "findings": {
+            f"lowest_number_in_log_sum_exp[cpu-{dtype}]": LOST_LSE
+            for dtype in ("float64", "float32", "bfloat16")  # the lowest number of float16 is far from float32's
+        },
         "effort": {"cpu": 0.25},  # preparing a mask of blocks takes ten milliseconds
     }),
     ("compiled", compiled, {
