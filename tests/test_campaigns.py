@@ -12,6 +12,7 @@ from qkverify.campaigns import unfinished
 from qkverify.errors import UsageError
 from qkverify.results import (
     Complexity,
+    Counterexample,
     ImplementationInfo,
     Picture,
     Rounding,
@@ -168,3 +169,17 @@ def test_what_a_compiler_makes_anew_for_every_size_is_begun_first():
     on_gpu = dataclasses.replace(triton, device="cuda")
     anew = dataclasses.replace(flex, implementation=dataclasses.replace(flex.implementation, compiles=True))
     assert [compiled(cell) for cell in (plain, triton, flex, on_gpu, anew)] == [False] * 3 + [True] * 2
+
+
+def test_a_recorded_script_names_its_file_from_where_the_run_was_started(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    script = f'FILE = "{tmp_path}/implementations/mine.py"\nOTHER = "/usr/lib/yours.py"\n'
+    found = Counterexample("it is wrong", "1 key", "1", "0", "0", None, "output[0]", "abc", script)
+    verdict = Verdict(
+        "law", "family", "It holds.", True, "i", "cpu", "float32", "failed", counterexample=found
+    )
+    kept = campaigns.elsewhere(verdict).counterexample
+    assert kept.script == 'FILE = "implementations/mine.py"\nOTHER = "/usr/lib/yours.py"\n'
+    assert kept.message == found.message
+    plain = msgspec.structs.replace(verdict, counterexample=None)
+    assert campaigns.elsewhere(plain) is plain

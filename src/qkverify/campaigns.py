@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+import msgspec
 
 import qkverify
 from qkverify import accuracy, complexity, frameworks, history, pictures, precision_probes, processes, screen
@@ -174,8 +177,17 @@ def verify(writer: Writer, laws: Mapping[Cell, Sequence[Law]], profile: str) -> 
             verdicts += found
             advance(len(verdicts) / asked, str(cell))
             for verdict in found:
-                writer.append(verdict)
+                writer.append(elsewhere(verdict))
     return verdicts
+
+
+def elsewhere(verdict: Verdict) -> Verdict:
+    """A verdict as another machine reads it: the file that its script loads is named from where the run was started."""
+    found = verdict.counterexample
+    if found is None or not found.script:
+        return verdict
+    script = found.script.replace(f'"{Path.cwd()}{os.sep}', '"')
+    return msgspec.structs.replace(verdict, counterexample=msgspec.structs.replace(found, script=script))
 
 
 def accuracies(cells: Sequence[Cell]) -> Iterator[Accuracy]:
