@@ -31,7 +31,11 @@ OFFERED = {
     "torch_sdpa-efficient": (TORCH, EVERY - {"float64"}, {"cuda"}),
     "torch_sdpa-cudnn": (TORCH, HALF, {"cuda"}),
     "torch_flex-eager": ({*OPTIONS} - {"sinks"}, EVERY, {"cpu"}),
-    "torch_flex-compiled": ({*OPTIONS, "gradients"} - {"sinks"}, EVERY - {"float64"}, {"cuda"}),
+    "torch_flex-compiled": (
+        {*OPTIONS, "gradients", "lse_gradient"} - {"sinks"},
+        EVERY - {"float64"},
+        {"cuda"},
+    ),
     "triton_flash": (
         {"causal", "window", "key_lengths", "scale", "softcap", "return_lse", "gradients"},
         EVERY - {"float64"},

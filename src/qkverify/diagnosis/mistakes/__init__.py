@@ -6,13 +6,14 @@ from qkverify.diagnosis.mistakes.gradients import GRADIENTS
 from qkverify.diagnosis.mistakes.heads import HEADS
 from qkverify.diagnosis.mistakes.masks import EMPTY_ROWS, MASKS, PADDING
 from qkverify.diagnosis.mistakes.positions import CAUSALITY, WINDOWS
-from qkverify.diagnosis.mistakes.scores import SCALE, TERMS
+from qkverify.diagnosis.mistakes.scores import INFINITE_CAP, SCALE, TERMS
 from qkverify.diagnosis.mistakes.softmax import LOG_SUM_EXP, SOFTMAX
 from qkverify.diagnosis.mistakes.tiles import TILED
 from qkverify.diagnosis.mistakes.variants import Mistake
 
 MISTAKES: tuple[Mistake, ...] = (
-    *CAUSALITY, *SCALE, *MASKS, *PADDING, *WINDOWS, *HEADS, *TERMS, *EMPTY_ROWS, *SOFTMAX, *TILED, *LOG_SUM_EXP, *GRADIENTS,
+    *CAUSALITY, *SCALE, *MASKS, *PADDING, *WINDOWS, *HEADS, *INFINITE_CAP, *TERMS, *EMPTY_ROWS, *SOFTMAX,
+    *TILED, *LOG_SUM_EXP, *GRADIENTS,
 )  # fmt: skip
 
 __all__ = ["MISTAKES", "Mistake"]

@@ -108,6 +108,16 @@ SCALE: tuple[Mistake, ...] = (
 )  # fmt: skip
 
 
+# A row of its own: caches, pages and packs are not asked for an infinite cap.
+INFINITE_CAP: tuple[Mistake, ...] = (
+    Mistake(
+        "attention whose infinite softcap is infinity times tanh(0), which is NaN",
+        _infinite_cap,
+        needs=("softcap",),
+    ),
+)
+
+
 TERMS: tuple[Mistake, ...] = (
     Mistake("attention without the bias", but(bias=None), needs=("bias",)),
     Mistake("attention whose bias is scaled too, added before the scale", lambda a, p: {**a, "bias": a["bias"] * a["scale"]},
@@ -122,7 +132,6 @@ TERMS: tuple[Mistake, ...] = (
     Mistake("attention with the bias of the first head for all", by("bias", lambda b: first_for_all(b, 1)), needs=("bias",)),
     Mistake("attention with the bias of the first query for all", by("bias", lambda b: first_for_all(b, 2)), needs=("bias",)),
     Mistake("attention without the softcap", but(softcap=None), needs=("softcap",)),
-    Mistake("attention whose infinite softcap is infinity times tanh(0), which is NaN", _infinite_cap, needs=("softcap",)),
     Mistake("attention with the softcap applied after bias and ALiBi", output=_capped_last(False), needs=("softcap",)),
     Mistake("attention with the softcap applied after the mask", output=_capped_last(True), needs=("softcap",)),
     Mistake("attention without ALiBi", but(alibi_slopes=None), needs=("alibi_slopes",)),
