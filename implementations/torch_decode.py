@@ -11,13 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from qkverify import implementation
 
-
-def without_cuda(device: str) -> str | None:
-    return None if device == "cpu" or torch.cuda.is_available() else "no CUDA device"
-
-
 DECLARED = {"arrays": "torch", "dtypes": ("float32", "float16", "bfloat16"), "devices": ("cpu", "cuda"),
-            "available": without_cuda,
             "precision": {"float16": "fused", "bfloat16": "fused",
                           "float16-cpu": "fused-fast-exp", "bfloat16-cpu": "fused-fast-exp",
                           "float16-gradients": "eager", "bfloat16-gradients": "eager"},

@@ -176,10 +176,6 @@ def blocks_by_position(
     return create_block_mask(mask, None, None, queries, keys, device=device)
 
 
-def without_cuda(device: str) -> str | None:
-    return None if device == "cpu" or torch.cuda.is_available() else "no CUDA device"
-
-
 HALF = ("float16", "bfloat16")
 
 SIZES = ("B >= 1", "Q >= 1", "K >= 1")
@@ -212,7 +208,6 @@ for name, run, declared in (
         name=f"torch_flex-{name}",
         summary=f"torch's flex_attention, {name}",
         arrays="torch",
-        available=without_cuda,
         causal_alignment="bottom-right",
         empty_rows="zero",
         lse="natural",

@@ -22,11 +22,7 @@ DTYPES = ("float32", "float64")
 DEVICES = ("cpu", "cuda")
 
 
-def without_cuda(device: str) -> str | None:
-    return None if device == "cpu" or torch.cuda.is_available() else "no CUDA device"
-
-
-@implementation(name="torch_feed_forward", dtypes=DTYPES, devices=DEVICES, available=without_cuda)
+@implementation(name="torch_feed_forward", dtypes=DTYPES, devices=DEVICES)
 def feed_forward(x: Tensor, w_1: Tensor, b_1: Tensor, w_2: Tensor, b_2: Tensor) -> Tensor:
     """Two times torch.nn.functional.linear, which takes transposed weights, and a relu between: (B,L,M) -> (B,L,M)."""
     return functional.linear(functional.linear(x, w_1.T, b_1).relu(), w_2.T, b_2)
@@ -83,7 +79,7 @@ def encode(
     return result
 
 
-@implementation(name="torch_encoder", dtypes=DTYPES, devices=DEVICES, available=without_cuda)
+@implementation(name="torch_encoder", dtypes=DTYPES, devices=DEVICES)
 def encoder_layer(
     x: Tensor, weights: Weights, *, heads: int, norm_first: bool = False, eps: float = 1e-5,
     key_lengths: Tensor | None = None,
@@ -92,9 +88,7 @@ def encoder_layer(
     return encode(x, weights, heads, norm_first, eps, key_lengths, training=True)
 
 
-@implementation(
-    name="torch_encoder_fast", dtypes=DTYPES, devices=DEVICES, available=without_cuda, differentiable=False
-)
+@implementation(name="torch_encoder_fast", dtypes=DTYPES, devices=DEVICES, differentiable=False)
 def fast_encoder_layer(
     x: Tensor, weights: Weights, *, heads: int, eps: float = 1e-5, key_lengths: Tensor | None = None
 ) -> Tensor:
@@ -125,7 +119,7 @@ def decode(
     return result
 
 
-@implementation(name="torch_decoder", dtypes=DTYPES, devices=DEVICES, available=without_cuda)
+@implementation(name="torch_decoder", dtypes=DTYPES, devices=DEVICES)
 def decoder_layer(
     x: Tensor, memory: Tensor, weights: Weights, *, heads: int, norm_first: bool = False, eps: float = 1e-5,
     memory_lengths: Tensor | None = None,
@@ -134,9 +128,7 @@ def decoder_layer(
     return decode(x, memory, weights, heads, norm_first, eps, memory_lengths, training=True)
 
 
-@implementation(
-    name="torch_decoder_fast", dtypes=DTYPES, devices=DEVICES, available=without_cuda, differentiable=False
-)
+@implementation(name="torch_decoder_fast", dtypes=DTYPES, devices=DEVICES, differentiable=False)
 def fast_decoder_layer(
     x: Tensor, memory: Tensor, weights: Weights, *, heads: int, norm_first: bool = False, eps: float = 1e-5,
     memory_lengths: Tensor | None = None,
@@ -148,7 +140,7 @@ def fast_decoder_layer(
         return decode(x, memory, weights, heads, norm_first, eps, memory_lengths, training=False)
 
 
-@implementation(name="torch_cross_entropy", dtypes=DTYPES, devices=DEVICES, available=without_cuda)
+@implementation(name="torch_cross_entropy", dtypes=DTYPES, devices=DEVICES)
 def cross_entropy(scores: Tensor, targets: Tensor, *, smoothing: float = 0.0) -> Tensor:
     """torch.nn.functional.cross_entropy with smoothed labels, token by token: (N,C), (N) -> (N)."""
     return functional.cross_entropy(scores, targets, label_smoothing=smoothing, reduction="none")

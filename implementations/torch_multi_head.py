@@ -9,13 +9,7 @@ from torch.nn.functional import multi_head_attention_forward
 from qkverify import UnsupportedCase, implementation
 
 
-def without_cuda(device: str) -> str | None:
-    return None if device == "cpu" or torch.cuda.is_available() else "no CUDA device"
-
-
-@implementation(
-    name="torch_multi_head", dtypes=("float32", "float64"), devices=("cpu", "cuda"), available=without_cuda
-)
+@implementation(name="torch_multi_head", dtypes=("float32", "float64"), devices=("cpu", "cuda"))
 def multi_head_attention(
     x: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor, w_o: Tensor, *, heads: int, causal: bool = False
 ) -> Tensor:
@@ -36,7 +30,6 @@ def multi_head_attention(
     name="torch_softmax",
     dtypes=("float32", "float64", "bfloat16", "float16"),
     devices=("cpu", "cuda"),
-    available=without_cuda,
 )
 def softmax(scores: Tensor) -> Tensor:
     """torch.softmax along the last axis, which computes half precision in float32."""

@@ -25,15 +25,10 @@ def joined(first: Tensor, second: Tensor, layout: str) -> Tensor:
     )
 
 
-def without_cuda(device: str) -> str | None:
-    return None if device == "cpu" or torch.cuda.is_available() else "no CUDA device"
-
-
 @implementation(
     name="torch_encoding",
     dtypes=("float32", "float64", "bfloat16"),
     devices=("cpu", "cuda"),
-    available=without_cuda,
 )
 def positional_encoding(
     length: int, dim: int, *, layout: str = "interleaved", dtype: str = "float32", device: str = "cpu"
@@ -47,7 +42,6 @@ def positional_encoding(
     name="torch_rotary",
     dtypes=("float32", "float64", "bfloat16"),
     devices=("cpu", "cuda"),
-    available=without_cuda,
 )
 def rotary(x: Tensor, positions: Tensor, *, layout: str = "interleaved") -> Tensor:
     """Each pair of x (B,H,L,D) turned by the angle of its position (L,); computed in float32 or wider."""
@@ -62,7 +56,6 @@ def rotary(x: Tensor, positions: Tensor, *, layout: str = "interleaved") -> Tens
     name="torch_rotary_pair",
     dtypes=("float32", "float64", "bfloat16"),
     devices=("cpu", "cuda"),
-    available=without_cuda,
 )
 def rotary_pair(
     query: Tensor, key: Tensor, positions: Tensor, *, layout: str = "interleaved"
@@ -80,7 +73,6 @@ SUMS_IN_STORAGE_DTYPE = "reports/findings/torch-cpu-embedding-backward-accumulat
     dtypes=("float32", "float64", "bfloat16"),
     findings={"embedding_gradient_sums_over_places[cpu-bfloat16]": SUMS_IN_STORAGE_DTYPE},
     devices=("cpu", "cuda"),
-    available=without_cuda,
 )
 def embedding(
     tokens: Tensor, table: Tensor, *, padding: Tensor | None = None, layout: str = "interleaved"

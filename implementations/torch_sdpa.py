@@ -112,10 +112,6 @@ def joined_mask(
     return mask[(None,) * (4 - mask.ndim)]  # the fused kernels take no masks of one or three axes
 
 
-def without_cuda(device: str) -> str | None:
-    return None if device == "cpu" or torch.cuda.is_available() else "no CUDA device"
-
-
 HALF, EVERY = ("float16", "bfloat16"), ("float64", "float32", "float16", "bfloat16")
 
 
@@ -179,7 +175,6 @@ for name, backend, devices, dtypes, requires, semantics in (
         requires=requires,
         precision=dict.fromkeys(HALF, "fused")
         | (dict.fromkeys(("float16-cpu", "bfloat16-cpu"), "fused-fast-exp") if name == "flash" else {}),
-        available=without_cuda,
         causal_alignment="top-left",
         findings=FLASH_FINDINGS if name == "flash" else {},
         **semantics,

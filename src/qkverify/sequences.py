@@ -6,13 +6,13 @@ counterexample are those of attention itself; `Sequences` lays them out as the o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from hypothesis import assume, reject
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from qkverify.boundary import NUMPY_DTYPES
@@ -152,8 +152,13 @@ def sequences(
 
     def make(choices: Choices) -> Sequences:
         run = active()
-        groups, group = choices.pick("heads", _accepted(run, "GH", HEADS))
-        head_sizes = choices.pick("head sizes", _accepted(run, "DE", HEAD_SIZES, LARGE_HEADS))
+        heads = _accepted(run, HEADS, lambda groups, group: {"G": groups, "H": groups * group})
+        usual, large = (
+            _accepted(run, pool, lambda d, e: {"D": d, "E": e}) for pool in (HEAD_SIZES, LARGE_HEADS)
+        )
+        assume(heads and (usual or large))
+        groups, group = choices.pick("heads", heads)
+        size, value_size = choices.pick("head sizes", usual or large)
         dtype = NUMPY_DTYPES[run.dtype if run else "float32"]
         options = draw_options(choices, run, {"H": groups * group}, dtype, only=shared)
         if "scale" in options:
@@ -163,7 +168,7 @@ def sequences(
                  "causal_alignment": "bottom-right" if causal else held.get("causal_alignment", "bottom-right"),
                  **({"causal": True} if causal else {})}  # fmt: skip
         lengths = _draw_lengths(choices, queries, empty=empty, alike=alike, heads=groups * group)
-        sizes = {"G": groups, "H": groups * group, "D": head_sizes[0], "E": head_sizes[1]}
+        sizes = {"G": groups, "H": groups * group, "D": size, "E": value_size}
         for rows, keys in lengths:
             assume(run is None or run.implementation.accepts({**sizes, "B": 1, "Q": rows, "K": keys}) is None)
         arrays = (_draw_arrays(choices, i, sizes, *two, dtype, upstream) for i, two in enumerate(lengths))
@@ -173,21 +178,12 @@ def sequences(
 
 
 def _accepted(
-    run: Run | None, letters: str, usual: Sequence[tuple[int, int]], other: Sequence[tuple[int, int]] = ()
+    run: Run | None, pool: Sequence[tuple[int, int]], sizes: Callable[[int, int], Mapping[str, int]]
 ) -> Sequence[tuple[int, int]]:
-    """Those of the usual sizes, or of the others, that the implementation requires."""
+    """Those of a pool that the implementation requires; `sizes` names what a pair of it is."""
     if run is None or not run.implementation.requires:
-        return usual
-    for pool in (usual, other):
-        named = {pair: (pair[0], pair[0] * pair[1]) if letters == "GH" else pair for pair in pool}
-        fitting = [
-            p
-            for p, sizes in named.items()
-            if run.implementation.accepts(dict(zip(letters, sizes, strict=True))) is None
-        ]
-        if fitting:
-            return fitting
-    reject()
+        return pool
+    return [pair for pair in pool if run.implementation.accepts(sizes(*pair)) is None]
 
 
 def _draw_layouts(choices: Choices) -> dict[str, str]:

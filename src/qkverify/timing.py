@@ -269,14 +269,9 @@ def measure_peaks(cells: Iterable[Cell], *, budget_seconds: float) -> dict[Cell,
 def showing_growth(cells: Sequence[Cell]) -> set[Cell]:
     """The cells for which peak memory is measured: forward, in the first of float32, bfloat16, ... that the cells of an
     implementation on a device have. Growth with length does not depend on the dtype."""
-    places = {(cell.implementation, cell.device) for cell in cells}
-    dtypes = {
-        place: min(
-            (cell.dtype for cell in cells if (cell.implementation, cell.device) == place),
-            key=GROWTH.index,
-        )
-        for place in places
-    }
+    dtypes: dict[tuple[Implementation, str], str] = {}
+    for cell in sorted(cells, key=lambda cell: GROWTH.index(cell.dtype)):
+        dtypes.setdefault((cell.implementation, cell.device), cell.dtype)
     return {
         cell
         for cell in cells
