@@ -25,6 +25,7 @@ from qkverify.contract import Implementation
 from qkverify.errors import UnsupportedCase, UsageError
 from qkverify.measurement import Measured, measure, prepared
 from qkverify.memory import Server
+from qkverify.repository import pytest_options
 from qkverify.results import Ceiling, Timing
 from qkverify.statistics import median
 from qkverify.timing import Speeds, showing_growth, why_not
@@ -176,8 +177,8 @@ def session_of(config: pytest.Config) -> BenchmarkSession:
     if SESSION not in config.stash:
         cells = cells_of(
             _chosen(config),
-            devices=config.getoption("--device", default=None) or (),
-            dtypes=config.getoption("--dtype", default=None) or (),
+            devices=pytest_options.value(config, "device"),
+            dtypes=pytest_options.value(config, "dtype"),
         )
         seconds = float(config.getoption("benchmark_max_time"))
         config.stash[SESSION] = session = BenchmarkSession(cells, cell_seconds=seconds)
@@ -186,7 +187,7 @@ def session_of(config: pytest.Config) -> BenchmarkSession:
 
 
 def _chosen(config: pytest.Config) -> list[Implementation]:
-    targets = config.getoption("--implementation", default=None) or []
+    targets = pytest_options.value(config, "implementation")
     try:
         return [one for target in targets for one in registry.find(target)] or registry.load_folder()
     except UsageError as error:  # a collection error of this kind shows its sentence and no traceback

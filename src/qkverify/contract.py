@@ -189,13 +189,15 @@ ATTENTIONS = (
 
 @dataclass(frozen=True)
 class Finding:
-    """A recorded defect of somebody else's code. `folder` tells of it; `when` says of a `Problem` whether it can show there.
+    """A recorded defect of somebody else's code. `folder` tells of it; `when` says of a `Problem` whether it can show there;
+    `listed` is its place in a file of known failures, where it stands in one.
 
     A failure of its law on problems of which `when` says no is none of the finding's: it counts as a failure.
     """
 
     folder: str
     when: Callable[[Any], bool] | None = None
+    listed: str = ""
 
     def __str__(self) -> str:
         return self.folder

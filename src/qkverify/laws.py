@@ -99,6 +99,11 @@ class Law:
     weight: float = 1.0
     chance: bool = False
 
+    @property
+    def file(self) -> str:
+        """The file of the law."""
+        return self.body.__code__.co_filename
+
     def unfit(self, run: Run) -> str | None:
         """Why this law does not apply to a run ("not offered"), or None."""
         missing = [name for name in self.needs if not run.offers(name)]

@@ -18,6 +18,8 @@ from qkverify.laws import Law
 from qkverify.operations import DESCRIBED
 from qkverify.power import summary
 from qkverify.report import units
+from qkverify.repository.asked import Asked
+from qkverify.repository.known_failures import KnownFailure, holding_again
 from qkverify.results import Planted, Verdict
 from qkverify.verification import Cell, Plan, conventions_of, law_book
 from qkverify.workloads import table as workload_table
@@ -119,9 +121,13 @@ def _error(one: Verdict) -> tuple[str, ...] | None:
 
 
 def verdict(
-    broken: Sequence[Verdict], planned: Plan, unverified: Mapping[str, Sequence[str]] | None = None
-) -> None:
-    """The counterexamples of all broken laws, then one line that sums up and one of what was not verified."""
+    broken: Sequence[Verdict], planned: Plan, unverified: Mapping[str, Sequence[str]] | None = None,
+    words: str = "all laws hold",
+) -> None:  # fmt: skip
+    """The counterexamples of all broken laws, then one line that sums up and one of what was not verified.
+
+    `words` say what holds where no law is broken; empty where no law was put to the test.
+    """
     counterexamples(broken)
     for (name, device), reason in planned.unavailable.items():
         console.print(f"[dim]unavailable: {name} on {device}: {reason}[/dim]")
@@ -130,10 +136,28 @@ def verdict(
         console.print(
             f"\n[bold red]{len(broken)} broken[/bold red]: {', '.join(dict.fromkeys(v.law for v in broken))}"
         )
+    elif words:
+        console.print(f"\n[bold green]{words}[/bold green] in {cells} cell{'s' if cells != 1 else ''}")
     else:
-        console.print(f"\n[bold green]all laws hold[/bold green] in {cells} cell{'s' if cells != 1 else ''}")
+        console.print("\n[bold red]NOT VERIFIED[/bold red]: no selected law was put to the test")
     if said := offered.sentence(unverified or {}):
         console.print(f"[yellow]{said}[/yellow]")
+
+
+def settings(asked: Asked) -> None:
+    """What the repository's files add to the command line, where they say something."""
+    if asked.settings.file is not None:
+        console.print(f"settings of {asked.settings.file}: {asked.settings}", markup=False)
+    elif asked.known:
+        console.print(f"known failures of {asked.settings.known_failures}", markup=False)
+
+
+def known_failures(known: Sequence[KnownFailure], verdicts: Sequence[Verdict]) -> None:
+    """Each known failure that showed, with its reason, and each entry of the file that is of no more use."""
+    for law, reason in dict.fromkeys((v.law, v.reason) for v in verdicts if v.outcome == "finding"):
+        console.print(f"[yellow]known failure[/yellow] {law}: {escape(reason)}")
+    for sentence in holding_again(known, verdicts):
+        console.print(f"[yellow]{escape(sentence)}[/yellow]")
 
 
 def matrix(verdicts: Sequence[Verdict]) -> list[Verdict]:

@@ -11,8 +11,8 @@ import importlib
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,17 @@ def law_book() -> tuple[Law, ...]:
     names = [path.stem for path in sorted(Path(package.__path__[0]).glob("test_*.py"))]
     laws = [law for name in names for law in laws_in(importlib.import_module(f"qkverify.properties.{name}"))]
     return tuple(sorted(laws, key=lambda law: ("agrees_with" not in law.name, law.family in CALLS)))
+
+
+def own_files(laws: Iterable[Law]) -> list[str]:
+    """The files of those laws that are none of `properties/`: what another process needs to find them again."""
+    return sorted({law.file for law in laws} - {law.file for law in law_book()})
+
+
+def laws_named(names: Collection[str], files: Iterable[str] = ()) -> list[Law]:
+    """The laws of these names, of `properties/` and of further files."""
+    further = [law for file in files for law in laws_in(registry.load_file(file))]
+    return [law for law in (*law_book(), *further) if law.name in names]
 
 
 def laws_in(module: Any) -> list[Law]:
@@ -246,16 +257,16 @@ def check_cell(
         yield check(law, prepare(cell), max_examples=examples)
 
 
-def check_cells(cells: Sequence[Cell], *, profile: str = "default", jobs: int = 1,
+def check_cells(cells: Sequence[Cell], *, profile: str = "default", jobs: int = 1, laws: Sequence[Law] | None = None,
                 started: Callable[[Cell], None] | None = None) -> Iterator[tuple[Cell, list[Verdict]]]:  # fmt: skip
-    """The verdicts of many cells, cell by cell, as they finish; with several jobs as `check_parts`."""
+    """The verdicts of many cells on all laws or on these, cell by cell, as they finish; with several jobs as `check_parts`."""
     if jobs == 1:
         for cell in cells:
             if started:
                 started(cell)
-            yield cell, list(check_cell(cell, examples=examples_of(profile)))
+            yield cell, list(check_cell(cell, laws, examples=examples_of(profile)))
         return
-    every = {cell: applicable(law_book(), cell) for cell in cells}
+    every = {cell: applicable(law_book() if laws is None else laws, cell) for cell in cells}
     found: dict[Cell, dict[str, Verdict]] = {cell: {} for cell in cells}
     for cell, verdicts in check_parts(every, profile=profile, jobs=jobs):
         found[cell] |= {verdict.law: verdict for verdict in verdicts}
@@ -281,7 +292,9 @@ def check_parts(
     cells = sorted(laws, key=lambda cell: not compiled(cell))
     parts = [part for cell in cells for part in _parts(cell, laws[cell], -(-longest // PARTS))]
     while parts:
-        tasks = [(address_of(cell), [law.name for law in some], examples) for cell, some in parts]
+        tasks = [
+            (address_of(cell), [law.name for law in some], examples, own_files(some)) for cell, some in parts
+        ]
         left = []
         for index, verdicts in processes.each(_elsewhere, tasks, jobs, spent=_lost_its_device):
             cell, some = parts[index]
@@ -303,32 +316,37 @@ def _parts(cell: Cell, laws: Sequence[Law], size: int) -> list[tuple[Cell, Seque
     return [(cell, laws[at : at + size]) for at in range(0, len(laws), size)]
 
 
-Address = tuple[str, str, str, str]  # target, name, device, dtype
+Address = tuple[
+    str, str, str, str, tuple[tuple[str, Finding], ...]
+]  # target, name, device, dtype, known failures of a file
 
 
 def address_of(cell: Cell) -> Address:
     """How another process finds the cell again."""
-    return cell.target, cell.implementation.name, cell.device, cell.dtype
+    known = cell.implementation.findings.items()
+    listed = tuple((law, finding) for law, finding in known if finding.listed)
+    return cell.target, cell.implementation.name, cell.device, cell.dtype, listed
 
 
 def cell_at(address: Address) -> Cell:
     """The cell, found again: one and the same in a process, whose conventions are probed once."""
     if address not in _found:
-        target, name, device, dtype = address
-        one = next(one for one in registry.find(target) if one.name == name)
-        _found[address] = Cell(conventions.fitted(one), device, dtype, target)
+        target, name, device, dtype, listed = address
+        one = conventions.fitted(next(one for one in registry.find(target) if one.name == name))
+        one = replace(one, findings={**one.findings, **dict(listed)}) if listed else one
+        _found[address] = Cell(one, device, dtype, target)
     return _found[address]
 
 
 _found: dict[Address, Cell] = {}
 
 
-def _elsewhere(address: Address, laws: Sequence[str], examples: int) -> list[Verdict]:
+def _elsewhere(
+    address: Address, laws: Sequence[str], examples: int, files: Sequence[str] = ()
+) -> list[Verdict]:
     """The verdicts of these laws, in their order, or up to the one over which this process lost the device."""
     found = []
-    for verdict in check_cell(
-        cell_at(address), [law for law in law_book() if law.name in laws], examples=examples
-    ):
+    for verdict in check_cell(cell_at(address), laws_named(laws, files), examples=examples):
         found.append(verdict)
         if _lost_its_device(found):
             break
