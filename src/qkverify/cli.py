@@ -293,6 +293,27 @@ def new(
 
 
 @app.command()
+def init(
+    target: Annotated[str | None, typer.Argument(help="path/file.py:function or module:function; without it, what looks like "
+                                                      "attention in this folder is listed")] = None,
+    adapter: Annotated[bool, typer.Option("--adapter", help="write an adapter even where none seems to be needed")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the files and write none")] = False,
+) -> None:  # fmt: skip
+    """Begin in your own repository: a test, a workflow, known failures, laws of your own, and an adapter if one is needed."""
+    from qkverify.repository import candidates, screen
+    from qkverify.repository.init import files_for
+
+    if target is None:
+        screen.candidates(candidates.of_folder(Path()))
+        return
+    prepared = files_for(target, with_adapter=adapter)
+    for file in prepared.files:
+        (screen.contents if dry_run else screen.written)(file)
+    if not dry_run:
+        screen.next_steps(prepared)
+
+
+@app.command()
 def replay(name: Annotated[str, typer.Argument(help="the id that a failure printed")]) -> None:
     """Check one stored counterexample again; exit 1 if the law is still broken."""
     from qkverify.replaying import again

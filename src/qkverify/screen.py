@@ -145,11 +145,12 @@ def verdict(
 
 
 def settings(asked: Asked) -> None:
-    """What the repository's files add to the command line, where they say something."""
-    if asked.settings.file is not None:
-        console.print(f"settings of {asked.settings.file}: {asked.settings}", markup=False)
+    """What is in force, where the repository's files say something."""
+    said = asked.settings
+    if said.file is not None:
+        console.print(f"with {said.file}: {said}", markup=False)
     elif asked.known:
-        console.print(f"known failures of {asked.settings.known_failures}", markup=False)
+        console.print(f"known failures: {said.known_failures}", markup=False)
 
 
 def known_failures(known: Sequence[KnownFailure], verdicts: Sequence[Verdict]) -> None:

@@ -394,20 +394,24 @@ class Verification:
 
 
 def verify(
-    target: Any, *, devices: Sequence[str] = (), dtypes: Sequence[str] = (), profile: str = "default"
-) -> Verification:
+    target: Any, *, devices: Sequence[str] = (), dtypes: Sequence[str] = (), profile: str = "default",
+    laws: Sequence[str] = (), skip: Sequence[str] = (), own_laws: Sequence[str | Path] = (), known_failures: str | Path = "",
+) -> Verification:  # fmt: skip
     """Check every law on a function, an implementation or a target string; nothing is printed.
 
-    Raises UsageError if there is nothing to check.
+    `laws` and `skip` select laws by name, family or pattern; `own_laws` are files with further laws, `known_failures` is a file
+    of failures that are not raised for. Raises UsageError if there is nothing to check.
     """
-    planned = plan([target], devices, dtypes)
-    if not planned.cells:
-        reasons = [f"{name} on {device}: {reason}" for (name, device), reason in planned.unavailable.items()]
-        raise UsageError(
-            "nothing to verify: " + ("; ".join(reasons) or "no implementation has these devices and dtypes")
+    from qkverify.repository import asked, settings
+
+    chosen = asked.checked(
+        settings.Settings(
+            None, (target,), profile, tuple(dtypes), tuple(devices), tuple(laws), tuple(skip),
+            tuple(map(str, own_laws)), str(known_failures),
         )
+    )  # fmt: skip
     found = Verification()
-    for cell, verdicts in check_cells(planned.cells, profile=profile):
+    for cell, verdicts in check_cells(chosen.plan.cells, profile=profile, laws=chosen.selection.laws):
         found.verdicts += verdicts
         if missed := unverified(cell.implementation.offers, verdicts):
             found.unverified[str(cell)] = missed

@@ -13,7 +13,7 @@ from qkverify.repository import known_failures, selection, settings
 
 @dataclass(frozen=True)
 class Asked:
-    """The cells, the laws, the examples, the known failures; `settings` is what the repository's file says of them."""
+    """The cells, the laws, the examples, the known failures; `settings` is where all of it was said."""
 
     plan: verification.Plan
     selection: selection.Selection
@@ -27,8 +27,11 @@ def gathered(**given: Sequence[str] | str | None) -> Asked:
 
     Raises UsageError for an unknown name, and where there is nothing to check.
     """
-    stated = settings.read()
-    chosen = stated.given(**given)
+    return checked(settings.read().given(**given))
+
+
+def checked(chosen: settings.Settings) -> Asked:
+    """What these settings alone ask for. Raises UsageError as `gathered`."""
     if not chosen.targets:
         raise UsageError(NO_TARGET)
     profile = chosen.profile or "default"
@@ -45,7 +48,7 @@ def gathered(**given: Sequence[str] | str | None) -> Asked:
     if not any(operations & set(law.operations) for law in selected.laws):
         names = ", ".join(sorted(operations))
         raise UsageError(f"none of the selected laws speaks of {names}\n  all laws: qkverify list laws")
-    return Asked(known_failures.applied(planned, known), selected, profile, known, stated)
+    return Asked(known_failures.applied(planned, known), selected, profile, known, chosen)
 
 
 def of_collected(chosen: settings.Settings, laws: Collection[Law]) -> set[Law]:

@@ -33,7 +33,7 @@ class Settings:
     """What a repository asks for; `file` is where it says so, None where it says nothing."""
 
     file: Path | None = None
-    targets: tuple[str, ...] = ()
+    targets: tuple[Any, ...] = ()  # texts in a file; Python callers give functions too
     profile: str = ""
     dtypes: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
