@@ -11,6 +11,7 @@ import numpy as np
 from qkverify.boundary import Boundary, copied
 from qkverify.contract import OPERATIONS
 from qkverify.errors import ContractError, UnsupportedCase
+from qkverify.operations import DESCRIBED, word
 
 SERVED = ("cached_attention", "paged_attention")  # operations of inference first
 
@@ -24,6 +25,23 @@ class Held:
 
 class OperationRun(Boundary):
     """Functions of any arguments; see `runs.Run`."""
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """What the function means by options that it is not given, where that is its choice: as found out, else the usual."""
+        every = DESCRIBED[self.implementation.operation].defaults
+        return {
+            name: next((x for x in values if word(x) == self.semantics.get(name)), values[0])
+            for name, values in every.items()
+        }
+
+    def given(self, **options: Any) -> dict[str, Any]:
+        """The keywords of a call: those of the options that the function takes. None leaves one out."""
+        return {n: x for n, x in options.items() if x is not None and self.offers_parameter(n)}
+
+    def meant(self, **options: Any) -> dict[str, Any]:
+        """What a call with `given(**options)` means: these, and the function's own defaults for what is left out."""
+        return {**self.defaults, **self.given(**options)}
 
     def call(self, *arguments: Any, shape: tuple[int, ...], **options: Any) -> np.ndarray:
         """Another operation's function on NumPy arguments (arrays in the dtype under test): its result, checked."""
