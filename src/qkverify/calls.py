@@ -130,7 +130,10 @@ class Held:
 
     def __call__(self) -> tuple[Any, ...]:
         """The parts of the result as the function returned them, native, their shapes checked by `numbers`."""
-        returned = self.run.invoke(tuple(self.arguments.values()), self.options)
+        return self._parts(self.run.invoke(tuple(self.arguments.values()), self.options))
+
+    def _parts(self, returned: Any) -> tuple[Any, ...]:
+        """The parts of the result, of what a function returned."""
         if not isinstance(returned, tuple):
             return (returned,)
         return returned[:1] if self.call.form.written else returned  # new caches may follow
@@ -143,19 +146,26 @@ class Held:
         """Copies of what was returned. Raises ContractError where the shapes are not those of the operation."""
         return self.run.parts(returned, [part.value.shape for part in self.call.exact(self.run)])
 
-    def gradients(self, upstream: tuple[Any, ...]) -> None:
-        """Both passes, for a native gradient from above for each part of the result."""
+    def gradients(self, upstream: tuple[Any, ...]) -> list[Array] | None:
+        """Both passes, for a native gradient from above for each part of the result.
+
+        Returns the parts of the result as they were while gradients were recorded; None if the function has a vjp of its own.
+        Raises UnsupportedCase for a function of servers whose result has no gradient at all.
+        """
         framework, pull = self.run.framework, self.run.implementation.vjp
         if pull is not None:
             self.run.invoke((*self.arguments.values(), *upstream), self.options, function=pull)
-            return
+            return None
 
         def function(**leaves: Any) -> Any:
             given = _each(self.arguments, lambda name, x: leaves.get(name, x))
-            return self.run.invoke(tuple(given.values()), self.options)
+            returned = self.run.invoke(tuple(given.values()), self.options)
+            self.run.check_differentiated(returned)
+            return self._parts(returned)
 
         floating = {name for name, x in self.call.arrays.items() if x.dtype.kind not in "iub"}
-        framework.vjp(function, {name: x for name, x in self.native.items() if name in floating}, upstream)
+        leaves = {name: self.native[name] for name in floating if name not in self.call.form.written}
+        return self.numbers(framework.vjp(function, leaves, upstream)[0])
 
     def now(self) -> Call:
         """The call with what its arrays hold now."""

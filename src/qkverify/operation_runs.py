@@ -145,7 +145,7 @@ class OperationRun(Boundary):
             own = [{n: taken.get(n, y) for n, y in x.items()} if isinstance(x, Mapping) else taken.get(name, x)
                    for name, x in parts]  # fmt: skip
             returned = function(*own, *native[len(inputs) :], **keywords)
-            self._check_differentiated(returned)
+            self.check_differentiated(returned)
             return returned
 
         if pull is not None:
@@ -161,8 +161,9 @@ class OperationRun(Boundary):
         return {name: self._received(x, f"gradient of {name}", tuple(leaves[name].shape), self.dtype, heads=False)
                 for name, x in found.items()}  # fmt: skip
 
-    def _check_differentiated(self, returned: Any) -> None:
-        """A cache or pages are mostly read where nothing is learnt: who declares nothing of gradients need not give any."""
+    def check_differentiated(self, returned: Any) -> None:
+        """Raise UnsupportedCase for the result of a function of servers that has no gradient: a cache or pages are mostly read
+        where nothing is learnt, so that a function that declares nothing of gradients need not give any."""
         one = self.implementation
         first = returned[0] if isinstance(returned, tuple) else returned
         served = one.operation in SERVED and one.differentiable is None
