@@ -21,6 +21,7 @@ from hypothesis import assume
 
 from qkverify.calls import layer_weights
 from qkverify.choices import EDGES, stretched
+from qkverify.exact_changes import shifted
 from qkverify.keywords import optional
 from qkverify.laws import law
 from qkverify.reference.encoder_decoder import decoder_layer as reference_decoder
@@ -418,15 +419,15 @@ def test_output_is_normalised(run, shape, eps, seed):
     constant=(1, -3, 40, 1000),
 )
 def test_norm_ignores_a_constant(run, shape, eps, seed, norm_first, constant):
-    """Attention that gives zero, and features that are multiples of 1/8: the sums are exact. With the norm first the constant
-    goes past it, along the residual path."""
+    """Attention that gives zero, and sums that the dtype does not round. With the norm first the constant goes past it, along
+    the residual path."""
     s = Sizes(**shape)
-    x = (np.round(tokens_of(run, s.B, s.L, s.width, seed=seed) * 8) / 8).astype(run.numpy_dtype)
+    x, above = shifted(tokens_of(run, s.B, s.L, s.width, seed=seed), constant)
     weights = weights_of(run, s, seed, 2)
     weights = {**weights, "w_o": np.zeros_like(weights["w_o"])}
     options = {"eps": eps, "norm_first": norm_first}
     straight, _ = encoded(run, s, x, weights, **options)
-    moved, _ = encoded(run, s, x + x.dtype.type(constant), weights, **options)
+    moved, _ = encoded(run, s, above, weights, **options)
     past = constant if run.meant(norm_first=norm_first)["norm_first"] else 0
     assert_within_bound(moved - past, straight)
 
@@ -609,9 +610,9 @@ def test_smoothing_zero_is_plain_cross_entropy(run, tokens, classes, magnitude, 
     constant=(1, -7, 500, 2000),
 )
 def test_loss_ignores_a_constant(run, tokens, classes, smoothing, magnitude, seed, constant):
-    """The scores are whole numbers, so that the sums are exact."""
+    """Added to scores of which every sum is a number of the dtype."""
     scores, targets, _ = scored(run, tokens, classes, magnitude, seed)
-    scores = np.round(scores)
+    scores, above = shifted(scores, constant)
     straight, _ = losses(run, scores, targets, smoothing)
-    moved, _ = losses(run, scores + scores.dtype.type(constant), targets, smoothing)
+    moved, _ = losses(run, above, targets, smoothing)
     assert_within_bound(moved, straight, what="loss")

@@ -19,8 +19,6 @@ from qkverify.keywords import optional
 from qkverify.laws import law
 from qkverify.probes.heads import accepted
 from qkverify.problems import LAYOUTS
-from qkverify.reference.positions import alibi_slopes as reference_slopes
-from qkverify.rounding import Bounded
 from qkverify.runs import active
 from qkverify.verdict import (
     assert_at_least,
@@ -294,10 +292,8 @@ numbers_of_heads = strategy(Recipe({"heads": 2}, _number))
 @law("Slopes fall geometrically from 2^(-8/H) to 2^-8; between powers of two they interleave.", source="Press et al. 2021, section 3 and its published code", operation="alibi_slopes",
      heads=numbers_of_heads)  # fmt: skip
 def test_alibi_slopes(run, heads):
-    """Powers with an exponent that is rounded once: a slope 2^-a carries a relative error of a ln 2 rounded, and its own."""
-    exact = reference_slopes(heads)
-    exponent = Bounded(np.log(exact), np.abs(np.log(exact)) * run.precision.accumulate.unit, run.precision)
-    assert_within_bound(run.within(run.call(heads, shape=(heads,)), np.exp(exponent)), exact, what="slope")
+    exact = exact_positions.slopes(run, heads)
+    assert_within_bound(run.within(run.call(heads, shape=(heads,)), exact), exact.value, what="slope")
 
 
 @law(

@@ -32,7 +32,6 @@ from qkverify.reference.encoder_decoder import decoder_layer, encoder_layer
 from qkverify.reference.layers import feed_forward
 from qkverify.reference.losses import cross_entropy
 from qkverify.reference.multi_head import multi_head_attention
-from qkverify.reference.positions import alibi_slopes
 from qkverify.reference.softmax import softmax
 from qkverify.rounding import EXACT, Bounded
 from qkverify.runs import Run, active
@@ -232,13 +231,6 @@ def _embedding(s: SimpleNamespace, new: Source) -> tuple[Given, Given]:
     return given, {"layout": s.layout, **padding}
 
 
-def _slopes_exact(run: Run, given: Given, options: Given) -> tuple[Bounded, ...]:
-    """Powers with an exponent that is rounded once."""
-    exponent = np.log(alibi_slopes(given["heads"]))
-    slopes: Any = np.exp(Bounded(exponent, np.abs(exponent) * run.precision.accumulate.unit, run.precision))
-    return (slopes,)
-
-
 def _feed_forward(s: SimpleNamespace, new: Source) -> tuple[Given, Given]:
     first, second = new.matrix(s.M, s.F), new.matrix(s.F, s.M)
     return {"x": new(s.B, s.L, s.M), "w_1": first, "b_1": new(s.F), "w_2": second, "b_2": new(s.M)}, {}
@@ -395,7 +387,8 @@ FORMS: Mapping[str, Form] = {
     "embedding": Form({**ROWS, "D": EVEN, "V": (2, 5, 11), "layout": ("interleaved", "concatenated"),
                        "padded": (False, True)}, _embedding,
                       lambda run, given, options: (exact_positions.embedding(run, **given, **options),)),
-    "alibi_slopes": Form({"H": (1, 2, 3, 8, 12)}, lambda s, new: ({"heads": s.H}, {}), _slopes_exact, has_arrays=False),
+    "alibi_slopes": Form({"H": (1, 2, 3, 8, 12)}, lambda s, new: ({"heads": s.H}, {}),
+                         lambda run, given, options: (exact_positions.slopes(run, **given),), has_arrays=False),
     "packed_attention": Form({**SERVING, "K": LENGTHS, "causal": (False, True)}, _packed, _packed_exact),
     "cached_attention": Form(SERVING, _cached, _cached_exact, written=("key_cache", "value_cache")),
     "paged_attention": Form({**SERVING, "P": (1, 2, 4)}, _paged, _paged_exact),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from qkverify.reference.embedding import embedding as reference_embedding
+from qkverify.reference.positions import alibi_slopes
 from qkverify.reference.positions import positional_encoding as reference_encoding
 from qkverify.reference.positions import rotary as reference_rotary
 from qkverify.reference.positions_vjp import rotary_vjp
@@ -53,6 +54,14 @@ def embedding(
     scale = Bounded(root, root * run.precision.accumulate.unit, run.precision)
     found: Bounded = reference_embedding(tokens, run.bounded(table), scale=scale, base=base_of(run), **told)
     return found
+
+
+def slopes(run: Run, heads: int) -> Bounded:
+    """Powers with an exponent that is rounded once, (H,): a slope 2^-a has a relative error of a ln 2 rounded, and its own."""
+    exponent = np.log(alibi_slopes(heads))
+    found: Any = np.exp(Bounded(exponent, np.abs(exponent) * run.precision.accumulate.unit, run.precision))
+    stored: Bounded = np.positive(found)
+    return stored
 
 
 def base_of(run: Run, precision: Precision | None = None) -> Bounded:
