@@ -253,7 +253,8 @@ def explain(broken: BaseException, checked: Law, run: Run, *, replay: str = "") 
         )  # nothing shrinks any more
         lines.append(f"  {kind:18} {first}")
         lines += [f"    {line}" for line in rest]
-    extra = {name: value for name, value in run.failing.items() if name != "problem"}
+    # None is a keyword that is left out.
+    extra = {name: value for name, value in run.failing.items() if name != "problem" and value is not None}
     lines += [f"  {name:18} {value!r}" for name, value in extra.items()]
     if isinstance(broken, LawViolation) and isinstance(broken.evidence, Evidence):
         lines += [

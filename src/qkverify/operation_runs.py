@@ -11,6 +11,7 @@ import numpy as np
 from qkverify.boundary import Boundary, copied
 from qkverify.contract import OPERATIONS
 from qkverify.errors import ContractError, UnsupportedCase
+from qkverify.operations import DESCRIBED, word
 
 SERVED = ("cached_attention", "paged_attention")  # operations of inference first
 
@@ -24,6 +25,23 @@ class Held:
 
 class OperationRun(Boundary):
     """Functions of any arguments; see `runs.Run`."""
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """What the function means by options that it is not given, where that is its choice: as found out, else the usual."""
+        every = DESCRIBED[self.implementation.operation].defaults
+        return {
+            name: next((x for x in values if word(x) == self.semantics.get(name)), values[0])
+            for name, values in every.items()
+        }
+
+    def given(self, **options: Any) -> dict[str, Any]:
+        """The keywords of a call: those of the options that the function takes. None leaves one out."""
+        return {n: x for n, x in options.items() if x is not None and self.offers_parameter(n)}
+
+    def meant(self, **options: Any) -> dict[str, Any]:
+        """What a call with `given(**options)` means: these, and the function's own defaults for what is left out."""
+        return {**self.defaults, **self.given(**options)}
 
     def call(self, *arguments: Any, shape: tuple[int, ...], **options: Any) -> np.ndarray:
         """Another operation's function on NumPy arguments (arrays in the dtype under test): its result, checked."""
@@ -127,7 +145,7 @@ class OperationRun(Boundary):
             own = [{n: taken.get(n, y) for n, y in x.items()} if isinstance(x, Mapping) else taken.get(name, x)
                    for name, x in parts]  # fmt: skip
             returned = function(*own, *native[len(inputs) :], **keywords)
-            self._check_differentiated(returned)
+            self.check_differentiated(returned)
             return returned
 
         if pull is not None:
@@ -143,8 +161,9 @@ class OperationRun(Boundary):
         return {name: self._received(x, f"gradient of {name}", tuple(leaves[name].shape), self.dtype, heads=False)
                 for name, x in found.items()}  # fmt: skip
 
-    def _check_differentiated(self, returned: Any) -> None:
-        """A cache or pages are mostly read where nothing is learnt: who declares nothing of gradients need not give any."""
+    def check_differentiated(self, returned: Any) -> None:
+        """Raise UnsupportedCase for the result of a function of servers that has no gradient: a cache or pages are mostly read
+        where nothing is learnt, so that a function that declares nothing of gradients need not give any."""
         one = self.implementation
         first = returned[0] if isinstance(returned, tuple) else returned
         served = one.operation in SERVED and one.differentiable is None

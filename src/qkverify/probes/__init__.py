@@ -1,0 +1,1 @@
+"""Finding out, by calls small enough to be read, what nobody declared."""
