@@ -76,7 +76,9 @@ def _run() -> None:
 
 
 def _fail(text: str, code: int) -> None:
-    print(f"qkverify: {text}", file=sys.stderr)
+    from qkverify.foreign_text import escaped
+
+    print(f"qkverify: {escaped(text)}", file=sys.stderr)
     raise SystemExit(code)
 
 
@@ -323,7 +325,7 @@ def power(
             writer.append(one)
     screen.power(found, idle_laws(found) if matrix and not words else None)
     for gone in [gone for folder in FOLDERS for gone in left_out(folder)]:
-        screen.console.print(f"left out: {gone.name}: {gone.reason}")
+        screen.console.print(f"left out: {gone.name}: {gone.reason}", markup=False)
     raise typer.Exit(0 if all(bool(one.kills) == (one.kind == "mutant") for one in found) else 1)
 
 

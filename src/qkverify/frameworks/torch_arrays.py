@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import torch
 
+from qkverify import foreign_text
 from qkverify.frameworks import numpy_arrays
 
 REFUSALS: tuple[type[BaseException], ...] = (NotImplementedError,)
@@ -130,7 +131,7 @@ def second(
         (slope,) = torch.autograd.grad(first, [leaves[name]], upstream, create_graph=True)
         found = torch.autograd.grad(slope, list(leaves.values()), along, allow_unused=True)
     except RuntimeError as error:
-        raise NotImplementedError(f"no second derivative: {error}") from error
+        raise NotImplementedError(f"no second derivative: {foreign_text.shown(error)}") from error
     return {
         key: torch.zeros_like(x) if g is None else g
         for (key, x), g in zip(leaves.items(), found, strict=True)
@@ -197,5 +198,5 @@ def lost(device: str = "cpu") -> str | None:
     try:
         synchronise(device)
     except RuntimeError as error:
-        return str(error).partition("\n")[0]
+        return foreign_text.shown_line(str(error).partition("\n")[0])
     return None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qkverify import foreign_text
 from qkverify.contract import OPERATIONS
 from qkverify.problems import Problem
 from qkverify.runs import Run
@@ -69,6 +70,10 @@ class Sheet:
                 exec(compile(code, "<script>", "exec"), names)
             except AssertionError:
                 return self._as_found(names)
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # of the function, `SystemExit` too: not what this script is to show
+                return False
         return False
 
     def _as_found(self, names: Mapping[str, Any]) -> bool:
@@ -85,12 +90,13 @@ class Sheet:
             f"{n} {metadata.version(n)}" for n in dict.fromkeys(("numpy", self.framework))
         )
         where = f"Seen in {run.dtype} on {run.device} with {versions}, Python {platform.python_version()}."
-        lines = [f'"""{self.law.sentence}', "", f"Source: {self.law.source}", "", where]
+        lines = [self.law.sentence, "", f"Source: {self.law.source}", "", where]
         if case.got is not None and case.exact is not None:
             lines.append(f"{case.what}{list(case.location)}: got {number(case.got)}, exact {number(case.exact)}, "
                          f"bound {case.bound:.2g}. The bound is what rounding may do at most.")  # fmt: skip
         lines.append("Ends with an AssertionError as long as this is so.")
-        safe = [line.replace("\\", "\\\\") for line in lines]
+        safe = [foreign_text.escaped(line).replace("\\", "\\\\").replace('"""', "'''") for line in lines]
+        safe[0] = f'"""{safe[0]}'
         wrapped = [textwrap.fill(line, WIDTH, break_on_hyphens=False) for line in safe]
         return "\n".join(wrapped) + '\n"""'
 
