@@ -122,6 +122,7 @@ def verify(
         from qkverify.exports import save
 
         save([run_start(profile), *found], junit, "junit")
+    screen.remarks(found)
     screen.verdict(broken, planned, unverified)
     raise typer.Exit(1 if broken else 0)
 
@@ -298,6 +299,7 @@ def profile(
     for cell in planned.cells:
         screen.heading(cell)
         screen.conventions(cell)
+        screen.remarked(cell.implementation.name)
 
 
 @app.command()

@@ -70,6 +70,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     law: Any = getattr(pyfuncitem.obj, "law", None)
     if law is None or "run" not in pyfuncitem.funcargs:
         return None
+    import msgspec
+
     from qkverify.verification import check
 
     held: Any = pyfuncitem.funcargs["run"]
@@ -79,6 +81,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         writer.append(verdict)
     pyfuncitem.user_properties += [("margin", verdict.margin), ("examples", verdict.examples),
                                    ("cell", held.cell), ("used", ", ".join(verdict.used or ()))]  # fmt: skip
+    if verdict.remarks:
+        pyfuncitem.user_properties.append(("remarks", [msgspec.to_builtins(one) for one in verdict.remarks]))
     if verdict.outcome == "not offered":
         pytest.skip(verdict.reason)
     if verdict.outcome == "finding":
@@ -96,11 +100,34 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section("unavailable here")
         for (name, device), reason in planned.unavailable.items():
             terminalreporter.line(f"{name} on {device}: {reason}")
+    for name, lines in _remarks(terminalreporter).items():
+        terminalreporter.section(f"warnings and prints of {name}")
+        for line in lines:
+            terminalreporter.line(line)
     missed = _unverified(terminalreporter, planned) if planned is not None else {}
     if missed:
         terminalreporter.section("offered, not verified")
         for cell, names in missed.items():
             terminalreporter.line(f"{cell}: {', '.join(names)}")
+
+
+def _remarks(terminalreporter: Any) -> dict[str, list[str]]:
+    """What each implementation warned of and printed while it was called, over all reports (of other processes too)."""
+    said: dict[str, list[Any]] = {}
+    for report in (one for several in terminalreporter.stats.values() for one in several):
+        properties = dict(getattr(report, "user_properties", ()))
+        if getattr(report, "when", "") == "call" and "remarks" in properties:
+            said.setdefault(properties["cell"].rsplit("-", 2)[0], []).extend(properties["remarks"])
+    if not said:
+        return {}
+    import msgspec
+
+    from qkverify import remarks
+    from qkverify.results import Remark
+
+    return {
+        name: remarks.lines(remarks.merged(msgspec.convert(one, list[Remark]))) for name, one in said.items()
+    }
 
 
 def _unverified(terminalreporter: Any, planned: Any) -> dict[str, list[str]]:

@@ -17,8 +17,9 @@ from qkverify.contract import DEVICES, FRAMEWORKS, OPTIONS, SEMANTICS
 from qkverify.laws import Law
 from qkverify.operations import DESCRIBED
 from qkverify.power import summary
+from qkverify.remarks import lines, summed, taken
 from qkverify.report import units
-from qkverify.results import Planted, Verdict
+from qkverify.results import Planted, Remark, Verdict
 from qkverify.verification import Cell, Plan, conventions_of, law_book
 from qkverify.workloads import table as workload_table
 
@@ -136,6 +137,24 @@ def verdict(
         console.print(f"\n[bold green]all laws hold[/bold green] in {cells} cell{'s' if cells != 1 else ''}")
     if said := offered.sentence(unverified or {}):
         console.print(said, style="yellow", markup=False)
+
+
+def remarks(verdicts: Sequence[Verdict]) -> None:
+    """What each implementation warned of and printed while it was called, once, with how often."""
+    for name, said in summed(verdicts).items():
+        _remarks(name, said)
+
+
+def remarked(name: str) -> None:
+    """As `remarks`, of an implementation that has no verdicts."""
+    _remarks(name, taken(name))
+
+
+def _remarks(name: str, said: Sequence[Remark]) -> None:
+    if said:
+        console.print(f"\nwarnings and prints of {name}", style="yellow", markup=False)
+    for line in lines(said):
+        console.print(f"  {line}", markup=False)
 
 
 def matrix(verdicts: Sequence[Verdict]) -> list[Verdict]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qkverify import foreign_text
+from qkverify import foreign_text, remarks
 from qkverify.contract import OPERATIONS
 from qkverify.problems import Problem
 from qkverify.runs import Run
@@ -58,13 +58,18 @@ class Sheet:
 
     def fails_as_found(self) -> bool:
         """Whether the script fails with the numbers that were found: on the function as it is here, then as a file gives it."""
-        return self._fails(self.place.functions) and self._fails(self.place.afresh())
+        return self._fails(self.place.functions) and self._fails(self._afresh())
+
+    def _afresh(self) -> Mapping[str, Any]:
+        with remarks.calling(self.run.implementation.name):
+            return self.place.afresh()
 
     def _fails(self, functions: Mapping[str, Any]) -> bool:
         names: dict[str, Any] = {**functions, "print": lambda *_: None}
         code = "\n".join([*sorted(self.arguments.imports), *self._settings(), *self.body])
         restored = self.run.framework.restored()  # a script may switch gradients off
-        with restored, warnings.catch_warnings(), np.errstate(all="ignore"):
+        called = remarks.calling(self.run.implementation.name)
+        with restored, called, warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             try:
                 exec(compile(code, "<script>", "exec"), names)
