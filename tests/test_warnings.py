@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from qkverify import remarks, screen, verification
+from qkverify import messages, screen, verification
 from qkverify.contract import describe
-from qkverify.results import Remark, Verdict, line_of
+from qkverify.results import Message, Verdict, line_of
 from qkverify.verification import Cell, check, law_book, prepare
 
 NOISY = """
@@ -115,7 +115,7 @@ def _elsewhere(tmp_path, monkeypatch):
 
 
 def kinds(verdict):
-    return {(remark.kind, remark.text) for remark in verdict.remarks}
+    return {(message.kind, message.text) for message in verdict.messages}
 
 
 def test_what_is_warned_of_and_printed_stands_in_the_verdict(capfd):
@@ -137,20 +137,20 @@ def test_the_filters_of_the_user_hold():
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        assert verdict_of(attention_that(say)).remarks == []
+        assert verdict_of(attention_that(say)).messages == []
         warnings.simplefilter("error", RuntimeWarning)
         assert "RuntimeWarning: beware" in verdict_of(attention_that(say)).counterexample.message
 
 
 def test_what_the_harness_says_is_not_the_implementations(capsys):
-    with remarks.collected(), warnings.catch_warnings(record=True) as caught:
+    with messages.collected(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         print("a law's own print")
     assert capsys.readouterr().out == "a law's own print\n"
-    assert remarks.taken("mine") == []
+    assert messages.taken("mine") == []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        with remarks.collected():
+        with messages.collected():
             for _ in range(3):
                 warnings.warn("ours", RuntimeWarning, stacklevel=1)
     assert [str(one.message) for one in caught] == ["ours"]
@@ -167,16 +167,16 @@ def test_threads_of_an_implementation_are_heard():
 
 def test_calls_in_threads_count_every_print():
     def call(number):
-        with remarks.calling("mine"):
+        with messages.calling("mine"):
             print(f"call {number}")
 
-    with remarks.collected():
+    with messages.collected():
         threads = [threading.Thread(target=call, args=(number,)) for number in range(50)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    assert sum(remark.count for remark in remarks.taken("mine")) == 50
+    assert sum(message.count for message in messages.taken("mine")) == 50
 
 
 def test_the_streams_are_put_back_whatever_a_call_does():
@@ -195,28 +195,28 @@ def test_the_streams_are_put_back_whatever_a_call_does():
 
 
 def test_very_many_kinds_and_megabytes_stay_few_and_short():
-    with remarks.collected():
+    with messages.collected():
         for number in range(200):
-            with remarks.calling("mine"):
+            with messages.calling("mine"):
                 print("".join(chr(97 + int(digit)) for digit in str(number)))
-        with remarks.calling("mine"):
+        with messages.calling("mine"):
             print("x" * 5_000_000)
             os.write(1, b"y" * 5_000_000)
-    said = remarks.taken("mine")
-    assert len(said) <= remarks.DISTINCT + 1
-    assert sum(remark.count for remark in said) == 202
-    assert all(len(remark.text) <= remarks.LENGTH for remark in said)
-    assert len(remarks.lines(said)) == 11
-    assert remarks.lines(said)[-1].startswith("41 more kinds, ")
+    said = messages.taken("mine")
+    assert len(said) <= messages.DISTINCT + 1
+    assert sum(message.count for message in said) == 202
+    assert all(len(message.text) <= messages.LENGTH for message in said)
+    assert len(messages.lines(said)) == 11
+    assert messages.lines(said)[-1].startswith("41 more kinds, ")
 
 
 def test_remarks_alike_but_for_their_numbers_are_one():
     said = [
-        Remark("UserWarning", "row 3 of 4", "mine.py:1", 2),
-        Remark("UserWarning", "row 5 of 4", "mine.py:1"),
+        Message("UserWarning", "row 3 of 4", "mine.py:1", 2),
+        Message("UserWarning", "row 5 of 4", "mine.py:1"),
     ]
-    said.append(Remark("UserWarning", "row 3 of 4", "mine.py:9"))
-    assert remarks.lines(remarks.merged(said)) == [
+    said.append(Message("UserWarning", "row 3 of 4", "mine.py:9"))
+    assert messages.lines(messages.merged(said)) == [
         "UserWarning: row # of # (mine.py:1), 3 times",
         "UserWarning: row 3 of 4 (mine.py:9), once",
     ]
@@ -226,7 +226,7 @@ def test_the_screen_shows_nothing_where_nothing_was_said(monkeypatch):
     console = Console(file=io.StringIO(), width=100)
     monkeypatch.setattr(screen, "console", console)
     silent = Verdict("law", "family", "Sentence.", False, "mine", "cpu", "float32", "passed")
-    screen.remarks([silent])
+    screen.messages([silent])
     assert console.file.getvalue() == ""
     found = verification.Verification([silent])
-    assert found.remarks == {}
+    assert found.messages == {}

@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 from hypothesis.errors import HypothesisException
 
-from qkverify import foreign_text, frameworks, remarks
+from qkverify import foreign_text, frameworks, messages
 from qkverify.contract import Implementation
 from qkverify.errors import ContractError, HarnessError, UnsupportedCase
 from qkverify.problems import LAYOUTS, Problem
@@ -141,7 +141,7 @@ class Boundary:
         """
         self.calls += 1
         try:
-            with remarks.calling(self.implementation.name):
+            with messages.calling(self.implementation.name):
                 returned = call()
             self.used |= self._asked
             return returned

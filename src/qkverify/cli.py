@@ -122,7 +122,7 @@ def verify(
         from qkverify.exports import save
 
         save([run_start(profile), *found], junit, "junit")
-    screen.remarks(found)
+    screen.messages(found)
     screen.verdict(broken, planned, unverified)
     raise typer.Exit(1 if broken else 0)
 
@@ -299,7 +299,7 @@ def profile(
     for cell in planned.cells:
         screen.heading(cell)
         screen.conventions(cell)
-        screen.remarked(cell.implementation.name)
+        screen.messages_of(cell.implementation.name)
 
 
 @app.command()

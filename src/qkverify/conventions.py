@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from qkverify import fast_exponential, frameworks, remarks
+from qkverify import fast_exponential, frameworks, messages
 from qkverify.contract import Implementation
 from qkverify.problems import Problem
 from qkverify.rounding import Bounded, Precision
@@ -36,7 +36,7 @@ class Choice:
     how: Known
 
 
-@remarks.collected()
+@messages.collected()
 def detect(one: Implementation, device: str, dtype: str) -> dict[str, Choice]:
     """Every convention of an implementation in one cell, with the precision model it is judged by in half precision."""
     run = Run(one, device, dtype)
@@ -58,7 +58,7 @@ def detect(one: Implementation, device: str, dtype: str) -> dict[str, Choice]:
     return found
 
 
-@remarks.collected()
+@messages.collected()
 def fitted(one: Implementation) -> Implementation:
     """An implementation that declares no sizes, with those that it visibly does not take.
 

@@ -81,8 +81,10 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         writer.append(verdict)
     pyfuncitem.user_properties += [("margin", verdict.margin), ("examples", verdict.examples),
                                    ("cell", held.cell), ("used", ", ".join(verdict.used or ()))]  # fmt: skip
-    if verdict.remarks:
-        pyfuncitem.user_properties.append(("remarks", [msgspec.to_builtins(one) for one in verdict.remarks]))
+    if verdict.messages:
+        pyfuncitem.user_properties.append(
+            ("messages", [msgspec.to_builtins(one) for one in verdict.messages])
+        )
     if verdict.outcome == "not offered":
         pytest.skip(verdict.reason)
     if verdict.outcome == "finding":
@@ -100,7 +102,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section("unavailable here")
         for (name, device), reason in planned.unavailable.items():
             terminalreporter.line(f"{name} on {device}: {reason}")
-    for name, lines in _remarks(terminalreporter).items():
+    for name, lines in _messages(terminalreporter).items():
         terminalreporter.section(f"warnings and prints of {name}")
         for line in lines:
             terminalreporter.line(line)
@@ -111,22 +113,23 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.line(f"{cell}: {', '.join(names)}")
 
 
-def _remarks(terminalreporter: Any) -> dict[str, list[str]]:
+def _messages(terminalreporter: Any) -> dict[str, list[str]]:
     """What each implementation warned of and printed while it was called, over all reports (of other processes too)."""
     said: dict[str, list[Any]] = {}
     for report in (one for several in terminalreporter.stats.values() for one in several):
         properties = dict(getattr(report, "user_properties", ()))
-        if getattr(report, "when", "") == "call" and "remarks" in properties:
-            said.setdefault(properties["cell"].rsplit("-", 2)[0], []).extend(properties["remarks"])
+        if getattr(report, "when", "") == "call" and "messages" in properties:
+            said.setdefault(properties["cell"].rsplit("-", 2)[0], []).extend(properties["messages"])
     if not said:
         return {}
     import msgspec
 
-    from qkverify import remarks
-    from qkverify.results import Remark
+    from qkverify import messages
+    from qkverify.results import Message
 
     return {
-        name: remarks.lines(remarks.merged(msgspec.convert(one, list[Remark]))) for name, one in said.items()
+        name: messages.lines(messages.merged(msgspec.convert(one, list[Message])))
+        for name, one in said.items()
     }
 
 

@@ -104,7 +104,7 @@ class Counterexample(msgspec.Struct, frozen=True):
     script: str = ""
 
 
-class Remark(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, frozen=True):
     """What an implementation said so many times while it was called: `kind` is the class of a warning, or "stdout" or "stderr"
     for a printed line; `place` the file and line that warned. Numbers that differed from time to time stand as #."""
 
@@ -117,7 +117,7 @@ class Remark(msgspec.Struct, frozen=True):
 class Verdict(msgspec.Struct, frozen=True, tag="verdict"):
     """One law held against one implementation, dtype and device. `margin` is the largest |error| / bound.
 
-    `used` are the options (or "gradients") that its calls put to use; files from before it was noted do not say. `remarks` is
+    `used` are the options (or "gradients") that its calls put to use; files from before it was noted do not say. `messages` is
     what the implementation warned of and printed meanwhile.
     """
 
@@ -135,7 +135,7 @@ class Verdict(msgspec.Struct, frozen=True, tag="verdict"):
     seconds: float = 0.0
     counterexample: Counterexample | None = None
     used: list[str] | None = None
-    remarks: list[Remark] = []
+    messages: list[Message] = []
 
 
 class Timing(msgspec.Struct, frozen=True, tag="timing"):

@@ -15,11 +15,11 @@ from rich.table import Table
 from qkverify import frameworks, offered, pretrained, registry
 from qkverify.contract import DEVICES, FRAMEWORKS, OPTIONS, SEMANTICS
 from qkverify.laws import Law
+from qkverify.messages import lines, summed, taken
 from qkverify.operations import DESCRIBED
 from qkverify.power import summary
-from qkverify.remarks import lines, summed, taken
 from qkverify.report import units
-from qkverify.results import Planted, Remark, Verdict
+from qkverify.results import Message, Planted, Verdict
 from qkverify.verification import Cell, Plan, conventions_of, law_book
 from qkverify.workloads import table as workload_table
 
@@ -139,18 +139,18 @@ def verdict(
         console.print(said, style="yellow", markup=False)
 
 
-def remarks(verdicts: Sequence[Verdict]) -> None:
+def messages(verdicts: Sequence[Verdict]) -> None:
     """What each implementation warned of and printed while it was called, once, with how often."""
     for name, said in summed(verdicts).items():
-        _remarks(name, said)
+        _messages(name, said)
 
 
-def remarked(name: str) -> None:
-    """As `remarks`, of an implementation that has no verdicts."""
-    _remarks(name, taken(name))
+def messages_of(name: str) -> None:
+    """As `messages`, of an implementation that has no verdicts."""
+    _messages(name, taken(name))
 
 
-def _remarks(name: str, said: Sequence[Remark]) -> None:
+def _messages(name: str, said: Sequence[Message]) -> None:
     if said:
         console.print(f"\nwarnings and prints of {name}", style="yellow", markup=False)
     for line in lines(said):

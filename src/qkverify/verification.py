@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from qkverify import conventions, foreign_text, processes, registry, remarks, replays
+from qkverify import conventions, foreign_text, messages, processes, registry, replays
 from qkverify.contract import DEVICES, DTYPES, Finding, Implementation
 from qkverify.errors import ContractError, DeviceLost, HarnessError, LawViolation, UnsupportedCase, UsageError
 from qkverify.laws import PROFILES, Law, explain
@@ -116,11 +116,11 @@ LOST: dict[tuple[str, str], str] = {}  # (framework, device) that this process h
 
 def check(law: Law, run: Run, **settings: Any) -> Verdict:
     """The verdict of one law on one run. What its implementation does to settings of the process ends with it."""
-    with remarks.collected(), run.framework.restored():
+    with messages.collected(), run.framework.restored():
         found = _verdict(law, run, settings)
     if found.outcome == "crashed":
         LOST[run.implementation.arrays, run.device] = f"{law.name} of {run.cell}"
-    return msgspec.structs.replace(found, remarks=remarks.taken(found.implementation))
+    return msgspec.structs.replace(found, messages=messages.taken(found.implementation))
 
 
 def _verdict(law: Law, run: Run, settings: Mapping[str, Any]) -> Verdict:
@@ -376,9 +376,9 @@ class Verification:
         return [v for v in self.verdicts if v.outcome in ("failed", "crashed", "timed out", "error")]
 
     @property
-    def remarks(self) -> dict[str, list[str]]:
+    def messages(self) -> dict[str, list[str]]:
         """What each implementation warned of and printed while it was called, a sentence each with how often."""
-        return {name: remarks.lines(said) for name, said in remarks.summed(self.verdicts).items()}
+        return {name: messages.lines(said) for name, said in messages.summed(self.verdicts).items()}
 
     def raise_for_failures(self) -> None:
         """Raise LawViolation with the smallest counterexample of every broken law; return if all hold."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qkverify import foreign_text, remarks
+from qkverify import foreign_text, messages
 from qkverify.contract import OPERATIONS
 from qkverify.problems import Problem
 from qkverify.runs import Run
@@ -61,14 +61,14 @@ class Sheet:
         return self._fails(self.place.functions) and self._fails(self._afresh())
 
     def _afresh(self) -> Mapping[str, Any]:
-        with remarks.calling(self.run.implementation.name):
+        with messages.calling(self.run.implementation.name):
             return self.place.afresh()
 
     def _fails(self, functions: Mapping[str, Any]) -> bool:
         names: dict[str, Any] = {**functions, "print": lambda *_: None}
         code = "\n".join([*sorted(self.arguments.imports), *self._settings(), *self.body])
         restored = self.run.framework.restored()  # a script may switch gradients off
-        called = remarks.calling(self.run.implementation.name)
+        called = messages.calling(self.run.implementation.name)
         with restored, called, warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             try:

@@ -2,7 +2,7 @@
 
 A kernel that warns in each of ten thousand calls would bury its own verdict. `calling` marks a call of the implementation;
 what is warned of or written to standard output and error meanwhile, by any thread, is kept if a `collected` surrounds it. What
-anything else says goes where it always went, and the user's own warning filters hold. Alike but for their numbers, two remarks
+anything else says goes where it always went, and the user's own warning filters hold. Alike but for their numbers, two messages
 count as one.
 
 The ugly spot: descriptors 1 and 2 lead into files during a call, so that what C code prints is caught as well; of a process
@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from qkverify import foreign_text
-from qkverify.results import Remark, Verdict
+from qkverify.results import Message, Verdict
 
-DISTINCT = 50  # remarks that are kept apart until they are taken; what comes beyond them is counted as one
-LENGTH = 200  # characters of a remark that are shown
+DISTINCT = 50  # messages that are kept apart until they are taken; what comes beyond them is counted as one
+LENGTH = 200  # characters of a message that are shown
 STREAMS = ("stdout", "stderr")
 _NUMBER = re.compile(r"(?<!\\x)(?<!\\u)\d+(?:\.\d+)?(?:e[+-]?\d+)?")  # that is no part of an escape
 _PACKAGE = str(Path(__file__).parent)
@@ -43,7 +43,7 @@ class _State:
     lock: threading.RLock = field(default_factory=threading.RLock)
     collecting: bool = False
     calls: list[str] = field(default_factory=list)  # the implementations that are being called
-    heard: dict[str, dict[tuple[str, str, str], Remark]] = field(default_factory=dict)
+    heard: dict[str, dict[tuple[str, str, str], Message]] = field(default_factory=dict)
     unfinished: dict[tuple[int, str], str] = field(
         default_factory=dict
     )  # by thread and stream, a line without its end
@@ -89,39 +89,46 @@ def calling(name: str) -> Iterator[None]:
             _state.calls.remove(name)
 
 
-def taken(name: str) -> list[Remark]:
-    """The remarks of an implementation since they were taken last, in the order in which they came."""
+def note(text: str) -> None:
+    """What the harness has to say of a call, among what the call says."""
+    with _state.lock:
+        if _state.calls:
+            _hear("note", text)
+
+
+def taken(name: str) -> list[Message]:
+    """The messages of an implementation since they were taken last, in the order in which they came."""
     with _state.lock:
         return list(_state.heard.pop(name, {}).values())
 
 
-def summed(verdicts: Iterable[Verdict]) -> dict[str, list[Remark]]:
-    """The remarks of each implementation over all its verdicts."""
-    found: dict[str, list[Remark]] = {}
+def summed(verdicts: Iterable[Verdict]) -> dict[str, list[Message]]:
+    """The messages of each implementation over all its verdicts."""
+    found: dict[str, list[Message]] = {}
     for verdict in verdicts:
-        if verdict.remarks:
-            found.setdefault(verdict.implementation, []).extend(verdict.remarks)
-    return {name: merged(remarks) for name, remarks in found.items()}
+        if verdict.messages:
+            found.setdefault(verdict.implementation, []).extend(verdict.messages)
+    return {name: merged(messages) for name, messages in found.items()}
 
 
-def merged(remarks: Iterable[Remark]) -> list[Remark]:
+def merged(messages: Iterable[Message]) -> list[Message]:
     """Those alike counted together."""
-    found: dict[tuple[str, str, str], Remark] = {}
-    for remark in remarks:
-        _add(found, remark)
+    found: dict[tuple[str, str, str], Message] = {}
+    for message in messages:
+        _add(found, message)
     return list(found.values())
 
 
-def sentence(remark: Remark) -> str:
+def sentence(message: Message) -> str:
     """ "RuntimeWarning: overflow encountered in exp (mine.py:12), 4,812 times"."""
-    said = f"printed to {remark.kind}" if remark.kind in STREAMS else remark.kind
-    place = f" ({remark.place})" if remark.place else ""
-    return f"{said}: {remark.text}{place}, {_times(remark.count)}"
+    said = f"printed to {message.kind}" if message.kind in STREAMS else message.kind
+    place = f" ({message.place})" if message.place else ""
+    return f"{said}: {message.text}{place}, {_times(message.count)}"
 
 
-def lines(remarks: Sequence[Remark], most: int = 10) -> list[str]:
+def lines(messages: Sequence[Message], most: int = 10) -> list[str]:
     """A sentence for each of the most frequent, and a last one for the rest."""
-    by_count = sorted(remarks, key=lambda remark: -remark.count)
+    by_count = sorted(messages, key=lambda message: -message.count)
     rest = by_count[most:]
     more = [f"{len(rest)} more kinds, {_times(sum(r.count for r in rest))} together"] if rest else []
     return [*map(sentence, by_count[:most]), *more]
@@ -131,26 +138,26 @@ def _times(count: int) -> str:
     return "once" if count == 1 else f"{count:,} times"
 
 
-def _add(heard: dict[tuple[str, str, str], Remark], remark: Remark) -> None:
-    """Count a remark among those alike; where their numbers differ, these are shown as #."""
-    numberless = _NUMBER.sub("#", remark.text)
-    key = remark.kind, numberless, remark.place
+def _add(heard: dict[tuple[str, str, str], Message], message: Message) -> None:
+    """Count a message among those alike; where their numbers differ, these are shown as #."""
+    numberless = _NUMBER.sub("#", message.text)
+    key = message.kind, numberless, message.place
     if key not in heard and len(heard) >= DISTINCT:
-        key, remark = (
-            (remark.kind, "", ""),
-            Remark(remark.kind, "what is not counted one by one", "", remark.count),
+        key, message = (
+            (message.kind, "", ""),
+            Message(message.kind, "what is not counted one by one", "", message.count),
         )
     known = heard.get(key)
     if known is not None:
-        text = known.text if known.text == remark.text else numberless
-        remark = Remark(remark.kind, text, remark.place, known.count + remark.count)
-    heard[key] = remark
+        text = known.text if known.text == message.text else numberless
+        message = Message(message.kind, text, message.place, known.count + message.count)
+    heard[key] = message
 
 
 def _hear(kind: str, text: str, place: str = "") -> None:
-    remark = Remark(kind, foreign_text.shown_line(text, characters=LENGTH), place)
+    message = Message(kind, foreign_text.shown_line(text, characters=LENGTH), place)
     with _state.lock:
-        _add(_state.heard.setdefault(_state.calls[-1], {}), remark)
+        _add(_state.heard.setdefault(_state.calls[-1], {}), message)
 
 
 def _shown_by(before: Any) -> Any:
