@@ -14,7 +14,7 @@ from qkverify.calls import FORMS, Held, calls, example
 from qkverify.errors import UnsupportedCase
 from qkverify.laws import law
 from qkverify.strategies import STRIDED
-from qkverify.threads import together
+from qkverify.threads import together, unfit
 from qkverify.verdict import assert_identical, assert_true, assert_within_bound
 
 everything = {"operation": tuple(FORMS), "call": calls()}
@@ -198,6 +198,7 @@ def test_calls_leave_the_process_alone(run, call):
     "Calls in several threads do not disturb one another.",
     source="one scratch buffer for all callers",
     **everything,
+    when=unfit,
     weight=0.1,
 )
 def test_concurrent_calls_do_not_disturb(run, call):

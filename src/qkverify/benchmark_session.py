@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from qkverify import registry
+from qkverify import foreign_text, registry
 from qkverify.ceilings import fraction_of_roofline, measure_ceilings
 from qkverify.cells import Cell, cells_of
 from qkverify.contract import Implementation
@@ -140,7 +140,7 @@ class BenchmarkSession:
             ready = prepared(cell)
             margin = ready.check(ready.call())
         except UnsupportedCase as refusal:
-            pytest.skip(f"not offered: {refusal}")
+            pytest.skip(f"not offered: {foreign_text.shown(refusal)}")
         if margin is not None and margin > 1:
             pytest.fail(f"{cell.id}: the output is {margin:.3g} times its bound away from the reference")
 

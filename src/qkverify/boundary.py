@@ -6,13 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
+from unittest import SkipTest
 
 import ml_dtypes
 import numpy as np
+from hypothesis.errors import HypothesisException
 
-from qkverify import frameworks
+from qkverify import foreign_text, frameworks, messages
 from qkverify.contract import Implementation
-from qkverify.errors import ContractError, UnsupportedCase
+from qkverify.errors import ContractError, HarnessError, UnsupportedCase
 from qkverify.problems import LAYOUTS, Problem
 from qkverify.rounding import EXACT, FLOAT64, FORMATS, Bounded, Precision
 
@@ -20,6 +22,8 @@ NUMPY_DTYPES: Mapping[str, Any] = {"float64": np.float64, "float32": np.float32,
                                    "bfloat16": ml_dtypes.bfloat16}  # fmt: skip
 DEFAULTS = {"causal_alignment": "bottom-right", "empty_rows": "zero", "masked_values": "read", "deterministic": "no",
             "batch_invariant": "no", "delta": "weights", "lse": "natural", "empty_lse": "-inf"}  # fmt: skip
+
+_NOT_ITS_OWN = (SkipTest, HypothesisException, HarnessError)  # words of the harness and of its libraries
 
 
 class Boundary:
@@ -130,14 +134,32 @@ class Boundary:
         return native.swapaxes(1, 2) if self.implementation.layout == "BLHD" else native
 
     def _guarded(self, call: Callable[[], Any]) -> Any:
-        """A refusal of the framework is a refusal of the implementation; anything else passes through."""
+        """A refusal of the framework is a refusal of the implementation; any other error passes through.
+
+        What would end more than the call, as `sys.exit` does, or would be taken for the harness's own word, is a failure of the
+        implementation. Ctrl-C is the user's.
+        """
         self.calls += 1
         try:
-            returned = call()
+            with messages.calling(self.implementation.name):
+                returned = call()
             self.used |= self._asked
             return returned
         except self.framework.REFUSALS as refusal:
-            raise UnsupportedCase(str(refusal)) from refusal
+            raise UnsupportedCase(foreign_text.shown(refusal)) from refusal
+        except UnsupportedCase as refusal:
+            raise UnsupportedCase(foreign_text.shown(refusal)) from refusal
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            if isinstance(error, Exception) and not isinstance(error, _NOT_ITS_OWN):
+                raise
+            why = (
+                "which test runners take for their own"
+                if isinstance(error, Exception)
+                else "which is no Exception: it ends the process of a caller who does not know of it"
+            )
+            raise ContractError(f"the call raises {foreign_text.of_error(error)}, {why}") from error
         finally:
             self._asked.clear()
 

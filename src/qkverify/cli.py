@@ -94,7 +94,9 @@ def _run() -> None:
 
 
 def _fail(text: str, code: int) -> None:
-    print(f"qkverify: {text}", file=sys.stderr)
+    from qkverify.foreign_text import escaped
+
+    print(f"qkverify: {escaped(text)}", file=sys.stderr)
     raise SystemExit(code)
 
 
@@ -145,6 +147,7 @@ def verify(
         save([run_start(profile), *found], junit, "junit")
     screen.known_failures(asked_for.known, found)
     words = selection.words(found)
+    screen.messages(found)
     screen.verdict(broken, planned, unverified, words)
     raise typer.Exit(1 if broken else 0 if words else 4)
 
@@ -338,6 +341,7 @@ def profile(
     for cell in planned.cells:
         screen.heading(cell)
         screen.conventions(cell)
+        screen.messages_of(cell.implementation.name)
 
 
 @app.command()
@@ -365,7 +369,7 @@ def power(
             writer.append(one)
     screen.power(found, idle_laws(found) if matrix and not words else None)
     for gone in [gone for folder in FOLDERS for gone in left_out(folder)]:
-        screen.console.print(f"left out: {gone.name}: {gone.reason}")
+        screen.console.print(f"left out: {gone.name}: {gone.reason}", markup=False)
     raise typer.Exit(0 if all(bool(one.kills) == (one.kind == "mutant") for one in found) else 1)
 
 

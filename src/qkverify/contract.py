@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from qkverify import foreign_text
 from qkverify.errors import UnsupportedCase, UsageError
 from qkverify.operations import DESCRIBED
 
@@ -76,6 +77,7 @@ OPERATIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 DEVICES = ("cpu", "cuda")
 FRAMEWORKS = ("numpy", "torch", "jax")
+NAME = 200  # characters of an implementation's name at most
 SLOW = 0.1  # share of the usual examples: an interpreter's
 
 
@@ -338,7 +340,9 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
         offers.add("lse_gradient")
     module = inspect.getmodule(function)
     return Implementation(
-        name=declared.get("name") or f"{_module_name(function)}:{_plain_name(function)}",
+        name=foreign_text.shown_line(
+            declared.get("name") or f"{_module_name(function)}:{_plain_name(function)}", characters=NAME
+        ),
         function=function,
         operation=operation,
         arrays=arrays,
@@ -367,7 +371,7 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
         parameters=parameters,
         convention=style,
         offers=frozenset(offers),
-        summary=declared.get("summary") or _first_line(function, module),
+        summary=foreign_text.shown_line(declared.get("summary") or _first_line(function, module)),
         file=getattr(module, "__file__", "") or "",
     )
 
@@ -399,8 +403,9 @@ def parameter_names(function: Callable[..., Any]) -> list[str]:
             rf"{re.escape(_plain_name(function))}\((.*?)\)\s*(?:->|$)", function.__doc__ or "", re.S | re.M
         )
         if text is None:
+            name = foreign_text.shown_line(_plain_name(function))
             raise UsageError(
-                f"{function!r} shows no signature, and its docstring states none; wrap it in a function"
+                f"{name} shows no signature, and its docstring states none; wrap it in a function"
             ) from None
         return re.findall(r"(?:^|,)\s*(\w+)", text.group(1))
 
@@ -538,4 +543,4 @@ def _plain_name(function: Callable[..., Any]) -> str:
 
 def _first_line(function: Callable[..., Any], module: Any) -> str:
     text = inspect.getdoc(function) or getattr(module, "__doc__", "") or ""
-    return text.strip().partition("\n")[0]
+    return str(text).strip().partition("\n")[0]

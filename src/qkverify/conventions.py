@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from qkverify import fast_exponential, frameworks
+from qkverify import fast_exponential, frameworks, messages
 from qkverify.contract import Implementation
 from qkverify.operations import DESCRIBED, word
 from qkverify.probes.dtypes import of_result
@@ -42,6 +42,7 @@ class Choice:
     how: Known
 
 
+@messages.collected()
 def detect(one: Implementation, device: str, dtype: str) -> dict[str, Choice]:
     """Every convention of an implementation in one cell, with the precision model it is judged by in half precision."""
     run = Run(one, device, dtype)
@@ -63,6 +64,7 @@ def detect(one: Implementation, device: str, dtype: str) -> dict[str, Choice]:
     return found
 
 
+@messages.collected()
 def fitted(one: Implementation) -> Implementation:
     """An implementation that declares no sizes, with those that it visibly does not take.
 

@@ -37,7 +37,7 @@ from hypothesis.errors import (
 )
 from hypothesis.reporting import with_reporter
 
-from qkverify import replays
+from qkverify import foreign_text, replays
 from qkverify.choices import Argument, together
 from qkverify.diagnosis import looks_like
 from qkverify.errors import ContractError, DeviceLost, HarnessError, LawViolation, UnsupportedCase
@@ -188,7 +188,7 @@ class Law:
                 if (
                     run.refusals == run.examples > enough
                 ):  # it refuses all there is: SkipTest ends a Hypothesis test at once
-                    raise SkipTest(str(refusal)) from refusal
+                    raise SkipTest(foreign_text.shown(refusal)) from refusal
                 hypothesis.reject()
             except Exception:
                 if said := run.framework.lost(
@@ -262,12 +262,8 @@ def explain(broken: BaseException, checked: Law, run: Run, *, replay: str = "") 
             for i, line in enumerate(str(broken).splitlines())
         ]
     else:
-        kind = (
-            ""
-            if isinstance(broken, LawViolation | ContractError | HarnessError)
-            else f"{type(broken).__name__}: "
-        )
-        lines.append(f"  {kind}{broken}")
+        own = isinstance(broken, LawViolation | ContractError | HarnessError)
+        lines.append(f"  {foreign_text.shown(broken) if own else foreign_text.of_error(broken)}")
     diagnosed = "" if isinstance(broken, HarnessError | DeviceLost) else looks_like(run)
     if diagnosed:
         lines.append(f"  looks like         {diagnosed}")
@@ -275,4 +271,4 @@ def explain(broken: BaseException, checked: Law, run: Run, *, replay: str = "") 
         lines.append(f"  again:   qkverify replay {replay}")
         written = replays.script_of(replay)
         lines += [f"  script without qkverify: {written}"] if written else []
-    return "\n".join(lines)
+    return foreign_text.escaped("\n".join(lines))

@@ -92,6 +92,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     law: Any = getattr(pyfuncitem.obj, "law", None)
     if law is None or "run" not in pyfuncitem.funcargs:
         return None
+    import msgspec
+
     from qkverify.verification import check, finding
 
     held: Any = pyfuncitem.funcargs["run"]
@@ -104,6 +106,10 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     known = finding(law, held)
     if known is not None and known.listed and verdict.outcome != "not offered":
         pyfuncitem.user_properties.append((HOLDS if verdict.outcome == "passed" else SHOWS, known.listed))
+    if verdict.messages:
+        pyfuncitem.user_properties.append(
+            ("messages", [msgspec.to_builtins(one) for one in verdict.messages])
+        )
     if verdict.outcome == "not offered":
         pytest.skip(verdict.reason)
     if verdict.outcome == "finding":
@@ -122,6 +128,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         for (name, device), reason in planned.unavailable.items():
             terminalreporter.line(f"{name} on {device}: {reason}")
     _held_again(terminalreporter)
+    for name, lines in _messages(terminalreporter).items():
+        terminalreporter.section(f"warnings and prints of {name}")
+        for line in lines:
+            terminalreporter.line(line)
     missed = _unverified(terminalreporter, planned) if planned is not None else {}
     if missed:
         terminalreporter.section("offered, not verified")
@@ -148,6 +158,26 @@ def _held_again(terminalreporter: Any) -> None:
         terminalreporter.section("known failures that hold again")
         for place in entries:
             terminalreporter.line(f"remove {place}")
+
+
+def _messages(terminalreporter: Any) -> dict[str, list[str]]:
+    """What each implementation warned of and printed while it was called, over all reports (of other processes too)."""
+    said: dict[str, list[Any]] = {}
+    for report in (one for several in terminalreporter.stats.values() for one in several):
+        properties = dict(getattr(report, "user_properties", ()))
+        if getattr(report, "when", "") == "call" and "messages" in properties:
+            said.setdefault(properties["cell"].rsplit("-", 2)[0], []).extend(properties["messages"])
+    if not said:
+        return {}
+    import msgspec
+
+    from qkverify import messages
+    from qkverify.results import Message
+
+    return {
+        name: messages.lines(messages.merged(msgspec.convert(one, list[Message])))
+        for name, one in said.items()
+    }
 
 
 def _unverified(terminalreporter: Any, planned: Any) -> dict[str, list[str]]:

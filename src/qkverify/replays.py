@@ -45,7 +45,7 @@ def store(law: Law, run: Run) -> str:
         FOLDER.joinpath(f"{name}.py").unlink(missing_ok=True)  # of the function as it was then
         written = scripts.script(law, run)
         if written:
-            FOLDER.joinpath(f"{name}.py").write_text(written)
+            FOLDER.joinpath(f"{name}.py").write_text(written, "utf-8")
     except OSError:
         return ""
     return name

@@ -20,6 +20,7 @@ from typing import IO, Any, Literal, NamedTuple, TypeAlias, TypeVar, overload
 
 import msgspec
 
+from qkverify import foreign_text
 from qkverify.migrations import MIGRATIONS, OtherFormat, format_of, migrated, refuse_unreadable
 
 SCHEMA = 1  # when this grows, and what must grow with it: see `migrations`
@@ -103,10 +104,21 @@ class Counterexample(msgspec.Struct, frozen=True):
     script: str = ""
 
 
+class Message(msgspec.Struct, frozen=True):
+    """What an implementation said so many times while it was called: `kind` is the class of a warning, or "stdout" or "stderr"
+    for a printed line; `place` the file and line that warned. Numbers that differed from time to time stand as #."""
+
+    kind: str
+    text: str
+    place: str = ""
+    count: int = 1
+
+
 class Verdict(msgspec.Struct, frozen=True, tag="verdict"):
     """One law held against one implementation, dtype and device. `margin` is the largest |error| / bound.
 
-    `used` are the options (or "gradients") that its calls put to use; files from before it was noted do not say.
+    `used` are the options (or "gradients") that its calls put to use; files from before it was noted do not say. `messages` is
+    what the implementation warned of and printed meanwhile.
     """
 
     law: str
@@ -123,6 +135,7 @@ class Verdict(msgspec.Struct, frozen=True, tag="verdict"):
     seconds: float = 0.0
     counterexample: Counterexample | None = None
     used: list[str] | None = None
+    messages: list[Message] = []
 
 
 class Timing(msgspec.Struct, frozen=True, tag="timing"):
@@ -477,7 +490,13 @@ def read(path: str | Path, *, strict: bool = True) -> list[Record] | Reading:
 
 def line_of(record: Record) -> bytes:
     """The line that a record is, its end included."""
-    return _encoder.encode(_storable(record)) + b"\n"
+    record = _storable(record)
+    try:
+        return _encoder.encode(record) + b"\n"
+    except (
+        UnicodeEncodeError
+    ):  # half of a surrogate pair, which UTF-8 cannot hold: in the path of a file, say
+        return _encoder.encode(_escaped(msgspec.to_builtins(record))) + b"\n"
 
 
 def of_kind(records: Iterable[Record], kind: type[Kind]) -> list[Kind]:
@@ -495,6 +514,15 @@ def json_schema() -> dict[str, Any]:
         "description": about,
         **msgspec.json.schema(Record),
     }
+
+
+def _escaped(value: Any) -> Any:
+    """The same with every text in it escaped."""
+    if isinstance(value, dict):
+        return {foreign_text.escaped(key): _escaped(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_escaped(x) for x in value]
+    return foreign_text.escaped(value) if isinstance(value, str) else value
 
 
 def _decode(line: bytes, schema: int) -> Record:

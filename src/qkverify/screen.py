@@ -15,12 +15,13 @@ from rich.table import Table
 from qkverify import frameworks, offered, pretrained, registry
 from qkverify.contract import DEVICES, FRAMEWORKS, OPTIONS, SEMANTICS
 from qkverify.laws import Law
+from qkverify.messages import lines, summed, taken
 from qkverify.operations import DESCRIBED
 from qkverify.power import summary
 from qkverify.report import units
 from qkverify.repository.asked import Asked
 from qkverify.repository.known_failures import KnownFailure, holding_again
-from qkverify.results import Planted, Verdict
+from qkverify.results import Message, Planted, Verdict
 from qkverify.verification import Cell, Plan, conventions_of, law_book
 from qkverify.workloads import table as workload_table
 
@@ -31,12 +32,14 @@ BROKEN = ("failed", "crashed", "timed out", "error")
 def heading(cell: Cell) -> None:
     """Which cell is checked, what it offers, and which conventions were found."""
     one = cell.implementation
-    console.print(f"\n[bold]{one.name}[/bold] · {one.arrays} · {cell.dtype} · {cell.device}")
+    console.print(f"\n[bold]{escape(one.name)}[/bold] · {one.arrays} · {cell.dtype} · {cell.device}")
     if one.operation == "attention":
         console.print(f"  offers       {', '.join(sorted(one.offers)) or 'query, key, value alone'}")
         console.print(f"  not offered  {', '.join(one.not_offered) or 'nothing'}")
     if one.requires:
-        console.print(f"  requires     {', '.join(one.requires)}{'' if one.declared else ' (detected)'}")
+        console.print(
+            f"  requires     {escape(', '.join(one.requires))}{'' if one.declared else ' (detected)'}"
+        )
     found = conventions_of(cell)
     for how in ("declared", "detected"):
         words = [
@@ -130,7 +133,7 @@ def verdict(
     """
     counterexamples(broken)
     for (name, device), reason in planned.unavailable.items():
-        console.print(f"[dim]unavailable: {name} on {device}: {reason}[/dim]")
+        console.print(f"unavailable: {name} on {device}: {reason}", style="dim", markup=False)
     cells = len(planned.cells)
     if broken:
         console.print(
@@ -141,7 +144,25 @@ def verdict(
     else:
         console.print("\n[bold red]NOT VERIFIED[/bold red]: no selected law was put to the test")
     if said := offered.sentence(unverified or {}):
-        console.print(f"[yellow]{said}[/yellow]")
+        console.print(said, style="yellow", markup=False)
+
+
+def messages(verdicts: Sequence[Verdict]) -> None:
+    """What each implementation warned of and printed while it was called, once, with how often."""
+    for name, said in summed(verdicts).items():
+        _messages(name, said)
+
+
+def messages_of(name: str) -> None:
+    """As `messages`, of an implementation that has no verdicts."""
+    _messages(name, taken(name))
+
+
+def _messages(name: str, said: Sequence[Message]) -> None:
+    if said:
+        console.print(f"\nwarnings and prints of {name}", style="yellow", markup=False)
+    for line in lines(said):
+        console.print(f"  {line}", markup=False)
 
 
 def settings(asked: Asked) -> None:
@@ -179,16 +200,16 @@ def matrix(verdicts: Sequence[Verdict]) -> list[Verdict]:
     for family in names:
         table.add_column(family, justify="right")
     for key in sorted(many):
-        table.add_row(*key, *[_cell(many[key].get(family, [])) for family in names])
+        table.add_row(*map(escape, key), *[_cell(many[key].get(family, [])) for family in names])
     if many:
         Console(highlight=False, width=max(console.width, 130)).print(table)
     _of_few_families({key: families for key, families in ran.items() if len(families) <= units.FEW_FAMILIES})
     gone = {(v.implementation, v.device): v.reason for v in verdicts if v.outcome == "unavailable"}
     for device, reason in dict.fromkeys((device, reason) for (_, device), reason in gone.items()):
         names = [name for (name, where), why in gone.items() if (where, why) == (device, reason)]
-        console.print(f"[dim]not on {device}, {reason}: {', '.join(names)}[/dim]")
+        console.print(f"not on {device}, {reason}: {', '.join(names)}", style="dim", markup=False)
     for finding in dict.fromkeys(v.reason for v in verdicts if v.outcome == "finding"):
-        console.print(f"[yellow]known finding[/yellow] {finding}")
+        console.print(f"[yellow]known finding[/yellow] {escape(finding)}")
     broken = [v for v in verdicts if v.outcome in BROKEN]
     counterexamples(broken)
     return broken
@@ -203,7 +224,7 @@ def _of_few_families(cells: Mapping[tuple[str, str, str], Mapping[str, Sequence[
         lines.setdefault((family, name, device), []).append(f"{dtype} {_cell(judged)}")
     longest = max((len(name) for _, name, _ in lines), default=0)
     for (family, name, device), said in sorted(lines.items()):
-        console.print(f"{family:12} {name:{longest}}  {device}  {'   '.join(said)}")
+        console.print(f"{family:12} {escape(f'{name:{longest}}')}  {device}  {'   '.join(said)}")
 
 
 def _cell(verdicts: Sequence[Verdict]) -> str:
@@ -215,7 +236,7 @@ def _cell(verdicts: Sequence[Verdict]) -> str:
     judged = [v for v in verdicts if v.outcome == "passed"]
     if not judged:
         gone = [v for v in verdicts if v.outcome == "unavailable"]
-        return f"[dim]{gone[0].reason}[/dim]" if gone else "[dim]-[/dim]"
+        return f"[dim]{escape(gone[0].reason)}[/dim]" if gone else "[dim]-[/dim]"
     margins = [v.margin for v in judged if v.margin is not None]
     return units.margin(max(margins)) if margins else "exact"
 
@@ -223,17 +244,19 @@ def _cell(verdicts: Sequence[Verdict]) -> str:
 def implementations() -> None:
     """Every implementation of the folder: where it runs, and what it offers."""
     for one in registry.load_folder():
-        devices = [f"{device} ({why})" if why else device for device, why in registry.devices_of(one).items()]
+        devices = [
+            escape(f"{device} ({why})") if why else device for device, why in registry.devices_of(one).items()
+        ]
         console.print(
-            f"[bold]{one.name:22}[/bold] {one.arrays} · {', '.join(one.dtypes)} · {', '.join(devices)}"
+            f"[bold]{escape(f'{one.name:22}')}[/bold] {one.arrays} · {', '.join(one.dtypes)} · {', '.join(devices)}"
         )
         offered = f"without {', '.join(one.not_offered)}" if one.not_offered else "every option"
         if one.operation != "attention":
             offered = ", ".join(sorted(one.offers)) or "no options"
-        needs = f"; requires {', '.join(one.requires)}" if one.requires else ""
+        needs = f"; requires {escape(', '.join(one.requires))}" if one.requires else ""
         console.print(f"{'':22} {escape(one.summary)}\n{'':22} [dim]{offered}{needs}[/dim]")
     for gone in registry.folder()[1]:
-        console.print(f"[bold]{gone.name:22}[/bold] [dim]{gone.reason}[/dim]")
+        console.print(f"[bold]{escape(f'{gone.name:22}')}[/bold] [dim]{escape(gone.reason)}[/dim]")
 
 
 def operations() -> None:
@@ -256,7 +279,7 @@ def laws() -> None:
     for law in sorted(law_book(), key=lambda law: law.family):
         needs = f"  (needs {', '.join(law.needs)})" if law.needs else ""
         console.print(
-            f"[bold]{law.family}[/bold] {law.name}{needs}\n    {law.sentence}\n    [dim]{law.source}[/dim]"
+            f"[bold]{law.family}[/bold] {law.name}{needs}\n    {escape(law.sentence)}\n    [dim]{escape(law.source)}[/dim]"
         )
 
 
@@ -265,17 +288,19 @@ def workloads() -> None:
     for one in workload_table().values():
         sizes = " ".join(f"{letter}={size}" for letter, size in one.sizes.items())
         options = "; ".join(words for words in ("causal" if one.causal else "", one.options) if words)
-        console.print(f"[bold]{one.name:24}[/bold] {sizes}  {options}\n    [dim]{one.source}[/dim]")
+        console.print(
+            f"[bold]{escape(f'{one.name:24}')}[/bold] {sizes}  {escape(options)}\n    [dim]{escape(one.source)}[/dim]"
+        )
 
 
 def doctor() -> None:
     """Frameworks, devices and implementations, each with the reason where it is missing."""
     for name in FRAMEWORKS:
         why = frameworks.missing(name)
-        console.print(f"{name:8} {why or 'installed'}")
+        console.print(f"{name:8} {why or 'installed'}", markup=False)
         for device in DEVICES if why is None else ():
             reason = frameworks.get(name).unavailable(device)
-            console.print(f"  {device:6} {reason or 'available'}")
+            console.print(f"  {device:6} {reason or 'available'}", markup=False)
     console.print(f"{'models':8} {pretrained.lacking() or 'installed'}", markup=False)
     implementations()
 
@@ -321,14 +346,16 @@ def planted(one: Planted) -> None:
             words += f" by {', '.join(kill.law for kill in one.kills)}"
     else:
         words = "[bold red]SURVIVED[/bold red]" if one.kind == "mutant" else "never accused"
-    console.print(f"{one.name:64} {words}  [dim]{one.examples:,} examples, {one.seconds:.1f} s[/dim]")
+    console.print(
+        f"{escape(f'{one.name:64}')} {words}  [dim]{one.examples:,} examples, {one.seconds:.1f} s[/dim]"
+    )
 
 
 def power(found: Sequence[Planted], idle: Sequence[Law] | None) -> None:
     """What all of it says; `idle` are the laws that no mutant broke, where that is known."""
     console.print()
     for line in summary(found):
-        console.print(line)
+        console.print(line, markup=False)
     if idle is not None:
         console.print(f"laws that kill nothing planted: {', '.join(law.name for law in idle) or 'none'}")
 
@@ -355,7 +382,7 @@ def progress(what: str) -> Iterator[Callable[[float, str], None]]:
         yield say
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left about"),
-               TimeRemainingColumn(), TextColumn("{task.fields[now]}"))  # fmt: skip
+               TimeRemainingColumn(), TextColumn("{task.fields[now]}", markup=False))  # fmt: skip
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=1.0, now="")
         yield lambda share, now: bar.update(task, completed=share, now=now)

@@ -16,7 +16,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from qkverify import conventions, processes, registry, replays
+import msgspec
+
+from qkverify import conventions, foreign_text, messages, processes, registry, replays
 from qkverify.contract import DEVICES, DTYPES, Finding, Implementation
 from qkverify.errors import ContractError, DeviceLost, HarnessError, LawViolation, UnsupportedCase, UsageError
 from qkverify.laws import PROFILES, Law, explain
@@ -125,11 +127,11 @@ LOST: dict[tuple[str, str], str] = {}  # (framework, device) that this process h
 
 def check(law: Law, run: Run, **settings: Any) -> Verdict:
     """The verdict of one law on one run. What its implementation does to settings of the process ends with it."""
-    with run.framework.restored():
+    with messages.collected(), run.framework.restored():
         found = _verdict(law, run, settings)
     if found.outcome == "crashed":
         LOST[run.implementation.arrays, run.device] = f"{law.name} of {run.cell}"
-    return found
+    return msgspec.structs.replace(found, messages=messages.taken(found.implementation))
 
 
 def _verdict(law: Law, run: Run, settings: Mapping[str, Any]) -> Verdict:
@@ -152,12 +154,14 @@ def _verdict(law: Law, run: Run, settings: Mapping[str, Any]) -> Verdict:
     try:
         law.check(run, **settings)
     except UnsupportedCase as refusal:
-        return verdict("not offered", str(refusal))
+        return verdict("not offered", foreign_text.shown(refusal))
     except HarnessError as error:
-        return verdict("error", f"the harness failed: {error}")
+        return verdict("error", f"the harness failed: {foreign_text.shown(error)}")
     except DeviceLost as error:
         return verdict(
-            "crashed", f"{run.device} answers its process no more: {error}", counterexample(error, law, run)
+            "crashed",
+            f"{run.device} answers its process no more: {foreign_text.shown(error)}",
+            counterexample(error, law, run),
         )
     except Exception as broken:
         found, known = counterexample(broken, law, run), finding(law, run)
@@ -222,14 +226,20 @@ def counterexample(broken: BaseException, law: Law, run: Run) -> Counterexample:
         frames = [
             f for f in traceback.extract_tb(broken.__traceback__) if f.filename == run.implementation.file
         ]
-        message += "".join(f"\n    {Path(f.filename).name}:{f.lineno}  {f.line}" for f in frames[-3:])
+        message += "".join(
+            f"\n    {_place(f)}  {foreign_text.shown_line(f.line, characters=200)}" for f in frames[-3:]
+        )
     path = replays.script_of(replay)
     return Counterexample(
         message=message, problem=run.problems[0].describe() if run.problems else "", replay=replay,
-        got=number(seen.got) if seen else str(broken), exact=number(seen.exact) if seen else "",
+        got=number(seen.got) if seen else foreign_text.shown(broken), exact=number(seen.exact) if seen else "",
         bound=f"{seen.bound:.2g}" if seen else "", margin=seen.margin if seen else None,
-        location=f"{seen.what}{list(seen.location)}" if seen else "", script=path.read_text() if path else "",
+        location=f"{seen.what}{list(seen.location)}" if seen else "", script=path.read_text("utf-8") if path else "",
     )  # fmt: skip
+
+
+def _place(frame: traceback.FrameSummary) -> str:
+    return f"{foreign_text.shown_line(Path(frame.filename).name, characters=100)}:{frame.lineno}"
 
 
 def info(
@@ -237,9 +247,9 @@ def info(
 ) -> ImplementationInfo:
     """What the report says of an implementation."""
     return ImplementationInfo(
-        name=one.name, operation=one.operation, summary=one.summary, arrays=one.arrays, file=Path(one.file).name,
-        dtypes=list(one.dtypes), devices=list(one.devices), offers=sorted(one.offers), not_offered=list(one.not_offered),
-        requires=list(one.requires), unavailable=unavailable,
+        name=one.name, operation=one.operation, summary=one.summary, arrays=one.arrays,
+        file=foreign_text.shown_line(Path(one.file).name), dtypes=list(one.dtypes), devices=list(one.devices),
+        offers=sorted(one.offers), not_offered=list(one.not_offered), requires=list(one.requires), unavailable=unavailable,
         semantics={name: Semantic(choice.value, choice.how) for name, choice in semantics.items()},
     )  # fmt: skip
 
@@ -382,6 +392,11 @@ class Verification:
     @property
     def failures(self) -> list[Verdict]:
         return [v for v in self.verdicts if v.outcome in ("failed", "crashed", "timed out", "error")]
+
+    @property
+    def messages(self) -> dict[str, list[str]]:
+        """What each implementation warned of and printed while it was called, a sentence each with how often."""
+        return {name: messages.lines(said) for name, said in messages.summed(self.verdicts).items()}
 
     def raise_for_failures(self) -> None:
         """Raise LawViolation with the smallest counterexample of every broken law; return if all hold."""

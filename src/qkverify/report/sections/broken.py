@@ -7,7 +7,7 @@ import re
 from markupsafe import Markup, escape
 
 from qkverify.report import units
-from qkverify.report.markdown import block
+from qkverify.report.markdown import block, code, plain
 from qkverify.report.model import Report, margin
 from qkverify.report.sections.verdicts import HARNESS, SHOWN, card_id
 from qkverify.report.templating import fill
@@ -92,10 +92,10 @@ def markdown(report: Report) -> str:
 
 
 def _paragraph(verdict: Verdict) -> str:
-    where = f"{verdict.implementation}, {verdict.device}, {verdict.dtype}"
-    lines = [f"### {verdict.law} ({label(verdict)}): `{where}`", verdict.sentence]
+    where = code(f"{verdict.implementation}, {verdict.device}, {verdict.dtype}")
+    lines = [f"### {verdict.law} ({label(verdict)}): {where}", verdict.sentence]
     if why := reason(verdict):
-        lines.append(_ADDRESS.sub(lambda address: f"[{address[0]}]({_target(address)})", why))
+        lines.append(_ADDRESS.sub(lambda address: f"[{address[0]}]({_target(address)})", plain(why)))
     if example := verdict.counterexample:
         lines.append(block(example.message))
         again = f", again: `qkverify replay {example.replay}`" if example.replay else ""
