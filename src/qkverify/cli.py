@@ -42,6 +42,9 @@ Laws = Annotated[
 CacheState = Annotated[
     str, typer.Option("--cache", help="hot or cold before every call; default: hot on a CPU, cold on a GPU")
 ]
+LawfulOnly = Annotated[
+    bool, typer.Option("--lawful-only", help="time only what breaks no law and has no known finding")
+]
 Jobs = Annotated[int, typer.Option(help="processes; a kernel that kills one costs only its own cell")]
 
 
@@ -149,10 +152,11 @@ def list_(
 def bench(
     targets: Annotated[list[str] | None, typer.Argument(help="implementations; default: all")] = None,
     workload: Workloads = None, pass_: Passes = None, dtype: Dtypes = None, device: Devices = None,
-    budget: Budget = "90s", processes: Processes = 5, rounds: Rounds = 100, laws: Laws = "glance", cache: CacheState = "",
+    budget: Budget = "90s", processes: Processes = 5, rounds: Rounds = 100, laws: Laws = "glance",
+    cache: CacheState = "", lawful_only: LawfulOnly = False,
     results: Annotated[Path | None, typer.Option(help="append the samples to this file, a JSON line each")] = None,
 ) -> None:  # fmt: skip
-    """Time implementations that keep the laws: interleaved, over several processes, with an A/A control."""
+    """Time implementations whose output is right: interleaved, over several processes, with an A/A control."""
     from qkverify import benching, screen_times
 
     asked = benching.Asked(
@@ -166,6 +170,7 @@ def bench(
         rounds,
         laws,
         cache,
+        lawful_only,
     )
     found = benching.run(asked, results or Path(".qkverify") / "bench.jsonl")
     screen_times.bench(found)
@@ -182,7 +187,8 @@ def compare(
     fail_on: Annotated[str, typer.Option(help="exit 1 where a case is: slower, faster, different")] = "",
     across_devices: Annotated[bool, typer.Option("--across-devices", help="of two runs: even of different machines")] = False,
     workload: Workloads = None, pass_: Passes = None, dtype: Dtypes = None, device: Devices = None,
-    budget: Budget = "90s", processes: Processes = 5, rounds: Rounds = 100, laws: Laws = "glance", cache: CacheState = "",
+    budget: Budget = "90s", processes: Processes = 5, rounds: Rounds = 100, laws: Laws = "glance",
+    cache: CacheState = "", lawful_only: LawfulOnly = False,
 ) -> None:  # fmt: skip
     """Faster, slower, same or undecided, case by case and overall: two implementations, or two runs."""
     from qkverify import benching, comparing, screen_times
@@ -195,7 +201,7 @@ def compare(
         screen_times.changes(comparing.software_changes(new, old), relative_to)
     else:
         asked = benching.Asked((candidate, baseline), workload or (), pass_ or (), dtype or (), device or (), budget,
-                               processes, rounds, laws, cache)  # fmt: skip
+                               processes, rounds, laws, cache, lawful_only)  # fmt: skip
         side = (
             comparing.load(str(results))
             if results
