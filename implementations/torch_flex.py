@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
 
-from qkverify import implementation
+from qkverify import Finding, implementation
 
 # What calls this is one of several processes already; torch would add a pool of compilers, one a core, to each of them.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
@@ -179,7 +179,10 @@ def blocks_by_position(
 HALF = ("float16", "bfloat16")
 
 SIZES = ("B >= 1", "Q >= 1", "K >= 1")
-LOST_LSE = "reports/findings/torch-flex-log-sum-exp-of-lowest-number-is-lost"
+LOST_LSE = Finding(
+    "reports/findings/torch-flex-log-sum-exp-of-lowest-number-is-lost",
+    sentence="torch's flex_attention loses the log-sum-exp of a row whose scores are the lowest number",
+)
 
 for name, run, declared in (
     ("eager", eager, {

@@ -126,18 +126,22 @@ def only_nan(problem: Any) -> bool:
 # law[device-dtype] -> finding.
 ACCUMULATES = Finding(
     "reports/findings/torch-cpu-flash-backward-accumulates-in-storage-dtype",
+    sentence="torch's CPU flash attention accumulates gradients in bfloat16 and float16",
     when=lambda p: p.group > 1 or p.sizes["Q"] > BLOCK or p.sizes["K"] > BLOCK,
 )
 SCALE_NOT_POSITIVE = Finding(
     "reports/findings/torch-cpu-flash-causal-with-scale-not-positive-is-nan",
+    sentence="torch's CPU flash attention gives NaN for causal attention with a scale of zero or below",
     when=lambda p: p.causal and p.scale is not None and p.scale <= 0,
 )
 NAN_QUERY = Finding(
     "reports/findings/torch-cpu-flash-loses-nan-of-a-query",
+    sentence="torch's CPU flash attention turns NaN in a query into zeros where there are few keys",
     when=lambda p: p.sizes["K"] < VECTOR and only_nan(p),
 )
 KEY_COUNT = Finding(
     "reports/findings/torch-cpu-flash-counts-keys-by-the-values",
+    sentence="torch's CPU flash attention counts the keys by the values",
     when=lambda p: p.value.shape[2] != p.key.shape[2],
 )
 FLASH_FINDINGS = {

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -480,31 +479,6 @@ def test_a_cell_that_is_expected_to_be_too_slow_is_not_called() -> None:
 # Cells and reasons
 
 
-def verdict(law: str, outcome: str, family: str = "attention") -> Verdict:
-    return Verdict(law, family, "A sentence.", False, "mine", "cpu", "float32", outcome)  # type: ignore[arg-type]
-
-
-def test_a_broken_law_speaks_against_timing_and_a_broken_gradient_only_against_backward() -> None:
-    forward, both = cell(), cell(direction="forward+backward")
-    why = cells.why_not_verified(
-        [verdict("one_hot_lookup", "passed"), verdict("adjoint", "failed", "gradients")]
-    )
-    assert (why(forward), why(both)) == (None, "breaks adjoint")
-    why = cells.why_not_verified([verdict("one_hot_lookup", "crashed"), verdict("vjp", "finding")])
-    assert why(forward) == why(both) == "crashed: one_hot_lookup"
-    assert cells.why_not_verified([])(forward) == "not verified in this run"
-    offered = [verdict("one_hot_lookup", "passed"), verdict("causal", "not offered")]
-    assert cells.why_not_verified(offered)(forward) is None
-
-
-def test_a_cell_that_refused_the_problems_of_every_law_is_not_timed() -> None:
-    refused = [
-        msgspec.structs.replace(verdict(law, "not offered"), reason="expected half precision")
-        for law in ("one_hot_lookup", "causal")
-    ]
-    assert cells.why_not_verified(refused)(cell()) == "not offered: expected half precision"
-
-
 def test_memory_is_shown_in_the_first_dtype_that_is_there() -> None:
     one, other = implementation(), implementation(dtypes=("float64",))
     halves = [cell(implementation=one, dtype=dtype) for dtype in ("float16", "bfloat16")]
@@ -513,14 +487,6 @@ def test_memory_is_shown_in_the_first_dtype_that_is_there() -> None:
     assert timing.showing_growth([*halves, both, double]) == {halves[1], double}
     single = cell(implementation=one, dtype="float32")
     assert timing.showing_growth([*halves, single]) == {single}
-
-
-def test_a_declared_finding_speaks_against_its_dtype_only() -> None:
-    one = implementation(findings={"vjp_agrees_with_reference[bfloat16]": "reports/findings/x"})
-    assert cells.why_not_declared(cell(implementation=one, direction="forward+backward")) is None
-    bf16 = cell(implementation=one, direction="forward+backward", dtype="bfloat16")
-    assert cells.why_not_declared(bf16) == "known finding: vjp_agrees_with_reference, see reports/findings/x"
-    assert cells.why_not_declared(dataclasses.replace(bf16, direction="forward")) is None
 
 
 def test_what_is_not_offered_or_not_here_is_a_reason() -> None:
@@ -654,8 +620,8 @@ def test_a_grid_is_written_as_it_goes_and_within_its_budget(tmp_path: Path) -> N
 
     wrong = implementation("wrong", thrice)
     verdicts = [
-        verdict("one_hot_lookup", "passed"),
-        msgspec.structs.replace(verdict("one_hot_lookup", "passed"), implementation="wrong"),
+        Verdict("one_hot_lookup", "attention", "A sentence.", False, name, "cpu", "float32", "passed")
+        for name in ("mine", "wrong")
     ]
     with results.Writer(tmp_path / "results.jsonl") as writer:
         timings = timing.run_grid(

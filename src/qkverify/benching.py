@@ -1,4 +1,4 @@
-"""`qkverify bench`: the laws first, then times of what kept them, into a results file."""
+"""`qkverify bench`: the laws first, then times with what is known beside them, into a results file."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ class Asked(NamedTuple):
     rounds: int
     laws: str
     cache: str
+    lawful_only: bool = False
 
 
 class Found(NamedTuple):
@@ -57,6 +58,8 @@ class Found(NamedTuple):
 def run(asked: Asked, path: Path) -> Found:
     """Check and time what was asked for, appending to `path`. Raises UsageError where nothing of it exists."""
     seconds = seconds_of(asked.budget)
+    if asked.lawful_only and asked.laws == "none":
+        raise UsageError("--lawful-only goes by the laws, and --laws none checks none: leave one of them out")
     directions = tuple(_pass(name) for name in asked.passes) or DIRECTIONS
     cases = resolve(asked.workloads) if asked.workloads else []
     planned = plan(asked.targets, asked.devices, asked.dtypes)
@@ -87,6 +90,7 @@ def run(asked: Asked, path: Path) -> Found:
                 processes=asked.processes,
                 most_rounds=asked.rounds,
                 cache=_cache(asked.cache),
+                lawful_only=asked.lawful_only,
             )
     records = last_run(read(path))
     return Found(path, side_of(records), of_kind(records, Ceiling), of_kind(records, Timing))

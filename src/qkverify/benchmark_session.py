@@ -23,6 +23,7 @@ from qkverify.ceilings import fraction_of_roofline, measure_ceilings
 from qkverify.cells import Cell, cells_of
 from qkverify.contract import Implementation
 from qkverify.errors import UnsupportedCase, UsageError
+from qkverify.marks import Known, words
 from qkverify.measurement import Measured, measure, prepared
 from qkverify.memory import Server
 from qkverify.repository import pytest_options
@@ -65,7 +66,9 @@ class BenchmarkSession:
         self.clock = Replay()
         self._cell_seconds = cell_seconds
         self._selected: set[str] = set(self.cells)
-        self._reasons = why_not(cells)
+        known = Known()
+        self._marks = {cell: known.marks(cell) for cell in cells}
+        self._reasons = why_not(cells, known, self._marks)
         self._shown = showing_growth([cell for cell in cells if self._reasons[cell] is None])
         self._measured: dict[tuple[str, ...], Measured] = {}
         self._ceilings: dict[tuple[str, str], list[Ceiling]] = {}
@@ -131,6 +134,7 @@ class BenchmarkSession:
             "bytes": timing.bytes,
             "peak_bytes": timing.peak_bytes,
             "margin": timing.margin,
+            "marks": [words(mark) for mark in self._marks[cell]],
             "control": None if control is None else [control.ratio, control.low, control.high],
         }
 

@@ -1,4 +1,4 @@
-"""Everything at once: verify all that runs here, time what passed, and keep it in one results file."""
+"""Everything at once: verify and time all that runs here, and keep it in one results file."""
 
 from __future__ import annotations
 
@@ -70,8 +70,7 @@ def run_start(profile: str) -> RunStart:
 def record_everything(
     path: Path, *, profile: str, budget_seconds: float, devices: Sequence[str] = (), resume: bool = False
 ) -> None:
-    """Write a results file: header, verdicts as they come, accuracy, how products round, implementations, then timings of what
-    passed.
+    """Write a results file: header, verdicts as they come, accuracy, how products round, implementations, then timings.
 
     With `resume` a file that a killed run left behind is gone on with: laws that have a verdict in it are not checked again.
     Otherwise, and where the file is that of a finished run or of other software, a new file begins, and what trends need of the

@@ -1,8 +1,8 @@
-"""Which cells there are to time, and why some are not timed.
+"""Which cells there are to time, and why some cannot run.
 
 A cell is one implementation on one workload, device and dtype, in one direction. Nothing is left out
-silently: a cell that cannot or must not be timed carries its reason, and the reason enters the results in
-place of times.
+silently: a cell that cannot be timed carries its reason, and the reason enters the results in place of times.
+What laws and findings say against a cell is decided in `marks`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import groupby
 
 from qkverify import registry
 from qkverify.contract import DEVICES, Implementation
-from qkverify.results import Direction, Group, Verdict
+from qkverify.results import Direction, Group
 from qkverify.workloads import Workload, small_grid
 
 DIRECTIONS: tuple[Direction, ...] = (
@@ -24,7 +24,6 @@ DIRECTIONS: tuple[Direction, ...] = (
 BACKWARD: tuple[Direction, ...] = ("backward", "forward+backward")
 IMPORTANCE = ("float32", "bfloat16", "float64", "float16")  # of dtypes, where time is short
 INTERPRETED = "runs in Triton's interpreter on a CPU, whose speed says nothing about the kernel"
-GRADIENT_WORDS = ("gradient", "vjp", "jacobian", "backward")
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,6 @@ class Cell:
     def id(self) -> str:
         case, direction, device, dtype = self.group
         return f"{case}-{direction}-{self.implementation.name}-{device}-{dtype}"
-
-
-Reason = Callable[[Cell], str | None]
 
 
 def cells_of(
@@ -98,66 +94,15 @@ def why_not_run(cell: Cell) -> str | None:
         return absent
     if cell.device == "cpu" and hasattr(sys.modules.get(one.function.__module__), "triton"):
         return INTERPRETED
-    missing = sorted(_needs(cell) - one.offers)
+    missing = sorted(used_by(cell) - one.offers)
     if missing:
         return f"not offered: {', '.join(missing)}"
     broken = one.accepts(cell.workload.sizes)
     return None if broken is None else f"not offered: requires {broken}"
 
 
-def why_not_verified(verdicts: Iterable[Verdict]) -> Reason:
-    """The reason, cell by cell, that verdicts of the laws give against timing.
-
-    A law about gradients does not speak against forward alone. A cell without any verdict has not been
-    verified, and one that refused the problems of every law offers nothing.
-    """
-    spoken: dict[tuple[str, str, str], dict[Direction, str | None]] = {}
-    refused: dict[tuple[str, str, str], str] = {}
-    verdicts = list(verdicts)
-    for verdict in verdicts:
-        key = verdict.implementation, verdict.device, verdict.dtype
-        reasons = spoken.setdefault(key, dict.fromkeys(("forward", *BACKWARD)))
-        against = _against(verdict)
-        for direction in BACKWARD if about_gradients(verdict.family, verdict.law) else reasons:
-            reasons[direction] = reasons[direction] or against
-        if verdict.outcome == "not offered":
-            refused.setdefault(key, f"not offered: {verdict.reason}")
-    for key in {(v.implementation, v.device, v.dtype) for v in verdicts if v.outcome != "not offered"}:
-        refused.pop(key, None)
-
-    def reason(cell: Cell) -> str | None:
-        key = cell.implementation.name, cell.device, cell.dtype
-        return refused.get(key, spoken[key][cell.direction]) if key in spoken else "not verified in this run"
-
-    return reason
-
-
-def why_not_declared(cell: Cell) -> str | None:
-    """The reason that an implementation itself gives where no verdicts are at hand: its findings."""
-    for law, where in cell.implementation.findings.items():
-        name, _, dtype = law.rstrip("]").partition("[")
-        applies = cell.direction in BACKWARD or not about_gradients("", name)
-        if applies and dtype in ("", cell.dtype):
-            return f"known finding: {name}, see {where}"
-    return None
-
-
-def about_gradients(family: str, law: str) -> bool:
-    """Whether a law speaks of gradients, by its family and name."""
-    return family == "gradients" or any(word in law for word in GRADIENT_WORDS)
-
-
-def _against(verdict: Verdict) -> str | None:
-    if verdict.outcome in ("passed", "not offered"):
-        return None
-    if verdict.outcome == "finding":
-        return f"known finding: {verdict.law}"
-    if verdict.outcome == "failed":
-        return f"breaks {verdict.law}"
-    return f"{verdict.outcome}: {verdict.law}"
-
-
-def _needs(cell: Cell) -> set[str]:
+def used_by(cell: Cell) -> set[str]:
+    """The options that a call of the cell uses, and "gradients"."""
     workload = cell.workload
     used: Mapping[str, bool] = {
         "causal": workload.causal,

@@ -60,6 +60,9 @@ Laws = Annotated[
 CacheState = Annotated[
     str, typer.Option("--cache", help="hot or cold before every call; default: hot on a CPU, cold on a GPU")
 ]
+LawfulOnly = Annotated[
+    bool, typer.Option("--lawful-only", help="time only what breaks no law and has no known finding")
+]
 Jobs = Annotated[int, typer.Option(help="processes; a kernel that kills one costs only its own cell")]
 
 
@@ -177,10 +180,11 @@ def list_(
 def bench(
     targets: Annotated[list[str] | None, typer.Argument(help="implementations; default: all")] = None,
     workload: Workloads = None, pass_: Passes = None, dtype: Dtypes = None, device: Devices = None,
-    budget: Budget = "90s", processes: Processes = 5, rounds: Rounds = 100, laws: Laws = "glance", cache: CacheState = "",
+    budget: Budget = "90s", processes: Processes = 5, rounds: Rounds = 100, laws: Laws = "glance",
+    cache: CacheState = "", lawful_only: LawfulOnly = False,
     results: Annotated[Path | None, typer.Option(help="append the samples to this file, a JSON line each")] = None,
 ) -> None:  # fmt: skip
-    """Time implementations that keep the laws: interleaved, over several processes, with an A/A control."""
+    """Time implementations whose output is right: interleaved, over several processes, with an A/A control."""
     from qkverify import benching, screen_times
 
     asked = benching.Asked(
@@ -194,6 +198,7 @@ def bench(
         rounds,
         laws,
         cache,
+        lawful_only,
     )
     found = benching.run(asked, results or _bench_file())
     screen_times.bench(found)
@@ -210,7 +215,8 @@ def compare(
     fail_on: Annotated[str, typer.Option(help="exit 1 where a case is: slower, faster, different")] = "",
     across_devices: Annotated[bool, typer.Option("--across-devices", help="of two runs: even of different machines")] = False,
     workload: Workloads = None, pass_: Passes = None, dtype: Dtypes = None, device: Devices = None,
-    budget: Budget = "90s", processes: Processes = 5, rounds: Rounds = 100, laws: Laws = "glance", cache: CacheState = "",
+    budget: Budget = "90s", processes: Processes = 5, rounds: Rounds = 100, laws: Laws = "glance",
+    cache: CacheState = "", lawful_only: LawfulOnly = False,
 ) -> None:  # fmt: skip
     """Faster, slower, same or undecided, case by case and overall: two implementations, or two runs."""
     from qkverify import benching, comparing, screen_times
@@ -223,7 +229,7 @@ def compare(
         screen_times.changes(comparing.software_changes(new, old), relative_to)
     else:
         asked = benching.Asked((candidate, baseline), workload or (), pass_ or (), dtype or (), device or (), budget,
-                               processes, rounds, laws, cache)  # fmt: skip
+                               processes, rounds, laws, cache, lawful_only)  # fmt: skip
         side = comparing.load(str(results)) if results else benching.run(asked, _bench_file()).side
         found = comparing.implementations(side, *benching.names_of(candidate, baseline, side))
     screen_times.comparison(found)

@@ -48,6 +48,7 @@ class Side(NamedTuple):
     start: RunStart | None
     timings: list[Timing]
     controls: list[Control]
+    untimed: Sequence[Timing] = ()  # cells without times, each with its reason
 
 
 def side_of(records: Iterable[Record]) -> Side:
@@ -60,6 +61,7 @@ def side_of(records: Iterable[Record]) -> Side:
         starts[-1] if starts else None,
         [t for t in latest.values() if t.seconds],
         list(controls.values()),
+        [t for t in latest.values() if not t.seconds],
     )
 
 
@@ -93,6 +95,9 @@ def load(where: str) -> Side:
 def implementations(run: Side, candidate: str, baseline: str) -> Result:
     """Two implementations of one run. Raises UsageError where they have no case in common."""
     named = [name for name in (candidate, baseline) if all(t.implementation != name for t in run.timings)]
+    reasons = dict.fromkeys(t.reason for t in run.untimed if t.implementation in named[:1])
+    if reasons:
+        raise UsageError("\n  ".join([f"{named[0]} has no time to compare", *reasons]))
     if named:
         raise UsageError.unknown(
             "implementation", named[0], dict.fromkeys(t.implementation for t in run.timings)

@@ -192,13 +192,14 @@ ATTENTIONS = (
 @dataclass(frozen=True)
 class Finding:
     """A recorded defect of somebody else's code. `folder` tells of it; `when` says of a `Problem` whether it can show there;
-    `listed` is its place in a file of known failures, where it stands in one.
+    `sentence` says in one line what is wrong; `listed` is its place in a file of known failures, where it stands in one.
 
     A failure of its law on problems of which `when` says no is none of the finding's: it counts as a failure.
     """
 
     folder: str
     when: Callable[[Any], bool] | None = None
+    sentence: str = ""
     listed: str = ""
 
     def __str__(self) -> str:
@@ -250,6 +251,15 @@ class Implementation:
     def declared_precision(self, device: str, dtype: str) -> Any:
         """What is declared of a dtype on a device: the name of a precision model, a `Precision`, or None."""
         return self.precision.get(f"{dtype}-{device}", self.precision.get(dtype))
+
+    def findings_at(self, device: str, dtype: str) -> dict[str, Finding]:
+        """Law -> what is recorded of it on a device in a dtype; what names the place most closely counts.
+
+        `findings` is keyed "law", "law[dtype]", "law[device]" or "law[device-dtype]".
+        """
+        places = ("", dtype, device, f"{device}-{dtype}")
+        split = [(*key.rstrip("]").partition("[")[::2], known) for key, known in self.findings.items()]
+        return {law: known for at in places for law, place, known in split if place == at}
 
     @property
     def not_offered(self) -> tuple[str, ...]:

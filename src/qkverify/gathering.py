@@ -16,7 +16,7 @@ import numpy as np
 
 from qkverify.cells import Cell
 from qkverify.measurement import Measured, control_of
-from qkverify.results import Conditions, Control, Group, Timing
+from qkverify.results import Conditions, Control, Group, Mark, Timing
 from qkverify.sampling import FEWEST_ROUNDS
 from qkverify.statistics import QUIET, paired
 
@@ -29,8 +29,9 @@ REACH = 1.96 * 1.25 / 0.954
 class Gathered:
     """All that is known of one group."""
 
-    def __init__(self, cells: Sequence[Cell]) -> None:
+    def __init__(self, cells: Sequence[Cell], marks: Mapping[Cell, list[Mark]] | None = None) -> None:
         self.cells = list(cells)
+        self._marks = [(marks or {}).get(cell, []) for cell in self.cells]
         self.timings: list[Timing] = []
         self.twin: Timing | None = None
         self.conditions: list[Conditions] = []
@@ -65,7 +66,10 @@ class Gathered:
         fresh = [_placed(timing, before, process) for timing in found.timings]
         twin = None if found.twin is None else _placed(found.twin, before, process)
         if not self.timings:
-            self.timings, self.twin = fresh, twin
+            self.timings = [
+                msgspec.structs.replace(t, marks=marks) for t, marks in zip(fresh, self._marks, strict=True)
+            ]
+            self.twin = twin
         else:
             by_name = {timing.implementation: timing for timing in fresh}
             self.timings = [_joined(t, by_name.get(t.implementation)) for t in self.timings]

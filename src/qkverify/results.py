@@ -91,7 +91,10 @@ class ImplementationInfo(msgspec.Struct, frozen=True, tag="implementation"):
 
 
 class Counterexample(msgspec.Struct, frozen=True):
-    """The smallest failure found: `message` is the whole text a person sees, `replay` the id to repeat it."""
+    """The smallest failure found: `message` is the whole text a person sees, `replay` the id to repeat it.
+
+    `traits` says what its calls have that a plain call has not (see `traits`); None in files from before it was noted.
+    """
 
     message: str
     problem: str
@@ -102,6 +105,7 @@ class Counterexample(msgspec.Struct, frozen=True):
     location: str
     replay: str
     script: str = ""
+    traits: list[str] | None = None
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -138,13 +142,27 @@ class Verdict(msgspec.Struct, frozen=True, tag="verdict"):
     messages: list[Message] = []
 
 
+class Mark(msgspec.Struct, frozen=True):
+    """What is known against an implementation whose time it stands beside: a recorded finding, or laws that it breaks.
+
+    `sentence` says what is wrong, `folder` where a finding is told in full. `bars` says whether the timed workload falls
+    under it: then there is no time.
+    """
+
+    kind: Literal["finding", "broken", "not verified"]
+    laws: list[str]
+    sentence: str
+    folder: str = ""
+    bars: bool = False
+
+
 class Timing(msgspec.Struct, frozen=True, tag="timing"):
     """One cell: `seconds[i]` is the time of one call, measured in round `rounds[i]` by process `processes[i]`.
 
     Rounds are numbered through over all processes; files from before there were several name no process. In
     the `disturbed` rounds the device was held back (see Conditions). An untimed cell has no seconds, and a
     reason. `flops` and `bytes` are of one call; `peak_bytes` is the memory above the inputs at its highest,
-    where it was measured.
+    where it was measured. `marks` is what laws and findings say against the implementation.
     """
 
     case: str
@@ -167,6 +185,7 @@ class Timing(msgspec.Struct, frozen=True, tag="timing"):
     processes: list[int] = []
     disturbed: list[int] = []
     cache: Cache = "hot"
+    marks: list[Mark] = []
 
     @property
     def group(self) -> Group:

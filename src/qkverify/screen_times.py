@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.markup import escape
 from rich.text import Text
 
-from qkverify import statistics
+from qkverify import links, marks, statistics, untimed
 from qkverify.benching import Found
 from qkverify.ceilings import fraction_of_roofline
 from qkverify.comparing import Case, Result
@@ -29,9 +29,26 @@ def bench(found: Found) -> None:
     for mine in by_group.values():
         timed = sorted((t for t in mine if t.seconds), key=lambda t: statistics.median(statistics.calm(t)))
         if timed:
-            _group(timed, statistics.own_controls(timed[0], found.side.controls), found.ceilings)
-    for reason, names in _untimed(found.all_timings).items():
-        console.print(f"not timed: {', '.join(names)}: {reason}", style="dim", markup=False)
+            _group(timed, mine, statistics.own_controls(timed[0], found.side.controls), found.ceilings)
+    known(found.side.timings)
+    reasons = _untimed(found.all_timings)
+    if reasons:
+        console.print("\nnot timed")
+    for reason, names in reasons.items():
+        console.print(f"  {', '.join(names)}: {reason}", style="dim", markup=False)
+
+
+def known(timed: Iterable[Timing]) -> None:
+    """What is known against implementations that have a time, each mark once, with the place where it is told."""
+    found: dict[str, dict[str, None]] = {}
+    for timing in timed:
+        for mark in timing.marks:
+            said = f"{marks.words(mark, links.place_of)}"
+            found.setdefault(said, {})[timing.implementation] = None
+    if found:
+        console.print("\nknown against what was timed; the workloads above do not fall under it")
+    for said, names in found.items():
+        console.print(f"  {', '.join(names)}: {said}", markup=False)
 
 
 def comparison(found: Result) -> None:
@@ -40,8 +57,9 @@ def comparison(found: Result) -> None:
     _aligned([header, *(_case(case) for case in found.cases)], right=(3, 4, 5))
     if len(found.cases) > 1:
         console.print(f"\nover {len(found.cases)} cases   {_said(found.overall)}")
-    if any(math.isinf(case.comparison.interval.high) for case in found.cases):
-        console.print("[dim]no interval: times of one process, or of too few rounds, decide nothing[/dim]")
+    if not all(statistics.is_told(case.comparison.interval) for case in found.cases):
+        console.print(f"[dim]no interval: {statistics.TOO_FEW} decide nothing[/dim]")
+    known(timing for case in found.cases for timing in (case.candidate, case.baseline))
 
 
 def changes(software: Sequence[str], relative_to: str) -> None:
@@ -55,7 +73,9 @@ def changes(software: Sequence[str], relative_to: str) -> None:
                       "--relative-to NAME takes it out")  # fmt: skip
 
 
-def _group(timed: Sequence[Timing], controls: Sequence[Control], ceilings: Iterable[Ceiling]) -> None:
+def _group(
+    timed: Sequence[Timing], every: Sequence[Timing], controls: Sequence[Control], ceilings: Iterable[Ceiling]
+) -> None:
     first, ceilings = timed[0], list(ceilings)
     s = first.sizes
     heads = f"{s['H']}" if s["H"] == s["G"] else f"{s['H']}({s['G']})"
@@ -66,10 +86,13 @@ def _group(timed: Sequence[Timing], controls: Sequence[Control], ceilings: Itera
     console.print(f"  {_control(controls)}")
     found = [statistics.compare(timing, first, controls) for timing in timed[1:]]
     is_alone = all(one.word == "slower" for one in found)  # else it is only what the others are held against
-    words = ["fastest" if is_alone else "1 x", *map(_said, found)]
+    others = untimed.names(untimed.left_out(every))
+    words = [("fastest of those timed" if others else "fastest") if is_alone else "1 x", *map(_said, found)]
     _aligned(
         [_line(timing, word, ceilings) for timing, word in zip(timed, words, strict=True)], right=(1, 2, 3)
     )
+    if others:
+        console.print(f"  [yellow]left out, though it could run here: {others}[/yellow]")
 
 
 def _line(timing: Timing, word: str, ceilings: Sequence[Ceiling]) -> tuple[str, ...]:
@@ -84,6 +107,7 @@ def _line(timing: Timing, word: str, ceilings: Sequence[Ceiling]) -> tuple[str, 
         f"margin {units.margin(timing.margin)}" if timing.margin is not None else "",
         word,
         f"[dim]{counts}[/dim]",
+        f"[yellow]{marks.brief(timing.marks)}[/yellow]" if timing.marks else "",
     )
 
 
@@ -132,7 +156,8 @@ def _case(case: Case) -> tuple[str, ...]:
 
 def _said(found: Comparison) -> str:
     """ "slower: 1.56 x (1.53 .. 1.59)"."""
-    return f"{_word(found)}: {_interval(found.interval)}"
+    few = "" if statistics.is_told(found.interval) else f" ({statistics.TOO_FEW})"
+    return f"{_word(found)}: {_interval(found.interval)}{few}"
 
 
 def _word(found: Comparison) -> str:
@@ -145,11 +170,7 @@ def _interval(interval: Interval) -> str:
 
 
 def _edges(interval: Interval) -> str:
-    return (
-        f"({interval.low:.3f} .. {interval.high:.3f})"
-        if interval.low > 0 and interval.high < math.inf
-        else ""
-    )
+    return f"({interval.low:.3f} .. {interval.high:.3f})" if statistics.is_told(interval) else ""
 
 
 def _untimed(timings: Iterable[Timing]) -> dict[str, list[str]]:

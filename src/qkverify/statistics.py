@@ -36,6 +36,8 @@ FEWEST_ROUNDS = 3  # under three pairs an interval says nothing
 # Student's t, two-sided 95 %, for 1, 2, ... degrees of freedom; from the last on the last is used, a little wide.
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
            2.120, 2.110, 2.101, 2.093)  # fmt: skip
+MOST_REACH = 10.0  # an interval that reaches further than a factor of ten to both sides is printed as none
+TOO_FEW = "too few processes or rounds for an interval"
 QUIET = math.log(1.01)  # differences under 1 % are never called; a control within it is a quiet machine
 
 
@@ -166,6 +168,11 @@ def noise(controls: Iterable[Control | Interval]) -> float:
 def is_quiet(controls: Iterable[Control]) -> bool:
     """Whether every control's ratio lies within 1 % of one: differences of a few per cent can be judged."""
     return all(c.ratio > 0 and abs(math.log(c.ratio)) <= QUIET for c in controls)
+
+
+def is_told(interval: Interval) -> bool:
+    """Whether an interval says anything: of two processes Student's reaches from nothing to a hundred thousand."""
+    return interval.low > 0 and interval.high < MOST_REACH**2 * interval.low
 
 
 def verdict(interval: Interval, band: float = QUIET) -> Word:

@@ -20,15 +20,14 @@ from qkverify.cells import (
     Cell,
     cells_of,
     groups_of,
-    why_not_declared,
     why_not_run,
-    why_not_verified,
 )
 from qkverify.contract import Implementation
 from qkverify.gathering import Gathered, allocate
+from qkverify.marks import Known, against
 from qkverify.measurement import Measured, Prepared, measure, prepared
 from qkverify.memory import Server
-from qkverify.results import Cache, Direction, Timing, Verdict, Writer
+from qkverify.results import Cache, Direction, Mark, Timing, Verdict, Writer
 from qkverify.sampling import MOST_ROUNDS
 from qkverify.sweeps import Sweep, Terms
 from qkverify.workloads import Workload, small_grid
@@ -71,13 +70,14 @@ def run_grid(
     processes: int = 3,
     most_rounds: int = MOST_ROUNDS,
     cache: Cache | None = None,
+    lawful_only: bool = False,
 ) -> list[Timing]:
     """Ceilings, timings and controls of the grid, written in this order; returns the timings.
 
-    `workloads` gives the cases of a device. With `verdicts` only cells that passed their laws are timed;
-    without, all but those that declare a finding. `most_rounds` is that of one process, `cache` as in `clocks.clock_for`. The
-    budget covers all of it, to within the last group's warm-up: what it had no room for is written without
-    times and with that reason.
+    `workloads` gives the cases of a device. What `verdicts` and findings say stands beside each time, and bars it
+    as `marks` says; with `lawful_only`, wherever anything is known against a cell. `most_rounds` is that of one
+    process, `cache` as in `clocks.clock_for`. The budget covers all of it, to within the last group's warm-up: what
+    it had no room for is written without times and with that reason.
     """
     start, say = time.perf_counter(), progress or (lambda fraction, text: None)
 
@@ -87,7 +87,9 @@ def run_grid(
     cells = cells_of(
         implementations, workloads=workloads, devices=devices, dtypes=dtypes, directions=directions
     )
-    reasons = why_not(cells, verdicts)
+    known = Known(verdicts)
+    marks = {cell: known.marks(cell) for cell in cells}
+    reasons = why_not(cells, known, marks, lawful_only=lawful_only)
     live = [cell for cell in cells if reasons[cell] is None]
     say(0.0, "ceilings")
     places = list(dict.fromkeys((cell.device, cell.dtype) for cell in live))
@@ -99,6 +101,7 @@ def run_grid(
     plan = _Plan(
         groups_of(cells),
         reasons,
+        marks,
         peaks,
         seed=seed,
         most_rounds=most_rounds,
@@ -133,6 +136,7 @@ class _Plan:
         self,
         groups: Sequence[list[Cell]],
         reasons: Mapping[Cell, str | None],
+        marks: Mapping[Cell, list[Mark]],
         peaks: Mapping[Cell, int],
         *,
         seed: int,
@@ -140,7 +144,7 @@ class _Plan:
         cache: Cache | None,
         first_rounds: int,
     ) -> None:
-        self.groups = {cells[0].group: Gathered(cells) for cells in groups}
+        self.groups = {cells[0].group: Gathered(cells, marks) for cells in groups}
         self._reasons, self._peaks, self._speeds = reasons, peaks, Speeds()
         self._seed, self._cache = seed, cache
         self._most_rounds, self._first_rounds = most_rounds, first_rounds
@@ -238,10 +242,14 @@ def scores_of(cell: Cell) -> int:
     return s["B"] * s["H"] * s["Q"] * s["K"]
 
 
-def why_not(cells: Iterable[Cell], verdicts: Iterable[Verdict] | None = None) -> dict[Cell, str | None]:
-    """Why each cell must not be timed, None for those that may be: the machine first, then the laws."""
-    unverified = why_not_declared if verdicts is None else why_not_verified(verdicts)
-    return {cell: why_not_run(cell) or unverified(cell) for cell in cells}
+def why_not(
+    cells: Iterable[Cell], known: Known, marks: Mapping[Cell, list[Mark]], *, lawful_only: bool = False
+) -> dict[Cell, str | None]:
+    """Why each cell must not be timed, None for those that may be: the machine first, then what is known against them."""
+    return {
+        cell: why_not_run(cell) or known.refused(cell) or against(marks[cell], lawful_only=lawful_only)
+        for cell in cells
+    }
 
 
 def measure_peaks(cells: Iterable[Cell], *, budget_seconds: float) -> dict[Cell, int]:

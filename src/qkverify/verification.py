@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from qkverify import conventions, foreign_text, messages, processes, registry, replays
+from qkverify import conventions, foreign_text, messages, processes, registry, replays, traits
 from qkverify.contract import DEVICES, DTYPES, Finding, Implementation
 from qkverify.errors import ContractError, DeviceLost, HarnessError, LawViolation, UnsupportedCase, UsageError
 from qkverify.laws import PROFILES, Law, explain
@@ -206,14 +206,7 @@ def beside(known: Finding, law: Law, run: Run, **settings: Any) -> Counterexampl
 
 def finding(law: Law, run: Run) -> Finding | None:
     """The recorded finding of this law here, if there is one."""
-    known = run.implementation.findings
-    keys = (
-        f"{law.name}[{run.device}-{run.dtype}]",
-        f"{law.name}[{run.device}]",
-        f"{law.name}[{run.dtype}]",
-        law.name,
-    )
-    return next((known[key] for key in keys if key in known), None)
+    return run.implementation.findings_at(run.device, run.dtype).get(law.name)
 
 
 def counterexample(broken: BaseException, law: Law, run: Run) -> Counterexample:
@@ -235,6 +228,7 @@ def counterexample(broken: BaseException, law: Law, run: Run) -> Counterexample:
         got=number(seen.got) if seen else foreign_text.shown(broken), exact=number(seen.exact) if seen else "",
         bound=f"{seen.bound:.2g}" if seen else "", margin=seen.margin if seen else None,
         location=f"{seen.what}{list(seen.location)}" if seen else "", script=path.read_text("utf-8") if path else "",
+        traits=traits.of(run.problems),
     )  # fmt: skip
 
 

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qkverify import statistics
+from qkverify import statistics, untimed
 from qkverify.ceilings import fraction_of_roofline
 from qkverify.report import units
 from qkverify.report.charts import Point, Series
 from qkverify.report.model import DIRECTIONS, Report
 from qkverify.results import Timing
 
+FASTEST, FASTEST_TIMED = "fastest", "fastest of those timed"
 FEWEST_LENGTHS = 3  # fewer points fit any exponent
 
 
@@ -40,7 +41,8 @@ class Timed(NamedTuple):
 class Line(NamedTuple):
     """One implementation on one case in one direction.
 
-    `ratio` and `word` are against the fastest: "1.56 × (1.53 .. 1.59)", "slower".
+    `ratio` and `word` are against the fastest: "1.56 × (1.53 .. 1.59)", "slower". Where something that could run was
+    left out, the first is only the "fastest of those timed".
     """
 
     timing: Timing
@@ -156,7 +158,8 @@ def lines(timings: Iterable[Timing], report: Report) -> list[Line]:
     is_alone = all(
         word == "slower" for _, word in against
     )  # else it is only what the others are held against
-    words = [("", "fastest") if is_alone else ("1 ×", ""), *against] if ran else []
+    first = FASTEST_TIMED if untimed.left_out(t for t, _ in both) else FASTEST
+    words = [("", first) if is_alone else ("1 ×", ""), *against] if ran else []
     found = [
         Line(timing, one, *said, one.seconds / slowest)
         for (timing, one), said in zip(ran, words, strict=True)
@@ -171,7 +174,8 @@ def _against(timing: Timing, fastest: Timing, report: Report) -> tuple[str, str]
     if not found.rounds:
         return "", ""
     low, high = found.interval.low, found.interval.high
-    interval = f" ({units.ratio(low)} .. {units.ratio(high)})" if np.isfinite(high) else ""
+    told = statistics.is_told(found.interval)
+    interval = f" ({units.ratio(low)} .. {units.ratio(high)})" if told else f" ({statistics.TOO_FEW})"
     return f"{units.ratio(found.interval.ratio)} ×{interval}", found.word
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from qkverify import marks
 from qkverify.ceilings import fraction_of_roofline
 from qkverify.report import units
 from qkverify.results import Ceiling, Timing, of_kind
@@ -119,6 +120,7 @@ TIMES = [
     Column("cache", str, "hot or cold before each call", _field("cache")),
     Column("disturbed", int, "in how many of the samples the device was held back", lambda t: len(t.timing.disturbed)),
     Column("processes", int, "in how many processes it was timed", lambda t: len(set(t.timing.processes)) or None),
+    Column("known", str, "findings and broken laws of the implementation", lambda t: marks.brief(t.timing.marks), str),
 ]  # fmt: skip
 
 TABLES = {

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from markupsafe import Markup, escape
 
+from qkverify import links
 from qkverify.report import units
 from qkverify.report.markdown import block, code, plain
 from qkverify.report.model import Report, margin
@@ -77,14 +79,25 @@ def linked(text: str) -> Markup:
     """Text with its addresses as links: the folder of the findings stands beside the device's."""
     found, end = Markup(""), 0
     for address in _ADDRESS.finditer(text):
-        link = Markup('{}<a href="{}">{}</a>')
-        found += link.format(text[end : address.start()], _target(address), address[0])
+        target = _target(address)
+        link = Markup('{}<a href="{}">{}</a>') if target else Markup("{}{}{}")
+        found += link.format(text[end : address.start()], target, address[0])
         end = address.end()
     return found + escape(text[end:])
 
 
 def _target(address: re.Match[str]) -> str:
-    return f"../findings/{address[1]}/" if address[1] else address[0]
+    """Where an address leads: to the findings beside the device's folder, else to the repository's; "" is nowhere."""
+    if not address[1]:
+        return address[0]
+    if any((root / "reports" / "findings").is_dir() for root in (Path(), links.CHECKOUT)):
+        return f"../findings/{address[1]}/"
+    repository = links.repository()
+    return f"{repository}/tree/main/reports/findings/{address[1]}" if repository else ""
+
+
+def _in_markdown(text: str, target: str) -> str:
+    return f"[{text}]({target})" if target else text
 
 
 def markdown(report: Report) -> str:
@@ -95,7 +108,7 @@ def _paragraph(verdict: Verdict) -> str:
     where = code(f"{verdict.implementation}, {verdict.device}, {verdict.dtype}")
     lines = [f"### {verdict.law} ({label(verdict)}): {where}", verdict.sentence]
     if why := reason(verdict):
-        lines.append(_ADDRESS.sub(lambda address: f"[{address[0]}]({_target(address)})", plain(why)))
+        lines.append(_ADDRESS.sub(lambda address: _in_markdown(address[0], _target(address)), plain(why)))
     if example := verdict.counterexample:
         lines.append(block(example.message))
         again = f", again: `qkverify replay {example.replay}`" if example.replay else ""

@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from qkverify import statistics
+from qkverify import marks, statistics, untimed
 from qkverify.report import headline, timings, units
 from qkverify.report.charts import Point, Series, line_chart
 from qkverify.report.markdown import code, plain, table
 from qkverify.report.model import Report
+from qkverify.report.sections.broken import linked
 from qkverify.report.templating import fill
-from qkverify.results import Timing
+from qkverify.results import Mark, Timing
 
 ORDER = 50
 TITLE = "Speed"
@@ -32,6 +33,23 @@ class Row(NamedTuple):
         return _largest([line.timing.margin for line in self.lines.values()], units.margin)
 
     @property
+    def brief(self) -> str:
+        """What is known against it, in a few words."""
+        return marks.brief(self._marks)
+
+    @property
+    def known(self) -> str:
+        """The same in full."""
+        return "; ".join(map(marks.words, self._marks))
+
+    @property
+    def _marks(self) -> list[Mark]:
+        found = {
+            mark.folder or mark.sentence: mark for line in self.lines.values() for mark in line.timing.marks
+        }
+        return list(found.values())
+
+    @property
     def memory(self) -> str:
         return _largest([line.timing.peak_bytes for line in self.lines.values()], units.size)
 
@@ -47,6 +65,17 @@ class Table(NamedTuple):
     @property
     def timed(self) -> bool:
         return any(line.timed for row in self.rows for line in row.lines.values())
+
+    @property
+    def left_out(self) -> str:
+        """Who could run here and was not timed, by direction: of such a case nobody is called the fastest."""
+        found = {
+            direction: untimed.names(
+                untimed.left_out(row.lines[direction].timing for row in self.rows if direction in row.lines)
+            )
+            for direction in self.directions
+        }
+        return "; ".join(f"{direction}: {names}" for direction, names in found.items() if names)
 
     @property
     def reasons(self) -> dict[str, list[str]]:
@@ -77,6 +106,7 @@ class Place(NamedTuple):
     charts: list[Charts]
     tables: list[Table]
     series_tables: list[Table]
+    known: list[tuple[Markup, list[str]]]
 
 
 def html(report: Report) -> Markup:
@@ -100,7 +130,16 @@ def _place(report: Report, device: str, dtype: str) -> Place:
     ]
     tables = [_table(report, here, case) for case in alone]
     rest = [_table(report, here, case) for family in families for case in family.cases]
-    return Place(device, dtype, _ceilings(report, device, dtype), charts, tables, rest)
+    return Place(device, dtype, _ceilings(report, device, dtype), charts, tables, rest, _known(here))
+
+
+def _known(here: list[Timing]) -> list[tuple[Markup, list[str]]]:
+    """What is known against who was timed, with links, and against whom."""
+    found: dict[str, dict[str, None]] = {}
+    for timing in here:
+        for mark in timing.marks if timing.seconds else ():
+            found.setdefault(marks.words(mark), {})[timing.implementation] = None
+    return [(linked(said), list(names)) for said, names in found.items()]
 
 
 def _charts(report: Report, family: timings.Family, direction: str) -> Charts:
@@ -171,7 +210,7 @@ def _ceilings(report: Report, device: str, dtype: str) -> str:
 
 
 def markdown(report: Report) -> str:
-    rows, untimed = [], []
+    rows, reasons = [], []
     for device, dtype in report.places:
         here = timings.at(report, device, dtype)
         for case, direction in dict.fromkeys((t.case, t.direction) for t in here):
@@ -179,20 +218,23 @@ def markdown(report: Report) -> str:
             where = [case, timings.shape(mine[0]), device, dtype, direction]
             ran = [one for t in mine if (one := timings.timed(t, report))]
             if ran:
-                rows.append([*where, *_best(ran)])
+                rows.append([*where, *_best(ran), untimed.names(untimed.left_out(mine))])
             else:
-                untimed.append(f"- {case}, {dtype} on {device}, {direction}: {_why(mine)}")
-    header = "case, shape, device, dtype, direction, fastest, time, rate, of the roofline, margin"
+                reasons.append(f"- {case}, {dtype} on {device}, {direction}: {_why(mine)}")
+    header = (
+        "case, shape, device, dtype, direction, fastest timed, time, rate, of the roofline, margin, left out"
+    )
     found = [table(header.split(", "), rows)] if rows else []
-    return "\n\n".join([*found, "Not timed:\n\n" + "\n".join(untimed)] if untimed else found)
+    return "\n\n".join([*found, "Not timed:\n\n" + "\n".join(reasons)] if reasons else found)
 
 
 def _best(ran: list[timings.Timed]) -> list[str]:
     """The fastest of a case in words."""
     one = min(ran, key=lambda one: one.seconds)
     share = "" if one.share is None else units.percent(one.share)
-    margin = units.margin(one.timing.margin)
-    return [code(one.timing.implementation), units.seconds(one.seconds), units.flops(one.rate), share, margin]
+    margin, known = units.margin(one.timing.margin), marks.brief(one.timing.marks)
+    name = code(one.timing.implementation) + (f" ({known})" if known else "")
+    return [name, units.seconds(one.seconds), units.flops(one.rate), share, margin]
 
 
 def _why(mine: list[Timing]) -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from qkverify import statistics
+from qkverify import statistics, untimed
 from qkverify.report import timings, units
 from qkverify.report.charts import Point, Series, scatter_chart
 from qkverify.report.markdown import code, table
@@ -41,6 +41,7 @@ class Case(NamedTuple):
     dtype: str
     measure: str
     standings: list[Standing]
+    left_out: str = ""  # who could run here and was not timed
 
     @property
     def front(self) -> list[Standing]:
@@ -52,11 +53,15 @@ class Case(NamedTuple):
         first, *between = self.front
         said = f"{first.implementation} ({units.seconds(first.seconds)}, {words(self)(first.error)})"
         if not between:
-            return f"{said} is both the fastest and the nearest to exact"
+            return f"{said} is both the fastest{self.timed} and the nearest to exact"
         last = between.pop()
         middle = "".join(f", then {s.implementation}" for s in between)
         end = f"{last.implementation} ({units.seconds(last.seconds)}, {words(self)(last.error)})"
-        return f"{said} is the fastest{middle}; {end} the nearest to exact"
+        return f"{said} is the fastest{self.timed}{middle}; {end} the nearest to exact"
+
+    @property
+    def timed(self) -> str:
+        return f" of those timed (without {self.left_out})" if self.left_out else ""
 
 
 def html(report: Report) -> Markup:
@@ -80,7 +85,10 @@ def cases(report: Report) -> list[Case]:
     for device, dtype in report.places:
         here = [t for t in timings.at(report, device, dtype) if t.direction == "forward" and t.seconds]
         for name in dict.fromkeys(t.case for t in here):
-            case = _case(report, [t for t in here if t.case == name])
+            every = [
+                t for t in timings.at(report, device, dtype) if (t.case, t.direction) == (name, "forward")
+            ]
+            case = _case(report, [t for t in here if t.case == name], untimed.names(untimed.left_out(every)))
             if len(case.standings) > 1:
                 found.append(case)
     return found
@@ -99,7 +107,7 @@ def chosen(report: Report, found: list[Case]) -> list[Case]:
     return drawn
 
 
-def _case(report: Report, mine: list[Timing]) -> Case:
+def _case(report: Report, mine: list[Timing], left_out: str) -> Case:
     t = mine[0]
     ratios = {
         a.implementation: a.ratio for a in report.accuracy if (a.device, a.dtype) == (t.device, t.dtype)
@@ -117,7 +125,8 @@ def _case(report: Report, mine: list[Timing]) -> Case:
     standings = [
         Standing(name, s, e, not any(_beats(other, (s, e)) for other in known)) for s, e, name in known
     ]
-    return Case(t.case, timings.shape(t), t.device, t.dtype, RATIO if by_ratio else MARGIN, standings)
+    measure = RATIO if by_ratio else MARGIN
+    return Case(t.case, timings.shape(t), t.device, t.dtype, measure, standings, left_out)
 
 
 def _beats(other: tuple[float, float, str], one: tuple[float, float]) -> bool:
