@@ -99,6 +99,7 @@ def verify(
             f"  {name} on {where}: {why}" for (name, where), why in planned.unavailable.items()
         )
         raise UsageError("nothing to verify here\n" + (reasons or "  no target has these devices and dtypes"))
+    screen.remarks(planned.implementations)
     writer = _started(Writer(results), profile) if results else None
     broken, found = [], []
     unverified: dict[str, list[str]] = {}

@@ -96,6 +96,13 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section("unavailable here")
         for (name, device), reason in planned.unavailable.items():
             terminalreporter.line(f"{name} on {device}: {reason}")
+    remarks = [
+        (one.name, remark) for one in (planned.implementations if planned else ()) for remark in one.remarks
+    ]
+    if remarks:
+        terminalreporter.section("detected by a first call")
+        for name, remark in remarks:
+            terminalreporter.line(f"{name}: {remark}")
     missed = _unverified(terminalreporter, planned) if planned is not None else {}
     if missed:
         terminalreporter.section("offered, not verified")

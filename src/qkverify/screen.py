@@ -13,10 +13,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from qkverify import frameworks, offered, pretrained, registry
-from qkverify.contract import DEVICES, FRAMEWORKS, OPTIONS, SEMANTICS
+from qkverify.contract import DEVICES, FRAMEWORKS, OPTIONS, SEMANTICS, Implementation
 from qkverify.laws import Law
 from qkverify.operations import DESCRIBED
 from qkverify.power import summary
+from qkverify.probes import sentences
 from qkverify.report import units
 from qkverify.results import Planted, Verdict
 from qkverify.verification import Cell, Plan, conventions_of, law_book
@@ -33,8 +34,9 @@ def heading(cell: Cell) -> None:
     if one.operation == "attention":
         console.print(f"  offers       {', '.join(sorted(one.offers)) or 'query, key, value alone'}")
         console.print(f"  not offered  {', '.join(one.not_offered) or 'nothing'}")
-    if one.requires:
-        console.print(f"  requires     {', '.join(one.requires)}{'' if one.declared else ' (detected)'}")
+    declared = [rule for rule in one.requires if rule not in one.inferred]
+    if declared:
+        console.print(f"  requires     {', '.join(declared)}")
     found = conventions_of(cell)
     for how in ("declared", "detected"):
         words = [
@@ -42,6 +44,13 @@ def heading(cell: Cell) -> None:
         ]
         if words:
             console.print(f"  {how:11}  {' · '.join(words)}")
+
+
+def remarks(implementations: Sequence[Implementation]) -> None:
+    """What the first calls of each implementation showed, each said once."""
+    for one in implementations:
+        for remark in one.remarks:
+            console.print(f"[cyan]{escape(one.name)}[/cyan] detected: {escape(remark)}")
 
 
 def families(verdicts: Sequence[Verdict]) -> None:
@@ -134,6 +143,8 @@ def verdict(
         console.print(f"\n[bold green]all laws hold[/bold green] in {cells} cell{'s' if cells != 1 else ''}")
     if said := offered.sentence(unverified or {}):
         console.print(f"[yellow]{said}[/yellow]")
+    if said := sentences.inferred(planned.implementations):
+        console.print(f"[yellow]{escape(said)}[/yellow]")
 
 
 def matrix(verdicts: Sequence[Verdict]) -> list[Verdict]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qkverify import conventions, processes, registry, replays
+from qkverify import conventions, probes, processes, registry, replays
 from qkverify.contract import DEVICES, DTYPES, Finding, Implementation
 from qkverify.errors import ContractError, DeviceLost, HarnessError, LawViolation, UnsupportedCase, UsageError
 from qkverify.laws import PROFILES, Law, explain
@@ -56,11 +56,7 @@ def plan(targets: Sequence[Any] = (), devices: Sequence[str] = (), dtypes: Seque
                 raise UsageError.unknown(what, word, every)
     unavailable: dict[tuple[str, str], str] = {}
     if targets:
-        found = [
-            (conventions.fitted(one), t if isinstance(t, str) else one.name)
-            for t in targets
-            for one in registry.find(t)
-        ]
+        found = [(one, t if isinstance(t, str) else one.name) for t in targets for one in probes.find(t)]
     else:
         found = [(one, one.name) for one in registry.load_folder()]
         unavailable = {(gone.name, "cpu"): gone.reason for gone in registry.folder()[1]}
@@ -316,7 +312,7 @@ def cell_at(address: Address) -> Cell:
     if address not in _found:
         target, name, device, dtype = address
         one = next(one for one in registry.find(target) if one.name == name)
-        _found[address] = Cell(conventions.fitted(one), device, dtype, target)
+        _found[address] = Cell(probes.fitted(one), device, dtype, target)
     return _found[address]
 
 
