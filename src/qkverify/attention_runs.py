@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from qkverify.axes import to_function
 from qkverify.boundary import Boundary
 from qkverify.errors import ContractError, UnsupportedCase
 from qkverify.problems import Problem
@@ -105,8 +106,8 @@ class AttentionRun(Boundary):
         """Query, key and value in arrays that nobody else has, and the call on them."""
         copies = {name: np.array(getattr(problem, name)) for name in TRIPLE}
         native, options = self._native(problem.replace(**copies, layouts={}))
-        keywords = self._keywords(options, grouped=problem.group != 1)
-        return native, lambda: self.implementation.function(*(native[name] for name in TRIPLE), **keywords)
+        keywords = self._keywords(options, problem)
+        return native, lambda: self.implementation.entry(*(native[name] for name in TRIPLE), **keywords)
 
     def _overwrite(self, native: Mapping[str, Any], other: Problem) -> bool:
         """Give native arrays the numbers of another problem, as an optimizer does: who counts writes sees it. False where they
@@ -120,10 +121,10 @@ class AttentionRun(Boundary):
         stacked = np.stack([getattr(problem, TRIPLE[i]).swapaxes(1, 2) for i in order], axis=2)
         buffer, at = self.framework.from_numpy(stacked, self.device), np.argsort(order)
         blhd = [buffer[:, :, int(i)] for i in at]
-        arrays = blhd if self.implementation.layout == "BLHD" else [x.swapaxes(1, 2) for x in blhd]
-        keywords = self._keywords(self._native(problem)[1], grouped=False)
+        arrays = [to_function(x.swapaxes(1, 2), self.implementation.layout) for x in blhd]
+        keywords = self._keywords(self._native(problem)[1], problem)
         with self.framework.inference(problem.mode):
-            returned = self._guarded(lambda: self.implementation.function(*arrays, **keywords))
+            returned = self._guarded(lambda: self.implementation.entry(*arrays, **keywords))
         received = self._received(returned, "output", problem.query.shape, self.dtype)
         return self.within(received, self.bound(problem)[0])
 
@@ -169,8 +170,8 @@ class AttentionRun(Boundary):
         """A call without arguments, all inputs native and in place: what is timed. `direction` as in results.Timing;
         `further` are options beyond those of the problem (`contract.FURTHER`)."""
         native, options = self._native(problem)
-        keywords = self._keywords({**options, **further}, grouped=problem.group != 1)
-        function = self.implementation.function
+        keywords = self._keywords({**options, **further}, problem)
+        function = self.implementation.entry
         query, key, value = native["query"], native["key"], native["value"]
         if direction == "forward":
             return lambda: function(query, key, value, **keywords)

@@ -13,6 +13,7 @@ import numpy as np
 from hypothesis.errors import HypothesisException
 
 from qkverify import foreign_text, frameworks, messages
+from qkverify.axes import option_to_function, to_contract, to_function
 from qkverify.contract import Implementation
 from qkverify.errors import ContractError, HarnessError, UnsupportedCase
 from qkverify.problems import LAYOUTS, Problem
@@ -86,9 +87,10 @@ class Boundary:
         self.problems = []
         self._cache = {}
 
-    def _keywords(self, options: Mapping[str, Any], *, grouped: bool = False) -> dict[str, Any]:
+    def _keywords(self, options: Mapping[str, Any], problem: Problem | None = None) -> dict[str, Any]:
         """The call's own keywords, and a note of what it is asked for."""
-        keywords = self.implementation.keywords(options, grouped=grouped)
+        grouped, size = (problem.group != 1, problem.sizes["D"]) if problem is not None else (False, 0)
+        keywords = self.implementation.keywords(options, grouped=grouped, size=size)
         self._asked |= {name for name, value in options.items() if value is not None and value is not False}
         return keywords
 
@@ -105,6 +107,10 @@ class Boundary:
     # -- the boundary ------------------------------------------------------------------------------------------------
 
     def _native(self, problem: Problem) -> tuple[dict[str, Any], dict[str, Any]]:
+        if rule := self.implementation.refuses(problem.sizes, problem.options):
+            raise UnsupportedCase(
+                f"{self.implementation.name} raises unless {rule}, as its first calls showed"
+            )
         native = {
             name: self._laid_out(getattr(problem, name), problem.layouts.get(name))
             for name in ("query", "key", "value")
@@ -115,6 +121,8 @@ class Boundary:
             options["bias"] = np.where(options.pop("mask"), options["bias"], -np.inf).astype(self.numpy_dtype)
         for name, value in options.items():
             if isinstance(value, np.ndarray):
+                if name in ("mask", "bias"):
+                    value = option_to_function(value, self.implementation.layout)
                 options[name] = self.framework.from_numpy(
                     _relaid(value, problem.layouts.get(name)), self.device
                 )
@@ -126,12 +134,13 @@ class Boundary:
         return names.get("mask") == names.get("bias")
 
     def _laid_out(self, array: Any, layout: str | None) -> Any:
-        if self.implementation.layout == "BLHD":
-            array = np.asarray(array).swapaxes(1, 2)
+        if self.implementation.layout == "LD" and layout == "batch of stride zero":
+            layout = None  # there is no batch
+        array = to_function(np.asarray(array), self.implementation.layout)
         return self.framework.from_numpy(_relaid(array, layout), self.device)
 
     def _heads_first(self, native: Any) -> Any:
-        return native.swapaxes(1, 2) if self.implementation.layout == "BLHD" else native
+        return to_contract(native, self.implementation.layout)
 
     def _guarded(self, call: Callable[[], Any]) -> Any:
         """A refusal of the framework is a refusal of the implementation; any other error passes through.
@@ -171,13 +180,17 @@ class Boundary:
             raise ContractError(
                 f"{name}: the {what} is a {type(native).__name__}, expected an array of shape {shape}"
             )
-        if heads and self.implementation.layout == "BLHD" and what in ("output", "log-sum-exp"):
-            native = native.swapaxes(1, 2) if native.ndim >= 3 else native
+        layout = self.implementation.layout
+        if heads and layout != "BHLD" and what in ("output", "log-sum-exp"):
+            native = (
+                to_contract(native, layout) if native.ndim >= len(layout) - (what != "output") else native
+            )
         if tuple(native.shape) != tuple(shape):
             raise ContractError(
                 f"{name}: the {what} has shape {tuple(native.shape)}, expected {tuple(shape)}"
             )
-        if dtype is not None and self.framework.dtype_of(native) != dtype:
+        wider = self.implementation.result_dtypes.get(dtype or "")
+        if dtype is not None and self.framework.dtype_of(native) not in (dtype, wider):
             raise ContractError(
                 f"{name}: the {what} has dtype {self.framework.dtype_of(native)}, expected {dtype}"
             )

@@ -126,6 +126,7 @@ def verify(
     )  # fmt: skip
     planned, selection, profile = asked_for.plan, asked_for.selection, asked_for.profile
     screen.settings(asked_for)
+    screen.remarks(planned.implementations)
     writer = _started(Writer(results), profile) if results else None
     broken, found = [], []
     unverified: dict[str, list[str]] = {}

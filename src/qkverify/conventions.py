@@ -8,17 +8,16 @@ raises leaves the choice open: the laws will meet the same error and report it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from qkverify import fast_exponential, frameworks, messages
+from qkverify import fast_exponential, messages
 from qkverify.contract import Implementation
 from qkverify.operations import DESCRIBED, word
-from qkverify.probes.dtypes import of_result
 from qkverify.probes.heads import heads
 from qkverify.probes.layouts import layout
 from qkverify.probes.norms import norms
@@ -62,43 +61,6 @@ def detect(one: Implementation, device: str, dtype: str) -> dict[str, Choice]:
         if run.offers("gradients"):
             found |= _gradient_conventions(one, run, found["precision"])
     return found
-
-
-@messages.collected()
-def fitted(one: Implementation) -> Implementation:
-    """An implementation that declares no sizes, with those that it visibly does not take.
-
-    A function that raises for grouped heads, or for values of another size than the keys, and does not where they are equal,
-    is taken to offer only the latter. What is declared with `requires` is never second-guessed.
-    """
-    if one.operation != "attention" and not frameworks.missing(one.arrays):
-        return of_result(one)
-    if one.operation != "attention" or one.requires or one.declared or frameworks.missing(one.arrays):
-        return one
-    run = Run(one, "cpu", "float32" if "float32" in one.dtypes else one.dtypes[0])
-    rules = [
-        rule
-        for rule, sizes in LIMITS.items()
-        if _works(run, **PLAIN) and not _works(run, **{**PLAIN, **sizes})
-    ]
-    return replace(one, requires=tuple(rules))
-
-
-PLAIN = {"heads": 2, "groups": 2, "size": 4, "value_size": 4}
-LIMITS: Mapping[str, Mapping[str, int]] = {"G == H": {"groups": 1}, "E == D": {"value_size": 3}}
-
-
-def _works(run: Run, *, heads: int, groups: int, size: int, value_size: int) -> bool:
-    rng = np.random.default_rng(0)
-    shapes = {"query": (1, heads, 3, size), "key": (1, groups, 3, size), "value": (1, groups, 3, value_size)}
-    arrays: dict[str, Any] = {
-        name: rng.standard_normal(shape).astype(run.numpy_dtype) for name, shape in shapes.items()
-    }
-    try:
-        run.values(Problem(**arrays))
-    except Exception:  # whatever it raises: the plain sizes decide whether it is the sizes' fault
-        return False
-    return True
 
 
 def settled(found: Mapping[str, Choice]) -> dict[str, str]:

@@ -132,6 +132,13 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section(f"warnings and prints of {name}")
         for line in lines:
             terminalreporter.line(line)
+    remarks = [
+        (one.name, remark) for one in (planned.implementations if planned else ()) for remark in one.remarks
+    ]
+    if remarks:
+        terminalreporter.section("detected by a first call")
+        for name, remark in remarks:
+            terminalreporter.line(f"{name}: {remark}")
     missed = _unverified(terminalreporter, planned) if planned is not None else {}
     if missed:
         terminalreporter.section("offered, not verified")

@@ -13,11 +13,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from qkverify import frameworks, offered, pretrained, registry
-from qkverify.contract import DEVICES, FRAMEWORKS, OPTIONS, SEMANTICS
+from qkverify.contract import DEVICES, FRAMEWORKS, OPTIONS, SEMANTICS, Implementation
 from qkverify.laws import Law
 from qkverify.messages import lines, summed, taken
 from qkverify.operations import DESCRIBED
 from qkverify.power import summary
+from qkverify.probes import sentences
 from qkverify.report import units
 from qkverify.repository.asked import Asked
 from qkverify.repository.known_failures import KnownFailure, holding_again
@@ -36,10 +37,9 @@ def heading(cell: Cell) -> None:
     if one.operation == "attention":
         console.print(f"  offers       {', '.join(sorted(one.offers)) or 'query, key, value alone'}")
         console.print(f"  not offered  {', '.join(one.not_offered) or 'nothing'}")
-    if one.requires:
-        console.print(
-            f"  requires     {escape(', '.join(one.requires))}{'' if one.declared else ' (detected)'}"
-        )
+    declared = [rule for rule in one.requires if rule not in one.inferred]
+    if declared:
+        console.print(f"  requires     {escape(', '.join(declared))}")
     found = conventions_of(cell)
     for how in ("declared", "detected"):
         words = [
@@ -47,6 +47,13 @@ def heading(cell: Cell) -> None:
         ]
         if words:
             console.print(f"  {how:11}  {' · '.join(words)}")
+
+
+def remarks(implementations: Sequence[Implementation]) -> None:
+    """What the first calls of each implementation showed, each said once."""
+    for one in implementations:
+        for remark in one.remarks:
+            console.print(f"[cyan]{escape(one.name)}[/cyan] detected: {escape(remark)}")
 
 
 def families(verdicts: Sequence[Verdict]) -> None:
@@ -144,6 +151,8 @@ def verdict(
     else:
         console.print("\n[bold red]NOT VERIFIED[/bold red]: no selected law was put to the test")
     if said := offered.sentence(unverified or {}):
+        console.print(said, style="yellow", markup=False)
+    if said := sentences.inferred(planned.implementations):
         console.print(said, style="yellow", markup=False)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from qkverify import conventions, foreign_text, messages, processes, registry, replays, traits
+from qkverify import conventions, foreign_text, messages, probes, processes, registry, replays, traits
 from qkverify.contract import DEVICES, DTYPES, Finding, Implementation
 from qkverify.errors import ContractError, DeviceLost, HarnessError, LawViolation, UnsupportedCase, UsageError
 from qkverify.laws import PROFILES, Law, explain
@@ -58,11 +58,7 @@ def plan(targets: Sequence[Any] = (), devices: Sequence[str] = (), dtypes: Seque
                 raise UsageError.unknown(what, word, every)
     unavailable: dict[tuple[str, str], str] = {}
     if targets:
-        found = [
-            (conventions.fitted(one), t if isinstance(t, str) else one.name)
-            for t in targets
-            for one in registry.find(t)
-        ]
+        found = [(one, t if isinstance(t, str) else one.name) for t in targets for one in probes.find(t)]
     else:
         found = [(one, one.name) for one in registry.load_folder()]
         unavailable = {(gone.name, "cpu"): gone.reason for gone in registry.folder()[1]}
@@ -336,7 +332,7 @@ def cell_at(address: Address) -> Cell:
     """The cell, found again: one and the same in a process, whose conventions are probed once."""
     if address not in _found:
         target, name, device, dtype, listed = address
-        one = conventions.fitted(next(one for one in registry.find(target) if one.name == name))
+        one = probes.fitted(next(one for one in registry.find(target) if one.name == name))
         one = replace(one, findings={**one.findings, **dict(listed)}) if listed else one
         _found[address] = Cell(one, device, dtype, target)
     return _found[address]
