@@ -14,9 +14,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from qkverify import frameworks, registry
+from qkverify import frameworks, messages, registry
 from qkverify.contract import Implementation
 from qkverify.probes import smoke
+from qkverify.probes.dtypes import of_result
 
 __all__ = ["find", "fitted"]
 
@@ -26,11 +27,16 @@ def find(target: Any) -> list[Implementation]:
     return [fitted(implementation) for implementation in registry.find(target)]
 
 
+@messages.collected()
 def fitted(implementation: Implementation) -> Implementation:
     """With what its plain calls show. Raises UsageError if it cannot be called."""
-    if implementation.operation != "attention" or implementation.probed:
+    if implementation.probed:
         return implementation
-    if implementation.declared and frameworks.missing(implementation.arrays):
+    if frameworks.missing(implementation.arrays) and (
+        implementation.declared or implementation.operation != "attention"
+    ):
         return implementation  # where it can run at all is asked later
+    if implementation.operation != "attention":
+        return of_result(implementation)
     found = smoke.checked(implementation) if implementation.declared else smoke.inferred(implementation)
     return replace(found, probed=True)
