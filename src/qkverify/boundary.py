@@ -14,6 +14,7 @@ from qkverify import frameworks
 from qkverify.contract import Implementation
 from qkverify.errors import ContractError, UnsupportedCase
 from qkverify.problems import LAYOUTS, Problem
+from qkverify.raising import Call, call_of
 from qkverify.rounding import EXACT, FLOAT64, FORMATS, Bounded, Precision
 
 NUMPY_DTYPES: Mapping[str, Any] = {"float64": np.float64, "float32": np.float32, "float16": np.float16,
@@ -49,6 +50,11 @@ class Boundary:
         self.problems: list[
             Problem
         ] = []  # those of the current example: the first one is what a failure prints
+        self.requests: list[
+            tuple[tuple[Any, ...], dict[str, Any]]
+        ] = []  # as `problems`, of another operation
+        self.returned: set[Call] = set()  # the kinds of calls of attention that came back, over all examples
+        self.raised: set[Call] = set()  # and those that ended examples by an exception
         self._cache: dict[tuple[Any, ...], Any] = {}
 
     def __repr__(self) -> str:
@@ -80,6 +86,7 @@ class Boundary:
     def begin_example(self) -> None:
         self.examples += 1
         self.problems = []
+        self.requests = []
         self._cache = {}
 
     def _keywords(self, options: Mapping[str, Any], *, grouped: bool = False) -> dict[str, Any]:
@@ -135,6 +142,8 @@ class Boundary:
         try:
             returned = call()
             self.used |= self._asked
+            if self.problems:
+                self.returned.add(call_of(self.problems[-1], "gradients" in self._asked))
             return returned
         except self.framework.REFUSALS as refusal:
             raise UnsupportedCase(str(refusal)) from refusal

@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from qkverify import conventions, processes, registry, replays
+from qkverify.causes import causes, summary
 from qkverify.contract import DEVICES, DTYPES, Finding, Implementation
 from qkverify.errors import ContractError, DeviceLost, HarnessError, LawViolation, UnsupportedCase, UsageError
+from qkverify.failures import Failures
+from qkverify.judging import judged, numbers_of
 from qkverify.laws import PROFILES, Law, explain
 from qkverify.offered import unverified
 from qkverify.results import Counterexample, ImplementationInfo, Semantic, Verdict
@@ -112,16 +115,21 @@ def laws_in(module: Any) -> list[Law]:
 LOST: dict[tuple[str, str], str] = {}  # (framework, device) that this process has lost -> over what
 
 
-def check(law: Law, run: Run, **settings: Any) -> Verdict:
-    """The verdict of one law on one run. What its implementation does to settings of the process ends with it."""
+def check(law: Law, run: Run, *, failures: Failures | None = None, **settings: Any) -> Verdict:
+    """The verdict of one law on one run. What its implementation does to settings of the process ends with it.
+
+    `failures` are those of the cell so far: a new one is explained with a look at them, and joins them.
+    """
+    failures = Failures() if failures is None else failures
     with run.framework.restored():
-        found = _verdict(law, run, settings)
+        found = _verdict(law, run, failures, settings)
+    failures.calls_of(run)
     if found.outcome == "crashed":
         LOST[run.implementation.arrays, run.device] = f"{law.name} of {run.cell}"
     return found
 
 
-def _verdict(law: Law, run: Run, settings: Mapping[str, Any]) -> Verdict:
+def _verdict(law: Law, run: Run, failures: Failures, settings: Mapping[str, Any]) -> Verdict:
     one = run.implementation
     start = time.perf_counter()
     after = LOST.get((one.arrays, run.device))
@@ -146,12 +154,16 @@ def _verdict(law: Law, run: Run, settings: Mapping[str, Any]) -> Verdict:
         return verdict("error", f"the harness failed: {error}")
     except DeviceLost as error:
         return verdict(
-            "crashed", f"{run.device} answers its process no more: {error}", counterexample(error, law, run)
+            "crashed",
+            f"{run.device} answers its process no more: {error}",
+            counterexample(error, law, run, failures),
         )
     except Exception as broken:
-        found, known = counterexample(broken, law, run), finding(law, run)
+        known = finding(law, run)
         if known is None or not known.explains(run.problems):
+            found = counterexample(broken, law, run, failures)
             return verdict("failed", _in_short(found), found)
+        found = counterexample(broken, law, run, Failures())  # what is known is no evidence for what is not
         other = beside(known, law, run, **settings)
         return (
             verdict("finding", str(known), found)
@@ -183,7 +195,7 @@ def beside(known: Finding, law: Law, run: Run, **settings: Any) -> Counterexampl
     except (UnsupportedCase, HarnessError):
         return None
     except Exception as broken:
-        return counterexample(broken, law, again)
+        return counterexample(broken, law, again, Failures())
     finally:
         run.examples += again.examples
     return None
@@ -201,24 +213,39 @@ def finding(law: Law, run: Run) -> Finding | None:
     return next((known[key] for key in keys if key in known), None)
 
 
-def counterexample(broken: BaseException, law: Law, run: Run) -> Counterexample:
+def counterexample(broken: BaseException, law: Law, run: Run, failures: Failures) -> Counterexample:
     """What a person needs of a failure; the problem is stored so that it can be replayed."""
     replay = replays.store(law, run)
     evidence = broken.evidence if isinstance(broken, LawViolation) else None
     seen = evidence if isinstance(evidence, Evidence) else None
-    message = explain(broken, law, run, replay=replay)
-    if not isinstance(broken, LawViolation | ContractError):
-        frames = [
-            f for f in traceback.extract_tb(broken.__traceback__) if f.filename == run.implementation.file
-        ]
-        message += "".join(f"\n    {Path(f.filename).name}:{f.lineno}  {f.line}" for f in frames[-3:])
+    raised = not isinstance(broken, LawViolation | ContractError)
+    lost = isinstance(broken, DeviceLost)
+    calls = [] if lost else judged(run)
+    diagnosis = (
+        ""
+        if lost
+        else failures.explained(law.name, run, calls, dropped=law.family == "dropout", raised=raised)
+    )
+    message, lines = explain(broken, law, run, replay=replay, diagnosis=diagnosis), []
+    if raised:
+        lines = _lines_of(broken, run)
+        message += "".join(f"\n    {line}" for line in lines)
     path = replays.script_of(replay)
     return Counterexample(
         message=message, problem=run.problems[0].describe() if run.problems else "", replay=replay,
         got=number(seen.got) if seen else str(broken), exact=number(seen.exact) if seen else "",
         bound=f"{seen.bound:.2g}" if seen else "", margin=seen.margin if seen else None,
         location=f"{seen.what}{list(seen.location)}" if seen else "", script=path.read_text() if path else "",
+        diagnosis=diagnosis, exception=f"{type(broken).__name__}: {broken}" if raised else "", line=lines[-1] if lines else "",
+        value_wrong=any(one.value for one in calls), gradient_wrong=any(one.gradient for one in calls), numbers=numbers_of(run),
     )  # fmt: skip
+
+
+def _lines_of(broken: BaseException, run: Run) -> list[str]:
+    """The last lines of the implementation's file that an exception came through."""
+    frames = traceback.extract_tb(broken.__traceback__)
+    own = [frame for frame in frames if frame.filename == run.implementation.file]
+    return [f"{Path(frame.filename).name}:{frame.lineno}  {frame.line}" for frame in own[-3:]]
 
 
 def info(
@@ -241,9 +268,21 @@ def applicable(laws: Iterable[Law], cell: Cell) -> list[Law]:
 def check_cell(
     cell: Cell, laws: Sequence[Law] | None = None, *, examples: int | None = None
 ) -> Iterator[Verdict]:
-    """The verdicts of one cell, as they come."""
+    """The verdicts of one cell, as they come; what is said of a failure may be withdrawn by a later one: see `checked`."""
+    yield from _checking(cell, laws, examples, Failures())
+
+
+def checked(cell: Cell, laws: Sequence[Law] | None = None, *, examples: int | None = None) -> list[Verdict]:
+    """The verdicts of one cell when all are there, each failure explained with a look at all others."""
+    failures = Failures()
+    return failures.settled(list(_checking(cell, laws, examples, failures)))
+
+
+def _checking(
+    cell: Cell, laws: Sequence[Law] | None, examples: int | None, failures: Failures
+) -> Iterator[Verdict]:
     for law in applicable(law_book() if laws is None else laws, cell):
-        yield check(law, prepare(cell), max_examples=examples)
+        yield check(law, prepare(cell), failures=failures, max_examples=examples)
 
 
 def check_cells(cells: Sequence[Cell], *, profile: str = "default", jobs: int = 1,
@@ -253,7 +292,7 @@ def check_cells(cells: Sequence[Cell], *, profile: str = "default", jobs: int = 
         for cell in cells:
             if started:
                 started(cell)
-            yield cell, list(check_cell(cell, examples=examples_of(profile)))
+            yield cell, checked(cell, examples=examples_of(profile))
         return
     every = {cell: applicable(law_book(), cell) for cell in cells}
     found: dict[Cell, dict[str, Verdict]] = {cell: {} for cell in cells}
@@ -325,14 +364,13 @@ _found: dict[Address, Cell] = {}
 
 def _elsewhere(address: Address, laws: Sequence[str], examples: int) -> list[Verdict]:
     """The verdicts of these laws, in their order, or up to the one over which this process lost the device."""
-    found = []
-    for verdict in check_cell(
-        cell_at(address), [law for law in law_book() if law.name in laws], examples=examples
-    ):
+    found, failures = [], Failures()
+    some = [law for law in law_book() if law.name in laws]
+    for verdict in _checking(cell_at(address), some, examples, failures):
         found.append(verdict)
         if _lost_its_device(found):
             break
-    return found
+    return failures.settled(found)
 
 
 def _lost_its_device(verdicts: Sequence[Verdict]) -> bool:
@@ -366,13 +404,10 @@ class Verification:
         return [v for v in self.verdicts if v.outcome in ("failed", "crashed", "timed out", "error")]
 
     def raise_for_failures(self) -> None:
-        """Raise LawViolation with the smallest counterexample of every broken law; return if all hold."""
+        """Raise LawViolation with the smallest counterexample of every cause, and the laws that it breaks; return if all hold."""
         if self.failures:
-            texts = [
-                v.counterexample.message if v.counterexample else f"{v.law}: {v.outcome}: {v.reason}"
-                for v in self.failures
-            ]
-            raise LawViolation("\n\n".join(texts))
+            found = causes(self.failures)
+            raise LawViolation("\n\n".join([*(cause.text() for cause in found), f"{summary(found)} broken"]))
 
 
 def verify(
