@@ -85,6 +85,7 @@ class AttentionRun(Boundary):
                 return self._received(self._guarded(call), "output", shape, self.dtype)
 
         first = result()
+        self.problems.append(changed)
         self._overwrite(native, changed)
         second = result()
         return self.within(first, self.bound(problem)[0]), self.within(second, self.bound(changed)[0])

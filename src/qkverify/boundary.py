@@ -17,6 +17,7 @@ from qkverify.axes import option_to_function, to_contract, to_function
 from qkverify.contract import Implementation
 from qkverify.errors import ContractError, HarnessError, UnsupportedCase
 from qkverify.problems import LAYOUTS, Problem
+from qkverify.raising import Call, call_of
 from qkverify.rounding import EXACT, FLOAT64, FORMATS, Bounded, Precision
 
 NUMPY_DTYPES: Mapping[str, Any] = {"float64": np.float64, "float32": np.float32, "float16": np.float16,
@@ -54,6 +55,11 @@ class Boundary:
         self.problems: list[
             Problem
         ] = []  # those of the current example: the first one is what a failure prints
+        self.requests: list[
+            tuple[tuple[Any, ...], dict[str, Any]]
+        ] = []  # as `problems`, of another operation
+        self.returned: set[Call] = set()  # the kinds of calls of attention that came back, over all examples
+        self.raised: set[Call] = set()  # and those that ended examples by an exception
         self._cache: dict[tuple[Any, ...], Any] = {}
 
     def __repr__(self) -> str:
@@ -85,6 +91,7 @@ class Boundary:
     def begin_example(self) -> None:
         self.examples += 1
         self.problems = []
+        self.requests = []
         self._cache = {}
 
     def _keywords(self, options: Mapping[str, Any], problem: Problem | None = None) -> dict[str, Any]:
@@ -153,6 +160,8 @@ class Boundary:
             with messages.calling(self.implementation.name):
                 returned = call()
             self.used |= self._asked
+            if self.problems:
+                self.returned.add(call_of(self.problems[-1], "gradients" in self._asked))
             return returned
         except self.framework.REFUSALS as refusal:
             raise UnsupportedCase(foreign_text.shown(refusal)) from refusal

@@ -45,6 +45,7 @@ class OperationRun(Boundary):
 
     def call(self, *arguments: Any, shape: tuple[int, ...], **options: Any) -> np.ndarray:
         """Another operation's function on NumPy arguments (arrays in the dtype under test): its result, checked."""
+        self._note(arguments, options)
         returned = self.invoke([self._lent(x) for x in arguments], self._lent(options))
         return self._received(returned, self.implementation.operation, shape, None, heads=False)
 
@@ -52,6 +53,7 @@ class OperationRun(Boundary):
         self, *arguments: Any, shapes: Mapping[str, tuple[int, ...]], **options: Any
     ) -> list[np.ndarray]:
         """As `call`, for a function that returns several arrays, whose shapes are given by name."""
+        self._note(arguments, options)
         returned = self.invoke([self._lent(x) for x in arguments], self._lent(options))
         if not isinstance(returned, tuple) or len(returned) != len(shapes):
             raise ContractError(f"{self.implementation.name}: expected a tuple of {' and '.join(shapes)}")
@@ -59,6 +61,11 @@ class OperationRun(Boundary):
             self._received(part, name, shape, self.dtype, heads=False)
             for part, (name, shape) in zip(returned, shapes.items(), strict=True)
         ]
+
+    def _note(self, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> None:
+        """Keep what a call is given, unless it is held from one call to the next."""
+        if not any(isinstance(x, Held) for x in arguments):
+            self.requests.append((arguments, {n: x for n, x in options.items() if x is not None}))
 
     def invoke(
         self,
@@ -90,6 +97,7 @@ class OperationRun(Boundary):
 
         A function whose arrays cannot be written returns the new ones after the result.
         """
+        self._note(arguments, options)
         native = [self._copied(x) for x in arguments]
         returned = self.invoke(native, self._lent(options))
         result, *after = returned if isinstance(returned, tuple) else (returned, *native[updated:])
@@ -130,6 +138,7 @@ class OperationRun(Boundary):
         which belong to the values that they had before. Raises ContractError where another argument or an upstream gradient was
         written to, and UnsupportedCase for an operation of servers whose result has no gradient at all.
         """
+        self._note((*inputs.values(), *rest), options)
         names = OPERATIONS[self.implementation.operation]
         every = upstream if isinstance(upstream, tuple) else (upstream,)
         arguments = (*inputs.values(), *rest)

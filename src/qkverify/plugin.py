@@ -20,6 +20,8 @@ from qkverify.repository import pytest_options
 PLAN: pytest.StashKey[Any] = pytest.StashKey()
 ASKED: pytest.StashKey[Any] = pytest.StashKey()
 WRITER: pytest.StashKey[Any] = pytest.StashKey()
+FAILURES: pytest.StashKey[dict[str, Any]] = pytest.StashKey()  # by cell, in this process
+VERDICT: pytest.StashKey[Any] = pytest.StashKey()  # of a test
 
 
 @pytest.hookimpl(wrapper=True)
@@ -94,10 +96,13 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     import msgspec
 
+    from qkverify.failures import Failures
     from qkverify.verification import check, finding
 
     held: Any = pyfuncitem.funcargs["run"]
-    verdict = check(law, held, max_examples=_examples(pyfuncitem.config))
+    failures = pyfuncitem.config.stash.setdefault(FAILURES, {}).setdefault(held.cell, Failures())
+    verdict = check(law, held, failures=failures, max_examples=_examples(pyfuncitem.config))
+    pyfuncitem.stash[VERDICT] = verdict
     writer = _writer(pyfuncitem.config)
     if writer is not None:
         writer.append(verdict)
@@ -121,7 +126,61 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """A report of a broken law takes its verdict along, as JSON: from a worker of pytest-xdist to the controller, too."""
+    outcome: Any = yield
+    verdict = item.stash.get(VERDICT, None)
+    report = outcome.get_result()
+    if verdict is not None and report.when == "call" and report.failed:
+        from qkverify.results import line_of
+
+        report.qkverify_verdict = line_of(verdict).decode()
+
+
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Iterator[None]:
+    """Before pytest prints what failed, each cause gets one whole counterexample; after it, the causes are summed up."""
+    found = _causes_told_once(terminalreporter, config)
+    yield
+    if found:
+        from qkverify.causes import summary
+
+        terminalreporter.section("causes")
+        for cause in found:
+            terminalreporter.line(cause.headline())
+        terminalreporter.line(summary(found))
+    _left_out(terminalreporter, config)
+
+
+def _causes_told_once(terminalreporter: Any, config: pytest.Config) -> list[Any]:
+    """The causes of all laws that failed. In their reports stands the counterexample of the first law of each cause, and for the
+    others a line with its name."""
+    failed = {report: report.qkverify_verdict for report in terminalreporter.stats.get("failed", ())
+              if hasattr(report, "qkverify_verdict")}  # fmt: skip
+    if not failed:
+        return []
+    from qkverify.causes import causes
+    from qkverify.results import verdict_of
+
+    here = config.stash.get(FAILURES, {})
+    verdicts = {report: verdict_of(line) for report, line in failed.items()}
+    for report, verdict in verdicts.items():
+        cell = f"{verdict.implementation}-{verdict.device}-{verdict.dtype}"
+        if cell in here:  # not where workers of pytest-xdist checked it
+            verdicts[report] = here[cell].settled([verdict])[0]
+    found = causes(verdicts.values())
+    for cause in found:
+        for report, verdict in verdicts.items():
+            if verdict is cause.first:
+                report.longrepr = cause.text()
+            elif any(verdict is other for other in cause.verdicts):
+                report.longrepr = cause.same(verdict)
+    return found
+
+
+def _left_out(terminalreporter: Any, config: pytest.Config) -> None:
+    """What could not run here, and what was not verified."""
     planned = config.stash.get(PLAN, None)
     if planned is not None and planned.unavailable:
         terminalreporter.section("unavailable here")

@@ -93,7 +93,15 @@ class ImplementationInfo(msgspec.Struct, frozen=True, tag="implementation"):
 class Counterexample(msgspec.Struct, frozen=True):
     """The smallest failure found: `message` is the whole text a person sees, `replay` the id to repeat it.
 
-    `traits` says what its calls have that a plain call has not (see `traits`); None in files from before it was noted.
+    The fields after `script` say why the law failed (see `causes`); files from before they were noted leave them empty.
+
+    diagnosis        the sentence after "looks like"
+    exception, line  what the implementation raised ("ValueError: ...", in one line), and the line of its file that did
+    raises_when      conditions that all calls which raised meet, and no call that returned, the simplest first
+    value_wrong      the output (or result) of one of the problems is not the reference's, whatever the law is about
+    gradient_wrong   the same of gradients
+    numbers          how many numbers the arrays of the problems hold
+    traits           what its calls have that a plain call has not (see `traits`); None in files from before it was noted
     """
 
     message: str
@@ -105,6 +113,13 @@ class Counterexample(msgspec.Struct, frozen=True):
     location: str
     replay: str
     script: str = ""
+    diagnosis: str = ""
+    exception: str = ""
+    line: str = ""
+    raises_when: list[str] = []
+    value_wrong: bool = False
+    gradient_wrong: bool = False
+    numbers: int = 0
     traits: list[str] | None = None
 
 
@@ -516,6 +531,13 @@ def line_of(record: Record) -> bytes:
         UnicodeEncodeError
     ):  # half of a surrogate pair, which UTF-8 cannot hold: in the path of a file, say
         return _encoder.encode(_escaped(msgspec.to_builtins(record))) + b"\n"
+
+
+def verdict_of(line: str | bytes) -> Verdict:
+    """The verdict of a line that `line_of` made in this version."""
+    found = _decoder.decode(line)
+    assert isinstance(found, Verdict)
+    return found
 
 
 def of_kind(records: Iterable[Record], kind: type[Kind]) -> list[Kind]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -13,6 +12,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from qkverify import frameworks, offered, pretrained, registry
+from qkverify.causes import Cause, causes
+from qkverify.causes import summary as summary_of_causes
 from qkverify.contract import DEVICES, FRAMEWORKS, OPTIONS, SEMANTICS, Implementation
 from qkverify.laws import Law
 from qkverify.messages import lines, summed, taken
@@ -98,36 +99,13 @@ def conventions(cell: Cell) -> None:
     console.print(table)
 
 
-def counterexamples(broken: Sequence[Verdict]) -> None:
-    """Every broken law with its counterexample; of those that met one and the same error, the first, and the names of the others.
-
-    A function that refuses a common call breaks a hundred laws with one sentence, between which another bug would not be seen.
-    """
-    alike: dict[tuple[str, ...], list[Verdict]] = {}
-    for number, one in enumerate(broken):
-        alike.setdefault(_error(one) or (str(number),), []).append(one)
-    for first, *others in alike.values():
+def counterexamples(broken: Sequence[Verdict]) -> list[Cause]:
+    """A block for each cause: its clearest counterexample, and the other laws that it breaks. Returns the causes."""
+    found = causes(broken)
+    for cause in found:
         console.print()
-        console.print(
-            first.counterexample.message
-            if first.counterexample
-            else f"{first.law}: {first.outcome}: {first.reason}",
-            markup=False,
-        )
-        names = list(dict.fromkeys(one.law for one in others if one.law != first.law))
-        if others:
-            where = ", ".join(dict.fromkeys(one.dtype for one in (first, *others)))
-            laws = f"{len(names)} more law{'s' if len(names) != 1 else ''}"
-            words = f"{laws}: {', '.join(names)}" if names else "this law"
-            console.print(f"  the same error ({where}) in {words}", markup=False)
-
-
-def _error(one: Verdict) -> tuple[str, ...] | None:
-    """What an implementation said when it raised, whatever the sizes; None where numbers were judged."""
-    found = one.counterexample
-    if found is None or found.location or found.margin is not None or not found.got:
-        return None
-    return one.implementation, one.device, re.sub(r"\d+", "#", found.got)
+        console.print(cause.text(), markup=False)
+    return found
 
 
 def verdict(
@@ -138,14 +116,12 @@ def verdict(
 
     `words` say what holds where no law is broken; empty where no law was put to the test.
     """
-    counterexamples(broken)
+    found = counterexamples(broken)
     for (name, device), reason in planned.unavailable.items():
         console.print(f"unavailable: {name} on {device}: {reason}", style="dim", markup=False)
     cells = len(planned.cells)
     if broken:
-        console.print(
-            f"\n[bold red]{len(broken)} broken[/bold red]: {', '.join(dict.fromkeys(v.law for v in broken))}"
-        )
+        console.print(f"\n[bold red]broken[/bold red]: {escape(summary_of_causes(found))}")
     elif words:
         console.print(f"\n[bold green]{words}[/bold green] in {cells} cell{'s' if cells != 1 else ''}")
     else:

@@ -19,8 +19,11 @@ from typing import Any
 import msgspec
 
 from qkverify import conventions, foreign_text, messages, probes, processes, registry, replays, traits
+from qkverify.causes import causes, summary
 from qkverify.contract import DEVICES, DTYPES, Finding, Implementation
 from qkverify.errors import ContractError, DeviceLost, HarnessError, LawViolation, UnsupportedCase, UsageError
+from qkverify.failures import Failures
+from qkverify.judging import judged, numbers_of
 from qkverify.laws import PROFILES, Law, explain
 from qkverify.offered import unverified
 from qkverify.results import Counterexample, ImplementationInfo, Semantic, Verdict
@@ -121,16 +124,21 @@ def laws_in(module: Any) -> list[Law]:
 LOST: dict[tuple[str, str], str] = {}  # (framework, device) that this process has lost -> over what
 
 
-def check(law: Law, run: Run, **settings: Any) -> Verdict:
-    """The verdict of one law on one run. What its implementation does to settings of the process ends with it."""
+def check(law: Law, run: Run, *, failures: Failures | None = None, **settings: Any) -> Verdict:
+    """The verdict of one law on one run. What its implementation does to settings of the process ends with it.
+
+    `failures` are those of the cell so far: a new one is explained with a look at them, and joins them.
+    """
+    failures = Failures() if failures is None else failures
     with messages.collected(), run.framework.restored():
-        found = _verdict(law, run, settings)
+        found = _verdict(law, run, failures, settings)
+    failures.calls_of(run)
     if found.outcome == "crashed":
         LOST[run.implementation.arrays, run.device] = f"{law.name} of {run.cell}"
     return msgspec.structs.replace(found, messages=messages.taken(found.implementation))
 
 
-def _verdict(law: Law, run: Run, settings: Mapping[str, Any]) -> Verdict:
+def _verdict(law: Law, run: Run, failures: Failures, settings: Mapping[str, Any]) -> Verdict:
     one = run.implementation
     start = time.perf_counter()
     after = LOST.get((one.arrays, run.device))
@@ -157,12 +165,14 @@ def _verdict(law: Law, run: Run, settings: Mapping[str, Any]) -> Verdict:
         return verdict(
             "crashed",
             f"{run.device} answers its process no more: {foreign_text.shown(error)}",
-            counterexample(error, law, run),
+            counterexample(error, law, run, failures),
         )
     except Exception as broken:
-        found, known = counterexample(broken, law, run), finding(law, run)
+        known = finding(law, run)
         if known is None or not known.explains(run.problems):
+            found = counterexample(broken, law, run, failures)
             return verdict("failed", _in_short(found), found)
+        found = counterexample(broken, law, run, Failures())  # what is known is no evidence for what is not
         other = beside(known, law, run, **settings)
         return (
             verdict("finding", str(known), found)
@@ -194,7 +204,7 @@ def beside(known: Finding, law: Law, run: Run, **settings: Any) -> Counterexampl
     except (UnsupportedCase, HarnessError):
         return None
     except Exception as broken:
-        return counterexample(broken, law, again)
+        return counterexample(broken, law, again, Failures())
     finally:
         run.examples += again.examples
     return None
@@ -205,27 +215,40 @@ def finding(law: Law, run: Run) -> Finding | None:
     return run.implementation.findings_at(run.device, run.dtype).get(law.name)
 
 
-def counterexample(broken: BaseException, law: Law, run: Run) -> Counterexample:
+def counterexample(broken: BaseException, law: Law, run: Run, failures: Failures) -> Counterexample:
     """What a person needs of a failure; the problem is stored so that it can be replayed."""
     replay = replays.store(law, run)
     evidence = broken.evidence if isinstance(broken, LawViolation) else None
     seen = evidence if isinstance(evidence, Evidence) else None
-    message = explain(broken, law, run, replay=replay)
-    if not isinstance(broken, LawViolation | ContractError):
-        frames = [
-            f for f in traceback.extract_tb(broken.__traceback__) if f.filename == run.implementation.file
-        ]
-        message += "".join(
-            f"\n    {_place(f)}  {foreign_text.shown_line(f.line, characters=200)}" for f in frames[-3:]
-        )
+    raised = not isinstance(broken, LawViolation | ContractError)
+    lost = isinstance(broken, DeviceLost)
+    calls = [] if lost else judged(run)
+    diagnosis = (
+        ""
+        if lost
+        else failures.explained(law.name, run, calls, dropped=law.family == "dropout", raised=raised)
+    )
+    message, lines = explain(broken, law, run, replay=replay, diagnosis=diagnosis), []
+    if raised:
+        lines = _lines_of(broken, run)
+        message += "".join(f"\n    {line}" for line in lines)
     path = replays.script_of(replay)
     return Counterexample(
         message=message, problem=run.problems[0].describe() if run.problems else "", replay=replay,
         got=number(seen.got) if seen else foreign_text.shown(broken), exact=number(seen.exact) if seen else "",
         bound=f"{seen.bound:.2g}" if seen else "", margin=seen.margin if seen else None,
         location=f"{seen.what}{list(seen.location)}" if seen else "", script=path.read_text("utf-8") if path else "",
+        diagnosis=diagnosis, exception=foreign_text.of_error(broken) if raised else "", line=lines[-1] if lines else "",
+        value_wrong=any(one.value for one in calls), gradient_wrong=any(one.gradient for one in calls), numbers=numbers_of(run),
         traits=traits.of(run.problems),
     )  # fmt: skip
+
+
+def _lines_of(broken: BaseException, run: Run) -> list[str]:
+    """The last lines of the implementation's file that an exception came through."""
+    frames = traceback.extract_tb(broken.__traceback__)
+    own = [frame for frame in frames if frame.filename == run.implementation.file]
+    return [f"{_place(frame)}  {foreign_text.shown_line(frame.line, characters=200)}" for frame in own[-3:]]
 
 
 def _place(frame: traceback.FrameSummary) -> str:
@@ -252,9 +275,21 @@ def applicable(laws: Iterable[Law], cell: Cell) -> list[Law]:
 def check_cell(
     cell: Cell, laws: Sequence[Law] | None = None, *, examples: int | None = None
 ) -> Iterator[Verdict]:
-    """The verdicts of one cell, as they come."""
+    """The verdicts of one cell, as they come; what is said of a failure may be withdrawn by a later one: see `checked`."""
+    yield from _checking(cell, laws, examples, Failures())
+
+
+def checked(cell: Cell, laws: Sequence[Law] | None = None, *, examples: int | None = None) -> list[Verdict]:
+    """The verdicts of one cell when all are there, each failure explained with a look at all others."""
+    failures = Failures()
+    return failures.settled(list(_checking(cell, laws, examples, failures)))
+
+
+def _checking(
+    cell: Cell, laws: Sequence[Law] | None, examples: int | None, failures: Failures
+) -> Iterator[Verdict]:
     for law in applicable(law_book() if laws is None else laws, cell):
-        yield check(law, prepare(cell), max_examples=examples)
+        yield check(law, prepare(cell), failures=failures, max_examples=examples)
 
 
 def check_cells(cells: Sequence[Cell], *, profile: str = "default", jobs: int = 1, laws: Sequence[Law] | None = None,
@@ -264,7 +299,7 @@ def check_cells(cells: Sequence[Cell], *, profile: str = "default", jobs: int = 
         for cell in cells:
             if started:
                 started(cell)
-            yield cell, list(check_cell(cell, laws, examples=examples_of(profile)))
+            yield cell, checked(cell, laws, examples=examples_of(profile))
         return
     every = {cell: applicable(law_book() if laws is None else laws, cell) for cell in cells}
     found: dict[Cell, dict[str, Verdict]] = {cell: {} for cell in cells}
@@ -345,12 +380,12 @@ def _elsewhere(
     address: Address, laws: Sequence[str], examples: int, files: Sequence[str] = ()
 ) -> list[Verdict]:
     """The verdicts of these laws, in their order, or up to the one over which this process lost the device."""
-    found = []
-    for verdict in check_cell(cell_at(address), laws_named(laws, files), examples=examples):
+    found, failures = [], Failures()
+    for verdict in _checking(cell_at(address), laws_named(laws, files), examples, failures):
         found.append(verdict)
         if _lost_its_device(found):
             break
-    return found
+    return failures.settled(found)
 
 
 def _lost_its_device(verdicts: Sequence[Verdict]) -> bool:
@@ -389,13 +424,10 @@ class Verification:
         return {name: messages.lines(said) for name, said in messages.summed(self.verdicts).items()}
 
     def raise_for_failures(self) -> None:
-        """Raise LawViolation with the smallest counterexample of every broken law; return if all hold."""
+        """Raise LawViolation with the smallest counterexample of every cause, and the laws that it breaks; return if all hold."""
         if self.failures:
-            texts = [
-                v.counterexample.message if v.counterexample else f"{v.law}: {v.outcome}: {v.reason}"
-                for v in self.failures
-            ]
-            raise LawViolation("\n\n".join(texts))
+            found = causes(self.failures)
+            raise LawViolation("\n\n".join([*(cause.text() for cause in found), f"{summary(found)} broken"]))
 
 
 def verify(

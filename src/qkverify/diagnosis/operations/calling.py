@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from qkverify.contract import OPERATIONS
-from qkverify.diagnosis.fitting import Observation, Parts, Predict, agrees
+from qkverify.diagnosis.claims import Observation, Parts
+from qkverify.diagnosis.fitting import Predict, agrees
 from qkverify.diagnosis.operations.kind import LEFT, Compute, Example, Mistakes, Operation, normal
 from qkverify.exact_positions import base_of
 from qkverify.problems import LAYOUTS
@@ -37,9 +38,14 @@ class Caller:
         """Those of the operation, made once."""
         return self.operation.examples(self.run)
 
+    @property
+    def differentiates(self) -> bool:
+        """Whether gradients are offered, and known here."""
+        return self.operation.gradients is not None and self.run.offers("gradients")
+
     def observations(self, aspect: str) -> list[Observation]:
         """What came back on the examples; wrong ones first. Nothing for gradients that are not offered."""
-        if aspect == "gradients" and (self.operation.gradients is None or not self.run.offers("gradients")):
+        if aspect == "gradients" and not self.differentiates:
             return []
         half = (time.perf_counter() + self.until) / 2
         found = []
