@@ -90,13 +90,12 @@ class Pages:
         return -(-self.lengths // self.rows)
 
     @property
-    def writers(self) -> Array:
-        """(N,P): which token stands last in each row of the pool, counted through all entries; -1 for none."""
-        found, counted = np.full((self.count, self.rows), -1), 0
-        for entry, n in zip(self.table, self.lengths.reshape(-1), strict=True):
-            for i in range(int(n)):
-                found[entry[i // self.rows], i % self.rows] = counted + i
-            counted += int(n)
+    def owner(self) -> Array:
+        """(N,P): the last entry that has each row of the pool; -1 where none has."""
+        found = np.full((self.count, self.rows), -1)
+        for b, (entry, n) in enumerate(zip(self.table, self.lengths.reshape(-1), strict=True)):
+            at = np.arange(int(n))
+            found[entry[at // self.rows], at % self.rows] = b
         return found
 
 
@@ -150,19 +149,18 @@ def _pulled(seen: Callable[[Pages], Array] = _seen, added: bool = True, change: 
 
 
 def _of_the_last(alone: list[dict[str, Any]], pages: Pages) -> dict[str, Any]:
-    """Each row of a page with the gradient of the last token that stands there."""
-    writers = pages.writers
-    found = {}
-    for name in ("key", "value"):
-        rows = [np.swapaxes(one[name][0], 0, 1) for one in alone]  # (n,G,.)
-        every = np.concatenate([*rows, 0.0 * rows[0][:1]])
-        found[f"{name}_pages"] = np.take(every, np.where(writers < 0, len(every) - 1, writers), axis=0)
+    """Each row of a page with the gradient of the last entry that has it."""
+    each = [put_back([one], pages.table[b : b + 1], pages.count, pages.rows) for b, one in enumerate(alone)]
+    found = {name: 0.0 * each[0][name] for name in ("key_pages", "value_pages")}
+    for b, one in enumerate(each):
+        has = (pages.owner == b)[..., None, None]
+        found = {name: np.where(has, one[name], x) for name, x in found.items()}
     return found
 
 
 def _left_as_it_was(right: dict[str, Any], pools: Mapping[str, Any], pages: Pages) -> Mapping[str, Any]:
     """Rows that no entry has keep what lies in the pool."""
-    nobody = (pages.writers < 0)[..., None, None]
+    nobody = (pages.owner < 0)[..., None, None]
     return {name: np.where(nobody, pools[name], x) if name in pools else x for name, x in right.items()}
 
 
