@@ -15,6 +15,7 @@ from typing import Any
 from qkverify.causes import settled
 from qkverify.diagnosis import claim_of_failure, observe_with
 from qkverify.diagnosis.claims import Claim, Observation
+from qkverify.diagnosis.observing import fresh
 from qkverify.judging import Judged
 from qkverify.raising import Call, separating
 from qkverify.results import Verdict
@@ -25,7 +26,7 @@ SECONDS = 20.0  # what the diagnoses of one cell may cost: what is not explained
 
 @dataclass
 class Failure:
-    """One broken law: its run, the problems of its counterexample, and the claim that explains it."""
+    """One broken law: a run of its cell, the problems of its counterexample, and the claim that explains it."""
 
     run: Run
     judged: Sequence[Judged]
@@ -50,14 +51,14 @@ class Failures:
 
     def explained(self, law: str, run: Run, judged: Sequence[Judged], *, dropped: bool, raised: bool) -> str:
         """The diagnosis of a law that failed, or nothing; it is kept for the failures that come."""
-        failure = self.of[law] = Failure(run, judged, raised)
+        failure = self.of[law] = Failure(fresh(run), judged, raised)
         self._withdraw_contradicted_by(failure)
         if raised:  # no sentence is about an exception
             return ""
         failure.claim = self._known(failure)
         if failure.claim is None and self.seconds < SECONDS:
             start = time.perf_counter()
-            failure.claim = self._new(failure, dropped)
+            failure.claim = self._new(run, judged, dropped)
             self.seconds += time.perf_counter() - start
         return failure.claim.sentence if failure.claim else ""
 
@@ -116,10 +117,10 @@ class Failures:
                     if failure.claim is claim:
                         failure.claim = None
 
-    def _new(self, failure: Failure, dropped: bool) -> Claim | None:
-        wrong = [one.subject for one in failure.judged if one.wrong]
-        right = bool(failure.judged) and not wrong
-        found = claim_of_failure(failure.run, wrong, self._problems(), dropped=dropped, right=right)
+    def _new(self, run: Run, judged: Sequence[Judged], dropped: bool) -> Claim | None:
+        wrong = [one.subject for one in judged if one.wrong]
+        right = bool(judged) and not wrong
+        found = claim_of_failure(run, wrong, self._problems(), dropped=dropped, right=right)
         return None if found is None or found.sentence in [one.sentence for one in self.withdrawn] else found
 
     def _problems(self) -> Iterator[Any]:
