@@ -12,6 +12,7 @@ from qkverify.errors import LawViolation, UnsupportedCase, UsageError
 from qkverify.problems import Problem
 from qkverify.registry import find
 from qkverify.runs import Run
+from qkverify.verification import Cell, check_cell
 
 
 def right(query, key, value, *, mask=None, causal=False):
