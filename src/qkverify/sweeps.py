@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 
 import msgspec
 
-from qkverify import registry
+from qkverify import probes
 from qkverify.cells import Cell
 from qkverify.children import Child, Died, serve
 from qkverify.errors import UsageError
@@ -165,7 +165,7 @@ def answer(question: bytes) -> bytes:
 
 
 def _found(one: Named) -> Cell:
-    implementation = registry.again(one.name, one.file, one.function)
+    implementation = probes.again(one.name, one.file, one.function)
     return Cell(one.workload, implementation, one.device, one.dtype, one.direction)
 
 
