@@ -110,7 +110,7 @@ def test_gradient_shift_invariance(run, problem, shift):
 def test_masked_keys_get_zero_gradient(run, problem):
     s = problem.sizes
     seen = problem.visible.reshape(s["B"], s["G"], s["H"] // s["G"], s["Q"], s["K"]).any(axis=(2, 3))
-    assume(problem.empty_rows == "zero" or problem.some_visible.all())
+    assume(problem.empty_row == "zero" or problem.some_visible.all())
     assume(run.in_range(problem))
     found = run.gradient_values(problem)
     for name in ("key", "value"):
@@ -141,7 +141,7 @@ def test_adjoint_identity_in_values(run, problem):
     axes = (1, 2, 3)
     left = (run(problem) * problem.upstream.astype(np.float64)).sum(axis=axes)
     right = (run.gradients(problem)["value"] * problem.value.astype(np.float64)).sum(axis=axes)
-    assume(problem.empty_rows == "zero" or problem.some_visible.all())
+    assume(problem.empty_row == "zero" or problem.some_visible.all())
     assert_within_bound(left, right, what="inner product")
 
 
@@ -264,7 +264,7 @@ def test_gradients_of_empty_axes(run, problem):
      problem=problems(upstream=True, use=("mask",), long=False, layouts=False), which=range(6))  # fmt: skip
 def test_hidden_keys_do_not_reach_gradients(run, problem, which):
     hidden = unseen(problem)
-    assume(hidden.any() and (problem.empty_rows == "zero" or problem.some_visible.all()))
+    assume(hidden.any() and (problem.empty_row == "zero" or problem.some_visible.all()))
     clean = poisoned(run, problem, hidden, which).replace(
         key=np.where(hidden[..., None], 0, problem.key), value=np.where(hidden[..., None], 0, problem.value)
     )

@@ -20,6 +20,7 @@ from qkverify import foreign_text, screen
 from qkverify.contract import describe
 from qkverify.errors import UsageError
 from qkverify.exports import junit
+from qkverify.probes.sentences import first_line
 from qkverify.registry import find
 from qkverify.report import render
 from qkverify.report.markdown import code, plain, table
@@ -88,6 +89,12 @@ def test_an_error_without_a_text_is_named():
     assert foreign_text.of_error(ValueError()) == "ValueError"
     assert foreign_text.of_error(type("a\x1bb", (ValueError,), {})("c")) == "a\\x1bb: c"
     assert foreign_text.shown(Disguised("plain")) == "plain"
+
+
+def test_the_first_call_says_what_cannot_be_printed():
+    assert first_line(Raises()).startswith("Raises: <Raises without text")
+    assert len(first_line(ValueError("x" * 10**6))) < 300
+    assert first_line(ValueError("\x1b[31m \udc80\nmore")) == "ValueError: \\x1b[31m \\udc80"
 
 
 def attention_that(raises):

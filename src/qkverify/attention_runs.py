@@ -18,6 +18,11 @@ from qkverify.rounding import EXACT, FLOAT64, FORMATS, LN_2, Bounded, Precision
 TRIPLE = ("query", "key", "value")
 
 
+def unjudged(exact: Bounded, where: np.ndarray | bool) -> Bounded:
+    """With an infinite bound in some places, of which nothing is said."""
+    return Bounded(exact.value, np.where(where, np.inf, exact.errors), EXACT)
+
+
 class AttentionRun(Boundary):
     """Outputs, log-sum-exps, and what is exact; see `runs.Run`."""
 
@@ -155,7 +160,10 @@ class AttentionRun(Boundary):
             ]
             found = reference_attention(*inputs, **self._bounded_options(problem, self.precision))
             parts = found if isinstance(found, tuple) else (found,)
-            self._cache[key] = (tuple(self._oracle_included(part) for part in parts), problem)
+            output, *lse = (self._oracle_included(part) for part in parts)
+            if not problem.judges_empty_rows:
+                output = unjudged(output, ~problem.some_visible[..., None])
+            self._cache[key] = ((output, *lse), problem)
         parts = self._cache[key][0]
         return parts  # type: ignore[no-any-return]
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from qkverify import foreign_text
+from qkverify import empty_rows, foreign_text
 from qkverify.axes import LAYOUTS
 from qkverify.errors import UnsupportedCase, UsageError
 from qkverify.modules_used import FRAMEWORKS as FRAMEWORKS
@@ -364,8 +364,9 @@ def implementation(function: Function | None = None, **declared: Any) -> Any:
     gradients round otherwise than the output does), available (device -> None, or the reason why not), vjp, differentiable,
     findings ({law: folder, or Finding}), tile (edges of its tiles), effort ({device: share of the usual examples}, where a
     call is slow there, as in an interpreter), compiles (whether each new size costs a compilation: few sizes are drawn),
-    returns (of a function that returns several arrays, the number or name of the output), and every key of `SEMANTICS`.
-    Raises UsageError for a word that is none of these.
+    returns (of a function that returns several arrays, the number or name of the output), and every key of `SEMANTICS`;
+    `empty_rows` may be a value for each way to hide keys, {"bias": "nan", "key_lengths": "zero"}. Raises UsageError for a
+    word that is none of these.
     """
 
     def register(target: Function) -> Function:
@@ -401,6 +402,8 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
     if declared.get("differentiable", arrays != "numpy" or vjp is not None):
         offers.add("gradients")
     semantics = _semantics({**(convention.semantics if convention else {}), **declared})
+    if operation != "attention" and empty_rows.by_way(semantics.get("empty_rows", "")):
+        raise UsageError(f"empty_rows: {operation} has one value, however keys are hidden")
     # A function of its own for gradients gives those of the output.
     if {"gradients", "return_lse"} <= offers and vjp is None and semantics.get("lse_gradient") != "no":
         offers.add("lse_gradient")
@@ -582,9 +585,14 @@ def _checked(what: str, asked: str, exists: Sequence[str]) -> str:
 def _semantics(declared: Mapping[str, Any]) -> dict[str, str]:
     chosen = {}
     for name, (values, _) in SEMANTICS.items():
-        if declared.get(name) is not None:
-            value = {True: "yes", False: "no"}.get(declared[name], declared[name])
-            chosen[name] = _checked(name, value, values)
+        given = declared.get(name)
+        if isinstance(given, Mapping) and name == "empty_rows":
+            for way, value in given.items():
+                _checked("way to hide keys", way, empty_rows.WAYS)
+                _checked(name, value, values)
+            chosen[name] = empty_rows.spelled(given)
+        elif given is not None:
+            chosen[name] = _checked(name, {True: "yes", False: "no"}.get(given, given), values)
     return chosen
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from qkverify import fast_exponential, messages
+from qkverify import empty_rows, fast_exponential, messages
 from qkverify.contract import Implementation
 from qkverify.errors import ContractError
 from qkverify.operations import DESCRIBED, word
@@ -51,7 +51,8 @@ def detect(one: Implementation, device: str, dtype: str) -> dict[str, Choice]:
         return {**_left_out(one, run), **_fast(one, run)}
     for name, probe in PROBES.items():
         if name in one.semantics:
-            found[name] = Choice(one.semantics[name], "declared")
+            found[name] = Choice(_whole(one.semantics[name], probe, run), "declared")
+            run.semantics[name] = found[name].value
             continue
         value = _answer(probe, run)
         if name == "mismatched_sizes" and not value:
@@ -98,6 +99,17 @@ def _answer(probe: Callable[[Run], Answer | None], run: Run) -> Answer | None:
         return None
 
 
+def _whole(declared: str, probe: Callable[[Run], str | None], run: Run) -> str:
+    """A declaration as it is; where it speaks of some ways to hide keys only, with what was found out of the others."""
+    ways = empty_rows.by_way(declared)
+    probed = _answer(probe, run) if ways else None
+    if probed is None:
+        return declared
+    others = {way: empty_rows.value_of(probed, way) for way in empty_rows.WAYS if run.offers(way)}
+    known = {way: value for way, value in others.items() if value != empty_rows.UNDECIDED}
+    return empty_rows.joined({**known, **ways})
+
+
 def _size(run: Run) -> int:
     """A head size that the implementation takes: the smallest from 1 up, as both key and value size."""
     sizes = {"B": 1, "H": 1, "G": 1, "Q": 2, "K": 3}
@@ -137,32 +149,45 @@ def _causal_alignment(run: Run) -> str | None:
 
 
 def _empty_rows(run: Run) -> str | None:
-    """The second of two queries is hidden from every key, by the first of these means that is offered."""
-    if run.offers("mask"):
-        hidden: dict[str, Any] = {"mask": np.array([[[[True] * 3, [False] * 3]]])}
-    elif run.offers("bias"):
-        hidden = {"bias": np.array([[[[0.0] * 3, [-np.inf] * 3]]]).astype(run.numpy_dtype)}
-    elif run.offers("key_lengths"):
-        hidden = {"key_lengths": np.array([0], np.int32)}
-    elif run.offers("causal") and run.semantics["causal_alignment"] == "bottom-right":
-        seen = run.values(_problem(run, queries=2, keys=1, causal=True))[0, 0, 0, 0].astype(np.float64)
-        return "zero" if seen == 0 else "nan" if np.isnan(seen) else "uniform"
-    else:
+    """A row is hidden from every key, by each of the ways that are offered."""
+    values = {way: _answer(partial(_empty_row, way), run) for way in empty_rows.WAYS if run.offers(way)}
+    return empty_rows.joined({way: value for way, value in values.items() if value}) or None
+
+
+# One query at least sees no key; and two keys tell a mean from a copy.
+HIDDEN: Mapping[str, Mapping[str, Any]] = {
+    "mask": {"mask": np.array([[[[True] * 3, [False] * 3]]])},
+    "bias": {"bias": np.array([[[[0.0] * 3, [-np.inf] * 3]]])},
+    "key_lengths": {"key_lengths": np.array([0], np.int32)},
+    "causal": {"causal": True, "queries": 3, "keys": 2},
+    "window": {"window": (0, 0), "queries": 3, "keys": 2},
+}
+
+
+def _empty_row(way: str, run: Run) -> str | None:
+    """What a row that sees no key gets; None where this way hides none, or the sizes that it takes are refused."""
+    hidden = dict(HIDDEN[way])
+    if way == "bias":
+        hidden["bias"] = hidden["bias"].astype(run.numpy_dtype)
+    problem = _problem(run, causal_alignment=run.semantics["causal_alignment"], **hidden)
+    rows = np.flatnonzero(~problem.some_visible[0, 0])
+    if not rows.size or run.implementation.accepts(problem.sizes) is not None:
         return None
-    seen = run.values(_problem(run, **hidden))[0, 0, 1, 0].astype(np.float64)
+    row = int(rows[-1])
+    seen = float(run.values(problem)[0, 0, row, 0].astype(np.float64))
     if np.isnan(seen) or seen == 0:
         return "nan" if np.isnan(seen) else "zero"
-    return _answer(partial(_even_row, hidden), run) or "uniform"
+    return _answer(partial(_even_row, hidden, row), run) or "uniform"
 
 
-def _even_row(hidden: Mapping[str, Any], run: Run) -> str:
-    """Whether the second query passes gradients on, as it does where what hides a key was added to its score."""
+def _even_row(hidden: Mapping[str, Any], row: int, run: Run) -> str:
+    """Whether such a row passes gradients on, as it does where what hides a key was added to its score."""
     if not run.offers("gradients"):
         return "uniform"
     problem = _problem(run, seed=2, **hidden)
-    upstream = np.random.default_rng(3).standard_normal(problem.value[:, :, :2].shape)
+    upstream = np.random.default_rng(3).standard_normal((*problem.query.shape[:3], problem.sizes["E"]))
     found = run.gradient_values(problem.replace(upstream=upstream.astype(run.numpy_dtype)))
-    return "uniform with gradients" if found["query"][0, 0, 1].any() else "uniform"
+    return "uniform with gradients" if found["query"][0, 0, row].any() else "uniform"
 
 
 def _masked_values(run: Run) -> str | None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from qkverify.attention_runs import TRIPLE, AttentionRun
+from qkverify.attention_runs import TRIPLE, AttentionRun, unjudged
 from qkverify.axes import to_function
+from qkverify.empty_rows import UNDECIDED
 from qkverify.errors import HarnessError, LawViolation, UnsupportedCase
 from qkverify.problems import Problem
 from qkverify.reference.attention_vjp import attention_vjp as reference_vjp
@@ -203,7 +204,8 @@ class GradientRun(AttentionRun):
                 k: v for k, v in self._bounded_options(problem, precision).items() if k != "return_lse"
             }
             found = reference_vjp(*inputs, **options, delta=self.semantics["delta"])
-            self._cache[key] = ({name: self._oracle_included(part) for name, part in found.items()}, problem)
+            bounds = _judged({name: self._oracle_included(part) for name, part in found.items()}, problem)
+            self._cache[key] = (bounds, problem)
         return dict(self._cache[key][0])
 
     def in_range(self, problem: Problem) -> bool:
@@ -222,7 +224,7 @@ class GradientRun(AttentionRun):
         inputs = [query, self._keys(problem, precision), value, above]
         options = {k: v for k, v in self._bounded_options(problem, precision).items() if k != "return_lse"}
         found = reference_vjp(*inputs, **options, lse_upstream=self.bounded(upstream, precision))
-        return {name: self._oracle_included(found[name]) for name in ("query", "key")}
+        return _judged({name: self._oracle_included(found[name]) for name in ("query", "key")}, problem)
 
     def exact_gradients(self, problem: Problem) -> dict[str, np.ndarray]:
         """The reference's gradients, float64."""
@@ -259,3 +261,16 @@ class GradientRun(AttentionRun):
             }
 
         return call_framework
+
+
+def _judged(bounds: dict[str, Bounded], problem: Problem) -> dict[str, Bounded]:
+    """Without a bound where a row that is NaN, or may be, passes NaN on: to its query, and to all that its heads share."""
+    empty = ~problem.some_visible
+    if problem.empty_row not in ("nan", UNDECIDED) or problem.sinks is not None or not empty.any():
+        return bounds
+    s = problem.sizes
+    shared = np.any(empty.reshape(s["B"], s["G"], s["H"] // s["G"] * s["Q"]), axis=-1, keepdims=True)[
+        ..., None
+    ]  # (B,G,1,1)
+    places = {"query": empty[..., None], "key": shared, "value": shared}
+    return {name: unjudged(exact, places.get(name, True)) for name, exact in bounds.items()}

@@ -270,12 +270,13 @@ def _unverified(terminalreporter: Any, planned: Any) -> dict[str, list[str]]:
 def _usage_errors() -> Iterator[None]:
     """Our sentences as pytest's."""
     from qkverify.errors import UsageError
+    from qkverify.foreign_text import escaped
 
     try:
         yield
     except UsageError as error:
         text = getattr(error, "text", "")
-        raise pytest.UsageError(f"{text}\n{error}" if text else str(error)) from None
+        raise pytest.UsageError(escaped(f"{text}\n{error}" if text else str(error))) from None
 
 
 def _asked(config: pytest.Config) -> Any:

@@ -42,7 +42,7 @@ def assert_poison_is_without_effect(
 
 def judged(problem: Problem) -> np.ndarray:
     """bool (B,H,Q): rows that poison may not change. A row that sees nothing may average every value, if so declared."""
-    return np.asarray(problem.some_visible | (problem.empty_rows == "zero"))
+    return np.asarray(problem.some_visible | (problem.empty_row == "zero"))
 
 
 def unseen(problem: Problem) -> np.ndarray:

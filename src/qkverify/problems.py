@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from qkverify import empty_rows
 from qkverify.contract import OPTIONS
 from qkverify.reference.masks import visible
 
@@ -29,7 +30,8 @@ class Problem:
 
     `upstream` (B,H,Q,E) is the gradient that comes in from above, where a law needs one. `layouts` names the memory
     layout of each array (see `LAYOUTS`). `mode` says how a framework that records gradients is told not to ("no_grad",
-    "inference_mode"). `causal_alignment` and `empty_rows` are the conventions it is judged by.
+    "inference_mode"). `causal_alignment` and `empty_rows` are the conventions it is judged by; `empty_row` is what the latter
+    means here.
     """
 
     query: Array
@@ -88,10 +90,30 @@ class Problem:
         """bool (B,H,Q): the rows that see at least one key."""
         return np.asarray(self.visible.any(-1))
 
+    @cached_property
+    def empty_row(self) -> str:
+        """What a row that sees no key gets: a value of the convention, or UNDECIDED where the options in use differ in that.
+
+        An option counts also where it hides nothing: it may lead an implementation along another path.
+        """
+        values = empty_rows.by_way(self.empty_rows)
+        if not values:
+            return self.empty_rows
+        if self.sinks is not None:  # a sink takes all the weight of such a row
+            return "zero"
+        met = {values.get(way, empty_rows.UNDECIDED) for way in empty_rows.WAYS if way in self.options}
+        return met.pop() if len(met) == 1 else empty_rows.UNDECIDED if met else "zero"
+
+    @property
+    def judges_empty_rows(self) -> bool:
+        """Whether it is known what its rows that see no key get."""
+        return self.empty_row != empty_rows.UNDECIDED
+
     @property
     def reference_options(self) -> dict[str, Any]:
         """The keyword arguments of `reference.attention` for this problem."""
-        return {**self.options, "causal_alignment": self.causal_alignment, "empty_rows": self.empty_rows}
+        return {**self.options, "causal_alignment": self.causal_alignment,
+                "empty_rows": self.empty_row if self.judges_empty_rows else "zero"}  # fmt: skip
 
     def describe(self) -> str:
         """The problem as a person reads it: a line of sizes and options, then the numbers where they are few."""

@@ -72,9 +72,12 @@ def assert_within_bound(got: Any, expected: Any, *, what: str = "output") -> Non
                 margins = np.divide(distance, bound, out=np.zeros(a.shape), where=distance > 0)
                 run.largest_margin = max(run.largest_margin, float(margins.max()))
             return
-        holds = (distance <= bound) | (a == b) | (np.isnan(a) & np.isnan(b)) | np.isposinf(bound)
+        unjudged = np.isposinf(da) | np.isposinf(
+            db
+        )  # of either side, whatever the other is: infinity plus NaN is NaN
+        holds = (distance <= bound) | (a == b) | (np.isnan(a) & np.isnan(b)) | unjudged
         margin = np.where(
-            a == b, 0.0, np.where(np.isposinf(bound) | (holds & np.isnan(distance)), 0.0, distance / bound)
+            a == b, 0.0, np.where(unjudged | (holds & np.isnan(distance)), 0.0, distance / bound)
         )
     margin = np.where(np.isnan(margin), np.inf, margin)
     if holds.all():

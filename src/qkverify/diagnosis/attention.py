@@ -80,7 +80,7 @@ def _known_mistake(
 
 
 def _words(p: Problem) -> dict[str, str]:
-    return {"declared": p.causal_alignment, "other": other_alignment(p), "empty": p.empty_rows}
+    return {"declared": p.causal_alignment, "other": other_alignment(p), "empty": p.empty_row}
 
 
 def _predicting(run: Run, mistake: Mistake, aspect: str) -> Predict:

@@ -17,6 +17,7 @@ from typing import Any
 from qkverify import frameworks, messages, registry
 from qkverify.contract import Implementation
 from qkverify.probes import smoke
+from qkverify.probes.cut_off import without_gradients
 from qkverify.probes.dtypes import of_result
 
 __all__ = ["again", "find", "fitted"]
@@ -44,4 +45,4 @@ def fitted(implementation: Implementation) -> Implementation:
     if implementation.declared and (missing or module.startswith(registry.FOLDER)):
         return implementation  # it cannot run here, or is verified here already
     found = smoke.checked(implementation) if implementation.declared else smoke.inferred(implementation)
-    return replace(found, probed=True)
+    return replace(without_gradients(found), probed=True)

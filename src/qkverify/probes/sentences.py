@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qkverify import axes
+from qkverify import axes, foreign_text
 from qkverify.contract import Implementation
 from qkverify.probes.plain import Attempt
 
@@ -16,9 +16,9 @@ LONGEST = 200  # characters of a foreign error that are shown
 
 def first_line(error: BaseException | None) -> str:
     """ "TypeError: ...", the first line of an exception, shortened."""
-    text = str(error).strip().partition("\n")[0]
-    text = text if len(text) <= LONGEST else text[:LONGEST] + "..."
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    text = "" if error is None else foreign_text.shown(error).partition("\n")[0]
+    text = foreign_text.shown_line(text, characters=LONGEST)
+    return f"{foreign_text.type_name(error)}: {text}" if text else foreign_text.type_name(error)
 
 
 def adapted(before: Implementation, after: Implementation, fit: Attempt) -> list[str]:

@@ -65,11 +65,11 @@ def _softmax(p: Problem, what: str) -> list[str]:
         return [*lines, "exact = (np.log(total) + top)[..., 0]"]
     lines.append(f"weights = weights / {'np.where(total == 0, 1, total)' if empty else 'total'}")
     lines += ["weights = weights[..., :-1]  # a sink has no value"] if p.sinks is not None else []
-    used = p.empty_rows == "uniform" and what in ("output", "gradient of value")
-    used = used or p.empty_rows == "uniform with gradients"
-    used = used or (p.empty_rows == "nan" and what == "output")
+    used = p.empty_row == "uniform" and what in ("output", "gradient of value")
+    used = used or p.empty_row == "uniform with gradients"
+    used = used or (p.empty_row == "nan" and what == "output")
     if empty and used:
-        given = "np.nan" if p.empty_rows == "nan" else f"1 / {p.sizes['K']}"
+        given = "np.nan" if p.empty_row == "nan" else f"1 / {p.sizes['K']}"
         lines.append(
             f"weights = np.where(total == 0, {given}, weights)  # of a query that sees no key, as declared"
         )
