@@ -107,6 +107,11 @@ def test_a_file_with_relative_imports_is_named_as_a_module(folder) -> None:
     assert candidates.module_of(Path("src/mykernel/__init__.py")) == "mykernel"
 
 
+def test_what_somebody_else_would_be_warned_of_is_not_printed(folder) -> None:
+    done = qkverify("init")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_environments_and_hidden_folders_are_passed_over(folder) -> None:
     for name in (".venv", "env", "build"):
         (folder / name / "lib").mkdir(parents=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,8 +78,8 @@ def of_folder(folder: Path) -> list[Candidate]:
 def of_file(file: Path) -> list[Candidate]:
     """The candidates of one file; none of a file that is no Python of this version."""
     try:
-        tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError, OSError):
+        tree = _parsed(file)
+    except UsageError:
         return []
     imports = list(_imports(tree))
     packages = frozenset(name.partition(".")[0] for name, level in imports if not level)
@@ -101,10 +102,7 @@ def of_file(file: Path) -> list[Candidate]:
 
 def names_of(file: Path) -> list[str]:
     """The names of a file's functions and classes. Raises UsageError for a file that is no Python of this version."""
-    try:
-        tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError) as error:
-        raise UsageError(f"{file} cannot be read as Python: {error}") from None
+    tree = _parsed(file)
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     assigned = [
         t.id
@@ -114,6 +112,15 @@ def names_of(file: Path) -> list[str]:
         if isinstance(t, ast.Name)
     ]
     return [node.name for node in tree.body if isinstance(node, kinds)] + assigned
+
+
+def _parsed(file: Path) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an escape in somebody's string
+        try:
+            return ast.parse(file.read_bytes())
+        except (SyntaxError, ValueError, OSError, RecursionError) as error:
+            raise UsageError(f"{file} cannot be read as Python: {error}") from None
 
 
 def module_of(file: Path) -> str:

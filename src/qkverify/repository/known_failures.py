@@ -46,7 +46,7 @@ class KnownFailure:
     link: str = ""
 
     def __str__(self) -> str:
-        return f"{self.reason} ({self.link})" if self.link else self.reason
+        return f"{self.reason}, see {self.link}" if self.link else self.reason
 
     def speaks_of(self, law: str, implementation: str, device: str, dtype: str) -> bool:
         """Whether it covers a law on an implementation, device and dtype."""

@@ -14,9 +14,9 @@ from qkverify.repository.init import File, Set
 def candidates(found: Sequence[Candidate]) -> None:
     """Each function that looks like attention, and the line to run for it."""
     if not found:
-        print(
-            "no function here takes a query, a key and a value; name yours:\n  qkverify init path/file.py:function"
-        )
+        print("no function here takes a query, a key and a value; name yours:")
+        print("  qkverify init path/file.py:function")
+        print("what else is verified, and the parameters by which it is known: qkverify list operations")
         return
     print("what looks like attention here (source text was read, nothing was imported):")
     for one in found:

@@ -53,7 +53,9 @@ class Settings:
     def given(self, **given: Sequence[str] | str | None) -> Settings:
         """With what the command line gives, which counts instead; None and what is empty is not given."""
         pairs = {
-            name: value if isinstance(value, str) else tuple(value) for name, value in given.items() if value
+            name: value if isinstance(value, str) else tuple(dict.fromkeys(value))
+            for name, value in given.items()
+            if value
         }
         return replace(self, **pairs)  # type: ignore[arg-type]  # each field gets what its option collects
 
