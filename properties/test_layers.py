@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import assume
 
+from qkverify import exact_losses
 from qkverify.calls import layer_weights
 from qkverify.choices import EDGES, stretched
 from qkverify.exact_changes import shifted
@@ -29,8 +30,6 @@ from qkverify.reference.encoder_decoder import encoder_layer as reference_encode
 from qkverify.reference.encoder_decoder_vjp import decoder_layer_vjp, encoder_layer_vjp
 from qkverify.reference.layers import feed_forward as reference_feed_forward
 from qkverify.reference.layers_vjp import feed_forward_vjp
-from qkverify.reference.losses import cross_entropy as reference_loss
-from qkverify.reference.losses import cross_entropy_vjp as reference_gradient
 from qkverify.reference.positions import positional_encoding
 from qkverify.rounding import Bounded
 from qkverify.verdict import (
@@ -543,16 +542,14 @@ def scored(run, tokens, classes, magnitude, seed):
 
 def losses(run, scores, targets, smoothing):
     """The losses (N) with their bound, and the exact ones."""
-    exact = reference_loss(run.bounded(scores), targets, smoothing=rounded(run, smoothing or 0.0))
+    exact = exact_losses.cross_entropy(run, scores, targets, smoothing=smoothing)
     got = run.call(scores, targets, shape=targets.shape, **run.given(smoothing=smoothing))
     return run.within(got, exact), exact.value
 
 
 def gradient(run, scores, targets, upstream, smoothing):
     """The gradient of sum(upstream * losses) in the scores with its bound, and the exact one."""
-    precision = run.gradient_precision
-    arrays = run.bounded(scores, precision), targets, run.bounded(upstream, precision)
-    exact = reference_gradient(*arrays, smoothing=rounded(run, smoothing or 0.0, precision))
+    exact = exact_losses.gradient(run, upstream, scores, targets, smoothing=smoothing)
     options = run.given(smoothing=smoothing)
     got = run.call_gradients({"scores": scores}, targets, upstream=upstream, **options)
     return run.within(got["scores"], exact), exact.value

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from qkverify import exact_positions
+from qkverify import exact_losses, exact_positions
 from qkverify.choices import Choices, Recipe, strategy
 from qkverify.errors import HarnessError
 from qkverify.operations import DESCRIBED
@@ -30,7 +30,6 @@ from qkverify.problems import LAYOUTS, Problem
 from qkverify.reference.caches import appended, gathered
 from qkverify.reference.encoder_decoder import decoder_layer, encoder_layer
 from qkverify.reference.layers import feed_forward
-from qkverify.reference.losses import cross_entropy
 from qkverify.reference.multi_head import multi_head_attention
 from qkverify.reference.softmax import softmax
 from qkverify.rounding import EXACT, Bounded
@@ -284,11 +283,6 @@ def _loss(s: SimpleNamespace, new: Source) -> tuple[Given, Given]:
     return {"scores": new(s.L, s.K), "targets": new.integers(0, s.K, s.L)}, {"smoothing": s.smoothing}
 
 
-def _loss_exact(run: Run, given: Given, options: Given) -> tuple[Bounded, ...]:
-    smoothing = rounded(run, options.get("smoothing", 0.0))
-    return (cross_entropy(run.bounded(given["scores"]), given["targets"], smoothing=smoothing),)
-
-
 def _attended(run: Run, options: Given, *rows: tuple[Array, Array, Array]) -> list[Bounded]:
     """Attention of each sequence, given as query (H,Q,D), key (G,K,D) and value (G,K,E), as (H,Q,E)."""
     found = []
@@ -396,7 +390,8 @@ FORMS: Mapping[str, Form] = {
                          lambda run, given, options: (feed_forward(*bounded(run, given).values()),)),
     "encoder_layer": Form(LAYER, _encoder, _layer_exact(encoder_layer)),
     "decoder_layer": Form({**LAYER, "K": LENGTHS}, _decoder, _layer_exact(decoder_layer)),
-    "cross_entropy": Form({"L": LENGTHS, "K": (2, 3, 5, 17), "smoothing": (0.0, 0.1, 1.0)}, _loss, _loss_exact),
+    "cross_entropy": Form({"L": LENGTHS, "K": (2, 3, 5, 17), "smoothing": (0.0, 0.1, 1.0)}, _loss,
+                          lambda run, given, options: (exact_losses.cross_entropy(run, **given, **options),)),
 }  # fmt: skip
 
 FILL: Mapping[str, Sequence[Any]] = {"fill": ("whole", "normal", "normal"), "seed": range(1000)}

@@ -19,6 +19,7 @@ from qkverify import empty_rows, fast_exponential, messages
 from qkverify.contract import Implementation
 from qkverify.errors import ContractError
 from qkverify.operations import DESCRIBED, word
+from qkverify.probes import rounding
 from qkverify.probes.heads import heads
 from qkverify.probes.layouts import layout
 from qkverify.probes.norms import norms
@@ -48,7 +49,9 @@ def detect(one: Implementation, device: str, dtype: str) -> dict[str, Choice]:
     run = Run(one, device, dtype)
     found: dict[str, Choice] = {}
     if one.operation != "attention":
-        return {**_left_out(one, run), **_fast(one, run)}
+        found |= _left_out(one, run)
+        run.semantics |= settled(found)
+        return {**found, **_rounding(one, run)}
     for name, probe in PROBES.items():
         if name in one.semantics:
             found[name] = Choice(_whole(one.semantics[name], probe, run), "declared")
@@ -358,13 +361,29 @@ def _left_out(one: Implementation, run: Run) -> dict[str, Choice]:
     }
 
 
-def _fast(one: Implementation, run: Run) -> dict[str, Choice]:
-    """Of another operation that attends a fast exponential alone is found out: by all else it counts as a fused kernel."""
-    if one.operation not in fast_exponential.OF or run.dtype not in ("float16", "bfloat16"):
+def _rounding(one: Implementation, run: Run) -> dict[str, Choice]:
+    """How another operation rounds, where that is not declared: of half precision and of angles in float64."""
+    if run.dtype == "float64":
+        has_angles = "layout" in DESCRIBED[one.operation].defaults
+        narrow = _answer(rounding.angles, run) if has_angles else None
+        return {"angles": Choice(narrow, "detected")} if narrow else {}
+    if run.dtype == "float32" or one.declared_precision(run.device, run.dtype) is not None:
         return {}
-    if one.declared_precision(run.device, run.dtype) is not None or _answer(_fast_exponential, run) != "fast":
-        return {}
-    return {"precision": Choice(FUSED[1], "detected")}
+    fast = one.operation in fast_exponential.OF and _answer(_fast_exponential, run) == "fast"
+    fused = FUSED[fast]
+    found = {"precision": _answer(partial(rounding.precision, fused=fused), run) or fused}
+    if run.offers("gradients") and f"{run.dtype}-gradients" not in one.precision:
+        # As of attention: where the result is rounded operation by operation, the gradients are.
+        own = (
+            _answer(partial(rounding.gradient_precision, fused=FUSED[0]), run)
+            if found["precision"] in FUSED
+            else None
+        )
+        found["gradient_precision"] = own or found["precision"]
+    # A fused kernel is the usual case, of which nothing is said.
+    return {
+        name: Choice(value, "detected") for name, value in found.items() if set(found.values()) != {FUSED[0]}
+    }
 
 
 def _gradient_conventions(one: Implementation, run: Run, forward: Choice) -> dict[str, Choice]:

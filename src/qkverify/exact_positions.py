@@ -1,7 +1,7 @@
 """What is exact of encodings and rotations in one run: the reference, with the bounds of the run and its own conventions.
 
-Angles are computed in float32 at least, whatever the dtype: a position of 1000 in bfloat16 is off by two turns of the first
-pair, which no convention excuses. Their sines and cosines are rounded as every other result is.
+Angles are computed in float32 at least, whatever the dtype: a position of 1000 in bfloat16 may be off by 2, a third of a turn
+of the first pair, which no convention excuses. Their sines and cosines are rounded as every other result is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from qkverify.reference.positions import alibi_slopes
 from qkverify.reference.positions import positional_encoding as reference_encoding
 from qkverify.reference.positions import rotary as reference_rotary
 from qkverify.reference.positions_vjp import rotary_vjp
-from qkverify.rounding import Bounded, Precision
+from qkverify.rounding import FLOAT32, Bounded, Precision
 from qkverify.runs import Run
 
 BASE = 10000.0
@@ -72,4 +72,5 @@ def base_of(run: Run, precision: Precision | None = None) -> Bounded:
     precision = precision or run.precision
     turns = run.implementation.operation in ("rotary", "rotary_pair")
     output = precision.elementwise if turns else precision.output
-    return Bounded(BASE, 0.0, replace(precision, elementwise=precision.accumulate, output=output))
+    inner = FLOAT32 if run.semantics.get("angles") == "float32" else precision.accumulate
+    return Bounded(BASE, 0.0, replace(precision, accumulate=inner, elementwise=inner, output=output))
