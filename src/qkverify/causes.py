@@ -7,10 +7,10 @@
 Laws of one implementation on one device have one cause where their counterexamples share
 
 1. the exception: type, message (whatever numbers it holds) and line; or a condition that separates all calls that raised;
-2. the wrong value: the output of a problem of each is not the reference's, so a law about something else (empty axes, calls
-   that are repeated) fails for that alone. Two values with different diagnoses have different causes;
-3. the wrong gradient, in the same way;
-4. the diagnosis, the sentence, or the law itself, in several dtypes.
+2. the diagnosis;
+3. the wrong value: the output of a problem of each is not the reference's, so a law about something else (empty axes, calls
+   that are repeated) fails for that alone; or, the values being right, the wrong gradient;
+4. the sentence of the failure, or the law itself, in several dtypes.
 
 Everything is read off the recorded verdicts. Of files from before it was recorded why a law failed, 4 alone is known.
 """
@@ -150,12 +150,10 @@ def _key(verdict: Verdict) -> Key:
         return (*where, verdict.outcome, numberless(verdict.reason) or verdict.law)
     if example.exception:
         return (*where, "raises", numberless(example.exception), example.line)
-    if example.value_wrong:
-        return (*where, "value", example.diagnosis)
-    if example.gradient_wrong:
-        return (*where, "gradient", example.diagnosis)
     if example.diagnosis:
         return (*where, "diagnosis", example.diagnosis)
+    if example.value_wrong or example.gradient_wrong:
+        return (*where, "value" if example.value_wrong else "gradient")
     if example.got and not example.location:  # a sentence, or what was raised before that was recorded
         return (*where, "says", numberless(example.got))
     return (*where, "law", verdict.law)
@@ -179,10 +177,11 @@ def _undiagnosed_joined(groups: dict[Key, list[Verdict]]) -> dict[Key, list[Verd
     """A wrong value without a diagnosis joins that of another dtype which has one, if one law is broken by both."""
     found = dict(groups)
     for key, group in groups.items():
-        if key[2] not in ("value", "gradient") or key[3]:
+        if key[2] not in ("value", "gradient"):
             continue
-        laws = {verdict.law for verdict in group}
-        others = [k for k in found if k[:3] == key[:3] and k[3] and laws & {v.law for v in found[k]}]
+        broken = {(verdict.law, _wrong(verdict)) for verdict in group}
+        others = [k for k in found if k[:2] == key[:2] and k[2] == "diagnosis"
+                  and broken & {(v.law, _wrong(v)) for v in found[k]}]  # fmt: skip
         if len(others) == 1:
             found[others[0]] = found[others[0]] + found.pop(key)
     return found
@@ -194,16 +193,17 @@ def _conditions(verdicts: Sequence[Verdict]) -> list[str]:
     return [condition for condition in each[0] if all(condition in other for other in each)] if each else []
 
 
+def _wrong(verdict: Verdict) -> str:
+    """Which of value and gradient is wrong in its counterexample; of both, the value."""
+    example = verdict.counterexample
+    if example is None:
+        return ""
+    return "value" if example.value_wrong else "gradient" if example.gradient_wrong else ""
+
+
 def _telling(verdict: Verdict) -> tuple[bool, bool, bool, int]:
     """Laws about what is wrong first, what a message shows whole, comparisons with the reference, the fewest numbers."""
     example = verdict.counterexample
-    wrong = (
-        "value"
-        if example and example.value_wrong
-        else "gradient"
-        if example and example.gradient_wrong
-        else ""
-    )
-    foreign = ABOUT_CALLS + (("gradients", "dropout") if wrong == "value" else ())
+    foreign = ABOUT_CALLS + (("gradients", "dropout") if _wrong(verdict) == "value" else ())
     numbers = example.numbers if example else 0
     return verdict.family in foreign, numbers > PRINTED, "agrees_with" not in verdict.law, numbers

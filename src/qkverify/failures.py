@@ -7,7 +7,6 @@ that hold included.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +20,7 @@ from qkverify.raising import Call, separating
 from qkverify.results import Verdict
 from qkverify.runs import Run
 
-SECONDS = 20.0  # what the diagnoses of one cell may cost: what is not explained by then stays so
+SEARCHED = 4  # diagnoses that are looked for in one cell for the same wrong aspects: what they do not explain stays so
 
 
 @dataclass
@@ -42,7 +41,7 @@ class Failures:
     raised: set[Call] = field(default_factory=set)
     of: dict[str, Failure] = field(default_factory=dict)
     withdrawn: list[Claim] = field(default_factory=list)
-    seconds: float = 0.0  # spent on diagnoses
+    searched: dict[frozenset[str], int] = field(default_factory=dict)  # how often, by what is wrong
 
     def calls_of(self, run: Run) -> None:
         """Note the calls that a law made, whatever became of it."""
@@ -55,11 +54,11 @@ class Failures:
         self._withdraw_contradicted_by(failure)
         if raised:  # no sentence is about an exception
             return ""
+        wrong = frozenset(aspect for one in judged for aspect in one.wrong)
         failure.claim = self._known(failure)
-        if failure.claim is None and self.seconds < SECONDS:
-            start = time.perf_counter()
+        if failure.claim is None and self.searched.get(wrong, 0) < SEARCHED:
+            self.searched[wrong] = self.searched.get(wrong, 0) + 1
             failure.claim = self._new(run, judged, dropped)
-            self.seconds += time.perf_counter() - start
         return failure.claim.sentence if failure.claim else ""
 
     def settled(self, verdicts: Sequence[Verdict]) -> list[Verdict]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from qkverify.calls import FORMS, Call, example
 from qkverify.contract import OPERATIONS
+from qkverify.diagnosis.further import filled
 from qkverify.diagnosis.observing import ASPECTS, Observer, fresh
 from qkverify.diagnosis.operations import OTHERS
 from qkverify.diagnosis.operations.calling import ASPECTS as ASPECTS_OF_OTHERS
@@ -74,9 +75,24 @@ def _attends(run: Run) -> bool:
 def _of_attention(run: Run, until: float) -> Iterator[Judged]:
     own = fresh(run)
     for problem in _distinct(run.problems):
-        observer = Observer(own, problem, until)
-        seen = {a: observer.observe(problem, a) for a in ASPECTS if observer.applies(a)}
-        yield Judged(problem, tuple(a for a, one in seen.items() if one is not None and not one.right))
+        one = _of_problem(own, problem, until)
+        yield one
+        if one.wrong == (
+            "gradients",
+        ):  # values of zero hide a wrong output, not what it makes of the gradients
+            yield _of_problem(own, _of_any_numbers(own, problem), until)
+
+
+def _of_problem(run: Run, problem: Problem, until: float) -> Judged:
+    observer = Observer(run, problem, until)
+    seen = {a: observer.observe(problem, a) for a in ASPECTS if observer.applies(a)}
+    return Judged(problem, tuple(a for a, one in seen.items() if one is not None and not one.right))
+
+
+def _of_any_numbers(run: Run, p: Problem) -> Problem:
+    """A problem of the same sizes and options, with random numbers."""
+    sizes = (p.sizes["B"], p.sizes["G"], p.group, *(p.sizes[letter] for letter in "QKDE"))
+    return filled(run, p, sizes, np.random.default_rng(0), p.options)
 
 
 def _distinct(problems: list[Problem]) -> list[Problem]:

@@ -31,7 +31,7 @@ import numpy as np
 
 from qkverify.diagnosis import symptoms
 from qkverify.diagnosis.assumed import condition, other_conventions, placed, under
-from qkverify.diagnosis.attention import claim_of, random_problems
+from qkverify.diagnosis.attention import DETECTED, claim_of, random_problems
 from qkverify.diagnosis.claims import Claim, Observation, Trial
 from qkverify.diagnosis.dropout import dropout, unasked
 from qkverify.diagnosis.mistakes import MISTAKES
@@ -104,13 +104,18 @@ def _of_attention(
 
 def _under_other_conventions(run: Run, problem: Problem, trial: Trial) -> Claim | None:
     """A mistake that fits if what the implementation does not declare is taken for something else."""
-    known = list(trial.known())
+    known, end = list(trial.known()), time.perf_counter() + 2 * SECONDS
     for conventions in other_conventions(run, problem):
+        if time.perf_counter() > end:
+            return None
         other = under(run, conventions)
         subjects = [placed(one, conventions) for one in (problem, *known)]
         until = time.perf_counter() + SECONDS
         found = _of_problem(other, subjects[0], until, trial_of(other, subjects[1:]))
-        if found is not None and not found.direct:
+        about_conventions = (
+            found is not None and DETECTED in found.sentence
+        )  # which are supposed to be others
+        if found is not None and not found.direct and not about_conventions:
             return _supposing(found, other, conventions)
     return None
 

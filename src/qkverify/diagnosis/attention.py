@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from qkverify.rounding import Precision
 from qkverify.runs import Run
 from qkverify.strategies import problems
 
+DETECTED = "was detected"
 DRAWN = 2000  # random problems at most: an implementation may accept next to none
 
 
@@ -58,7 +59,7 @@ def _known_mistake(
 ) -> Claim | None:
     """The first mistake of the table that explains what was observed, with its condition."""
     words, first, run = _words(observer.problem), seen[0].subject, observer.run
-    every = [(m.text.format(**words), _predicting(run, m, aspect)) for m in MISTAKES if m.matters(first)]
+    every = [(_text(run, m, words), _predicting(run, m, aspect)) for m in MISTAKES if m.matters(first)]
 
     def claim_with(found: Found) -> Claim:
         of = {"lse": "that of ", "gradients": "those of "}.get(aspect, "")
@@ -77,6 +78,13 @@ def _known_mistake(
         )
     )
     return claim_with(found) if found else None
+
+
+def _text(run: Run, mistake: Mistake, words: Mapping[str, str]) -> str:
+    """What a mistake is, in words. A convention that nobody declares is called detected."""
+    held = "empty_rows" if "{empty}" in mistake.text else "causal_alignment"
+    how = "is declared" if held in run.implementation.semantics else DETECTED
+    return mistake.text.format(**words).replace("is declared", how)
 
 
 def _words(p: Problem) -> dict[str, str]:
