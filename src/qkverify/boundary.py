@@ -126,7 +126,8 @@ class Boundary:
             array = np.asarray(array).swapaxes(1, 2)
         return self.framework.from_numpy(_relaid(array, layout), self.device)
 
-    def _heads_first(self, native: Any) -> Any:
+    def heads_first(self, native: Any) -> Any:
+        """(B,H,L,D) as this implementation takes it, and back."""
         return native.swapaxes(1, 2) if self.implementation.layout == "BLHD" else native
 
     def _guarded(self, call: Callable[[], Any]) -> Any:

@@ -11,6 +11,7 @@ products take equally long: its clocks rise for a while.
 from __future__ import annotations
 
 import importlib.util
+import math
 import operator
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,7 @@ import numpy as np
 
 from qkverify import frameworks
 from qkverify.clocks import Clock, cache_bytes, clock_for, warm_up
+from qkverify.report import units
 from qkverify.results import Ceiling, Timing
 from qkverify.workloads import storage
 
@@ -125,6 +127,25 @@ def fraction_of_roofline(timing: Timing, seconds: float, ceilings: Iterable[Ceil
     """The share of the measured roofline that a call of `seconds` reaches, 1.0 being all of it."""
     shortest = roofline_seconds(timing.flops, timing.bytes, timing.dtype, timing.device, ceilings)
     return None if shortest is None else shortest / seconds
+
+
+def impossible(timing: Timing, seconds: float, ceilings: Iterable[Ceiling]) -> str:
+    """Why a call cannot have taken so few seconds, or "": above what the device was seen to reach no time is believed.
+
+    The products of all dtypes count, for a kernel may multiply in another one; a copy counts only for bytes that no cache
+    holds.
+    """
+    here = [c for c in ceilings if c.device == timing.device]
+    product = max((c.rate for c in here if c.what == "matmul"), default=math.inf)
+    copy = max((c.rate for c in here if c.what == "copy"), default=math.inf)
+    uncached = timing.bytes if timing.bytes > COPY_BYTES[timing.device] else 0
+    least = max(timing.flops / product, uncached / copy)
+    if seconds >= least:
+        return ""
+    return (
+        f"a call in {units.seconds(seconds)} would be {units.ratio(least / seconds)} times faster than the best product and copy "
+        "measured here allow for its work: no time, but a failure of the measurement or of the kernel"
+    )
 
 
 def _sample(call: Callable[[], Any], clock: Clock, deadline: float, samples: list[float]) -> list[float]:

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from qkverify.cells import Cell
-from qkverify.measurement import Measured, control_of
+from qkverify.measurement import Measured, control_of, refused
 from qkverify.results import Conditions, Control, Group, Mark, Timing
 from qkverify.sampling import FEWEST_ROUNDS
 from qkverify.statistics import QUIET, paired
@@ -136,9 +136,7 @@ def _joined(one: Timing, more: Timing | None) -> Timing:
     if more is None or (not more.seconds and "budget" in more.reason):
         return one
     if not more.seconds:
-        return msgspec.structs.replace(
-            one, seconds=[], rounds=[], processes=[], disturbed=[], verified=False, reason=more.reason
-        )
+        return refused(one, more.reason)
     return msgspec.structs.replace(
         one,
         seconds=one.seconds + more.seconds,

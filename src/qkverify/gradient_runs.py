@@ -101,7 +101,7 @@ class GradientRun(AttentionRun):
         attention = self._of_three(problem, options)
         flipped = np.flip(getattr(problem, name))
         if name in TRIPLE:
-            flipped = self._heads_first(flipped)
+            flipped = self.heads_first(flipped)
         upstream = self._laid_out(problem.upstream, None)
         try:
             found = self._guarded(lambda: self.framework.vjp(
@@ -141,7 +141,7 @@ class GradientRun(AttentionRun):
         for name, x in found.items():
             shape = getattr(problem, name).shape
             received[name] = self._received(
-                self._heads_first(x), f"gradient of {name}", shape, self.dtype, heads=False
+                self.heads_first(x), f"gradient of {name}", shape, self.dtype, heads=False
             )
         return received
 
@@ -233,7 +233,7 @@ class GradientRun(AttentionRun):
         if self.implementation.vjp is not None:
             call = self.callable(problem, "forward+backward")
             return lambda: {
-                n: self._heads_first(g) for n, g in zip(("query", "key", "value"), call(), strict=True)
+                n: self.heads_first(g) for n, g in zip(("query", "key", "value"), call(), strict=True)
             }
         native, options = self._native(problem)
         self._asked.add("gradients")
@@ -255,6 +255,6 @@ class GradientRun(AttentionRun):
 
         def call_framework() -> dict[str, Any]:
             grads = self.framework.vjp(attention, leaves, upstream)[1]
-            return {n: self._heads_first(g) if n in native else g for n, g in grads.items()}
+            return {n: self.heads_first(g) if n in native else g for n, g in grads.items()}
 
         return call_framework

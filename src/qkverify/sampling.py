@@ -35,10 +35,11 @@ WARM_UP_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Subject:
-    """Something to time: a call without arguments, and the clock that suits it."""
+    """Something to time: a call without arguments, the clock that suits it, and what comes before so many calls."""
 
     call: Call
     clock: Clock
+    renew: Callable[[int], None] = lambda calls: None
 
 
 @dataclass
@@ -132,8 +133,9 @@ def interleave(
     def one_round(number: int, names: Sequence[str]) -> None:
         watch.before()
         for name in order.permutation(names):
-            watch.settle()
             try:
+                subjects[name].renew(plans[name].repeats + plans[name].warm)
+                watch.settle()
                 if plans[name].warm:
                     subjects[name].call()
                 seconds = subjects[name].clock.sample(subjects[name].call, plans[name].repeats)
@@ -173,6 +175,7 @@ def calibrate(subject: Subject, *, limit_seconds: float = math.inf) -> Plan:
     shortest = subject.clock.resolution_seconds() * RESOLUTION_MULTIPLE
     repeats, before, spent = 1, math.inf, 0.0
     for _ in range(MOST_WARM_UPS):
+        subject.renew(repeats)
         seconds = subject.clock.sample(subject.call, repeats)
         spent += seconds * repeats
         settled = abs(seconds - before) <= STEADY * seconds or (before < math.inf and spent > WARM_UP_SECONDS)

@@ -14,6 +14,7 @@ LEFT_OUT = (
     "not verified",
     "the time budget",
     "while its group was timed",
+    "while it was timed",
     "crashed:",
     "timed out:",
     "error:",
