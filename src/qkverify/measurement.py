@@ -32,8 +32,11 @@ from qkverify.problems import Problem
 from qkverify.results import Cache, Conditions, Control, Direction, Timing
 from qkverify.runs import Run
 from qkverify.sampling import (
+    ALONE,
     FEWEST_ROUNDS,
     MOST_ROUNDS,
+    OUT_OF_TIME,
+    SHORT_SECONDS,
     Plan,
     Samples,
     Subject,
@@ -49,8 +52,10 @@ from qkverify.work import Work, work
 from qkverify.workloads import Workload
 
 AGAIN = " (again)"
+CALLS = 8  # of a cell: the first, two to warm up, the fewest rounds, and two more on the numbers of the check
+TRIALS = 2  # of a cell: its first call, and the last
 FRESH = 1  # where the seeds of the numbers begin that outputs are judged on
-SAME_CALLS, PAIRS = 2, 6  # samples on the same numbers; turns in which a suspicion is tried again
+SAME_CALLS, PAIRS = 2, 4  # samples on the same numbers; turns in which a suspicion is tried again
 
 
 @dataclass(frozen=True)
@@ -102,31 +107,41 @@ def measure(
     check: bool = True,
     twin_of: str = "",
     cache: Cache | None = None,
+    once: bool = False,
+    stop_seconds: float | None = None,
 ) -> Measured:
     """Time the cells of one group (one case, direction, device and dtype) against each other.
 
-    The budget is what all of it should take; where the fewest rounds need more, it may grow to the limit, and
-    cells for which even that is too little are left out, the slowest first. A cell whose call is expected to
-    be too slow is not even tried. `verified` maps a cell to the reason why it must not be timed, or None; a
-    cell that is not in it is tried. `peaks` are peak bytes, measured elsewhere. `prepare` makes a cell ready
-    to run, and may raise UnsupportedCase. Without `check` the outputs are not compared with the reference: for
-    cells of which this very call was checked before. The twin is that of the fastest cell, or of the named.
-    `cache` as in `clocks.clock_for`.
+    The budget is what all of it should take; where the fewest rounds need more, it may grow to the limit. A
+    cell that cannot have the fewest rounds within its part of the limit is called once, and that call is
+    timed and checked; with `once` every cell is. What is expected to be fast comes first. After
+    `stop_seconds` (by default the limit) no further cell is begun, nor one of which a single call is expected
+    to take longer. `verified` maps a cell to the reason why it must not be timed, or None; a cell that is not
+    in it is tried. `peaks` are peak bytes, measured elsewhere. `prepare` makes a cell ready to run, and may
+    raise UnsupportedCase. Without `check` the outputs are not compared with the reference: for cells of which
+    this very call was checked before. The twin is that of the fastest cell, or of the named. `cache` as in
+    `clocks.clock_for`.
     """
     start, limit = time.perf_counter(), budget_seconds if limit_seconds is None else limit_seconds
     given, reasons = prepare, dict(verified or {})
-    ready, plans = dict[Cell, Prepared](), dict[str, Plan]()
+    ready, plans, singles = dict[Cell, Prepared](), dict[str, Plan](), dict[Cell, Single]()
     prepare = given or partial(prepared if check else _unchecked, cache=cache, seed=seed)
-    for cell in cells:
-        seconds = (expected_seconds or {}).get(cell, 0.0)
-        if reasons.get(cell) is None and seconds * FEWEST_ROUNDS > limit - (time.perf_counter() - start):
-            reasons[cell] = too_slow(seconds)
-        if reasons.get(cell) is None:
-            found = _attempted(cell, prepare, limit)
-            if isinstance(found, str):
-                reasons[cell] = found
-            else:
-                ready[cell], plans[cell.implementation.name] = found
+    expected, stop = expected_seconds or {}, limit if stop_seconds is None else stop_seconds
+    waiting = [cell for cell in cells if reasons.get(cell) is None]
+    waiting.sort(key=lambda cell: expected.get(cell, 0.0))
+    for index, cell in enumerate(waiting):
+        spent, seconds = time.perf_counter() - start, expected.get(cell, 0.0)
+        if spent >= stop or seconds > stop - spent:
+            reasons[cell] = too_slow(seconds) if spent < stop else OUT_OF_TIME
+            continue
+        allowance = max(0.0, limit - spent) / (len(waiting) - index)
+        found = _attempted(cell, prepare, 0.0 if once else allowance, check)
+        if isinstance(found, str):
+            reasons[cell] = found
+        elif isinstance(found, Single):
+            singles[cell] = found
+        else:
+            ready[cell], plans[cell.implementation.name] = found
     subjects = {cell.implementation.name: _subject(one) for cell, one in ready.items()}
     calls = {cell: plans[cell.implementation.name].call_seconds for cell in ready}
     named = [cell for cell in calls if cell.implementation.name == twin_of]
@@ -152,6 +167,8 @@ def measure(
             (peaks or {}).get(cell),
             plans.get(cell.implementation.name) if check else None,
         )
+        if cell not in singles
+        else singles[cell].timing(cell, (peaks or {}).get(cell))
         for cell in cells
     ]
     timings = [_marked(timing, watch) for timing in timings]
@@ -161,7 +178,7 @@ def measure(
     return Measured(
         timings,
         twin and _marked(twin, watch),
-        calls,
+        calls | {cell: one.seconds for cell, one in singles.items()},
         wall_seconds=time.perf_counter() - start,
         round_seconds=sampling_seconds / rounds if rounds else 0.0,
         conditions=conditions,
@@ -172,22 +189,29 @@ def prepared(cell: Cell, *, seed: int = 0, cache: Cache | None = None) -> Prepar
     """The cell itself: inputs native and in place, the clock of its device, the check by the reference."""
     run = run_of(cell.implementation, cell.device, cell.dtype)
     inputs = Inputs(run, problem_of(cell.workload, cell.dtype, 0), cell.direction, seed)
-    fresh = as_judged(run, fresh_problem(cell.workload, cell.dtype, cell.direction, seed))
-    tried: list[Trial] = []
+    tried: list[tuple[Trial, int]] = []
 
     def trial() -> Call:
+        drawn = (
+            TRIALS * seed + len(tried) % TRIALS
+        )  # other numbers for every trial, and for all cells of a group the same
+        fresh = as_judged(run, fresh_problem(cell.workload, cell.dtype, cell.direction, drawn))
         found = inputs.trial(fresh)
         # The very object that other runs are judged by, so that the reference computes it once; a backward pass by itself
         # has queries, keys and values of its own.
         problem = as_judged(run, found.problem) if cell.direction == "backward" else fresh
-        tried[:] = [Trial(found.call, problem, as_judged(run, found.before))]
+        tried.append((Trial(found.call, problem, as_judged(run, found.before)), drawn))
         return found.call
+
+    def check(output: Any) -> float | None:
+        last, drawn = tried[-1]
+        return output_check.judged(run, last, output, cell.direction, drawn, inputs.call)
 
     return Prepared(
         inputs.call,
         _clock(cell.implementation.arrays, cell.device, cache),
-        work(fresh, cell.direction),
-        lambda output: output_check.judged(run, tried[0], output, cell.direction, seed, inputs.call),
+        amount_of(cell),
+        check,
         inputs.renew,
         trial,
         inputs.again,
@@ -209,18 +233,21 @@ def run_of(one: Implementation, device: str, dtype: str) -> Run:
     return Run(one, device, dtype, conventions.settled(found), **conventions.precisions_of(found, dtype))
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1 + TRIALS)
 def problem_of(workload: Workload, dtype: str, seed: int) -> Problem:
     """The problem that all cells of a group share."""
     return workload.problem(dtype, seed=seed)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=TRIALS)
 def fresh_problem(workload: Workload, dtype: str, direction: Direction, seed: int) -> Problem:
     """The numbers on which the outputs of a group are judged: none that was timed, and drawn anew for every seed."""
     problem = problem_of(workload, dtype, FRESH + seed)
-    if workload.values != "normal":  # a model's own: each head gets those of its neighbour
-        turned = {name: np.roll(getattr(problem, name), 1, axis=1) for name in ("query", "key", "value")}
+    if workload.values != "normal":  # a model's own: each head gets those of another
+        turned = {
+            name: np.roll(getattr(problem, name), 1 + seed % TRIALS, axis=1)
+            for name in ("query", "key", "value")
+        }
         problem = problem.replace(**turned)
     return spotcheck.judged(problem, direction, seed)
 
@@ -278,14 +305,37 @@ def _conditions(cell: Cell, watch: Watch) -> Conditions | None:
     )
 
 
+class Single(NamedTuple):
+    """A cell whose one call was timed and checked at once: `margin` and `reason` as of `checked`."""
+
+    ready: Prepared
+    seconds: float
+    margin: float | None
+    reason: str
+
+    def timing(self, cell: Cell, peak: int | None) -> Timing:
+        taken = Samples(reason=self.reason) if self.reason else Samples([self.seconds], [ALONE])
+        return msgspec.structs.replace(
+            _timing(cell, self.ready, {cell.implementation.name: taken}, None, peak, None), margin=self.margin
+        )
+
+
 def _attempted(
-    cell: Cell, prepare: Callable[[Cell], Prepared], limit_seconds: float
-) -> tuple[Prepared, Plan] | str:
-    """The cell made ready, called once and warmed up, or why that failed."""
+    cell: Cell, prepare: Callable[[Cell], Prepared], allowance_seconds: float, check: bool
+) -> tuple[Prepared, Plan] | Single | str:
+    """The cell made ready, called once and warmed up, or why that failed. Where the allowance has no room for all the calls
+    of a cell, the first was the only one."""
     try:
         found = prepare(cell)
-        found.call()  # what is compiled or loaded once is not part of the warm-up
-        return found, calibrate(_subject(found), limit_seconds=limit_seconds)
+        if cell.implementation.compiles or cell.device != "cpu":
+            found.call()  # what is compiled or loaded once is not part of a time
+        outputs: list[Any] = []
+        call = found.trial() if found.trial is not None else found.call
+        seconds = found.clock.sample(lambda: outputs.append(call()))
+        if seconds > SHORT_SECONDS and seconds * CALLS > allowance_seconds:
+            return Single(found, seconds, *(_judged(found, outputs.pop()) if check else (None, "")))
+        outputs.clear()
+        return found, calibrate(_subject(found), limit_seconds=allowance_seconds)
     except (UnsupportedCase, NotImplementedError) as refusal:
         return f"not offered: {first_line(refusal)}"
     except Exception as error:  # the cell's own failure: recorded, and the others go on
@@ -379,14 +429,20 @@ def checked(ready: Prepared, seconds: Sequence[float] = (), repeats: int = 1) ->
         call = ready.trial() if ready.trial is not None else ready.call
         outputs: list[Any] = []
         ready.clock.sample(lambda: outputs.append(call()))
-        margin = ready.check(outputs.pop())
-        said = _memory(ready, call, seconds, repeats) if ready.trial is not None else ""
-    except Refused as refused:
-        return None, str(refused)
+        margin, wrong = _judged(ready, outputs.pop())
+        if not wrong and ready.trial is not None:
+            wrong = _memory(ready, call, seconds, repeats)
+        return margin, wrong
     except Exception as error:
         return None, raised(error)
-    if said:
-        return margin, said
+
+
+def _judged(ready: Prepared, output: Any) -> tuple[float | None, str]:
+    """The margin of an output, and why it is not right; "" where it is."""
+    try:
+        margin = ready.check(output)
+    except Refused as refused:
+        return None, str(refused)
     if margin is None:
         return None, "its output cannot be checked by sampled rows"
     if margin <= 1:
@@ -395,18 +451,30 @@ def checked(ready: Prepared, seconds: Sequence[float] = (), repeats: int = 1) ->
 
 
 def _memory(ready: Prepared, call: Call, seconds: Sequence[float], repeats: int) -> str:
-    """What speaks for it that the call remembers, "" for nothing. A suspicion is tried again in turns: the machine may have
-    become faster in between."""
-    again = [ready.clock.sample(call, repeats) for _ in range(SAME_CALLS)] if seconds else []
-    if not remembers(again, seconds):
+    """What speaks for it that the call remembers, "" for nothing.
+
+    A suspicion is tried again in turns, by what the process computed: a machine that others use too may have become faster
+    in between, and hold back any sample.
+    """
+    if not seconds or ready.again is None:
         return ""
-    assert ready.again is not None
+    again = [ready.clock.sample(call, repeats) for _ in range(SAME_CALLS)]
+    if not remembers(again[:1], seconds) and not remembers(again[1:], seconds):
+        return ""
+    spent = _computed if ready.clock.name == "host" else ready.clock.sample
     ready.renew(WINDOWS)
     new, again = [], []
     for _ in range(1 + PAIRS):
-        new.append(ready.clock.sample(ready.call))
-        again.append(ready.clock.sample(ready.again))
+        new.append(spent(ready.call))
+        again.append(spent(ready.again))
     return remembers(again[1:], new[1:])  # the first of them came after the numbers had moved
+
+
+def _computed(call: Call) -> float:
+    """Seconds that all threads of this process computed in one call."""
+    start = time.process_time()
+    call()
+    return time.process_time() - start
 
 
 def _subject(ready: Prepared) -> Subject:

@@ -98,7 +98,8 @@ def _group(
 def _line(timing: Timing, word: str, ceilings: Sequence[Ceiling]) -> tuple[str, ...]:
     seconds = statistics.median(statistics.calm(timing))
     share = fraction_of_roofline(timing, seconds, ceilings)
-    counts = f"{len(set(timing.processes)) or 1} processes, {len(timing.seconds)} rounds"
+    processes = units.number_of(len(set(timing.processes)) or 1, "process").replace("processs", "processes")
+    counts = f"{processes}, {len(timing.seconds)} rounds" if len(timing.seconds) > 1 else "measured once"
     return (
         f"  {timing.implementation}",
         units.seconds(seconds),

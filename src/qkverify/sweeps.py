@@ -45,6 +45,8 @@ class Terms:
     check: bool = True
     twin_of: str = ""
     cache: Cache | None = None
+    once: bool = False
+    stop_seconds: float | None = None
 
 
 class Named(msgspec.Struct, frozen=True):
