@@ -23,6 +23,7 @@ from qkverify import (
     results,
     sampling,
     spotcheck,
+    statistics,
     timing,
 )
 from qkverify.cells import Cell
@@ -466,7 +467,7 @@ def test_what_is_called_once_is_timed_and_checked_by_that_call() -> None:
         [cell("slow"), cell("wrong")], budget_seconds=1.0, prepare=prepare, once=True, stop_seconds=9.0
     )
     slow, wrong = found.timings
-    assert (slow.seconds, slow.rounds, slow.margin) == (pytest.approx([2.0]), [sampling.ALONE], 0.25)
+    assert (slow.seconds, slow.rounds, slow.margin) == (pytest.approx([2.0]), [statistics.ALONE], 0.25)
     assert (wrong.seconds, wrong.margin) == ([], 7.0)
     assert time.log == ["slow", "wrong"]
     assert found.twin is None

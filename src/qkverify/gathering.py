@@ -17,8 +17,8 @@ import numpy as np
 from qkverify.cells import Cell
 from qkverify.measurement import Measured, control_of, refused
 from qkverify.results import Conditions, Control, Group, Mark, Timing
-from qkverify.sampling import ALONE, FAR, FEWEST_ROUNDS, SHORT_SECONDS
-from qkverify.statistics import QUIET, median, paired
+from qkverify.sampling import FAR, FEWEST_ROUNDS, SHORT_SECONDS
+from qkverify.statistics import ALONE, QUIET, median, paired
 
 NARROW = QUIET / 4  # an interval of a quarter per cent is narrow enough for a band of one
 # Half of a 95 % interval of a median of n is about 1.96 x 1.25 / sqrt(n) standard deviations, and the median distance of two

@@ -32,7 +32,6 @@ from qkverify.problems import Problem
 from qkverify.results import Cache, Conditions, Control, Direction, Timing
 from qkverify.runs import Run
 from qkverify.sampling import (
-    ALONE,
     FEWEST_ROUNDS,
     MOST_ROUNDS,
     OUT_OF_TIME,
@@ -47,7 +46,7 @@ from qkverify.sampling import (
     raised,
     too_slow,
 )
-from qkverify.statistics import paired, paired_ratio
+from qkverify.statistics import ALONE, paired, paired_ratio
 from qkverify.work import Work, work
 from qkverify.workloads import Workload
 

@@ -28,7 +28,6 @@ MOST_ROUNDS = 20
 SHORT_SECONDS = 0.05  # a longer call is warm for most of its time
 FEWEST_ROUNDS = 3
 FAR = 8.0  # so many times slower than the fastest: the fewest rounds tell that
-ALONE = -1  # the round of a call that was made once, beside no other
 OUT_OF_TIME = "the time budget had run out"
 RESOLUTION_MULTIPLE = 10_000  # a sample so many clock steps long is quantised by at most 0.01 %
 MOST_REPEATS = 10_000

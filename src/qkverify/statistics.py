@@ -36,6 +36,7 @@ FEWEST_ROUNDS = 3  # under three pairs an interval says nothing
 # Student's t, two-sided 95 %, for 1, 2, ... degrees of freedom; from the last on the last is used, a little wide.
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
            2.120, 2.110, 2.101, 2.093)  # fmt: skip
+ALONE = -1  # the round of a call that was made by itself, beside no other
 CLEAR = 2.0  # beyond the very extremes of all samples: no scatter that was seen reaches it
 MOST_REACH = 10.0  # an interval that reaches further than a factor of ten to both sides is printed as none
 TOO_FEW = "too few processes or rounds for an interval"
@@ -204,6 +205,8 @@ def paired(candidate: Timing, baseline: Timing) -> tuple[list[float], list[float
     processes = candidate.processes or [0] * len(candidate.seconds)
     mine = zip(candidate.rounds, candidate.seconds, processes, strict=True)
     both = [(n, seconds, theirs[n], process) for n, seconds, process in mine if n in theirs]
+    if candidate is not baseline:
+        both = [row for row in both if row[0] != ALONE]
     keep = _kept([n for n, *_ in both], [p for *_, p in both], [*candidate.disturbed, *baseline.disturbed])
     kept = [row for row, is_kept in zip(both, keep, strict=True) if is_kept]
     return [s for _, s, _, _ in kept], [t for _, _, t, _ in kept], [p for *_, p in kept]
@@ -236,11 +239,13 @@ def compare(candidate: Timing, baseline: Timing, controls: Iterable[Control] = (
 def _apart(candidate: Timing, baseline: Timing) -> Comparison:
     """Two timings of one case without a common round: what is far slower than the fastest is called once, by itself.
 
-    There is no interval, and a word only where every sample of one is `CLEAR` times every sample of the other.
+    There is no interval, and a word only where every sample of one is `CLEAR` times every sample of the other; its square,
+    where neither has the fewest rounds.
     """
     ratio = median(calm(candidate)) / median(calm(baseline))
-    slower = min(candidate.seconds) > CLEAR * max(baseline.seconds)
-    faster = CLEAR * max(candidate.seconds) < min(baseline.seconds)
+    clear = CLEAR if max(len(candidate.seconds), len(baseline.seconds)) >= FEWEST_ROUNDS else CLEAR**2
+    slower = min(candidate.seconds) > clear * max(baseline.seconds)
+    faster = clear * max(candidate.seconds) < min(baseline.seconds)
     word: Word = "slower" if slower else "faster" if faster else "undecided"
     return Comparison(word, Interval(ratio, 0.0, math.inf), 0)
 

@@ -94,8 +94,10 @@ def run_grid(
     """
     start, say = time.perf_counter(), progress or (lambda fraction, text: None)
 
+    reserved = 0.0  # for the ceilings, which are measured after the first sweep
+
     def left() -> float:
-        return max(0.0, budget_seconds - (time.perf_counter() - start))
+        return max(0.0, budget_seconds - reserved - (time.perf_counter() - start))
 
     cells = cells_of(
         implementations, workloads=workloads, devices=devices, dtypes=dtypes, directions=directions
@@ -106,6 +108,8 @@ def run_grid(
     live = [cell for cell in cells if reasons[cell] is None]
     places = list(dict.fromkeys((cell.device, cell.dtype) for cell in live))
     ceilings: list[Ceiling] = []
+    seconds = min(CEILING_SECONDS, CEILING_SHARE * budget_seconds / (len(places) + 1))
+    reserved = min(CEILING_SHARE * budget_seconds, 2 * seconds * (len(places) + 1))
     plan = _Plan(
         groups_of(cells),
         reasons,
@@ -130,7 +134,7 @@ def run_grid(
                     plan.run(sweep, group, terms, process, chosen)
             if process == 0:
                 say(1 - left() / budget_seconds, "ceilings")
-                seconds = min(CEILING_SECONDS, CEILING_SHARE * budget_seconds / (len(places) + 1))
+                reserved = 0.0
                 ceilings += measure_ceilings(places, seconds=seconds)
                 say(1 - left() / budget_seconds, "peak memory")
                 plan.take_peaks(min(MEMORY_SHARE * budget_seconds, left() / 2))
@@ -229,6 +233,8 @@ class _Plan:
         """What was put off, the shortest first: one call each, as long as there is time."""
         waiting, self._put_off = sorted(self._put_off.items(), key=lambda pair: pair[1]), {}
         for cell, _ in waiting:
+            if self._left() <= 0:
+                return
             terms = Terms(
                 budget_seconds=self._left(),
                 limit_seconds=self._left(),

@@ -101,12 +101,23 @@ def _in_markdown(text: str, target: str) -> str:
 
 
 def markdown(report: Report) -> str:
-    return "\n\n".join(_paragraph(verdict) for verdict in [*report.broken, *report.findings])
+    """Each finding, and each broken law, once for an implementation on a device: with its laws and dtypes."""
+    groups: dict[tuple[str, ...], list[Verdict]] = {}
+    for verdict in [*report.broken, *report.findings]:
+        what = verdict.reason if verdict.outcome == "finding" else verdict.law
+        groups.setdefault((verdict.outcome, what, verdict.implementation, verdict.device), []).append(verdict)
+    return "\n\n".join(map(_paragraph, groups.values()))
 
 
-def _paragraph(verdict: Verdict) -> str:
-    where = f"{verdict.implementation}, {verdict.device}, {verdict.dtype}"
+def _paragraph(group: list[Verdict]) -> str:
+    verdict = group[0]
+    laws, dtypes = (
+        list(dict.fromkeys(words)) for words in zip(*((v.law, v.dtype) for v in group), strict=True)
+    )
+    where = f"{verdict.implementation}, {verdict.device}, {', '.join(dtypes)}"
     lines = [f"### {verdict.law} ({label(verdict)}): `{where}`", verdict.sentence]
+    if len(laws) > 1:
+        lines.append(f"It shows in {len(laws)} laws: {', '.join(laws)}.")
     if why := reason(verdict):
         lines.append(_ADDRESS.sub(lambda address: _in_markdown(address[0], _target(address)), why))
     if example := verdict.counterexample:
