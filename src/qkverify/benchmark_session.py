@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import pytest
 
 from qkverify import registry
-from qkverify.ceilings import fraction_of_roofline, impossible, measure_ceilings
+from qkverify.ceilings import fraction_of_roofline, measure_ceilings
 from qkverify.cells import Cell, cells_of
 from qkverify.contract import Implementation
 from qkverify.errors import UnsupportedCase, UsageError
@@ -28,7 +28,8 @@ from qkverify.measurement import Measured, checked, measure, prepared
 from qkverify.memory import Server
 from qkverify.results import Ceiling, Timing
 from qkverify.statistics import median
-from qkverify.timing import Speeds, showing_growth, why_not
+from qkverify.timing import Speeds, believed, showing_growth, why_not
+from qkverify.untimed import refused
 
 SESSION: pytest.StashKey[BenchmarkSession] = pytest.StashKey()
 
@@ -103,12 +104,9 @@ class BenchmarkSession:
             return
         group = self._group(cell)
         timing = next(t for t in group.timings if t.implementation == cell.implementation.name)
-        if timing.seconds and (why := impossible(timing, median(timing.seconds), self._ceilings_of(cell))):
-            pytest.fail(why)
+        timing = believed(timing, self._ceilings_of(cell))
         if not timing.seconds:
-            (pytest.fail if timing.reason.startswith(("raised", "the timed call")) else pytest.skip)(
-                timing.reason
-            )
+            (pytest.fail if refused([timing]) else pytest.skip)(timing.reason)
         benchmark.extra_info.update(self.facts(cell, timing, group))
         samples = iter(timing.seconds)
         benchmark.pedantic(
