@@ -14,12 +14,13 @@ import pytest
 
 from qkverify.complexity import all_layers, layer, travel
 from qkverify.complexity.benchmark_rows import rows_of
+from qkverify.repository import pytest_options
 
 REASON = "--implementation chooses functions of attention, and these layers are the benchmark's own"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if metafunc.config.getoption("--implementation", default=None):
+    if pytest_options.value(metafunc.config, "implementation"):
         metafunc.parametrize(metafunc.fixturenames[0], [pytest.param("none", marks=pytest.mark.skip(REASON))])
     elif "row" in metafunc.fixturenames:
         metafunc.parametrize("row", rows_of(metafunc.config).parameters())

@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import assume
 
 from qkverify.conventions import HARDLY_A_SCORE
+from qkverify.exact_changes import scaled
 from qkverify.laws import law
 from qkverify.problems import Problem
 from qkverify.rounding import EXACT, FORMATS, LN_2, Bounded
@@ -65,12 +66,12 @@ def test_one_hot_lookup(run, problem, sharpness):
     table, asked = np.eye(s["D"]), np.arange(s["Q"]) % s["D"]
     key = np.broadcast_to(table[np.arange(s["K"]) % s["D"]], problem.key.shape).astype(run.numpy_dtype)
     query = np.broadcast_to(table[asked], problem.query.shape).astype(run.numpy_dtype)
-    scaled = {"scale": sharpness} if run.offers("scale") else {}
-    lookup = problem.replace(query=query, key=key, **scaled)
+    sharp = {"scale": sharpness} if run.offers("scale") else {}
+    lookup = problem.replace(query=query, key=key, **sharp)
     holders = np.arange(s["K"])[None, :] % s["D"] == asked[:, None]  # (Q,K): the keys that match
     found = run(lookup)
     assert_within_bound(found, run.exact(lookup))
-    if scaled and sharpness >= 4096.0 and holders.any(-1).all():
+    if sharp and sharpness >= 4096.0 and holders.any(-1).all():
         value = np.repeat(problem.value.astype(np.float64), problem.group, axis=1)
         mean = holders @ value / holders.sum(-1, keepdims=True)
         assert_within_bound(found, mean, what="looked-up value")
@@ -109,8 +110,8 @@ def test_output_stays_in_hull_of_visible_values(run, problem):
     factor=(2.0, -1.0, 0.5, -4.0),
 )
 def test_linear_in_values(run, problem, factor):
-    scaled = problem.replace(value=(problem.value.astype(np.float64) * factor).astype(run.numpy_dtype))
-    assert_within_bound(run(scaled), run(problem) * factor)
+    larger = problem.replace(value=scaled(problem.value, factor))
+    assert_within_bound(run(larger), run(problem) * factor)
 
 
 @law(
@@ -203,10 +204,8 @@ def test_negative_scale_is_negated_queries(run, problem, scale):
 @law("Scaling the queries is scaling the scores: attention(c q, scale s) = attention(q, scale c s).", source="q . k is bilinear", needs="scale",
      problem=problems(without=("scale",), tame=True), factor=(2.0, 0.5, 4.0), scale=(1.0, 0.25, 0.3))  # fmt: skip
 def test_scale_covariance(run, problem, factor, scale):
-    scaled = problem.replace(
-        query=(problem.query.astype(np.float64) * factor).astype(run.numpy_dtype), scale=scale
-    )
-    assert_within_bound(run(scaled), run(problem.replace(scale=factor * scale)))
+    larger = problem.replace(query=scaled(problem.query, factor), scale=scale)
+    assert_within_bound(run(larger), run(problem.replace(scale=factor * scale)))
 
 
 @law(

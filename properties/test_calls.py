@@ -14,7 +14,7 @@ from qkverify.calls import FORMS, Held, calls, example
 from qkverify.errors import UnsupportedCase
 from qkverify.laws import law
 from qkverify.strategies import STRIDED
-from qkverify.threads import together
+from qkverify.threads import together, unfit
 from qkverify.verdict import assert_identical, assert_true, assert_within_bound
 
 everything = {"operation": tuple(FORMS), "call": calls()}
@@ -158,6 +158,30 @@ def test_repeated_calls_give_the_same_bits(run, call):
         assert_identical(second, first)
 
 
+@law("A result is right whether gradients are recorded or not, and whoever asks for one.", source="a loss of zero unless its scores ask for a gradient, linkedin/Liger-Kernel#507",
+     **arrays, recorded=("", "gradients", "no_grad", "inference_mode"))  # fmt: skip
+def test_results_do_not_depend_on_recording(run, call, recorded):
+    """Of every third call each keyword is left out that can be."""
+    held = Held(run, example(run, call))
+    exact, found = held.call.exact(run), None
+    if recorded == "gradients" and run.offers("gradients"):
+        found = recorded_results(run, held, exact)
+    if found is None:
+        with run.framework.inference("" if recorded == "gradients" else recorded):
+            found = held.results()
+    for got, part in zip(found, exact, strict=True):
+        assert_within_bound(run.within(got, part), part.value, what="result")
+
+
+def recorded_results(run, held, exact):
+    """The parts of the result as they are while gradients are recorded; None if the function records none."""
+    above = (np.ones(part.shape, run.numpy_dtype) for part in exact)
+    try:
+        return held.gradients(tuple(run.framework.from_numpy(x, run.device) for x in above))
+    except UnsupportedCase:
+        return None
+
+
 @law("A call leaves the process as it was: random generators, default dtype, gradient mode, threads.", source="a seed set, or a mode switched on, inside a layer", exact=True,
      **everything, weight=0.4)  # fmt: skip
 def test_calls_leave_the_process_alone(run, call):
@@ -174,6 +198,7 @@ def test_calls_leave_the_process_alone(run, call):
     "Calls in several threads do not disturb one another.",
     source="one scratch buffer for all callers",
     **everything,
+    when=unfit,
     weight=0.1,
 )
 def test_concurrent_calls_do_not_disturb(run, call):

@@ -11,15 +11,15 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import assume
 
+from qkverify import exact_positions
 from qkverify.choices import EDGES
+from qkverify.keywords import optional
 from qkverify.laws import law
-from qkverify.reference.embedding import embedding as reference_embedding
-from qkverify.reference.positions import rotary as reference_rotary
-from qkverify.reference.positions_vjp import embedding_vjp, rotary_vjp
+from qkverify.reference.positions_vjp import embedding_vjp
 from qkverify.rounding import Bounded
 from qkverify.verdict import assert_gradients, assert_within_bound
 
-layouts = ("interleaved", "concatenated")
+layouts = optional("layout", "interleaved", "concatenated")
 seeds = range(1000)
 WORDS = (11, 3, *EDGES)  # of the vocabulary
 
@@ -27,11 +27,6 @@ WORDS = (11, 3, *EDGES)  # of the vocabulary
 def offering(name):
     """Where a law speaks of a keyword that need not be there."""
     return lambda run: None if run.offers_parameter(name) else f"not offered: {name}"
-
-
-def taken(run, **options):
-    """Those of the options that the function takes; the others keep their defaults in the reference too."""
-    return {n: x for n, x in options.items() if x is not None and run.offers_parameter(n)}
 
 
 # -- embedding -------------------------------------------------------------------------------------------------------
@@ -47,11 +42,8 @@ def drawn(run, batch, length, size, seed):
 
 def embedded(run, tokens, table, **options):
     """The embedding (B,L,M) with its bound, and the exact one."""
-    options, root = taken(run, **options), table.shape[1] ** 0.5
-    scale = Bounded(root, root * run.precision.accumulate.unit, run.precision)
-    base = Bounded(10000.0, 0.0, run.precision)
-    exact = reference_embedding(tokens, run.bounded(table), scale=scale, base=base, **options)
-    return run.within(run.call(tokens, table, shape=exact.shape, **options), exact), exact.value
+    exact = exact_positions.embedding(run, tokens, table, **options)
+    return run.within(run.call(tokens, table, shape=exact.shape, **run.given(**options)), exact), exact.value
 
 
 words = {
@@ -112,7 +104,7 @@ def test_embedding_gradient_sums_over_places(run, batch, length, size, layout, s
     tokens, table = drawn(run, batch, length, size, seed)
     rng, precision, root = np.random.default_rng(seed + 1), run.gradient_precision, size**0.5
     upstream = rng.standard_normal((*tokens.shape, size)).astype(run.numpy_dtype)
-    options = taken(run, layout=layout, padding=rng.integers(0, length, batch) if padded else None)
+    options = run.given(layout=layout, padding=rng.integers(0, length, batch) if padded else None)
     scale = Bounded(root, root * precision.accumulate.unit, precision)
     exact = embedding_vjp(tokens, len(table), run.bounded(upstream, precision), scale=scale)
     found = run.call_gradients({"tokens": tokens, "table": table}, upstream=upstream, **options)
@@ -127,7 +119,7 @@ rope = {
     "batch": (1, 2, 3),
     "length": (1, 2, 3, 5, 17, 33, 64, 65, 129),
     "size": (2, 4, 6, 8, 18, 24, 64, 66, 72, 128),
-    "layout": ("interleaved", "half"),
+    "layout": optional("layout", "interleaved", "half"),
     "seed": seeds,
 }
 
@@ -143,10 +135,9 @@ def query_and_key(run, heads, batch, length, size, seed):
 
 def turned(run, query, key, positions, layout):
     """Query and key, each with its bound, and the exact ones."""
-    base, at = Bounded(10000.0, 0.0, run.precision), positions.astype(np.float64)[:, None]
-    options = taken(run, layout=layout)
-    exact = [reference_rotary(run.bounded(x), at, base=base, layout=layout) for x in (query, key)]
-    found = run.call_parts(query, key, positions, shapes={"query": query.shape, "key": key.shape}, **options)
+    exact = [exact_positions.rotary(run, x, positions[:, None], layout=layout) for x in (query, key)]
+    shapes = {"query": query.shape, "key": key.shape}
+    found = run.call_parts(query, key, positions, shapes=shapes, **run.given(layout=layout))
     return [run.within(got, x) for got, x in zip(found, exact, strict=True)], [x.value for x in exact]
 
 
@@ -185,9 +176,8 @@ def test_rotary_pair_agrees_with_formula(run, heads, batch, length, size, layout
 )
 def test_rotary_pair_gradients_turn_back(run, heads, batch, length, size, layout, seed):
     query, key, at = query_and_key(run, heads, batch, length, size, seed)
-    rng, precision = np.random.default_rng(seed + 1), run.gradient_precision
+    rng = np.random.default_rng(seed + 1)
     above = tuple(rng.standard_normal(x.shape).astype(run.numpy_dtype) for x in (query, key))
-    base, places = Bounded(10000.0, 0.0, precision), at.astype(np.float64)[:, None]
-    exact = [rotary_vjp(places, run.bounded(x, precision), base=base, layout=layout) for x in above]
-    found = run.call_gradients({"query": query, "key": key}, at, upstream=above, **taken(run, layout=layout))
+    exact = [exact_positions.rotary_gradient(run, at[:, None], x, layout=layout) for x in above]
+    found = run.call_gradients({"query": query, "key": key}, at, upstream=above, **run.given(layout=layout))
     assert_gradients(run, found, dict(zip(("query", "key"), exact, strict=True)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import assume
 
+from qkverify.exact_changes import scaled
 from qkverify.laws import law
 from qkverify.poison import poisoned, unseen
 from qkverify.strategies import problems, real_problems
@@ -41,8 +42,8 @@ def test_gradients_at_scales_not_positive(run, problem, scale):
 @law("Twice the upstream gradient gives twice the gradients: powers of two exactly.", source="a vector-Jacobian product is linear", needs="gradients", problem=problems(upstream=True, tame=True, long=False),
      factor=(2.0, -1.0, 0.5, -2.0))  # fmt: skip
 def test_linear_in_upstream(run, problem, factor):
-    scaled = problem.replace(upstream=(problem.upstream.astype(np.float64) * factor).astype(run.numpy_dtype))
-    once, often = run.gradients(problem), run.gradients(scaled)
+    larger = problem.replace(upstream=scaled(problem.upstream, factor))
+    once, often = run.gradients(problem), run.gradients(larger)
     for name in once:
         assert_within_bound(often[name], once[name] * factor, what=f"gradient of {name}")
 

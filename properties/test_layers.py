@@ -21,6 +21,8 @@ from hypothesis import assume
 
 from qkverify.calls import layer_weights
 from qkverify.choices import EDGES, stretched
+from qkverify.exact_changes import shifted
+from qkverify.keywords import optional
 from qkverify.laws import law
 from qkverify.reference.encoder_decoder import decoder_layer as reference_decoder
 from qkverify.reference.encoder_decoder import encoder_layer as reference_encoder
@@ -117,12 +119,12 @@ def bounded(run, argument, precision=None):
 
 def layer(run, reference, s, *arrays, **options):
     """The layer's result with its bound, and the exact one. What is not offered keeps its default in both."""
-    options = {name: value for name, value in options.items() if run.offers_parameter(name)}
+    meant = run.meant(**options)
     exact = reference(
         *[bounded(run, x) for x in arrays], heads=s.H, scale=rounded(run, s.D**-0.5),
-        **{**options, "eps": rounded(run, options.get("eps", 1e-5))},
+        **{**meant, "eps": rounded(run, meant["eps"])},
     )  # fmt: skip
-    got = run.call(*arrays, shape=arrays[0].shape, heads=s.H, **options)
+    got = run.call(*arrays, shape=arrays[0].shape, heads=s.H, **run.given(**options))
     return run.within(got, exact), exact.value
 
 
@@ -136,11 +138,11 @@ def decoded(run, s, x, memory, weights, **options):
 
 def layer_gradients(run, reference, s, arrays, seed, **options):
     """The layer's gradients by name, and the exact ones with their bounds: those of either way to rowsum(dP P)."""
-    options = {name: value for name, value in options.items() if run.offers_parameter(name)}
+    meant = run.meant(**options)
     upstream = tokens_of(run, *arrays["x"].shape, seed=seed, other=2)
     precision = run.gradient_precision.either_side(s.D**-0.5)
-    numbers = {"scale": s.D**-0.5, "eps": options.get("eps", 1e-5)}
-    given = {**options, **{name: rounded(run, number, precision) for name, number in numbers.items()}}
+    numbers = {"scale": s.D**-0.5, "eps": meant["eps"]}
+    given = {**meant, **{name: rounded(run, number, precision) for name, number in numbers.items()}}
     one, other = (
         reference(*[bounded(run, x, precision) for x in (*arrays.values(), upstream)], heads=s.H, delta=delta, **given)
         for delta in ("weights", "output")
@@ -148,7 +150,7 @@ def layer_gradients(run, reference, s, arrays, seed, **options):
     exact = {
         name: Bounded(x.value, np.maximum(x.errors, other[name].errors), precision) for name, x in one.items()
     }
-    return run.call_gradients(arrays, upstream=upstream, heads=s.H, **options), exact
+    return run.call_gradients(arrays, upstream=upstream, heads=s.H, **run.given(**options)), exact
 
 
 def shuffled(length, seed):
@@ -238,8 +240,8 @@ def test_feed_forward_passes_nan_on(run, shape, seed):
 
 # -- encoder ---------------------------------------------------------------------------------------------------------
 
-epsilons = (1e-5, 1e-2, 1.0)  # a large one shows where it is added
-first = (False, True)
+epsilons = optional("eps", 1e-5, 1e-2, 1.0)  # a large one shows where it is added
+first = optional("norm_first", False, True)
 levels = (0, 3, 1000)  # what all features of all tokens have in common: a norm takes it away
 encoder = {
     "operation": "encoder_layer",
@@ -376,12 +378,13 @@ def test_encoder_padding_has_no_influence(run, shape, eps, norm_first, seed):
     exact=True,
     shape=sizes(),
     seed=seeds,
-    when=offering("norm_first"),
+    when=lambda run: None if run.meant(norm_first=True)["norm_first"] else "its norms come last",
 )
 def test_residual_path_is_the_identity(run, shape, seed):
     s = Sizes(**shape)
     x, weights = tokens_of(run, s.B, s.L, s.width, seed=seed), silent(weights_of(run, s, seed, 2))
-    assert_identical(run.call(x, weights, shape=x.shape, heads=s.H, norm_first=True), x)
+    got = run.call(x, weights, shape=x.shape, heads=s.H, **run.given(norm_first=True))
+    assert_identical(got, x)
 
 
 norms = {"operation": "encoder_layer", "shape": sizes(features=2), "eps": epsilons, "seed": seeds}
@@ -390,6 +393,7 @@ norms = {"operation": "encoder_layer", "shape": sizes(features=2), "eps": epsilo
 @law(
     "A normalised token has mean zero and the variance v / (v + eps).",
     source="'Layer normalization' (Ba et al. 2016), equation 4: all features of one token, biased variance",
+    when=lambda run: "its norms come first" if run.meant(norm_first=False)["norm_first"] else None,
     **norms,
 )
 def test_output_is_normalised(run, shape, eps, seed):
@@ -397,8 +401,8 @@ def test_output_is_normalised(run, shape, eps, seed):
     s = Sizes(**shape)
     x = tokens_of(run, s.B, s.L, s.width, seed=seed)
     weights = plain_norms(silent(weights_of(run, s, seed, 2)), 1, 2)
-    found, _ = encoded(run, s, x, weights, eps=eps)
-    eps = eps if run.offers_parameter("eps") else 1e-5
+    found, _ = encoded(run, s, x, weights, eps=eps, norm_first=False)
+    eps = run.meant(eps=eps)["eps"]
     variance = x.astype(np.float64).var(-1)
     for _ in range(2):
         variance = variance / (variance + eps)
@@ -415,16 +419,16 @@ def test_output_is_normalised(run, shape, eps, seed):
     constant=(1, -3, 40, 1000),
 )
 def test_norm_ignores_a_constant(run, shape, eps, seed, norm_first, constant):
-    """Attention that gives zero, and features that are multiples of 1/8: the sums are exact. With the norm first the constant
-    goes past it, along the residual path."""
+    """Attention that gives zero, and sums that the dtype does not round. With the norm first the constant goes past it, along
+    the residual path."""
     s = Sizes(**shape)
-    x = (np.round(tokens_of(run, s.B, s.L, s.width, seed=seed) * 8) / 8).astype(run.numpy_dtype)
+    x, above = shifted(tokens_of(run, s.B, s.L, s.width, seed=seed), constant)
     weights = weights_of(run, s, seed, 2)
     weights = {**weights, "w_o": np.zeros_like(weights["w_o"])}
     options = {"eps": eps, "norm_first": norm_first}
     straight, _ = encoded(run, s, x, weights, **options)
-    moved, _ = encoded(run, s, x + x.dtype.type(constant), weights, **options)
-    past = constant if norm_first and run.offers_parameter("norm_first") else 0
+    moved, _ = encoded(run, s, above, weights, **options)
+    past = constant if run.meant(norm_first=norm_first)["norm_first"] else 0
     assert_within_bound(moved - past, straight)
 
 
@@ -525,7 +529,7 @@ def test_decoder_memory_padding_has_no_influence(run, shape, eps, norm_first, se
 
 loss = {
     "operation": "cross_entropy", "tokens": (1, 2, 3, 6, 17, *EDGES), "classes": (2, 4, 5, 11, *EDGES),
-    "smoothing": (0.0, 0.1, 0.5, 1.0, 0.3), "magnitude": (1, 10, 100), "seed": seeds,
+    "smoothing": optional("smoothing", 0.0, 0.1, 0.5, 1.0, 0.3), "magnitude": (1, 10, 100), "seed": seeds,
 }  # fmt: skip
 
 
@@ -539,16 +543,18 @@ def scored(run, tokens, classes, magnitude, seed):
 
 def losses(run, scores, targets, smoothing):
     """The losses (N) with their bound, and the exact ones."""
-    exact = reference_loss(run.bounded(scores), targets, smoothing=rounded(run, smoothing))
-    got = run.call(scores, targets, shape=targets.shape, smoothing=smoothing)
+    exact = reference_loss(run.bounded(scores), targets, smoothing=rounded(run, smoothing or 0.0))
+    got = run.call(scores, targets, shape=targets.shape, **run.given(smoothing=smoothing))
     return run.within(got, exact), exact.value
 
 
 def gradient(run, scores, targets, upstream, smoothing):
     """The gradient of sum(upstream * losses) in the scores with its bound, and the exact one."""
-    arrays = run.bounded(scores), targets, run.bounded(upstream)
-    exact = reference_gradient(*arrays, smoothing=rounded(run, smoothing))
-    got = run.call_gradients({"scores": scores}, targets, upstream=upstream, smoothing=smoothing)
+    precision = run.gradient_precision
+    arrays = run.bounded(scores, precision), targets, run.bounded(upstream, precision)
+    exact = reference_gradient(*arrays, smoothing=rounded(run, smoothing or 0.0, precision))
+    options = run.given(smoothing=smoothing)
+    got = run.call_gradients({"scores": scores}, targets, upstream=upstream, **options)
     return run.within(got["scores"], exact), exact.value
 
 
@@ -604,9 +610,9 @@ def test_smoothing_zero_is_plain_cross_entropy(run, tokens, classes, magnitude, 
     constant=(1, -7, 500, 2000),
 )
 def test_loss_ignores_a_constant(run, tokens, classes, smoothing, magnitude, seed, constant):
-    """The scores are whole numbers, so that the sums are exact."""
+    """Added to scores of which every sum is a number of the dtype."""
     scores, targets, _ = scored(run, tokens, classes, magnitude, seed)
-    scores = np.round(scores)
+    scores, above = shifted(scores, constant)
     straight, _ = losses(run, scores, targets, smoothing)
-    moved, _ = losses(run, scores + scores.dtype.type(constant), targets, smoothing)
+    moved, _ = losses(run, above, targets, smoothing)
     assert_within_bound(moved, straight, what="loss")

@@ -13,14 +13,13 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import assume
 
-from qkverify.choices import EDGES
+from qkverify import exact_positions
+from qkverify.choices import EDGES, Recipe, strategy
+from qkverify.keywords import optional
 from qkverify.laws import law
+from qkverify.probes.heads import accepted
 from qkverify.problems import LAYOUTS
-from qkverify.reference.positions import alibi_slopes as reference_slopes
-from qkverify.reference.positions import positional_encoding as reference_encoding
-from qkverify.reference.positions import rotary as reference_rotary
-from qkverify.reference.positions_vjp import rotary_vjp
-from qkverify.rounding import Bounded
+from qkverify.runs import active
 from qkverify.verdict import (
     assert_at_least,
     assert_at_most,
@@ -31,26 +30,28 @@ from qkverify.verdict import (
 
 lengths = (1, 2, 3, 4, 5, 8, 13, 20, 50, *EDGES, 600)
 dims = (2, 4, 6, 8, 10, 16, 18, 24, 34, 62, 64, 66, 126, 130, 512, 768)
-layouts = ("interleaved", "concatenated")
-rotary_layouts = ("interleaved", "half")
+layouts = optional("layout", "interleaved", "concatenated")
+rotary_layouts = optional("layout", "interleaved", "half")
 seeds = range(1000)
 
 
 def encoding(run, length, dim, layout):
     """The encoding (length, dim) with its bound."""
-    given = {"layout": layout, "dtype": run.dtype, "device": run.device}
-    options = {name: value for name, value in given.items() if run.offers_parameter(name)}
-    base = Bounded(10000.0, 0.0, run.precision)
-    exact = reference_encoding(length, dim, layout=layout, base=base)
+    exact = exact_positions.positional_encoding(run, length, dim, layout=layout)
+    options = run.given(layout=layout, dtype=run.dtype, device=run.device)
     return run.within(run.call(length, dim, shape=(length, dim), **options), exact)
 
 
-def pairs(array, layout):
-    """The sine half and the cosine half."""
+def exact_encoding(run, length, dim, layout):
+    return exact_positions.positional_encoding(run, length, dim, layout=layout).value
+
+
+def pairs(run, array, layout):
+    """The first and the second members of all pairs: of an encoding the sines and the cosines."""
     half = array.shape[-1] // 2
     return (
         (array[..., 0::2], array[..., 1::2])
-        if layout == "interleaved"
+        if run.meant(layout=layout)["layout"] == "interleaved"
         else (array[..., :half], array[..., half:])
     )
 
@@ -67,13 +68,13 @@ def test_bounded_by_one(run, length, dim, layout):
 
 @law("The sine and the cosine of a pair have squares that sum to one.", source="sin^2 + cos^2 = 1", **pe)
 def test_sine_and_cosine_pairs_have_unit_norm(run, length, dim, layout):
-    sine, cosine = pairs(encoding(run, length, dim, layout), layout)
+    sine, cosine = pairs(run, encoding(run, length, dim, layout), layout)
     assert_within_bound(sine * sine + cosine * cosine, 1.0, what="squared norm of a pair")
 
 
 @law("The first row is sin 0 and cos 0: zeros and ones.", source="Illustrated Transformer, part 2", **pe)
 def test_first_row_is_zero_and_one(run, length, dim, layout):
-    sine, cosine = pairs(encoding(run, length, dim, layout)[0], layout)
+    sine, cosine = pairs(run, encoding(run, length, dim, layout)[0], layout)
     assert_within_bound(sine, 0.0, what="sine of position 0")
     assert_within_bound(cosine, 1.0, what="cosine of position 0")
 
@@ -86,7 +87,7 @@ def test_first_row_is_zero_and_one(run, length, dim, layout):
 )
 def test_shift_is_a_rotation(run, length, dim, layout, step):
     step %= length
-    sine, cosine = pairs(encoding(run, length, dim, layout), layout)
+    sine, cosine = pairs(run, encoding(run, length, dim, layout), layout)
     turn_sine, turn_cosine = sine[step], cosine[step]  # sin and cos of k w: row k itself
     n = length - step
     assert_within_bound(sine[:n] * turn_cosine + cosine[:n] * turn_sine, sine[step:], what="rotated sine")
@@ -127,7 +128,7 @@ def test_prefix_of_longer_is_same(run, length, dim, layout, extra):
      dim=(2, 8, 16, 512), layout=layouts, length=(1000, 5000, 20000), weight=0.2)  # fmt: skip
 def test_unseen_lengths(run, length, dim, layout):
     found = encoding(run, length, dim, layout)
-    assert_within_bound(found, reference_encoding(length, dim, layout=layout), what="entry")
+    assert_within_bound(found, exact_encoding(run, length, dim, layout), what="entry")
 
 
 @law("No two positions have the same encoding.", source="positions must be told apart", **pe)
@@ -142,9 +143,8 @@ def test_positions_are_distinct(run, length, dim, layout):
     **pe,
 )
 def test_agrees_with_formula(run, length, dim, layout):
-    assert_within_bound(
-        encoding(run, length, dim, layout), reference_encoding(length, dim, layout=layout), what="entry"
-    )
+    found = encoding(run, length, dim, layout)
+    assert_within_bound(found, exact_encoding(run, length, dim, layout), what="entry")
 
 
 # -- rotary ----------------------------------------------------------------------------------------------------------
@@ -152,10 +152,12 @@ def test_agrees_with_formula(run, length, dim, layout):
 
 def turned(run, x, positions, layout):
     """rotary(x, positions) with its bound."""
-    options = {"layout": layout} if run.offers_parameter("layout") else {}
-    base = Bounded(10000.0, 0.0, run.precision)
-    exact = reference_rotary(run.bounded(x), positions.astype(np.float64), base=base, layout=layout)
-    return run.within(run.call(x, positions, shape=x.shape, **options), exact)
+    exact = exact_positions.rotary(run, x, positions, layout=layout)
+    return run.within(run.call(x, positions, shape=x.shape, **run.given(layout=layout)), exact)
+
+
+def exactly_turned(run, x, positions, layout):
+    return exact_positions.rotary(run, x, positions, layout=layout).value
 
 
 def draw_x(run, length, dim, seed, batch=2, heads=3):
@@ -175,8 +177,8 @@ rope = {
 @law("Rotating does not change the length of any pair.", source="RoFormer: a rotation", **rope)
 def test_rotary_keeps_norm(run, length, dim, layout, seed):
     x = draw_x(run, length, dim, seed)
-    first, second = pairs(turned(run, x, np.arange(length), layout), layout)
-    a, b = pairs(x.astype(np.float64), layout)
+    first, second = pairs(run, turned(run, x, np.arange(length), layout), layout)
+    a, b = pairs(run, x.astype(np.float64), layout)
     assert_within_bound(first * first + second * second, a * a + b * b, what="squared norm of a pair")
 
 
@@ -220,11 +222,7 @@ def test_rotary_layouts_are_permutations(run, length, dim, seed):
 )
 def test_rotary_agrees_with_formula(run, length, dim, layout, seed, start):
     x, at = draw_x(run, length, dim, seed), np.arange(length) + start
-    assert_within_bound(
-        turned(run, x, at, layout),
-        reference_rotary(x.astype(np.float64), at.astype(np.float64), layout=layout),
-        what="entry",
-    )
+    assert_within_bound(turned(run, x, at, layout), exactly_turned(run, x, at, layout), what="entry")
 
 
 @law(
@@ -235,8 +233,7 @@ def test_rotary_agrees_with_formula(run, length, dim, layout, seed, start):
 )
 def test_rotary_at_negative_positions(run, length, dim, layout, seed, start):
     x, at = draw_x(run, length, dim, seed), -(np.arange(length) + start)
-    exact = reference_rotary(x.astype(np.float64), at.astype(np.float64), layout=layout)
-    assert_within_bound(turned(run, x, at, layout), exact, what="entry")
+    assert_within_bound(turned(run, x, at, layout), exactly_turned(run, x, at, layout), what="entry")
 
 
 @law(
@@ -249,11 +246,9 @@ def test_rotary_at_negative_positions(run, length, dim, layout, seed, start):
 def test_rotary_gradient_turns_back(run, length, dim, layout, seed, start):
     x, at = draw_x(run, length, dim, seed), np.arange(length) + start
     upstream = draw_x(run, length, dim, seed + 1)
-    options = {"layout": layout} if run.offers_parameter("layout") else {}
-    base = Bounded(10000.0, 0.0, run.gradient_precision)
-    given = at.astype(np.float64), run.bounded(upstream, run.gradient_precision)
-    exact = rotary_vjp(*given, base=base, layout=layout)
-    assert_gradients(run, run.call_gradients({"x": x}, at, upstream=upstream, **options), {"x": exact})
+    exact = exact_positions.rotary_gradient(run, at, upstream, layout=layout)
+    found = run.call_gradients({"x": x}, at, upstream=upstream, **run.given(layout=layout))
+    assert_gradients(run, found, {"x": exact})
 
 
 @law("How the tokens lie in memory does not matter.", source="heads of a projection seen through swapped axes", **rope,
@@ -267,11 +262,7 @@ def test_rotary_layout_invariance(run, length, dim, layout, seed, memory):
      top=(10, 2048, 9999))  # fmt: skip
 def test_rotary_positions_in_any_order(run, length, dim, layout, seed, top):
     x, at = draw_x(run, length, dim, seed), np.random.default_rng(seed).integers(0, top, length)
-    assert_within_bound(
-        turned(run, x, at, layout),
-        reference_rotary(x.astype(np.float64), at.astype(np.float64), layout=layout),
-        what="entry",
-    )
+    assert_within_bound(turned(run, x, at, layout), exactly_turned(run, x, at, layout), what="entry")
 
 
 @law(
@@ -287,13 +278,22 @@ def test_rotary_batch_independence(run, length, dim, layout, seed):
         assert_within_bound(alone, together[b : b + 1], what="entry")
 
 
+# -- slopes ----------------------------------------------------------------------------------------------------------
+
+
+def _number(choices):
+    run = active()
+    return choices.pick("heads", [n for n in range(1, 161) if run is None or accepted(run, n)])
+
+
+numbers_of_heads = strategy(Recipe({"heads": 2}, _number))
+
+
 @law("Slopes fall geometrically from 2^(-8/H) to 2^-8; between powers of two they interleave.", source="Press et al. 2021, section 3 and its published code", operation="alibi_slopes",
-     heads=range(1, 161))  # fmt: skip
+     heads=numbers_of_heads)  # fmt: skip
 def test_alibi_slopes(run, heads):
-    """Powers with an exponent that is rounded once: a slope 2^-a carries a relative error of a ln 2 rounded, and its own."""
-    exact = reference_slopes(heads)
-    exponent = Bounded(np.log(exact), np.abs(np.log(exact)) * run.precision.accumulate.unit, run.precision)
-    assert_within_bound(run.within(run.call(heads, shape=(heads,)), np.exp(exponent)), exact, what="slope")
+    exact = exact_positions.slopes(run, heads)
+    assert_within_bound(run.within(run.call(heads, shape=(heads,)), exact), exact.value, what="slope")
 
 
 @law(
@@ -301,7 +301,7 @@ def test_alibi_slopes(run, heads):
     source="Press et al. 2021",
     operation="alibi_slopes",
     exact=True,
-    heads=range(1, 161),
+    heads=numbers_of_heads,
 )
 def test_alibi_slopes_are_distinct(run, heads):
     slopes = run.call(heads, shape=(heads,)).astype(np.float64)

@@ -46,7 +46,7 @@ def rotate(x: Array, cosines: Array, sines: Array, layout: str = "interleaved") 
 def rotary(x: Array, positions: Array, *, base: Array = 10000.0, layout: str = "interleaved") -> Array:
     """x (..., L, D), positions (L,) or broadcast to (..., L), of either sign: pair i of x_p turned by p / base^(2i/D)."""
     angle = angles(positions, x.shape[-1], base)                            # (..., L, D/2)
-    return rotate(x, np.cos(angle), np.sin(angle), layout)                  # (..., L, D)
+    return rotate(x, stored(np.cos(angle)), stored(np.sin(angle)), layout)  # (..., L, D)
 
 
 def alibi_slopes(heads: int) -> Array:

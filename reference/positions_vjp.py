@@ -14,7 +14,7 @@ def rotary_vjp(
 ) -> Array:
     """The gradient of sum(upstream * rotary(x, positions)) in x: turned back by the same angles. (..., L, D)."""
     angle = angles(positions, upstream.shape[-1], base)                     # (..., L, D/2)
-    return rotate(upstream, np.cos(angle), -np.sin(angle), layout)          # (..., L, D)
+    return rotate(upstream, stored(np.cos(angle)), -stored(np.sin(angle)), layout)  # (..., L, D)
 
 
 def embedding_vjp(tokens: Array, words: int, upstream: Array, *, scale: Array | None = None) -> Array:

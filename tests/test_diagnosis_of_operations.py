@@ -14,10 +14,10 @@ import pytest
 
 from qkverify import registry
 from qkverify.contract import REGISTERED, completed, describe
-from qkverify.diagnosis import looks_like
+from qkverify.diagnosis import looks_like, trial_of
+from qkverify.diagnosis.claims import Observation
 from qkverify.diagnosis.dropout import dropout
-from qkverify.diagnosis.fitting import Observation
-from qkverify.diagnosis.operations import OTHERS, other_operation
+from qkverify.diagnosis.operations import OTHERS, claim_about
 from qkverify.diagnosis.operations.calling import Caller
 from qkverify.power import planted
 from qkverify.problems import Problem
@@ -47,6 +47,14 @@ def of(operation):
     named = (one for one in REGISTERED if one.arrays == "numpy" and not one.name.startswith("mutant"))
     right = [completed(one) for one in named if one.operation == operation]
     return next((one for one in right if "gradients" in one.offers), right[0])
+
+
+def other_operation(run, until):
+    """The diagnosis of another operation, with time enough for all that it is tested on."""
+    trial = trial_of(run)
+    trial.seconds = PLENTY
+    claim = claim_about(run, until, trial)
+    return claim.sentence if claim else ""
 
 
 def sentence_of(run, monkeypatch, aspect="result", compute=None):

@@ -68,8 +68,12 @@ def test_a_planted_bug_fails_with_the_law_and_no_traceback_of_ours(tmp_path):
         "quick",
     )
     assert done.returncode == 1
-    assert "A query does not see the future" in done.stdout
-    assert "smallest problem" in done.stdout
+    assert (
+        "looks like         The result equals attention whose masked scores are 0 instead of -inf."
+        in done.stdout
+    )
+    assert done.stdout.count("smallest problem") == 1  # of three laws that are broken
+    assert "1 cause, 3 laws" in done.stdout
     assert "verification.py" not in done.stdout
 
 

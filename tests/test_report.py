@@ -411,7 +411,7 @@ def test_the_address_of_a_square_exists_without_the_script(document: Document, p
 def test_a_law_broken_in_every_dtype_is_told_once_and_the_rest_folded() -> None:
     rows = [passing(outcome="failed", dtype=d, law=law) for d in ("float32", "float64") for law in "ab"]
     html = report.render(rows).html
-    folded = html.index("The same laws in other dtypes: 2 more")
+    folded = html.index("The same causes in other laws and dtypes: 2 more")
     cards = re.findall(r'id="(case-[^"]*)"', html)
     assert [html.index(f'id="{card}"') < folded for card in cards] == [True, True, False, False]
     assert {card.split("-")[3] for card in cards[:2]} == {"float32"}

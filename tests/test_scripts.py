@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from qkverify import conventions, registry, replays, scripts
+from qkverify import probes, registry, replays, scripts
 from qkverify.errors import LawViolation
 from qkverify.implementations import (
     numpy_decode,
@@ -84,7 +84,7 @@ def of_mutant(word: str, *laws: str) -> Counterexample:
 
 def of_file(name: str, text: str, dtype: str, *laws: str) -> Counterexample:
     Path(name).write_text(text)
-    one = conventions.fitted(registry.find(f"{Path(name).resolve()}:attention")[0])
+    one = probes.fitted(registry.find(f"{Path(name).resolve()}:attention")[0])
     return found(Cell(one, "cpu", dtype), *laws)
 
 

@@ -13,7 +13,9 @@ Importing this package loads neither NumPy nor any array framework: names are re
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,6 +56,16 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(f"qkverify.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'qkverify' has no attribute {name!r}; it has {', '.join(__all__)}")
 
+
+class _Package(ModuleType):
+    """Importing a submodule sets it as an attribute: `qkverify.problems` stays the function whatever was imported before."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 # In a checkout the folders reference/, implementations/, properties/ and benchmarks/ stand beside src/; in a wheel they
 # stand in the package. Looking in the checkout too makes `qkverify.reference` mean the same in both.

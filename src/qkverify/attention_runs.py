@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from qkverify.axes import to_function
 from qkverify.boundary import Boundary
 from qkverify.errors import ContractError, UnsupportedCase
 from qkverify.problems import Problem
@@ -84,6 +85,7 @@ class AttentionRun(Boundary):
                 return self._received(self._guarded(call), "output", shape, self.dtype)
 
         first = result()
+        self.problems.append(changed)
         self._overwrite(native, changed)
         second = result()
         return self.within(first, self.bound(problem)[0]), self.within(second, self.bound(changed)[0])
@@ -105,8 +107,8 @@ class AttentionRun(Boundary):
         """Query, key and value in arrays that nobody else has, and the call on them."""
         copies = {name: np.array(getattr(problem, name)) for name in TRIPLE}
         native, options = self._native(problem.replace(**copies, layouts={}))
-        keywords = self._keywords(options, grouped=problem.group != 1)
-        return native, lambda: self.implementation.function(*(native[name] for name in TRIPLE), **keywords)
+        keywords = self._keywords(options, problem)
+        return native, lambda: self.implementation.entry(*(native[name] for name in TRIPLE), **keywords)
 
     def _overwrite(self, native: Mapping[str, Any], other: Problem) -> bool:
         """Give native arrays the numbers of another problem, as an optimizer does: who counts writes sees it. False where they
@@ -120,10 +122,10 @@ class AttentionRun(Boundary):
         stacked = np.stack([getattr(problem, TRIPLE[i]).swapaxes(1, 2) for i in order], axis=2)
         buffer, at = self.framework.from_numpy(stacked, self.device), np.argsort(order)
         blhd = [buffer[:, :, int(i)] for i in at]
-        arrays = blhd if self.implementation.layout == "BLHD" else [x.swapaxes(1, 2) for x in blhd]
-        keywords = self._keywords(self._native(problem)[1], grouped=False)
+        arrays = [to_function(x.swapaxes(1, 2), self.implementation.layout) for x in blhd]
+        keywords = self._keywords(self._native(problem)[1], problem)
         with self.framework.inference(problem.mode):
-            returned = self._guarded(lambda: self.implementation.function(*arrays, **keywords))
+            returned = self._guarded(lambda: self.implementation.entry(*arrays, **keywords))
         received = self._received(returned, "output", problem.query.shape, self.dtype)
         return self.within(received, self.bound(problem)[0])
 
@@ -179,7 +181,7 @@ class AttentionRun(Boundary):
     ) -> list[Callable[[], Any]]:
         """As `callable`, a call for each of `arrays`: native query, key, value and upstream that stand for the problem's."""
         native, options = self._native(problem)
-        keywords = self._keywords({**options, **further}, grouped=problem.group != 1)
+        keywords = self._keywords({**options, **further}, problem)
         if direction != "forward":
             native["upstream"] = self._laid_out(problem.upstream, problem.layouts.get("upstream"))
         return [self._call(direction, {**native, **given}, keywords) for given in arrays]
@@ -187,7 +189,7 @@ class AttentionRun(Boundary):
     def _call(
         self, direction: str, native: Mapping[str, Any], keywords: Mapping[str, Any]
     ) -> Callable[[], Any]:
-        function = self.implementation.function
+        function = self.implementation.entry
         query, key, value = native["query"], native["key"], native["value"]
         if direction == "forward":
             return lambda: function(query, key, value, **keywords)

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from qkverify import registry
+from qkverify import foreign_text, registry
 from qkverify.ceilings import fraction_of_roofline, measure_ceilings
 from qkverify.cells import Cell, cells_of
 from qkverify.contract import Implementation
@@ -26,6 +26,7 @@ from qkverify.errors import UnsupportedCase, UsageError
 from qkverify.marks import Known, words
 from qkverify.measurement import Measured, checked, measure, prepared
 from qkverify.memory import Server
+from qkverify.repository import pytest_options
 from qkverify.results import Ceiling, Timing
 from qkverify.statistics import median
 from qkverify.timing import Speeds, believed, showing_growth, why_not
@@ -143,7 +144,7 @@ class BenchmarkSession:
             ready = prepared(cell)
             ready.call()
         except UnsupportedCase as refusal:
-            pytest.skip(f"not offered: {refusal}")
+            pytest.skip(f"not offered: {foreign_text.shown(refusal)}")
         _, wrong = checked(ready)
         if wrong:
             pytest.fail(f"{cell.id}: {wrong}")
@@ -181,8 +182,8 @@ def session_of(config: pytest.Config) -> BenchmarkSession:
     if SESSION not in config.stash:
         cells = cells_of(
             _chosen(config),
-            devices=config.getoption("--device", default=None) or (),
-            dtypes=config.getoption("--dtype", default=None) or (),
+            devices=pytest_options.value(config, "device"),
+            dtypes=pytest_options.value(config, "dtype"),
         )
         seconds = float(config.getoption("benchmark_max_time"))
         config.stash[SESSION] = session = BenchmarkSession(cells, cell_seconds=seconds)
@@ -191,7 +192,7 @@ def session_of(config: pytest.Config) -> BenchmarkSession:
 
 
 def _chosen(config: pytest.Config) -> list[Implementation]:
-    targets = config.getoption("--implementation", default=None) or []
+    targets = pytest_options.value(config, "implementation")
     try:
         return [one for target in targets for one in registry.find(target)] or registry.load_folder()
     except UsageError as error:  # a collection error of this kind shows its sentence and no traceback

@@ -6,20 +6,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
+from unittest import SkipTest
 
 import ml_dtypes
 import numpy as np
+from hypothesis.errors import HypothesisException
 
-from qkverify import frameworks
+from qkverify import foreign_text, frameworks, messages
+from qkverify.axes import option_to_function, to_contract, to_function
 from qkverify.contract import Implementation
-from qkverify.errors import ContractError, UnsupportedCase
+from qkverify.errors import ContractError, HarnessError, UnsupportedCase
 from qkverify.problems import LAYOUTS, Problem
+from qkverify.raising import Call, call_of
 from qkverify.rounding import EXACT, FLOAT64, FORMATS, Bounded, Precision
 
 NUMPY_DTYPES: Mapping[str, Any] = {"float64": np.float64, "float32": np.float32, "float16": np.float16,
                                    "bfloat16": ml_dtypes.bfloat16}  # fmt: skip
 DEFAULTS = {"causal_alignment": "bottom-right", "empty_rows": "zero", "masked_values": "read", "deterministic": "no",
             "batch_invariant": "no", "delta": "weights", "lse": "natural", "empty_lse": "-inf"}  # fmt: skip
+
+_NOT_ITS_OWN = (SkipTest, HypothesisException, HarnessError)  # words of the harness and of its libraries
 
 
 class Boundary:
@@ -49,6 +55,11 @@ class Boundary:
         self.problems: list[
             Problem
         ] = []  # those of the current example: the first one is what a failure prints
+        self.requests: list[
+            tuple[tuple[Any, ...], dict[str, Any]]
+        ] = []  # as `problems`, of another operation
+        self.returned: set[Call] = set()  # the kinds of calls of attention that came back, over all examples
+        self.raised: set[Call] = set()  # and those that ended examples by an exception
         self._cache: dict[tuple[Any, ...], Any] = {}
 
     def __repr__(self) -> str:
@@ -80,11 +91,13 @@ class Boundary:
     def begin_example(self) -> None:
         self.examples += 1
         self.problems = []
+        self.requests = []
         self._cache = {}
 
-    def _keywords(self, options: Mapping[str, Any], *, grouped: bool = False) -> dict[str, Any]:
+    def _keywords(self, options: Mapping[str, Any], problem: Problem | None = None) -> dict[str, Any]:
         """The call's own keywords, and a note of what it is asked for."""
-        keywords = self.implementation.keywords(options, grouped=grouped)
+        grouped, size = (problem.group != 1, problem.sizes["D"]) if problem is not None else (False, 0)
+        keywords = self.implementation.keywords(options, grouped=grouped, size=size)
         self._asked |= {name for name, value in options.items() if value is not None and value is not False}
         return keywords
 
@@ -101,6 +114,10 @@ class Boundary:
     # -- the boundary ------------------------------------------------------------------------------------------------
 
     def _native(self, problem: Problem) -> tuple[dict[str, Any], dict[str, Any]]:
+        if rule := self.implementation.refuses(problem.sizes, problem.options):
+            raise UnsupportedCase(
+                f"{self.implementation.name} raises unless {rule}, as its first calls showed"
+            )
         native = {
             name: self._laid_out(getattr(problem, name), problem.layouts.get(name))
             for name in ("query", "key", "value")
@@ -111,6 +128,8 @@ class Boundary:
             options["bias"] = np.where(options.pop("mask"), options["bias"], -np.inf).astype(self.numpy_dtype)
         for name, value in options.items():
             if isinstance(value, np.ndarray):
+                if name in ("mask", "bias"):
+                    value = option_to_function(value, self.implementation.layout)
                 options[name] = self.framework.from_numpy(
                     _relaid(value, problem.layouts.get(name)), self.device
                 )
@@ -122,23 +141,48 @@ class Boundary:
         return names.get("mask") == names.get("bias")
 
     def _laid_out(self, array: Any, layout: str | None) -> Any:
-        if self.implementation.layout == "BLHD":
-            array = np.asarray(array).swapaxes(1, 2)
+        if self.implementation.layout == "LD" and layout == "batch of stride zero":
+            layout = None  # there is no batch
+        array = to_function(np.asarray(array), self.implementation.layout)
         return self.framework.from_numpy(_relaid(array, layout), self.device)
 
     def heads_first(self, native: Any) -> Any:
-        """(B,H,L,D) as this implementation takes it, and back."""
-        return native.swapaxes(1, 2) if self.implementation.layout == "BLHD" else native
+        """What the function gives, as (B,H,L,D)."""
+        return to_contract(native, self.implementation.layout)
+
+    def as_taken(self, native: Any) -> Any:
+        """(B,H,L,D) as the function takes it."""
+        return to_function(native, self.implementation.layout)
 
     def _guarded(self, call: Callable[[], Any]) -> Any:
-        """A refusal of the framework is a refusal of the implementation; anything else passes through."""
+        """A refusal of the framework is a refusal of the implementation; any other error passes through.
+
+        What would end more than the call, as `sys.exit` does, or would be taken for the harness's own word, is a failure of the
+        implementation. Ctrl-C is the user's.
+        """
         self.calls += 1
         try:
-            returned = call()
+            with messages.calling(self.implementation.name):
+                returned = call()
             self.used |= self._asked
+            if self.problems:
+                self.returned.add(call_of(self.problems[-1], "gradients" in self._asked))
             return returned
         except self.framework.REFUSALS as refusal:
-            raise UnsupportedCase(str(refusal)) from refusal
+            raise UnsupportedCase(foreign_text.shown(refusal)) from refusal
+        except UnsupportedCase as refusal:
+            raise UnsupportedCase(foreign_text.shown(refusal)) from refusal
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            if isinstance(error, Exception) and not isinstance(error, _NOT_ITS_OWN):
+                raise
+            why = (
+                "which test runners take for their own"
+                if isinstance(error, Exception)
+                else "which is no Exception: it ends the process of a caller who does not know of it"
+            )
+            raise ContractError(f"the call raises {foreign_text.of_error(error)}, {why}") from error
         finally:
             self._asked.clear()
 
@@ -150,13 +194,17 @@ class Boundary:
             raise ContractError(
                 f"{name}: the {what} is a {type(native).__name__}, expected an array of shape {shape}"
             )
-        if heads and self.implementation.layout == "BLHD" and what in ("output", "log-sum-exp"):
-            native = native.swapaxes(1, 2) if native.ndim >= 3 else native
+        layout = self.implementation.layout
+        if heads and layout != "BHLD" and what in ("output", "log-sum-exp"):
+            native = (
+                to_contract(native, layout) if native.ndim >= len(layout) - (what != "output") else native
+            )
         if tuple(native.shape) != tuple(shape):
             raise ContractError(
                 f"{name}: the {what} has shape {tuple(native.shape)}, expected {tuple(shape)}"
             )
-        if dtype is not None and self.framework.dtype_of(native) != dtype:
+        wider = self.implementation.result_dtypes.get(dtype or "")
+        if dtype is not None and self.framework.dtype_of(native) not in (dtype, wider):
             raise ContractError(
                 f"{name}: the {what} has dtype {self.framework.dtype_of(native)}, expected {dtype}"
             )

@@ -21,16 +21,17 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from qkverify import exact_positions
 from qkverify.choices import Choices, Recipe, strategy
 from qkverify.errors import HarnessError
+from qkverify.operations import DESCRIBED
+from qkverify.probes.heads import accepted
 from qkverify.problems import LAYOUTS, Problem
 from qkverify.reference.caches import appended, gathered
-from qkverify.reference.embedding import embedding
 from qkverify.reference.encoder_decoder import decoder_layer, encoder_layer
 from qkverify.reference.layers import feed_forward
 from qkverify.reference.losses import cross_entropy
 from qkverify.reference.multi_head import multi_head_attention
-from qkverify.reference.positions import alibi_slopes, positional_encoding, rotary
 from qkverify.reference.softmax import softmax
 from qkverify.rounding import EXACT, Bounded
 from qkverify.runs import Run, active
@@ -108,7 +109,7 @@ class Call:
 
     def exact(self, run: Run) -> tuple[Bounded, ...]:
         """What it should return, part by part, with the bound of a right implementation."""
-        return self.form.exact(run, self.arguments, self.options)
+        return self.form.exact(run, self.arguments, run.meant(**self.options))
 
 
 class Held:
@@ -128,7 +129,10 @@ class Held:
 
     def __call__(self) -> tuple[Any, ...]:
         """The parts of the result as the function returned them, native, their shapes checked by `numbers`."""
-        returned = self.run.invoke(tuple(self.arguments.values()), self.options)
+        return self._parts(self.run.invoke(tuple(self.arguments.values()), self.options))
+
+    def _parts(self, returned: Any) -> tuple[Any, ...]:
+        """The parts of the result, of what a function returned."""
         if not isinstance(returned, tuple):
             return (returned,)
         return returned[:1] if self.call.form.written else returned  # new caches may follow
@@ -141,19 +145,26 @@ class Held:
         """Copies of what was returned. Raises ContractError where the shapes are not those of the operation."""
         return self.run.parts(returned, [part.value.shape for part in self.call.exact(self.run)])
 
-    def gradients(self, upstream: tuple[Any, ...]) -> None:
-        """Both passes, for a native gradient from above for each part of the result."""
+    def gradients(self, upstream: tuple[Any, ...]) -> list[Array] | None:
+        """Both passes, for a native gradient from above for each part of the result.
+
+        Returns the parts of the result as they were while gradients were recorded; None if the function has a vjp of its own.
+        Raises UnsupportedCase for a function of servers whose result has no gradient at all.
+        """
         framework, pull = self.run.framework, self.run.implementation.vjp
         if pull is not None:
             self.run.invoke((*self.arguments.values(), *upstream), self.options, function=pull)
-            return
+            return None
 
         def function(**leaves: Any) -> Any:
             given = _each(self.arguments, lambda name, x: leaves.get(name, x))
-            return self.run.invoke(tuple(given.values()), self.options)
+            returned = self.run.invoke(tuple(given.values()), self.options)
+            self.run.check_differentiated(returned)
+            return self._parts(returned)
 
         floating = {name for name, x in self.call.arrays.items() if x.dtype.kind not in "iub"}
-        framework.vjp(function, {name: x for name, x in self.native.items() if name in floating}, upstream)
+        leaves = {name: self.native[name] for name in floating if name not in self.call.form.written}
+        return self.numbers(framework.vjp(function, leaves, upstream)[0])
 
     def now(self) -> Call:
         """The call with what its arrays hold now."""
@@ -178,10 +189,6 @@ def bounded(run: Run, values: Mapping[str, Any]) -> Given:
 def rounded(run: Run, number: float) -> Bounded:
     """A number that is no array: an implementation rounds it to its working precision."""
     return Bounded(number, np.asarray(abs(number) * run.precision.accumulate.unit), run.precision)
-
-
-def base(run: Run) -> Bounded:
-    return Bounded(10000.0, 0.0, run.precision)
 
 
 # -- each operation ------------------------------------------------------------------------------------------------------
@@ -214,26 +221,14 @@ def _rotary_pair(s: SimpleNamespace, new: Source) -> tuple[Given, Given]:
 
 
 def _rotary_pair_exact(run: Run, given: Given, options: Given) -> tuple[Bounded, ...]:
-    at = given["positions"].astype(np.float64)[:, None]
-    return tuple(rotary(run.bounded(given[x]), at, base=base(run), **options) for x in ("query", "key"))
+    at = given["positions"][:, None]
+    return tuple(exact_positions.rotary(run, given[x], at, **options) for x in ("query", "key"))
 
 
 def _embedding(s: SimpleNamespace, new: Source) -> tuple[Given, Given]:
     padding = {"padding": new.integers(0, s.L, s.B)} if s.padded else {}
     given = {"tokens": new.integers(0, s.V, s.B, s.L), "table": new(s.V, s.D)}
     return given, {"layout": s.layout, **padding}
-
-
-def _embedding_exact(run: Run, given: Given, options: Given) -> tuple[Bounded, ...]:
-    scale = rounded(run, given["table"].shape[1] ** 0.5)
-    return (embedding(**bounded(run, given), scale=scale, base=base(run), **options),)
-
-
-def _slopes_exact(run: Run, given: Given, options: Given) -> tuple[Bounded, ...]:
-    """Powers with an exponent that is rounded once."""
-    exponent = np.log(alibi_slopes(given["heads"]))
-    slopes: Any = np.exp(Bounded(exponent, np.abs(exponent) * run.precision.accumulate.unit, run.precision))
-    return (slopes,)
 
 
 def _feed_forward(s: SimpleNamespace, new: Source) -> tuple[Given, Given]:
@@ -279,7 +274,7 @@ def _decoder(s: SimpleNamespace, new: Source) -> tuple[Given, Given]:
 def _layer_exact(layer: Callable[..., Any]) -> Callable[[Run, Given, Given], tuple[Bounded, ...]]:
     def exact(run: Run, given: Given, options: Given) -> tuple[Bounded, ...]:
         size = given["x"].shape[2] // options["heads"]
-        told = {**options, "eps": rounded(run, options.get("eps", 1e-5)), "scale": rounded(run, size**-0.5)}
+        told = {**options, "eps": rounded(run, options["eps"]), "scale": rounded(run, size**-0.5)}
         return (layer(*bounded(run, given).values(), **told),)
 
     return exact
@@ -383,16 +378,17 @@ FORMS: Mapping[str, Form] = {
                                  lambda run, given, options: (multi_head_attention(
                                      *bounded(run, given).values(), causal_alignment="bottom-right", **options),)),
     "positional_encoding": Form({"L": (1, 2, 5, 33), "D": EVEN, "layout": ("interleaved", "concatenated")}, _encoding,
-                                lambda run, given, options: (positional_encoding(
-                                    **given, layout=options.get("layout", "interleaved"), base=base(run)),),
+                                lambda run, given, options: (exact_positions.positional_encoding(
+                                    run, **given, layout=options["layout"]),),
                                 has_arrays=False),
     "rotary": Form({**ROWS, "H": HEADS, "D": EVEN, "layout": PAIRS}, _rotary,
-                   lambda run, given, options: (rotary(run.bounded(given["x"]), given["positions"].astype(np.float64),
-                                                       base=base(run), **options),)),
+                   lambda run, given, options: (exact_positions.rotary(run, **given, **options),)),
     "rotary_pair": Form({**ROWS, "G": (1, 2), "H": (1, 2), "D": EVEN, "layout": PAIRS}, _rotary_pair, _rotary_pair_exact),
     "embedding": Form({**ROWS, "D": EVEN, "V": (2, 5, 11), "layout": ("interleaved", "concatenated"),
-                       "padded": (False, True)}, _embedding, _embedding_exact),
-    "alibi_slopes": Form({"H": (1, 2, 3, 8, 12)}, lambda s, new: ({"heads": s.H}, {}), _slopes_exact, has_arrays=False),
+                       "padded": (False, True)}, _embedding,
+                      lambda run, given, options: (exact_positions.embedding(run, **given, **options),)),
+    "alibi_slopes": Form({"H": (1, 2, 3, 8, 12)}, lambda s, new: ({"heads": s.H}, {}),
+                         lambda run, given, options: (exact_positions.slopes(run, **given),), has_arrays=False),
     "packed_attention": Form({**SERVING, "K": LENGTHS, "causal": (False, True)}, _packed, _packed_exact),
     "cached_attention": Form(SERVING, _cached, _cached_exact, written=("key_cache", "value_cache")),
     "paged_attention": Form({**SERVING, "P": (1, 2, 4)}, _paged, _paged_exact),
@@ -404,7 +400,10 @@ FORMS: Mapping[str, Form] = {
 }  # fmt: skip
 
 FILL: Mapping[str, Sequence[Any]] = {"fill": ("whole", "normal", "normal"), "seed": range(1000)}
-PLACES = {str(i): 3 for i in range(max(len({**form.sizes, **FILL}) for form in FORMS.values()))}
+BARE: Mapping[str, Sequence[Any]] = {
+    "bare": (False, False, True)
+}  # whether every keyword is left out that can be
+PLACES = {str(i): 3 for i in range(max(len({**form.sizes, **FILL, **BARE}) for form in FORMS.values()))}
 
 
 def calls() -> st.SearchStrategy[dict[str, Any]]:
@@ -414,7 +413,9 @@ def calls() -> st.SearchStrategy[dict[str, Any]]:
         run = active()
         if run is None:
             raise HarnessError("calls are drawn for an operation: while a run is checked")
-        pools = {**FILL, **FORMS[run.implementation.operation].sizes}
+        pools = {**FILL, **FORMS[run.implementation.operation].sizes, **BARE}
+        if run.implementation.operation == "alibi_slopes":
+            pools["H"] = [n for n in pools["H"] if accepted(run, n)]
         return {name: choices.pick(str(i), pool) for i, (name, pool) in enumerate(pools.items())}
 
     return strategy(Recipe(PLACES, make))
@@ -423,11 +424,12 @@ def calls() -> st.SearchStrategy[dict[str, Any]]:
 def example(run: Run, drawn: Mapping[str, Any], turn: int = 0) -> Call:
     """The call that was drawn; in another `turn` one of the same sizes with other numbers.
 
-    Keywords that the function does not take are left out, for the reference too.
+    Keywords that the function does not take are left out; the reference is told what it means without them.
     """
-    form = FORMS[run.implementation.operation]
+    operation = run.implementation.operation
+    form, described = FORMS[operation], DESCRIBED[operation].options
     sizes = SimpleNamespace(**drawn)
     arguments, options = form.draw(sizes, Source(np.dtype(run.numpy_dtype), sizes, turn))
-    return Call(
-        form, arguments, {n: x for n, x in options.items() if run.offers_parameter(n) and x is not None}
-    )
+    # The dtype of an encoding is no choice of a call: it is that of the cell.
+    kept = {n: x for n, x in options.items() if described.get(n) == "required" or n == "dtype"}
+    return Call(form, arguments, run.given(**(kept if drawn.get("bare") else options)))

@@ -33,6 +33,7 @@ from qkverify.results import (
 from qkverify.sampling import raised
 from qkverify.timing import run_grid
 from qkverify.verification import (
+    Address,
     Cell,
     Plan,
     address_of,
@@ -208,7 +209,7 @@ def accuracies(cells: Sequence[Cell]) -> Iterator[Accuracy]:
 UNKNOWABLE = "there is nothing to measure"
 
 
-def _accuracy(address: tuple[str, str, str, str]) -> Accuracy | str:
+def _accuracy(address: Address) -> Accuracy | str:
     try:
         return accuracy.measure(cell_at(address)) or UNKNOWABLE
     except Exception as error:

@@ -14,6 +14,7 @@ Zero bytes are the simplest example: the first of every pool, zero for every dig
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -23,6 +24,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
+from hypothesis.errors import HypothesisDeprecationWarning, UnsatisfiedAssumption
 
 from qkverify import distributions
 
@@ -122,6 +124,20 @@ def strategy(recipe: Recipe[T]) -> st.SearchStrategy[T]:
     found = made()
     _recipes[found] = recipe
     return found
+
+
+def sampled(one: st.SearchStrategy[T], generator: np.random.Generator) -> T | None:
+    """What a strategy of this module gives for random bytes, outside of a Hypothesis test; None where it assumes otherwise."""
+    recipe = _recipes[one]
+    laid, _ = _laid({"made": recipe})
+    data = generator.bytes(sum(recipe.places.values()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HypothesisDeprecationWarning)  # assume() outside of a Hypothesis test
+        try:
+            made: T = recipe.make(Choices(data, laid["made"]))
+        except UnsatisfiedAssumption:
+            return None
+    return made
 
 
 def together(arguments: Mapping[str, Argument]) -> st.SearchStrategy[dict[str, Any]]:

@@ -22,7 +22,25 @@ Dtypes = Annotated[list[str] | None, typer.Option("--dtype", help="only this dty
 Devices = Annotated[
     list[str] | None, typer.Option("--device", help="only this device: cpu, cuda (repeatable)")
 ]
-Profile = Annotated[str, typer.Option(help="examples a law: glance 5, quick 25, default 100, thorough 2,000")]
+EXAMPLES = "examples a law: glance 5, quick 25, default 100, thorough 2,000"
+Profile = Annotated[str, typer.Option(help=EXAMPLES)]
+LawNames = Annotated[
+    list[str] | None,
+    typer.Option("--law", help="only this law or family, or a pattern: 'causal_*' (repeatable)"),
+]
+SkippedLaws = Annotated[
+    list[str] | None, typer.Option("--skip", help="not this law or family, or a pattern (repeatable)")
+]
+LawFiles = Annotated[
+    list[str] | None,
+    typer.Option("--own-laws", metavar="FILE", help="check the laws of this file too (repeatable)"),
+]
+KnownFailures = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help="failures that are known, with reasons; default: qkverify-known-failures.toml"
+    ),
+]
 Workloads = Annotated[
     list[str] | None,
     typer.Option("--workload", help="a name, a pattern or a TOML file (repeatable)"),
@@ -79,35 +97,43 @@ def _run() -> None:
 
 
 def _fail(text: str, code: int) -> None:
-    print(f"qkverify: {text}", file=sys.stderr)
+    from qkverify.foreign_text import escaped
+
+    print(f"qkverify: {escaped(text)}", file=sys.stderr)
     raise SystemExit(code)
 
 
 @app.command()
 def verify(
-    targets: Annotated[list[str], typer.Argument(help="a name, module:function or path/file.py:function")],
-    dtype: Dtypes = None, device: Devices = None, profile: Profile = "default", jobs: Jobs = 1,
+    targets: Annotated[list[str] | None, typer.Argument(help="a name, module:function or path/file.py:function; "
+                                                             "default: those of [tool.qkverify] in pyproject.toml")] = None,
+    dtype: Dtypes = None, device: Devices = None,
+    profile: Annotated[str | None, typer.Option(help=f"{EXAMPLES}; default: default")] = None, jobs: Jobs = 1,
+    law: LawNames = None, skip: SkippedLaws = None, own_laws: LawFiles = None, known_failures: KnownFailures = None,
     results: Annotated[Path | None, typer.Option(help="append the verdicts to this file, a JSON line each")] = None,
     junit: Annotated[Path | None, typer.Option(help="write the verdicts to this file as JUnit XML, for a CI system")] = None,
 ) -> None:  # fmt: skip
     """Check every law on the targets; exit 1 if one is broken."""
     from qkverify import screen
     from qkverify.campaigns import run_start
+    from qkverify.repository import asked
     from qkverify.results import Writer
-    from qkverify.verification import check_cells, conventions_of, info, plan
+    from qkverify.verification import check_cells, conventions_of, info
 
-    planned = plan(targets, device or (), dtype or ())
-    if not planned.cells:
-        reasons = "\n".join(
-            f"  {name} on {where}: {why}" for (name, where), why in planned.unavailable.items()
-        )
-        raise UsageError("nothing to verify here\n" + (reasons or "  no target has these devices and dtypes"))
+    asked_for = asked.gathered(
+        targets=targets, devices=device, dtypes=dtype, profile=profile, laws=law, skip=skip, own_laws=own_laws,
+        known_failures=known_failures,
+    )  # fmt: skip
+    planned, selection, profile = asked_for.plan, asked_for.selection, asked_for.profile
+    screen.settings(asked_for)
+    screen.remarks(planned.implementations)
     writer = _started(Writer(results), profile) if results else None
     broken, found = [], []
     unverified: dict[str, list[str]] = {}
     for cell, verdicts in check_cells(
-        planned.cells, profile=profile, jobs=jobs, started=screen.heading if jobs == 1 else None
-    ):
+        planned.cells, profile=profile, jobs=jobs, laws=selection.laws,
+        started=screen.heading if jobs == 1 else None,
+    ):  # fmt: skip
         if jobs != 1:
             screen.heading(cell)
         screen.families(verdicts)
@@ -123,8 +149,11 @@ def verify(
         from qkverify.exports import save
 
         save([run_start(profile), *found], junit, "junit")
-    screen.verdict(broken, planned, unverified)
-    raise typer.Exit(1 if broken else 0)
+    screen.known_failures(asked_for.known, found)
+    words = selection.words(found)
+    screen.messages(found)
+    screen.verdict(broken, planned, unverified, words)
+    raise typer.Exit(1 if broken else 0 if words else 4)
 
 
 @app.command("list")
@@ -174,7 +203,7 @@ def bench(
         cache,
         lawful_only,
     )
-    found = benching.run(asked, results or Path(".qkverify") / "bench.jsonl")
+    found = benching.run(asked, results or _bench_file())
     screen_times.bench(found)
     print(f"samples: {found.path}")
     raise typer.Exit(1 if untimed.refused(found.all_timings) or not found.side.timings else 0)
@@ -204,11 +233,7 @@ def compare(
     else:
         asked = benching.Asked((candidate, baseline), workload or (), pass_ or (), dtype or (), device or (), budget,
                                processes, rounds, laws, cache, lawful_only)  # fmt: skip
-        side = (
-            comparing.load(str(results))
-            if results
-            else benching.run(asked, Path(".qkverify") / "bench.jsonl").side
-        )
+        side = comparing.load(str(results)) if results else benching.run(asked, _bench_file()).side
         found = comparing.implementations(side, *benching.names_of(candidate, baseline, side))
     screen_times.comparison(found)
     raise typer.Exit(1 if comparing.fails(found, fail_on) else 0)
@@ -280,6 +305,27 @@ def new(
 
 
 @app.command()
+def init(
+    target: Annotated[str | None, typer.Argument(help="path/file.py:function or module:function; without it, what looks like "
+                                                      "attention in this folder is listed")] = None,
+    adapter: Annotated[bool, typer.Option("--adapter", help="write an adapter even where none seems to be needed")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the files and write none")] = False,
+) -> None:  # fmt: skip
+    """Begin in your own repository: a test, a workflow, known failures, laws of your own, and an adapter if one is needed."""
+    from qkverify.repository import candidates, screen
+    from qkverify.repository.init import files_for
+
+    if target is None:
+        screen.candidates(candidates.of_folder(Path()))
+        return
+    prepared = files_for(target, with_adapter=adapter)
+    for file in prepared.files:
+        (screen.contents if dry_run else screen.written)(file)
+    if not dry_run:
+        screen.next_steps(prepared)
+
+
+@app.command()
 def replay(name: Annotated[str, typer.Argument(help="the id that a failure printed")]) -> None:
     """Check one stored counterexample again; exit 1 if the law is still broken."""
     from qkverify.replaying import again
@@ -304,6 +350,7 @@ def profile(
     for cell in planned.cells:
         screen.heading(cell)
         screen.conventions(cell)
+        screen.messages_of(cell.implementation.name)
 
 
 @app.command()
@@ -331,7 +378,7 @@ def power(
             writer.append(one)
     screen.power(found, idle_laws(found) if matrix and not words else None)
     for gone in [gone for folder in FOLDERS for gone in left_out(folder)]:
-        screen.console.print(f"left out: {gone.name}: {gone.reason}")
+        screen.console.print(f"left out: {gone.name}: {gone.reason}", markup=False)
     raise typer.Exit(0 if all(bool(one.kills) == (one.kind == "mutant") for one in found) else 1)
 
 
@@ -379,6 +426,12 @@ def schema() -> None:
     from qkverify.results import json_schema
 
     print(json.dumps(json_schema(), indent=1, ensure_ascii=False))
+
+
+def _bench_file() -> Path:
+    from qkverify import replays
+
+    return replays.ignored(replays.FOLDER) / "bench.jsonl"
 
 
 def _started(writer: Any, profile: str) -> Any:

@@ -25,7 +25,11 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from qkverify import foreign_text
+from qkverify.axes import LAYOUTS
 from qkverify.errors import UnsupportedCase, UsageError
+from qkverify.modules_used import FRAMEWORKS as FRAMEWORKS
+from qkverify.modules_used import frameworks_used, unwrapped
 from qkverify.operations import DESCRIBED
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -75,7 +79,7 @@ OPERATIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 DEVICES = ("cpu", "cuda")
-FRAMEWORKS = ("numpy", "torch", "jax")
+NAME = 200  # characters of an implementation's name at most
 SLOW = 0.1  # share of the usual examples: an interpreter's
 
 
@@ -190,7 +194,7 @@ ATTENTIONS = (
 @dataclass(frozen=True)
 class Finding:
     """A recorded defect of somebody else's code. `folder` tells of it; `when` says of a `Problem` whether it can show there;
-    `sentence` says in one line what is wrong.
+    `sentence` says in one line what is wrong; `listed` is its place in a file of known failures, where it stands in one.
 
     A failure of its law on problems of which `when` says no is none of the finding's: it counts as a failure.
     """
@@ -198,6 +202,7 @@ class Finding:
     folder: str
     when: Callable[[Any], bool] | None = None
     sentence: str = ""
+    listed: str = ""
 
     def __str__(self) -> str:
         return self.folder
@@ -231,6 +236,19 @@ class Implementation:
         default_factory=dict
     )  # device -> share of the usual number of examples
     compiles: bool = False  # anew for every size
+    returns: int | str | None = (
+        None  # the part of its result that is the output: a number, a key or an attribute
+    )
+    neutral: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # canonical option -> what is passed where a problem does not use it, because the default is not neutral
+    result_dtypes: Mapping[str, str] = field(default_factory=dict)  # dtype -> wider dtype of the output
+    inferred: tuple[str, ...] = ()  # those of `requires` that were found out
+    requires_with: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # option -> sizes that it was found to need
+    remarks: tuple[str, ...] = ()  # sentences on what was found out, each printed once
+    probed: bool = False  # whether its first calls were made
     semantics: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(
         default_factory=dict
@@ -271,10 +289,22 @@ class Implementation:
                 return rule
         return None
 
-    def keywords(self, options: Mapping[str, Any], *, grouped: bool = False) -> dict[str, Any]:
+    def refuses(self, sizes: Mapping[str, int], options: Mapping[str, Any]) -> str | None:
+        """What was found out of the sizes that a problem breaks, or None: it would raise for them."""
+        rules = (
+            *self.inferred,
+            *(rule for name, some in self.requires_with.items() if name in options for rule in some),
+        )
+        for rule in rules:
+            if not eval(compiled(rule), {"__builtins__": {}}, dict(sizes)):
+                return rule
+        return None
+
+    def keywords(self, options: Mapping[str, Any], *, grouped: bool = False, size: int = 0) -> dict[str, Any]:
         """The call's keyword arguments under the function's own names and conventions.
 
-        `options` are canonical and native. Raises UnsupportedCase for an option that the function does not take.
+        `options` are canonical and native; `size` is D, which a neutral scale needs. Raises UnsupportedCase for an option that
+        the function does not take.
         """
         convention = CONVENTIONS.get(self.convention)
         given = {name: value for name, value in options.items() if value is not None and value is not False}
@@ -291,7 +321,37 @@ class Implementation:
             keywords[own] = value
         if grouped and "grouped_heads" in self.parameters:
             keywords[self.parameters["grouped_heads"]] = True
+        for name, value in self.neutral.items():
+            standard = float(max(size, 1) ** -0.5) if value == STANDARD_SCALE else value
+            keywords.setdefault(self.parameters[name], standard)
         return keywords
+
+    @property
+    def entry(self) -> Callable[..., Any]:
+        """The function, returning what the contract knows of its result: the output, or (output, log-sum-exp)."""
+        if self.returns is None:
+            return self.function
+        lse = self.parameters.get("return_lse")
+
+        def entry(*arrays: Any, **keywords: Any) -> Any:
+            result = self.function(*arrays, **keywords)
+            if lse is not None and keywords.get(lse):
+                return tuple(result)[:2] if isinstance(result, tuple | list) else result
+            return part_of(result, self.returns)
+
+        return entry
+
+
+STANDARD_SCALE = "D ** -0.5"  # among the neutral values: it depends on the problem
+
+
+def part_of(result: Any, which: int | str | None) -> Any:
+    """One part of a result of several: by its number, its key or its attribute."""
+    if which is None:
+        return result
+    if isinstance(which, int):
+        return result[which]
+    return result[which] if isinstance(result, Mapping) else getattr(result, which)
 
 
 REGISTERED: list[Implementation] = []
@@ -300,13 +360,14 @@ REGISTERED: list[Implementation] = []
 def implementation(function: Function | None = None, **declared: Any) -> Any:
     """Declare a function as an implementation and return it unchanged. Everything is optional.
 
-    name, operation, arrays ("numpy", "torch", "jax"), dtypes, devices, layout ("BHLD" or "BLHD"), requires (expressions over
-    the dimension letters that the sizes must satisfy), precision ({dtype: "fused" | "fused-fast-exp" | "eager" | "tf32" |
-    Precision}, see `rounding.Precision`; the key "bfloat16-cpu" for one device, "bfloat16-gradients" where gradients round
-    otherwise than the output does), available (device -> None, or the reason why not), vjp, differentiable, findings ({law:
-    folder, or Finding}), tile (edges of its tiles), effort ({device: share of the usual examples}, where a call is slow
-    there, as in an interpreter), compiles (whether each new size costs a compilation: few sizes are drawn), and every key
-    of `SEMANTICS`. Raises UsageError for a word that is none of these.
+    name, operation, arrays ("numpy", "torch", "jax"), dtypes, devices, layout ("BHLD", "BLHD", "BLD" or "LD"), requires
+    (expressions over the dimension letters that the sizes must satisfy), precision ({dtype: "fused" | "fused-fast-exp" |
+    "eager" | "tf32" | Precision}, see `rounding.Precision`; the key "bfloat16-cpu" for one device, "bfloat16-gradients" where
+    gradients round otherwise than the output does), available (device -> None, or the reason why not), vjp, differentiable,
+    findings ({law: folder, or Finding}), tile (edges of its tiles), effort ({device: share of the usual examples}, where a
+    call is slow there, as in an interpreter), compiles (whether each new size costs a compilation: few sizes are drawn),
+    returns (of a function that returns several arrays, the number or name of the output), and every key of `SEMANTICS`.
+    Raises UsageError for a word that is none of these.
     """
 
     def register(target: Function) -> Function:
@@ -318,7 +379,7 @@ def implementation(function: Function | None = None, **declared: Any) -> Any:
 
 _FIELDS = {
     "name", "operation", "arrays", "dtypes", "devices", "layout", "requires", "exclusive", "precision", "available",
-    "vjp", "differentiable", "findings", "tile", "effort", "compiles", "summary", "convention",
+    "vjp", "differentiable", "findings", "tile", "effort", "compiles", "returns", "summary", "convention",
 }  # fmt: skip
 
 
@@ -345,9 +406,11 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
     # A function of its own for gradients gives those of the output.
     if {"gradients", "return_lse"} <= offers and vjp is None and semantics.get("lse_gradient") != "no":
         offers.add("lse_gradient")
-    module = inspect.getmodule(function)
+    module = inspect.getmodule(unwrapped(function))
     return Implementation(
-        name=declared.get("name") or f"{_module_name(function)}:{_plain_name(function)}",
+        name=foreign_text.shown_line(
+            declared.get("name") or f"{_module_name(function)}:{_plain_name(function)}", characters=NAME
+        ),
         function=function,
         operation=operation,
         arrays=arrays,
@@ -356,7 +419,7 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
         ),
         devices=tuple(_checked("device", d, DEVICES) for d in _several(declared.get("devices", ("cpu",)))),
         layout=_checked(
-            "layout", declared.get("layout") or (convention.layout if convention else "BHLD"), LAYOUTS
+            "layout", declared.get("layout") or (convention.layout if convention else "BHLD"), tuple(LAYOUTS)
         ),
         requires=_rules(declared.get("requires", convention.requires if convention else ())),
         exclusive=tuple(declared.get("exclusive", convention.exclusive if convention else ())),
@@ -372,11 +435,12 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
         # JAX compiles every operation anew for every size, a third of a second each: fewer problems, of few sizes.
         effort=dict(declared.get("effort", dict.fromkeys(DEVICES, 0.1) if arrays == "jax" else {})),
         compiles=bool(declared.get("compiles", arrays == "jax")),
+        returns=declared.get("returns"),
         semantics=semantics,
         parameters=parameters,
         convention=style,
         offers=frozenset(offers),
-        summary=declared.get("summary") or _first_line(function, module),
+        summary=foreign_text.shown_line(declared.get("summary") or _first_line(function, module)),
         file=getattr(module, "__file__", "") or "",
     )
 
@@ -385,11 +449,9 @@ def completed(one: Implementation) -> Implementation:
     """With the `<name>_vjp` of the function's own module, which may stand below it there."""
     if one.vjp is not None or one.arrays != "numpy" or one.differentiable is False:
         return one
-    vjp = getattr(sys.modules.get(one.function.__module__), f"{_plain_name(one.function)}_vjp", None)
+    module = sys.modules.get(getattr(unwrapped(one.function), "__module__", ""))
+    vjp = getattr(module, f"{_plain_name(one.function)}_vjp", None)
     return one if vjp is None else replace(one, vjp=vjp, offers=one.offers | {"gradients"})
-
-
-LAYOUTS = ("BHLD", "BLHD")
 
 
 def parameter_names(function: Callable[..., Any]) -> list[str]:
@@ -408,8 +470,9 @@ def parameter_names(function: Callable[..., Any]) -> list[str]:
             rf"{re.escape(_plain_name(function))}\((.*?)\)\s*(?:->|$)", function.__doc__ or "", re.S | re.M
         )
         if text is None:
+            name = foreign_text.shown_line(_plain_name(function))
             raise UsageError(
-                f"{function!r} shows no signature, and its docstring states none; wrap it in a function"
+                f"{name} shows no signature, and its docstring states none; wrap it in a function"
             ) from None
         return re.findall(r"(?:^|,)\s*(\w+)", text.group(1))
 
@@ -437,17 +500,8 @@ def operation_of(function: Callable[..., Any], names: Sequence[str]) -> str:
 
 
 def framework_of(function: Callable[..., Any]) -> str:
-    """The array framework of a function, from the module that it lives in and what that module imports."""
-    module = str(getattr(function, "__module__", None) or type(function).__module__)
-    root = module.partition(".")[0]
-    if root in FRAMEWORKS:
-        return root
-    if root in ("torch", "_C") or "torch" in repr(type(function)):
-        return "torch"
-    names = vars(sys.modules[module]) if module in sys.modules else getattr(function, "__globals__", {})
-    imported = {value.__name__.partition(".")[0] for value in names.values() if inspect.ismodule(value)}
-    imported |= {(getattr(value, "__module__", None) or "").partition(".")[0] for value in names.values()}
-    return next((name for name in ("torch", "jax") if name in imported), "numpy")
+    """The array framework that a function's code speaks of, NumPy where it speaks of none."""
+    return frameworks_used(function)[0]
 
 
 def convention_of(names: Sequence[str], arrays: str) -> str:
@@ -538,7 +592,7 @@ def _sizes(tile: int | Sequence[int]) -> tuple[int, ...]:
 
 def _module_name(function: Callable[..., Any]) -> str:
     """The module as the user knows it: a file that is loaded by its path carries a hash in its module's name."""
-    return re.sub(r"_[0-9a-f]{8}$", "", str(getattr(function, "__module__", "")))
+    return re.sub(r"_[0-9a-f]{8}$", "", str(getattr(unwrapped(function), "__module__", "")))
 
 
 def _plain_name(function: Callable[..., Any]) -> str:
@@ -547,4 +601,4 @@ def _plain_name(function: Callable[..., Any]) -> str:
 
 def _first_line(function: Callable[..., Any], module: Any) -> str:
     text = inspect.getdoc(function) or getattr(module, "__doc__", "") or ""
-    return text.strip().partition("\n")[0]
+    return str(text).strip().partition("\n")[0]

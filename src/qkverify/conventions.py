@@ -8,15 +8,19 @@ raises leaves the choice open: the laws will meet the same error and report it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from qkverify import fast_exponential, frameworks
+from qkverify import fast_exponential, messages
 from qkverify.contract import Implementation
+from qkverify.operations import DESCRIBED, word
+from qkverify.probes.heads import heads
+from qkverify.probes.layouts import layout
+from qkverify.probes.norms import norms
 from qkverify.problems import Problem
 from qkverify.rounding import Bounded, Precision
 from qkverify.runs import Run
@@ -26,6 +30,7 @@ HARDLY_A_SCORE = (
 )  # a number that stands for -inf in float16 is about half of its largest: lower than any score
 
 Known = Literal["declared", "detected", "not applicable"]
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,13 @@ class Choice:
     how: Known
 
 
+@messages.collected()
 def detect(one: Implementation, device: str, dtype: str) -> dict[str, Choice]:
     """Every convention of an implementation in one cell, with the precision model it is judged by in half precision."""
     run = Run(one, device, dtype)
     found: dict[str, Choice] = {}
     if one.operation != "attention":
-        return _fast(one, run)
+        return {**_left_out(one, run), **_fast(one, run)}
     for name, probe in PROBES.items():
         if name in one.semantics:
             found[name] = Choice(one.semantics[name], "declared")
@@ -55,40 +61,6 @@ def detect(one: Implementation, device: str, dtype: str) -> dict[str, Choice]:
         if run.offers("gradients"):
             found |= _gradient_conventions(one, run, found["precision"])
     return found
-
-
-def fitted(one: Implementation) -> Implementation:
-    """An implementation that declares no sizes, with those that it visibly does not take.
-
-    A function that raises for grouped heads, or for values of another size than the keys, and does not where they are equal,
-    is taken to offer only the latter. What is declared with `requires` is never second-guessed.
-    """
-    if one.operation != "attention" or one.requires or one.declared or frameworks.missing(one.arrays):
-        return one
-    run = Run(one, "cpu", "float32" if "float32" in one.dtypes else one.dtypes[0])
-    rules = [
-        rule
-        for rule, sizes in LIMITS.items()
-        if _works(run, **PLAIN) and not _works(run, **{**PLAIN, **sizes})
-    ]
-    return replace(one, requires=tuple(rules))
-
-
-PLAIN = {"heads": 2, "groups": 2, "size": 4, "value_size": 4}
-LIMITS: Mapping[str, Mapping[str, int]] = {"G == H": {"groups": 1}, "E == D": {"value_size": 3}}
-
-
-def _works(run: Run, *, heads: int, groups: int, size: int, value_size: int) -> bool:
-    rng = np.random.default_rng(0)
-    shapes = {"query": (1, heads, 3, size), "key": (1, groups, 3, size), "value": (1, groups, 3, value_size)}
-    arrays: dict[str, Any] = {
-        name: rng.standard_normal(shape).astype(run.numpy_dtype) for name, shape in shapes.items()
-    }
-    try:
-        run.values(Problem(**arrays))
-    except Exception:  # whatever it raises: the plain sizes decide whether it is the sizes' fault
-        return False
-    return True
 
 
 def settled(found: Mapping[str, Choice]) -> dict[str, str]:
@@ -116,7 +88,7 @@ def precisions_of(found: Mapping[str, Choice], dtype: str) -> dict[str, Precisio
     }
 
 
-def _answer(probe: Callable[[Run], str | None], run: Run) -> str | None:
+def _answer(probe: Callable[[Run], Answer | None], run: Run) -> Answer | None:
     try:
         return probe(run)
     except Exception:  # the law that meets the same error reports it with its problem
@@ -303,6 +275,23 @@ def _fast_exponential(run: Run) -> str:
     """Of half precision: "fast" or "right". Where asking would take a minute, "right"."""
     slow = run.implementation.slow(run.device)
     return "fast" if not slow and fast_exponential.is_fast(run, _size(run)) else "right"
+
+
+def _left_out(one: Implementation, run: Run) -> dict[str, Choice]:
+    """What the function means by options that it is not given. Of one that it takes nothing is said if that is the usual."""
+    if one.operation == "alibi_slopes":
+        return {"heads": Choice(value, "detected")} if (value := _answer(heads, run)) else {}
+    defaults = DESCRIBED[one.operation].defaults
+    if "layout" in defaults:
+        value = _answer(layout, run)
+        values = {"layout": value} if value else {}
+    else:
+        values = (_answer(norms, run) or {}) if defaults else {}
+    return {
+        name: Choice(value, "detected")
+        for name, value in values.items()
+        if not run.offers_parameter(name) or value != word(defaults[name][0])
+    }
 
 
 def _fast(one: Implementation, run: Run) -> dict[str, Choice]:

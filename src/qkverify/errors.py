@@ -60,9 +60,10 @@ class UsageError(Exception):
         return cls(f"no such file: {asked}\n  in {folder}: {hint}")
 
     @classmethod
-    def unknown(cls, what: str, asked: str, exists: Iterable[str]) -> UsageError:
-        """What was asked, what exists, and the nearest name."""
+    def unknown(cls, what: str, asked: str, exists: Iterable[str], *, listed_by: str = "") -> UsageError:
+        """What was asked, the nearest name, and what exists, or the command that lists it where it is too long for a message."""
         names = sorted(exists)
         nearest = difflib.get_close_matches(asked, names, n=1, cutoff=0.4)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        return cls(f"unknown {what} {asked!r}.{hint}\n  {what}s: {', '.join(names) or 'none'}")
+        every = f"all {what}s: {listed_by}" if listed_by else f"{what}s: {', '.join(names) or 'none'}"
+        return cls(f"unknown {what} {asked!r}.{hint}\n  {every}")

@@ -98,7 +98,7 @@ class Inputs:
         shape = getattr(self._problem, name).shape
         start = index * STRIDE
         size = int(np.prod(shape))
-        return self._run.heads_first(self._native[name][start : start + size].reshape(shape))
+        return self._run.as_taken(self._native[name][start : start + size].reshape(shape))
 
     def _arrays(self, problem: Problem) -> Mapping[str, Any]:
         """The numbers of another problem in arrays of their own."""
@@ -106,7 +106,7 @@ class Inputs:
             name: self._run.framework.from_numpy(np.array(getattr(problem, name)), self._run.device)
             for name in self._rows
         }
-        return {name: self._run.heads_first(array) for name, array in native.items()}
+        return {name: self._run.as_taken(array) for name, array in native.items()}
 
     def _at(self, index: int) -> Problem:
         """The problem that stands in a window, in numbers of its own."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from qkverify.attention_runs import TRIPLE, AttentionRun
+from qkverify.axes import to_function
 from qkverify.errors import HarnessError, LawViolation, UnsupportedCase
 from qkverify.problems import Problem
 from qkverify.reference.attention_vjp import attention_vjp as reference_vjp
@@ -131,9 +132,9 @@ class GradientRun(AttentionRun):
 
     def _of_three(self, problem: Problem, options: Mapping[str, Any]) -> Callable[..., Any]:
         """The function of query, key and value alone, about to be differentiated; the options are native."""
-        keywords = self._keywords(options, grouped=problem.group != 1)
+        keywords = self._keywords(options, problem)
         self._asked.add("gradients")
-        function = self.implementation.function
+        function = self.implementation.entry
         return lambda query, key, value: function(query, key, value, **keywords)
 
     def _gradients_received(self, found: Mapping[str, Any], problem: Problem) -> dict[str, np.ndarray]:
@@ -179,9 +180,7 @@ class GradientRun(AttentionRun):
                 raise UnsupportedCase(f"{self.implementation.name} does not differentiate the log-sum-exp")
             return found
 
-        above = np.ascontiguousarray(
-            upstream.swapaxes(1, 2) if self.implementation.layout == "BLHD" else upstream
-        )
+        above = np.ascontiguousarray(to_function(upstream, self.implementation.layout))
         found = self._guarded(
             lambda: self.framework.vjp(lse, leaves, self.framework.from_numpy(above, self.device))[1]
         )
@@ -246,15 +245,17 @@ class GradientRun(AttentionRun):
         def attention(**given: Any) -> Any:
             given = {name: x[...] for name, x in given.items()} if views else given
             keywords = self._keywords(
-                {**options, **{n: x for n, x in given.items() if n not in native}},
-                grouped=problem.group != 1,
+                {**options, **{n: x for n, x in given.items() if n not in native}}, problem
             )
-            return self.implementation.function(*(given[name] for name in native), **keywords)
+            return self.implementation.entry(*(given[name] for name in native), **keywords)
 
         upstream = self._laid_out(problem.upstream, problem.layouts.get("upstream"))
 
         def call_framework() -> dict[str, Any]:
             grads = self.framework.vjp(attention, leaves, upstream)[1]
-            return {n: self.heads_first(g) if n in native else g for n, g in grads.items()}
+            return {
+                n: self.heads_first(g) if n in native else g.reshape(getattr(problem, n).shape)
+                for n, g in grads.items()
+            }
 
         return call_framework

@@ -37,11 +37,13 @@ from hypothesis.errors import (
 )
 from hypothesis.reporting import with_reporter
 
-from qkverify import replays
+from qkverify import foreign_text, replays
+from qkverify.causes import diagnosed
 from qkverify.choices import Argument, together
 from qkverify.diagnosis import looks_like
 from qkverify.errors import ContractError, DeviceLost, HarnessError, LawViolation, UnsupportedCase
 from qkverify.problems import Problem
+from qkverify.raising import call_of
 from qkverify.runs import Run
 from qkverify.verdict import Evidence
 
@@ -98,6 +100,11 @@ class Law:
     when: Callable[[Run], str | None] | None = None
     weight: float = 1.0
     chance: bool = False
+
+    @property
+    def file(self) -> str:
+        """The file of the law."""
+        return self.body.__code__.co_filename
 
     def unfit(self, run: Run) -> str | None:
         """Why this law does not apply to a run ("not offered"), or None."""
@@ -183,9 +190,9 @@ class Law:
                 if (
                     run.refusals == run.examples > enough
                 ):  # it refuses all there is: SkipTest ends a Hypothesis test at once
-                    raise SkipTest(str(refusal)) from refusal
+                    raise SkipTest(foreign_text.shown(refusal)) from refusal
                 hypothesis.reject()
-            except Exception:
+            except Exception as error:
                 if said := run.framework.lost(
                     run.device
                 ):  # SkipTest again: every later problem would fail, and shrink
@@ -194,6 +201,13 @@ class Law:
                 if spared is not None and spared(run.problems):
                     return
                 run.failing = drawn
+                if run.problems and not isinstance(error, LawViolation | ContractError | HarnessError):
+                    run.raised.add(
+                        call_of(
+                            run.problems[-1],
+                            run.offers("gradients") and run.problems[-1].upstream is not None,
+                        )
+                    )
                 raise
 
         example.__name__ = example.__qualname__ = re.sub(r"\W", "_", f"{self.name}_of_{run.cell}")
@@ -238,8 +252,13 @@ def _names(one_or_more: tuple[str, ...] | str) -> tuple[str, ...]:
     return (one_or_more,) if isinstance(one_or_more, str) else tuple(one_or_more)
 
 
-def explain(broken: BaseException, checked: Law, run: Run, *, replay: str = "") -> str:
-    """A failure as a person reads it: the law, the smallest problem, the worst element, how to see it again."""
+def explain(
+    broken: BaseException, checked: Law, run: Run, *, replay: str = "", diagnosis: str | None = None
+) -> str:
+    """A failure as a person reads it: the law, what it looks like, the smallest problem, the worst element, how to see it again.
+
+    Without a `diagnosis`, "" for none, one is made.
+    """
     lines = [f"{checked.name}: {checked.sentence}", f"  implementation     {run.cell}"]
     if run.problems:
         first, *rest = run.problems[0].describe().splitlines()
@@ -248,7 +267,8 @@ def explain(broken: BaseException, checked: Law, run: Run, *, replay: str = "") 
         )  # nothing shrinks any more
         lines.append(f"  {kind:18} {first}")
         lines += [f"    {line}" for line in rest]
-    extra = {name: value for name, value in run.failing.items() if name != "problem"}
+    # None is a keyword that is left out.
+    extra = {name: value for name, value in run.failing.items() if name != "problem" and value is not None}
     lines += [f"  {name:18} {value!r}" for name, value in extra.items()]
     if isinstance(broken, LawViolation) and isinstance(broken.evidence, Evidence):
         lines += [
@@ -256,17 +276,15 @@ def explain(broken: BaseException, checked: Law, run: Run, *, replay: str = "") 
             for i, line in enumerate(str(broken).splitlines())
         ]
     else:
-        kind = (
-            ""
-            if isinstance(broken, LawViolation | ContractError | HarnessError)
-            else f"{type(broken).__name__}: "
+        own = isinstance(broken, LawViolation | ContractError | HarnessError)
+        lines.append(f"  {foreign_text.shown(broken) if own else foreign_text.of_error(broken)}")
+    if diagnosis is None:
+        dropped = checked.family == "dropout"
+        diagnosis = (
+            looks_like(run, dropped=dropped) if isinstance(broken, LawViolation | ContractError) else ""
         )
-        lines.append(f"  {kind}{broken}")
-    diagnosed = "" if isinstance(broken, HarnessError | DeviceLost) else looks_like(run)
-    if diagnosed:
-        lines.append(f"  looks like         {diagnosed}")
     if replay:
         lines.append(f"  again:   qkverify replay {replay}")
         written = replays.script_of(replay)
         lines += [f"  script without qkverify: {written}"] if written else []
-    return "\n".join(lines)
+    return foreign_text.escaped(diagnosed("\n".join(lines), diagnosis))

@@ -11,6 +11,7 @@ import numpy as np
 from qkverify.boundary import Boundary, copied
 from qkverify.contract import OPERATIONS
 from qkverify.errors import ContractError, UnsupportedCase
+from qkverify.operations import DESCRIBED, word
 
 SERVED = ("cached_attention", "paged_attention")  # operations of inference first
 
@@ -25,8 +26,26 @@ class Held:
 class OperationRun(Boundary):
     """Functions of any arguments; see `runs.Run`."""
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """What the function means by options that it is not given, where that is its choice: as found out, else the usual."""
+        every = DESCRIBED[self.implementation.operation].defaults
+        return {
+            name: next((x for x in values if word(x) == self.semantics.get(name)), values[0])
+            for name, values in every.items()
+        }
+
+    def given(self, **options: Any) -> dict[str, Any]:
+        """The keywords of a call: those of the options that the function takes. None leaves one out."""
+        return {n: x for n, x in options.items() if x is not None and self.offers_parameter(n)}
+
+    def meant(self, **options: Any) -> dict[str, Any]:
+        """What a call with `given(**options)` means: these, and the function's own defaults for what is left out."""
+        return {**self.defaults, **self.given(**options)}
+
     def call(self, *arguments: Any, shape: tuple[int, ...], **options: Any) -> np.ndarray:
         """Another operation's function on NumPy arguments (arrays in the dtype under test): its result, checked."""
+        self._note(arguments, options)
         returned = self.invoke([self._lent(x) for x in arguments], self._lent(options))
         return self._received(returned, self.implementation.operation, shape, None, heads=False)
 
@@ -34,6 +53,7 @@ class OperationRun(Boundary):
         self, *arguments: Any, shapes: Mapping[str, tuple[int, ...]], **options: Any
     ) -> list[np.ndarray]:
         """As `call`, for a function that returns several arrays, whose shapes are given by name."""
+        self._note(arguments, options)
         returned = self.invoke([self._lent(x) for x in arguments], self._lent(options))
         if not isinstance(returned, tuple) or len(returned) != len(shapes):
             raise ContractError(f"{self.implementation.name}: expected a tuple of {' and '.join(shapes)}")
@@ -41,6 +61,11 @@ class OperationRun(Boundary):
             self._received(part, name, shape, self.dtype, heads=False)
             for part, (name, shape) in zip(returned, shapes.items(), strict=True)
         ]
+
+    def _note(self, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> None:
+        """Keep what a call is given, unless it is held from one call to the next."""
+        if not any(isinstance(x, Held) for x in arguments):
+            self.requests.append((arguments, {n: x for n, x in options.items() if x is not None}))
 
     def invoke(
         self,
@@ -72,6 +97,7 @@ class OperationRun(Boundary):
 
         A function whose arrays cannot be written returns the new ones after the result.
         """
+        self._note(arguments, options)
         native = [self._copied(x) for x in arguments]
         returned = self.invoke(native, self._lent(options))
         result, *after = returned if isinstance(returned, tuple) else (returned, *native[updated:])
@@ -112,6 +138,7 @@ class OperationRun(Boundary):
         which belong to the values that they had before. Raises ContractError where another argument or an upstream gradient was
         written to, and UnsupportedCase for an operation of servers whose result has no gradient at all.
         """
+        self._note((*inputs.values(), *rest), options)
         names = OPERATIONS[self.implementation.operation]
         every = upstream if isinstance(upstream, tuple) else (upstream,)
         arguments = (*inputs.values(), *rest)
@@ -127,7 +154,7 @@ class OperationRun(Boundary):
             own = [{n: taken.get(n, y) for n, y in x.items()} if isinstance(x, Mapping) else taken.get(name, x)
                    for name, x in parts]  # fmt: skip
             returned = function(*own, *native[len(inputs) :], **keywords)
-            self._check_differentiated(returned)
+            self.check_differentiated(returned)
             return returned
 
         if pull is not None:
@@ -143,8 +170,9 @@ class OperationRun(Boundary):
         return {name: self._received(x, f"gradient of {name}", tuple(leaves[name].shape), self.dtype, heads=False)
                 for name, x in found.items()}  # fmt: skip
 
-    def _check_differentiated(self, returned: Any) -> None:
-        """A cache or pages are mostly read where nothing is learnt: who declares nothing of gradients need not give any."""
+    def check_differentiated(self, returned: Any) -> None:
+        """Raise UnsupportedCase for the result of a function of servers that has no gradient: a cache or pages are mostly read
+        where nothing is learnt, so that a function that declares nothing of gradients need not give any."""
         one = self.implementation
         first = returned[0] if isinstance(returned, tuple) else returned
         served = one.operation in SERVED and one.differentiable is None

@@ -9,24 +9,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Operation:
     """`parameters` are required and come in this order; `options` are keyword parameters that laws put to use where a
     function has them (those of attention are `contract.OPTIONS`). Both map a name to its shape or meaning. `rules` are
-    what else it is held to where that is not plain."""
+    what else it is held to where that is not plain. `defaults` are the options whose value is a choice of the function where
+    it is not given: what it may be, the usual one first. `probes` find out which one it is."""
 
     computes: str
     parameters: Mapping[str, str]
     returns: str
     options: Mapping[str, str] = field(default_factory=dict)
     rules: tuple[str, ...] = ()
+    defaults: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
 _SERVING = {"causal, scale, softcap": "as for attention"}
 _SERVED = "a result without gradients offers none; who gives only some of them declares differentiable=False"
 _LAYER_WEIGHTS = "a mapping: w_q, w_k, w_v, w_o (M,M), w_1 (M,F), b_1 (F,), w_2 (F,M), b_2, gain_1, shift_1, gain_2, shift_2 (M,)"
+_ENCODINGS = {"layout": ("interleaved", "concatenated")}
+_ROTATIONS = {"layout": ("interleaved", "half")}
+_LAYER_DEFAULTS = {"norm_first": (False, True), "eps": (1e-5, 1e-6, 1e-12)}
 _LAYER_OPTIONS = {
     "heads": "required", "norm_first": "normalise before each sublayer instead of after it",
     "eps": "added to the variance, inside of the root",
@@ -48,20 +54,23 @@ DESCRIBED: Mapping[str, Operation] = MappingProxyType({
     "positional_encoding": Operation(
         "sines and cosines of p / 10000^(2i/dim)", {"length": "L", "dim": "M"}, "(L,M)",
         {"layout": '"interleaved" (sine and cosine are neighbours) or "concatenated"', "dtype": "of the result"},
+        defaults=_ENCODINGS,
     ),
     "rotary": Operation(
         "each pair of x turned by position / 10000^(2i/D)", {"x": "(B,H,L,D)", "positions": "(L,)"}, "(B,H,L,D)",
-        {"layout": '"interleaved" or "half": which elements are a pair'},
+        {"layout": '"interleaved" or "half": which elements are a pair'}, defaults=_ROTATIONS,
     ),
     "rotary_pair": Operation(
         "query and key turned by the positions of each entry",
         {"query": "(B,H,L,D)", "key": "(B,G,L,D)", "positions": "(B,L)"}, "the two, turned",
         {"layout": "as for rotary"}, ("a vjp of its own takes an upstream gradient for each of the two",),
+        _ROTATIONS,
     ),
     "embedding": Operation(
         "sqrt(M) table[token] + the encoding of its position", {"tokens": "(B,L)", "table": "(V,M)"}, "(B,L,M)",
         {"padding": "(B,): so many tokens at the start of a row are none; positions count from the first that is one",
          "layout": "as for positional_encoding"},
+        defaults=_ENCODINGS,
     ),
     "alibi_slopes": Operation("the slopes of ALiBi, any number of heads", {"heads": "H"}, "(H,)"),
     "packed_attention": Operation(
@@ -90,16 +99,21 @@ DESCRIBED: Mapping[str, Operation] = MappingProxyType({
     "encoder_layer": Operation(
         "self-attention and feed-forward, each added to its input and normalised",
         {"x": "(B,L,M)", "weights": _LAYER_WEIGHTS}, "(B,L,M)",
-        {**_LAYER_OPTIONS, "key_lengths": "(B,): tokens that are no padding"},
+        {**_LAYER_OPTIONS, "key_lengths": "(B,): tokens that are no padding"}, defaults=_LAYER_DEFAULTS,
     ),
     "decoder_layer": Operation(
         "causal self-attention, attention to the memory, feed-forward",
         {"x": "(B,L,M)", "memory": "(B,K,M)",
          "weights": f"{_LAYER_WEIGHTS}, and cross_w_q, cross_w_k, cross_w_v, cross_w_o (M,M), gain_3, shift_3 (M,)"}, "(B,L,M)",
-        {**_LAYER_OPTIONS, "memory_lengths": "(B,): tokens of the memory that are no padding"},
+        {**_LAYER_OPTIONS, "memory_lengths": "(B,): tokens of the memory that are no padding"}, defaults=_LAYER_DEFAULTS,
     ),
     "cross_entropy": Operation(
         "the loss of each token; 1 - smoothing of it for the target, the rest spread over all classes",
         {"scores": "(N,C)", "targets": "(N,)"}, "(N,)", {"smoothing": "0 if it is not given"},
     ),
 })  # fmt: skip
+
+
+def word(value: Any) -> str:
+    """A value of `defaults` as it is printed: yes, no, half, 1e-06."""
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from statistics import median
+from typing import Any
 
 from hypothesis import Phase
 
@@ -88,7 +89,7 @@ def attack(one: Implementation, *, examples: int, matrix: bool = False, seed: in
     smallest, sizes, cost = "", {}, (0, 0.0)
     for law in applicable(laws or law_book(), cell):
         run = prepare(cell)
-        phases = {} if not kills else {"phases": (Phase.generate,)}
+        phases: dict[str, Any] = {} if not kills else {"phases": (Phase.generate,)}
         found = check(law, run, max_examples=examples, seed=seed, database=None, **phases)
         spent += found.examples
         if found.outcome not in BROKEN:

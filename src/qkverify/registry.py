@@ -21,8 +21,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from qkverify import frameworks
-from qkverify.contract import REGISTERED, Implementation, completed, describe
+from qkverify import foreign_text, frameworks
+from qkverify.contract import NAME, REGISTERED, Implementation, completed, describe
 from qkverify.errors import UsageError
 
 GROUP = "qkverify.implementations"
@@ -45,12 +45,14 @@ class TargetImportError(UsageError):
             for f in traceback.extract_tb(error.__traceback__)
             if "importlib" not in f.filename and f.filename != __file__
         ]
-        self.text = (
+        self.text = foreign_text.shown(
             "Traceback (most recent call last):\n"
             + "".join(traceback.format_list(frames))
-            + "".join(traceback.format_exception_only(error))
+            + "".join(traceback.format_exception_only(error)),
+            lines=200,
+            characters=20_000,
         )
-        super().__init__(f"{target} could not be imported: {type(error).__name__}: {error}")
+        super().__init__(f"{target} could not be imported: {foreign_text.of_error(error)}")
 
 
 @lru_cache(maxsize=1)
@@ -149,8 +151,10 @@ def load_file(path: str | Path) -> ModuleType:
     sys.path.insert(0, str(file.parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a script that ends with sys.exit, say
+        sys.modules.pop(name, None)
         raise TargetImportError(str(path), error) from error
     finally:
         sys.path.remove(str(file.parent))
@@ -166,7 +170,9 @@ def _imported(name: str, target: str) -> ModuleType:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
             raise UsageError(f"unknown target {target!r}: no module named {error.name!r}") from None
         raise TargetImportError(target, error) from error
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # as above
         raise TargetImportError(target, error) from error
 
 
@@ -197,7 +203,9 @@ def _declared(function: Callable[..., Any]) -> Implementation | None:
 def _short(target: str) -> str:
     """The name of an undeclared target in tables and test ids: what the user typed, without the folders of a path."""
     place, _, attribute = target.rpartition(":")
-    return f"{Path(place).stem if place.endswith('.py') else place}:{attribute}"
+    return foreign_text.shown_line(
+        f"{Path(place).stem if place.endswith('.py') else place}:{attribute}", characters=NAME
+    )
 
 
 def devices_of(one: Implementation, asked: tuple[str, ...] = ()) -> dict[str, str | None]:
@@ -208,5 +216,11 @@ def devices_of(one: Implementation, asked: tuple[str, ...] = ()) -> dict[str, st
             answers[device] = f"{one.name} does not declare {device}"
             continue
         reason = frameworks.missing(one.arrays) or frameworks.get(one.arrays).unavailable(device)
-        answers[device] = reason or (one.available(device) if one.available else None)
+        answers[device] = reason or _unavailable(one, device)
     return answers
+
+
+def _unavailable(one: Implementation, device: str) -> str | None:
+    """What the implementation itself says of a device: None, or why it cannot run there."""
+    reason = one.available(device) if one.available else None
+    return None if reason is None else foreign_text.shown_line(reason)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from qkverify import registry, replays
 from qkverify.contract import Implementation
 from qkverify.errors import UsageError
-from qkverify.laws import explain
-from qkverify.verification import Cell, law_book, prepare
+from qkverify.laws import Law, explain
+from qkverify.verification import Cell, law_book, laws_named, prepare
 
 
 def again(name: str) -> str:
     """The failure's message, or nothing if the law holds now. Raises UsageError if its law or implementation is gone."""
     record = replays.load(name)
-    law = next((law for law in law_book() if law.name == record["law"]), None)
-    if law is None:
-        raise UsageError.unknown("law", record["law"], [law.name for law in law_book()])
+    law = _law(record["law"], record.get("law_file", ""))
     one = _implementation(record)
     run = prepare(Cell(one, record["device"], record["dtype"]))
     run.failing = record["drawn"]
@@ -23,6 +23,14 @@ def again(name: str) -> str:
     except Exception as broken:
         return explain(broken, law, run, replay=name)
     return ""
+
+
+def _law(name: str, file: str) -> Law:
+    """The law of `properties/`, or the one of its own file."""
+    found = laws_named([name]) or laws_named([name], [file] if Path(file).is_file() else [])
+    if not found:
+        raise UsageError.unknown("law", name, [law.name for law in law_book()])
+    return found[0]
 
 
 def _implementation(record: dict[str, str]) -> Implementation:

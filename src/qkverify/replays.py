@@ -33,21 +33,31 @@ def store(law: Law, run: Run) -> str:
     """Write the failing example of a run and return its id; nothing where the folder cannot be written."""
     one = run.implementation
     record = {
-        "law": law.name, "implementation": one.name, "file": one.file, "function": getattr(one.function, "__name__", ""),
-        "device": run.device, "dtype": run.dtype, "drawn": {name: encode(value) for name, value in run.failing.items()},
+        "law": law.name, "law_file": law.file, "implementation": one.name, "file": one.file,
+        "function": getattr(one.function, "__name__", ""), "device": run.device, "dtype": run.dtype,
+        "drawn": {name: encode(value) for name, value in run.failing.items()},
     }  # fmt: skip
     text = json.dumps(record, indent=1)
     name = hashlib.sha256(text.encode()).hexdigest()[:8]
     try:
-        FOLDER.mkdir(exist_ok=True)
+        ignored(FOLDER)
         (FOLDER / f"{name}.json").write_text(text)
         FOLDER.joinpath(f"{name}.py").unlink(missing_ok=True)  # of the function as it was then
         written = scripts.script(law, run)
         if written:
-            FOLDER.joinpath(f"{name}.py").write_text(written)
+            FOLDER.joinpath(f"{name}.py").write_text(written, "utf-8")
     except OSError:
         return ""
     return name
+
+
+def ignored(folder: Path) -> Path:
+    """The folder, made where it is missing, with a .gitignore of its own: nothing in it is for a repository."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rule = folder / ".gitignore"
+    if not rule.exists():
+        rule.write_text("*\n")
+    return folder
 
 
 def script_of(name: str) -> Path | None:

@@ -20,6 +20,7 @@ from typing import IO, Any, Literal, NamedTuple, TypeAlias, TypeVar, overload
 
 import msgspec
 
+from qkverify import foreign_text
 from qkverify.migrations import MIGRATIONS, OtherFormat, format_of, migrated, refuse_unreadable
 
 SCHEMA = 1  # when this grows, and what must grow with it: see `migrations`
@@ -92,7 +93,15 @@ class ImplementationInfo(msgspec.Struct, frozen=True, tag="implementation"):
 class Counterexample(msgspec.Struct, frozen=True):
     """The smallest failure found: `message` is the whole text a person sees, `replay` the id to repeat it.
 
-    `traits` says what its calls have that a plain call has not (see `traits`); None in files from before it was noted.
+    The fields after `script` say why the law failed (see `causes`); files from before they were noted leave them empty.
+
+    diagnosis        the sentence after "looks like"
+    exception, line  what the implementation raised ("ValueError: ...", in one line), and the line of its file that did
+    raises_when      conditions that all calls which raised meet, and no call that returned, the simplest first
+    value_wrong      the output (or result) of one of the problems is not the reference's, whatever the law is about
+    gradient_wrong   the same of gradients
+    numbers          how many numbers the arrays of the problems hold
+    traits           what its calls have that a plain call has not (see `traits`); None in files from before it was noted
     """
 
     message: str
@@ -104,13 +113,31 @@ class Counterexample(msgspec.Struct, frozen=True):
     location: str
     replay: str
     script: str = ""
+    diagnosis: str = ""
+    exception: str = ""
+    line: str = ""
+    raises_when: list[str] = []
+    value_wrong: bool = False
+    gradient_wrong: bool = False
+    numbers: int = 0
     traits: list[str] | None = None
+
+
+class Message(msgspec.Struct, frozen=True):
+    """What an implementation said so many times while it was called: `kind` is the class of a warning, or "stdout" or "stderr"
+    for a printed line; `place` the file and line that warned. Numbers that differed from time to time stand as #."""
+
+    kind: str
+    text: str
+    place: str = ""
+    count: int = 1
 
 
 class Verdict(msgspec.Struct, frozen=True, tag="verdict"):
     """One law held against one implementation, dtype and device. `margin` is the largest |error| / bound.
 
-    `used` are the options (or "gradients") that its calls put to use; files from before it was noted do not say.
+    `used` are the options (or "gradients") that its calls put to use; files from before it was noted do not say. `messages` is
+    what the implementation warned of and printed meanwhile.
     """
 
     law: str
@@ -127,6 +154,7 @@ class Verdict(msgspec.Struct, frozen=True, tag="verdict"):
     seconds: float = 0.0
     counterexample: Counterexample | None = None
     used: list[str] | None = None
+    messages: list[Message] = []
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -497,7 +525,20 @@ def read(path: str | Path, *, strict: bool = True) -> list[Record] | Reading:
 
 def line_of(record: Record) -> bytes:
     """The line that a record is, its end included."""
-    return _encoder.encode(_storable(record)) + b"\n"
+    record = _storable(record)
+    try:
+        return _encoder.encode(record) + b"\n"
+    except (
+        UnicodeEncodeError
+    ):  # half of a surrogate pair, which UTF-8 cannot hold: in the path of a file, say
+        return _encoder.encode(_escaped(msgspec.to_builtins(record))) + b"\n"
+
+
+def verdict_of(line: str | bytes) -> Verdict:
+    """The verdict of a line that `line_of` made in this version."""
+    found = _decoder.decode(line)
+    assert isinstance(found, Verdict)
+    return found
 
 
 def of_kind(records: Iterable[Record], kind: type[Kind]) -> list[Kind]:
@@ -515,6 +556,15 @@ def json_schema() -> dict[str, Any]:
         "description": about,
         **msgspec.json.schema(Record),
     }
+
+
+def _escaped(value: Any) -> Any:
+    """The same with every text in it escaped."""
+    if isinstance(value, dict):
+        return {foreign_text.escaped(key): _escaped(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_escaped(x) for x in value]
+    return foreign_text.escaped(value) if isinstance(value, str) else value
 
 
 def _decode(line: bytes, schema: int) -> Record:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from qkverify import foreign_text
 from qkverify.clocks import Call, Clock
 from qkverify.nvml import Monitor, Reading
 
@@ -220,11 +221,11 @@ def _takes_part(round_number: int, count: int, last: int) -> bool:
 
 def raised(error: BaseException) -> str:
     """The reason of a subject that failed."""
-    return f"raised {type(error).__name__}: {first_line(error)}"
+    return f"raised {foreign_text.type_name(error)}: {first_line(error)}"
 
 
 def first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
+    return foreign_text.shown_line(foreign_text.shown(error).partition("\n")[0])
 
 
 def too_slow(call_seconds: float) -> str:

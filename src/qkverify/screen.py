@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -13,12 +12,18 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from qkverify import frameworks, offered, pretrained, registry
-from qkverify.contract import DEVICES, FRAMEWORKS, OPTIONS, SEMANTICS
+from qkverify.causes import Cause, causes
+from qkverify.causes import summary as summary_of_causes
+from qkverify.contract import DEVICES, FRAMEWORKS, OPTIONS, SEMANTICS, Implementation
 from qkverify.laws import Law
+from qkverify.messages import lines, summed, taken
 from qkverify.operations import DESCRIBED
 from qkverify.power import summary
+from qkverify.probes import sentences
 from qkverify.report import units
-from qkverify.results import Planted, Verdict
+from qkverify.repository.asked import Asked
+from qkverify.repository.known_failures import KnownFailure, holding_again
+from qkverify.results import Message, Planted, Verdict
 from qkverify.verification import Cell, Plan, conventions_of, law_book
 from qkverify.workloads import table as workload_table
 
@@ -29,12 +34,13 @@ BROKEN = ("failed", "crashed", "timed out", "error")
 def heading(cell: Cell) -> None:
     """Which cell is checked, what it offers, and which conventions were found."""
     one = cell.implementation
-    console.print(f"\n[bold]{one.name}[/bold] · {one.arrays} · {cell.dtype} · {cell.device}")
+    console.print(f"\n[bold]{escape(one.name)}[/bold] · {one.arrays} · {cell.dtype} · {cell.device}")
     if one.operation == "attention":
         console.print(f"  offers       {', '.join(sorted(one.offers)) or 'query, key, value alone'}")
         console.print(f"  not offered  {', '.join(one.not_offered) or 'nothing'}")
-    if one.requires:
-        console.print(f"  requires     {', '.join(one.requires)}{'' if one.declared else ' (detected)'}")
+    declared = [rule for rule in one.requires if rule not in one.inferred]
+    if declared:
+        console.print(f"  requires     {escape(', '.join(declared))}")
     found = conventions_of(cell)
     for how in ("declared", "detected"):
         words = [
@@ -42,6 +48,13 @@ def heading(cell: Cell) -> None:
         ]
         if words:
             console.print(f"  {how:11}  {' · '.join(words)}")
+
+
+def remarks(implementations: Sequence[Implementation]) -> None:
+    """What the first calls of each implementation showed, each said once."""
+    for one in implementations:
+        for remark in one.remarks:
+            console.print(f"[cyan]{escape(one.name)}[/cyan] detected: {escape(remark)}")
 
 
 def families(verdicts: Sequence[Verdict]) -> None:
@@ -87,54 +100,72 @@ def conventions(cell: Cell) -> None:
     console.print(table)
 
 
-def counterexamples(broken: Sequence[Verdict]) -> None:
-    """Every broken law with its counterexample; of those that met one and the same error, the first, and the names of the others.
-
-    A function that refuses a common call breaks a hundred laws with one sentence, between which another bug would not be seen.
-    """
-    alike: dict[tuple[str, ...], list[Verdict]] = {}
-    for number, one in enumerate(broken):
-        alike.setdefault(_error(one) or (str(number),), []).append(one)
-    for first, *others in alike.values():
+def counterexamples(broken: Sequence[Verdict]) -> list[Cause]:
+    """A block for each cause: its clearest counterexample, and the other laws that it breaks. Returns the causes."""
+    found = causes(broken)
+    for cause in found:
         console.print()
-        console.print(
-            first.counterexample.message
-            if first.counterexample
-            else f"{first.law}: {first.outcome}: {first.reason}",
-            markup=False,
-        )
-        names = list(dict.fromkeys(one.law for one in others if one.law != first.law))
-        if others:
-            where = ", ".join(dict.fromkeys(one.dtype for one in (first, *others)))
-            laws = f"{len(names)} more law{'s' if len(names) != 1 else ''}"
-            words = f"{laws}: {', '.join(names)}" if names else "this law"
-            console.print(f"  the same error ({where}) in {words}", markup=False)
-
-
-def _error(one: Verdict) -> tuple[str, ...] | None:
-    """What an implementation said when it raised, whatever the sizes; None where numbers were judged."""
-    found = one.counterexample
-    if found is None or found.location or found.margin is not None or not found.got:
-        return None
-    return one.implementation, one.device, re.sub(r"\d+", "#", found.got)
+        console.print(cause.text(), markup=False)
+    return found
 
 
 def verdict(
-    broken: Sequence[Verdict], planned: Plan, unverified: Mapping[str, Sequence[str]] | None = None
-) -> None:
-    """The counterexamples of all broken laws, then one line that sums up and one of what was not verified."""
-    counterexamples(broken)
+    broken: Sequence[Verdict], planned: Plan, unverified: Mapping[str, Sequence[str]] | None = None,
+    words: str = "all laws hold",
+) -> None:  # fmt: skip
+    """The counterexamples of all broken laws, then one line that sums up and one of what was not verified.
+
+    `words` say what holds where no law is broken; empty where no law was put to the test.
+    """
+    found = counterexamples(broken)
     for (name, device), reason in planned.unavailable.items():
-        console.print(f"[dim]unavailable: {name} on {device}: {reason}[/dim]")
+        console.print(f"unavailable: {name} on {device}: {reason}", style="dim", markup=False)
     cells = len(planned.cells)
     if broken:
-        console.print(
-            f"\n[bold red]{len(broken)} broken[/bold red]: {', '.join(dict.fromkeys(v.law for v in broken))}"
-        )
+        console.print(f"\n[bold red]broken[/bold red]: {escape(summary_of_causes(found))}")
+    elif words:
+        console.print(f"\n[bold green]{words}[/bold green] in {cells} cell{'s' if cells != 1 else ''}")
     else:
-        console.print(f"\n[bold green]all laws hold[/bold green] in {cells} cell{'s' if cells != 1 else ''}")
+        console.print("\n[bold red]NOT VERIFIED[/bold red]: no selected law was put to the test")
     if said := offered.sentence(unverified or {}):
-        console.print(f"[yellow]{said}[/yellow]")
+        console.print(said, style="yellow", markup=False)
+    if said := sentences.inferred(planned.implementations):
+        console.print(said, style="yellow", markup=False)
+
+
+def messages(verdicts: Sequence[Verdict]) -> None:
+    """What each implementation warned of and printed while it was called, once, with how often."""
+    for name, said in summed(verdicts).items():
+        _messages(name, said)
+
+
+def messages_of(name: str) -> None:
+    """As `messages`, of an implementation that has no verdicts."""
+    _messages(name, taken(name))
+
+
+def _messages(name: str, said: Sequence[Message]) -> None:
+    if said:
+        console.print(f"\nwarnings and prints of {name}", style="yellow", markup=False)
+    for line in lines(said):
+        console.print(f"  {line}", markup=False)
+
+
+def settings(asked: Asked) -> None:
+    """What is in force, where the repository's files say something."""
+    said = asked.settings
+    if said.file is not None:
+        console.print(f"with {said.file}: {said}", markup=False)
+    elif asked.known:
+        console.print(f"known failures: {said.known_failures}", markup=False)
+
+
+def known_failures(known: Sequence[KnownFailure], verdicts: Sequence[Verdict]) -> None:
+    """Each known failure that showed, with its reason, and each entry of the file that is of no more use."""
+    for law, reason in dict.fromkeys((v.law, v.reason) for v in verdicts if v.outcome == "finding"):
+        console.print(f"[yellow]known failure[/yellow] {law}: {escape(reason)}")
+    for sentence in holding_again(known, verdicts):
+        console.print(f"[yellow]{escape(sentence)}[/yellow]")
 
 
 def matrix(verdicts: Sequence[Verdict]) -> list[Verdict]:
@@ -155,16 +186,16 @@ def matrix(verdicts: Sequence[Verdict]) -> list[Verdict]:
     for family in names:
         table.add_column(family, justify="right")
     for key in sorted(many):
-        table.add_row(*key, *[_cell(many[key].get(family, [])) for family in names])
+        table.add_row(*map(escape, key), *[_cell(many[key].get(family, [])) for family in names])
     if many:
         Console(highlight=False, width=max(console.width, 130)).print(table)
     _of_few_families({key: families for key, families in ran.items() if len(families) <= units.FEW_FAMILIES})
     gone = {(v.implementation, v.device): v.reason for v in verdicts if v.outcome == "unavailable"}
     for device, reason in dict.fromkeys((device, reason) for (_, device), reason in gone.items()):
         names = [name for (name, where), why in gone.items() if (where, why) == (device, reason)]
-        console.print(f"[dim]not on {device}, {reason}: {', '.join(names)}[/dim]")
+        console.print(f"not on {device}, {reason}: {', '.join(names)}", style="dim", markup=False)
     for finding in dict.fromkeys(v.reason for v in verdicts if v.outcome == "finding"):
-        console.print(f"[yellow]known finding[/yellow] {finding}")
+        console.print(f"[yellow]known finding[/yellow] {escape(finding)}")
     broken = [v for v in verdicts if v.outcome in BROKEN]
     counterexamples(broken)
     return broken
@@ -179,7 +210,7 @@ def _of_few_families(cells: Mapping[tuple[str, str, str], Mapping[str, Sequence[
         lines.setdefault((family, name, device), []).append(f"{dtype} {_cell(judged)}")
     longest = max((len(name) for _, name, _ in lines), default=0)
     for (family, name, device), said in sorted(lines.items()):
-        console.print(f"{family:12} {name:{longest}}  {device}  {'   '.join(said)}")
+        console.print(f"{family:12} {escape(f'{name:{longest}}')}  {device}  {'   '.join(said)}")
 
 
 def _cell(verdicts: Sequence[Verdict]) -> str:
@@ -191,7 +222,7 @@ def _cell(verdicts: Sequence[Verdict]) -> str:
     judged = [v for v in verdicts if v.outcome == "passed"]
     if not judged:
         gone = [v for v in verdicts if v.outcome == "unavailable"]
-        return f"[dim]{gone[0].reason}[/dim]" if gone else "[dim]-[/dim]"
+        return f"[dim]{escape(gone[0].reason)}[/dim]" if gone else "[dim]-[/dim]"
     margins = [v.margin for v in judged if v.margin is not None]
     return units.margin(max(margins)) if margins else "exact"
 
@@ -199,17 +230,19 @@ def _cell(verdicts: Sequence[Verdict]) -> str:
 def implementations() -> None:
     """Every implementation of the folder: where it runs, and what it offers."""
     for one in registry.load_folder():
-        devices = [f"{device} ({why})" if why else device for device, why in registry.devices_of(one).items()]
+        devices = [
+            escape(f"{device} ({why})") if why else device for device, why in registry.devices_of(one).items()
+        ]
         console.print(
-            f"[bold]{one.name:22}[/bold] {one.arrays} · {', '.join(one.dtypes)} · {', '.join(devices)}"
+            f"[bold]{escape(f'{one.name:22}')}[/bold] {one.arrays} · {', '.join(one.dtypes)} · {', '.join(devices)}"
         )
         offered = f"without {', '.join(one.not_offered)}" if one.not_offered else "every option"
         if one.operation != "attention":
             offered = ", ".join(sorted(one.offers)) or "no options"
-        needs = f"; requires {', '.join(one.requires)}" if one.requires else ""
+        needs = f"; requires {escape(', '.join(one.requires))}" if one.requires else ""
         console.print(f"{'':22} {escape(one.summary)}\n{'':22} [dim]{offered}{needs}[/dim]")
     for gone in registry.folder()[1]:
-        console.print(f"[bold]{gone.name:22}[/bold] [dim]{gone.reason}[/dim]")
+        console.print(f"[bold]{escape(f'{gone.name:22}')}[/bold] [dim]{escape(gone.reason)}[/dim]")
 
 
 def operations() -> None:
@@ -232,7 +265,7 @@ def laws() -> None:
     for law in sorted(law_book(), key=lambda law: law.family):
         needs = f"  (needs {', '.join(law.needs)})" if law.needs else ""
         console.print(
-            f"[bold]{law.family}[/bold] {law.name}{needs}\n    {law.sentence}\n    [dim]{law.source}[/dim]"
+            f"[bold]{law.family}[/bold] {law.name}{needs}\n    {escape(law.sentence)}\n    [dim]{escape(law.source)}[/dim]"
         )
 
 
@@ -241,17 +274,19 @@ def workloads() -> None:
     for one in workload_table().values():
         sizes = " ".join(f"{letter}={size}" for letter, size in one.sizes.items())
         options = "; ".join(words for words in ("causal" if one.causal else "", one.options) if words)
-        console.print(f"[bold]{one.name:24}[/bold] {sizes}  {options}\n    [dim]{one.source}[/dim]")
+        console.print(
+            f"[bold]{escape(f'{one.name:24}')}[/bold] {sizes}  {escape(options)}\n    [dim]{escape(one.source)}[/dim]"
+        )
 
 
 def doctor() -> None:
     """Frameworks, devices and implementations, each with the reason where it is missing."""
     for name in FRAMEWORKS:
         why = frameworks.missing(name)
-        console.print(f"{name:8} {why or 'installed'}")
+        console.print(f"{name:8} {why or 'installed'}", markup=False)
         for device in DEVICES if why is None else ():
             reason = frameworks.get(name).unavailable(device)
-            console.print(f"  {device:6} {reason or 'available'}")
+            console.print(f"  {device:6} {reason or 'available'}", markup=False)
     console.print(f"{'models':8} {pretrained.lacking() or 'installed'}", markup=False)
     implementations()
 
@@ -297,14 +332,16 @@ def planted(one: Planted) -> None:
             words += f" by {', '.join(kill.law for kill in one.kills)}"
     else:
         words = "[bold red]SURVIVED[/bold red]" if one.kind == "mutant" else "never accused"
-    console.print(f"{one.name:64} {words}  [dim]{one.examples:,} examples, {one.seconds:.1f} s[/dim]")
+    console.print(
+        f"{escape(f'{one.name:64}')} {words}  [dim]{one.examples:,} examples, {one.seconds:.1f} s[/dim]"
+    )
 
 
 def power(found: Sequence[Planted], idle: Sequence[Law] | None) -> None:
     """What all of it says; `idle` are the laws that no mutant broke, where that is known."""
     console.print()
     for line in summary(found):
-        console.print(line)
+        console.print(line, markup=False)
     if idle is not None:
         console.print(f"laws that kill nothing planted: {', '.join(law.name for law in idle) or 'none'}")
 
@@ -331,7 +368,7 @@ def progress(what: str) -> Iterator[Callable[[float, str], None]]:
         yield say
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left about"),
-               TimeRemainingColumn(), TextColumn("{task.fields[now]}"))  # fmt: skip
+               TimeRemainingColumn(), TextColumn("{task.fields[now]}", markup=False))  # fmt: skip
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=1.0, now="")
         yield lambda share, now: bar.update(task, completed=share, now=now)

@@ -35,7 +35,7 @@ def bench(found: Found) -> None:
     if reasons:
         console.print("\nnot timed")
     for reason, names in reasons.items():
-        console.print(f"[dim]  {', '.join(names)}: {escape(reason)}[/dim]")
+        console.print(f"  {', '.join(names)}: {reason}", style="dim", markup=False)
 
 
 def known(timed: Iterable[Timing]) -> None:
@@ -48,7 +48,7 @@ def known(timed: Iterable[Timing]) -> None:
     if found:
         console.print("\nknown against what was timed; the workloads above do not fall under it")
     for said, names in found.items():
-        console.print(f"  {', '.join(names)}: {escape(said)}")
+        console.print(f"  {', '.join(names)}: {said}", markup=False)
 
 
 def comparison(found: Result) -> None:
@@ -65,9 +65,9 @@ def comparison(found: Result) -> None:
 def changes(software: Sequence[str], relative_to: str) -> None:
     """What differs between two runs besides their times, and what that comparison cannot know."""
     for line in software:
-        console.print(f"[dim]{line}[/dim]")
+        console.print(line, style="dim", markup=False)
     if relative_to:
-        console.print(f"ratios of times to those of {relative_to} in the same rounds")
+        console.print(f"ratios of times to those of {escape(relative_to)} in the same rounds")
     else:
         console.print("two runs at different times: what the machine itself did between them is in these ratios; "
                       "--relative-to NAME takes it out")  # fmt: skip
@@ -82,7 +82,7 @@ def _group(
     lengths = f"{s['Q']}" if s["Q"] == s["K"] else f"{s['Q']}->{s['K']}"
     words = [f"{s['B']}x{heads}x{lengths}x{s['D']}", first.dtype, first.device, *(["causal"] if first.causal else []),
              first.options, first.direction, f"clock: {first.clock}, cache {first.cache}"]  # fmt: skip
-    console.print(f"\n[bold]{first.case}[/bold]  {'  '.join(filter(None, words))}")
+    console.print(f"\n[bold]{escape(first.case)}[/bold]  {escape('  '.join(filter(None, words)))}")
     console.print(f"  {_control(controls)}")
     found = [statistics.compare(timing, first, controls) for timing in timed[1:]]
     is_alone = all(one.word == "slower" for one in found)  # else it is only what the others are held against
@@ -101,7 +101,7 @@ def _line(timing: Timing, word: str, ceilings: Sequence[Ceiling]) -> tuple[str, 
     processes = units.number_of(len(set(timing.processes)) or 1, "process").replace("processs", "processes")
     counts = f"{processes}, {len(timing.seconds)} rounds" if len(timing.seconds) > 1 else "measured once"
     return (
-        f"  {timing.implementation}",
+        f"  {escape(timing.implementation)}",
         units.seconds(seconds),
         units.flops(timing.flops / seconds),
         "" if share is None else f"{units.percent(share)} of roofline",
@@ -137,16 +137,16 @@ def _control(controls: Sequence[Control]) -> str:
         if reach < 1
         else "too noisy to judge anything"
     )
-    return f"A/A {one.implementation} against itself: {_interval(Interval(one.ratio, one.low, one.high))}: {meaning}"
+    return f"A/A {escape(one.implementation)} against itself: {_interval(Interval(one.ratio, one.low, one.high))}: {meaning}"
 
 
 def _case(case: Case) -> tuple[str, ...]:
     mine, other = case.candidate, case.baseline
     name = mine.implementation if mine.implementation == other.implementation else ""
     return (
-        mine.case,
+        escape(mine.case),
         f"{mine.direction} {mine.dtype} {mine.device}",
-        name,
+        escape(name),
         units.seconds(statistics.median(statistics.calm(mine))),
         units.seconds(statistics.median(statistics.calm(other))),
         f"{case.comparison.interval.ratio:.3f}",

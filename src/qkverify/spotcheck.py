@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from qkverify.axes import to_contract
 from qkverify.problems import Problem
 from qkverify.results import Direction
 from qkverify.rounding import Bounded, Precision
@@ -178,8 +179,7 @@ def _sample_rows(problem: Problem, numbers: np.random.Generator) -> np.ndarray:
 
 def received(run: Run, native: Any) -> np.ndarray:
     """The contract's layout, in NumPy."""
-    array = np.asarray(run.framework.to_numpy(native))
-    return array.swapaxes(1, 2) if run.implementation.layout == "BLHD" else array
+    return np.asarray(to_contract(run.framework.to_numpy(native), run.implementation.layout))
 
 
 def gradients(run: Run, output: Any) -> dict[str, np.ndarray]:

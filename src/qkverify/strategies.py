@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from qkverify import activations, distributions
 from qkverify.boundary import NUMPY_DTYPES
 from qkverify.choices import DIGITS, SEED, Choices, Recipe, strategy
-from qkverify.contract import OPTIONS
+from qkverify.contract import OPTIONS, Implementation
 from qkverify.problems import LAYOUTS, Problem
 from qkverify.runs import Run, active
 
@@ -154,7 +154,12 @@ def draw_sizes(
             assume(fitting)
         if letter in pools and compiles:
             fitting = fitting[:1]  # every other one would be one more compilation
-        sizes[letter] = choices.pick(letter, fitting + ((0,) if zero and letter in "QK" else ()))
+        empty = (
+            zero
+            and letter in "QK"
+            and not (requires and run is not None and run.implementation.accepts({**sizes, letter: 0}))
+        )
+        sizes[letter] = choices.pick(letter, fitting + ((0,) if empty else ()))
 
     pools: dict[str, tuple[int, ...]] = {}
     stretched = ""
@@ -165,7 +170,11 @@ def draw_sizes(
             for letter, n in zip("QKDE", rest, strict=True)
         }
     else:
-        (sizes["B"], sizes["G"], group), stretched = choices.pick("heads", FEW_HEADS if slow else ALL_HEADS)
+        candidates = FEW_HEADS if slow else ALL_HEADS
+        if requires and run is not None and not fixed:
+            candidates = _fitting_heads(candidates, run.implementation)
+            assume(candidates)
+        (sizes["B"], sizes["G"], group), stretched = choices.pick("heads", candidates)
         if stretched and (long or stretched in ("D", "E", "DE")):
             pools = {**dict.fromkeys("QKDE", NARROW), **dict.fromkeys(stretched, LARGE[stretched])}
     sizes["H"] = sizes["G"] * group
@@ -193,6 +202,18 @@ def draw_sizes(
     if requires and run is not None:
         assume(run.implementation.accepts(sizes) is None)
     return sizes
+
+
+@lru_cache(maxsize=64)
+def _fitting_heads(candidates: tuple[tuple[tuple[int, int, int], str], ...],
+                   implementation: Implementation) -> tuple[tuple[tuple[int, int, int], str], ...]:  # fmt: skip
+    """The heads that an implementation takes, those of one head a key head where it takes only these."""
+    equal = tuple(dict.fromkeys(((b, g, 1), letters) for (b, g, _), letters in candidates))
+    return tuple(
+        ((b, g, group), letters)
+        for (b, g, group), letters in dict.fromkeys((*candidates, *equal))
+        if implementation.accepts({"B": b, "G": g, "H": g * group}) is None
+    )
 
 
 @lru_cache(maxsize=64)
@@ -337,6 +358,9 @@ def draw_options(choices: Choices, run: Run | None, s: Mapping[str, int], dtype:
                                  and (only is None or name in only))]  # fmt: skip
     chosen = [name for name in wanted if name in use or choices.one_in(f"use {name}", 2)]
     if run is not None:
+        chosen = [
+            name for name in chosen if name in use or run.implementation.refuses(s, {name: True}) is None
+        ]
         for one, other in run.implementation.exclusive:
             if one in chosen and other in chosen:
                 chosen.remove(other if other not in use else one)

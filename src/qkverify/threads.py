@@ -7,12 +7,21 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from qkverify import interpreters
 from qkverify.runs import Run
 from qkverify.verdict import assert_true
 
 T = TypeVar("T")
 THREADS = 4
 TURN_SECONDS = 1e-6  # threads of Python take turns often, so that they meet inside a call
+
+
+def unfit(run: Run) -> str | None:
+    """Why calls in threads are not judged, or None."""
+    functions = [run.implementation.function, run.implementation.vjp]
+    return (
+        interpreters.REASON if any(f is not None and interpreters.interpreted(f) for f in functions) else None
+    )
 
 
 def together(run: Run, calls: Sequence[Callable[[], T]]) -> list[T]:

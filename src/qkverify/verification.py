@@ -12,14 +12,19 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from qkverify import conventions, processes, registry, replays, traits
+import msgspec
+
+from qkverify import conventions, foreign_text, messages, probes, processes, registry, replays, traits
+from qkverify.causes import causes, summary
 from qkverify.contract import DEVICES, DTYPES, Finding, Implementation
 from qkverify.errors import ContractError, DeviceLost, HarnessError, LawViolation, UnsupportedCase, UsageError
+from qkverify.failures import Failures
+from qkverify.judging import judged, numbers_of
 from qkverify.laws import PROFILES, Law, explain
 from qkverify.offered import unverified
 from qkverify.results import Counterexample, ImplementationInfo, Semantic, Verdict
@@ -57,11 +62,7 @@ def plan(targets: Sequence[Any] = (), devices: Sequence[str] = (), dtypes: Seque
                 raise UsageError.unknown(what, word, every)
     unavailable: dict[tuple[str, str], str] = {}
     if targets:
-        found = [
-            (conventions.fitted(one), t if isinstance(t, str) else one.name)
-            for t in targets
-            for one in registry.find(t)
-        ]
+        found = [(one, t if isinstance(t, str) else one.name) for t in targets for one in probes.find(t)]
     else:
         found = [(one, one.name) for one in registry.load_folder()]
         unavailable = {(gone.name, "cpu"): gone.reason for gone in registry.folder()[1]}
@@ -106,6 +107,17 @@ def law_book() -> tuple[Law, ...]:
     return tuple(sorted(laws, key=lambda law: ("agrees_with" not in law.name, law.family in CALLS)))
 
 
+def own_files(laws: Iterable[Law]) -> list[str]:
+    """The files of those laws that are none of `properties/`: what another process needs to find them again."""
+    return sorted({law.file for law in laws} - {law.file for law in law_book()})
+
+
+def laws_named(names: Collection[str], files: Iterable[str] = ()) -> list[Law]:
+    """The laws of these names, of `properties/` and of further files."""
+    further = [law for file in files for law in laws_in(registry.load_file(file))]
+    return [law for law in (*law_book(), *further) if law.name in names]
+
+
 def laws_in(module: Any) -> list[Law]:
     return [value.law for value in vars(module).values() if isinstance(getattr(value, "law", None), Law)]
 
@@ -113,16 +125,21 @@ def laws_in(module: Any) -> list[Law]:
 LOST: dict[tuple[str, str], str] = {}  # (framework, device) that this process has lost -> over what
 
 
-def check(law: Law, run: Run, **settings: Any) -> Verdict:
-    """The verdict of one law on one run. What its implementation does to settings of the process ends with it."""
-    with run.framework.restored():
-        found = _verdict(law, run, settings)
+def check(law: Law, run: Run, *, failures: Failures | None = None, **settings: Any) -> Verdict:
+    """The verdict of one law on one run. What its implementation does to settings of the process ends with it.
+
+    `failures` are those of the cell so far: a new one is explained with a look at them, and joins them.
+    """
+    failures = Failures() if failures is None else failures
+    with messages.collected(), run.framework.restored():
+        found = _verdict(law, run, failures, settings)
+    failures.calls_of(run)
     if found.outcome == "crashed":
         LOST[run.implementation.arrays, run.device] = f"{law.name} of {run.cell}"
-    return found
+    return msgspec.structs.replace(found, messages=messages.taken(found.implementation))
 
 
-def _verdict(law: Law, run: Run, settings: Mapping[str, Any]) -> Verdict:
+def _verdict(law: Law, run: Run, failures: Failures, settings: Mapping[str, Any]) -> Verdict:
     one = run.implementation
     start = time.perf_counter()
     after = LOST.get((one.arrays, run.device))
@@ -142,17 +159,21 @@ def _verdict(law: Law, run: Run, settings: Mapping[str, Any]) -> Verdict:
     try:
         law.check(run, **settings)
     except UnsupportedCase as refusal:
-        return verdict("not offered", str(refusal))
+        return verdict("not offered", foreign_text.shown(refusal))
     except HarnessError as error:
-        return verdict("error", f"the harness failed: {error}")
+        return verdict("error", f"the harness failed: {foreign_text.shown(error)}")
     except DeviceLost as error:
         return verdict(
-            "crashed", f"{run.device} answers its process no more: {error}", counterexample(error, law, run)
+            "crashed",
+            f"{run.device} answers its process no more: {foreign_text.shown(error)}",
+            counterexample(error, law, run, failures),
         )
     except Exception as broken:
-        found, known = counterexample(broken, law, run), finding(law, run)
+        known = finding(law, run)
         if known is None or not known.explains(run.problems):
+            found = counterexample(broken, law, run, failures)
             return verdict("failed", _in_short(found), found)
+        found = counterexample(broken, law, run, Failures())  # what is known is no evidence for what is not
         other = beside(known, law, run, **settings)
         return (
             verdict("finding", str(known), found)
@@ -184,7 +205,7 @@ def beside(known: Finding, law: Law, run: Run, **settings: Any) -> Counterexampl
     except (UnsupportedCase, HarnessError):
         return None
     except Exception as broken:
-        return counterexample(broken, law, again)
+        return counterexample(broken, law, again, Failures())
     finally:
         run.examples += again.examples
     return None
@@ -195,25 +216,44 @@ def finding(law: Law, run: Run) -> Finding | None:
     return run.implementation.findings_at(run.device, run.dtype).get(law.name)
 
 
-def counterexample(broken: BaseException, law: Law, run: Run) -> Counterexample:
+def counterexample(broken: BaseException, law: Law, run: Run, failures: Failures) -> Counterexample:
     """What a person needs of a failure; the problem is stored so that it can be replayed."""
     replay = replays.store(law, run)
     evidence = broken.evidence if isinstance(broken, LawViolation) else None
     seen = evidence if isinstance(evidence, Evidence) else None
-    message = explain(broken, law, run, replay=replay)
-    if not isinstance(broken, LawViolation | ContractError):
-        frames = [
-            f for f in traceback.extract_tb(broken.__traceback__) if f.filename == run.implementation.file
-        ]
-        message += "".join(f"\n    {Path(f.filename).name}:{f.lineno}  {f.line}" for f in frames[-3:])
+    raised = not isinstance(broken, LawViolation | ContractError)
+    lost = isinstance(broken, DeviceLost)
+    calls = [] if lost else judged(run)
+    diagnosis = (
+        ""
+        if lost
+        else failures.explained(law.name, run, calls, dropped=law.family == "dropout", raised=raised)
+    )
+    message, lines = explain(broken, law, run, replay=replay, diagnosis=diagnosis), []
+    if raised:
+        lines = _lines_of(broken, run)
+        message += "".join(f"\n    {line}" for line in lines)
     path = replays.script_of(replay)
     return Counterexample(
         message=message, problem=run.problems[0].describe() if run.problems else "", replay=replay,
-        got=number(seen.got) if seen else str(broken), exact=number(seen.exact) if seen else "",
+        got=number(seen.got) if seen else foreign_text.shown(broken), exact=number(seen.exact) if seen else "",
         bound=f"{seen.bound:.2g}" if seen else "", margin=seen.margin if seen else None,
-        location=f"{seen.what}{list(seen.location)}" if seen else "", script=path.read_text() if path else "",
+        location=f"{seen.what}{list(seen.location)}" if seen else "", script=path.read_text("utf-8") if path else "",
+        diagnosis=diagnosis, exception=foreign_text.of_error(broken) if raised else "", line=lines[-1] if lines else "",
+        value_wrong=any(one.value for one in calls), gradient_wrong=any(one.gradient for one in calls), numbers=numbers_of(run),
         traits=traits.of(run.problems),
     )  # fmt: skip
+
+
+def _lines_of(broken: BaseException, run: Run) -> list[str]:
+    """The last lines of the implementation's file that an exception came through."""
+    frames = traceback.extract_tb(broken.__traceback__)
+    own = [frame for frame in frames if frame.filename == run.implementation.file]
+    return [f"{_place(frame)}  {foreign_text.shown_line(frame.line, characters=200)}" for frame in own[-3:]]
+
+
+def _place(frame: traceback.FrameSummary) -> str:
+    return f"{foreign_text.shown_line(Path(frame.filename).name, characters=100)}:{frame.lineno}"
 
 
 def info(
@@ -221,9 +261,9 @@ def info(
 ) -> ImplementationInfo:
     """What the report says of an implementation."""
     return ImplementationInfo(
-        name=one.name, operation=one.operation, summary=one.summary, arrays=one.arrays, file=Path(one.file).name,
-        dtypes=list(one.dtypes), devices=list(one.devices), offers=sorted(one.offers), not_offered=list(one.not_offered),
-        requires=list(one.requires), unavailable=unavailable,
+        name=one.name, operation=one.operation, summary=one.summary, arrays=one.arrays,
+        file=foreign_text.shown_line(Path(one.file).name), dtypes=list(one.dtypes), devices=list(one.devices),
+        offers=sorted(one.offers), not_offered=list(one.not_offered), requires=list(one.requires), unavailable=unavailable,
         semantics={name: Semantic(choice.value, choice.how) for name, choice in semantics.items()},
     )  # fmt: skip
 
@@ -236,21 +276,33 @@ def applicable(laws: Iterable[Law], cell: Cell) -> list[Law]:
 def check_cell(
     cell: Cell, laws: Sequence[Law] | None = None, *, examples: int | None = None
 ) -> Iterator[Verdict]:
-    """The verdicts of one cell, as they come."""
+    """The verdicts of one cell, as they come; what is said of a failure may be withdrawn by a later one: see `checked`."""
+    yield from _checking(cell, laws, examples, Failures())
+
+
+def checked(cell: Cell, laws: Sequence[Law] | None = None, *, examples: int | None = None) -> list[Verdict]:
+    """The verdicts of one cell when all are there, each failure explained with a look at all others."""
+    failures = Failures()
+    return failures.settled(list(_checking(cell, laws, examples, failures)))
+
+
+def _checking(
+    cell: Cell, laws: Sequence[Law] | None, examples: int | None, failures: Failures
+) -> Iterator[Verdict]:
     for law in applicable(law_book() if laws is None else laws, cell):
-        yield check(law, prepare(cell), max_examples=examples)
+        yield check(law, prepare(cell), failures=failures, max_examples=examples)
 
 
-def check_cells(cells: Sequence[Cell], *, profile: str = "default", jobs: int = 1,
+def check_cells(cells: Sequence[Cell], *, profile: str = "default", jobs: int = 1, laws: Sequence[Law] | None = None,
                 started: Callable[[Cell], None] | None = None) -> Iterator[tuple[Cell, list[Verdict]]]:  # fmt: skip
-    """The verdicts of many cells, cell by cell, as they finish; with several jobs as `check_parts`."""
+    """The verdicts of many cells on all laws or on these, cell by cell, as they finish; with several jobs as `check_parts`."""
     if jobs == 1:
         for cell in cells:
             if started:
                 started(cell)
-            yield cell, list(check_cell(cell, examples=examples_of(profile)))
+            yield cell, checked(cell, laws, examples=examples_of(profile))
         return
-    every = {cell: applicable(law_book(), cell) for cell in cells}
+    every = {cell: applicable(law_book() if laws is None else laws, cell) for cell in cells}
     found: dict[Cell, dict[str, Verdict]] = {cell: {} for cell in cells}
     for cell, verdicts in check_parts(every, profile=profile, jobs=jobs):
         found[cell] |= {verdict.law: verdict for verdict in verdicts}
@@ -276,7 +328,9 @@ def check_parts(
     cells = sorted(laws, key=lambda cell: not compiled(cell))
     parts = [part for cell in cells for part in _parts(cell, laws[cell], -(-longest // PARTS))]
     while parts:
-        tasks = [(address_of(cell), [law.name for law in some], examples) for cell, some in parts]
+        tasks = [
+            (address_of(cell), [law.name for law in some], examples, own_files(some)) for cell, some in parts
+        ]
         left = []
         for index, verdicts in processes.each(_elsewhere, tasks, jobs, spent=_lost_its_device, until=until):
             cell, some = parts[index]
@@ -298,36 +352,41 @@ def _parts(cell: Cell, laws: Sequence[Law], size: int) -> list[tuple[Cell, Seque
     return [(cell, laws[at : at + size]) for at in range(0, len(laws), size)]
 
 
-Address = tuple[str, str, str, str]  # target, name, device, dtype
+Address = tuple[
+    str, str, str, str, tuple[tuple[str, Finding], ...]
+]  # target, name, device, dtype, known failures of a file
 
 
 def address_of(cell: Cell) -> Address:
     """How another process finds the cell again."""
-    return cell.target, cell.implementation.name, cell.device, cell.dtype
+    known = cell.implementation.findings.items()
+    listed = tuple((law, finding) for law, finding in known if finding.listed)
+    return cell.target, cell.implementation.name, cell.device, cell.dtype, listed
 
 
 def cell_at(address: Address) -> Cell:
     """The cell, found again: one and the same in a process, whose conventions are probed once."""
     if address not in _found:
-        target, name, device, dtype = address
-        one = next(one for one in registry.find(target) if one.name == name)
-        _found[address] = Cell(conventions.fitted(one), device, dtype, target)
+        target, name, device, dtype, listed = address
+        one = probes.fitted(next(one for one in registry.find(target) if one.name == name))
+        one = replace(one, findings={**one.findings, **dict(listed)}) if listed else one
+        _found[address] = Cell(one, device, dtype, target)
     return _found[address]
 
 
 _found: dict[Address, Cell] = {}
 
 
-def _elsewhere(address: Address, laws: Sequence[str], examples: int) -> list[Verdict]:
+def _elsewhere(
+    address: Address, laws: Sequence[str], examples: int, files: Sequence[str] = ()
+) -> list[Verdict]:
     """The verdicts of these laws, in their order, or up to the one over which this process lost the device."""
-    found = []
-    for verdict in check_cell(
-        cell_at(address), [law for law in law_book() if law.name in laws], examples=examples
-    ):
+    found, failures = [], Failures()
+    for verdict in _checking(cell_at(address), laws_named(laws, files), examples, failures):
         found.append(verdict)
         if _lost_its_device(found):
             break
-    return found
+    return failures.settled(found)
 
 
 def _lost_its_device(verdicts: Sequence[Verdict]) -> bool:
@@ -360,31 +419,37 @@ class Verification:
     def failures(self) -> list[Verdict]:
         return [v for v in self.verdicts if v.outcome in ("failed", "crashed", "timed out", "error")]
 
+    @property
+    def messages(self) -> dict[str, list[str]]:
+        """What each implementation warned of and printed while it was called, a sentence each with how often."""
+        return {name: messages.lines(said) for name, said in messages.summed(self.verdicts).items()}
+
     def raise_for_failures(self) -> None:
-        """Raise LawViolation with the smallest counterexample of every broken law; return if all hold."""
+        """Raise LawViolation with the smallest counterexample of every cause, and the laws that it breaks; return if all hold."""
         if self.failures:
-            texts = [
-                v.counterexample.message if v.counterexample else f"{v.law}: {v.outcome}: {v.reason}"
-                for v in self.failures
-            ]
-            raise LawViolation("\n\n".join(texts))
+            found = causes(self.failures)
+            raise LawViolation("\n\n".join([*(cause.text() for cause in found), f"{summary(found)} broken"]))
 
 
 def verify(
-    target: Any, *, devices: Sequence[str] = (), dtypes: Sequence[str] = (), profile: str = "default"
-) -> Verification:
+    target: Any, *, devices: Sequence[str] = (), dtypes: Sequence[str] = (), profile: str = "default",
+    laws: Sequence[str] = (), skip: Sequence[str] = (), own_laws: Sequence[str | Path] = (), known_failures: str | Path = "",
+) -> Verification:  # fmt: skip
     """Check every law on a function, an implementation or a target string; nothing is printed.
 
-    Raises UsageError if there is nothing to check.
+    `laws` and `skip` select laws by name, family or pattern; `own_laws` are files with further laws, `known_failures` is a file
+    of failures that are not raised for. Raises UsageError if there is nothing to check.
     """
-    planned = plan([target], devices, dtypes)
-    if not planned.cells:
-        reasons = [f"{name} on {device}: {reason}" for (name, device), reason in planned.unavailable.items()]
-        raise UsageError(
-            "nothing to verify: " + ("; ".join(reasons) or "no implementation has these devices and dtypes")
+    from qkverify.repository import asked, settings
+
+    chosen = asked.checked(
+        settings.Settings(
+            None, (target,), profile, tuple(dtypes), tuple(devices), tuple(laws), tuple(skip),
+            tuple(map(str, own_laws)), str(known_failures),
         )
+    )  # fmt: skip
     found = Verification()
-    for cell, verdicts in check_cells(planned.cells, profile=profile):
+    for cell, verdicts in check_cells(chosen.plan.cells, profile=profile, laws=chosen.selection.laws):
         found.verdicts += verdicts
         if missed := unverified(cell.implementation.offers, verdicts):
             found.unverified[str(cell)] = missed

@@ -16,6 +16,7 @@ from qkverify.benchmark_session import Benchmark, Replay
 from qkverify.complexity import fitting
 from qkverify.complexity.layer import Layer
 from qkverify.complexity.measuring import Place, Series, checked, measure_series, places, series
+from qkverify.repository import pytest_options
 from qkverify.results import Complexity
 
 ROWS: pytest.StashKey[Rows] = pytest.StashKey()
@@ -107,6 +108,6 @@ def facts(measured: Layer, record: Complexity) -> dict[str, Any]:
 def rows_of(config: pytest.Config) -> Rows:
     """The session's rows: at the places of `--device`, or all that there are."""
     if ROWS not in config.stash:
-        where = places(config.getoption("--device", default=None) or ())
+        where = places(pytest_options.value(config, "device"))
         config.stash[ROWS] = Rows(where, row_seconds=float(config.getoption("benchmark_max_time")))
     return config.stash[ROWS]

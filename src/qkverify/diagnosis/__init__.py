@@ -4,11 +4,17 @@ A mistake is a variant of the reference, and it is believed only if it predicts,
 implementation returns on the counterexample and on a few dozen further problems made from it: wherever the mistake matters
 the implementation is wrong in the same way, and everywhere else it is right. A mistake that shows on some problems only
 ("with causality") must be right about where. On the tiny problems that counterexamples shrink to, many mistakes give the same
-numbers; the further problems tell them apart, with random arrays, sizes that all differ, options added and taken away.
+numbers; the further problems tell them apart, with random arrays, sizes that all differ, options added and taken away. Results
+so near to the right one that they could be both prove nothing.
+
+Before it is said, a sentence is tested on random problems as the laws draw them and on those of all failures so far; one of
+them that contradicts it, and it is not said (see `claims`).
 
 Where no mistake fits, it is said where the wrong elements are if that is simple, and else nothing: rather silent than wrong.
-Dropout, which is a matter of chance, has a table of its own, and so has each operation other than attention: there a
-mistake is named only if it is the sole one that explains everything.
+Nothing is said of what the implementation raises, nor of a law that failed although the results of its problems are right,
+unless something else was watched (a call that writes into its argument). Dropout, which is a matter of chance, has a table of
+its own, and so has each operation other than attention: there a mistake is named only if it is the sole one that explains
+everything.
 
 The ugly spot: mistakes of attention that fit all observations are named in the order of the table, which goes from special
 to general.
@@ -17,44 +23,36 @@ to general.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from qkverify.diagnosis.attention import sentence_of, wrong_first
+from qkverify.diagnosis import symptoms
+from qkverify.diagnosis.attention import claim_of, random_problems
+from qkverify.diagnosis.claims import Claim, Observation, Trial
 from qkverify.diagnosis.dropout import dropout, unasked
 from qkverify.diagnosis.mistakes import MISTAKES
-from qkverify.diagnosis.observing import Observer, fresh
-from qkverify.diagnosis.operations import other_operation
+from qkverify.diagnosis.observing import ASPECTS, Observer, fresh
+from qkverify.diagnosis.operations import OTHERS, claim_about
+from qkverify.diagnosis.operations.calling import Caller
+from qkverify.diagnosis.operations.drawn import drawn
 from qkverify.problems import Problem
 from qkverify.runs import Run
 
-__all__ = ["MISTAKES", "diagnose", "looks_like"]
+__all__ = ["MISTAKES", "claim_of_failure", "diagnose", "looks_like", "observe_with"]
 
 SECONDS = 1.0  # what a diagnosis may cost: no call of the implementation starts after that
 
 
-def looks_like(run: Run) -> str:
-    """The diagnosis of the example that failed last on a run, or nothing."""
-    until = time.perf_counter() + SECONDS
+def looks_like(run: Run, *, dropped: bool = False) -> str:
+    """The diagnosis of the example that failed last on a run, or nothing; `dropped` says that its law is about dropout."""
     try:
-        if run.implementation.operation != "attention":
-            return other_operation(run, until)
-        with np.errstate(all="ignore"):
-            said = _of_dropout(dropout if "share" in run.failing else unasked, run, until)
-            found = (_sentence(run, problem, until) for problem in wrong_first(run, until))
-            said = said or next((text for text in found if text), "")
-            return said or _of_dropout(dropout, run, until)
+        wrong = [p for p in run.problems if _wrong(run, p)]
     except Exception:  # a failure is worth more than its diagnosis
         return ""
-
-
-def _of_dropout(check: Callable[[Run, float], str], run: Run, until: float) -> str:
-    """What is wrong with dropout where it is offered; nothing where the sizes that show it are refused."""
-    try:
-        return check(run, until) if run.offers("dropout") else ""
-    except Exception:  # as above
-        return ""
+    found = claim_of_failure(run, wrong, dropped=dropped)
+    return found.sentence if found else ""
 
 
 def diagnose(run: Run, problem: Problem) -> str:
@@ -64,13 +62,95 @@ def diagnose(run: Run, problem: Problem) -> str:
     its state.
     """
     try:
-        return _sentence(run, problem, time.perf_counter() + SECONDS)
+        found = _of_problem(run, problem, time.perf_counter() + SECONDS, trial_of(run))
+    except Exception:  # as above
+        return ""
+    return found.sentence if found else ""
+
+
+def claim_of_failure(
+    run: Run, wrong: Sequence[Any], known: Iterable[Any] = (), *, dropped: bool = False
+) -> Claim | None:
+    """What went wrong in the example that failed last, of which the problems `wrong` have wrong results; None if that is unknown.
+
+    `known` are the problems of other failures, which must not contradict it; `dropped` says that the law is about dropout.
+    """
+    until = time.perf_counter() + SECONDS
+    try:
+        with np.errstate(all="ignore"):
+            if run.implementation.operation != "attention":
+                return claim_about(run, until, trial_of(run, known))
+            return _of_attention(run, wrong, until, trial_of(run, known), dropped)
+    except Exception:  # as above
+        return None
+
+
+def _of_attention(
+    run: Run, wrong: Sequence[Problem], until: float, trial: Trial, dropped: bool
+) -> Claim | None:
+    if run.offers("dropout") and (wrong or dropped):
+        text = _of_dropout(run, until, dropped)
+        if text:
+            return symptoms.watched(text, "output")
+    for problem in wrong:
+        found = _of_problem(run, problem, until, trial)
+        if found is not None:
+            return found
+    return None if wrong else _of_right_problems(run, until)
+
+
+def _of_dropout(run: Run, until: float, dropped: bool) -> str:
+    """What is wrong with dropout; nothing where the sizes that show it are refused."""
+    try:
+        return (dropout if dropped else unasked)(run, until)
     except Exception:  # as above
         return ""
 
 
-def _sentence(run: Run, problem: Problem, until: float) -> str:
+def _of_problem(run: Run, problem: Problem, until: float, trial: Trial) -> Claim | None:
     if time.perf_counter() > until:
-        return ""
+        return None
     with np.errstate(all="ignore"):
-        return sentence_of(Observer(fresh(run), problem, until))
+        return claim_of(Observer(fresh(run), problem, until), trial)
+
+
+def _of_right_problems(run: Run, until: float) -> Claim | None:
+    """What was watched on problems whose results are right, called once: calls that write, that vary, that remember."""
+    for problem in {id(p): p for p in run.problems}.values():
+        observer = Observer(fresh(run), problem, until)
+        for aspect in ASPECTS:
+            if observer.applies(aspect):
+                found = symptoms.varies(observer, problem, aspect) or symptoms.remembered(observer, aspect)
+                if found:
+                    return found
+        if found := symptoms.written(observer):
+            return found
+    return None
+
+
+def trial_of(run: Run, known: Iterable[Any] = ()) -> Trial:
+    """The tests of a claim about the implementation of a run: the known problems, and random ones."""
+    other = fresh(run)
+
+    def random(aspect: str) -> Iterator[Any]:
+        if run.implementation.operation == "attention":
+            return random_problems(other, aspect)
+        return drawn(other, np.random.default_rng(7))
+
+    return Trial(lambda subject, aspect: observe_with(other, subject, aspect), lambda: iter(known), random)
+
+
+def observe_with(run: Run, subject: Any, aspect: str) -> Observation | None:
+    """One aspect of the result for a problem of attention, or an example of another operation; None where it raises."""
+    until = time.perf_counter() + SECONDS
+    with np.errstate(all="ignore"):
+        if isinstance(subject, Problem):
+            observer = Observer(run, subject, until)
+            return observer.observe(subject, aspect) if observer.applies(aspect) else None
+        caller = Caller(run, OTHERS[run.implementation.operation], until)
+        return caller.observe(subject, aspect) if aspect != "gradients" or caller.differentiates else None
+
+
+def _wrong(run: Run, problem: Problem) -> bool:
+    seen = (observe_with(fresh(run), problem, aspect) for aspect in ASPECTS)
+    return any(one is not None and not one.right for one in seen)

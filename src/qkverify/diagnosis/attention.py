@@ -2,55 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
+
+from qkverify.choices import sampled
 from qkverify.diagnosis import symptoms
+from qkverify.diagnosis.claims import Claim, Observation, Parts, Trial
 from qkverify.diagnosis.conditions import CONDITIONS
-from qkverify.diagnosis.fitting import Observation, Parts, Predict, select, sentence
+from qkverify.diagnosis.fitting import Found, Predict, candidates, chosen, claim
 from qkverify.diagnosis.mistakes import MISTAKES, Mistake
 from qkverify.diagnosis.mistakes.scores import scale_of
 from qkverify.diagnosis.mistakes.variants import Arguments, other_alignment
-from qkverify.diagnosis.observing import ASPECTS, Observer, fresh
+from qkverify.diagnosis.observing import ASPECTS, Observer
 from qkverify.problems import Problem
 from qkverify.reference.attention import attention
 from qkverify.reference.attention_vjp import attention_vjp
 from qkverify.rounding import Precision
 from qkverify.runs import Run
+from qkverify.strategies import problems
+
+DRAWN = 2000  # random problems at most: an implementation may accept next to none
 
 
-def sentence_of(observer: Observer) -> str:
-    """What went wrong on the observer's problem, or nothing. Raises TimeoutError once the time is up."""
+def claim_of(observer: Observer, trial: Trial) -> Claim | None:
+    """What went wrong on the observer's problem, or None. Raises TimeoutError once the time is up."""
     aspect, seen = observer.observations()
     if not seen or seen[0].right:
         return symptoms.written(observer)
     first = seen[0].subject
     if first.options.keys() != observer.problem.options.keys():  # begin anew with what is wrong
-        return sentence_of(Observer(observer.run, first, observer.until))
-    return (
-        symptoms.varies(observer, first, aspect)
-        or symptoms.mode(observer, first, aspect)
-        or symptoms.layouts(observer, first, aspect)
-        or symptoms.lse_switch(observer, first, aspect)
-        or _known_mistake(observer, seen, aspect)
-        or symptoms.written(observer)
-        or symptoms.remembered(observer, aspect)
-        or symptoms.digits(observer, aspect)
-        or symptoms.place(observer, seen, aspect)
-    )
+        return claim_of(Observer(observer.run, first, observer.until), trial)
+    claims = (claim for claim in _claims(observer, seen, aspect, trial) if claim is not None)
+    return next((claim for claim in claims if trial.passed(claim)), None)
 
 
-def _known_mistake(observer: Observer, seen: Sequence[Observation], aspect: str) -> str:
+def _claims(
+    observer: Observer, seen: Sequence[Observation], aspect: str, trial: Trial
+) -> Iterator[Claim | None]:
+    """What fits the observations, the surest first."""
+    first = seen[0].subject
+    yield symptoms.varies(observer, first, aspect)
+    yield symptoms.mode(observer, first, aspect)
+    yield symptoms.layouts(observer, first, aspect)
+    yield symptoms.lse_switch(observer, first, aspect)
+    yield _known_mistake(observer, seen, aspect, trial)
+    yield symptoms.written(observer)
+    yield symptoms.remembered(observer, aspect)
+    yield from symptoms.digits(observer, aspect)
+    yield symptoms.place(observer, seen, aspect)
+
+
+def _known_mistake(
+    observer: Observer, seen: Sequence[Observation], aspect: str, trial: Trial
+) -> Claim | None:
     """The first mistake of the table that explains what was observed, with its condition."""
-    words, first = _words(observer.problem), seen[0].subject
-    every = [
-        (m.text.format(**words), _predicting(observer.run, m, aspect)) for m in MISTAKES if m.matters(first)
-    ]
-    text, where = select(observer.run, seen, every, CONDITIONS, observer.until)
-    if not text:
-        return ""
-    of = {"lse": "that of ", "gradients": "those of "}.get(aspect, "")
-    those = of if "attention" in text.split()[:2] else ""
-    return sentence(where, ASPECTS[aspect].format(those + text))
+    words, first, run = _words(observer.problem), seen[0].subject, observer.run
+    every = [(m.text.format(**words), _predicting(run, m, aspect)) for m in MISTAKES if m.matters(first)]
+
+    def claim_with(found: Found) -> Claim:
+        of = {"lse": "that of ", "gradients": "those of "}.get(aspect, "")
+        those = of if "attention" in found.text.split()[:2] else ""
+        return claim(run, found, aspect, ASPECTS[aspect].format(those + found.text))
+
+    found = chosen(
+        *candidates(
+            run,
+            seen,
+            every,
+            CONDITIONS,
+            observer.until,
+            lambda one: trial.passed(claim_with(one)),
+            first=True,
+        )
+    )
+    return claim_with(found) if found else None
 
 
 def _words(p: Problem) -> dict[str, str]:
@@ -97,13 +123,12 @@ def _arguments(run: Run, problem: Problem, precision: Precision) -> Arguments:
     return {**arrays, **options}
 
 
-def wrong_first(run: Run, until: float) -> list[Problem]:
-    """The problems of the example that failed last, those with a wrong result before the others."""
-    distinct, run = {id(p): p for p in run.problems}.values(), fresh(run)
-
-    def right(p: Problem) -> bool:
-        observer = Observer(run, p, until)
-        own = [observer.observe(p, aspect) for aspect in ASPECTS if observer.applies(aspect)]
-        return all(one is None or one.right for one in own)
-
-    return sorted(distinct, key=right)
+def random_problems(run: Run, aspect: str) -> Iterator[Problem]:
+    """Problems as the laws draw them: every fourth may be long."""
+    generator = np.random.default_rng(7)
+    short, long = (problems(upstream=aspect == "gradients", long=long) for long in (False, True))
+    for number in range(DRAWN):
+        with run.activated():
+            found = sampled(long if number % 4 == 3 else short, generator)
+        if found is not None:
+            yield found

@@ -74,11 +74,21 @@ BACKWARD: tuple[
 
 def unasked(run: Run, until: float) -> str:
     """Weights that are dropped where no dropout, or one of zero, was asked for."""
-    dropped = [_drawn(run, until, **further) for further in ({}, {"dropout": 0.0})]
-    none, zero = (float((got == 0).mean()) for got, _ in dropped)
+    none, zero = (_dropped(*_drawn(run, until, **further)) for further in ({}, {"dropout": 0.0}))
     if none > 0:
         return f"Weights are dropped although no dropout was asked for: about {none:.0%} of them."
     return f"A dropout of zero drops weights all the same: about {zero:.0%} of them." if zero > 0 else ""
+
+
+def _dropped(got: Array, exact: Bounded) -> float:
+    """The share of weights that are zero, if that is dropout: the others are their weights times one and the same number, and
+    heads and batch entries lose different ones. Otherwise 0: a kernel may have zeros for any reason."""
+    gone = got == 0
+    weight, error = exact.value, exact.errors
+    if not gone.any() or gone.all() or not (weight > error).all() or (gone == gone[:1, :1]).all():
+        return 0.0
+    low, high = got / (weight + error), got / (weight - error)
+    return float(gone.mean()) if low[~gone].max() <= high[~gone].min() else 0.0
 
 
 def dropout(run: Run, until: float) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from qkverify.diagnosis.claims import Claim, Observation, Parts
 from qkverify.diagnosis.conditions import Condition, either_way
 from qkverify.rounding import Bounded
 from qkverify.runs import Run
@@ -16,20 +17,26 @@ from qkverify.runs import Run
 SHOWN = 3  # observations that a mistake must explain and the reference does not
 
 Array = np.ndarray
-Parts = Mapping[str, Any]  # results by name: arrays as received, or Bounded as predicted
-
-
-@dataclass(frozen=True, eq=False)
-class Observation:
-    """What came back on one problem (or one `Example` of another operation), and what should have."""
-
-    subject: Any
-    got: Parts
-    expected: Parts
-    right: bool
-
-
 Predict = Callable[[Observation], Parts | None]
+SOMETIMES = "on some problems"  # the phrase of a mistake that several conditions would explain
+
+
+@dataclass(frozen=True)
+class Found:
+    """A mistake that explains what was observed, and where: under the condition `holds`, always, or on some problems."""
+
+    text: str
+    predict: Predict
+    phrase: str = ""
+    holds: Callable[[Any], bool] | None = None
+
+    def contradicted(self, run: Run, seen: Observation) -> bool:
+        """Whether an observation is not what a sentence with this mistake says."""
+        if self.phrase == SOMETIMES:
+            return not seen.right and fits(run, seen, self.predict(seen)) is False
+        if self.holds is not None and not self.holds(seen.subject):
+            return not seen.right
+        return fits(run, seen, self.predict(seen)) is False
 
 
 def agrees(got: Array, predicted: Any) -> Array:
@@ -42,7 +49,7 @@ def agrees(got: Array, predicted: Any) -> Array:
 
 
 def fits(run: Run, seen: Observation, predicted: Parts | None) -> bool | None:
-    """Whether a prediction explains an observation; None where its bound is too wide to say so."""
+    """Whether a prediction explains an observation; None where its bound is too wide to tell it from the right result."""
     if not seen.got:  # a result of another shape
         return None
     if predicted is None:
@@ -54,23 +61,31 @@ def fits(run: Run, seen: Observation, predicted: Parts | None) -> bool | None:
         target = Bounded(predicted[name].value, run.within(got, predicted[name]).errors)
         if not agrees(got, target).all():
             return False
-        known = np.isfinite(target.errors) | ~np.isfinite(target.value)
-        telling = telling or bool((known & ~agrees(got, seen.expected[name])).any())
+        telling = telling or bool(_apart(target, seen.expected[name]).any())
     return True if telling else None
 
 
-def select(run: Run, seen: Sequence[Observation], mistakes: Sequence[tuple[str, Predict]],
-            conditions: Sequence[Condition], until: float, *, sole: bool = False) -> tuple[str, str]:  # fmt: skip
-    """The first mistake that explains every observation, and the condition under which it is made ("" for always).
+def _apart(predicted: Bounded, expected: Bounded) -> Array:
+    """bool: where no result could be both, the predicted and the right one. Nearer to one another they prove nothing."""
+    known = np.isfinite(predicted.errors) | ~np.isfinite(predicted.value)
+    between = Bounded(expected.value, expected.errors + np.where(known, predicted.errors, np.inf))
+    return np.asarray(known & ~agrees(predicted.value, between))
 
-    It must be made on `SHOWN` observations at least. One that is made under a condition must be excluded, too, where the
-    condition does not hold. With `sole` nothing is named where two explain as much.
+
+def candidates(run: Run, seen: Sequence[Observation], mistakes: Sequence[tuple[str, Predict]],
+               conditions: Sequence[Condition], until: float, passed: Callable[[Found], bool], *,
+               first: bool = False) -> tuple[list[Found], list[Found]]:  # fmt: skip
+    """The mistakes that explain every observation, and those that do so under a condition, with the condition.
+
+    A mistake must be made on `SHOWN` observations at least. One that is made under a condition must be excluded by as many
+    where the condition does not hold. What does not pass the test is left out. With `first` the table is compared up to the
+    first mistake that is always made. Nothing once the time is up: the table was not compared to its end.
     """
-    always: list[str] = []
-    conditional: list[tuple[str, str]] = []
+    always: list[Found] = []
+    conditional: list[Found] = []
     for text, predict in mistakes if seen[0].got else ():
         if time.perf_counter() > until:
-            return "", ""
+            return [], []
         explained: list[bool | None] = []
         for one in seen:
             explained.append(fits(run, one, predict(one)))
@@ -81,20 +96,27 @@ def select(run: Run, seen: Sequence[Observation], mistakes: Sequence[tuple[str, 
             if made < SHOWN:
                 continue
             if False not in explained:
-                if not sole:
-                    return text, ""
-                always.append(text)
+                always += filter(passed, [Found(text, predict)])
+                if always and first:
+                    break
                 continue
-            conditional += [(text, phrase) for phrase, holds in either_way(conditions)
-                            if _separates([holds(one.subject) for one in seen], explained, seen)]  # fmt: skip
+            where = [(phrase, holds) for phrase, holds in either_way(conditions)
+                     if _separates([holds(one.subject) for one in seen], explained, seen)]  # fmt: skip
+            conditional += filter(passed, (Found(text, predict, *condition) for condition in where))
+    return always, conditional
+
+
+def chosen(always: Sequence[Found], conditional: Sequence[Found], *, sole: bool = False) -> Found | None:
+    """The first mistake that is always made, else the one that is made under a condition. With `sole` nothing where two mistakes
+    explain as much."""
     if always:
-        return (always[0] if len(set(always)) == 1 else ""), ""
-    texts, phrases = {text for text, _ in conditional}, {phrase for _, phrase in conditional}
-    if sole and len(texts) > 1:
-        return "", ""
+        return always[0] if not sole or len({one.text for one in always}) == 1 else None
+    texts, phrases = {one.text for one in conditional}, {one.phrase for one in conditional}
+    if not texts or (sole and len(texts) > 1):
+        return None
     if len(phrases) == 1:
         return conditional[0]
-    return (texts.pop(), "on some problems") if len(texts) == 1 else ("", "")
+    return replace(conditional[0], phrase=SOMETIMES, holds=None) if len(texts) == 1 else None
 
 
 def _separates(inside: list[bool], explained: list[bool | None], seen: Sequence[Observation]) -> bool:
@@ -102,12 +124,20 @@ def _separates(inside: list[bool], explained: list[bool | None], seen: Sequence[
     rows = list(zip(inside, explained, seen, strict=True))
     return (
         all(fit is not False if within else one.right for within, fit, one in rows)
-        and sum(fit is False for within, fit, _ in rows if not within) >= 2
+        and sum(fit is False for within, fit, _ in rows if not within) >= SHOWN
     )
 
 
-def sentence(where: str, text: str) -> str:
-    """A sentence, with its condition in front."""
+def claim(run: Run, found: Found, aspect: str, text: str) -> Claim:
+    """What a mistake claims, in a sentence with its condition in front."""
     others = "they are" if text.startswith("the gradients") else "it is"
-    whole = f"{where} {text}; otherwise {others} right." if where else f"{text}."
-    return whole[:1].upper() + whole[1:]
+    narrower = f"{found.phrase} {text}." if found.holds else ""
+    whole = f"{found.phrase} {text}; otherwise {others} right." if found.phrase else f"{text}."
+    return Claim(
+        _capital(whole), aspect, lambda seen: found.contradicted(run, seen), _capital(narrower),
+        found.holds or (lambda subject: True),
+    )  # fmt: skip
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

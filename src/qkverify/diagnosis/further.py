@@ -33,13 +33,13 @@ def further(run: Run, p: Problem) -> Iterator[Problem]:
     own = (s["B"], s["G"], p.group, s["Q"], s["K"], s["D"], s["E"])
     quiet, loud = (own, own, *SIZES), (own, SIZES[0], own, SIZES[0])
     plan = [(sizes, p.options, False) for sizes in quiet] + [(sizes, p.options, True) for sizes in loud]
-    plan += [(sizes, options, False) for sizes in (*TOGGLED, own) for options in _other_options(run, p)]
+    plan += [(sizes, options, False) for sizes in (*TOGGLED, own) for options in other_options(run, p)]
     for sizes, options, loudly in plan:
         if run.implementation.accepts(letters(sizes)) is None:
             yield filled(run, p, sizes, rng, options, loudly)
 
 
-def _other_options(run: Run, p: Problem) -> Iterator[dict[str, Any]]:
+def other_options(run: Run, p: Problem) -> Iterator[dict[str, Any]]:
     """Each offered option added or taken away; and each way of hiding keys in the place of another one."""
     offered = sorted(n for n in run.implementation.offers if n in OPTIONS and n != "return_lse")
     for name in offered:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from qkverify.diagnosis.fitting import Array, Observation, Parts, agrees
+from qkverify.diagnosis.claims import Observation, Parts
+from qkverify.diagnosis.fitting import Array, agrees
 from qkverify.diagnosis.further import further
 from qkverify.errors import ContractError
 from qkverify.problems import Problem
@@ -92,5 +93,6 @@ def _same(a: Array, b: Array) -> bool:
 def fresh(run: Run) -> Run:
     """The same run with a state of its own."""
     other = copy.copy(run)
-    other.problems, other.failing, other._cache = [], {}, {}
+    other.problems, other.failing, other._cache, other.requests = [], {}, {}, []
+    other.returned, other.raised, other.used, other._asked = set(), set(), set(), set()
     return other

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from qkverify.diagnosis.fitting import Observation, agrees, fits
-from qkverify.diagnosis.further import SIZES, filled, letters
+from qkverify.diagnosis.claims import Claim, Observation
+from qkverify.diagnosis.fitting import SHOWN, agrees, fits
+from qkverify.diagnosis.further import SIZES, filled, letters, other_options
 from qkverify.diagnosis.mistakes.variants import TILES
 from qkverify.diagnosis.observing import Observer, fresh
 from qkverify.problems import Problem
 from qkverify.rounding import FORMATS, Format, Precision
+from qkverify.runs import Run
 
 REPEATS = 8  # calls of one problem that show whether its result varies
 
@@ -23,83 +26,131 @@ SUBJECTS: Mapping[str, str] = {
 }
 
 
-def mode(observer: Observer, problem: Problem, aspect: str) -> str:
+def mode(observer: Observer, problem: Problem, aspect: str) -> Claim | None:
     """Right while gradients are recorded."""
     if not problem.mode or not observer.right(problem.replace(mode=""), aspect):
-        return ""
-    return f"{SUBJECTS[aspect]} right while gradients are recorded and wrong under {problem.mode}: another path is taken there."
+        return None
+    text = f"{SUBJECTS[aspect]} right while gradients are recorded and wrong under {problem.mode}: another path is taken there."
+    return Claim(text, aspect, lambda seen: not seen.right and not seen.subject.mode)
 
 
-def layouts(observer: Observer, problem: Problem, aspect: str) -> str:
+def layouts(observer: Observer, problem: Problem, aspect: str) -> Claim | None:
     """Right once every array is contiguous: strides are misread."""
     laid = [n for n, layout in problem.layouts.items() if layout != "contiguous"]
     if not laid or not observer.right(problem.replace(layouts={}), aspect):
-        return ""
+        return None
     alone = [n for n in laid if not observer.right(problem.replace(layouts={n: problem.layouts[n]}), aspect)]
     named = " or ".join(f"the {n} as {problem.layouts[n]!r}" for n in alone or laid)
-    return f"{SUBJECTS[aspect]} right where every array is contiguous and wrong with {named}: strides are misread."
+    text = f"{SUBJECTS[aspect]} right where every array is contiguous and wrong with {named}: strides are misread."
+    return Claim(text, aspect, lambda seen: not seen.right and not _strided(seen.subject))
 
 
-def varies(observer: Observer, problem: Problem, aspect: str) -> str:
+def _strided(problem: Problem) -> bool:
+    return any(layout != "contiguous" for layout in problem.layouts.values())
+
+
+def varies(observer: Observer, problem: Problem, aspect: str) -> Claim | None:
     """Right and wrong results of one problem."""
     results = [one for _ in range(REPEATS) if (one := observer.observe(problem, aspect)) is not None]
     if len({one.right for one in results}) < 2:
-        return ""
-    return "The same call gives different results from one time to the next, right and wrong ones."
+        return None
+    return watched(
+        "The same call gives different results from one time to the next, right and wrong ones.", aspect
+    )
 
 
-def lse_switch(observer: Observer, problem: Problem, aspect: str) -> str:
+def watched(text: str, aspect: str) -> Claim:
+    """A claim about calls that were made, and about no others."""
+    return Claim(text, aspect, lambda seen: False, direct=True)
+
+
+def lse_switch(observer: Observer, problem: Problem, aspect: str) -> Claim | None:
     """Right only with, or only without, the log-sum-exp asked for."""
     if aspect != "output" or not observer.run.offers("return_lse"):
-        return ""
-    if not observer.right(problem.replace(return_lse=not problem.return_lse), aspect):
-        return ""
-    with_it, without = ("wrong", "right") if problem.return_lse else ("right", "wrong")
-    return f"The result is {with_it} where the log-sum-exp is asked for and {without} where it is not."
+        return None
+    wrong = problem.return_lse
+    if not observer.right(problem.replace(return_lse=not wrong), aspect):
+        return None
+    with_it, without = ("wrong", "right") if wrong else ("right", "wrong")
+    text = f"The result is {with_it} where the log-sum-exp is asked for and {without} where it is not."
+    return Claim(text, aspect, lambda seen: not seen.right and seen.subject.return_lse != wrong)
 
 
-def written(observer: Observer) -> str:
+def written(observer: Observer) -> Claim | None:
     """Arguments that the call has changed."""
     names = " and ".join(sorted(observer.written))
-    return f"The call writes into its argument {names}." if names else ""
+    return watched(f"The call writes into its argument {names}.", "output") if names else None
 
 
-def remembered(observer: Observer, aspect: str) -> str:
+def remembered(observer: Observer, aspect: str) -> Claim | None:
     """The result of a call is right for an array of the call before it, of the same sizes."""
     names = [n for n, x in observer.problem.options.items() if isinstance(x, np.ndarray)]
     rng = np.random.default_rng(1)
     for name in names:
-        before, now = (
-            filled(observer.run, observer.problem, (2, 2, 2, 3, 11, 3, 3), rng, observer.problem.options)
-            for _ in "ab"
-        )
-        stale = now.replace(**{name: getattr(before, name)})
-        first, then = observer.observe(stale, aspect), observer.observe(now, aspect)
-        if first is None or then is None or then.right or not first.right:
-            continue
-        if fits(observer.run, then, first.expected):
-            return f"The result is that of the {name} of an earlier call with the same sizes."
-    return ""
+        if all(_remembers(observer, name, rng, aspect) for _ in range(SHOWN)):
+            return watched(
+                f"The result is that of the {name} of an earlier call with the same sizes.", aspect
+            )
+    return None
 
 
-def digits(observer: Observer, aspect: str) -> str:
-    """Rounded to a coarser format throughout: wrong without any option, never far, and right where nothing rounds."""
+def _remembers(observer: Observer, name: str, rng: np.random.Generator, aspect: str) -> bool:
+    """Whether the second of two calls, which differ in one array alone, gets the result of the first."""
+    before, now = (
+        filled(observer.run, observer.problem, (2, 2, 2, 3, 11, 3, 3), rng, observer.problem.options)
+        for _ in "ab"
+    )
+    stale = now.replace(**{name: getattr(before, name)})
+    first, then = observer.observe(stale, aspect), observer.observe(now, aspect)
+    if first is None or then is None or then.right or not first.right:
+        return False
+    return bool(fits(observer.run, then, first.expected))
+
+
+def digits(observer: Observer, aspect: str) -> Iterator[Claim]:
+    """Rounded to a coarser format throughout: wrong without any option, never far, and right where nothing rounds. With any
+    options, or without them, where another mistake joins in."""
     if aspect != "output":
-        return ""
+        return
+    run = observer.run
     plain = [one for p in _plain(observer) if (one := observer.observe(p, "output")) is not None]
     exact = [one for p in _plain(observer, exact=True) if (one := observer.observe(p, "output")) is not None]
     wrong = sum(not one.right for one in plain)
     if 2 * wrong < len(plain) or not exact or not all(one.right for one in exact):
-        return ""
-    declared, narrow = observer.run.precision, FORMATS[observer.run.dtype].unit > FORMATS["float32"].unit
-    for coarse in (observer.run.dtype,) if narrow else ("float32", "float16", "bfloat16"):
-        coarser = fresh(observer.run)
-        coarser.precision = _coarser(declared, FORMATS[coarse].unit)
-        if FORMATS[coarse].unit > declared.accumulate.unit and all(
-            fits(observer.run, one, {"output": coarser.bound(one.subject)[0]}) is not False for one in plain
-        ):
-            return f"The result is as far off as sums would be that are kept in {coarse}."
-    return ""
+        return
+    narrow = FORMATS[run.dtype].unit > FORMATS["float32"].unit
+    for coarse in (run.dtype,) if narrow else ("float32", "float16", "bfloat16"):
+        if FORMATS[coarse].unit <= run.precision.accumulate.unit:
+            continue
+        too_far = _farther_than(run, FORMATS[coarse])
+        if not any(map(too_far, plain)):
+            text = f"result is as far off as sums would be that are kept in {coarse}."
+            yield Claim(f"The {text}", aspect, too_far)
+            without = lambda problem: not problem.options  # noqa: E731
+            yield Claim(f"Without options the {text}", aspect, lambda seen: without(seen.subject) and too_far(seen),
+                        inside=without)  # fmt: skip
+            return
+
+
+def _farther_than(run: Run, coarse: Format) -> Callable[[Observation], bool]:
+    """Whether a result is farther off than sums in a coarser format would be; of what passes its range nothing is said."""
+    coarser = fresh(run)
+    coarser.precision = _coarser(run.precision, coarse)
+
+    def too_far(one: Observation) -> bool:
+        inside = _largest(one.subject) < coarse.huge
+        return inside and fits(run, one, {"output": coarser.bound(one.subject)[0]}) is False
+
+    return too_far
+
+
+def _largest(p: Problem) -> float:
+    """No number on the way to the output is larger, unless a bias is: what passes the range of a format may be anything."""
+    query, key, value = (
+        float(np.max(np.abs(x.astype(np.float64)), initial=0.0)) for x in (p.query, p.key, p.value)
+    )
+    product = query * key * max(p.sizes["D"], 1)
+    return max(product, product * abs(p.scale or 1.0), value * max(p.sizes["K"], 1))
 
 
 def _plain(observer: Observer, exact: bool = False) -> Iterator[Problem]:
@@ -112,43 +163,62 @@ def _plain(observer: Observer, exact: bool = False) -> Iterator[Problem]:
             yield p.replace(query=0 * p.query, value=np.rint(p.value)) if exact else p
 
 
-def place(observer: Observer, seen: Sequence[Observation], aspect: str) -> str:
+def place(observer: Observer, seen: Sequence[Observation], aspect: str) -> Claim | None:
     """Where the wrong elements are, if that is simple."""
     wrong = [one for one in seen if not one.right]
     if len(wrong) >= 2 and aspect == "output" and all(_only_empty_rows(one) for one in wrong):
-        return "Only the rows of queries that see no key are wrong."
-    differ = [one.subject.sizes["D"] != one.subject.sizes["E"] for one in seen]
+        return Claim(
+            "Only the rows of queries that see no key are wrong.",
+            aspect,
+            lambda one: not _only_empty_rows(one),
+        )
+    differ = [_differ(one) for one in seen]
     if not any(one.got for one in wrong) and differ == [not one.right for one in seen]:
-        return "The result has the wrong shape exactly where values are of another size than keys."
-    tile = next((t for t in TILES if _only_parts_of_tiles(observer, seen[0].subject, t, aspect)), None)
+        text = "The result has the wrong shape exactly where values are of another size than keys."
+        return Claim(text, aspect, lambda one: _differ(one) != (not one.got))
+    problem = seen[0].subject
+    tile = next((t for t in TILES if _only_parts_of_tiles(observer, problem, t, aspect)), None)
     if tile is None:
-        return ""
-    return f"{SUBJECTS[aspect]} right where the number of keys is a multiple of {tile} and wrong elsewhere."
+        return None
+    text = f"{SUBJECTS[aspect]} wrong only where the number of keys is no multiple of {tile}."
+    return Claim(text, aspect, lambda one: not one.right and one.subject.sizes["K"] % tile == 0)
+
+
+def _differ(one: Observation) -> bool:
+    return bool(one.subject.sizes["D"] != one.subject.sizes["E"])
 
 
 def _only_parts_of_tiles(observer: Observer, problem: Problem, tile: int, aspect: str) -> bool:
-    """Whether, all else equal, whole tiles of keys give right results, and all other numbers of keys wrong ones."""
+    """Whether, all else equal, whole tiles of keys give right results, and all other numbers of keys wrong ones; and whole
+    tiles right ones with each other option, too."""
     rng = np.random.default_rng(3)
-    for keys in (tile, tile + 1, 2 * tile, 2 * tile - 1, 3 * tile, 3 * tile // 2, 5 * tile, 5 * tile + 2):
+
+    def right(keys: int, options: Mapping[str, Any]) -> bool | None:
         sizes = (2, 2, 2, 3, keys, 3, 4)
-        one = observer.observe(filled(observer.run, problem, sizes, rng, problem.options), aspect)
-        if one is None or one.right != (keys % tile == 0):
-            return False
-    return True
+        one = observer.observe(filled(observer.run, problem, sizes, rng, options), aspect)
+        return None if one is None else one.right
+
+    counts = (tile, tile + 1, 2 * tile, 2 * tile - 1, 3 * tile, 3 * tile // 2, 5 * tile, 5 * tile + 2)
+    if any(right(keys, problem.options) is not (keys % tile == 0) for keys in counts):
+        return False
+    others = other_options(observer.run, problem)
+    return all(right(keys * tile, options) for options in others for keys in (1, 4))
 
 
 def _only_empty_rows(one: Observation) -> bool:
+    """Whether nothing but rows that see no key is wrong."""
     if not one.got:
         return False
     right = agrees(one.got["output"], one.expected["output"]).all(-1)
     return bool((right | ~one.subject.some_visible).all())
 
 
-def _coarser(declared: Precision, unit: float) -> Precision:
-    """The same formats with fewer digits."""
+def _coarser(declared: Precision, coarse: Format) -> Precision:
+    """The same formats with as few digits, and as narrow a range, as the coarse one."""
 
     def rounded(f: Format) -> Format:
-        return replace(f, unit=max(unit, f.unit))
+        narrow = {"huge": min(coarse.huge, f.huge), "tiny": max(coarse.tiny, f.tiny)}
+        return replace(f, unit=max(coarse.unit, f.unit), **narrow)
 
     return replace(declared, operand=rounded(declared.operand), accumulate=rounded(declared.accumulate),
                    elementwise=rounded(declared.elementwise), output=rounded(declared.output))  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import torch
 
+from qkverify import foreign_text, messages
 from qkverify.frameworks import numpy_arrays
 
 REFUSALS: tuple[type[BaseException], ...] = (NotImplementedError,)
@@ -135,7 +136,7 @@ def second(
         (slope,) = torch.autograd.grad(first, [leaves[name]], upstream, create_graph=True)
         found = torch.autograd.grad(slope, list(leaves.values()), along, allow_unused=True)
     except RuntimeError as error:
-        raise NotImplementedError(f"no second derivative: {error}") from error
+        raise NotImplementedError(f"no second derivative: {foreign_text.shown(error)}") from error
     return {
         key: torch.zeros_like(x) if g is None else g
         for (key, x), g in zip(leaves.items(), found, strict=True)
@@ -183,13 +184,48 @@ def backward(
             for part, x in zip(parts, given, strict=True)]  # fmt: skip
 
     def pull() -> tuple[Any, dict[str, Any]]:
-        found = torch.autograd.grad(
-            parts, list(leaves.values()), cast, allow_unused=True, retain_graph=keep or None
-        )
+        found = _gradients(parts, list(leaves.values()), cast, keep or None)
         grads = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves.values(), found, strict=True)]
         return output, dict(zip(leaves, grads, strict=True))
 
     return pull
+
+
+NEEDS_BACKWARD = "CheckpointFunctionBackward"  # reentrant checkpointing: torch's, Megatron's, DeepSpeed's
+
+
+def _gradients(
+    parts: Sequence[torch.Tensor],
+    leaves: Sequence[torch.Tensor],
+    above: Sequence[torch.Tensor],
+    keep: bool | None,
+) -> Sequence[torch.Tensor | None]:
+    """The gradients of leaves that have none yet, by `torch.autograd.grad`, or by `.backward()` for what takes no other."""
+    if not any(type(node).__name__ == NEEDS_BACKWARD for node in _nodes(parts)):
+        try:
+            return torch.autograd.grad(parts, leaves, above, allow_unused=True, retain_graph=keep)
+        except RuntimeError as error:
+            if ".grad()" not in str(error):
+                raise
+    messages.note("gradients are taken with .backward(), because torch.autograd.grad is refused")
+    try:
+        torch.autograd.backward(parts, above, retain_graph=keep)
+        return [leaf.grad for leaf in leaves]
+    finally:
+        for leaf in leaves:
+            leaf.grad = None
+
+
+def _nodes(parts: Sequence[torch.Tensor]) -> Iterator[Any]:
+    """Every node of the graph behind some tensors."""
+    visited: set[Any] = set()
+    waiting = [part.grad_fn for part in parts]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in visited:
+            visited.add(node)
+            yield node
+            waiting += [before for before, _ in node.next_functions]
 
 
 def synchronise(device: str = "cpu") -> None:
@@ -202,5 +238,5 @@ def lost(device: str = "cpu") -> str | None:
     try:
         synchronise(device)
     except RuntimeError as error:
-        return str(error).partition("\n")[0]
+        return foreign_text.shown_line(str(error).partition("\n")[0])
     return None

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from qkverify import foreign_text
 from qkverify.errors import UnsupportedCase
 from qkverify.pictures.grid import numbered, rounded
 from qkverify.problems import Problem
@@ -97,7 +98,7 @@ def answers(case: Case, runs: dict[str, Run]) -> Iterator[Picture]:
         try:
             seen = weights(case, run)
         except Exception as error:  # the laws report it with its problem
-            refused.append(f"{name}: {str(error).partition(chr(10))[0] or type(error).__name__}")
+            refused.append(f"{name}: {foreign_text.of_error(error).partition(chr(10))[0]}")
             continue
         if seen is not None:
             # Read or not: a weight of 1/3 is another number in half precision.

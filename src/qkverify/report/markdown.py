@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -17,8 +18,16 @@ def cell_text(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """A name in code type; empty stays empty."""
-    return f"`{text}`" if text else ""
+    """A name in code type, its fence longer than any run of backticks inside; empty stays empty."""
+    if "`" not in text:
+        return f"`{text}`" if text else ""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text))))
+    return f"{fence} {text} {fence}"
+
+
+def plain(text: str) -> str:
+    """Text of somebody else's, such as a reason, of which nothing is read as markup."""
+    return re.sub(r"[\\`*\[]", lambda found: f"\\{found[0]}", " ".join(text.split())).replace("<", "&lt;")
 
 
 def block(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from qkverify.axes import LAYOUTS, WORDS, option_to_function
 from qkverify.problems import PRINTED, Problem
 from qkverify.runs import Run
 from qkverify.scripts.calls import plain
@@ -60,18 +61,21 @@ class Arguments:
     def laid_out(self, problem: Problem, names: Names | None = None) -> list[str]:
         """Lines that bring the arrays into the function's order of axes and into their places in memory."""
         lines = ["torch.set_grad_enabled(False)  # as in inference"] if problem.mode else []
-        turned = self.run.implementation.layout == "BLHD"
+        axes = self.run.implementation.layout
+        turned = LAYOUTS[axes][0]
         for name, own, array in self._used(problem, names):
             text = own
             if turned and name in ("query", "key", "value", "upstream"):
-                text = f"{text}.swapaxes(1, 2)"
+                text = f"{text}{turned}"
+            if name in ("mask", "bias") and option_to_function(array, axes).shape != array.shape:
+                text = f"{text}.reshape({option_to_function(array, axes).shape})"
             layout, order = self._layout(problem, name, array), self._order(problem, name, array)
             if order and not turned:
                 self.reordered, text = True, f"reordered({text}, {order})"
             if layout:
                 self.layouts.add(layout)
                 text = f"{layout.replace(' ', '_')}({text})"
-            comment = "  # (batch, length, heads, size)" if text.startswith(f"{own}.swapaxes") else ""
+            comment = f"  # {WORDS[axes]}" if text == own + turned and text != own else ""
             lines += [f"{own} = {text}{comment}"] if text != own else []
         return lines
 

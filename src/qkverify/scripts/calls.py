@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from qkverify.axes import LAYOUTS
 from qkverify.contract import OPERATIONS, Implementation
 from qkverify.problems import Problem
 from qkverify.scripts.recorder import Recorded
@@ -59,6 +60,8 @@ class Calls:
         call = self.of(problem, names, further)
         if problem.return_lse:
             call += f"[{int(what == 'log-sum-exp')}]"
+        else:
+            call += self._part
         return [f"{to} = numbers({call}){self._turned}"]
 
     def gradients(self, what: str, problem: Problem, *, own_bias: bool, views: bool) -> list[str]:
@@ -69,7 +72,7 @@ class Calls:
         which = what.removeprefix("gradient of ")
         leaves = ["query", "key", "value"]
         call = self.of(problem)
-        first = f"{call}[0]" if problem.return_lse else call
+        first = f"{call}[0]" if problem.return_lse else call + self._part
         if self.implementation.vjp is not None:
             arguments = [*leaves, "upstream", *self._keywords(problem, {})]
             lines = [f"gradients = {self.alias}_vjp({', '.join(arguments)})"]
@@ -88,14 +91,22 @@ class Calls:
 
     @property
     def _turned(self) -> str:
-        return ".swapaxes(1, 2)" if self.implementation.layout == "BLHD" else ""
+        return LAYOUTS[self.implementation.layout][1]
+
+    @property
+    def _part(self) -> str:
+        """What takes the output out of a result of several parts."""
+        which = self.implementation.returns
+        return "" if which is None else f"[{which}]" if isinstance(which, int) else f".{which}"
 
     def _keywords(
         self, problem: Problem, names: Mapping[str, str], further: Mapping[str, Any] | None = None
     ) -> list[str]:
         options = {name: Named(names.get(name, name)) if isinstance(value, np.ndarray) else value
                    for name, value in problem.options.items()}  # fmt: skip
-        keywords = self.implementation.keywords({**options, **(further or {})}, grouped=problem.group != 1)
+        keywords = self.implementation.keywords(
+            {**options, **(further or {})}, grouped=problem.group != 1, size=problem.sizes["D"]
+        )
         return [f"{name}={plain(value)!r}" for name, value in keywords.items()]
 
 

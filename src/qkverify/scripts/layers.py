@@ -42,11 +42,11 @@ def added(y, i, sublayer):  # the norm comes first
 """
 
 
-def _layer(call: Recorded) -> list[str]:
+def _layer(call: Recorded, run: Run) -> list[str]:
     """The constants and functions of a layer."""
-    first = call.options.get("norm_first", False)
-    lines = [f"HEADS, EPS = {call.options['heads']}, {call.options.get('eps', 1e-5)!r}", ""]
-    return [*lines, *(ATTEND + (BEFORE if first else AFTER)).splitlines(), "", DEFINITION]
+    meant = run.meant(**call.options)
+    lines = [f"HEADS, EPS = {call.options['heads']}, {meant['eps']!r}", ""]
+    return [*lines, *(ATTEND + (BEFORE if meant["norm_first"] else AFTER)).splitlines(), "", DEFINITION]
 
 
 def _seen(call: Recorded, option: str, length: int) -> str:
@@ -58,14 +58,14 @@ def _seen(call: Recorded, option: str, length: int) -> str:
 def encoder_steps(call: Recorded, run: Run) -> list[str]:
     """Self-attention, feed-forward."""
     seen = _seen(call, "key_lengths", call.arguments[0].shape[1])
-    return [*_layer(call), f'y = added(numbers(x), 1, lambda y: attend(y, y, "", {seen}))',
+    return [*_layer(call, run), f'y = added(numbers(x), 1, lambda y: attend(y, y, "", {seen}))',
             "exact = added(y, 2, feed)"]  # fmt: skip
 
 
 def decoder_steps(call: Recorded, run: Run) -> list[str]:
     """Causal self-attention, attention to the memory, feed-forward."""
     length, seen = call.arguments[0].shape[1], _seen(call, "memory_lengths", call.arguments[1].shape[1])
-    return [*_layer(call), "source = numbers(memory)",
+    return [*_layer(call, run), "source = numbers(memory)",
             f'y = added(numbers(x), 1, lambda y: attend(y, y, "", np.tri({length}, dtype=bool)))',
             f'y = added(y, 2, lambda y: attend(y, source, "cross_", {seen}))', "exact = added(y, 3, feed)"]  # fmt: skip
 
@@ -91,7 +91,7 @@ def embedding_steps(call: Recorded, run: Run) -> list[str]:
     size, length = call.arguments[1].shape[1], call.arguments[0].shape[1]
     first = "numbers(padding)[:, None]" if "padding" in call.options else "np.zeros((1, 1))"
     joined = "np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(*angle.shape[:-1], -1)"
-    if call.options.get("layout", run.failing.get("layout", "interleaved")) != "interleaved":
+    if run.meant(layout=call.options.get("layout"))["layout"] != "interleaved":
         joined = "np.concatenate([np.sin(angle), np.cos(angle)], axis=-1)"
     return [DEFINITION, f"at = np.maximum(np.arange({length}) - {first}, 0)  # the position of each token",
             f"angle = at[..., None] / 10000.0 ** (np.arange(0, {size}, 2) / {size})",

@@ -24,8 +24,8 @@ def _softmax_steps(call: Recorded, run: Run) -> list[str]:
 
 
 def _interleaved(call: Recorded, run: Run) -> bool:
-    """Whether neighbours make a pair: as the call was told, else as the law had it."""
-    return bool(call.options.get("layout", run.failing.get("layout", "interleaved")) == "interleaved")
+    """Whether neighbours make a pair: as the call was told, else as the function has it."""
+    return bool(run.meant(layout=call.options.get("layout"))["layout"] == "interleaved")
 
 
 def _joined(call: Recorded, run: Run, first: str, second: str, shape: str) -> str:

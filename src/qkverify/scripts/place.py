@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import keyword
 import operator
 import runpy
 import sys
@@ -42,7 +43,7 @@ class Place:
             return None
         module, attribute = found
         alias = attribute.rpartition(".")[2]
-        alias = "function" if alias in TAKEN else alias
+        alias = "function" if alias in TAKEN or keyword.iskeyword(alias) else alias
         functions: dict[str, Any] = {alias: one.function}
         attributes = {alias: attribute}
         beside = f"{attribute}_vjp"  # of the function, as `attention_vjp` stands beside `attention`
@@ -71,7 +72,9 @@ class Place:
         try:
             module = SimpleNamespace(**runpy.run_path(self.file))
             return {alias: operator.attrgetter(own)(module) for alias, own in self.attributes.items()}
-        except Exception:  # a file that cannot be loaded twice, or not on its own
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # a file that cannot be loaded twice, or not on its own
             return self.functions
         finally:
             del REGISTERED[registered:]
@@ -80,9 +83,9 @@ class Place:
     def lines(self, used: list[str]) -> tuple[list[str], list[str]]:
         """(imports, what comes after them) for these functions."""
         if self.folder is None:
-            got = [f'{a} = loaded["{self.attributes[a]}"]' for a in used]
+            got = [f"{a} = {_loaded(self.attributes[a])}" for a in used]
             return ["import os", "import runpy", "import sys"], [
-                f"FILE = {json.dumps(self.file)}  # what is under test", "", "sys.path.append(os.path.dirname(FILE))",
+                f"FILE = {literal(self.file)}  # what is under test", "", "sys.path.append(os.path.dirname(FILE))",
                 "loaded = runpy.run_path(FILE)", *got,
             ]  # fmt: skip
         roots = sorted({self.attributes[a].partition(".")[0] for a in used})
@@ -90,7 +93,7 @@ class Place:
         lines += [f"{a} = {self.attributes[a]}" for a in used if self.attributes[a] != a]
         if not self.folder:
             return lines[:1], lines[1:]
-        return ["import sys"], [f"sys.path.insert(0, {json.dumps(self.folder)})  # where it is", *lines]
+        return ["import sys"], [f"sys.path.insert(0, {literal(self.folder)})  # where it is", *lines]
 
 
 def _attribute(function: Any, name: str) -> tuple[str, str] | None:
@@ -101,15 +104,32 @@ def _attribute(function: Any, name: str) -> tuple[str, str] | None:
         value: Any = sys.modules.get(module)
         for part in attribute.split(".") if value is not None else ():
             value = getattr(value, part, None)
-        if value is function and attribute:
+        if value is function and all(part.isidentifier() for part in attribute.split(".")):
             return module, attribute
     everything = vars(sys.modules[own]) if own in sys.modules else {}
-    return next(((own, key) for key, value in everything.items() if value is function), None)
+    names = (key for key, value in everything.items() if value is function and key.isidentifier())
+    return next(((own, key) for key in names), None)
+
+
+def literal(text: str) -> str:
+    """The text as Python source, whatever is in it."""
+    return json.dumps(text, ensure_ascii=False) if text.isprintable() else repr(text)
+
+
+def _loaded(attribute: str) -> str:
+    """What stands under a name, or under a name of a class, in the globals of a file."""
+    name, _, rest = attribute.partition(".")
+    return f'loaded["{name}"]{rest and f".{rest}"}'
+
+
+def _is_dotted_name(module: str) -> bool:
+    """Whether an import statement can name it: a file may be called anything."""
+    return all(part.isidentifier() and not keyword.iskeyword(part) for part in module.split("."))
 
 
 def _importable_from(module: str, file: str) -> str | None:
     """The folder that an import of the module needs on the path: "" if it is installed, None if it cannot be imported."""
-    if module == "__main__" or module.partition(".")[0] == "qkverify":
+    if module == "__main__" or module.partition(".")[0] == "qkverify" or not _is_dotted_name(module):
         return None
     if not file:
         return ""  # built in

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qkverify.diagnosis.fitting import Observation
+from qkverify.diagnosis.claims import Observation
 from qkverify.diagnosis.operations import OTHERS
 from qkverify.diagnosis.operations.calling import Caller
 from qkverify.diagnosis.operations.kind import Example

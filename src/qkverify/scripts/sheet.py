@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qkverify import foreign_text, messages
 from qkverify.contract import OPERATIONS
 from qkverify.problems import Problem
 from qkverify.runs import Run
@@ -57,18 +58,27 @@ class Sheet:
 
     def fails_as_found(self) -> bool:
         """Whether the script fails with the numbers that were found: on the function as it is here, then as a file gives it."""
-        return self._fails(self.place.functions) and self._fails(self.place.afresh())
+        return self._fails(self.place.functions) and self._fails(self._afresh())
+
+    def _afresh(self) -> Mapping[str, Any]:
+        with messages.calling(self.run.implementation.name):
+            return self.place.afresh()
 
     def _fails(self, functions: Mapping[str, Any]) -> bool:
         names: dict[str, Any] = {**functions, "print": lambda *_: None}
         code = "\n".join([*sorted(self.arguments.imports), *self._settings(), *self.body])
         restored = self.run.framework.restored()  # a script may switch gradients off
-        with restored, warnings.catch_warnings(), np.errstate(all="ignore"):
+        called = messages.calling(self.run.implementation.name)
+        with restored, called, warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             try:
                 exec(compile(code, "<script>", "exec"), names)
             except AssertionError:
                 return self._as_found(names)
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # of the function, `SystemExit` too: not what this script is to show
+                return False
         return False
 
     def _as_found(self, names: Mapping[str, Any]) -> bool:
@@ -85,12 +95,13 @@ class Sheet:
             f"{n} {metadata.version(n)}" for n in dict.fromkeys(("numpy", self.framework))
         )
         where = f"Seen in {run.dtype} on {run.device} with {versions}, Python {platform.python_version()}."
-        lines = [f'"""{self.law.sentence}', "", f"Source: {self.law.source}", "", where]
+        lines = [self.law.sentence, "", f"Source: {self.law.source}", "", where]
         if case.got is not None and case.exact is not None:
             lines.append(f"{case.what}{list(case.location)}: got {number(case.got)}, exact {number(case.exact)}, "
                          f"bound {case.bound:.2g}. The bound is what rounding may do at most.")  # fmt: skip
         lines.append("Ends with an AssertionError as long as this is so.")
-        safe = [line.replace("\\", "\\\\") for line in lines]
+        safe = [foreign_text.escaped(line).replace("\\", "\\\\").replace('"""', "'''") for line in lines]
+        safe[0] = f'"""{safe[0]}'
         wrapped = [textwrap.fill(line, WIDTH, break_on_hyphens=False) for line in safe]
         return "\n".join(wrapped) + '\n"""'
 

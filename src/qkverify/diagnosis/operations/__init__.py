@@ -5,11 +5,12 @@ A mistake is named only where it is the sole one of its table that explains ever
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from qkverify.diagnosis.fitting import select, sentence
+from qkverify.diagnosis.claims import Claim, Observation, Trial
+from qkverify.diagnosis.fitting import Found, candidates, chosen, claim
 from qkverify.diagnosis.observing import fresh
 from qkverify.diagnosis.operations import signs
 from qkverify.diagnosis.operations.alibi_slopes import ALIBI_SLOPES
@@ -38,24 +39,40 @@ OTHERS: Mapping[str, Operation] = {
 }  # fmt: skip
 
 
-def other_operation(run: Run, until: float) -> str:
-    """The diagnosis of another operation: its mistakes compared on examples of its own."""
+def claim_about(run: Run, until: float, trial: Trial) -> Claim | None:
+    """What is wrong with another operation: its mistakes compared on examples of its own."""
     operation = OTHERS.get(run.implementation.operation)
     if operation is None:
-        return ""
+        return None
     caller = Caller(fresh(run), operation, until)
     with np.errstate(all="ignore"):
-        for aspect, said in ASPECTS.items():
-            seen = caller.observations(aspect)
-            if not seen or seen[0].right:
-                continue
-            varying = signs.varies(caller, seen[0].subject, aspect)
-            if varying:
-                return varying
-            text, where = select(
-                caller.run, seen, caller.mistakes(aspect), operation.conditions, until, sole=True
-            )
-            if text:
-                return sentence(where, said.format(text))
-            return signs.written(caller) or signs.only_later(seen, aspect)
-        return signs.layouts(caller) or signs.written(caller)
+        claims = (claim for claim in _claims(caller, trial) if claim is not None)
+        return next((claim for claim in claims if trial.passed(claim)), None)
+
+
+def _claims(caller: Caller, trial: Trial) -> Iterator[Claim | None]:
+    """What fits the examples, the surest first. What is about one aspect ends with it."""
+    for aspect in ASPECTS:
+        seen = caller.observations(aspect)
+        if not seen or seen[0].right:
+            continue
+        yield signs.varies(caller, seen[0].subject, aspect)
+        yield _known_mistake(caller, seen, aspect, trial)
+        yield signs.written(caller)
+        yield signs.only_later(seen, aspect)
+        return
+    yield signs.layouts(caller)
+    yield signs.written(caller)
+
+
+def _known_mistake(caller: Caller, seen: Sequence[Observation], aspect: str, trial: Trial) -> Claim | None:
+    """The one mistake of the table that explains what was observed, with its condition."""
+
+    def claim_with(found: Found) -> Claim:
+        return claim(caller.run, found, aspect, ASPECTS[aspect].format(found.text))
+
+    conditions = caller.operation.conditions
+    found = chosen(
+        *candidates(caller.run, seen, caller.mistakes(aspect), conditions, caller.until,
+                    lambda one: trial.passed(claim_with(one))), sole=True)  # fmt: skip
+    return claim_with(found) if found else None

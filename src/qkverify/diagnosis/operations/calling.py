@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from qkverify.contract import OPERATIONS
-from qkverify.diagnosis.fitting import Observation, Parts, Predict, agrees
+from qkverify.diagnosis.claims import Observation, Parts
+from qkverify.diagnosis.fitting import Predict, agrees
 from qkverify.diagnosis.operations.kind import LEFT, Compute, Example, Mistakes, Operation, normal
+from qkverify.exact_positions import base_of
 from qkverify.problems import LAYOUTS
 from qkverify.rounding import Bounded
 from qkverify.runs import Run
@@ -36,9 +38,14 @@ class Caller:
         """Those of the operation, made once."""
         return self.operation.examples(self.run)
 
+    @property
+    def differentiates(self) -> bool:
+        """Whether gradients are offered, and known here."""
+        return self.operation.gradients is not None and self.run.offers("gradients")
+
     def observations(self, aspect: str) -> list[Observation]:
         """What came back on the examples; wrong ones first. Nothing for gradients that are not offered."""
-        if aspect == "gradients" and (self.operation.gradients is None or not self.run.offers("gradients")):
+        if aspect == "gradients" and not self.differentiates:
             return []
         half = (time.perf_counter() + self.until) / 2
         found = []
@@ -82,9 +89,7 @@ class Caller:
         return self._expected[key]
 
     def _called(self, example: Example, aspect: str, lent: list[Any]) -> dict[str, Array]:
-        options = {
-            n: x for n, x in {**example.options, **example.asked}.items() if self.run.offers_parameter(n)
-        }
+        options = self.run.given(**example.options, **example.asked)
         if aspect == "gradients":
             gradients = self.operation.gradients
             assert gradients is not None
@@ -109,15 +114,16 @@ class Caller:
         return {"result": self.run.call(*lent, shape=example.shape, **options)}
 
     def computing(self, compute: Compute, aspect: str) -> Predict:
-        """What a computation gives for the example of an observation. What the function does not take keeps its default."""
+        """What a computation gives for the example of an observation. What it is not given has the function's default."""
         run = self.run
 
         def predict(seen: Observation) -> Parts | None:
             example = seen.subject
             given = [self._bounded(x) for x in example.arguments]
             given += [run.bounded(x) for x in _upstream(run, example)] if aspect == "gradients" else []
-            taken = {n: self._number(x, True) for n, x in example.options.items() if run.offers_parameter(n)}
+            taken = {n: self._number(x, True) for n, x in run.meant(**example.options).items()}
             told = {n: self._number(x, False) for n, x in example.told.items()}
+            told |= {"base": base_of(run)} if "base" in told else {}
             try:
                 found = compute(*given, **taken, **told)
             except Exception:  # a variant that cannot be computed here predicts nothing

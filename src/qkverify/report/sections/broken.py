@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from markupsafe import Markup, escape
 
 from qkverify import links
+from qkverify.causes import causes, summary
 from qkverify.report import units
-from qkverify.report.markdown import block
+from qkverify.report.markdown import block, code, plain
 from qkverify.report.model import Report, margin
 from qkverify.report.sections.verdicts import HARNESS, SHOWN, card_id
 from qkverify.report.templating import fill
@@ -26,11 +28,14 @@ def html(report: Report) -> Markup:
     cards = [*report.broken, *report.findings]
     if not cards:
         return Markup("")
-    first = representatives(cards)
+    found = causes(report.broken)
+    first = [*(cause.first for cause in found), *representatives(report.findings)]
     shown = first[:UNFOLDED]
     return fill(
         "broken.jinja",
         groups=[(shown, ""), *_folded(first[UNFOLDED:], [v for v in cards if v not in first])],
+        summary=summary(found) if found else "",
+        beside={card_id(cause.first): "\n".join(cause.lines()) for cause in found},
         anchors=anchors(report),
         card_id=card_id,
         label=label,
@@ -40,7 +45,7 @@ def html(report: Report) -> Markup:
 
 
 def representatives(cards: list[Verdict]) -> list[Verdict]:
-    """The first card of every law that an implementation breaks in one way, whatever the dtype."""
+    """The first finding of every law of an implementation, whatever the dtype."""
     found: dict[tuple[str, str, str, str], Verdict] = {}
     for v in cards:
         found.setdefault((v.outcome, v.implementation, v.device, v.law), v)
@@ -49,7 +54,10 @@ def representatives(cards: list[Verdict]) -> list[Verdict]:
 
 def _folded(more: list[Verdict], again: list[Verdict]) -> list[tuple[list[Verdict], str]]:
     """What stands folded away, each pile with its title."""
-    return [(more, f"{len(more)} more"), (again, f"The same laws in other dtypes: {len(again)} more")]
+    return [
+        (more, f"{len(more)} more"),
+        (again, f"The same causes in other laws and dtypes: {len(again)} more"),
+    ]
 
 
 def anchors(report: Report) -> dict[str, str]:
@@ -101,27 +109,30 @@ def _in_markdown(text: str, target: str) -> str:
 
 
 def markdown(report: Report) -> str:
-    """Each finding, and each broken law, once for an implementation on a device: with its laws and dtypes."""
-    groups: dict[tuple[str, ...], list[Verdict]] = {}
-    for verdict in [*report.broken, *report.findings]:
-        what = verdict.reason if verdict.outcome == "finding" else verdict.law
-        groups.setdefault((verdict.outcome, what, verdict.implementation, verdict.device), []).append(verdict)
-    return "\n\n".join(map(_paragraph, groups.values()))
+    """Each cause, and each finding once for an implementation on a device: with its laws and dtypes."""
+    found = causes(report.broken)
+    broken = [_paragraph([cause.first], cause.lines()) for cause in found]
+    findings: dict[tuple[str, ...], list[Verdict]] = {}
+    for verdict in report.findings:
+        findings.setdefault((verdict.reason, verdict.implementation, verdict.device), []).append(verdict)
+    return "\n\n".join(
+        [*([f"{summary(found)} broken."] if found else []), *broken, *map(_paragraph, findings.values())]
+    )
 
 
-def _paragraph(group: list[Verdict]) -> str:
+def _paragraph(group: Sequence[Verdict], beside: Sequence[str] = ()) -> str:
     verdict = group[0]
     laws, dtypes = (
         list(dict.fromkeys(words)) for words in zip(*((v.law, v.dtype) for v in group), strict=True)
     )
-    where = f"{verdict.implementation}, {verdict.device}, {', '.join(dtypes)}"
-    lines = [f"### {verdict.law} ({label(verdict)}): `{where}`", verdict.sentence]
+    where = code(f"{verdict.implementation}, {verdict.device}, {', '.join(dtypes)}")
+    lines = [f"### {verdict.law} ({label(verdict)}): {where}", verdict.sentence]
     if len(laws) > 1:
         lines.append(f"It shows in {len(laws)} laws: {', '.join(laws)}.")
     if why := reason(verdict):
-        lines.append(_ADDRESS.sub(lambda address: _in_markdown(address[0], _target(address)), why))
+        lines.append(_ADDRESS.sub(lambda address: _in_markdown(address[0], _target(address)), plain(why)))
     if example := verdict.counterexample:
-        lines.append(block(example.message))
+        lines.append(block("\n".join([example.message, *beside])))
         again = f", again: `qkverify replay {example.replay}`" if example.replay else ""
         lines.append(f"margin {units.margin(margin(verdict)) or 'unknown'}{again}")
     return "\n\n".join(lines)

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from qkverify.report.charts import Point, Series, line_chart
 from qkverify.report.heat import heat, label_marks
-from qkverify.report.markdown import table
+from qkverify.report.markdown import plain, table
 from qkverify.report.model import Report
 from qkverify.report.templating import fill
 from qkverify.results import Picture
@@ -103,5 +103,5 @@ def lines(picture: Picture) -> Markup:
 
 def markdown(report: Report) -> str:
     told = [p for p in report.pictures if p.group != "attention" or not p.values]
-    rows = [[p.title, p.reason or p.finding, ", ".join(p.made_by)] for p in told]
+    rows = [[p.title, plain(p.reason or p.finding), ", ".join(p.made_by)] for p in told]
     return table(["picture", "what is seen", "made by"], rows) if rows else ""

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from qkverify import marks, statistics, untimed
 from qkverify.report import headline, timings, units
 from qkverify.report.charts import Point, Series, line_chart
-from qkverify.report.markdown import code, table
+from qkverify.report.markdown import code, plain, table
 from qkverify.report.model import Report
 from qkverify.report.sections.broken import linked
 from qkverify.report.templating import fill
@@ -238,4 +238,4 @@ def _best(ran: list[timings.Timed]) -> list[str]:
 
 
 def _why(mine: list[Timing]) -> str:
-    return "; ".join(dict.fromkeys(t.reason or UNKNOWN for t in mine))
+    return "; ".join(dict.fromkeys(plain(t.reason or UNKNOWN) for t in mine))

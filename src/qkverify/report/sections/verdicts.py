@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from qkverify.report import units
-from qkverify.report.markdown import code, table
+from qkverify.report.markdown import code, plain, table
 from qkverify.report.model import BROKEN, BY_GRAVITY, Cell, Report, Row, element_id, margin
 from qkverify.report.templating import fill
 from qkverify.results import ImplementationInfo, Verdict
@@ -170,7 +170,7 @@ def markdown(report: Report) -> str:
         if row.cells
     ]
     untested = [
-        f"- {f'{device}: ' * bool(device)}{reason}: {', '.join(map(code, names))}"
+        f"- {f'{device}: ' * bool(device)}{plain(reason)}: {', '.join(map(code, names))}"
         for (device, reason), names in gone(report).items()
     ]
     legend = "✓ with the largest margin (|error| / derived bound; 1 is the limit), "

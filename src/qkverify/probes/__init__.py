@@ -1,0 +1,42 @@
+"""What a target shows of itself before any law is checked.
+
+`fitted(implementation)` calls it with plain problems and gives it back with what was inferred: the framework, layout and part
+of its result, what switches an option off, the sizes and dtypes that it does not take. `Implementation.remarks` says each of
+these in one sentence. What cannot be called at all raises `UsageError` with a sentence and a remedy: the laws would say the
+same a hundred times.
+
+Nothing that is declared is second-guessed: an `@implementation` gets one plain call. A limit is inferred only where the function
+*raises*; a wrong result is left to the laws. What is found depends on the function alone, so every process finds the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from qkverify import frameworks, messages, registry
+from qkverify.contract import Implementation
+from qkverify.probes import smoke
+from qkverify.probes.dtypes import of_result
+
+__all__ = ["find", "fitted"]
+
+
+def find(target: Any) -> list[Implementation]:
+    """The implementations that a target means, as `registry.find`, fitted. Raises UsageError."""
+    return [fitted(implementation) for implementation in registry.find(target)]
+
+
+@messages.collected()
+def fitted(implementation: Implementation) -> Implementation:
+    """With what its plain calls show. Raises UsageError if it cannot be called."""
+    if implementation.probed:
+        return implementation
+    if frameworks.missing(implementation.arrays) and (
+        implementation.declared or implementation.operation != "attention"
+    ):
+        return implementation  # where it can run at all is asked later
+    if implementation.operation != "attention":
+        return of_result(implementation)
+    found = smoke.checked(implementation) if implementation.declared else smoke.inferred(implementation)
+    return replace(found, probed=True)

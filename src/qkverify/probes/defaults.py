@@ -1,0 +1,89 @@
+"""What is passed where a problem does not use an option, because the function's own default would not leave it unused."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from qkverify.contract import OPTIONS, STANDARD_SCALE, Implementation
+from qkverify.errors import UsageError
+from qkverify.operations import DESCRIBED
+
+FAR = 2**30  # a side of a window, or a cap, that no score reaches
+# Option -> what switches it off, the plainest first.
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "mask": (None,), "bias": (None,), "causal": (False,), "window": (None, (FAR, FAR), (-1, -1), (None, None)),
+    "scale": (STANDARD_SCALE,), "softcap": (None, 0.0, float(FAR)), "alibi_slopes": (None,), "key_lengths": (None,),
+    "sinks": (None,), "return_lse": (False,), "dropout": (0.0, None),
+}  # fmt: skip
+
+
+def signature(implementation: Implementation) -> Mapping[str, inspect.Parameter]:
+    """The parameters after query, key and value; none where the function shows no signature."""
+    function = implementation.function
+    try:
+        found = inspect.signature(getattr(function, "forward", function)).parameters
+    except (ValueError, TypeError):
+        return {}
+    named = [p for p in found.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return {p.name: p for p in named[3:]}
+
+
+def passed(implementation: Implementation) -> dict[str, tuple[Any, ...]]:
+    """Canonical option -> candidates for what switches it off, of the options whose default does not.
+
+    Raises UsageError naming a required parameter that is no option of the contract.
+    """
+    canonical = {own: name for name, own in implementation.parameters.items() if name != "bias" or
+                 implementation.parameters.get("mask") != own}  # fmt: skip
+    found: dict[str, tuple[Any, ...]] = {}
+    for name, parameter in signature(implementation).items():
+        option = canonical.get(name, "")
+        if parameter.default is inspect.Parameter.empty and option not in NEUTRAL:
+            raise UsageError(_missing(implementation, name))
+        if option in NEUTRAL and not _neutral(option, parameter.default):
+            found[option] = NEUTRAL[option]
+    return found
+
+
+def _neutral(option: str, default: Any) -> bool:
+    """Whether a default leaves the option unused."""
+    if default is inspect.Parameter.empty:
+        return False
+    if default is None or default is False or isinstance(default, str):
+        return True
+    if isinstance(default, tuple | list):
+        return all(side in (None, -1) for side in default)
+    return isinstance(default, int | float) and default == 0
+
+
+def with_first(implementation: Implementation, candidates: Mapping[str, tuple[Any, ...]]) -> Implementation:
+    """Passing the plainest of the candidates."""
+    return replace(implementation, neutral={name: values[0] for name, values in candidates.items()})
+
+
+def remark(implementation: Implementation) -> list[str]:
+    """One sentence for each option that is passed its neutral value."""
+    parameters = signature(implementation)
+    said = []
+    for option, value in implementation.neutral.items():
+        own = implementation.parameters[option]
+        default = parameters[own].default
+        shown = STANDARD_SCALE if value == STANDARD_SCALE else repr(value)
+        why = "it has no default" if default is inspect.Parameter.empty else f"its default is {default!r}"
+        said.append(f"{own}={shown} is passed where a problem does not use {option}: {why}")
+    return said
+
+
+def _missing(implementation: Implementation, name: str) -> str:
+    function = implementation.name.rpartition(":")[2]
+    known = ", ".join(OPTIONS)
+    first = ", ".join(DESCRIBED["attention"].parameters)
+    return (
+        f"{implementation.name} cannot be called: its parameter {name!r} has no default, and is no option of attention\n"
+        f"  options: {known}\n"
+        f"  give it a default, or verify a function that passes it: "
+        f"def attention({first}): return {function}({first}, {name}=...)"
+    )

@@ -1,0 +1,28 @@
+"""The dtype of what takes no array and no dtype: that of its result, whatever is asked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from qkverify.contract import DTYPES, Implementation
+from qkverify.runs import Run
+
+CALLS = {
+    "positional_encoding": (2, 4),
+    "alibi_slopes": (4,),
+}  # arguments, which are the shape of the result too
+
+
+def of_result(one: Implementation) -> Implementation:
+    """The implementation with the one dtype that its result has, if neither an argument nor a keyword decides that.
+
+    As it was for every other operation, and where the call raises.
+    """
+    arguments = CALLS.get(one.operation)
+    if arguments is None or "dtype" in one.parameters:
+        return one
+    try:
+        found = Run(one).call(*arguments, shape=arguments).dtype.name
+    except Exception:  # the law that meets the same error reports it
+        return one
+    return replace(one, dtypes=(found,)) if found in DTYPES else one

@@ -1,0 +1,107 @@
+"""Plain calls: one problem without options, and what came back of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from qkverify.axes import to_contract
+from qkverify.contract import Implementation, part_of
+from qkverify.problems import Problem
+from qkverify.runs import Run
+
+Sizes = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One call: `error` is what it raised, else `returned` what it gave, in the axes of the function."""
+
+    implementation: Implementation
+    problem: Problem
+    device: str
+    dtype: str
+    returned: Any = None
+    error: BaseException | None = None
+
+    @property
+    def part(self) -> tuple[int | str | None, Any] | None:
+        """The first part of the result that is an array of the function's framework and has the shape of the output."""
+        s, layout = self.problem.sizes, self.implementation.layout
+        shape = (s["B"], s["H"], s["Q"], s["E"])
+        for which, array in _parts(self.returned):
+            if _framework(array) != self.implementation.arrays or len(array.shape) != len(layout):
+                continue
+            if tuple(to_contract(array, layout).shape) == shape:
+                return which, array
+        return None
+
+    @property
+    def right(self) -> bool:
+        """Whether that part holds to the bounds of its dtype."""
+        if self.part is None:
+            return False
+        run = Run(self.implementation, self.device, self.dtype)
+        exact = run.bound(self.problem)[0]
+        got = to_contract(run.framework.to_numpy(self.part[1]), self.implementation.layout)
+        with np.errstate(invalid="ignore"):
+            return bool((np.abs(got.astype(np.float64) - exact.value) <= exact.errors).all())
+
+    @property
+    def dtype_of_result(self) -> str:
+        assert self.part is not None
+        return str(Run(self.implementation, self.device, self.dtype).framework.dtype_of(self.part[1]))
+
+
+def call(implementation: Implementation, sizes: Sizes, dtype: str, device: str = "cpu", seed: int = 0,
+         **options: Any) -> Attempt:  # fmt: skip
+    """Call the function on standard normal numbers of these sizes. Whatever it raises is part of the answer."""
+    whole = replace(implementation, returns=None)
+    run = Run(whole, device, dtype)
+    problem = problem_of(run, sizes, seed, **options)
+    with warnings.catch_warnings(), np.errstate(all="ignore"), run.framework.restored():
+        warnings.simplefilter("ignore")
+        try:
+            returned = run.native_call(problem)
+        except (Exception, SystemExit) as error:
+            return Attempt(implementation, problem, device, dtype, error=error)
+    return Attempt(implementation, problem, device, dtype, returned)
+
+
+def problem_of(run: Run, sizes: Sizes, seed: int = 0, **options: Any) -> Problem:
+    """Standard normal numbers. The same for the same sizes and seed."""
+    rng, s = np.random.default_rng(seed), sizes
+    shapes = {"query": (s["B"], s["H"], s["Q"], s["D"]), "key": (s["B"], s["G"], s["K"], s["D"]),
+              "value": (s["B"], s["G"], s["K"], s["E"])}  # fmt: skip
+    arrays: dict[str, Any] = {
+        name: rng.standard_normal(shape).astype(run.numpy_dtype) for name, shape in shapes.items()
+    }
+    return Problem(**arrays, **options)
+
+
+def _parts(returned: Any) -> Iterator[tuple[int | str | None, Any]]:
+    """Every array of a result, and how it is taken out of it."""
+    if hasattr(returned, "shape"):
+        yield None, returned
+        return
+    names: list[int | str] = []
+    if isinstance(returned, Mapping):
+        names = [name for name in returned if isinstance(name, str)]
+    elif isinstance(returned, tuple | list):
+        names = list(range(len(returned)))
+    elif dataclasses.is_dataclass(returned):
+        names = [field.name for field in dataclasses.fields(returned)]
+    for name in names:
+        array = part_of(returned, name)
+        if hasattr(array, "shape"):
+            yield name, array
+
+
+def _framework(array: Any) -> str:
+    root = type(array).__module__.partition(".")[0]
+    return {"jaxlib": "jax"}.get(root, root)

@@ -1,0 +1,146 @@
+"""What a person is told of a first call: what was found out, or what does not fit, with the remedy."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qkverify import axes
+from qkverify.contract import Implementation
+from qkverify.probes.plain import Attempt
+
+LONGEST = 200  # characters of a foreign error that are shown
+
+
+def first_line(error: BaseException | None) -> str:
+    """ "TypeError: ...", the first line of an exception, shortened."""
+    text = str(error).strip().partition("\n")[0]
+    text = text if len(text) <= LONGEST else text[:LONGEST] + "..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def adapted(before: Implementation, after: Implementation, fit: Attempt) -> list[str]:
+    """The framework, the layout and the part of the result that were found out."""
+    said = []
+    if after.arrays != before.arrays:
+        said.append(f"takes {after.arrays} arrays: found out by a call")
+    if after.layout != before.layout:
+        only = {"BLD": "; verified with one head", "LD": "; verified with one batch entry and one head"}
+        said.append(f"arrays are {axes.WORDS[after.layout]}{only.get(after.layout, '')}")
+    if after.returns is not None:
+        said.append(
+            f"returns {_kind(fit.returned)}: {_part(after.returns)} is the output and is verified, the rest is not"
+        )
+    return said
+
+
+def several(attempt: Attempt, which: int | str) -> str:
+    """Of a declared implementation that returns more than the output."""
+    return (
+        f"{attempt.implementation.name} returns {_kind(attempt.returned)}, and the contract asks for the output alone: "
+        f"declare @implementation(returns={which!r})"
+    )
+
+
+def wider(dtypes: Mapping[str, str]) -> list[str]:
+    by_result: dict[str, list[str]] = {}
+    for dtype, result in dtypes.items():
+        by_result.setdefault(result, []).append(dtype)
+    return [f"returns {result} for {' and '.join(given)} input: judged within the bounds of the input's dtype; if it is not "
+            "meant, cast the result: .astype(query.dtype), .to(query.dtype)" for result, given in by_result.items()]  # fmt: skip
+
+
+def refused(dtypes: Mapping[str, str]) -> list[str]:
+    return [f"{dtype} is not taken, and not verified: {reason}" for dtype, reason in dtypes.items()]
+
+
+def limited(rules: Sequence[str], error: BaseException | None, words: str = "") -> str:
+    said = f"{words} ({', '.join(rules)})" if words else ", ".join(rules)
+    return f"{said}: raises otherwise: {first_line(error)}"
+
+
+def misfit(implementation: Implementation, attempts: Sequence[Attempt]) -> str:
+    """Why no call gave an output, what the plainest call was, and what can be done."""
+    returned = [attempt for attempt in attempts if attempt.error is None]
+    plain = [attempt for attempt in attempts if attempt.problem.sizes["G"] == attempt.problem.sizes["H"]]
+    if returned:
+        shown = next((attempt for attempt in plain if attempt.error is None), returned[0])
+        s = shown.problem.sizes
+        expected = tuple(
+            axes.to_function(
+                shown.problem.query[..., :1].repeat(s["E"], -1), shown.implementation.layout
+            ).shape
+        )
+        what = f"returns {_kind(shown.returned)}; expected an array of {shown.implementation.arrays} of shape {expected}"
+        remedy = (
+            "return the output as query is laid out, with the size of value, or declare returns= and layout="
+        )
+        return f"{implementation.name} {what}\n{_call(shown)}\n  {remedy}"
+    shown = next(iter(plain), attempts[0])
+    where = _frames(implementation, shown.error)
+    remedy = ("mend it, or say what it takes: @implementation(arrays=..., layout=..., requires=..., dtypes=...)")  # fmt: skip
+    return f"{implementation.name} raises on the plainest call: {first_line(shown.error)}\n{where}{_call(shown)}\n  {remedy}"
+
+
+def raised(implementation: Implementation, attempt: Attempt) -> str:
+    """Of a declared implementation, in one line."""
+    where = _frames(implementation, attempt.error).strip()
+    return f"it raises on the plainest call: {first_line(attempt.error)}" + (f" ({where})" if where else "")
+
+
+def inferred(implementations: Iterable[Implementation]) -> str:
+    """ "inferred limits: G == H, K >= 1 (mine:attention)", for the last line; nothing where there are none."""
+    said = []
+    for implementation in implementations:
+        rules = [*implementation.inferred]
+        rules += [
+            f"{rule} with {name}" for name, some in implementation.requires_with.items() for rule in some
+        ]
+        said += [f"{', '.join(rules)} ({implementation.name})"] if rules else []
+    return f"inferred limits: {'; '.join(said)}" if said else ""
+
+
+def _frames(implementation: Implementation, error: BaseException | None) -> str:
+    frames = traceback.extract_tb(error.__traceback__) if error is not None else []
+    mine = [frame for frame in frames if frame.filename == implementation.file]
+    return "".join(f"  {Path(frame.filename).name}:{frame.lineno}  {frame.line}\n" for frame in mine[-1:])
+
+
+def _call(attempt: Attempt) -> str:
+    """The call as one can paste it."""
+    implementation, problem = attempt.implementation, attempt.problem
+    module, _, attribute = implementation.name.rpartition(":")
+    name = attribute.rpartition(".")[2] or implementation.name
+    keywords = implementation.keywords({}, size=problem.sizes["D"])
+    given = ", ".join(["query", "key", "value", *(f"{key}={value!r}" for key, value in keywords.items())])
+    shapes = [
+        tuple(axes.to_function(array, implementation.layout).shape)
+        for array in (problem.query, problem.key, problem.value)
+    ]
+    arrays = {
+        "torch": "torch.randn({}, dtype=torch." + attempt.dtype + ")",
+        "numpy": 'np.random.standard_normal({}).astype("' + attempt.dtype + '")',
+        "jax": 'jax.random.normal(jax.random.key(0), {}, "' + attempt.dtype + '")',
+    }[implementation.arrays]
+    lines = [f"from {module} import {name}" if module else "",
+             f"query, key, value = ({arrays.format('shape')} for shape in {shapes})", f"{name}({given})"]  # fmt: skip
+    imports = {"torch": "import torch", "numpy": "import numpy as np", "jax": "import jax"}[
+        implementation.arrays
+    ]
+    return "\n".join(f"    {line}" for line in (imports, *lines) if line)
+
+
+def _kind(returned: Any) -> str:
+    """What a function returned, in a few words."""
+    if hasattr(returned, "shape"):
+        return f"{type(returned).__module__.partition('.')[0]} array of shape {tuple(returned.shape)}"
+    if isinstance(returned, tuple | list):
+        shapes = ", ".join(str(tuple(x.shape)) if hasattr(x, "shape") else type(x).__name__ for x in returned)
+        return f"a {type(returned).__name__} of {len(returned)}: {shapes}"
+    return f"a {type(returned).__name__}"
+
+
+def _part(which: int | str) -> str:
+    return f"number {which}" if isinstance(which, int) else repr(which)

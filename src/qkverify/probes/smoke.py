@@ -1,0 +1,166 @@
+"""The first call: which framework, layout, part of the result and neutral values make a function attention, if any do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from typing import Any
+
+from qkverify import axes, frameworks
+from qkverify.contract import Implementation, completed, describe
+from qkverify.errors import UnsupportedCase, UsageError
+from qkverify.modules_used import frameworks_used
+from qkverify.probes import defaults, limits, sentences
+from qkverify.probes.plain import Attempt, call
+from qkverify.rounding import FORMATS
+
+# Sizes of the first problem that fits, from the one that asks most to the one that asks least. They differ pairwise where
+# they may, so that the shape of the result tells the axes.
+RUNGS: tuple[Mapping[str, int], ...] = (
+    {"B": 2, "H": 6, "G": 3, "Q": 5, "K": 7, "D": 11, "E": 9},
+    {"B": 2, "H": 3, "G": 3, "Q": 5, "K": 7, "D": 4, "E": 4},
+    {"B": 2, "H": 3, "G": 3, "Q": 5, "K": 5, "D": 4, "E": 4},
+    {"B": 2, "H": 4, "G": 4, "Q": 128, "K": 256, "D": 64, "E": 64},
+    {"B": 2, "H": 4, "G": 4, "Q": 128, "K": 128, "D": 64, "E": 64},
+)
+REFUSED = (UnsupportedCase, NotImplementedError)
+
+
+def inferred(implementation: Implementation) -> Implementation:
+    """An undeclared function with all that its plain calls show. Raises UsageError if none of them gives an output."""
+    candidates = defaults.passed(implementation)
+    attempts: list[Attempt] = []
+    fit = _fit(implementation, candidates, attempts)
+    if fit is None:
+        if all(isinstance(attempt.error, REFUSED) for attempt in attempts):
+            return implementation  # it refuses, and says so: the laws count that as not offered
+        raise UsageError(sentences.misfit(implementation, attempts))
+    assert fit.part is not None
+    made = replace(fit.implementation, returns=fit.part[0])
+    remarks = [*sentences.adapted(implementation, made, fit), *defaults.remark(made)]
+    made = replace(made, requires=(*made.requires, *axes.SIZES[made.layout]))
+    made, said = _dtypes(made, fit)
+    remarks += said
+    limited, said = limits.inferred(made, fit)
+    return replace(limited, remarks=(*remarks, *said))
+
+
+def checked(implementation: Implementation) -> Implementation:
+    """A declared implementation after one plain call of sizes that it declares, with what switches its options off.
+
+    If it raises, it is unavailable on that device, with the reason. Raises UsageError if it returns more than the output.
+    """
+    candidates = defaults.passed(implementation)
+    made = defaults.with_first(implementation, candidates)
+    sizes = limits.plain_sizes(made)
+    device = next((name for name in made.devices if _reason(made, name) is None), None)
+    if sizes is None or device is None:
+        return made
+    for neutral in _choices(candidates):
+        attempt = call(replace(made, neutral=neutral), sizes, made.dtypes[0], device)
+        if attempt.right or len(candidates) == 0:
+            made = attempt.implementation
+            break
+    made = replace(made, remarks=tuple(defaults.remark(made)))
+    if attempt.error is not None and not isinstance(attempt.error, REFUSED):
+        reason = sentences.raised(made, attempt)
+        return replace(made, available=partial(_unavailable, {device: reason}, implementation.available))
+    if made.returns is None and attempt.part is not None and attempt.part[0] is not None:
+        raise UsageError(sentences.several(attempt, attempt.part[0]))
+    return made
+
+
+def _unavailable(
+    reasons: Mapping[str, str], before: Callable[[str], str | None] | None, device: str
+) -> str | None:
+    return reasons.get(device) or (before(device) if before else None)
+
+
+def _fit(implementation: Implementation, candidates: Mapping[str, tuple[Any, ...]],
+         attempts: list[Attempt]) -> Attempt | None:  # fmt: skip
+    """The first call whose result is right, else the first whose result has the shape of an output, else None."""
+    best: Attempt | None = None
+    order = dict.fromkeys((implementation.arrays, *frameworks_used(implementation.function)))
+    for arrays in order:
+        if frameworks.missing(arrays):
+            continue
+        for neutral in _choices(candidates):
+            variant = replace(_on(implementation, arrays), neutral=neutral)
+            fit = _climbed(variant, attempts)
+            if fit is not None and fit.right:
+                return fit
+            best = best or fit
+        if best is not None:
+            return best
+    return best
+
+
+def _climbed(implementation: Implementation, attempts: list[Attempt]) -> Attempt | None:
+    """The first that fits, on arrays of four axes at any of the sizes, then of three, then of two."""
+    layouts = dict.fromkeys((implementation.layout, *axes.LAYOUTS))
+    dtype = "float32" if "float32" in implementation.dtypes else implementation.dtypes[0]
+    for count, rung in product((4, 3, 2), RUNGS):
+        fitting: list[Attempt] = []
+        for layout in (layout for layout in layouts if len(layout) == count):
+            variant = replace(implementation, layout=layout)
+            sizes = {**rung, **{rule[0]: 1 for rule in axes.SIZES[layout]}}
+            if variant.accepts(sizes) is not None:
+                continue
+            attempt = call(variant, sizes, dtype)
+            attempts.append(attempt)
+            if attempt.part is not None:
+                if attempt.right:
+                    return attempt
+                fitting.append(attempt)
+        if fitting:
+            return fitting[0]
+    return None
+
+
+def _choices(candidates: Mapping[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
+    """Every combination of neutral values, the plainest first."""
+    for values in product(*candidates.values()):
+        yield dict(zip(candidates, values, strict=True))
+
+
+def _on(implementation: Implementation, arrays: str) -> Implementation:
+    """The implementation, given arrays of another framework."""
+    if arrays == implementation.arrays:
+        return implementation
+    other = completed(describe(implementation.function, arrays=arrays))
+    return replace(implementation, arrays=arrays, dtypes=other.dtypes, offers=other.offers, vjp=other.vjp,
+                   effort=other.effort, compiles=other.compiles)  # fmt: skip
+
+
+def _dtypes(implementation: Implementation, fit: Attempt) -> tuple[Implementation, list[str]]:
+    """Without the dtypes that the plain call refuses, and with the wider dtypes that come back."""
+    taken: list[str] = []
+    wider: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    for dtype in implementation.dtypes:
+        attempts = [fit] if dtype == fit.dtype else []
+        attempts = (
+            attempts or [call(implementation, fit.problem.sizes, dtype, seed=seed) for seed in (0, 1)][:2]
+        )
+        if all(attempt.error is not None for attempt in attempts):
+            refused[dtype] = sentences.first_line(attempts[0].error)
+            continue
+        attempt = next(attempt for attempt in attempts if attempt.error is None)
+        result = attempt.dtype_of_result if attempt.part is not None else dtype
+        if (dtype, result) == ("float64", "float32") and len(implementation.dtypes) > 1:
+            refused[dtype] = "its result is float32"
+            continue
+        taken.append(dtype)
+        if result in ("float32", "float64") and FORMATS[result].unit < FORMATS[dtype].unit:
+            wider[dtype] = result
+    found = replace(implementation, dtypes=tuple(taken), result_dtypes=wider)
+    return found, [*sentences.wider(wider), *sentences.refused(refused)]
+
+
+def _reason(implementation: Implementation, device: str) -> str | None:
+    reason = frameworks.missing(implementation.arrays) or frameworks.get(implementation.arrays).unavailable(
+        device
+    )
+    return reason or (implementation.available(device) if implementation.available else None)

@@ -1,0 +1,74 @@
+"""What a run of `qkverify verify` checks: the command line, and what it leaves open from the repository's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from qkverify import verification
+from qkverify.errors import UsageError
+from qkverify.laws import Law
+from qkverify.repository import known_failures, selection, settings
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The cells, the laws, the examples, the known failures; `settings` is where all of it was said."""
+
+    plan: verification.Plan
+    selection: selection.Selection
+    profile: str
+    known: tuple[known_failures.KnownFailure, ...]
+    settings: settings.Settings
+
+
+def gathered(**given: Sequence[str] | str | None) -> Asked:
+    """What to check. `given` are fields of `Settings` by name; what is None or empty counts as not given.
+
+    Raises UsageError for an unknown name, and where there is nothing to check.
+    """
+    return checked(settings.read().given(**given))
+
+
+def checked(chosen: settings.Settings) -> Asked:
+    """What these settings alone ask for. Raises UsageError as `gathered`."""
+    if not chosen.targets:
+        raise UsageError(NO_TARGET)
+    profile = chosen.profile or "default"
+    verification.examples_of(profile)
+    own = selection.laws_of_files(chosen.own_laws)
+    selected, known = _selected(chosen, own), chosen.entries()
+    planned = verification.plan(chosen.targets, chosen.devices, chosen.dtypes)
+    if not planned.cells:
+        reasons = "\n".join(
+            f"  {name} on {where}: {why}" for (name, where), why in planned.unavailable.items()
+        )
+        raise UsageError("nothing to verify here\n" + (reasons or "  no target has these devices and dtypes"))
+    operations = {cell.implementation.operation for cell in planned.cells}
+    if not any(operations & set(law.operations) for law in selected.laws):
+        names = ", ".join(sorted(operations))
+        raise UsageError(f"none of the selected laws speaks of {names}\n  all laws: qkverify list laws")
+    return Asked(known_failures.applied(planned, known), selected, profile, known, chosen)
+
+
+def of_collected(chosen: settings.Settings, laws: Collection[Law]) -> set[Law]:
+    """Those of the laws that pytest collected that are selected. Raises UsageError for a name that no law has."""
+    own = {law.name: law for law in (*selection.laws_of_files(chosen.own_laws), *laws)}
+    kept = {law.name for law in _selected(chosen, own.values()).laws}
+    return {law for law in laws if law.name in kept}
+
+
+def _selected(chosen: settings.Settings, own: Iterable[Law]) -> selection.Selection:
+    """What is selected of the built-in laws and one's own; the names of known failures are judged with it."""
+    every = list({law.name: law for law in (*verification.law_book(), *own)}.values())
+    known_failures.check_laws(chosen.entries(), every)
+    return selection.select(every, chosen.laws, chosen.skip)
+
+
+NO_TARGET = """say what to verify:
+  qkverify verify path/file.py:function       a function of a file
+  qkverify verify package.module:function     a function that can be imported
+  qkverify init                               lists what looks like attention in this folder
+or name it in pyproject.toml:
+  [tool.qkverify]
+  targets = ["path/file.py:function"]"""

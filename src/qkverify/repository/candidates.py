@@ -1,0 +1,170 @@
+"""Functions of a repository that look like attention: found by reading source text, nothing is imported.
+
+A candidate has a query, a key and a value next to one another among its parameters. It is verified as it is if they come
+first, in a function of a module, and nothing unknown is required beside them; anything else needs an adapter.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qkverify.contract import CONVENTIONS, FURTHER, OPTIONS, SPELLINGS
+from qkverify.errors import UsageError
+
+LEFT_OUT = ("build", "dist", "node_modules", "site-packages", "third_party", "__pycache__")
+KNOWN = {*OPTIONS, *FURTHER, *SPELLINGS, *(name for one in CONVENTIONS.values() for name in one.names)}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One function, as its source says. `method` is that of a class through which it is called, "" of a plain function."""
+
+    file: Path
+    line: int
+    name: str
+    method: str
+    parameters: tuple[str, ...]
+    defaults: Mapping[str, str]  # of those that have one, as the source writes it
+    relative_imports: bool  # the file can only be imported as a part of its package
+    imports: frozenset[str]  # packages that the file imports
+
+    @property
+    def target(self) -> str:
+        """How `qkverify verify` is told of it."""
+        return f"{module_of(self.file)}:{self.name}" if self.relative_imports else f"{self.file}:{self.name}"
+
+    @property
+    def first(self) -> int:
+        """The place of the query among the parameters."""
+        return next(
+            at for at in range(len(self.parameters) - 2) if _are_query_key_value(self.parameters[at:])
+        )
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Parameters that must be given and that qkverify gives no value to."""
+        inputs = self.parameters[self.first : self.first + 3]
+        return tuple(
+            name for name in self.parameters if name not in {*inputs, *self.defaults} and name not in KNOWN
+        )
+
+    @property
+    def needs_adapter(self) -> bool:
+        """Whether `qkverify verify` cannot call it as it is."""
+        initials = [name[0].lower() for name in self.parameters[:3]]
+        return bool(self.method) or self.first > 0 or initials != ["q", "k", "v"] or bool(self.unknown)
+
+    @property
+    def arrays(self) -> str:
+        """The framework of its arrays, by what the file imports."""
+        return next((name for name in ("torch", "jax") if name in self.imports), "numpy")
+
+    def __str__(self) -> str:
+        owner = f"{self.name}.{self.method}" if self.method else self.name
+        return f"{self.file}:{self.line}  {owner}({', '.join(self.parameters)})"
+
+
+def of_folder(folder: Path) -> list[Candidate]:
+    """The candidates of every Python file below a folder, those that need no adapter first."""
+    found = [candidate for file in _files(folder) for candidate in of_file(file)]
+    return sorted(found, key=lambda candidate: (candidate.needs_adapter, str(candidate.file), candidate.line))
+
+
+def of_file(file: Path) -> list[Candidate]:
+    """The candidates of one file; none of a file that is no Python of this version."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError, OSError):
+        return []
+    imports = list(_imports(tree))
+    packages = frozenset(name.partition(".")[0] for name, level in imports if not level)
+    relative = any(level for _, level in imports)
+    found = []
+    for name, method, function in _functions(tree):
+        every = [*function.args.posonlyargs, *function.args.args]
+        names = [one.arg for one in every if one.arg not in ("self", "cls")]
+        last = function.args.defaults
+        defaults = dict(zip(names[len(names) - len(last) :], map(ast.unparse, last), strict=False))
+        for one, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
+            names.append(one.arg)
+            defaults |= {} if default is None else {one.arg: ast.unparse(default)}
+        if any(_are_query_key_value(names[at:]) for at in range(len(names) - 2)):
+            found.append(
+                Candidate(file, function.lineno, name, method, tuple(names), defaults, relative, packages)
+            )
+    return found
+
+
+def names_of(file: Path) -> list[str]:
+    """The names of a file's functions and classes. Raises UsageError for a file that is no Python of this version."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise UsageError(f"{file} cannot be read as Python: {error}") from None
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    assigned = [
+        t.id
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for t in node.targets
+        if isinstance(t, ast.Name)
+    ]
+    return [node.name for node in tree.body if isinstance(node, kinds)] + assigned
+
+
+def module_of(file: Path) -> str:
+    """The name under which a file is imported from the repository's folder; `src/` is no package."""
+    parts = file.with_suffix("").parts
+    parts = parts[1:] if parts[0] == "src" else parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for place, folders, files in os.walk(folder):
+        here = Path(place)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if name[0] != "." and name not in LEFT_OUT and not (here / name / "pyvenv.cfg").is_file()
+        )
+        yield from (here.relative_to(folder) / name for name in sorted(files) if name.endswith(".py"))
+
+
+def _functions(tree: ast.Module) -> Iterator[tuple[str, str, ast.FunctionDef]]:
+    """(name, method, definition) of each function of the module, and of what a class is called by."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            yield node.name, "", node
+        elif isinstance(node, ast.ClassDef):
+            for part in node.body:
+                if isinstance(part, ast.FunctionDef) and part.name in ("forward", "__call__"):
+                    yield node.name, part.name, part
+
+
+def _imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """(module, level) of every import of the file; a level above 0 is a relative import."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, 0) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or "", node.level
+
+
+def _are_query_key_value(names: Sequence[str]) -> bool:
+    return len(names) >= 3 and all(
+        _is(letter, name.lower()) for letter, name in zip("qkv", names[:3], strict=True)
+    )
+
+
+WORDS = {"q": "query", "k": "key", "v": "value"}
+
+
+def _is(letter: str, name: str) -> bool:
+    """q, query, q_heads, query_states, xq, x_q, and so on."""
+    parts = name.split("_")
+    whole = (letter, f"x{letter}", WORDS[letter], f"{WORDS[letter]}s", "queries" if letter == "q" else letter)
+    return any(part in whole for part in parts)
