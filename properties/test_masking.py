@@ -360,8 +360,7 @@ def test_lowest_number_in_log_sum_exp(run, problem, seed):
     spread = 9.0 * abs(problem.sizes["D"] ** -0.5 if problem.scale is None else problem.scale) + np.log(
         max(problem.sizes["K"], 1)
     )
-    near = Bounded([lowest / 2], 0.0, p) + Bounded([0.0], spread / 2, p)
-    near = np.max(near, axis=0) + Bounded(0.0, 0.0, p)
+    near = np.max(Bounded([lowest / 2], 0.0, p), axis=0) + Bounded(0.0, spread / 2, p)
     near = +Bounded(near.value, near.errors, replace(p, output=FORMATS[got.dtype.name]), 0.0)
     # An empty row may hold the mean of the values, and then looks as if it shared.
     shared = hidden.all(-1) & (output > 0).all(-1) & (not run.semantics["empty_rows"].startswith("uniform"))

@@ -12,6 +12,7 @@ from qkverify.errors import LawViolation, UnsupportedCase, UsageError
 from qkverify.problems import Problem
 from qkverify.registry import find
 from qkverify.runs import Run
+from qkverify.verification import Cell, check_cell
 
 
 def right(query, key, value, *, mask=None, causal=False):
@@ -139,7 +140,7 @@ def test_only_refusals_count_as_not_offered():
     assert {v.law for v in refused if v.outcome != "not offered"} == {
         "mismatched_sizes_raise"
     }  # it does raise there
-    broken = verify(describe(breaks, dtypes=("float32",)), profile="glance").verdicts
+    broken = list(check_cell(Cell(describe(breaks, dtypes=("float32",)), "cpu", "float32"), examples=5))
     assert {v.law for v in broken if v.outcome == "passed"} == {"mismatched_sizes_raise"}
     assert "failed" in {v.outcome for v in broken}
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(r"^(<!-- file: [^\n]*\n)?```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
 def generate(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -36,8 +36,8 @@ def generate(*arguments: str) -> subprocess.CompletedProcess[str]:
 def fences(language: str) -> Iterator[tuple[Path, str]]:
     for page in PAGES:
         for found in FENCE.finditer(page.read_text(encoding="utf-8")):
-            if found[1] == language:
-                yield page, found[2]
+            if found[2] == language and not found[1]:  # the files of a repository: test_use_in_a_repository
+                yield page, found[3]
 
 
 def test_there_are_the_pages_that_the_index_names() -> None:

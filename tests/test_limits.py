@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from qkverify import probes
 from qkverify.contract import describe
-from qkverify.verification import verify
+from qkverify.verification import Cell, check, conventions_of, law_book, prepare, verify
 
 
 def attention(query, key, value):
@@ -103,3 +105,38 @@ def test_a_single_size_that_raises_is_no_limit():
 def test_what_is_declared_is_not_second_guessed():
     one = probes.fitted(describe(attention, arrays="numpy", dtypes=("float32",), requires=("K >= 1",)))
     assert (one.requires, one.inferred) == (("K >= 1",), ())
+
+
+def test_a_causal_call_may_need_as_many_queries_as_keys():
+    def attention_(query, key, value, *, causal=False):
+        scores = query @ key.swapaxes(-1, -2) * query.dtype.type(query.shape[-1] ** -0.5)
+        if causal:
+            length = query.shape[2]
+            scores = np.where(np.tri(length, dtype=bool), scores, -np.inf)  # raises unless Q == K
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        return weights @ value / weights.sum(-1, keepdims=True)
+
+    one = probes.fitted(describe(attention_, arrays="numpy", dtypes=("float32",), differentiable=False))
+    assert one.requires_with == {"causal": ("Q == K",)}
+    assert "Q == K" not in one.requires
+    assert one.refuses({"Q": 2, "K": 3}, {"causal": True}) == "Q == K"
+    assert one.refuses({"Q": 2, "K": 3}, {}) is None
+    assert not verify(one, profile="glance").failures
+
+
+def test_what_is_too_long_may_be_left_out_by_a_function_that_nobody_declared():
+    def looped(query, key, value):
+        found = np.empty((*query.shape[:3], value.shape[3]), query.dtype)
+        for entry in range(query.shape[0]):
+            found[entry] = grouped(
+                query[entry : entry + 1], key[entry : entry + 1], value[entry : entry + 1]
+            )[0]
+        return found
+
+    law = next(law for law in law_book() if law.name == "mismatched_sizes_raise")
+    undeclared = probes.fitted(describe(looped, arrays="numpy", dtypes=("float32",), differentiable=False))
+    at = Cell(undeclared, "cpu", "float32")
+    assert conventions_of(at)["mismatched_sizes"].value == "cut"
+    assert check(law, prepare(at), max_examples=50, seed=1, database=None).outcome == "passed"
+    declared = Cell(replace(undeclared, declared=True), "cpu", "float32")
+    assert check(law, prepare(declared), max_examples=50, seed=1, database=None).outcome == "failed"

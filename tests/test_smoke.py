@@ -9,6 +9,7 @@ import pytest
 
 from qkverify import probes
 from qkverify.errors import UsageError
+from qkverify.registry import TargetImportError
 from qkverify.verification import plan, verify
 
 TORCH = "import torch\n\n"
@@ -259,3 +260,41 @@ def attention(query, key, value):
     assert planned.cells == []
     (reason,) = planned.unavailable.values()
     assert reason.startswith("it raises on the plainest call: RuntimeError: never works (mine.py:")
+
+
+@pytest.mark.parametrize(
+    "import_", ["from .numbers_of_mine import SCALE", "from kernels_package.numbers_of_mine import SCALE"]
+)
+def test_a_file_of_a_package_is_imported_as_part_of_it(fitted, tmp_path, monkeypatch, import_):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    package = tmp_path / "src" / "kernels_package"
+    package.mkdir(parents=True)
+    (tmp_path / "pyproject.toml").write_text("")
+    (package / "__init__.py").write_text("")
+    (package / "numbers_of_mine.py").write_text("SCALE = -0.5\n")
+    one = fitted(NUMPY + import_ + NUMPY_ATTENTION + """
+def attention(q, k, v):
+    return softmax(q @ k.swapaxes(-1, -2) * q.shape[-1] ** SCALE) @ v
+""", file="src/kernels_package/attn.py")  # fmt: skip
+    assert one.function.__module__ == "kernels_package.attn"
+    for name in [name for name in sys.modules if name.startswith("kernels_package")]:
+        del sys.modules[name]
+
+
+def test_an_import_that_fails_says_where_it_was_looked_up(fitted, tmp_path):
+    with pytest.raises(TargetImportError, match="imports were looked up from") as stopped:
+        fitted("import no_such_module_of_mine\n")
+    assert str(tmp_path) in str(stopped.value)
+    assert "pip install -e ." in str(stopped.value)
+
+
+def test_a_dropout_that_is_a_module_is_not_verified(fitted):
+    one = fitted(TORCH + """
+def attention(query, key, value, dropout=None):
+    weights = torch.softmax(query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5, -1)
+    return (weights if dropout is None else dropout(weights)) @ value
+""")  # fmt: skip
+    assert "dropout" not in one.offers
+    assert (
+        "dropout takes no rate, and is not verified: TypeError: 'float' object is not callable" in one.remarks
+    )

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from qkverify import foreign_text, registry
+from qkverify import foreign_text, probes, registry
 from qkverify.ceilings import fraction_of_roofline, measure_ceilings
 from qkverify.cells import Cell, cells_of
 from qkverify.contract import Implementation
@@ -194,6 +194,6 @@ def session_of(config: pytest.Config) -> BenchmarkSession:
 def _chosen(config: pytest.Config) -> list[Implementation]:
     targets = pytest_options.value(config, "implementation")
     try:
-        return [one for target in targets for one in registry.find(target)] or registry.load_folder()
+        return [one for target in targets for one in probes.find(target)] or registry.load_folder()
     except UsageError as error:  # a collection error of this kind shows its sentence and no traceback
         raise pytest.Collector.CollectError(str(error)) from None

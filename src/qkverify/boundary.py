@@ -23,7 +23,8 @@ from qkverify.rounding import EXACT, FLOAT64, FORMATS, Bounded, Precision
 NUMPY_DTYPES: Mapping[str, Any] = {"float64": np.float64, "float32": np.float32, "float16": np.float16,
                                    "bfloat16": ml_dtypes.bfloat16}  # fmt: skip
 DEFAULTS = {"causal_alignment": "bottom-right", "empty_rows": "zero", "masked_values": "read", "deterministic": "no",
-            "batch_invariant": "no", "delta": "weights", "lse": "natural", "empty_lse": "-inf"}  # fmt: skip
+            "batch_invariant": "no", "delta": "weights", "lse": "natural", "empty_lse": "-inf",
+            "mismatched_sizes": "raise"}  # fmt: skip
 
 _NOT_ITS_OWN = (SkipTest, HypothesisException, HarnessError)  # words of the harness and of its libraries
 

@@ -1,6 +1,7 @@
 """The command line: each command is a thin front over the same functions that Python users call.
 
-Exit codes: 0 all laws hold, 1 a law is broken, 2 wrong usage, 3 the harness failed (a results file that cannot be read, say).
+Exit codes: 0 the laws hold, 1 a law is broken, 2 wrong usage, 3 the harness failed (a results file that cannot be read, say), 4
+nothing was verified.
 A user's mistake gets a sentence, never a traceback of ours; a target that raises on import shows its own.
 """
 

@@ -69,6 +69,10 @@ SEMANTICS: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType(
         "lse": (("natural", "base2"), "the logarithm of the log-sum-exp"),
         "empty_lse": (("-inf", "finite"), "the log-sum-exp of a query that sees no key"),
         "lse_gradient": (("yes", "no"), "the log-sum-exp has a gradient, as the output has"),
+        "mismatched_sizes": (
+            ("raise", "cut"),
+            "sizes that do not fit one another raise, or what is too long is not looked at",
+        ),
     }
 )
 
@@ -284,10 +288,7 @@ class Implementation:
 
     def accepts(self, sizes: Mapping[str, int]) -> str | None:
         """The first of `requires` that these sizes break, or None. Letters that are not in `sizes` are not judged."""
-        for rule in self.requires:
-            if letters(rule) <= sizes.keys() and not eval(compiled(rule), {"__builtins__": {}}, dict(sizes)):
-                return rule
-        return None
+        return _first_broken(self.requires, sizes)
 
     def refuses(self, sizes: Mapping[str, int], options: Mapping[str, Any]) -> str | None:
         """What was found out of the sizes that a problem breaks, or None: it would raise for them."""
@@ -295,10 +296,7 @@ class Implementation:
             *self.inferred,
             *(rule for name, some in self.requires_with.items() if name in options for rule in some),
         )
-        for rule in rules:
-            if not eval(compiled(rule), {"__builtins__": {}}, dict(sizes)):
-                return rule
-        return None
+        return _first_broken(rules, sizes)
 
     def keywords(self, options: Mapping[str, Any], *, grouped: bool = False, size: int = 0) -> dict[str, Any]:
         """The call's keyword arguments under the function's own names and conventions.
@@ -543,6 +541,14 @@ def letters(rule: str) -> frozenset[str]:
 def compiled(rule: str) -> Any:
     """A rule as code: it is judged for every problem that is drawn."""
     return compile(rule, f"requires {rule!r}", "eval")
+
+
+def _first_broken(rules: Sequence[str], sizes: Mapping[str, int]) -> str | None:
+    """The first rule that these sizes break, of those whose letters are all among them."""
+    for rule in rules:
+        if letters(rule) <= sizes.keys() and not eval(compiled(rule), {"__builtins__": {}}, dict(sizes)):
+            return rule
+    return None
 
 
 def _several(words: Sequence[str] | str) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from qkverify import fast_exponential, messages
 from qkverify.contract import Implementation
+from qkverify.errors import ContractError
 from qkverify.operations import DESCRIBED, word
 from qkverify.probes.heads import heads
 from qkverify.probes.layouts import layout
@@ -53,6 +54,8 @@ def detect(one: Implementation, device: str, dtype: str) -> dict[str, Choice]:
             found[name] = Choice(one.semantics[name], "declared")
             continue
         value = _answer(probe, run)
+        if name == "mismatched_sizes" and not value:
+            continue  # the contract asks for an error
         found[name] = Choice(value, "detected") if value else Choice("none", "not applicable")
         if value:
             run.semantics[name] = value
@@ -219,6 +222,41 @@ def _lse(run: Run) -> str | None:
     return _nearest(found, {float(np.log(3)): "natural", float(np.log2(3)): "base2"})
 
 
+def mismatched(problem: Problem, which: str) -> Problem:
+    """The problem with a key or value that is too long, too wide, or of twice as many batch entries."""
+    changed, axis = MISMATCHES[which]
+    return problem.replace(**{n: np.concatenate([getattr(problem, n)] * 2, axis) for n in changed})
+
+
+MISMATCHES: Mapping[str, tuple[tuple[str, ...], int]] = {
+    "value longer": (("value",), 2), "key longer": (("key",), 2), "key wider": (("key",), 3),
+    "batches differ": (("key", "value"), 0),
+}  # fmt: skip
+
+
+def _mismatched_sizes(run: Run) -> str | None:
+    """ "cut" if an undeclared function leaves out what is too long, wherever it does not raise. Whoever declares an
+    implementation has read that it must raise, or declares otherwise."""
+    if run.implementation.declared or run.implementation.compiles:
+        return None
+    problem, returned = _problem(run, keys=3, batch=2, seed=4), 0
+    if problem.sizes["D"] == 1:
+        wider = {name: np.concatenate([getattr(problem, name)] * 2, 3) for name in ("query", "key", "value")}
+        problem = problem.replace(**wider)
+    for which in MISMATCHES:
+        try:
+            got = run.values(mismatched(problem, which))
+        except ContractError:
+            return None
+        except Exception:  # as it should be
+            continue
+        exact = run.bound(problem)[0]
+        if not (np.abs(got.astype(np.float64) - exact.value) <= exact.errors).all():
+            return None
+        returned += 1
+    return "cut" if returned else None
+
+
 def _nearest(found: float, meanings: Mapping[float, str]) -> str | None:
     """The meaning whose number is nearest to what was found; None for NaN."""
     return None if np.isnan(found) else meanings[min(meanings, key=lambda number: abs(number - found))]
@@ -232,6 +270,7 @@ PROBES: Mapping[str, Callable[[Run], str | None]] = {
     "batch_invariant": _batch_invariant,
     "lse": _lse,
     "empty_lse": _empty_lse,
+    "mismatched_sizes": _mismatched_sizes,
 }
 
 

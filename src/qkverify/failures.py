@@ -7,22 +7,26 @@ that hold included.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from qkverify.causes import settled
 from qkverify.diagnosis import claim_of_failure, observe_with
-from qkverify.diagnosis.claims import Claim
+from qkverify.diagnosis.claims import Claim, Observation
+from qkverify.diagnosis.observing import fresh
 from qkverify.judging import Judged
 from qkverify.raising import Call, separating
 from qkverify.results import Verdict
 from qkverify.runs import Run
 
+SECONDS = 20.0  # what the diagnoses of one cell may cost: what is not explained by then stays so
+
 
 @dataclass
 class Failure:
-    """One broken law: its run, the problems of its counterexample, and the claim that explains it."""
+    """One broken law: a run of its cell, the problems of its counterexample, and the claim that explains it."""
 
     run: Run
     judged: Sequence[Judged]
@@ -38,6 +42,7 @@ class Failures:
     raised: set[Call] = field(default_factory=set)
     of: dict[str, Failure] = field(default_factory=dict)
     withdrawn: list[Claim] = field(default_factory=list)
+    seconds: float = 0.0  # spent on diagnoses
 
     def calls_of(self, run: Run) -> None:
         """Note the calls that a law made, whatever became of it."""
@@ -46,11 +51,15 @@ class Failures:
 
     def explained(self, law: str, run: Run, judged: Sequence[Judged], *, dropped: bool, raised: bool) -> str:
         """The diagnosis of a law that failed, or nothing; it is kept for the failures that come."""
-        failure = self.of[law] = Failure(run, judged, raised)
+        failure = self.of[law] = Failure(fresh(run), judged, raised)
         self._withdraw_contradicted_by(failure)
         if raised:  # no sentence is about an exception
             return ""
-        failure.claim = self._known(failure) or self._new(failure, dropped)
+        failure.claim = self._known(failure)
+        if failure.claim is None and self.seconds < SECONDS:
+            start = time.perf_counter()
+            failure.claim = self._new(run, judged, dropped)
+            self.seconds += time.perf_counter() - start
         return failure.claim.sentence if failure.claim else ""
 
     def settled(self, verdicts: Sequence[Verdict]) -> list[Verdict]:
@@ -94,7 +103,10 @@ class Failures:
         return bool(wrong) and not claim.direct and not self._contradicts(claim, failure)
 
     def _contradicts(self, claim: Claim, failure: Failure) -> bool:
-        seen = [observe_with(failure.run, one.subject, claim.aspect) for one in failure.judged]
+        def observed(subject: Any) -> Observation | None:
+            return observe_with(failure.run, subject, claim.aspect)
+
+        seen = map(claim.observed or observed, (one.subject for one in failure.judged))
         return any(one is not None and claim.contradicted(one) for one in seen)
 
     def _withdraw_contradicted_by(self, new: Failure) -> None:
@@ -105,9 +117,10 @@ class Failures:
                     if failure.claim is claim:
                         failure.claim = None
 
-    def _new(self, failure: Failure, dropped: bool) -> Claim | None:
-        wrong = [one.subject for one in failure.judged if one.wrong]
-        found = claim_of_failure(failure.run, wrong, self._problems(), dropped=dropped)
+    def _new(self, run: Run, judged: Sequence[Judged], dropped: bool) -> Claim | None:
+        wrong = [one.subject for one in judged if one.wrong]
+        right = bool(judged) and not wrong
+        found = claim_of_failure(run, wrong, self._problems(), dropped=dropped, right=right)
         return None if found is None or found.sentence in [one.sentence for one in self.withdrawn] else found
 
     def _problems(self) -> Iterator[Any]:

@@ -105,7 +105,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     pyfuncitem.stash[VERDICT] = verdict
     writer = _writer(pyfuncitem.config)
     if writer is not None:
-        writer.append(verdict)
+        writer.append(failures.settled([verdict])[0])
     pyfuncitem.user_properties += [("margin", verdict.margin), ("examples", verdict.examples),
                                    ("cell", held.cell), ("used", ", ".join(verdict.used or ()))]  # fmt: skip
     known = finding(law, held)

@@ -11,9 +11,10 @@ import contextlib
 import hashlib
 import importlib
 import importlib.util
+import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import metadata
@@ -25,7 +26,10 @@ from qkverify import foreign_text, frameworks
 from qkverify.contract import NAME, REGISTERED, Implementation, completed, describe
 from qkverify.errors import UsageError
 
-GROUP = "qkverify.implementations"
+GROUP = "qkverify.implementations"  # of entry points
+FOLDER = "qkverify.implementations"  # the package that the folder is
+RELATIVE = re.compile(r"^\s*from \.", re.M)  # an import that only a package can make
+PROJECT_MARKS = ("pyproject.toml", "setup.py", "setup.cfg", ".git")  # of the folder that holds a project
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Missing:
 class TargetImportError(UsageError):
     """A user's target raised on import; `text` is its own traceback."""
 
-    def __init__(self, target: str, error: BaseException) -> None:
+    def __init__(self, target: str, error: BaseException, roots: Sequence[Path] = ()) -> None:
         frames = [
             f
             for f in traceback.extract_tb(error.__traceback__)
@@ -52,7 +56,13 @@ class TargetImportError(UsageError):
             lines=200,
             characters=20_000,
         )
-        super().__init__(f"{target} could not be imported: {foreign_text.of_error(error)}")
+        hint = ""
+        if isinstance(error, ImportError) and roots:
+            hint = (
+                f"\n  imports were looked up from {', '.join(map(str, roots))} and in this environment\n"
+                "  install its package here (pip install -e .), or give it as module:function where `import module` works"
+            )
+        super().__init__(f"{target} could not be imported: {foreign_text.of_error(error)}{hint}")
 
 
 @lru_cache(maxsize=1)
@@ -130,7 +140,10 @@ def again(name: str, file: str, function: str) -> Implementation:
 
 
 def load_file(path: str | Path) -> ModuleType:
-    """The module in a file, imported under a name of its own; its folder is on the path while it is imported."""
+    """The module in a file: by its dotted name if it is part of a package, else under a name of its own.
+
+    Raises TargetImportError with the file's own traceback.
+    """
     file = Path(path).resolve()
     if not file.is_file():
         raise UsageError.missing(file, str(path))
@@ -140,6 +153,55 @@ def load_file(path: str | Path) -> ModuleType:
         return _imported(
             ".".join([package.__name__, *file.relative_to(home).with_suffix("").parts]), str(path)
         )
+    roots = import_roots(file)
+    with _on_path(roots):
+        found = _of_package(file, roots)
+        return found if isinstance(found, ModuleType) else _alone(file, str(path), found)
+
+
+def import_roots(file: Path) -> list[Path]:
+    """The folders that imports in a file may start from, the likeliest first: above its package, its own, its project's."""
+    package = file.parent
+    if not (package / "__init__.py").is_file() and RELATIVE.search(file.read_text(errors="replace")):
+        package = package.parent  # a package without that file
+    while (package / "__init__.py").is_file():
+        package = package.parent
+    project = next((f for f in file.parents if any((f / mark).exists() for mark in PROJECT_MARKS)), None)
+    roots = [package, file.parent, *([project / "src", project] if project else [])]
+    return [root for root in dict.fromkeys(roots) if root.is_dir()]
+
+
+@contextlib.contextmanager
+def _on_path(roots: Sequence[Path]) -> Iterator[None]:
+    """First on the path while a file is imported; afterwards last: a function may import when it is called."""
+    added = [str(root) for root in roots]
+    sys.path[:0] = added
+    try:
+        yield
+    finally:
+        for folder in added:
+            with contextlib.suppress(ValueError):  # the file may have taken it off
+                sys.path.remove(folder)
+        sys.path += [folder for folder in added if folder not in sys.path]
+
+
+def _of_package(file: Path, roots: Sequence[Path]) -> ModuleType | BaseException | None:
+    """The module of a file in a package, imported by its dotted name; what its import raised; None if it is in none."""
+    if roots[0] == file.parent:
+        return None
+    parts = file.relative_to(roots[0]).with_suffix("").parts
+    name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    try:
+        module = importlib.import_module(name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return error
+    return module if Path(module.__file__ or "").resolve() == file else None  # another package has the name
+
+
+def _alone(file: Path, path: str, packaged: BaseException | None) -> ModuleType:
+    """The module of a file under a name of its own. `packaged` is what its import as part of a package raised."""
     name = f"{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -148,16 +210,14 @@ def load_file(path: str | Path) -> ModuleType:
         raise UsageError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    sys.path.insert(0, str(file.parent))
     try:
         spec.loader.exec_module(module)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a script that ends with sys.exit, say
         sys.modules.pop(name, None)
-        raise TargetImportError(str(path), error) from error
-    finally:
-        sys.path.remove(str(file.parent))
+        first = packaged or error
+        raise TargetImportError(path, first, import_roots(file)) from first
     return module
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qkverify import registry, replays
+from qkverify import probes, registry, replays
 from qkverify.contract import Implementation
 from qkverify.errors import UsageError
 from qkverify.laws import Law, explain
@@ -37,9 +37,9 @@ def _implementation(record: dict[str, str]) -> Implementation:
     """By its name; else by the function of its file."""
     try:
         return next(
-            one for one in registry.find(record["implementation"]) if one.name == record["implementation"]
+            one for one in probes.find(record["implementation"]) if one.name == record["implementation"]
         )
     except (UsageError, StopIteration):
         declared = registry.registered_by(registry.load_file(record["file"]))
         named = [one for one in declared if one.name == record["implementation"]]
-        return named[0] if named else registry.find(f"{record['file']}:{record['function']}")[0]
+        return probes.fitted(named[0]) if named else probes.find(f"{record['file']}:{record['function']}")[0]

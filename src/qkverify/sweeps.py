@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from qkverify import registry
+from qkverify import probes
 from qkverify.cells import Cell
 from qkverify.children import Child, Died, serve
 from qkverify.errors import UsageError
@@ -197,7 +197,7 @@ def answer(question: bytes) -> bytes:
 
 
 def _found(one: Named) -> Cell:
-    implementation = registry.again(one.name, one.file, one.function)
+    implementation = probes.again(one.name, one.file, one.function)
     return Cell(one.workload, implementation, one.device, one.dtype, one.direction)
 
 

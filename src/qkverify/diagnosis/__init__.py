@@ -23,12 +23,14 @@ to general.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from qkverify.diagnosis import symptoms
+from qkverify.diagnosis.assumed import condition, other_conventions, placed, under
 from qkverify.diagnosis.attention import claim_of, random_problems
 from qkverify.diagnosis.claims import Claim, Observation, Trial
 from qkverify.diagnosis.dropout import dropout, unasked
@@ -42,7 +44,7 @@ from qkverify.runs import Run
 
 __all__ = ["MISTAKES", "claim_of_failure", "diagnose", "looks_like", "observe_with"]
 
-SECONDS = 1.0  # what a diagnosis may cost: no call of the implementation starts after that
+SECONDS = 2.0  # what a diagnosis may cost: no call of the implementation starts after that
 
 
 def looks_like(run: Run, *, dropped: bool = False) -> str:
@@ -58,7 +60,7 @@ def looks_like(run: Run, *, dropped: bool = False) -> str:
 def diagnose(run: Run, problem: Problem) -> str:
     """One sentence that says which well-known mistake explains what a run returns on a problem; empty when none does.
 
-    The implementation is called again on the problem and on others made from it, for about a second; the run itself keeps
+    The implementation is called again on the problem and on others made from it, for a second or two; the run itself keeps
     its state.
     """
     try:
@@ -69,17 +71,18 @@ def diagnose(run: Run, problem: Problem) -> str:
 
 
 def claim_of_failure(
-    run: Run, wrong: Sequence[Any], known: Iterable[Any] = (), *, dropped: bool = False
+    run: Run, wrong: Sequence[Any], known: Iterable[Any] = (), *, dropped: bool = False, right: bool = False
 ) -> Claim | None:
     """What went wrong in the example that failed last, of which the problems `wrong` have wrong results; None if that is unknown.
 
-    `known` are the problems of other failures, which must not contradict it; `dropped` says that the law is about dropout.
+    `known` are the problems of other failures, which must not contradict it; `dropped` says that the law is about dropout,
+    `right` that the calls of the example were made again and their results are right.
     """
     until = time.perf_counter() + SECONDS
     try:
         with np.errstate(all="ignore"):
             if run.implementation.operation != "attention":
-                return claim_about(run, until, trial_of(run, known))
+                return claim_about(run, until, trial_of(run, known), right=right)
             return _of_attention(run, wrong, until, trial_of(run, known), dropped)
     except Exception:  # as above
         return None
@@ -96,7 +99,32 @@ def _of_attention(
         found = _of_problem(run, problem, until, trial)
         if found is not None:
             return found
-    return None if wrong else _of_right_problems(run, until)
+    return _under_other_conventions(run, wrong[0], trial) if wrong else _of_right_problems(run, until)
+
+
+def _under_other_conventions(run: Run, problem: Problem, trial: Trial) -> Claim | None:
+    """A mistake that fits if what the implementation does not declare is taken for something else."""
+    known = list(trial.known())
+    for conventions in other_conventions(run, problem):
+        other = under(run, conventions)
+        subjects = [placed(one, conventions) for one in (problem, *known)]
+        until = time.perf_counter() + SECONDS
+        found = _of_problem(other, subjects[0], until, trial_of(other, subjects[1:]))
+        if found is not None and not found.direct:
+            return _supposing(found, other, conventions)
+    return None
+
+
+def _supposing(found: Claim, other: Run, conventions: Mapping[str, str]) -> Claim:
+    """The claim with its conventions in front."""
+
+    def said(sentence: str) -> str:
+        return sentence and condition(conventions) + sentence[:1].lower() + sentence[1:]
+
+    return replace(
+        found, sentence=said(found.sentence), narrower=said(found.narrower),
+        observed=lambda subject: observe_with(other, placed(subject, conventions), found.aspect),
+    )  # fmt: skip
 
 
 def _of_dropout(run: Run, until: float, dropped: bool) -> str:
@@ -137,14 +165,20 @@ def trial_of(run: Run, known: Iterable[Any] = ()) -> Trial:
             return random_problems(other, aspect)
         return drawn(other, np.random.default_rng(7))
 
-    return Trial(lambda subject, aspect: observe_with(other, subject, aspect), lambda: iter(known), random)
+    subjects = list(known)
+    return Trial(lambda subject, aspect: observe_with(other, subject, aspect), lambda: iter(subjects), random)
 
 
 def observe_with(run: Run, subject: Any, aspect: str) -> Observation | None:
-    """One aspect of the result for a problem of attention, or an example of another operation; None where it raises."""
+    """One aspect of the result for a problem of attention, or an example of another operation; None where it raises.
+
+    None, too, for a query, key or value that is not finite: what a mistake makes of NaN depends on how it is written.
+    """
     until = time.perf_counter() + SECONDS
     with np.errstate(all="ignore"):
         if isinstance(subject, Problem):
+            if not all(np.isfinite(x).all() for x in (subject.query, subject.key, subject.value)):
+                return None
             observer = Observer(run, subject, until)
             return observer.observe(subject, aspect) if observer.applies(aspect) else None
         caller = Caller(run, OTHERS[run.implementation.operation], until)

@@ -15,7 +15,7 @@ from typing import Any
 Parts = Mapping[str, Any]  # results by name: arrays as received, or Bounded as predicted
 TESTED = 60  # random problems that a claim is tested on
 ENOUGH = 12  # of them at least: what is so slow that fewer are tried gets no sentence
-SECONDS = 1.0  # what the tests of one diagnosis may cost
+SECONDS = 2.0  # what the tests of one diagnosis may cost
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,8 @@ class Claim:
     """A sentence about one aspect of a result ("output"), and whether an observation contradicts it.
 
     `narrower` is the sentence without what it says of other problems ("otherwise it is right"), for which `inside` says of which
-    problems it speaks. `direct` is a claim that was watched and not inferred: that a call writes into its argument.
+    problems it speaks. `direct` is a claim that was watched and not inferred: that a call writes into its argument. `observed` is
+    the observation for a problem if the claim is made under other conventions than those of the run.
     """
 
     sentence: str
@@ -42,6 +43,7 @@ class Claim:
     narrower: str = ""
     inside: Callable[[Any], bool] = lambda subject: True
     direct: bool = False
+    observed: Callable[[Any], Observation | None] | None = None
 
 
 @dataclass

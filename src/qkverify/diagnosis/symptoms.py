@@ -124,12 +124,21 @@ def digits(observer: Observer, aspect: str) -> Iterator[Claim]:
             continue
         too_far = _farther_than(run, FORMATS[coarse])
         if not any(map(too_far, plain)):
-            text = f"result is as far off as sums would be that are kept in {coarse}."
-            yield Claim(f"The {text}", aspect, too_far)
-            without = lambda problem: not problem.options  # noqa: E731
-            yield Claim(f"Without options the {text}", aspect, lambda seen: without(seen.subject) and too_far(seen),
-                        inside=without)  # fmt: skip
+            yield from _as_far_off(coarse, too_far)
             return
+
+
+def _as_far_off(coarse: str, too_far: Callable[[Observation], bool]) -> Iterator[Claim]:
+    text = f"result is as far off as sums would be that are kept in {coarse}."
+    yield Claim(f"The {text}", "output", too_far)
+    yield Claim(
+        f"Without options the {text}", "output", lambda seen: _optionless(seen.subject) and too_far(seen),
+        inside=_optionless,
+    )  # fmt: skip
+
+
+def _optionless(problem: Problem) -> bool:
+    return not problem.options
 
 
 def _farther_than(run: Run, coarse: Format) -> Callable[[Observation], bool]:
@@ -217,8 +226,8 @@ def _coarser(declared: Precision, coarse: Format) -> Precision:
     """The same formats with as few digits, and as narrow a range, as the coarse one."""
 
     def rounded(f: Format) -> Format:
-        narrow = {"huge": min(coarse.huge, f.huge), "tiny": max(coarse.tiny, f.tiny)}
-        return replace(f, unit=max(coarse.unit, f.unit), **narrow)
+        wider = max(coarse.unit, f.unit), max(coarse.tiny, f.tiny)
+        return replace(f, unit=wider[0], tiny=wider[1], huge=min(coarse.huge, f.huge))
 
     return replace(declared, operand=rounded(declared.operand), accumulate=rounded(declared.accumulate),
                    elementwise=rounded(declared.elementwise), output=rounded(declared.output))  # fmt: skip

@@ -19,7 +19,7 @@ from qkverify.contract import Implementation
 from qkverify.probes import smoke
 from qkverify.probes.dtypes import of_result
 
-__all__ = ["find", "fitted"]
+__all__ = ["again", "find", "fitted"]
 
 
 def find(target: Any) -> list[Implementation]:
@@ -27,16 +27,21 @@ def find(target: Any) -> list[Implementation]:
     return [fitted(implementation) for implementation in registry.find(target)]
 
 
+def again(name: str, file: str, function: str) -> Implementation:
+    """As `registry.again`, fitted: the same in another process."""
+    return fitted(registry.again(name, file, function))
+
+
 @messages.collected()
 def fitted(implementation: Implementation) -> Implementation:
     """With what its plain calls show. Raises UsageError if it cannot be called."""
     if implementation.probed:
         return implementation
-    if frameworks.missing(implementation.arrays) and (
-        implementation.declared or implementation.operation != "attention"
-    ):
-        return implementation  # where it can run at all is asked later
+    missing = frameworks.missing(implementation.arrays)
     if implementation.operation != "attention":
-        return of_result(implementation)
+        return implementation if missing else of_result(implementation)
+    module = str(getattr(implementation.function, "__module__", ""))
+    if implementation.declared and (missing or module.startswith(registry.FOLDER)):
+        return implementation  # it cannot run here, or is verified here already
     found = smoke.checked(implementation) if implementation.declared else smoke.inferred(implementation)
     return replace(found, probed=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from qkverify.contract import OPTIONS, STANDARD_SCALE, Implementation
 from qkverify.errors import UsageError
 from qkverify.operations import DESCRIBED
+from qkverify.probes.sentences import first_line
 
 FAR = 2**30  # a side of a window, or a cap, that no score reaches
 # Option -> what switches it off, the plainest first.
@@ -87,3 +88,20 @@ def _missing(implementation: Implementation, name: str) -> str:
         f"  give it a default, or verify a function that passes it: "
         f"def attention({first}): return {function}({first}, {name}=...)"
     )
+
+
+def without_module(
+    implementation: Implementation, raises: Callable[..., BaseException | None]
+) -> Implementation:
+    """Without a parameter called dropout that takes no rate: a module, as in The Annotated Transformer."""
+    if "dropout" not in implementation.offers:
+        return implementation
+    errors = [raises(dropout=rate) for rate in (0.5, 0.25)]
+    if not all(isinstance(error, TypeError | AttributeError) for error in errors):
+        return implementation
+    own = implementation.parameters["dropout"]
+    said = f"{own} takes no rate, and is not verified: {first_line(errors[0])}"
+    kept = {name: parameter for name, parameter in implementation.parameters.items() if name != "dropout"}
+    return replace(implementation, parameters=kept, offers=implementation.offers - {"dropout"},
+                   neutral={name: value for name, value in implementation.neutral.items() if name != "dropout"},
+                   remarks=(*implementation.remarks, said))  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from qkverify.contract import Implementation
 from qkverify.probes import sentences
@@ -32,7 +33,8 @@ def inferred(implementation: Implementation, fit: Attempt) -> tuple[Implementati
             continue  # each size is one more compilation
         look(probe)
     rules = tuple(probe.rules)
-    return replace(implementation, requires=(*implementation.requires, *rules), inferred=rules), probe.remarks
+    limited = replace(implementation, requires=(*implementation.requires, *rules), inferred=rules)
+    return replace(limited, requires_with=_causal(probe)), probe.remarks
 
 
 class Probe:
@@ -43,18 +45,19 @@ class Probe:
         self.sizes: dict[str, int] = dict(fit.problem.sizes)
         self.rules: list[str] = []
         self.remarks: list[str] = []
-        self._errors: dict[tuple[tuple[str, int], ...], BaseException | None] = {}
+        self._errors: dict[tuple[Any, ...], BaseException | None] = {}
 
-    def error(self, **sizes: int) -> BaseException | None:
+    def error(self, sizes: Sizes, *, causal: bool = False) -> BaseException | None:
         """What the function raises if these sizes are changed, or None."""
         wanted = {**self.sizes, **sizes}
-        key = tuple(sorted(wanted.items()))
+        key = (causal, *sorted(wanted.items()))
         if key not in self._errors:
-            self._errors[key] = call(self.implementation, wanted, self.dtype, seed=len(self._errors)).error
+            seed = len(self._errors)
+            self._errors[key] = call(self.implementation, wanted, self.dtype, seed=seed, causal=causal).error
         return self._errors[key]
 
     def takes(self, **sizes: int) -> bool:
-        return self.error(**sizes) is None
+        return self.error(sizes) is None
 
     def implementation_accepts(self, sizes: Sizes) -> bool:
         """Whether these sizes keep what was inferred so far."""
@@ -68,7 +71,7 @@ class Probe:
         if not all(self.takes(**sizes) for sizes in kept) or any(self.takes(**sizes) for sizes in broken):
             return False
         self.rules += rules
-        self.remarks.append(sentences.limited(rules, self.error(**broken[0]), words))
+        self.remarks.append(sentences.limited(rules, self.error(broken[0]), words))
         return True
 
 
@@ -90,6 +93,24 @@ def plain_sizes(implementation: Implementation) -> dict[str, int] | None:
             return None
         chosen |= fitting[0]
     return chosen
+
+
+def _causal(probe: Probe) -> dict[str, tuple[str, ...]]:
+    """Of a causal call: whether it takes as many queries as keys only, or no more, where others may differ."""
+    if "causal" not in probe.implementation.offers or probe.implementation.compiles:
+        return {}
+    n = max(probe.sizes["Q"], probe.sizes["K"])
+    equal = [{"Q": n, "K": n}, {"Q": 2 * n, "K": 2 * n}]
+    fewer, more = [{"K": 2 * n}, {"Q": n, "K": 3 * n}], [{"Q": 2 * n}, {"Q": 3 * n, "K": n}]
+    for rule, broken in (("Q == K", [*fewer, *more]), ("Q <= K", more), ("Q >= K", fewer)):
+        broken = [sizes for sizes in broken if probe.takes(**sizes)]
+        errors = [probe.error(sizes, causal=True) for sizes in broken]
+        if broken and all(errors) and not any(probe.error(sizes, causal=True) for sizes in equal):
+            probe.remarks.append(
+                sentences.limited([rule], errors[0], "a causal call, the number of queries and keys")
+            )
+            return {"causal": (rule,)}
+    return {}
 
 
 def _heads(probe: Probe) -> None:
@@ -180,7 +201,7 @@ def _empty(probe: Probe) -> None:
             probe.takes(**other) for other in others
         ):
             continue
-        errors = [probe.error(**{**other, **sizes}) for other in others]
+        errors = [probe.error({**other, **sizes}) for other in others]
         if all(errors):
             rules.append(f"{letter} >= 1")
             error = errors[0]

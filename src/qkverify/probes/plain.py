@@ -6,6 +6,7 @@ import dataclasses
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -59,15 +60,18 @@ class Attempt:
 
 
 def call(implementation: Implementation, sizes: Sizes, dtype: str, device: str = "cpu", seed: int = 0,
-         **options: Any) -> Attempt:  # fmt: skip
-    """Call the function on standard normal numbers of these sizes. Whatever it raises is part of the answer."""
+         further: Mapping[str, Any] = MappingProxyType({}), **options: Any) -> Attempt:  # fmt: skip
+    """Call the function on standard normal numbers of these sizes. Whatever it raises is part of the answer.
+
+    `options` are those of a problem, `further` others (`contract.FURTHER`).
+    """
     whole = replace(implementation, returns=None)
     run = Run(whole, device, dtype)
     problem = problem_of(run, sizes, seed, **options)
     with warnings.catch_warnings(), np.errstate(all="ignore"), run.framework.restored():
         warnings.simplefilter("ignore")
         try:
-            returned = run.native_call(problem)
+            returned = run.callable(problem, **further)()
         except (Exception, SystemExit) as error:
             return Attempt(implementation, problem, device, dtype, error=error)
     return Attempt(implementation, problem, device, dtype, returned)

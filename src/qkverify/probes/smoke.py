@@ -42,9 +42,12 @@ def inferred(implementation: Implementation) -> Implementation:
     remarks = [*sentences.adapted(implementation, made, fit), *defaults.remark(made)]
     made = replace(made, requires=(*made.requires, *axes.SIZES[made.layout]))
     made, said = _dtypes(made, fit)
-    remarks += said
+    made = defaults.without_module(
+        replace(made, remarks=(*remarks, *said)),
+        lambda **further: call(made, fit.problem.sizes, fit.dtype, further=further).error,
+    )
     limited, said = limits.inferred(made, fit)
-    return replace(limited, remarks=(*remarks, *said))
+    return replace(limited, remarks=(*made.remarks, *said))
 
 
 def checked(implementation: Implementation) -> Implementation:
@@ -80,43 +83,38 @@ def _unavailable(
 
 def _fit(implementation: Implementation, candidates: Mapping[str, tuple[Any, ...]],
          attempts: list[Attempt]) -> Attempt | None:  # fmt: skip
-    """The first call whose result is right, else the first whose result has the shape of an output, else None."""
-    best: Attempt | None = None
+    """The first call whose result is right; else, of the first framework whose arrays come back, the first of the output's shape
+    on four axes, three or two; else None. Further frameworks are tried only if nothing comes back."""
     order = dict.fromkeys((implementation.arrays, *frameworks_used(implementation.function)))
     for arrays in order:
         if frameworks.missing(arrays):
             continue
+        fitting: list[Attempt] = []
         for neutral in _choices(candidates):
             variant = replace(_on(implementation, arrays), neutral=neutral)
-            fit = _climbed(variant, attempts)
-            if fit is not None and fit.right:
-                return fit
-            best = best or fit
-        if best is not None:
-            return best
-    return best
+            for attempt in _climbed(variant):
+                attempts.append(attempt)
+                if attempt.right:
+                    return attempt
+                if attempt.part is not None:
+                    fitting.append(attempt)
+        if fitting:
+            return next(
+                (one for one in fitting if one.implementation.layout == implementation.layout), fitting[0]
+            )
+    return None
 
 
-def _climbed(implementation: Implementation, attempts: list[Attempt]) -> Attempt | None:
-    """The first that fits, on arrays of four axes at any of the sizes, then of three, then of two."""
+def _climbed(implementation: Implementation) -> Iterator[Attempt]:
+    """Calls with arrays of four axes at every rung, then of three, then of two."""
     layouts = dict.fromkeys((implementation.layout, *axes.LAYOUTS))
     dtype = "float32" if "float32" in implementation.dtypes else implementation.dtypes[0]
     for count, rung in product((4, 3, 2), RUNGS):
-        fitting: list[Attempt] = []
         for layout in (layout for layout in layouts if len(layout) == count):
             variant = replace(implementation, layout=layout)
             sizes = {**rung, **{rule[0]: 1 for rule in axes.SIZES[layout]}}
-            if variant.accepts(sizes) is not None:
-                continue
-            attempt = call(variant, sizes, dtype)
-            attempts.append(attempt)
-            if attempt.part is not None:
-                if attempt.right:
-                    return attempt
-                fitting.append(attempt)
-        if fitting:
-            return fitting[0]
-    return None
+            if variant.accepts(sizes) is None:
+                yield call(variant, sizes, dtype)
 
 
 def _choices(candidates: Mapping[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Failures that a repository knows of, in a TOML file: each an entry with the law, the reason, and where it shows.
 
     [[known_failure]]
-    law = "hidden_keys_do_not_reach_gradients"
+    law = "hidden_keys_do_not_reach_gradients"     # or a list: one mistake often breaks several laws
     dtype = "bfloat16"                  # optional; so are device and implementation (a name as printed, or a pattern)
     reason = "the backward kernel adds the padding; waits for the next release"
     link = "issue 123"                  # optional
@@ -38,7 +38,7 @@ class KnownFailure:
     """One entry; `place` names its file, number and line. Empty fields mean every one."""
 
     place: str
-    law: str
+    laws: tuple[str, ...]
     reason: str
     implementation: str = ""
     device: str = ""
@@ -48,17 +48,17 @@ class KnownFailure:
     def __str__(self) -> str:
         return f"{self.reason} ({self.link})" if self.link else self.reason
 
-    def speaks_of(self, implementation: str, device: str, dtype: str) -> bool:
-        """Whether it covers an implementation on a device in a dtype."""
+    def speaks_of(self, law: str, implementation: str, device: str, dtype: str) -> bool:
+        """Whether it covers a law on an implementation, device and dtype."""
         named = self.implementation in ("", implementation) or fnmatchcase(
             implementation, self.implementation
         )
-        return named and self.device in ("", device) and self.dtype in ("", dtype)
+        return law in self.laws and named and self.device in ("", device) and self.dtype in ("", dtype)
 
     @property
-    def narrowness(self) -> int:
-        """How many fields narrow it: of two entries for one verdict the narrower one counts."""
-        return sum(map(bool, (self.implementation, self.device, self.dtype)))
+    def where(self) -> tuple[str, str, str]:
+        """What narrows it; of two entries for one verdict the one with more of these counts."""
+        return self.implementation, self.device, self.dtype
 
 
 def read(path: str | Path) -> tuple[KnownFailure, ...]:
@@ -82,8 +82,11 @@ def read(path: str | Path) -> tuple[KnownFailure, ...]:
     )
     for number, entry in enumerate(entries):
         for other in entries[:number]:
-            if replace(other, place="", reason="", link="") == replace(entry, place="", reason="", link=""):
-                raise UsageError(f"{entry.place}: says the same as {other.place}")
+            twice = sorted(set(entry.laws) & set(other.laws))
+            if twice and entry.where == other.where:
+                raise UsageError(
+                    f"{entry.place}: {other.place} speaks of {', '.join(twice)} as well, in the same places"
+                )
     return entries
 
 
@@ -98,7 +101,8 @@ def _entry(table: dict[str, Any], place: str) -> KnownFailure:
     for key, value in table.items():
         if key not in KEYS:
             raise UsageError(f"{place}: {UsageError.unknown('key', key, KEYS)}")
-        if not isinstance(value, str) or not value.strip():
+        words = value if key == "law" and isinstance(value, list) and value else [value]
+        if not all(isinstance(word, str) and word.strip() for word in words):
             raise UsageError(f"{place}: {key} is {value!r}; it must be a text that is not empty")
     for key in ("law", "reason"):
         if key not in table:
@@ -106,16 +110,21 @@ def _entry(table: dict[str, Any], place: str) -> KnownFailure:
     for key, exist in (("device", DEVICES), ("dtype", DTYPES)):
         if table.get(key, exist[0]) not in exist:
             raise UsageError(f"{place}: {UsageError.unknown(key, table[key], exist)}")
-    return KnownFailure(place, **table)
+    rest = dict(table)
+    law = rest.pop("law")
+    return KnownFailure(place, tuple(law) if isinstance(law, list) else (law,), **rest)
 
 
 def check_laws(entries: Iterable[KnownFailure], laws: Iterable[Law]) -> None:
     """Raise UsageError for an entry whose law there is not."""
     names = {law.name for law in laws}
     for entry in entries:
-        if entry.law not in names:
-            unknown = UsageError.unknown("law", entry.law, names, listed_by="qkverify list laws")
-            raise UsageError(f"{entry.place}: {unknown}\n  the file of a law of your own: --own-laws FILE")
+        for law in entry.laws:
+            if law not in names:
+                unknown = UsageError.unknown("law", law, names, listed_by="qkverify list laws")
+                raise UsageError(
+                    f"{entry.place}: {unknown}\n  the file of a law of your own: --own-laws FILE"
+                )
 
 
 def applied(planned: Plan, entries: Sequence[KnownFailure]) -> Plan:
@@ -125,14 +134,11 @@ def applied(planned: Plan, entries: Sequence[KnownFailure]) -> Plan:
 
 def _known(cell: Cell, entries: Sequence[KnownFailure]) -> Cell:
     one = cell.implementation
-    laws = dict.fromkeys(entry.law for entry in entries)
-    mine = [entry_of(entries, law, one.name, cell.device, cell.dtype) for law in laws]
-    # Of all keys that `verification.finding` looks for, this one counts first.
-    findings = {
-        f"{entry.law}[{cell.device}-{cell.dtype}]": Finding(str(entry), listed=entry.place)
-        for entry in mine
-        if entry
-    }
+    findings = {}
+    for law in dict.fromkeys(law for entry in entries for law in entry.laws):
+        if entry := entry_of(entries, law, one.name, cell.device, cell.dtype):
+            # Of all keys that `verification.finding` looks for, this one counts first.
+            findings[f"{law}[{cell.device}-{cell.dtype}]"] = Finding(str(entry), listed=entry.place)
     return (
         replace(cell, implementation=replace(one, findings={**one.findings, **findings}))
         if findings
@@ -144,21 +150,19 @@ def entry_of(
     entries: Iterable[KnownFailure], law: str, implementation: str, device: str, dtype: str
 ) -> KnownFailure | None:
     """The narrowest entry that speaks of a law there."""
-    mine = [e for e in entries if e.law == law and e.speaks_of(implementation, device, dtype)]
-    return max(mine, key=lambda entry: entry.narrowness, default=None)
+    mine = [entry for entry in entries if entry.speaks_of(law, implementation, device, dtype)]
+    return max(mine, key=lambda entry: sum(map(bool, entry.where)), default=None)
 
 
 def holding_again(entries: Sequence[KnownFailure], verdicts: Sequence[Verdict]) -> list[str]:
-    """A sentence for each entry that nothing failed for, though its law was judged where it speaks of."""
+    """A sentence for each entry that nothing failed for, though its laws were judged where it speaks of."""
     said = []
     for entry in entries:
         mine = [v for v in verdicts if entry_of(entries, v.law, v.implementation, v.device, v.dtype) is entry]
         judged = [v for v in mine if v.outcome not in ("not offered", "unavailable")]
         if judged and all(v.outcome == "passed" for v in judged):
-            said.append(again(entry.law, entry.place, sum(v.examples for v in judged)))
+            laws = ", ".join(dict.fromkeys(v.law for v in judged))
+            said.append(
+                f"holds again in {sum(v.examples for v in judged):,} examples: {laws}; remove {entry.place}"
+            )
     return said
-
-
-def again(law: str, place: str, examples: int) -> str:
-    """What is said of an entry that is of no more use."""
-    return f"{law} holds again in {examples:,} examples: remove {place}"

@@ -39,23 +39,28 @@ OTHERS: Mapping[str, Operation] = {
 }  # fmt: skip
 
 
-def claim_about(run: Run, until: float, trial: Trial) -> Claim | None:
-    """What is wrong with another operation: its mistakes compared on examples of its own."""
+def claim_about(run: Run, until: float, trial: Trial, *, right: bool = False) -> Claim | None:
+    """What is wrong with another operation: its mistakes compared on examples of its own.
+
+    With `right`, of a law whose results are right, only what is no matter of results: strides, and calls that write.
+    """
     operation = OTHERS.get(run.implementation.operation)
     if operation is None:
         return None
     caller = Caller(fresh(run), operation, until)
     with np.errstate(all="ignore"):
-        claims = (claim for claim in _claims(caller, trial) if claim is not None)
+        claims = (claim for claim in _claims(caller, trial, right) if claim is not None)
         return next((claim for claim in claims if trial.passed(claim)), None)
 
 
-def _claims(caller: Caller, trial: Trial) -> Iterator[Claim | None]:
+def _claims(caller: Caller, trial: Trial, right: bool) -> Iterator[Claim | None]:
     """What fits the examples, the surest first. What is about one aspect ends with it."""
     for aspect in ASPECTS:
         seen = caller.observations(aspect)
         if not seen or seen[0].right:
             continue
+        if right:
+            break
         yield signs.varies(caller, seen[0].subject, aspect)
         yield _known_mistake(caller, seen, aspect, trial)
         yield signs.written(caller)

@@ -89,6 +89,15 @@ class Pages:
         """(B,1,1,1): the pages that an entry has."""
         return -(-self.lengths // self.rows)
 
+    @property
+    def owner(self) -> Array:
+        """(N,P): the last entry that has each row of the pool; -1 where none has."""
+        found = np.full((self.count, self.rows), -1)
+        for b, (entry, n) in enumerate(zip(self.table, self.lengths.reshape(-1), strict=True)):
+            at = np.arange(int(n))
+            found[entry[at // self.rows], at % self.rows] = b
+        return found
+
 
 def _seen(p: Pages) -> Array:
     return np.asarray(p.place <= p.last)
@@ -111,10 +120,10 @@ def _paged(seen: Callable[[Pages], Array] = _seen, table: Callable[[Pages], Arra
     return compute
 
 
-Pull = Callable[[dict[str, Any], Mapping[str, Any]], Mapping[str, Any]]
+Pull = Callable[[dict[str, Any], Mapping[str, Any], Pages], Mapping[str, Any]]
 
 
-def _pulled(seen: Callable[[Pages], Array] = _seen, added: bool = True, change: Pull = lambda right, _: right,
+def _pulled(seen: Callable[[Pages], Array] = _seen, added: bool = True, change: Pull = lambda right, *_: right,
             mistake: Mistake | None = None) -> Compute:  # fmt: skip
     """The gradients with other tokens seen, of pages whose gradients are not added up, or changed with a look at the pools."""
 
@@ -134,31 +143,29 @@ def _pulled(seen: Callable[[Pages], Array] = _seen, added: bool = True, change: 
         right = put_back(alone, page_table, pages.count, pages.rows)
         if not added:
             right |= _of_the_last(alone, pages)
-        return change(right, {"key_pages": keys, "value_pages": values})
+        return change(right, {"key_pages": keys, "value_pages": values}, pages)
 
     return compute
 
 
 def _of_the_last(alone: list[dict[str, Any]], pages: Pages) -> dict[str, Any]:
-    """Each page with the gradient of the last entry that has it."""
+    """Each row of a page with the gradient of the last entry that has it."""
     each = [put_back([one], pages.table[b : b + 1], pages.count, pages.rows) for b, one in enumerate(alone)]
-    found = {name: each[0][name] for name in ("key_pages", "value_pages")}
+    found = {name: 0.0 * each[0][name] for name in ("key_pages", "value_pages")}
     for b, one in enumerate(each):
-        has = np.isin(np.arange(pages.count), pages.table[b, : int(pages.needed[b, 0, 0, 0])])[
-            :, None, None, None
-        ]
+        has = (pages.owner == b)[..., None, None]
         found = {name: np.where(has, one[name], x) for name, x in found.items()}
     return found
 
 
-def _left_as_it_was(right: dict[str, Any], pools: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Rows without a gradient keep what lies in the pool."""
-    return {name: np.where((x.value == 0) & (x.errors == 0), pools[name], x) if name in pools else x
-            for name, x in right.items()}  # fmt: skip
+def _left_as_it_was(right: dict[str, Any], pools: Mapping[str, Any], pages: Pages) -> Mapping[str, Any]:
+    """Rows that no entry has keep what lies in the pool."""
+    nobody = (pages.owner < 0)[..., None, None]
+    return {name: np.where(nobody, pools[name], x) if name in pools else x for name, x in right.items()}
 
 
 def _nothing_for(name: str) -> Pull:
-    return lambda right, _: {other: 0.0 * x if other == name else x for other, x in right.items()}
+    return lambda right, *_: {other: 0.0 * x if other == name else x for other, x in right.items()}
 
 
 def _gathered(pool: Any, table: Array) -> Any:
