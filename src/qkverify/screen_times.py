@@ -42,7 +42,7 @@ def known(timed: Iterable[Timing]) -> None:
     """What is known against implementations that have a time, each mark once, with the place where it is told."""
     found: dict[str, dict[str, None]] = {}
     for timing in timed:
-        for mark in timing.marks:
+        for mark in (mark for mark in timing.marks if mark.kind != "not verified"):
             said = f"{marks.words(mark, links.place_of)}"
             found.setdefault(said, {})[timing.implementation] = None
     if found:
@@ -87,7 +87,8 @@ def _group(
     found = [statistics.compare(timing, first, controls) for timing in timed[1:]]
     is_alone = all(one.word == "slower" for one in found)  # else it is only what the others are held against
     others = untimed.names(untimed.left_out(every))
-    words = [("fastest of those timed" if others else "fastest") if is_alone else "1 x", *map(_said, found)]
+    first = "fastest of those timed" if others else "fastest"
+    words = [first if is_alone and found else "1 x" if found else "the only one timed", *map(_said, found)]
     _aligned(
         [_line(timing, word, ceilings) for timing, word in zip(timed, words, strict=True)], right=(1, 2, 3)
     )
