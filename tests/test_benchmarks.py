@@ -55,29 +55,29 @@ def run_pytest(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[s
 
 
 def test_times_enter_the_table_with_what_they_mean(tmp_path: Path) -> None:
-    done = run_pytest(tmp_path, "-k", "base-128-forward-right", "--benchmark-json", "times.json")
+    done = run_pytest(tmp_path, "-k", "base-256-forward-right", "--benchmark-json", "times.json")
     assert done.returncode == 0, done.stdout + done.stderr
     written: dict[str, Any] = json.loads((tmp_path / "times.json").read_text())
     (entry,) = written["benchmarks"]
     info = entry["extra_info"]
-    assert entry["name"] == "test_attention[transformer-base-128-forward-right-cpu-float32]"
-    assert entry["group"] == "transformer-base-128 forward cpu float32"
+    assert entry["name"] == "test_attention[transformer-base-256-forward-right-cpu-float32]"
+    assert entry["group"] == "transformer-base-256 forward cpu float32"
     assert entry["stats"]["rounds"] == len(info["rounds"]) >= 3
     assert 0 < info["margin"] < 1
     assert info["tflop_per_second"] == pytest.approx(info["flops"] / entry["stats"]["median"] / 1e12)
-    assert info["peak_bytes"] > 8 * 128 * 128 * 4
+    assert info["peak_bytes"] > 8 * 256 * 256 * 4
     assert len(info["control"]) == 3
 
 
 def test_a_wrong_kernel_fails_and_an_untimed_cell_is_skipped_with_its_reason(tmp_path: Path) -> None:
-    done = run_pytest(tmp_path, "-k", "base-128 and wrong")
+    done = run_pytest(tmp_path, "-k", "base-256 and wrong")
     assert done.returncode == 1
     assert "the timed call's output is wrong" in done.stdout
     assert "not offered: gradients" in done.stdout
 
 
 def test_without_timing_every_cell_is_still_called_and_checked(tmp_path: Path) -> None:
-    done = run_pytest(tmp_path, "-k", "base-128-forward-", "--benchmark-disable")
+    done = run_pytest(tmp_path, "-k", "base-256-forward-", "--benchmark-disable")
     assert "1 failed, 1 passed" in done.stdout
     assert "times its bound away" in done.stdout
 

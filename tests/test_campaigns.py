@@ -30,7 +30,7 @@ def small(monkeypatch, tmp_path):
     planned = plan(["numpy_slopes", "numpy_encoding"], dtypes=["float32"])
     checked = []
 
-    def checking(laws, *, profile, jobs):
+    def checking(laws, *, profile, jobs, until):
         checked.extend(laws)
         for cell, some in laws.items():  # here, not in other processes
             yield cell, list(check_cell(cell, some, examples=examples_of(profile)))

@@ -7,10 +7,11 @@ import sys
 import zlib
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
-from qkverify import comparing
+from qkverify import comparing, statistics
 from qkverify.comparing import FAIL_ON, Side, fails, implementations, runs, side_of
 from qkverify.errors import UsageError
 from qkverify.results import Control, Fingerprint, Record, RunStart, Timing, Writer
@@ -122,6 +123,58 @@ def test_memory_that_a_kernel_reserves_makes_no_other_machine() -> None:
 def test_what_changed_beside_the_times_is_said() -> None:
     new = side(timing("mine", 1.0, 1), torch="2.14")
     assert comparing.software_changes(new, both(1.0)) == ["torch: 2.13, now 2.14"]
+
+
+def test_threads_in_another_order_and_an_extra_that_is_not_there_are_no_change() -> None:
+    def run(**facts: str | None) -> Side:
+        first = start()
+        identity = {**first.fingerprint.identity, **facts}
+        return side_of(
+            [msgspec.structs.replace(first, fingerprint=Fingerprint(identity, {})), timing("mine", 1.0, 1)]
+        )
+
+    one = run(blas_threads="openblas 2, openmp 2", jax="0.10.2")
+    assert comparing.software_changes(one, run(blas_threads="openmp 2, openblas 2", jax=None)) == []
+    assert comparing.software_changes(run(blas="x"), run(blas=None)) == ["blas: unknown, now x"]
+
+
+def test_what_was_not_timed_says_why_it_cannot_be_compared() -> None:
+    untimed = msgspec.structs.replace(
+        timing("slow", 1.0, 1),
+        seconds=[],
+        rounds=[],
+        processes=[],
+        reason="known finding: it is wrong, see there",
+    )
+    with pytest.raises(
+        UsageError, match=r"slow has no time to compare\n  known finding: it is wrong, see there"
+    ):
+        implementations(side(timing("base", 1.0, 1), untimed), "slow", "base")
+
+
+def called_once(seconds: float) -> Timing:
+    once = timing("once", 1.0, 1)
+    return msgspec.structs.replace(once, seconds=[seconds], rounds=[statistics.ALONE], processes=[0])
+
+
+@pytest.mark.parametrize(("seconds", "word"), [(10.0, "slower"), (1.3, "undecided"), (0.1, "faster")])
+def test_a_call_that_was_made_once_is_judged_only_where_it_is_far_away(seconds: float, word: str) -> None:
+    found = implementations(side(called_once(seconds), timing("base", 1.0, 1)), "once", "base").overall
+    assert (found.word, found.rounds) == (word, 0)
+    assert found.interval.ratio == pytest.approx(seconds, rel=0.05)
+    assert not statistics.is_told(found.interval)
+
+
+def test_two_calls_made_once_need_a_wider_gap() -> None:
+    def word(seconds: float) -> str:
+        return statistics.compare(called_once(seconds), called_once(1.0)).word
+
+    assert [word(s) for s in (3.0, 5.0, 0.3, 0.2)] == ["undecided", "slower", "undecided", "faster"]
+
+
+def test_an_interval_over_orders_of_magnitude_is_printed_as_none() -> None:
+    told = [statistics.Interval(4.0, *edges) for edges in ((0.0, 136917.0), (0.04, 5.0), (3.0, 5.0))]
+    assert [statistics.is_told(one) for one in told] == [False, False, True]
 
 
 def test_one_process_against_three_decides_nothing() -> None:

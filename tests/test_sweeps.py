@@ -90,15 +90,16 @@ def test_the_named_cell_stands_twice(kernels: Path) -> None:
         assert found.twin.implementation == name
 
 
-def test_a_process_that_dies_costs_its_group_and_the_next_group_has_another(kernels: Path) -> None:
+def test_who_ends_the_process_loses_its_own_times_and_the_next_group_has_another(kernels: Path) -> None:
     with Sweep() as sweep:
         lost = sweep.measure(
             cells(kernels, "deadly", "one"), terms(), verified={}, peaks={}, expected_seconds={}
         )
-        assert {t.reason for t in lost.timings} == {
-            "while its group was timed, its process ended with status 7"
-        }
-        assert not any(t.seconds for t in lost.timings)
+        deadly, neighbour = lost.timings
+        assert (deadly.reason, deadly.seconds) == ("while it was timed, its process ended with status 7", [])
+        assert neighbour.seconds
+        alone = sweep.measure(cells(kernels, "deadly"), terms(), verified={}, peaks={}, expected_seconds={})
+        assert [t.reason for t in alone.timings] == ["while it was timed, its process ended with status 7"]
         fine = sweep.measure(cells(kernels, "one"), terms(), verified={}, peaks={}, expected_seconds={})
     assert fine.timings[0].seconds
 

@@ -23,6 +23,7 @@ from qkverify import (
     results,
     sampling,
     spotcheck,
+    statistics,
     timing,
 )
 from qkverify.cells import Cell
@@ -274,7 +275,9 @@ def test_a_call_beyond_the_budget_is_made_once_only() -> None:
 
 def test_what_cheap_subjects_leave_goes_to_the_dear_ones() -> None:
     counts = sampling.share_rounds({"cheap": 0.001, "dear": 1.0, "hopeless": 100.0}, 10.0)
-    assert counts == {"cheap": sampling.MOST_ROUNDS, "dear": 9, "hopeless": 0}
+    assert counts == {"cheap": sampling.MOST_ROUNDS, "dear": sampling.FEWEST_ROUNDS, "hopeless": 1}
+    counts = sampling.share_rounds({"cheap": 0.2, "dear": 1.0}, 12.0)
+    assert counts == {"cheap": sampling.MOST_ROUNDS, "dear": 8}
 
 
 def test_a_dear_subject_is_spread_over_all_rounds() -> None:
@@ -282,26 +285,34 @@ def test_a_dear_subject_is_spread_over_all_rounds() -> None:
     subjects = {"cheap": time.subject("cheap", 0.001), "dear": time.subject("dear", 0.5)}
     found = sampling.interleave(subjects, budget_seconds=3.0, now=time.now)
     rounds = found["dear"].rounds
-    assert sampling.FEWEST_ROUNDS <= len(rounds) < sampling.MOST_ROUNDS
+    assert len(rounds) == sampling.FEWEST_ROUNDS
     assert max(rounds) - min(rounds) > sampling.MOST_ROUNDS // 2
     assert set(rounds) <= set(found["cheap"].rounds)
 
 
 def test_on_a_machine_that_slows_down_everybody_still_gets_the_fewest_rounds() -> None:
     time = FakeTime(drift=2.0)
-    subjects = {"cheap": time.subject("cheap", 0.01), "dear": time.subject("dear", 0.1)}
-    plans = {"cheap": Plan(1, 0.01), "dear": Plan(1, 0.1)}
+    subjects = {"cheap": time.subject("cheap", 0.02), "dear": time.subject("dear", 0.1)}
+    plans = {"cheap": Plan(1, 0.02), "dear": Plan(1, 0.1)}
     found = sampling.interleave(subjects, budget_seconds=1.0, plans=plans, now=time.now)
-    planned = sampling.share_rounds({"cheap": 0.01, "dear": 0.1}, 1.0)["dear"]
+    planned = sampling.share_rounds({"cheap": 0.02, "dear": 0.1}, 1.0)["dear"]
     assert sampling.FEWEST_ROUNDS <= len(found["dear"].seconds) < planned
     assert len(found["cheap"].seconds) >= sampling.FEWEST_ROUNDS
 
 
-def test_a_subject_without_room_says_how_long_it_takes() -> None:
+def test_a_subject_without_room_for_the_fewest_rounds_has_one() -> None:
     time = FakeTime()
     found = sampling.interleave({"slow": time.subject("slow", 4.0)}, budget_seconds=1.0, now=time.now)
-    assert found["slow"].seconds == []
-    assert found["slow"].reason == "the time budget had no room for 3 calls of about 4 s"
+    assert found["slow"].seconds == pytest.approx([4.0])
+
+
+def test_what_is_far_slower_than_the_fastest_has_the_fewest_rounds() -> None:
+    counts = sampling.share_rounds({"fast": 0.02, "far": 0.3, "near": 0.1}, 100.0)
+    assert counts == {"fast": 20, "far": 3, "near": 20}
+    assert sampling.share_rounds({"fast": 1e-5, "far": 1e-3}, 1.0) == {
+        "fast": 20,
+        "far": 20,
+    }  # it costs nothing
 
 
 def test_a_round_in_which_the_device_was_held_back_is_marked_and_taken_again() -> None:
@@ -319,7 +330,7 @@ def test_a_round_in_which_the_device_was_held_back_is_marked_and_taken_again() -
 
 def test_before_a_short_sample_stands_a_call_that_does_not_count() -> None:
     time = FakeTime()
-    subjects = {"short": time.subject("short", 0.01), "long": time.subject("long", 0.2)}
+    subjects = {"short": time.subject("short", 0.01), "long": time.subject("long", 0.1)}
     plans = {name: sampling.calibrate(one) for name, one in subjects.items()}
     assert (plans["short"].warm, plans["long"].warm) == (True, False)
     assert plans["short"].cost_seconds == pytest.approx(2 * plans["short"].sample_seconds)
@@ -436,17 +447,30 @@ def test_a_refusal_and_a_crash_are_reasons_and_the_others_go_on() -> None:
     assert reasons == ["not offered: head size over 256", "raised MemoryError: out of memory", ""]
 
 
-def test_a_group_may_grow_to_its_limit_for_the_fewest_rounds_and_drops_the_slowest_beyond() -> None:
+def test_a_group_may_grow_to_its_limit_for_the_fewest_rounds_and_calls_the_slowest_once_beyond() -> None:
     def timed(limit_seconds: float) -> list[int]:
         seconds = {"fast": 0.1, "slow": 1.0}
         group, prepare = [cell("fast"), cell("slow")], prepared_from(FakeTime(), seconds)
         found = measurement.measure(group, budget_seconds=0.5, limit_seconds=limit_seconds, prepare=prepare)
         return [len(t.seconds) for t in found.timings]
 
-    assert min(timed(limit_seconds=6.0)) == sampling.FEWEST_ROUNDS
+    assert min(timed(limit_seconds=20.0)) == sampling.FEWEST_ROUNDS
     fast, slow = timed(limit_seconds=3.0)
     assert fast >= sampling.FEWEST_ROUNDS
-    assert slow == 0
+    assert slow == 1
+
+
+def test_what_is_called_once_is_timed_and_checked_by_that_call() -> None:
+    time = FakeTime()
+    prepare = prepared_from(time, {"slow": 2.0, "wrong": 2.0}, {"wrong": 7.0})
+    found = measurement.measure(
+        [cell("slow"), cell("wrong")], budget_seconds=1.0, prepare=prepare, once=True, stop_seconds=9.0
+    )
+    slow, wrong = found.timings
+    assert (slow.seconds, slow.rounds, slow.margin) == (pytest.approx([2.0]), [statistics.ALONE], 0.25)
+    assert (wrong.seconds, wrong.margin) == ([], 7.0)
+    assert time.log == ["slow", "wrong"]
+    assert found.twin is None
 
 
 def test_a_call_that_fails_later_takes_its_times_away_and_no_others() -> None:
@@ -473,7 +497,7 @@ def test_a_cell_that_is_expected_to_be_too_slow_is_not_called() -> None:
     prepare = prepared_from(time, {"slow": 4.0})
     found = measurement.measure([slow], budget_seconds=1.0, expected_seconds={slow: 4.0}, prepare=prepare)
     assert time.log == []
-    assert "no room for 3 calls of about 4 s" in found.timings[0].reason
+    assert "no room for a call of about 4 s" in found.timings[0].reason
 
 
 # Cells and reasons
@@ -650,7 +674,7 @@ def test_when_time_is_up_the_rest_is_written_without_times(tmp_path: Path) -> No
         timings = timing.run_grid(
             writer,
             [implementation()],
-            budget_seconds=0.001,
+            budget_seconds=1e-9,
             workloads=lambda device: [SHORT],
             directions=["forward"],
         )
@@ -680,7 +704,8 @@ def test_a_backward_pass_by_itself_can_be_repeated_and_is_the_gradient(name: str
     for gradient in ("query", "key", "value"):
         assert first[gradient].equal(again[gradient])
         assert first[gradient].equal(both[gradient])
-    margin = ready.check(ready.call())
+    margin, said = measurement.checked(ready)
+    assert said == ""
     assert margin is not None
     assert 0 < margin < 1
 

@@ -201,6 +201,8 @@ def test_changes_of_software_are_said() -> None:
         for said in ("openblas 2, openmp 2", "openmp 2, openblas 2")
     )
     assert software_changes(one, other) == []
+    (with_jax,), (without,) = (runs_of(run(1, facts={"jax": version})) for version in ("0.10.2", None))
+    assert software_changes(with_jax, without) == []  # an environment that merely lacks the extra
 
 
 def test_cells_together_do_not_depend_on_which_were_timed() -> None:

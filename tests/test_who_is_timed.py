@@ -10,11 +10,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from qkverify import links, marks, registry, traits, untimed
+from qkverify import benching, comparing, links, marks, registry, screen_times, traits, untimed
 from qkverify.cells import Cell
 from qkverify.contract import DTYPES, Finding, Implementation, describe
 from qkverify.marks import Known, against
-from qkverify.results import Counterexample, Mark, Timing, Verdict
+from qkverify.report import timings
+from qkverify.report.model import Report
+from qkverify.report.sections import speed
+from qkverify.results import Control, Counterexample, Mark, Timing, Verdict
 from qkverify.verification import law_book
 from qkverify.workloads import Workload, named
 
@@ -233,6 +236,53 @@ def timing(name: str, reason: str = "", seconds: float = 0.0, known: list[Mark] 
 def test_left_out_is_who_could_run_and_has_no_time(reason: str, left_out: bool) -> None:
     found = [timing("fast", seconds=1.0), timing("other", reason)]
     assert untimed.names(untimed.left_out(found)) == ("other" if left_out else "")
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["raised ValueError: no", "the timed call's output is wrong: far away", "a call in 1 ns would be fast"],
+)
+def test_what_failed_when_it_was_timed_fails_a_run(reason: str) -> None:
+    assert [
+        t.implementation for t in untimed.refused([timing("fast", seconds=1.0), timing("other", reason)])
+    ] == ["other"]
+    assert untimed.refused([timing("other", "not offered: gradients")]) == []
+
+
+SCREEN = [
+    timing("fast", seconds=1.0, known=[Mark("finding", ["a_law"], "it loses NaN", FOLDER)]),
+    timing("slow", seconds=9.0, known=[Mark("broken", ["one", "other"], "one (A sentence.), other")]),
+]
+
+
+@pytest.mark.parametrize("reason", ["", "known finding: it accumulates, see there"])
+def test_the_screen_names_the_fastest_only_of_all_and_says_what_is_known(
+    reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    every = [*SCREEN, *([timing("barred", reason)] if reason else [])]
+    side = comparing.side_of([*every, Control("c", "fast", "cpu", "float32", 1.0, 0.999, 1.001)])
+    screen_times.bench(benching.Found(Path("x"), side, [], every))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 known finding" in said
+    assert "broken: 2 laws" in said
+    assert f"fast: known finding: it loses NaN, see {FOLDER} in the source of qkverify" in said
+    assert ("fastest of those timed" in said) == bool(reason)
+    assert ("left out, though it could run here: barred" in said) == bool(reason)
+    assert "slower: 9.000 x" in said
+
+
+def test_the_page_and_the_summary_say_the_same() -> None:
+    barred = timing("barred", "known finding: it accumulates, see there")
+    told = Report([*SCREEN, barred])
+    first, second, last = timings.lines([*SCREEN, barred], told)
+    assert (first.word, second.word, last.timed) == ("fastest of those timed", "slower", None)
+    assert timings.lines(SCREEN, Report(SCREEN))[0].word != "fastest of those timed"
+    text = speed.markdown(told)
+    assert "`fast` (1 known finding)" in text
+    assert "barred" in text
+    html = speed.html(told)
+    assert "Could run here and was left out: forward: barred" in html
+    assert "1 known finding" in html
 
 
 def test_a_finding_is_linked_where_its_folder_is_and_named_where_it_is_not(

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from qkverify import activations, workload_files
-from qkverify.cells import Cell, why_not_run
+from qkverify.cells import Cell, cells_of, why_not_run
 from qkverify.contract import DEVICES, DTYPES, describe
 from qkverify.errors import UsageError
+from qkverify.registry import load_folder
 from qkverify.work import Work, work
 from qkverify.workloads import SMALL_GRID, Workload, named, resolve, small_grid, storage, table
 
@@ -48,6 +49,22 @@ def test_the_small_grid_goes_from_short_to_long(device: str) -> None:
     lengths = [workload.sizes["Q"] for workload in small_grid(device)]
     assert SMALL_GRID[device]
     assert lengths[0] == min(lengths)
+    assert {1, 256, 1024, 4096} <= set(lengths)
+    assert any(workload.key_lengths for workload in small_grid(device))
+
+
+def test_the_rarer_dtypes_are_timed_at_one_length() -> None:
+    one = next(one for one in load_folder() if one.name == "torch_eager")
+    found = cells_of([one], devices=["cpu"])
+    cases: dict[str, set[str]] = {}
+    for cell in found:
+        cases.setdefault(cell.dtype, set()).add(cell.workload.name)
+    assert {dtype: len(names) for dtype, names in cases.items()} == dict(
+        float32=5, bfloat16=5, float64=1, float16=1
+    )
+    assert {c.direction for c in found if c.workload.sizes["Q"] == 1} == {"forward"}
+    asked = cells_of([one], devices=["cpu"], dtypes=["float16"])
+    assert {cell.workload.name for cell in asked} == {workload.name for workload in small_grid("cpu")}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -118,7 +118,7 @@ class AttentionRun(Boundary):
     def _overwrite(self, native: Mapping[str, Any], other: Problem) -> bool:
         """Give native arrays the numbers of another problem, as an optimizer does: who counts writes sees it. False where they
         cannot be written."""
-        arrays = ((self._heads_first(native[name]), getattr(other, name)) for name in TRIPLE)
+        arrays = ((self.heads_first(native[name]), getattr(other, name)) for name in TRIPLE)
         return all([self.framework.overwrite(array, numbers) for array, numbers in arrays])
 
     def from_one_buffer(self, problem: Problem, order: Sequence[int]) -> Bounded:
@@ -178,14 +178,31 @@ class AttentionRun(Boundary):
     def callable(self, problem: Problem, direction: str = "forward", **further: Any) -> Callable[[], Any]:
         """A call without arguments, all inputs native and in place: what is timed. `direction` as in results.Timing;
         `further` are options beyond those of the problem (`contract.FURTHER`)."""
+        return self.callables(problem, direction, **further)[0]
+
+    def callables(
+        self,
+        problem: Problem,
+        direction: str = "forward",
+        arrays: Sequence[Mapping[str, Any]] = ({},),
+        **further: Any,
+    ) -> list[Callable[[], Any]]:
+        """As `callable`, a call for each of `arrays`: native query, key, value and upstream that stand for the problem's."""
         native, options = self._native(problem)
         keywords = self._keywords({**options, **further}, problem)
+        if direction != "forward":
+            native["upstream"] = self._laid_out(problem.upstream, problem.layouts.get("upstream"))
+        return [self._call(direction, {**native, **given}, keywords) for given in arrays]
+
+    def _call(
+        self, direction: str, native: Mapping[str, Any], keywords: Mapping[str, Any]
+    ) -> Callable[[], Any]:
         function = self.implementation.entry
         query, key, value = native["query"], native["key"], native["value"]
         if direction == "forward":
             return lambda: function(query, key, value, **keywords)
         self._asked.add("gradients")
-        upstream = self._laid_out(problem.upstream, problem.layouts.get("upstream"))
+        upstream = native["upstream"]
         if self.implementation.vjp is not None:
             pull = self.implementation.vjp
             if direction == "backward":
@@ -195,7 +212,8 @@ class AttentionRun(Boundary):
         def attention(query: Any, key: Any, value: Any) -> Any:
             return function(query, key, value, **keywords)
 
+        inputs = {name: native[name] for name in TRIPLE}
         if direction == "backward":
-            again: Callable[[], Any] = self.framework.backward(attention, native, upstream)
+            again: Callable[[], Any] = self.framework.backward(attention, inputs, upstream)
             return again
-        return lambda: self.framework.vjp(attention, native, upstream)
+        return lambda: self.framework.vjp(attention, inputs, upstream)

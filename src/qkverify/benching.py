@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -18,15 +19,18 @@ from qkverify.results import (
     Record,
     RunStart,
     Timing,
+    Verdict,
     Writer,
     of_kind,
     read,
 )
 from qkverify.timing import run_grid
-from qkverify.verification import plan
+from qkverify.verification import Cell, plan
 from qkverify.workloads import resolve, small_grid
 
 PASSES: dict[str, Direction] = {"forward": "forward", "backward": "backward", "both": "forward+backward"}
+LAWS_SHARE = 0.4  # of the budget, at most
+LEAST_SECONDS = 1.0  # for times, however long the laws took
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -57,7 +61,7 @@ class Found(NamedTuple):
 
 def run(asked: Asked, path: Path) -> Found:
     """Check and time what was asked for, appending to `path`. Raises UsageError where nothing of it exists."""
-    seconds = seconds_of(asked.budget)
+    start, seconds = time.monotonic(), seconds_of(asked.budget)
     if asked.lawful_only and asked.laws == "none":
         raise UsageError("--lawful-only goes by the laws, and --laws none checks none: leave one of them out")
     directions = tuple(_pass(name) for name in asked.passes) or DIRECTIONS
@@ -71,21 +75,17 @@ def run(asked: Asked, path: Path) -> Found:
         )
     with Writer(path) as writer:
         writer.append(campaigns.run_start(asked.laws))
-        verdicts = (
-            None
-            if asked.laws == "none"
-            else campaigns.verify(writer, campaigns.unfinished(cells, []), asked.laws)
-        )
+        verdicts = None if asked.laws == "none" else _verified(writer, cells, asked.laws, seconds)
         with screen.progress("timing") as advance:
             run_grid(
                 writer,
                 list(dict.fromkeys(cell.implementation for cell in cells)),
-                budget_seconds=seconds,
+                budget_seconds=max(LEAST_SECONDS, seconds - (time.monotonic() - start)),
                 progress=advance,
                 verdicts=verdicts,
                 workloads=(lambda device: cases) if cases else small_grid,
                 devices=list(dict.fromkeys(cell.device for cell in cells)),
-                dtypes=list(dict.fromkeys(cell.dtype for cell in cells)),
+                dtypes=asked.dtypes,
                 directions=directions,
                 processes=asked.processes,
                 most_rounds=asked.rounds,
@@ -94,6 +94,22 @@ def run(asked: Asked, path: Path) -> Found:
             )
     records = last_run(read(path))
     return Found(path, side_of(records), of_kind(records, Ceiling), of_kind(records, Timing))
+
+
+def _verified(writer: Writer, cells: Sequence[Cell], profile: str, seconds: float) -> list[Verdict]:
+    """The verdicts of the laws, within their part of the budget; what it had no room for is said."""
+    laws = campaigns.unfinished(cells, [])
+    most = LAWS_SHARE * seconds
+    print(
+        f"budget {seconds:g} s: up to {most:.0f} s of it for the laws ({profile}), the rest for times (--laws none: all)"
+    )
+    verdicts = campaigns.verify(writer, laws, profile, budget_seconds=most)
+    every = sum(map(len, laws.values()))
+    if len(verdicts) < every:
+        print(
+            f"laws: {len(verdicts)} of {every} were checked within the budget; `qkverify verify` checks all"
+        )
+    return verdicts
 
 
 def last_run(records: Sequence[Record]) -> list[Record]:

@@ -147,8 +147,13 @@ class Boundary:
         array = to_function(np.asarray(array), self.implementation.layout)
         return self.framework.from_numpy(_relaid(array, layout), self.device)
 
-    def _heads_first(self, native: Any) -> Any:
+    def heads_first(self, native: Any) -> Any:
+        """What the function gives, as (B,H,L,D)."""
         return to_contract(native, self.implementation.layout)
+
+    def as_taken(self, native: Any) -> Any:
+        """(B,H,L,D) as the function takes it."""
+        return to_function(native, self.implementation.layout)
 
     def _guarded(self, call: Callable[[], Any]) -> Any:
         """A refusal of the framework is a refusal of the implementation; any other error passes through.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import shlex
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -168,12 +170,15 @@ def unfinished(cells: Sequence[Cell], verdicts: Sequence[Verdict]) -> dict[Cell,
     return {cell: laws for cell, laws in lacking.items() if laws}
 
 
-def verify(writer: Writer, laws: Mapping[Cell, Sequence[Law]], profile: str) -> list[Verdict]:
-    """The verdicts of these laws, each written as it comes."""
+def verify(
+    writer: Writer, laws: Mapping[Cell, Sequence[Law]], profile: str, *, budget_seconds: float = math.inf
+) -> list[Verdict]:
+    """The verdicts of these laws, each written as it comes; those that the budget had room for."""
     verdicts: list[Verdict] = []
-    asked = sum(map(len, laws.values()))
+    asked, start = sum(map(len, laws.values())), time.monotonic()
+    parts = check_parts(laws, profile=profile, jobs=max(2, cores()), until=start + budget_seconds)
     with screen.progress("verifying") as advance:
-        for cell, found in check_parts(laws, profile=profile, jobs=max(2, cores())):
+        for cell, found in parts:
             verdicts += found
             advance(len(verdicts) / asked, str(cell))
             for verdict in found:

@@ -11,21 +11,27 @@ products take equally long: its clocks rise for a while.
 from __future__ import annotations
 
 import importlib.util
+import math
 import operator
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from qkverify import frameworks
-from qkverify.clocks import Clock, cache_bytes, clock_for, warm_up
+from qkverify.clocks import Clock, ThreadClock, cache_bytes, clock_for, warm_up
+from qkverify.fingerprint import cores
+from qkverify.report import units
 from qkverify.results import Ceiling, Timing
+from qkverify.thread_limits import one_thread
 from qkverify.workloads import storage
 
 CALL_SECONDS = 0.05  # a product of this length is past warm-up effects and still short
 LARGEST_EDGE = 8192
+SINGLE_SECONDS = 0.5
 COPY_BYTES = {"cpu": 2**27, "cuda": 2**30}  # and at least four times the last-level cache
 BLOCK = 256  # edge of the random numbers that larger operands repeat: drawing 8192 x 8192 takes a second
 
@@ -125,6 +131,37 @@ def fraction_of_roofline(timing: Timing, seconds: float, ceilings: Iterable[Ceil
     """The share of the measured roofline that a call of `seconds` reaches, 1.0 being all of it."""
     shortest = roofline_seconds(timing.flops, timing.bytes, timing.dtype, timing.device, ceilings)
     return None if shortest is None else shortest / seconds
+
+
+def single_thread_ceilings(dtype: str) -> list[Ceiling]:
+    """What all threads of this CPU could reach if each were as fast as one by itself, in the time that this one computed:
+    whatever else runs here, it is not in that. In a dtype and in float32, for a kernel may multiply in either."""
+    arrays = "torch" if importlib.util.find_spec("torch") else "numpy"
+    dtypes = ("float32", dtype) if arrays == "torch" or dtype == "float64" else ("float32",)
+    with one_thread():
+        found = [
+            matmul_ceiling(arrays, "cpu", one, ThreadClock(), SINGLE_SECONDS) for one in dict.fromkeys(dtypes)
+        ]
+    return [msgspec.structs.replace(ceiling, rate=cores() * ceiling.rate) for ceiling in found]
+
+
+def impossible(timing: Timing, seconds: float, ceilings: Iterable[Ceiling]) -> str:
+    """Why a call cannot have taken so few seconds, or "": above what the device was seen to reach no time is believed.
+
+    The products of all dtypes count, for a kernel may multiply in another one; a copy counts only for bytes that no cache
+    holds.
+    """
+    here = [c for c in ceilings if c.device == timing.device]
+    product = max((c.rate for c in here if c.what == "matmul"), default=math.inf)
+    copy = max((c.rate for c in here if c.what == "copy"), default=math.inf)
+    uncached = timing.bytes if timing.bytes > COPY_BYTES[timing.device] else 0
+    least = max(timing.flops / product, uncached / copy)
+    if seconds >= least:
+        return ""
+    return (
+        f"a call in {units.seconds(seconds)} would be {units.ratio(least / seconds)} times faster than the best product and copy "
+        "measured here allow for its work: no time, but a failure of the measurement or of the kernel"
+    )
 
 
 def _sample(call: Callable[[], Any], clock: Clock, deadline: float, samples: list[float]) -> list[float]:

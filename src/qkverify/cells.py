@@ -15,7 +15,7 @@ from itertools import groupby
 from qkverify import registry
 from qkverify.contract import DEVICES, Implementation
 from qkverify.results import Direction, Group
-from qkverify.workloads import Workload, small_grid
+from qkverify.workloads import Workload, in_small_grid, small_grid
 
 DIRECTIONS: tuple[Direction, ...] = (
     "forward",
@@ -60,7 +60,8 @@ def cells_of(
     dtypes: Sequence[str] = (),
     directions: Sequence[Direction] = DIRECTIONS,
 ) -> list[Cell]:
-    """Every cell of the grid. Without `devices`: those on which anything here can run.
+    """Every cell of the grid. Without `devices`: those on which anything here can run. Of the small grid only the directions
+    and dtypes that it has, unless others were asked for.
 
     The order is that of importance, for runs that end early: dtype by dtype, forward first, short cases
     first.
@@ -76,6 +77,13 @@ def cells_of(
         for workload in workloads(device)
         for one in attention
         if dtype in one.dtypes and device in one.devices
+        if workloads is not small_grid
+        or in_small_grid(
+            workload.name,
+            device,
+            direction if tuple(directions) == DIRECTIONS else None,
+            None if dtypes else dtype,
+        )
     ]
 
 

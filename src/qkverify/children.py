@@ -6,12 +6,15 @@ code under test prints goes to the standard error instead, and never among the a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
+
+ENDS_SECONDS = 0.01  # within them a process that wrote an answer and ended is seen to be gone
 
 
 class Died(Exception):
@@ -50,6 +53,10 @@ class Child:
         if not answer.endswith(b"\n"):
             self._process = None
             raise Died(f"its process ended with status {process.wait()}")
+        with contextlib.suppress(subprocess.TimeoutExpired):  # one that answered goes on listening
+            status = process.wait(ENDS_SECONDS)
+            self._process = None
+            raise Died(f"its process ended with status {status} over its answer, which is not believed")
         return answer
 
     def close(self) -> None:

@@ -185,8 +185,10 @@ def bench(
     cache: CacheState = "", lawful_only: LawfulOnly = False,
     results: Annotated[Path | None, typer.Option(help="append the samples to this file, a JSON line each")] = None,
 ) -> None:  # fmt: skip
-    """Time implementations whose output is right: interleaved, over several processes, with an A/A control."""
-    from qkverify import benching, screen_times
+    """Time implementations whose output is right: interleaved, over several processes, with an A/A control.
+
+    Exit 1 if nothing was timed, or if the call that was timed failed, gave a wrong result or a time above the roofline."""
+    from qkverify import benching, screen_times, untimed
 
     asked = benching.Asked(
         targets or (),
@@ -204,7 +206,7 @@ def bench(
     found = benching.run(asked, results or _bench_file())
     screen_times.bench(found)
     print(f"samples: {found.path}")
-    raise typer.Exit(0 if any(t.seconds for t in found.side.timings) else 1)
+    raise typer.Exit(1 if untimed.refused(found.all_timings) or not found.side.timings else 0)
 
 
 @app.command()

@@ -26,15 +26,23 @@ from qkverify.results import Fact, Fingerprint
 COMMAND_SECONDS = 10  # a driver that hangs must not hang the run
 MACHINE = ("cpu", "cores", "memory_gib", "gpu", "gpu_memory_mib")  # of an identity; the rest is software
 MEMORY = ("memory_gib", "gpu_memory_mib")
+EXTRAS = ("torch", "triton", "jax")  # optional: without one nothing of it was timed
 RESERVED = 0.05  # firmware and kernel keep a few per cent of the memory for themselves, and other versions keep another part
 PACKAGES = ("numpy", "torch", "triton", "jax", "ml_dtypes", "hypothesis")
 
 
 def alike(name: str, one: Fact, other: Fact) -> bool:
-    """Whether two facts of a machine are those of one machine."""
+    """Whether two facts of a machine are those of one machine, and two facts of software those of one installation."""
+    if name in EXTRAS and None in (one, other):  # one of the environments merely lacks it
+        return True
     if name in MEMORY and isinstance(one, int | float) and isinstance(other, int | float):
         return abs(one - other) <= RESERVED * max(one, other)
-    return one == other
+    return _parts(one) == _parts(other)
+
+
+def _parts(fact: Fact) -> list[str]:
+    """A fact that lists several (threads of each library) is the same in any order."""
+    return sorted(str(fact).split(", "))
 
 
 def fingerprint() -> Fingerprint:
@@ -156,7 +164,7 @@ def _blas_threads() -> Fact:
         libraries: list[dict[str, Any]] = import_module("threadpoolctl").threadpool_info()
     except ImportError:
         return os.environ.get("OMP_NUM_THREADS")
-    return ", ".join(f"{lib['internal_api']} {lib['num_threads']}" for lib in libraries) or None
+    return ", ".join(sorted(f"{lib['internal_api']} {lib['num_threads']}" for lib in libraries)) or None
 
 
 def _psutil(read: Callable[[Any], Fact]) -> Fact:

@@ -15,10 +15,10 @@ import msgspec
 import numpy as np
 
 from qkverify.cells import Cell
-from qkverify.measurement import Measured, control_of
+from qkverify.measurement import Measured, control_of, refused
 from qkverify.results import Conditions, Control, Group, Mark, Timing
-from qkverify.sampling import FEWEST_ROUNDS
-from qkverify.statistics import QUIET, paired
+from qkverify.sampling import FAR, FEWEST_ROUNDS, SHORT_SECONDS
+from qkverify.statistics import ALONE, QUIET, median, paired
 
 NARROW = QUIET / 4  # an interval of a quarter per cent is narrow enough for a band of one
 # Half of a 95 % interval of a median of n is about 1.96 x 1.25 / sqrt(n) standard deviations, and the median distance of two
@@ -55,13 +55,16 @@ class Gathered:
 
     @property
     def live(self) -> list[Cell]:
-        """The cells that a further sweep can add to: all at first, then those that were timed."""
+        """The cells that a further sweep can add to: all at first, then those that were timed in rounds, and are not so slow
+        that more of them would decide nothing."""
         if not self.timings:
             return self.cells
-        return [cell for cell, timing in zip(self.cells, self.timings, strict=True) if timing.seconds]
+        timed = {t.implementation: median(t.seconds) for t in self.timings if len(t.seconds) >= FEWEST_ROUNDS}
+        most = max(SHORT_SECONDS, FAR * min(timed.values(), default=0.0))
+        return [cell for cell in self.cells if timed.get(cell.implementation.name, math.inf) <= most]
 
     def add(self, found: Measured, process: int) -> None:
-        """One more sweep's samples of the live cells, in their order."""
+        """One more sweep's samples of some of the cells."""
         before = self.rounds
         fresh = [_placed(timing, before, process) for timing in found.timings]
         twin = None if found.twin is None else _placed(found.twin, before, process)
@@ -73,12 +76,19 @@ class Gathered:
         else:
             by_name = {timing.implementation: timing for timing in fresh}
             self.timings = [_joined(t, by_name.get(t.implementation)) for t in self.timings]
-            self.twin = None if self.twin is None else _joined(self.twin, twin)
+            self.twin = _joined(self.twin, twin) if self.twin is not None else None
         if found.conditions is not None:
             self.conditions.append(msgspec.structs.replace(found.conditions, process=process))
         if self.rounds > before:
             self._round_seconds = found.round_seconds
             self._overhead_seconds = found.wall_seconds - (self.rounds - before) * found.round_seconds
+
+    def take_peaks(self, peaks: Mapping[Cell, int]) -> None:
+        """Peak bytes that were measured elsewhere."""
+        pairs = zip(self.cells, self.timings, strict=False)
+        self.timings = [
+            msgspec.structs.replace(t, peak_bytes=peaks.get(cell, t.peak_bytes)) for cell, t in pairs
+        ]
 
     def further_rounds(self, width: float) -> int:
         """Rounds that are lacking until the widest interval of the group reaches so far only, as a log-ratio."""
@@ -125,7 +135,7 @@ def allocate(groups: Mapping[Group, Gathered], budget_seconds: float, most_round
 def _placed(timing: Timing, first_round: int, process: int) -> Timing:
     return msgspec.structs.replace(
         timing,
-        rounds=[first_round + number for number in timing.rounds],
+        rounds=[number if number == ALONE else first_round + number for number in timing.rounds],
         disturbed=[first_round + number for number in timing.disturbed],
         processes=[process] * len(timing.seconds),
     )
@@ -135,10 +145,10 @@ def _joined(one: Timing, more: Timing | None) -> Timing:
     """Both sweeps' samples. A cell that failed in the second is not timed at all: it fails at random."""
     if more is None or (not more.seconds and "budget" in more.reason):
         return one
+    if not one.seconds:  # it was put off
+        return msgspec.structs.replace(more, marks=one.marks, peak_bytes=one.peak_bytes)
     if not more.seconds:
-        return msgspec.structs.replace(
-            one, seconds=[], rounds=[], processes=[], disturbed=[], verified=False, reason=more.reason
-        )
+        return refused(one, more.reason)
     return msgspec.structs.replace(
         one,
         seconds=one.seconds + more.seconds,

@@ -103,7 +103,7 @@ class GradientRun(AttentionRun):
         attention = self._of_three(problem, options)
         flipped = np.flip(getattr(problem, name))
         if name in TRIPLE:
-            flipped = self._heads_first(flipped)
+            flipped = self.heads_first(flipped)
         upstream = self._laid_out(problem.upstream, None)
         try:
             found = self._guarded(lambda: self.framework.vjp(
@@ -143,7 +143,7 @@ class GradientRun(AttentionRun):
         for name, x in found.items():
             shape = getattr(problem, name).shape
             received[name] = self._received(
-                self._heads_first(x), f"gradient of {name}", shape, self.dtype, heads=False
+                self.heads_first(x), f"gradient of {name}", shape, self.dtype, heads=False
             )
         return received
 
@@ -234,7 +234,7 @@ class GradientRun(AttentionRun):
         if self.implementation.vjp is not None:
             call = self.callable(problem, "forward+backward")
             return lambda: {
-                n: self._heads_first(g) for n, g in zip(("query", "key", "value"), call(), strict=True)
+                n: self.heads_first(g) for n, g in zip(("query", "key", "value"), call(), strict=True)
             }
         native, options = self._native(problem)
         self._asked.add("gradients")
@@ -256,7 +256,7 @@ class GradientRun(AttentionRun):
         def call_framework() -> dict[str, Any]:
             grads = self.framework.vjp(attention, leaves, upstream)[1]
             return {
-                n: self._heads_first(g) if n in native else g.reshape(getattr(problem, n).shape)
+                n: self.heads_first(g) if n in native else g.reshape(getattr(problem, n).shape)
                 for n, g in grads.items()
             }
 

@@ -1,8 +1,7 @@
 """One group of cells, timed against each other.
 
-Correct first: a cell is timed only when nothing speaks against it, and after timing the same call is made
-once more and its output compared with the reference's sampled rows within the derived bound. A cell that
-fails there shows that instead of a time.
+Correct first: every call of a cell gets numbers of its own, and after timing the same call is made once more on
+numbers that were never seen, and judged (see `output_check`). A cell that fails there shows that instead of a time.
 
 Quiet enough: the fastest cell stands twice in the group under two names, prepared twice, so that its two
 halves differ in nothing but chance and addresses. Their ratio is the A/A control.
@@ -19,19 +18,24 @@ from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
-from qkverify import conventions, frameworks
+from qkverify import conventions, frameworks, output_check, spotcheck
 from qkverify.cells import Cell
 from qkverify.clocks import Call, Clock, clock_for
 from qkverify.contract import Implementation
 from qkverify.errors import UnsupportedCase
+from qkverify.fresh_inputs import WINDOWS, Inputs, Trial
 from qkverify.nvml import Monitor, monitor_for
+from qkverify.output_check import Refused, remembers
 from qkverify.problems import Problem
-from qkverify.results import Cache, Conditions, Control, Timing
+from qkverify.results import Cache, Conditions, Control, Direction, Timing
 from qkverify.runs import Run
 from qkverify.sampling import (
     FEWEST_ROUNDS,
     MOST_ROUNDS,
+    OUT_OF_TIME,
+    SHORT_SECONDS,
     Plan,
     Samples,
     Subject,
@@ -42,22 +46,32 @@ from qkverify.sampling import (
     raised,
     too_slow,
 )
-from qkverify.spotcheck import margin_of
-from qkverify.statistics import paired, paired_ratio
+from qkverify.statistics import ALONE, paired, paired_ratio
 from qkverify.work import Work, work
 from qkverify.workloads import Workload
 
 AGAIN = " (again)"
+CALLS = 8  # of a cell: the first, two to warm up, the fewest rounds, and two more on the numbers of the check
+TRIALS = 2  # of a cell: its first call, and the last
+FRESH = 1  # where the seeds of the numbers begin that outputs are judged on
+SAME_CALLS, PAIRS = 2, 4  # samples on the same numbers; turns in which a suspicion is tried again
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A cell ready to run: `check` gives the margin of an output, None where it cannot be told."""
+    """A cell ready to run: `check` gives the margin of an output, None where it cannot be told, and may raise Refused.
+
+    `renew` comes before so many calls, that each meets numbers of its own. `trial` puts new numbers in the place of the
+    last call's: what it returns is called then, and `check` judges that output. `again` is the last call once more.
+    """
 
     call: Call
     clock: Clock
     work: Work
     check: Callable[[Any], float | None]
+    renew: Callable[[int], None] = lambda calls: None
+    trial: Callable[[], Call] | None = None
+    again: Call | None = None
 
 
 class Measured(NamedTuple):
@@ -92,34 +106,42 @@ def measure(
     check: bool = True,
     twin_of: str = "",
     cache: Cache | None = None,
+    once: bool = False,
+    stop_seconds: float | None = None,
 ) -> Measured:
     """Time the cells of one group (one case, direction, device and dtype) against each other.
 
-    The budget is what all of it should take; where the fewest rounds need more, it may grow to the limit, and
-    cells for which even that is too little are left out, the slowest first. A cell whose call is expected to
-    be too slow is not even tried. `verified` maps a cell to the reason why it must not be timed, or None; a
-    cell that is not in it is tried. `peaks` are peak bytes, measured elsewhere. `prepare` makes a cell ready
-    to run, and may raise UnsupportedCase. Without `check` the outputs are not compared with the reference: for
-    cells of which this very call was checked before. The twin is that of the fastest cell, or of the named.
-    `cache` as in `clocks.clock_for`.
+    The budget is what all of it should take; where the fewest rounds need more, it may grow to the limit. A
+    cell that cannot have the fewest rounds within its part of the limit is called once, and that call is
+    timed and checked; with `once` every cell is. What is expected to be fast comes first. After
+    `stop_seconds` (by default the limit) no further cell is begun, nor one of which a single call is expected
+    to take longer. `verified` maps a cell to the reason why it must not be timed, or None; a cell that is not
+    in it is tried. `peaks` are peak bytes, measured elsewhere. `prepare` makes a cell ready to run, and may
+    raise UnsupportedCase. Without `check` the outputs are not compared with the reference: for cells of which
+    this very call was checked before. The twin is that of the fastest cell, or of the named. `cache` as in
+    `clocks.clock_for`.
     """
     start, limit = time.perf_counter(), budget_seconds if limit_seconds is None else limit_seconds
-    prepare, reasons = (
-        prepare or partial(prepared if check else _unchecked, cache=cache),
-        dict(verified or {}),
-    )
-    ready, plans = dict[Cell, Prepared](), dict[str, Plan]()
-    for cell in cells:
-        seconds = (expected_seconds or {}).get(cell, 0.0)
-        if reasons.get(cell) is None and seconds * FEWEST_ROUNDS > limit - (time.perf_counter() - start):
-            reasons[cell] = too_slow(seconds)
-        if reasons.get(cell) is None:
-            found = _attempted(cell, prepare, limit)
-            if isinstance(found, str):
-                reasons[cell] = found
-            else:
-                ready[cell], plans[cell.implementation.name] = found
-    subjects = {cell.implementation.name: Subject(one.call, one.clock) for cell, one in ready.items()}
+    given, reasons = prepare, dict(verified or {})
+    ready, plans, singles = dict[Cell, Prepared](), dict[str, Plan](), dict[Cell, Single]()
+    prepare = given or partial(prepared if check else _unchecked, cache=cache, seed=seed)
+    expected, stop = expected_seconds or {}, limit if stop_seconds is None else stop_seconds
+    waiting = [cell for cell in cells if reasons.get(cell) is None]
+    waiting.sort(key=lambda cell: expected.get(cell, 0.0))
+    for index, cell in enumerate(waiting):
+        spent, seconds = time.perf_counter() - start, expected.get(cell, 0.0)
+        if spent >= stop or seconds > stop - spent:
+            reasons[cell] = too_slow(seconds) if spent < stop else OUT_OF_TIME
+            continue
+        allowance = max(0.0, limit - spent) / (len(waiting) - index)
+        found = _attempted(cell, prepare, 0.0 if once else allowance, check)
+        if isinstance(found, str):
+            reasons[cell] = found
+        elif isinstance(found, Single):
+            singles[cell] = found
+        else:
+            ready[cell], plans[cell.implementation.name] = found
+    subjects = {cell.implementation.name: _subject(one) for cell, one in ready.items()}
     calls = {cell: plans[cell.implementation.name].call_seconds for cell in ready}
     named = [cell for cell in calls if cell.implementation.name == twin_of]
     control = min(named or calls, key=lambda cell: calls[cell], default=None)
@@ -136,7 +158,16 @@ def measure(
     )
     sampling_seconds = time.perf_counter() - began
     timings = [
-        _timing(cell, ready.get(cell), samples, reasons.get(cell), (peaks or {}).get(cell), check)
+        _timing(
+            cell,
+            ready.get(cell),
+            samples,
+            reasons.get(cell),
+            (peaks or {}).get(cell),
+            plans.get(cell.implementation.name) if check else None,
+        )
+        if cell not in singles
+        else singles[cell].timing(cell, (peaks or {}).get(cell))
         for cell in cells
     ]
     timings = [_marked(timing, watch) for timing in timings]
@@ -146,7 +177,7 @@ def measure(
     return Measured(
         timings,
         twin and _marked(twin, watch),
-        calls,
+        calls | {cell: one.seconds for cell, one in singles.items()},
         wall_seconds=time.perf_counter() - start,
         round_seconds=sampling_seconds / rounds if rounds else 0.0,
         conditions=conditions,
@@ -156,23 +187,42 @@ def measure(
 def prepared(cell: Cell, *, seed: int = 0, cache: Cache | None = None) -> Prepared:
     """The cell itself: inputs native and in place, the clock of its device, the check by the reference."""
     run = run_of(cell.implementation, cell.device, cell.dtype)
-    conventions_of_run = run.semantics["causal_alignment"], run.semantics["empty_rows"]
-    problem = judged_by(problem_of(cell.workload, cell.dtype, seed), *conventions_of_run)
+    inputs = Inputs(run, problem_of(cell.workload, cell.dtype, 0), cell.direction, seed)
+    tried: list[tuple[Trial, int]] = []
+
+    def trial() -> Call:
+        drawn = (
+            TRIALS * seed + len(tried) % TRIALS
+        )  # other numbers for every trial, and for all cells of a group the same
+        fresh = as_judged(run, fresh_problem(cell.workload, cell.dtype, cell.direction, drawn))
+        found = inputs.trial(fresh)
+        # The very object that other runs are judged by, so that the reference computes it once; a backward pass by itself
+        # has queries, keys and values of its own.
+        problem = as_judged(run, found.problem) if cell.direction == "backward" else fresh
+        tried.append((Trial(found.call, problem, as_judged(run, found.before)), drawn))
+        return found.call
+
+    def check(output: Any) -> float | None:
+        last, drawn = tried[-1]
+        return output_check.judged(run, last, output, cell.direction, drawn, inputs.call)
+
     return Prepared(
-        run.callable(problem, cell.direction),
+        inputs.call,
         _clock(cell.implementation.arrays, cell.device, cache),
-        work(problem, cell.direction),
-        lambda output: margin_of(run, problem, output, cell.direction, seed=seed),
+        amount_of(cell),
+        check,
+        inputs.renew,
+        trial,
+        inputs.again,
     )
 
 
-def _unchecked(cell: Cell, *, cache: Cache | None = None) -> Prepared:
+def _unchecked(cell: Cell, *, seed: int = 0, cache: Cache | None = None) -> Prepared:
     """The cell without what only a check needs: its conventions need not be found out."""
     run = Run(cell.implementation, cell.device, cell.dtype)
-    call = run.callable(problem_of(cell.workload, cell.dtype, 0), cell.direction)
-    return Prepared(
-        call, _clock(cell.implementation.arrays, cell.device, cache), amount_of(cell), lambda output: None
-    )
+    inputs = Inputs(run, problem_of(cell.workload, cell.dtype, 0), cell.direction, seed)
+    clock = _clock(cell.implementation.arrays, cell.device, cache)
+    return Prepared(inputs.call, clock, amount_of(cell), lambda output: None, inputs.renew)
 
 
 @lru_cache(maxsize=256)
@@ -182,10 +232,30 @@ def run_of(one: Implementation, device: str, dtype: str) -> Run:
     return Run(one, device, dtype, conventions.settled(found), **conventions.precisions_of(found, dtype))
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1 + TRIALS)
 def problem_of(workload: Workload, dtype: str, seed: int) -> Problem:
     """The problem that all cells of a group share."""
     return workload.problem(dtype, seed=seed)
+
+
+@lru_cache(maxsize=TRIALS)
+def fresh_problem(workload: Workload, dtype: str, direction: Direction, seed: int) -> Problem:
+    """The numbers on which the outputs of a group are judged: none that was timed, and drawn anew for every seed."""
+    problem = problem_of(workload, dtype, FRESH + seed)
+    if workload.values != "normal":  # a model's own: each head gets those of another
+        turned = {
+            name: np.roll(getattr(problem, name), 1 + seed % TRIALS, axis=1)
+            for name in ("query", "key", "value")
+        }
+        problem = problem.replace(**turned)
+    return spotcheck.judged(problem, direction, seed)
+
+
+def as_judged(run: Run, problem: Problem) -> Problem:
+    """The problem under a run's conventions; the same object for all whose conventions make no difference."""
+    if problem.sizes["Q"] == problem.sizes["K"]:  # both alignments are one, and every row sees its own key
+        return problem
+    return judged_by(problem, run.semantics["causal_alignment"], run.semantics["empty_rows"])
 
 
 @lru_cache(maxsize=4)
@@ -234,14 +304,37 @@ def _conditions(cell: Cell, watch: Watch) -> Conditions | None:
     )
 
 
+class Single(NamedTuple):
+    """A cell whose one call was timed and checked at once: `margin` and `reason` as of `checked`."""
+
+    ready: Prepared
+    seconds: float
+    margin: float | None
+    reason: str
+
+    def timing(self, cell: Cell, peak: int | None) -> Timing:
+        taken = Samples(reason=self.reason) if self.reason else Samples([self.seconds], [ALONE])
+        return msgspec.structs.replace(
+            _timing(cell, self.ready, {cell.implementation.name: taken}, None, peak, None), margin=self.margin
+        )
+
+
 def _attempted(
-    cell: Cell, prepare: Callable[[Cell], Prepared], limit_seconds: float
-) -> tuple[Prepared, Plan] | str:
-    """The cell made ready, called once and warmed up, or why that failed."""
+    cell: Cell, prepare: Callable[[Cell], Prepared], allowance_seconds: float, check: bool
+) -> tuple[Prepared, Plan] | Single | str:
+    """The cell made ready, called once and warmed up, or why that failed. Where the allowance has no room for all the calls
+    of a cell, the first was the only one."""
     try:
         found = prepare(cell)
-        found.call()  # what is compiled or loaded once is not part of the warm-up
-        return found, calibrate(Subject(found.call, found.clock), limit_seconds=limit_seconds)
+        if cell.implementation.compiles or cell.device != "cpu":
+            found.call()  # what is compiled or loaded once is not part of a time
+        outputs: list[Any] = []
+        call = found.trial() if found.trial is not None else found.call
+        seconds = found.clock.sample(lambda: outputs.append(call()))
+        if seconds > SHORT_SECONDS and seconds * CALLS > allowance_seconds:
+            return Single(found, seconds, *(_judged(found, outputs.pop()) if check else (None, "")))
+        outputs.clear()
+        return found, calibrate(_subject(found), limit_seconds=allowance_seconds)
     except (UnsupportedCase, NotImplementedError) as refusal:
         return f"not offered: {first_line(refusal)}"
     except Exception as error:  # the cell's own failure: recorded, and the others go on
@@ -258,7 +351,7 @@ def _add_twin(
         twin.call()
     except Exception:  # the cell itself was called before: this is not its failure, and the others go on
         return
-    subjects[name + AGAIN], plans[name + AGAIN] = Subject(twin.call, twin.clock), plans[name]
+    subjects[name + AGAIN], plans[name + AGAIN] = _subject(twin), plans[name]
 
 
 def _twin(cell: Cell, timings: Sequence[Timing], samples: Mapping[str, Samples]) -> Timing | None:
@@ -278,13 +371,13 @@ def _timing(
     samples: Mapping[str, Samples],
     reason: str | None,
     peak: int | None,
-    check: bool,
+    plan: Plan | None,
 ) -> Timing:
-    """The record of one cell, its output checked where it was timed."""
+    """The record of one cell; with the plan that it was sampled by, its output is checked."""
     taken = samples.get(cell.implementation.name, Samples(reason=reason or ""))
     margin = None
-    if check and ready is not None and taken.seconds:
-        margin, unverified = _checked(ready)
+    if plan is not None and ready is not None and taken.seconds:
+        margin, unverified = checked(ready, taken.seconds, plan.repeats)
         taken = Samples(reason=unverified) if unverified else taken
     amount = ready.work if ready is not None else amount_of(cell)
     return Timing(
@@ -311,7 +404,14 @@ def _timing(
 
 def unmeasured(cell: Cell, reason: str) -> Timing:
     """The record of a cell that was not timed, and why."""
-    return _timing(cell, None, {}, reason, None, check=False)
+    return _timing(cell, None, {}, reason, None, None)
+
+
+def refused(timing: Timing, reason: str) -> Timing:
+    """The record of a cell whose times do not count."""
+    return msgspec.structs.replace(
+        timing, seconds=[], rounds=[], processes=[], disturbed=[], verified=False, reason=reason
+    )
 
 
 def amount_of(cell: Cell) -> Work:
@@ -319,17 +419,65 @@ def amount_of(cell: Cell) -> Work:
     return work(cell.workload.outline(cell.dtype), cell.direction)
 
 
-def _checked(ready: Prepared) -> tuple[float | None, str]:
-    """The margin of what one more call returns, and why it does not verify the times; "" where it does."""
+def checked(ready: Prepared, seconds: Sequence[float] = (), repeats: int = 1) -> tuple[float | None, str]:
+    """The margin of the call on new numbers, and why the times do not count; "" where they do.
+
+    `seconds` are the samples that were taken, each of `repeats` calls on new numbers.
+    """
     try:
-        margin = ready.check(ready.call())
+        call = ready.trial() if ready.trial is not None else ready.call
+        outputs: list[Any] = []
+        ready.clock.sample(lambda: outputs.append(call()))
+        margin, wrong = _judged(ready, outputs.pop())
+        if not wrong and ready.trial is not None:
+            wrong = _memory(ready, call, seconds, repeats)
+        return margin, wrong
     except Exception as error:
         return None, raised(error)
+
+
+def _judged(ready: Prepared, output: Any) -> tuple[float | None, str]:
+    """The margin of an output, and why it is not right; "" where it is."""
+    try:
+        margin = ready.check(output)
+    except Refused as refused:
+        return None, str(refused)
     if margin is None:
         return None, "its output cannot be checked by sampled rows"
     if margin <= 1:
         return margin, ""
     return margin, f"the timed call's output is wrong: {margin:.3g} times its bound away from the reference"
+
+
+def _memory(ready: Prepared, call: Call, seconds: Sequence[float], repeats: int) -> str:
+    """What speaks for it that the call remembers, "" for nothing.
+
+    A suspicion is tried again in turns, by what the process computed: a machine that others use too may have become faster
+    in between, and hold back any sample.
+    """
+    if not seconds or ready.again is None:
+        return ""
+    again = [ready.clock.sample(call, repeats) for _ in range(SAME_CALLS)]
+    if not remembers(again[:1], seconds) and not remembers(again[1:], seconds):
+        return ""
+    spent = _computed if ready.clock.name == "host" else ready.clock.sample
+    ready.renew(WINDOWS)
+    new, again = [], []
+    for _ in range(1 + PAIRS):
+        new.append(spent(ready.call))
+        again.append(spent(ready.again))
+    return remembers(again[1:], new[1:])  # the first of them came after the numbers had moved
+
+
+def _computed(call: Call) -> float:
+    """Seconds that all threads of this process computed in one call."""
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+def _subject(ready: Prepared) -> Subject:
+    return Subject(ready.call, ready.clock, ready.renew)
 
 
 def control_of(one: Timing, again: Timing) -> Control | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -22,12 +24,13 @@ def each(
     jobs: int,
     *,
     spent: Callable[[T], bool] = lambda result: False,
+    until: float = math.inf,
 ) -> Iterator[tuple[int, T | None]]:
     """(number of the task, `work(*task)`) as they finish, in processes of one thread each.
 
     A process that dies loses its own task alone, which is done again by another; one that dies again gives None. A process is
     replaced as well when `spent` of its result says that it is of no more use. What `work` itself raises is raised here. Whoever
-    stops listening ends what is at work.
+    stops listening ends what is at work, and so does the moment `until`, by time.monotonic().
     """
     waiting: SimpleQueue[int] = SimpleQueue()
     done: SimpleQueue[tuple[int, T | None] | BaseException] = SimpleQueue()
@@ -58,7 +61,12 @@ def each(
             for thread in threads:
                 thread.start()
             for _ in tasks:
-                found = done.get()
+                try:
+                    found = done.get(
+                        timeout=None if until == math.inf else max(0.0, until - time.monotonic())
+                    )
+                except Empty:
+                    return
                 if isinstance(found, BaseException):
                     raise found
                 yield found

@@ -174,7 +174,8 @@ class Mark(msgspec.Struct, frozen=True):
 class Timing(msgspec.Struct, frozen=True, tag="timing"):
     """One cell: `seconds[i]` is the time of one call, measured in round `rounds[i]` by process `processes[i]`.
 
-    Rounds are numbered through over all processes; files from before there were several name no process. In
+    Rounds are numbered through over all processes; files from before there were several name no process. Round -1 is
+    no round: what is far slower than the others is called once, by itself. In
     the `disturbed` rounds the device was held back (see Conditions). An untimed cell has no seconds, and a
     reason. `flops` and `bytes` are of one call; `peak_bytes` is the memory above the inputs at its highest,
     where it was measured. `marks` is what laws and findings say against the implementation.

@@ -6,8 +6,9 @@ drift falls on all of them alike and pairs of times from one round can be compar
 given, so a run can be repeated.
 
 How a budget is spent: a subject costs what its warm-up says. Cheap subjects get all rounds; what they leave
-is shared among the dear ones, whose rounds are spread evenly over the run. A subject that cannot have
-`FEWEST_ROUNDS` within the budget is not timed at all, and the reason says how long one call takes.
+is shared among the dear ones, whose rounds are spread evenly over the run. What takes more than `FAR` times as
+long as the fastest gets `FEWEST_ROUNDS`, for more would decide nothing; what cannot have these within the budget
+is timed once.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from qkverify.nvml import Monitor, Reading
 MOST_ROUNDS = 20
 SHORT_SECONDS = 0.05  # a longer call is warm for most of its time
 FEWEST_ROUNDS = 3
+FAR = 8.0  # so many times slower than the fastest: the fewest rounds tell that
+OUT_OF_TIME = "the time budget had run out"
 RESOLUTION_MULTIPLE = 10_000  # a sample so many clock steps long is quantised by at most 0.01 %
 MOST_REPEATS = 10_000
 STEADY = 0.1  # warm-up ends when two samples in a row agree within 10 %
@@ -36,10 +39,11 @@ WARM_UP_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Subject:
-    """Something to time: a call without arguments, and the clock that suits it."""
+    """Something to time: a call without arguments, the clock that suits it, and what comes before so many calls."""
 
     call: Call
     clock: Clock
+    renew: Callable[[int], None] = lambda calls: None
 
 
 @dataclass
@@ -125,7 +129,7 @@ def interleave(
     plans = plans or {name: calibrate(one, limit_seconds=budget_seconds) for name, one in subjects.items()}
     left = max(0.0, budget_seconds - (now() - start))
     counts = share_rounds({name: plan.cost_seconds for name, plan in plans.items()}, left, most_rounds)
-    found = {n: Samples(reason="" if counts[n] else too_slow(plans[n].call_seconds)) for n in subjects}
+    found = {name: Samples() for name in subjects}
     order, last = np.random.default_rng(seed), max(counts.values(), default=0)
     watch = watch if watch is not None else Watch()
     marked = list[list[str]]()
@@ -133,8 +137,9 @@ def interleave(
     def one_round(number: int, names: Sequence[str]) -> None:
         watch.before()
         for name in order.permutation(names):
-            watch.settle()
             try:
+                subjects[name].renew(plans[name].repeats + plans[name].warm)
+                watch.settle()
                 if plans[name].warm:
                     subjects[name].call()
                 seconds = subjects[name].clock.sample(subjects[name].call, plans[name].repeats)
@@ -174,6 +179,7 @@ def calibrate(subject: Subject, *, limit_seconds: float = math.inf) -> Plan:
     shortest = subject.clock.resolution_seconds() * RESOLUTION_MULTIPLE
     repeats, before, spent = 1, math.inf, 0.0
     for _ in range(MOST_WARM_UPS):
+        subject.renew(repeats)
         seconds = subject.clock.sample(subject.call, repeats)
         spent += seconds * repeats
         settled = abs(seconds - before) <= STEADY * seconds or (before < math.inf and spent > WARM_UP_SECONDS)
@@ -187,18 +193,20 @@ def calibrate(subject: Subject, *, limit_seconds: float = math.inf) -> Plan:
 def share_rounds(
     costs: Mapping[str, float], budget_seconds: float, most_rounds: int = MOST_ROUNDS
 ) -> dict[str, int]:
-    """Rounds for each subject, 0 for the dearest where not even `FEWEST_ROUNDS` of all fit the budget.
+    """Rounds for each subject, 1 for the dearest where not even `FEWEST_ROUNDS` of all fit the budget.
 
     Beyond the fewest, the rest is shared equally, and what the cheap ones leave goes to the dear ones.
     """
     cheapest_first = sorted(costs, key=lambda name: costs[name])
     while cheapest_first and FEWEST_ROUNDS * sum(costs[n] for n in cheapest_first) > budget_seconds:
         cheapest_first.pop()
+    counts = dict.fromkeys(costs, 1)
     left = budget_seconds - FEWEST_ROUNDS * sum(costs[n] for n in cheapest_first)
-    counts = dict.fromkeys(costs, 0)
     for index, name in enumerate(cheapest_first):
         share = left / (len(cheapest_first) - index)
         more = most_rounds - FEWEST_ROUNDS
+        if costs[name] > max(SHORT_SECONDS, FAR * costs[cheapest_first[0]]):
+            more = 0
         if costs[name] * more > share:
             more = int(share / costs[name])
         counts[name] = FEWEST_ROUNDS + more
@@ -222,4 +230,4 @@ def first_line(error: BaseException) -> str:
 
 def too_slow(call_seconds: float) -> str:
     """The reason of a subject for which the budget has no room."""
-    return f"the time budget had no room for {FEWEST_ROUNDS} calls of about {call_seconds:.2g} s"
+    return f"the time budget had no room for a call of about {call_seconds:.2g} s"

@@ -67,7 +67,8 @@ def families(verdicts: Sequence[Verdict]) -> None:
         examples = sum(v.examples for v in judged)
         margins = [v.margin for v in judged if v.margin is not None and v.outcome == "passed"]
         words = f"  {family:10} {len(judged):3} laws {examples:7,} examples   "
-        words += f"largest margin {units.margin(max(margins))}" if margins else "exact"
+        held = any(v.outcome == "passed" for v in judged)  # of none that held nothing is exact
+        words += f"largest margin {units.margin(max(margins))}" if margins else "exact" if held else ""
         if len(judged) < len(mine):
             words += f"   {len(mine) - len(judged)} not offered"
         if known:

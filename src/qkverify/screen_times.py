@@ -42,7 +42,7 @@ def known(timed: Iterable[Timing]) -> None:
     """What is known against implementations that have a time, each mark once, with the place where it is told."""
     found: dict[str, dict[str, None]] = {}
     for timing in timed:
-        for mark in timing.marks:
+        for mark in (mark for mark in timing.marks if mark.kind != "not verified"):
             said = f"{marks.words(mark, links.place_of)}"
             found.setdefault(said, {})[timing.implementation] = None
     if found:
@@ -87,7 +87,8 @@ def _group(
     found = [statistics.compare(timing, first, controls) for timing in timed[1:]]
     is_alone = all(one.word == "slower" for one in found)  # else it is only what the others are held against
     others = untimed.names(untimed.left_out(every))
-    words = [("fastest of those timed" if others else "fastest") if is_alone else "1 x", *map(_said, found)]
+    first = "fastest of those timed" if others else "fastest"
+    words = [first if is_alone and found else "1 x" if found else "the only one timed", *map(_said, found)]
     _aligned(
         [_line(timing, word, ceilings) for timing, word in zip(timed, words, strict=True)], right=(1, 2, 3)
     )
@@ -98,7 +99,8 @@ def _group(
 def _line(timing: Timing, word: str, ceilings: Sequence[Ceiling]) -> tuple[str, ...]:
     seconds = statistics.median(statistics.calm(timing))
     share = fraction_of_roofline(timing, seconds, ceilings)
-    counts = f"{len(set(timing.processes)) or 1} processes, {len(timing.seconds)} rounds"
+    processes = units.number_of(len(set(timing.processes)) or 1, "process").replace("processs", "processes")
+    counts = f"{processes}, {len(timing.seconds)} rounds" if len(timing.seconds) > 1 else "measured once"
     return (
         f"  {escape(timing.implementation)}",
         units.seconds(seconds),

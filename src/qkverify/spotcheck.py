@@ -20,8 +20,12 @@ from qkverify.rounding import Bounded, Precision
 from qkverify.runs import Run
 from qkverify.work import key_ranges
 
-SCORES = 2**18  # scores that the reference computes for sampled rows
-HEAD_SCORES = 2**21  # scores of one head group up to which the gradients of its keys and values are checked
+SCORES = 2**20  # scores that the reference computes for sampled rows; of all rows, where there are no more
+FEWEST_ROWS, MOST_SCORES = (
+    64,
+    2**22,
+)  # so many rows in any case, if the reference has no more scores than that to compute
+HEAD_SCORES = 2**20  # scores of one head group up to which the gradients of its keys and values are checked
 # options of a problem that its rows keep by themselves
 SAMPLED = {"causal", "window", "mask", "key_lengths", "scale", "softcap"}
 
@@ -38,10 +42,13 @@ def margin_of(
     sample = sample_of(problem, seed)
     if direction == "forward":
         first = output[0] if isinstance(output, tuple) else output
-        return margin(_received(run, first)[:, :, sample.rows], sample.exact_rows(run))
-    grads = _gradients(run, output)
-    margins = [margin(grads["query"][:, :, sample.rows], sample.exact_row_gradients(run)["query"])]
-    if sample.head is not None:
+        return margin(received(run, first)[:, :, sample.rows], sample.exact_rows(run))
+    grads = gradients(run, output)
+    by_rows = sample.exact_row_gradients(run)
+    margins = [margin(grads["query"][:, :, sample.rows], by_rows["query"])]
+    if sample.rows_are_all:
+        margins += [margin(grads[name], by_rows[name]) for name in ("key", "value")]
+    elif sample.head is not None:
         exact = sample.exact_head_gradients(run)
         margins += [margin(grads[name][sample.head], exact[name]) for name in ("key", "value")]
     return max(margins)
@@ -51,7 +58,8 @@ class Sample:
     """What is sampled of one problem, and what the reference says there, once for all runs judged alike.
 
     `rows` are query rows of every head; `head` is one batch entry and key/value head, None where it is too
-    large.
+    large. `rows_are_all` says whether nothing comes from above to any other row (see `judged`): then these rows
+    give the gradients of all keys and values.
     """
 
     def __init__(self, problem: Problem, seed: int) -> None:
@@ -59,6 +67,7 @@ class Sample:
         self.rows = _sample_rows(problem, numbers)
         self._row_part = part_of(problem, rows=self.rows)
         self.head: tuple[slice, slice] | None = None
+        self.rows_are_all = _others_silent(problem, self.rows)
         if s["B"] and s["G"] and problem.group * s["Q"] * s["K"] <= HEAD_SCORES:
             entry, kv_head = int(numbers.integers(s["B"])), int(numbers.integers(s["G"]))
             self.head = slice(entry, entry + 1), slice(kv_head, kv_head + 1)
@@ -82,6 +91,26 @@ class Sample:
         if key not in self._known:
             self._known[key] = compute()
         return self._known[key]
+
+
+def judged(problem: Problem, direction: Direction, seed: int) -> Problem:
+    """The problem as its gradients can be judged: where a head is too large, no gradient comes from above but to the
+    sampled rows, so that the reference need not compute the others."""
+    s = problem.sizes
+    if direction == "forward" or problem.upstream is None or problem.group * s["Q"] * s["K"] <= HEAD_SCORES:
+        return problem
+    rows = _sample_rows(problem, np.random.default_rng(seed))
+    upstream = np.zeros_like(problem.upstream)
+    upstream[:, :, rows] = problem.upstream[:, :, rows]
+    return problem.replace(upstream=upstream)
+
+
+def _others_silent(problem: Problem, rows: np.ndarray) -> bool:
+    if problem.upstream is None:
+        return False
+    heard = (problem.upstream != 0).any(axis=(0, 1, 3))
+    heard[rows] = False
+    return not heard.any()
 
 
 @lru_cache(maxsize=4)
@@ -140,21 +169,22 @@ def visible_rows(problem: Problem, rows: np.ndarray) -> np.ndarray:
 
 
 def _sample_rows(problem: Problem, numbers: np.random.Generator) -> np.ndarray:
-    """The first and the last query row, and as many at random as `SCORES` allows."""
+    """The first and the last query row, and as many at random as `SCORES` allows; all, where they are no more."""
     s = problem.sizes
-    count = min(s["Q"], max(2, SCORES // max(1, s["B"] * s["H"] * s["K"])))
+    of_a_row = max(1, s["B"] * s["H"] * s["K"])
+    count = min(s["Q"], max(2, SCORES // of_a_row, min(FEWEST_ROWS, MOST_SCORES // of_a_row)))
     ends = {0, s["Q"] - 1} if s["Q"] else set()
     return np.array(sorted(ends | set(numbers.choice(s["Q"], count, replace=False).tolist())), dtype=int)
 
 
-def _received(run: Run, native: Any) -> np.ndarray:
+def received(run: Run, native: Any) -> np.ndarray:
     """The contract's layout, in NumPy."""
     return np.asarray(to_contract(run.framework.to_numpy(native), run.implementation.layout))
 
 
-def _gradients(run: Run, output: Any) -> dict[str, np.ndarray]:
+def gradients(run: Run, output: Any) -> dict[str, np.ndarray]:
     """The gradients of a forward+backward call: from (output, {name: gradient}), or a vjp's own tuple."""
     if run.implementation.vjp is not None:
-        return {name: _received(run, x) for name, x in zip(("query", "key", "value"), output, strict=True)}
+        return {name: received(run, x) for name, x in zip(("query", "key", "value"), output, strict=True)}
     named: Mapping[str, Any] = output[1]
-    return {name: _received(run, x) for name, x in named.items()}
+    return {name: received(run, x) for name, x in named.items()}

@@ -36,6 +36,8 @@ FEWEST_ROUNDS = 3  # under three pairs an interval says nothing
 # Student's t, two-sided 95 %, for 1, 2, ... degrees of freedom; from the last on the last is used, a little wide.
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
            2.120, 2.110, 2.101, 2.093)  # fmt: skip
+ALONE = -1  # the round of a call that was made by itself, beside no other
+CLEAR = 2.0  # beyond the very extremes of all samples: no scatter that was seen reaches it
 MOST_REACH = 10.0  # an interval that reaches further than a factor of ten to both sides is printed as none
 TOO_FEW = "too few processes or rounds for an interval"
 QUIET = math.log(1.01)  # differences under 1 % are never called; a control within it is a quiet machine
@@ -203,6 +205,8 @@ def paired(candidate: Timing, baseline: Timing) -> tuple[list[float], list[float
     processes = candidate.processes or [0] * len(candidate.seconds)
     mine = zip(candidate.rounds, candidate.seconds, processes, strict=True)
     both = [(n, seconds, theirs[n], process) for n, seconds, process in mine if n in theirs]
+    if candidate is not baseline:
+        both = [row for row in both if row[0] != ALONE]
     keep = _kept([n for n, *_ in both], [p for *_, p in both], [*candidate.disturbed, *baseline.disturbed])
     kept = [row for row, is_kept in zip(both, keep, strict=True) if is_kept]
     return [s for _, s, _, _ in kept], [t for _, _, t, _ in kept], [p for *_, p in kept]
@@ -226,8 +230,24 @@ def compare(candidate: Timing, baseline: Timing, controls: Iterable[Control] = (
     none where others have was too short of rounds for one, and nothing is judged there.
     """
     mine, other, processes = paired(candidate, baseline)
+    if not mine and candidate.seconds and baseline.seconds:
+        return _apart(candidate, baseline)
     interval, controls = paired_ratio(mine, other, processes), list(controls)
     return Comparison(verdict(interval, band(candidate, controls)), interval, len(mine))
+
+
+def _apart(candidate: Timing, baseline: Timing) -> Comparison:
+    """Two timings of one case without a common round: what is far slower than the fastest is called once, by itself.
+
+    There is no interval, and a word only where every sample of one is `CLEAR` times every sample of the other; its square,
+    where neither has the fewest rounds.
+    """
+    ratio = median(calm(candidate)) / median(calm(baseline))
+    clear = CLEAR if max(len(candidate.seconds), len(baseline.seconds)) >= FEWEST_ROUNDS else CLEAR**2
+    slower = min(candidate.seconds) > clear * max(baseline.seconds)
+    faster = clear * max(candidate.seconds) < min(baseline.seconds)
+    word: Word = "slower" if slower else "faster" if faster else "undecided"
+    return Comparison(word, Interval(ratio, 0.0, math.inf), 0)
 
 
 def band(timing: Timing, controls: Sequence[Control]) -> float:

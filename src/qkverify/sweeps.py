@@ -2,8 +2,8 @@
 
 Two processes that run the same code differ by a per cent and more: where memory lies and where threads were
 put is drawn once for each. So a run is several sweeps over its groups, each sweep a process of its own, and
-what differs between processes enters the intervals (see `statistics`). A kernel that kills its process costs
-its group's times and nothing else.
+what differs between processes enters the intervals (see `statistics`). A kernel that kills its process loses
+its own times and nobody else's.
 
 `python -m qkverify.sweeps` is such a process. It is asked for one group at a time, and finds implementations
 again by their file and name.
@@ -11,8 +11,10 @@ again by their file and name.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import msgspec
 
@@ -22,9 +24,11 @@ from qkverify.children import Child, Died, serve
 from qkverify.errors import UsageError
 from qkverify.measurement import Measured, measure, unmeasured
 from qkverify.results import Cache, Conditions, Direction, Timing
+from qkverify.sampling import FEWEST_ROUNDS
 from qkverify.workloads import Workload
 
 MODULE = "qkverify.sweeps"
+LOST = "while it was timed, "
 # OpenBLAS's threads spin for 2^26 cycles after a product (some 25 ms), and everything that is timed next shares its cores with
 # them. With 2^22 they still spin from one product of a call to the next.
 OPENBLAS_REST = "22"
@@ -41,6 +45,8 @@ class Terms:
     check: bool = True
     twin_of: str = ""
     cache: Cache | None = None
+    once: bool = False
+    stop_seconds: float | None = None
 
 
 class Named(msgspec.Struct, frozen=True):
@@ -100,18 +106,45 @@ class Sweep:
 
         An implementation that cannot be found again by its file (one made on the fly) is timed in this process.
         """
+        known: dict[str, Any] = {"verified": verified, "peaks": peaks, "expected_seconds": expected_seconds}
+        found = self._asked(cells, terms, **known)
+        live = [cell for cell in cells if verified.get(cell) is None]
+        if not isinstance(found, str):
+            return found
+        if len(live) < 2:
+            return _lost(cells, verified, dict.fromkeys(live, found))
+        # Who ends the process is found out one by one, and the others are timed without it.
+        alone = replace(terms, most_rounds=FEWEST_ROUNDS, check=False, twin_of="")
+        deadly = {cell: how for cell in live if isinstance(how := self._asked([cell], alone, **known), str)}
+        reasons = {**verified, **{cell: LOST + how for cell, how in deadly.items()}}
+        again = (
+            self._asked(cells, terms, **{**known, "verified": reasons}) if len(deadly) < len(live) else found
+        )
+        return (
+            _lost(cells, verified, dict.fromkeys(live, found) | deadly) if isinstance(again, str) else again
+        )
+
+    def _asked(self, cells: Sequence[Cell], terms: Terms, **known: Any) -> Measured | str:
+        """The group measured in the process; how that ended, where no answer came that can be believed."""
         named = [
-            _named(cell, verified.get(cell), peaks.get(cell), expected_seconds.get(cell)) for cell in cells
+            _named(cell, *(known[what].get(cell) for what in ("verified", "peaks", "expected_seconds")))
+            for cell in cells
         ]
+        start = time.perf_counter()
         try:
             answer = msgspec.json.decode(
                 self._child.ask(msgspec.json.encode(Question(named, terms))), type=Answer
             )
         except Died as death:
-            return _lost(cells, verified, str(death))
+            return str(death)
+        except ValueError as error:
+            return f"its process gave no answer that can be read: {error}"
         if answer.missing:
-            return measure(
-                cells, verified=verified, peaks=peaks, expected_seconds=expected_seconds, **asdict(terms)
+            return measure(cells, **known, **asdict(terms))
+        claimed, passed = sum(sum(t.seconds) for t in answer.timings), time.perf_counter() - start
+        if claimed > passed:
+            return (
+                f"its process told of {claimed:.3g} s of calls and took {passed:.3g} s, which is not believed"
             )
         seconds = {cell: s for cell, s in zip(cells, answer.call_seconds, strict=True) if s is not None}
         return Measured(
@@ -136,9 +169,8 @@ def _named(cell: Cell, reason: str | None, peak: int | None, seconds: float | No
     )
 
 
-def _lost(cells: Sequence[Cell], verified: Mapping[Cell, str | None], how: str) -> Measured:
-    timings = [unmeasured(cell, verified.get(cell) or f"while its group was timed, {how}") for cell in cells]
-    return Measured(timings, None, {})
+def _lost(cells: Sequence[Cell], verified: Mapping[Cell, str | None], how: Mapping[Cell, str]) -> Measured:
+    return Measured([unmeasured(cell, verified.get(cell) or LOST + how[cell]) for cell in cells], None, {})
 
 
 def answer(question: bytes) -> bytes:

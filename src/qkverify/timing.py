@@ -1,10 +1,11 @@
 """The grid that a report is made from: every implementation, case, dtype and device, within a budget.
 
 `qkverify bench`, `make report` and `pytest benchmarks` all come here or to `measurement`, which times one
-group. Ceilings come first; then peak memory, in processes of its own, for the cells that show how memory
-grows; then the grid is swept several times, each time by a fresh process. The first sweep shares its time among
-the groups by the square root of their work (long cases need more time, and short ones deserve more than their
-length), the others go where the first saw the most scatter.
+group. The grid is swept several times, each time by a fresh process. The first sweep
+shares its time among the groups by the square root of their work (long cases need more time, and short ones
+deserve more than their length), and what it foretells to be slow comes last in it, each once; the others go where
+the first saw the most scatter. Between them ceilings are measured, and peak memory, in processes of its own, for
+the cells that show how memory grows.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
-from qkverify.ceilings import measure_ceilings
+from qkverify.ceilings import impossible, measure_ceilings, single_thread_ceilings
 from qkverify.cells import (
     DIRECTIONS,
     Cell,
@@ -25,14 +27,24 @@ from qkverify.cells import (
 from qkverify.contract import Implementation
 from qkverify.gathering import Gathered, allocate
 from qkverify.marks import Known, against
-from qkverify.measurement import Measured, Prepared, measure, prepared
+from qkverify.measurement import Measured, Prepared, measure, prepared, refused
 from qkverify.memory import Server
-from qkverify.results import Cache, Direction, Mark, Timing, Verdict, Writer
-from qkverify.sampling import MOST_ROUNDS
+from qkverify.results import Cache, Ceiling, Direction, Mark, Timing, Verdict, Writer
+from qkverify.sampling import MOST_ROUNDS, OUT_OF_TIME, SHORT_SECONDS
+from qkverify.statistics import calm, median
 from qkverify.sweeps import Sweep, Terms
 from qkverify.workloads import Workload, small_grid
 
-__all__ = ["Measured", "Prepared", "Progress", "measure", "measure_peaks", "prepared", "run_grid"]
+__all__ = [
+    "OUT_OF_TIME",
+    "Measured",
+    "Prepared",
+    "Progress",
+    "measure",
+    "measure_peaks",
+    "prepared",
+    "run_grid",
+]
 
 Progress = Callable[[float, str], None]  # the fraction of the budget that is spent, and what is next
 
@@ -51,8 +63,9 @@ GROWTH = (
     "float16",
     "float64",
 )  # dtypes, the first that there is shows how memory grows
+PROBE = Workload(name="probe", source="as short as tells", heads=8, key_size=64, queries=192, causal=False)
+SLOW_SHARE = 0.05  # of what is left: a call that is foretold to take more waits until all others had theirs
 NO_LIMIT_SECONDS = 1e9  # JSON has no infinity
-OUT_OF_TIME = "the time budget had run out"
 
 
 def run_grid(
@@ -76,13 +89,15 @@ def run_grid(
 
     `workloads` gives the cases of a device. What `verdicts` and findings say stands beside each time, and bars it
     as `marks` says; with `lawful_only`, wherever anything is known against a cell. `most_rounds` is that of one
-    process, `cache` as in `clocks.clock_for`. The budget covers all of it, to within the last group's warm-up: what
-    it had no room for is written without times and with that reason.
+    process, `cache` as in `clocks.clock_for`. The budget covers all of it, to within one call: what it had no room for
+    is written without times and with that reason.
     """
     start, say = time.perf_counter(), progress or (lambda fraction, text: None)
 
+    reserved = 0.0  # for the ceilings, which are measured after the first sweep
+
     def left() -> float:
-        return max(0.0, budget_seconds - (time.perf_counter() - start))
+        return max(0.0, budget_seconds - reserved - (time.perf_counter() - start))
 
     cells = cells_of(
         implementations, workloads=workloads, devices=devices, dtypes=dtypes, directions=directions
@@ -91,18 +106,15 @@ def run_grid(
     marks = {cell: known.marks(cell) for cell in cells}
     reasons = why_not(cells, known, marks, lawful_only=lawful_only)
     live = [cell for cell in cells if reasons[cell] is None]
-    say(0.0, "ceilings")
     places = list(dict.fromkeys((cell.device, cell.dtype) for cell in live))
+    ceilings: list[Ceiling] = []
     seconds = min(CEILING_SECONDS, CEILING_SHARE * budget_seconds / (len(places) + 1))
-    for ceiling in measure_ceilings(places, seconds=seconds):
-        writer.append(ceiling)
-    say(1 - left() / budget_seconds, "peak memory")
-    peaks = measure_peaks(live, budget_seconds=MEMORY_SHARE * budget_seconds)
+    reserved = min(CEILING_SHARE * budget_seconds, 2 * seconds * (len(places) + 1))
     plan = _Plan(
         groups_of(cells),
         reasons,
         marks,
-        peaks,
+        left,
         seed=seed,
         most_rounds=most_rounds,
         cache=cache,
@@ -110,15 +122,27 @@ def run_grid(
     )
     try:
         for process in range(processes):
+            if process and left() < SERVER_SECONDS:
+                break
             share = FIRST_SHARE if process == 0 and processes > 1 else 1 / (processes - process)
-            until = time.perf_counter() + share * left()
             with Sweep() as sweep:
-                for group, terms in plan.terms(process, until):
+                if process == 0:
+                    plan.foretell(sweep)
+                for group, terms, chosen in plan.terms(process, time.perf_counter() + share * left()):
                     title = group.cells[0].title
                     say(1 - left() / budget_seconds, f"{title}, process {process + 1} of {processes}")
-                    plan.run(sweep, group, terms, process)
+                    plan.run(sweep, group, terms, process, chosen)
+            if process == 0:
+                say(1 - left() / budget_seconds, "ceilings")
+                reserved = 0.0
+                ceilings += measure_ceilings(places, seconds=seconds)
+                say(1 - left() / budget_seconds, "peak memory")
+                plan.take_peaks(min(MEMORY_SHARE * budget_seconds, left() / 2))
     finally:  # of a run that is interrupted, what it had
+        for ceiling in ceilings:
+            writer.append(ceiling)
         for group in plan.groups.values():
+            group.timings = [believed(timing, ceilings) for timing in group.timings]
             for timing in group.timings:
                 writer.append(timing)
             if group.control is not None:
@@ -129,6 +153,22 @@ def run_grid(
     return [timing for group in plan.groups.values() for timing in group.timings]
 
 
+def believed(timing: Timing, ceilings: list[Ceiling]) -> Timing:
+    """The timing, without its times where they are more than the device can do.
+
+    A ceiling that was measured while others used the device is too low: before anything is refused, what one thread reaches
+    by itself joins the `ceilings`, for every thread that there is.
+    """
+    if not timing.seconds or not impossible(timing, median(calm(timing)), ceilings):
+        return timing
+    if timing.device == "cpu":
+        ceilings += single_thread_ceilings(timing.dtype)
+    else:
+        ceilings += measure_ceilings([(timing.device, "float32"), (timing.device, timing.dtype)])
+    why = impossible(timing, median(calm(timing)), ceilings)
+    return refused(timing, why) if why else timing
+
+
 class _Plan:
     """The groups of a run, what is known of them, and on what terms each sweep measures them."""
 
@@ -137,7 +177,7 @@ class _Plan:
         groups: Sequence[list[Cell]],
         reasons: Mapping[Cell, str | None],
         marks: Mapping[Cell, list[Mark]],
-        peaks: Mapping[Cell, int],
+        left: Callable[[], float],
         *,
         seed: int,
         most_rounds: int,
@@ -145,39 +185,79 @@ class _Plan:
         first_rounds: int,
     ) -> None:
         self.groups = {cells[0].group: Gathered(cells, marks) for cells in groups}
-        self._reasons, self._peaks, self._speeds = reasons, peaks, Speeds()
+        self._reasons, self._left, self._speeds = dict(reasons), left, Speeds()
+        self._calls, self._put_off = dict[Cell, float](), dict[Cell, float]()
         self._seed, self._cache = seed, cache
         self._most_rounds, self._first_rounds = most_rounds, first_rounds
 
-    def terms(self, process: int, until: float) -> Iterator[tuple[Gathered, Terms]]:
-        """The groups of one sweep, each with its terms: by the work at first, where the scatter is largest then."""
+    def terms(self, process: int, until: float) -> Iterator[tuple[Gathered, Terms, list[Cell]]]:
+        """The groups of one sweep, each with its terms and the cells to measure: by the work at first, where the scatter is
+        largest then. What a first look foretells to be slow comes last, each once."""
 
         def left() -> float:
-            return max(0.0, until - time.perf_counter())
+            return max(0.0, min(until - time.perf_counter(), self._left()))
 
         seeds = itertools.count(self._seed + process * len(self.groups))
-        return self._first(left, seeds) if process == 0 else self._later(left, seeds)
+        if process == 0:
+            yield from self._first(left, seeds)
+            yield from self._slow(seeds)
+        else:
+            yield from self._later(left, seeds)
 
-    def _first(self, left: Callable[[], float], seeds: Iterator[int]) -> Iterator[tuple[Gathered, Terms]]:
+    def _first(
+        self, left: Callable[[], float], seeds: Iterator[int]
+    ) -> Iterator[tuple[Gathered, Terms, list[Cell]]]:
         for cells, share in shared([group.cells for group in self.groups.values()], self._reasons, left):
+            expected = self._speeds.expected(cells)
+            most = SLOW_SHARE * self._left()
+            self._put_off |= {
+                cell: seconds
+                for cell, seconds in expected.items()
+                if seconds > most and not self._reasons[cell]
+            }
             yield (
                 self.groups[cells[0].group],
                 Terms(
-                    budget_seconds=share,
-                    limit_seconds=LARGEST_SHARE * left(),
+                    # past this sweep's share of the time everybody still gets the fewest rounds
+                    budget_seconds=max(share, SHORT_SECONDS * (self._left() > 0)),
+                    limit_seconds=LARGEST_SHARE * self._left(),
+                    stop_seconds=self._left(),
                     seed=next(seeds),
                     most_rounds=self._first_rounds,
                     cache=self._cache,
                 ),
+                cells,
             )
 
-    def _later(self, left: Callable[[], float], seeds: Iterator[int]) -> Iterator[tuple[Gathered, Terms]]:
+    def _slow(self, seeds: Iterator[int]) -> Iterator[tuple[Gathered, Terms, list[Cell]]]:
+        """What was put off, the shortest first: one call each, as long as there is time."""
+        waiting, self._put_off = sorted(self._put_off.items(), key=lambda pair: pair[1]), {}
+        for cell, _ in waiting:
+            if self._left() <= 0:
+                return
+            terms = Terms(
+                budget_seconds=self._left(),
+                limit_seconds=self._left(),
+                stop_seconds=NO_LIMIT_SECONDS if self._left() > 0 else 0.0,
+                seed=next(seeds),
+                most_rounds=1,
+                cache=self._cache,
+                once=True,
+            )
+            yield self.groups[cell.group], terms, [cell]
+
+    def _later(
+        self, left: Callable[[], float], seeds: Iterator[int]
+    ) -> Iterator[tuple[Gathered, Terms, list[Cell]]]:
         live = {name: group for name, group in self.groups.items() if group.live}
         for name, rounds in allocate(live, left(), self._most_rounds).items():
+            cost = live[name].cost(rounds)
+            if cost > self._left():
+                continue
             yield (
                 live[name],
                 Terms(
-                    budget_seconds=live[name].cost(rounds),
+                    budget_seconds=cost,
                     limit_seconds=NO_LIMIT_SECONDS,  # it fitted before, and a case without this process would have a gap
                     seed=next(seeds),
                     most_rounds=rounds,
@@ -185,22 +265,51 @@ class _Plan:
                     twin_of=live[name].twin_of,
                     cache=self._cache,
                 ),
+                live[name].live,
             )
 
-    def run(self, sweep: Sweep, group: Gathered, terms: Terms, process: int) -> None:
-        """One group in one process, added to what is known of it."""
-        cells = group.live
+    def run(self, sweep: Sweep, group: Gathered, terms: Terms, process: int, cells: list[Cell]) -> None:
+        """These cells of one group in one process, added to what is known of it."""
+        verified = {cell: self._reasons[cell] or self._why_not_now(cell, terms) for cell in cells}
         found = sweep.measure(
-            cells,
-            terms,
-            verified=self._reasons
-            if terms.budget_seconds
-            else {cell: self._reasons[cell] or OUT_OF_TIME for cell in cells},
-            peaks=self._peaks,
-            expected_seconds=self._speeds.expected(cells),
+            cells, terms, verified=verified, peaks={}, expected_seconds=self._speeds.expected(cells)
         )
         self._speeds.learn(found.call_seconds)
+        self._calls |= found.call_seconds
         group.add(found, process)
+
+    def _why_not_now(self, cell: Cell, terms: Terms) -> str | None:
+        return OUT_OF_TIME if not terms.budget_seconds or cell in self._put_off else None
+
+    def foretell(self, sweep: Sweep) -> None:
+        """One short call of everybody, where no case is as short: what it takes says what comes last, and what first."""
+        live = [cell for cell, reason in self._reasons.items() if reason is None]
+        if not live or min(map(scores_of, live)) <= scores_of(replace(live[0], workload=PROBE)):
+            return
+        probes = dict.fromkeys(
+            replace(cell, workload=PROBE)
+            for cell in live
+            if why_not_run(replace(cell, workload=PROBE)) is None
+        )
+        for cells in groups_of(probes):
+            terms = Terms(
+                budget_seconds=self._left(),
+                limit_seconds=self._left() / 4,
+                seed=self._seed,
+                most_rounds=1,
+                check=False,
+                once=True,
+                stop_seconds=self._left() / 4,
+            )
+            found = sweep.measure(cells, terms, verified={}, peaks={}, expected_seconds={})
+            self._speeds.learn(found.call_seconds)
+
+    def take_peaks(self, budget_seconds: float) -> None:
+        """Peak memory of the cells that show how it grows and were timed."""
+        cells = [cell for cell in self._reasons if cell in self._calls]
+        peaks = measure_peaks(cells, budget_seconds=budget_seconds, call_seconds=self._calls)
+        for group in self.groups.values():
+            group.take_peaks(peaks)
 
 
 def shared(
@@ -252,10 +361,13 @@ def why_not(
     }
 
 
-def measure_peaks(cells: Iterable[Cell], *, budget_seconds: float) -> dict[Cell, int]:
+def measure_peaks(
+    cells: Iterable[Cell], *, budget_seconds: float, call_seconds: Mapping[Cell, float] | None = None
+) -> dict[Cell, int]:
     """Peak bytes of the cells that show how memory grows, as many as the budget allows, long cases last.
 
-    A budget that the start of the measuring process would use up gives none.
+    A budget that the start of the measuring process would use up gives none; nor is a call begun that takes longer than
+    what is left of it, by the `call_seconds` that are known.
     """
     deadline, peaks, cells = time.perf_counter() + budget_seconds, dict[Cell, int](), list(cells)
     shown = showing_growth(cells)
@@ -263,8 +375,9 @@ def measure_peaks(cells: Iterable[Cell], *, budget_seconds: float) -> dict[Cell,
         return peaks
     with Server() as server:
         for cell in cells:
-            if time.perf_counter() > deadline:
-                break
+            first = 2 * (call_seconds or {}).get(cell, 0.0)  # in a new process, which finds nothing warm
+            if time.perf_counter() + first > deadline:
+                continue
             if cell in shown:
                 peak = server.peak_bytes(
                     cell.implementation, cell.workload, cell.device, cell.dtype, cell.direction

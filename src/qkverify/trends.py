@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from qkverify.fingerprint import alike
 from qkverify.history import Cell, PastRun, another_machine, in_order
 from qkverify.pace import anchored, pace_for, polished, votes_of
 from qkverify.results import Fact, TimingSummary
@@ -144,15 +145,10 @@ def software_changes(before: PastRun, after: PastRun) -> list[str]:
     found = [
         f"{name.replace('_', ' ')} {word(one.get(name))} → {word(other.get(name))}"
         for name in SOFTWARE
-        if _parts(one.get(name)) != _parts(other.get(name))
+        if not alike(name, one.get(name), other.get(name))
     ]
     ours = (before.start.qkverify, after.start.qkverify)
     return [*([f"qkverify {ours[0]} → {ours[1]}"] if ours[0] != ours[1] else []), *found]
-
-
-def _parts(fact: Fact) -> list[str]:
-    """A fact that lists several (threads of each library) is the same in any order."""
-    return sorted(str(fact).split(", "))
 
 
 def _judged(

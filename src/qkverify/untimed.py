@@ -14,15 +14,25 @@ LEFT_OUT = (
     "not verified",
     "the time budget",
     "while its group was timed",
+    "while it was timed",
     "crashed:",
     "timed out:",
     "error:",
 )
 
 
+# By the output check, by the roofline, by itself, or with its process.
+REFUSED = ("the timed call", "a call in ", "raised ", "while it was timed")
+
+
 def left_out(timings: Iterable[Timing]) -> list[Timing]:
     """Those that could run here and were not timed. Who refuses, is not here, fails or is wrong is none of them."""
     return [t for t in timings if not t.seconds and t.reason.startswith(LEFT_OUT)]
+
+
+def refused(timings: Iterable[Timing]) -> list[Timing]:
+    """Those whose call gave a wrong result, or a time that is not believed."""
+    return [t for t in timings if not t.seconds and t.reason.startswith(REFUSED)]
 
 
 def names(timings: Iterable[Timing]) -> str:

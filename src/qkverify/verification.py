@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import sys
 import time
 import traceback
@@ -313,13 +314,13 @@ PARTS = 8  # of a cell with as many laws as attention has: what is lost of a run
 
 
 def check_parts(
-    laws: Mapping[Cell, Sequence[Law]], *, profile: str = "default", jobs: int = 1
+    laws: Mapping[Cell, Sequence[Law]], *, profile: str = "default", jobs: int = 1, until: float = math.inf
 ) -> Iterator[tuple[Cell, list[Verdict]]]:
     """The verdicts of these laws of each cell, a part of a cell at a time, as they finish.
 
     Parts are checked in processes of one thread each. If one dies, its part is checked again; a part over which a process dies
     again is recorded as crashed, and the others go on. Where a process only loses its device, the laws after that one are
-    checked by another.
+    checked by another. Nothing is begun or waited for after `until`, by time.monotonic().
     """
     examples = examples_of(profile)
     longest = max((len(every) for every in laws.values()), default=0)
@@ -331,13 +332,13 @@ def check_parts(
             (address_of(cell), [law.name for law in some], examples, own_files(some)) for cell, some in parts
         ]
         left = []
-        for index, verdicts in processes.each(_elsewhere, tasks, jobs, spent=_lost_its_device):
+        for index, verdicts in processes.each(_elsewhere, tasks, jobs, spent=_lost_its_device, until=until):
             cell, some = parts[index]
             if verdicts is None:
                 verdicts = _crashed(cell, some)
             yield cell, verdicts
             left += _parts(cell, some[len(verdicts) :], -(-len(some) // jobs))
-        parts = left
+        parts = left if time.monotonic() < until else []
 
 
 def compiled(cell: Cell) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import ml_dtypes
 import msgspec
@@ -118,19 +118,36 @@ def storage(dtype: str) -> np.dtype[np.generic]:
     return np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
 
 
-# What a machine of each kind times when nothing is asked for: from short to long, so that a short budget ends
-# in the long cases, and a few minutes suffice.
-SMALL_GRID: dict[str, tuple[str, ...]] = {
+BOTH = ("forward", "forward+backward")
+FIRST, EVERY = ("float32", "bfloat16"), ("float32", "bfloat16", "float64", "float16")
+
+
+class GridCase(NamedTuple):
+    """A workload of the small grid, and the directions and dtypes in which it is timed there."""
+
+    name: str
+    directions: tuple[str, ...] = BOTH
+    dtypes: tuple[str, ...] = FIRST
+
+
+# What a machine of each kind times when nothing is asked for: what people run (a prompt, one more token, a padded batch), from
+# short to long; the dtypes that are rarer at one length.
+DECODING = GridCase("grouped-decode-4096", ("forward",))
+SMALL_GRID: dict[str, tuple[GridCase, ...]] = {
     "cpu": (
-        "minilm-l6-128",
-        *(f"transformer-base-{length}" for length in (128, 256, 512, 1024)),
-        "gpt2-small",
+        DECODING,
+        GridCase("transformer-base-256"),
+        GridCase("bert-base-padded", ("forward",)),
+        GridCase("transformer-base-1024", dtypes=EVERY),
+        GridCase("transformer-base-4096"),
     ),
     "cuda": (
-        "minilm-l6-128",
-        *(f"transformer-base-{length}" for length in (128, 256, 512, 1024, 2048, 4096)),
-        "gpt2-small",
-        "llama3-8b-prefill",
+        DECODING,
+        *(GridCase(f"transformer-base-{length}") for length in (256, 512, 2048, 4096)),
+        GridCase("bert-base-padded", ("forward",)),
+        GridCase("transformer-base-1024", dtypes=EVERY),
+        GridCase("gpt2-small"),
+        GridCase("llama3-8b-prefill"),
     ),
 }
 
@@ -188,4 +205,14 @@ def _meant(name: str) -> list[Workload]:
 
 def small_grid(device: str) -> list[Workload]:
     """The cases of the small grid of `device`, from short to long."""
-    return [named(name) for name in SMALL_GRID[device]]
+    return [named(case.name) for case in SMALL_GRID[device]]
+
+
+def in_small_grid(name: str, device: str, direction: str | None, dtype: str | None) -> bool:
+    """Whether the small grid times a workload of its own in this direction and dtype; None is any."""
+    return any(
+        name == case.name
+        and (direction or case.directions[0]) in case.directions
+        and (dtype or case.dtypes[0]) in case.dtypes
+        for case in SMALL_GRID[device]
+    )

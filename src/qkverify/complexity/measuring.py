@@ -10,7 +10,6 @@ import itertools
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from qkverify.complexity.layer import Layer, Sizes
 from qkverify.complexity.layers import all_layers
 from qkverify.results import Complexity, Travel, finite
 from qkverify.sampling import FEWEST_ROUNDS, Plan, Samples, Subject, calibrate, interleave, raised
+from qkverify.thread_limits import one_thread
 from qkverify.timing import OUT_OF_TIME, Progress
 
 FRAMEWORKS = ("numpy", "torch")
@@ -261,21 +261,3 @@ def _record(
         margin=finite(margin),
         reason=reason or next((s.reason for s in found if s.reason), ""),
     )
-
-
-@contextmanager
-def one_thread() -> Iterator[int | None]:
-    """NumPy's BLAS and torch on one thread; gives 1, or None where threadpoolctl, which sets the BLAS, is not installed."""
-    try:
-        from threadpoolctl import threadpool_limits
-    except ModuleNotFoundError:
-        yield None
-        return
-    with ExitStack() as stack:
-        if frameworks.missing("torch") is None:
-            import torch
-
-            stack.callback(torch.set_num_threads, torch.get_num_threads())
-            torch.set_num_threads(1)
-        stack.enter_context(threadpool_limits(1))
-        yield 1

@@ -38,6 +38,11 @@ def to_numpy(native: Any) -> np.ndarray:
     return np.asarray(native)
 
 
+def is_array(native: Any) -> bool:
+    """Whether this is an array of the framework, exactly: what only looks like one may compute when it is read."""
+    return isinstance(native, jax.Array) and type(native).__module__.partition(".")[0] in ("jax", "jaxlib")
+
+
 def dtype_of(native: Any) -> str:
     return str(native.dtype)
 

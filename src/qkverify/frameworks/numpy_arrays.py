@@ -29,6 +29,11 @@ def to_numpy(native: Any) -> np.ndarray:
     return np.asarray(native)
 
 
+def is_array(native: Any) -> bool:
+    """Whether this is an array of the framework, exactly: what only looks like one may compute when it is read."""
+    return type(native) is np.ndarray
+
+
 def dtype_of(native: Any) -> str:
     return np.asarray(native).dtype.name
 

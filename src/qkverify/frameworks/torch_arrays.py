@@ -61,6 +61,11 @@ def to_numpy(native: Any) -> np.ndarray:
     return np.asarray(tensor.numpy())
 
 
+def is_array(native: Any) -> bool:
+    """Whether this is an array of the framework, exactly: what only looks like one may compute when it is read."""
+    return type(native) is torch.Tensor
+
+
 def dtype_of(native: Any) -> str:
     return str(native.dtype).removeprefix("torch.")
 

@@ -171,7 +171,7 @@ def lines(timings: Iterable[Timing], report: Report) -> list[Line]:
 def _against(timing: Timing, fastest: Timing, report: Report) -> tuple[str, str]:
     """Ratio with interval, and the word for it: of a difference within the reach of the case's own control, none."""
     found = statistics.compare(timing, fastest, report.controls)
-    if not found.rounds:
+    if np.isnan(found.interval.ratio):
         return "", ""
     low, high = found.interval.low, found.interval.high
     told = statistics.is_told(found.interval)

@@ -109,16 +109,26 @@ def _in_markdown(text: str, target: str) -> str:
 
 
 def markdown(report: Report) -> str:
+    """Each cause, and each finding once for an implementation on a device: with its laws and dtypes."""
     found = causes(report.broken)
-    broken = [_paragraph(cause.first, cause.lines()) for cause in found]
+    broken = [_paragraph([cause.first], cause.lines()) for cause in found]
+    findings: dict[tuple[str, ...], list[Verdict]] = {}
+    for verdict in report.findings:
+        findings.setdefault((verdict.reason, verdict.implementation, verdict.device), []).append(verdict)
     return "\n\n".join(
-        [*([f"{summary(found)} broken."] if found else []), *broken, *map(_paragraph, report.findings)]
+        [*([f"{summary(found)} broken."] if found else []), *broken, *map(_paragraph, findings.values())]
     )
 
 
-def _paragraph(verdict: Verdict, beside: Sequence[str] = ()) -> str:
-    where = code(f"{verdict.implementation}, {verdict.device}, {verdict.dtype}")
+def _paragraph(group: Sequence[Verdict], beside: Sequence[str] = ()) -> str:
+    verdict = group[0]
+    laws, dtypes = (
+        list(dict.fromkeys(words)) for words in zip(*((v.law, v.dtype) for v in group), strict=True)
+    )
+    where = code(f"{verdict.implementation}, {verdict.device}, {', '.join(dtypes)}")
     lines = [f"### {verdict.law} ({label(verdict)}): {where}", verdict.sentence]
+    if len(laws) > 1:
+        lines.append(f"It shows in {len(laws)} laws: {', '.join(laws)}.")
     if why := reason(verdict):
         lines.append(_ADDRESS.sub(lambda address: _in_markdown(address[0], _target(address)), plain(why)))
     if example := verdict.counterexample:
