@@ -328,10 +328,11 @@ def test_junit_is_well_formed_and_counts_right_whatever_stands_in_it(found: list
             if suite is not root or count != "skipped":
                 assert suite.get(count) == str(sum(case.find(tag) is not None for case in cases))
     cases = list(root.iter("testcase"))
-    assert len(cases) == len(latest)
+    laws = [case for case in cases if case.get("name") != "something_was_verified"]
+    assert len(laws) == len(latest)
     for kind in ("failure", "error", "skipped"):
         expected = sum(KINDS[v.outcome] == kind for v in latest.values())
-        assert len(list(root.iter(kind))) == expected
+        assert sum(case.find(kind) is not None for case in laws) == expected
 
 
 def test_junit_says_all_that_a_person_is_told(records: list[Record], tmp_path: Path) -> None:

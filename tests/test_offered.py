@@ -46,11 +46,6 @@ def test_files_that_do_not_say_accuse_nobody():
     assert offered.unverified({"window"}, [verdict(None, "unavailable")]) == []
 
 
-def test_the_sentence_names_who_and_what():
-    assert offered.sentence({"mine": ["window"], "right": []}) == "offered, not verified: window (mine)"
-    assert offered.sentence({"right": []}) == ""
-
-
 def attention(query, key, value, *, causal=False, scale=None, window=None):
     """Refuses a window."""
     if window is not None:
@@ -136,8 +131,8 @@ def test_an_option_that_no_law_knows_is_said(turned, capsys):
     assert found.unverified == {"turned:rotary-cpu-float32": ["mode"]}
     app(["verify", f"{turned}:rotary", "--profile", "glance"], standalone_mode=False)
     said = capsys.readouterr().out
-    assert said.count("offered, not verified  mode") == 2  # two dtypes
-    assert "offered, not verified: mode (turned:rotary)" in said
+    assert said.count("mode: unknown, not verified") == 2  # two dtypes
+    assert said.splitlines()[-1].endswith("; not verified: mode (unknown)")
 
 
 def pytest_says(folder: Path, *arguments: str) -> str:
@@ -152,9 +147,8 @@ def pytest_says(folder: Path, *arguments: str) -> str:
 
 def test_pytest_says_it_where_all_laws_were_run(turned):
     said = pytest_says(turned.parent, "-p", "no:xdist")
-    assert "offered, not verified" in said
-    assert "turned:rotary-cpu-float32: mode" in said
-    assert "turned:rotary-cpu-float32: mode" in pytest_says(turned.parent, "-n", "2")
+    assert "; not verified: mode (unknown)" in said
+    assert "; not verified: mode (unknown)" in pytest_says(turned.parent, "-n", "2")
     assert "not verified" not in pytest_says(turned.parent, "-p", "no:xdist", "-k", "norm")
 
 

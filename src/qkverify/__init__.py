@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from qkverify.errors import ContractError as ContractError
     from qkverify.errors import HarnessError as HarnessError
     from qkverify.errors import LawViolation as LawViolation
+    from qkverify.errors import NotVerified as NotVerified
     from qkverify.errors import UnsupportedCase as UnsupportedCase
     from qkverify.laws import law as law
     from qkverify.rounding import Bounded as Bounded
@@ -41,6 +42,7 @@ _HOMES = {
     "HarnessError": "errors",
     "Implementation": "contract",
     "LawViolation": "errors",
+    "NotVerified": "errors",
     "Precision": "rounding",
     "UnsupportedCase": "errors",
     "implementation": "contract",

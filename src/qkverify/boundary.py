@@ -14,6 +14,7 @@ from hypothesis.errors import HypothesisException
 
 from qkverify import foreign_text, frameworks, messages
 from qkverify.axes import option_to_function, to_contract, to_function
+from qkverify.comparisons import Comparisons, Returned
 from qkverify.contract import Implementation
 from qkverify.errors import ContractError, HarnessError, UnsupportedCase
 from qkverify.problems import LAYOUTS, Problem
@@ -48,6 +49,11 @@ class Boundary:
         self.examples = 0
         self.refusals = 0
         self.calls = 0  # of the implementation: a law that made none has shown nothing
+        self.refused, self.refusal = (
+            0,
+            "",
+        )  # of them, by the implementation or its framework, and in which words first
+        self.compared = Comparisons()  # examples that held a result against the reference
         self.used: set[str] = (
             set()
         )  # options, and "gradients", of calls that came back: the others are not verified
@@ -94,6 +100,7 @@ class Boundary:
         self.problems = []
         self.requests = []
         self._cache = {}
+        self.compared.begin_example()
 
     def _keywords(self, options: Mapping[str, Any], problem: Problem | None = None) -> dict[str, Any]:
         """The call's own keywords, and a note of what it is asked for."""
@@ -169,9 +176,9 @@ class Boundary:
             if self.problems:
                 self.returned.add(call_of(self.problems[-1], "gradients" in self._asked))
             return returned
-        except self.framework.REFUSALS as refusal:
-            raise UnsupportedCase(foreign_text.shown(refusal)) from refusal
-        except UnsupportedCase as refusal:
+        except (UnsupportedCase, *self.framework.REFUSALS) as refusal:
+            self.refused += 1
+            self.refusal = self.refusal or foreign_text.shown_line(refusal, characters=120)
             raise UnsupportedCase(foreign_text.shown(refusal)) from refusal
         except KeyboardInterrupt:
             raise
@@ -209,7 +216,11 @@ class Boundary:
             raise ContractError(
                 f"{name}: the {what} has dtype {self.framework.dtype_of(native)}, expected {dtype}"
             )
-        return np.array(self.framework.to_numpy(native))  # a copy: the next call may write to the same buffer
+        array = np.array(
+            self.framework.to_numpy(native)
+        )  # a copy: the next call may write to the same buffer
+        self.compared.came_back(array, what)
+        return array
 
     # -- bounds ------------------------------------------------------------------------------------------------------
 
@@ -237,7 +248,7 @@ class Boundary:
         value = got.astype(np.float64)
         if not np.isfinite(value).all():  # where nothing can be said, NaN would say something in what follows
             value = np.where(np.isposinf(exact.errors) & ~np.isfinite(value), 0.0, value)
-        return Bounded(value, exact.error, EXACT)
+        return Returned(value, exact.error, EXACT, reference=exact.value, kind=self.compared.kind_of(got))
 
 
 def _precision(implementation: Implementation, device: str, dtype: str) -> Precision:

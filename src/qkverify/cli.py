@@ -1,6 +1,7 @@
 """The command line: each command is a thin front over the same functions that Python users call.
 
-Exit codes: 0 all laws hold, 1 a law is broken, 2 wrong usage, 3 the harness failed (a results file that cannot be read, say).
+Exit codes: 0 the laws hold, 1 a law is broken, 2 wrong usage, 3 the harness failed (a results file that cannot be read, say),
+4 nothing, or next to nothing, was verified (with --strict: not everything). A broken law (1) wins over what was not verified (4).
 A user's mistake gets a sentence, never a traceback of ours; a target that raises on import shows its own.
 """
 
@@ -16,7 +17,9 @@ import typer
 from qkverify.errors import HarnessError, UsageError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-                  help="Verify and time attention: laws with derived error bounds, on any implementation.")  # fmt: skip
+                  help="Verify and time attention: laws with derived error bounds, on any implementation.",
+                  epilog="Exit codes: 0 the laws hold, 1 a law is broken, 2 wrong usage, 3 the harness failed, "
+                         "4 nothing, or next to nothing, was verified.")  # fmt: skip
 
 Dtypes = Annotated[list[str] | None, typer.Option("--dtype", help="only this dtype (repeatable)")]
 Devices = Annotated[
@@ -112,13 +115,16 @@ def verify(
     law: LawNames = None, skip: SkippedLaws = None, own_laws: LawFiles = None, known_failures: KnownFailures = None,
     results: Annotated[Path | None, typer.Option(help="append the verdicts to this file, a JSON line each")] = None,
     junit: Annotated[Path | None, typer.Option(help="write the verdicts to this file as JUnit XML, for a CI system")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="exit 4 if anything that is offered was not verified, for CI")] = False,
 ) -> None:  # fmt: skip
-    """Check every law on the targets; exit 1 if one is broken."""
+    """Check every law on the targets. Exit code 0: the laws hold. 1: a law is broken. 4: nothing, or next to nothing, was
+    verified. The last line names what was not verified."""
     from qkverify import screen
     from qkverify.campaigns import run_start
+    from qkverify.outcomes import exit_code, without_cell
     from qkverify.repository import asked
     from qkverify.results import Writer
-    from qkverify.verification import check_cells, conventions_of, info
+    from qkverify.verification import check_cells, conventions_of, info, outcome_of
 
     asked_for = asked.gathered(
         targets=targets, devices=device, dtypes=dtype, profile=profile, laws=law, skip=skip, own_laws=own_laws,
@@ -128,8 +134,9 @@ def verify(
     screen.settings(asked_for)
     screen.remarks(planned.implementations)
     writer = _started(Writer(results), profile) if results else None
-    broken, found = [], []
-    unverified: dict[str, list[str]] = {}
+    broken, found, infos = [], [], []
+    outcomes = {target: without_cell(reason) for target, reason in planned.idle.items()}
+    outcomes |= {str(cell): outcome_of(cell, []) for cell in planned.cells}
     for cell, verdicts in check_cells(
         planned.cells, profile=profile, jobs=jobs, laws=selection.laws,
         started=screen.heading if jobs == 1 else None,
@@ -137,23 +144,23 @@ def verify(
         if jobs != 1:
             screen.heading(cell)
         screen.families(verdicts)
-        name, missed = cell.implementation.name, screen.unverified(cell, verdicts)
-        unverified[name] = sorted({*unverified.get(name, ()), *missed})
+        screen.unverified(cell, verdicts)
+        outcomes[str(cell)] = outcome_of(cell, verdicts, selection.laws_of(cell))
+        infos.append(info(cell.implementation, conventions_of(cell), {}))
         broken += [v for v in verdicts if v.outcome in ("failed", "crashed", "timed out", "error")]
         found += verdicts
         if writer:
-            writer.append(info(cell.implementation, conventions_of(cell), {}))
+            writer.append(infos[-1])
             for verdict in verdicts:
                 writer.append(verdict)
     if junit:
         from qkverify.exports import save
 
-        save([run_start(profile), *found], junit, "junit")
+        save([run_start(profile), *infos, *found], junit, "junit")
     screen.known_failures(asked_for.known, found)
-    words = selection.words(found)
     screen.messages(found)
-    screen.verdict(broken, planned, unverified, words)
-    raise typer.Exit(1 if broken else 0 if words else 4)
+    screen.verdict(broken, planned, outcomes)
+    raise typer.Exit(exit_code(outcomes.values(), strict))
 
 
 @app.command("list")
@@ -260,6 +267,7 @@ def report(
     from qkverify.benching import seconds_of
     from qkverify.campaigns import best_device, record_everything
     from qkverify.fingerprint import device_slug
+    from qkverify.outcomes import exit_code, of_records
     from qkverify.report import write, write_index
     from qkverify.results import Verdict, read
 
@@ -284,11 +292,13 @@ def report(
         if not run:
             raise
         made = f"no page: {error}\n         where it is installed: qkverify report {place}"
-    broken = screen.matrix([record for record in read(path) if isinstance(record, Verdict)])
+    records = read(path)
+    screen.matrix([record for record in records if isinstance(record, Verdict)])
     print(f"\n{made}\nraw:     {path}")
     if interrupted:
         _fail("interrupted: the page shows what was done by then; --resume goes on with it", 130)
-    raise typer.Exit(1 if broken else 0)
+    outcomes = of_records(records)
+    raise typer.Exit(exit_code(outcomes.values()) if outcomes else 0)
 
 
 @app.command()

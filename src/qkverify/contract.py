@@ -259,6 +259,7 @@ class Implementation:
     )  # canonical option -> the function's own parameter
     convention: str = "qkverify"
     offers: frozenset[str] = frozenset()
+    unknown: tuple[str, ...] = ()  # its parameters that mean nothing here, and "**kwargs"; see `parameters`
     declared: bool = False  # by @implementation; an undeclared function's limits are found out
     summary: str = ""
     file: str = ""
@@ -397,9 +398,11 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
     style = declared.get("convention") or convention_of(names, arrays)
     convention = CONVENTIONS.get(style)
     parameters = options_of(names, convention, operation)
-    offers = set(parameters) - {"grouped_heads"}
+    unknown = unknown_among(names, parameters, operation)
+    offers = set(parameters) - {"grouped_heads", *unknown}
     vjp = declared.get("vjp")
-    if declared.get("differentiable", arrays != "numpy" or vjp is not None):
+    by_itself = DESCRIBED[operation].differentiable and (arrays != "numpy" or vjp is not None)
+    if declared.get("differentiable", by_itself):
         offers.add("gradients")
     semantics = _semantics({**(convention.semantics if convention else {}), **declared})
     if operation != "attention" and empty_rows.by_way(semantics.get("empty_rows", "")):
@@ -441,6 +444,7 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
         parameters=parameters,
         convention=style,
         offers=frozenset(offers),
+        unknown=(*unknown, *open_parameters(function)),
         summary=foreign_text.shown_line(declared.get("summary") or _first_line(function, module)),
         file=getattr(module, "__file__", "") or "",
     )
@@ -522,6 +526,25 @@ def options_of(names: Sequence[str], convention: Convention | None, operation: s
     if convention is not None and convention.combined_mask and "mask" in found:
         found["bias"] = found["mask"]
     return found
+
+
+def unknown_among(names: Sequence[str], parameters: Mapping[str, str], operation: str) -> tuple[str, ...]:
+    """The parameters of a function that no option of its operation stands for: no law gives them a value."""
+    if operation in ATTENTIONS:
+        known = set(parameters.values())
+    else:
+        known = {name for words in DESCRIBED[operation].options for name in words.split(", ")}
+    return tuple(name for name in names[len(OPERATIONS[operation]) :] if name not in known)
+
+
+def open_parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+    """ "*args" and "**kwargs", as the function writes them: what they take, no signature says."""
+    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    try:
+        parameters = inspect.signature(getattr(function, "forward", function)).parameters.values()
+    except ValueError:  # a built-in without a signature
+        return ()
+    return tuple(f"{stars[p.kind]}{p.name}" for p in parameters if p.kind in stars)
 
 
 def default_dtypes(arrays: str) -> tuple[str, ...]:

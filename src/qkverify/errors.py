@@ -1,6 +1,7 @@
 """Errors by whose fault they are.
 
 `UnsupportedCase`  nobody's: the implementation says that it does not offer this case.
+`NotVerified`      nobody's: what was not put to the test can neither hold nor be broken.
 `ContractError`    the implementation's: it broke the interface (wrong shape, wrong dtype, a written input).
 `LawViolation`     the implementation's: the numbers are wrong.
 `DeviceLost`       the implementation's: after its call the device answers this process no more.
@@ -29,6 +30,10 @@ class LawViolation(AssertionError):
     def __init__(self, message: str, *, evidence: object = None) -> None:
         super().__init__(message)
         self.evidence = evidence
+
+
+class NotVerified(AssertionError):
+    """Nothing, or next to nothing, of an implementation was put to the test; or not all, where all is asked for."""
 
 
 class HarnessError(Exception):

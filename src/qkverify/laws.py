@@ -150,9 +150,7 @@ class Law:
                     raise ended.__cause__ from None
                 raise UnsupportedCase(str(ended)) from ended
             except Unsatisfiable as error:
-                raise UnsupportedCase(
-                    f"{run.implementation.name} refuses every problem of {self.name}"
-                ) from error
+                raise UnsupportedCase(_why_none(self, run)) from error
             except InvalidArgument as error:
                 raise HarnessError(f"{self.name} draws what Hypothesis does not take: {error}") from error
             except Flaky as flaky:
@@ -181,6 +179,7 @@ class Law:
             run.begin_example()
             try:
                 self.body(run, **drawn)
+                run.compared.end_example()
             except UnsatisfiedAssumption:
                 run.examples -= 1  # it never came to the law
                 raise
@@ -246,6 +245,16 @@ def law(sentence: str, *, source: str, needs: tuple[str, ...] | str = (), operat
         return test
 
     return decorate
+
+
+def _why_none(checked: Law, run: Run) -> str:
+    """Why no problem of a law came through: each was refused, or none was drawn that is one for the implementation."""
+    if run.refused:
+        return f"{run.implementation.name} refuses every problem of {checked.name}: {run.refusal}"
+    requires = ", ".join(run.implementation.requires)
+    return f"no problem of {checked.name} was drawn that {run.implementation.name} takes" + (
+        f": it requires {requires}" if requires else ""
+    )
 
 
 def _names(one_or_more: tuple[str, ...] | str) -> tuple[str, ...]:

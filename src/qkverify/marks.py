@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 
-from qkverify import traits
+from qkverify import outcomes, traits
 from qkverify.cells import BACKWARD, Cell, used_by
 from qkverify.contract import Finding
 from qkverify.laws import Law
@@ -54,9 +54,16 @@ class Known:
         barring = [v for v in broken if _falls_under(cell, v)]
         found = [*_findings(cell), *_broken(barring, bars=True)]
         found += _broken([v for v in broken if v not in barring], bars=False)
-        if self._verdicts is not None and not self._of(cell):
-            found.append(Mark("not verified", [], NOT_VERIFIED))
+        if self._verdicts is not None and (why := self._why_not_verified(cell)):
+            found.append(Mark("not verified", [], why))
         return found
+
+    def _why_not_verified(self, cell: Cell) -> str:
+        """Why the laws say nothing of a cell; empty where they say something."""
+        if not self._of(cell):
+            return NOT_VERIFIED
+        outcome = outcomes.of_cell(self._of(cell))
+        return f"not verified: {outcome.reason}" if outcome.word == outcomes.NOT_VERIFIED else ""
 
     def _of(self, cell: Cell) -> list[Verdict]:
         key = cell.implementation.name, cell.device, cell.dtype

@@ -6,7 +6,7 @@ refuses to run, or that has no operation to speak of, uses nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable
 
 from qkverify.results import Verdict
 
@@ -20,9 +20,3 @@ def unverified(offers: Collection[str], verdicts: Iterable[Verdict]) -> list[str
         return []
     used = {name for v in ran for name in v.used or ()}
     return sorted(set(offers) - used)
-
-
-def sentence(found: Mapping[str, Sequence[str]]) -> str:
-    """ "offered, not verified: window, sinks (mine)", for the names of each implementation; nothing where there is nothing."""
-    words = [f"{', '.join(names)} ({who})" for who, names in found.items() if names]
-    return f"{WORDS}: {'; '.join(words)}" if words else ""

@@ -25,6 +25,7 @@ class Operation:
     options: Mapping[str, str] = field(default_factory=dict)
     rules: tuple[str, ...] = ()
     defaults: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    differentiable: bool = True  # False where nothing is given that a gradient could belong to
 
 
 _SERVING = {"causal, scale, softcap": "as for attention"}
@@ -53,8 +54,9 @@ DESCRIBED: Mapping[str, Operation] = MappingProxyType({
     ),
     "positional_encoding": Operation(
         "sines and cosines of p / 10000^(2i/dim)", {"length": "L", "dim": "M"}, "(L,M)",
-        {"layout": '"interleaved" (sine and cosine are neighbours) or "concatenated"', "dtype": "of the result"},
+        {"layout": '"interleaved" (sine and cosine are neighbours) or "concatenated"', "dtype, device": "of the result"},
         defaults=_ENCODINGS,
+        differentiable=False,
     ),
     "rotary": Operation(
         "each pair of x turned by position / 10000^(2i/D)", {"x": "(B,H,L,D)", "positions": "(L,)"}, "(B,H,L,D)",
@@ -72,7 +74,9 @@ DESCRIBED: Mapping[str, Operation] = MappingProxyType({
          "layout": "as for positional_encoding"},
         defaults=_ENCODINGS,
     ),
-    "alibi_slopes": Operation("the slopes of ALiBi, any number of heads", {"heads": "H"}, "(H,)"),
+    "alibi_slopes": Operation(
+        "the slopes of ALiBi, any number of heads", {"heads": "H"}, "(H,)", differentiable=False
+    ),
     "packed_attention": Operation(
         "attention of sequences that lie after one another",
         {"query": "(T,H,D)", "key": "(S,G,D)", "value": "(S,G,E)",

@@ -128,14 +128,28 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """A report of a broken law takes its verdict along, as JSON: from a worker of pytest-xdist to the controller, too."""
+    """The report of a law takes its verdict along, as JSON: from a worker of pytest-xdist to the controller, too."""
     outcome: Any = yield
     verdict = item.stash.get(VERDICT, None)
     report = outcome.get_result()
-    if verdict is not None and report.when == "call" and report.failed:
+    if verdict is not None and report.when == "call":
         from qkverify.results import line_of
+        from qkverify.session_outcomes import in_short
 
-        report.qkverify_verdict = line_of(verdict).decode()
+        report.qkverify_verdict = line_of(verdict if report.failed else in_short(verdict)).decode()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """What was not verified is no success: exit status 4, although no test failed."""
+    config = session.config
+    if (
+        exitstatus == pytest.ExitCode.OK
+        and not hasattr(config, "workerinput")
+        and (cells := _outcomes(config))
+    ):
+        from qkverify.outcomes import exit_code
+
+        session.exitstatus = exit_code(cells.values(), pytest_options.value(config, "strict-verification"))
 
 
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
@@ -198,11 +212,12 @@ def _left_out(terminalreporter: Any, config: pytest.Config) -> None:
         terminalreporter.section("detected by a first call")
         for name, remark in remarks:
             terminalreporter.line(f"{name}: {remark}")
-    missed = _unverified(terminalreporter, planned) if planned is not None else {}
-    if missed:
-        terminalreporter.section("offered, not verified")
-        for cell, names in missed.items():
-            terminalreporter.line(f"{cell}: {', '.join(names)}")
+    if cells := _outcomes(config):
+        from qkverify import outcomes
+
+        terminalreporter.section("what was verified")
+        for line in outcomes.lines(cells):
+            terminalreporter.line(line)
 
 
 HOLDS, SHOWS = (
@@ -246,24 +261,17 @@ def _messages(terminalreporter: Any) -> dict[str, list[str]]:
     }
 
 
-def _unverified(terminalreporter: Any, planned: Any) -> dict[str, list[str]]:
-    """What each cell offers and no law put to use, where all its laws were run (in other processes too)."""
-    used: dict[str, list[str]] = {}
-    for report in (one for several in terminalreporter.stats.values() for one in several):
-        said = dict(getattr(report, "user_properties", ()))
-        if getattr(report, "when", "") == "call" and "used" in said:
-            used.setdefault(said["cell"], []).append(said["used"])
-    if not used:
+def _outcomes(config: pytest.Config) -> dict[str, Any]:
+    """What is said of each cell and of each target without one, by the verdicts of all processes; see `session_outcomes`."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    reports = [one for several in reporter.stats.values() for one in several] if reporter is not None else []
+    lines = [one.qkverify_verdict for one in reports if hasattr(one, "qkverify_verdict")]
+    planned = config.stash.get(PLAN, None)
+    if config.getoption("collectonly") or not (lines or (planned and planned.idle)):
         return {}
-    from qkverify.verification import applicable, law_book
+    from qkverify.session_outcomes import of_session
 
-    found = {}
-    for cell in planned.cells:
-        said_of = used.get(str(cell), [])
-        names = set(cell.implementation.offers) - set(", ".join(said_of).split(", "))
-        if names and len(said_of) >= len(applicable(law_book(), cell)):
-            found[str(cell)] = sorted(names)
-    return found
+    return of_session(lines, planned or _plan(config))
 
 
 @contextlib.contextmanager

@@ -74,7 +74,8 @@ class Semantic(msgspec.Struct, frozen=True):
 
 
 class ImplementationInfo(msgspec.Struct, frozen=True, tag="implementation"):
-    """What an implementation says of itself. `unavailable` maps a device to the reason."""
+    """What an implementation says of itself. `unavailable` maps a device to the reason; `unknown` are parameters that mean
+    nothing to the contract."""
 
     name: str
     operation: str
@@ -88,6 +89,7 @@ class ImplementationInfo(msgspec.Struct, frozen=True, tag="implementation"):
     requires: list[str] = []
     semantics: dict[str, Semantic] = {}
     unavailable: dict[str, str] = {}
+    unknown: list[str] = []
 
 
 class Counterexample(msgspec.Struct, frozen=True):
@@ -133,11 +135,23 @@ class Message(msgspec.Struct, frozen=True):
     count: int = 1
 
 
+class Tested(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a law put to the test: `calls` of the function, how many of them it `refused` and in which words first, and the
+    examples in which its `results`, or its `gradients`, were compared with the reference's numbers (see `comparisons`)."""
+
+    calls: int = 0
+    refused: int = 0
+    refusal: str = ""
+    results: int = 0
+    gradients: int = 0
+
+
 class Verdict(msgspec.Struct, frozen=True, tag="verdict"):
     """One law held against one implementation, dtype and device. `margin` is the largest |error| / bound.
 
-    `used` are the options (or "gradients") that its calls put to use; files from before it was noted do not say. `messages` is
-    what the implementation warned of and printed meanwhile.
+    `used` are the options (or "gradients") that its calls put to use, `tested` is what it put to the test: None of a law that
+    was not tried, because the implementation does not offer what it needs. Files from before they were noted do not say.
+    `messages` is what the implementation warned of and printed meanwhile.
     """
 
     law: str
@@ -155,6 +169,7 @@ class Verdict(msgspec.Struct, frozen=True, tag="verdict"):
     counterexample: Counterexample | None = None
     used: list[str] | None = None
     messages: list[Message] = []
+    tested: Tested | None = None
 
 
 class Mark(msgspec.Struct, frozen=True):

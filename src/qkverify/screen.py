@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from qkverify import frameworks, offered, pretrained, registry
+from qkverify import frameworks, offered, outcomes, parameters, pretrained, registry
 from qkverify.causes import Cause, causes
 from qkverify.causes import summary as summary_of_causes
 from qkverify.contract import DEVICES, FRAMEWORKS, OPTIONS, SEMANTICS, Implementation
@@ -29,6 +29,7 @@ from qkverify.workloads import table as workload_table
 
 console = Console(highlight=False, soft_wrap=True)
 BROKEN = ("failed", "crashed", "timed out", "error")
+STYLES = {0: "bold green", 1: "bold red", 4: "bold yellow"}
 
 
 def heading(cell: Cell) -> None:
@@ -38,6 +39,9 @@ def heading(cell: Cell) -> None:
     if one.operation == "attention":
         console.print(f"  offers       {', '.join(sorted(one.offers)) or 'query, key, value alone'}")
         console.print(f"  not offered  {', '.join(one.not_offered) or 'nothing'}")
+    for name in one.unknown:
+        said = parameters.sentence(name, one.operation, one.offers)
+        console.print(f"  [yellow]{escape(name)}[/yellow]: {said}")
     declared = [rule for rule in one.requires if rule not in one.inferred]
     if declared:
         console.print(f"  requires     {escape(', '.join(declared))}")
@@ -78,12 +82,10 @@ def families(verdicts: Sequence[Verdict]) -> None:
         console.print(words)
 
 
-def unverified(cell: Cell, verdicts: Sequence[Verdict]) -> list[str]:
+def unverified(cell: Cell, verdicts: Sequence[Verdict]) -> None:
     """A line with what the cell offers and no law put to use."""
-    names = offered.unverified(cell.implementation.offers, verdicts)
-    if names:
+    if names := offered.unverified(cell.implementation.offers, verdicts):
         console.print(f"  [yellow]{offered.WORDS}[/yellow]  {', '.join(names)}")
-    return names
 
 
 def conventions(cell: Cell) -> None:
@@ -109,28 +111,18 @@ def counterexamples(broken: Sequence[Verdict]) -> list[Cause]:
     return found
 
 
-def verdict(
-    broken: Sequence[Verdict], planned: Plan, unverified: Mapping[str, Sequence[str]] | None = None,
-    words: str = "all laws hold",
-) -> None:  # fmt: skip
-    """The counterexamples of all broken laws, then one line that sums up and one of what was not verified.
-
-    `words` say what holds where no law is broken; empty where no law was put to the test.
-    """
+def verdict(broken: Sequence[Verdict], planned: Plan, cells: Mapping[str, outcomes.CellOutcome]) -> None:
+    """The counterexamples of all broken laws, what is said of each cell where they differ, and one line that sums up."""
     found = counterexamples(broken)
     for (name, device), reason in planned.unavailable.items():
         console.print(f"unavailable: {name} on {device}: {reason}", style="dim", markup=False)
-    cells = len(planned.cells)
-    if broken:
-        console.print(f"\n[bold red]broken[/bold red]: {escape(summary_of_causes(found))}")
-    elif words:
-        console.print(f"\n[bold green]{words}[/bold green] in {cells} cell{'s' if cells != 1 else ''}")
-    else:
-        console.print("\n[bold red]NOT VERIFIED[/bold red]: no selected law was put to the test")
-    if said := offered.sentence(unverified or {}):
-        console.print(said, style="yellow", markup=False)
+    *each, last = outcomes.lines(cells, summary_of_causes(found))
+    console.print()
+    for line in each:
+        console.print(line, markup=False)
     if said := sentences.inferred(planned.implementations):
         console.print(said, style="yellow", markup=False)
+    console.print(last, style=STYLES[outcomes.exit_code(cells.values(), strict=True)], markup=False)
 
 
 def messages(verdicts: Sequence[Verdict]) -> None:
@@ -186,7 +178,8 @@ def matrix(verdicts: Sequence[Verdict]) -> list[Verdict]:
     for family in names:
         table.add_column(family, justify="right")
     for key in sorted(many):
-        table.add_row(*map(escape, key), *[_cell(many[key].get(family, [])) for family in names])
+        verified = _verified(many[key])
+        table.add_row(*map(escape, key), *[_cell(many[key].get(family, []), verified) for family in names])
     if many:
         Console(highlight=False, width=max(console.width, 130)).print(table)
     _of_few_families({key: families for key, families in ran.items() if len(families) <= units.FEW_FAMILIES})
@@ -203,23 +196,31 @@ def matrix(verdicts: Sequence[Verdict]) -> list[Verdict]:
 
 def _of_few_families(cells: Mapping[tuple[str, str, str], Mapping[str, Sequence[Verdict]]]) -> None:
     """A line for each implementation and device: its family (beside "calls"), and the margin of each dtype."""
-    lines: dict[tuple[str, str, str], list[str]] = {}
+    said: dict[tuple[str, str, str], list[str]] = {}
     for (name, device, dtype), families in sorted(cells.items()):
         family = next((family for family in families if family != "calls"), "calls")
         judged = [verdict for mine in families.values() for verdict in mine]
-        lines.setdefault((family, name, device), []).append(f"{dtype} {_cell(judged)}")
-    longest = max((len(name) for _, name, _ in lines), default=0)
-    for (family, name, device), said in sorted(lines.items()):
-        console.print(f"{family:12} {escape(f'{name:{longest}}')}  {device}  {'   '.join(said)}")
+        said.setdefault((family, name, device), []).append(f"{dtype} {_cell(judged, _verified(families))}")
+    longest = max((len(name) for _, name, _ in said), default=0)
+    for (family, name, device), words in sorted(said.items()):
+        console.print(f"{family:12} {escape(f'{name:{longest}}')}  {device}  {'   '.join(words)}")
 
 
-def _cell(verdicts: Sequence[Verdict]) -> str:
+def _verified(families: Mapping[str, Sequence[Verdict]]) -> bool:
+    """Whether something of a cell was put to the test."""
+    verdicts = [verdict for mine in families.values() for verdict in mine]
+    return outcomes.of_cell(verdicts).word != outcomes.NOT_VERIFIED
+
+
+def _cell(verdicts: Sequence[Verdict], verified: bool = True) -> str:
     broken = [v for v in verdicts if v.outcome in BROKEN]
     if broken:
         return f"[bold red]{broken[0].law}[/bold red]"
     if any(v.outcome == "finding" for v in verdicts):
         return "[yellow]finding[/yellow]"
     judged = [v for v in verdicts if v.outcome == "passed"]
+    if not verified and (judged or any(v.tested is not None for v in verdicts)):
+        return "[yellow]not verified[/yellow]"
     if not judged:
         gone = [v for v in verdicts if v.outcome == "unavailable"]
         return f"[dim]{escape(gone[0].reason)}[/dim]" if gone else "[dim]-[/dim]"

@@ -21,13 +21,23 @@ import msgspec
 
 from qkverify import conventions, foreign_text, messages, probes, processes, registry, replays, traits
 from qkverify.causes import causes, summary
+from qkverify.comparisons import GRADIENTS, RESULT
 from qkverify.contract import DEVICES, DTYPES, Finding, Implementation
-from qkverify.errors import ContractError, DeviceLost, HarnessError, LawViolation, UnsupportedCase, UsageError
+from qkverify.errors import (
+    ContractError,
+    DeviceLost,
+    HarnessError,
+    LawViolation,
+    NotVerified,
+    UnsupportedCase,
+    UsageError,
+)
 from qkverify.failures import Failures
 from qkverify.judging import judged, numbers_of
 from qkverify.laws import PROFILES, Law, explain
 from qkverify.offered import unverified
-from qkverify.results import Counterexample, ImplementationInfo, Semantic, Verdict
+from qkverify.outcomes import EXIT_CODES, NOT_VERIFIED, OUTCOMES_BROKEN, CellOutcome, of_cell
+from qkverify.results import Counterexample, ImplementationInfo, Semantic, Tested, Verdict
 from qkverify.runs import Run
 from qkverify.verdict import Evidence, number
 
@@ -52,6 +62,7 @@ class Plan:
     cells: list[Cell]
     unavailable: dict[tuple[str, str], str]
     implementations: list[Implementation]
+    idle: dict[str, str] = field(default_factory=dict)  # targets without any cell, each with the reason
 
 
 def plan(targets: Sequence[Any] = (), devices: Sequence[str] = (), dtypes: Sequence[str] = ()) -> Plan:
@@ -78,7 +89,24 @@ def plan(targets: Sequence[Any] = (), devices: Sequence[str] = (), dtypes: Seque
             cells += [
                 Cell(one, device, dtype, target) for dtype in one.dtypes if not dtypes or dtype in dtypes
             ]
-    return Plan(cells, unavailable, [one for one, _ in found])
+    idle = {target: _why_idle(one, unavailable) for one, target in found} if targets else {}
+    for cell in cells:
+        idle.pop(cell.target, None)
+    return Plan(cells, unavailable, [one for one, _ in found], idle)
+
+
+def _why_idle(one: Implementation, unavailable: Mapping[tuple[str, str], str]) -> str:
+    """Why an implementation has no cell."""
+    reasons = [f"{device}: {reason}" for (name, device), reason in unavailable.items() if name == one.name]
+    return "; ".join(reasons) or (
+        f"it declares {', '.join(one.dtypes)} on {', '.join(one.devices)}, and others were asked for"
+    )
+
+
+def nothing_to_verify(planned: Plan) -> str:
+    """What is said where no target has a cell here."""
+    reasons = "".join(f"\n  {target}: {reason}" for target, reason in planned.idle.items())
+    return "nothing to verify here" + (reasons or "\n  no target has these devices and dtypes")
 
 
 @functools.lru_cache(maxsize=256)
@@ -149,13 +177,15 @@ def _verdict(law: Law, run: Run, failures: Failures, settings: Mapping[str, Any]
                        device=run.device, dtype=run.dtype, outcome=outcome, reason=reason, examples=run.examples,
                        margin=run.largest_margin if run.examples and not law.exact else None,
                        seconds=time.perf_counter() - start, counterexample=counterexample,
-                       used=sorted(run.used & one.offers))  # fmt: skip
+                       used=sorted(run.used & one.offers), tested=tested(run) if tried else None)  # fmt: skip
 
+    tried = False
     if after is not None:
         return verdict("error", f"not checked: {run.device} answers this process no more since {after}")
     unfit = law.unfit(run)
     if unfit is not None:
         return verdict("not offered", unfit)
+    tried = True
     try:
         law.check(run, **settings)
     except UnsupportedCase as refusal:
@@ -186,6 +216,13 @@ def _verdict(law: Law, run: Run, failures: Failures, settings: Mapping[str, Any]
     return verdict("passed", f"a recorded finding did not show this time: {known}" if known else "")
 
 
+def tested(run: Run) -> Tested:
+    """What a law put to the test on this run."""
+    compared = run.compared.examples
+    return Tested(calls=run.calls, refused=run.refused, refusal=run.refusal[:120],
+                  results=compared[RESULT], gradients=compared[GRADIENTS])  # fmt: skip
+
+
 def _in_short(found: Counterexample) -> str:
     """The worst element in one line, or what was raised."""
     if not found.location:
@@ -208,6 +245,7 @@ def beside(known: Finding, law: Law, run: Run, **settings: Any) -> Counterexampl
         return counterexample(broken, law, again, Failures())
     finally:
         run.examples += again.examples
+        run.compared.examples.update(again.compared.examples)
     return None
 
 
@@ -265,6 +303,7 @@ def info(
         file=foreign_text.shown_line(Path(one.file).name), dtypes=list(one.dtypes), devices=list(one.devices),
         offers=sorted(one.offers), not_offered=list(one.not_offered), requires=list(one.requires), unavailable=unavailable,
         semantics={name: Semantic(choice.value, choice.how) for name, choice in semantics.items()},
+        unknown=list(one.unknown),
     )  # fmt: skip
 
 
@@ -408,27 +447,47 @@ def examples_of(profile: str) -> int:
     return PROFILES[profile]
 
 
+def outcome_of(cell: Cell, verdicts: Sequence[Verdict], laws: int | None = None) -> CellOutcome:
+    """What is said of a cell; `laws` as in `outcomes.of_cell`: how many it has, where some were selected."""
+    one = cell.implementation
+    return of_cell(verdicts, operation=one.operation, offers=one.offers, unknown=one.unknown,
+                   requires=one.requires, laws=laws)  # fmt: skip
+
+
 @dataclass
 class Verification:
-    """The verdicts of `verify`; `unverified` names, for each cell, what it offers and no law put to use."""
+    """The verdicts of `verify`, and of each cell what is said of it; `unverified` names what it offers and no law put to use."""
 
     verdicts: list[Verdict] = field(default_factory=list)
     unverified: dict[str, list[str]] = field(default_factory=dict)
+    outcomes: dict[str, CellOutcome] = field(default_factory=dict)
 
     @property
     def failures(self) -> list[Verdict]:
-        return [v for v in self.verdicts if v.outcome in ("failed", "crashed", "timed out", "error")]
+        return [v for v in self.verdicts if v.outcome in OUTCOMES_BROKEN]
 
     @property
     def messages(self) -> dict[str, list[str]]:
         """What each implementation warned of and printed while it was called, a sentence each with how often."""
         return {name: messages.lines(said) for name, said in messages.summed(self.verdicts).items()}
 
-    def raise_for_failures(self) -> None:
-        """Raise LawViolation with the smallest counterexample of every cause, and the laws that it breaks; return if all hold."""
+    def raise_for_failures(self, *, strict: bool = False) -> None:
+        """Raise LawViolation with the smallest counterexample of every cause, and the laws that it breaks, and NotVerified if
+        nothing of a cell was verified, or with `strict` if anything was not; return if the laws hold."""
         if self.failures:
             found = causes(self.failures)
             raise LawViolation("\n\n".join([*(cause.text() for cause in found), f"{summary(found)} broken"]))
+        self.raise_if_not_verified(strict=strict)
+
+    def raise_if_not_verified(self, *, strict: bool = False) -> None:
+        """Raise NotVerified with the reason for each cell of which nothing was verified; with `strict`, or not everything."""
+        lacking = [
+            f"{cell}: {one}"
+            for cell, one in self.outcomes.items()
+            if one.exit_code(strict) == EXIT_CODES[NOT_VERIFIED]
+        ]
+        if lacking or not self.outcomes:
+            raise NotVerified("\n".join(lacking) or "nothing was verified")
 
 
 def verify(
@@ -449,8 +508,12 @@ def verify(
         )
     )  # fmt: skip
     found = Verification()
+    found.outcomes = {str(cell): outcome_of(cell, []) for cell in chosen.plan.cells}
     for cell, verdicts in check_cells(chosen.plan.cells, profile=profile, laws=chosen.selection.laws):
         found.verdicts += verdicts
-        if missed := unverified(cell.implementation.offers, verdicts):
+        found.outcomes[str(cell)] = outcome_of(cell, verdicts, chosen.selection.laws_of(cell))
+        one = cell.implementation
+        unknown = [name for name in one.unknown if not name.startswith("*")]
+        if missed := [*unknown, *unverified(one.offers, verdicts)]:
             found.unverified[str(cell)] = missed
     return found

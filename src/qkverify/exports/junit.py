@@ -2,8 +2,9 @@
 
 A suite is one implementation on one device in one dtype, a case one law. A broken law is a failure with the whole
 counterexample; what crashed, timed out or failed in the harness is an error; what is not offered or not available, and a known
-finding, is skipped with its reason (as pytest does with an expected failure). Characters that XML cannot hold are written as
-pytest writes them, #x00.
+finding, is skipped with its reason (as pytest does with an expected failure). A suite of which nothing was verified has one more
+case, an error that says why; what is said of a suite stands in its property "outcome". Characters that XML cannot hold are
+written as pytest writes them, #x00.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import re
 from collections.abc import Iterable, Sequence
 from xml.etree import ElementTree as ET
 
+from qkverify.outcomes import NOT_VERIFIED, CellOutcome, of_cell_of
 from qkverify.report import units
-from qkverify.results import Record, RunStart, Verdict, of_kind
+from qkverify.results import ImplementationInfo, Record, RunStart, Verdict, of_kind
 
 ABOUT = "verdicts for a CI system"
 SUFFIXES = (".xml",)
@@ -30,19 +32,36 @@ def export(records: Sequence[Record], what: str) -> bytes:
     suites: dict[tuple[str, str, str], list[Verdict]] = {}
     for verdict in latest.values():
         suites.setdefault((verdict.implementation, verdict.device, verdict.dtype), []).append(verdict)
-    root = ET.Element("testsuites", {"name": "qkverify", **_counts(latest.values())})
+    infos = {info.name: info for info in of_kind(records, ImplementationInfo)}
+    outcomes = {key: of_cell_of(infos.get(key[0]), verdicts) for key, verdicts in suites.items()}
+    for key, outcome in outcomes.items():
+        if any(verdict.outcome != "unavailable" for verdict in suites[key]):
+            suites[key] += _unverified(key, outcome)
+    every = [verdict for verdicts in suites.values() for verdict in verdicts]
+    root = ET.Element("testsuites", {"name": "qkverify", **_counts(every)})
     del root.attrib["skipped"]  # the schema of Jenkins's xUnit plugin has it for suites alone
     for (implementation, device, dtype), verdicts in suites.items():
         name = " ".join(filter(None, [implementation, device, dtype]))
         suite = ET.SubElement(root, "testsuite", {"name": legal(name), **_counts(verdicts)})
         if run:
             suite.set("timestamp", legal(run.started))
-            _properties(suite, {"qkverify": run.qkverify, "profile": run.profile, "command": run.command})
+            facts = {"qkverify": run.qkverify, "profile": run.profile, "command": run.command}
+            _properties(suite, facts | {"outcome": str(outcomes[implementation, device, dtype])})
         for verdict in verdicts:
             suite.append(case(verdict))
     ET.indent(root, " ")
     text: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
     return text + b"\n"
+
+
+def _unverified(key: tuple[str, str, str], outcome: CellOutcome) -> list[Verdict]:
+    """An error in place of the laws that said nothing."""
+    if outcome.word != NOT_VERIFIED:
+        return []
+    implementation, device, dtype = key
+    return [Verdict(law="something_was_verified", family="outcome", exact=True, implementation=implementation, device=device,
+                    dtype=dtype, outcome="error", reason=outcome.sentence(),
+                    sentence="Results are compared with the reference.")]  # fmt: skip
 
 
 def case(verdict: Verdict) -> ET.Element:

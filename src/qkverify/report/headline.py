@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from qkverify import statistics
 from qkverify.report import units
-from qkverify.report.model import JUDGED, Report
+from qkverify.report.model import DTYPES, JUDGED, Report, in_order
 from qkverify.results import Outcome, Verdict
 
 WORDS: dict[Outcome, str] = {
@@ -56,26 +56,49 @@ class Headline:
 def of(report: Report) -> Headline:
     counts = Counter(v.outcome for v in report.verdicts)
     tally = tuple((outcome, WORDS[outcome], counts[outcome]) for outcome in TALLIED if counts[outcome])
-    state = "bad" if report.broken else "good" if report.judged else "empty"
+    verified = report.judged and not report.unverified
+    state = "bad" if report.broken else "good" if verified else "empty"
     return Headline(state, sentence(report), facts(report), charges(report), tally, control(report))
 
 
 def sentence(report: Report) -> str:
     """Whether laws are broken, by how many of how many: "2 of 9 implementations break a law"."""
-    total = len(report.judged)
-    if not total:
-        return "Nothing was verified in this run"
+    total, unverified = len(report.judged), unverified_part(report)
+    if not total or unverified == NOTHING:
+        return NOTHING
     broken = {v.implementation for v in report.broken if v.outcome != "error"}
     errors = sum(v.outcome == "error" for v in report.broken)
     known = len({(v.implementation, v.law) for v in report.findings})
     rest = f", but for {units.number_of(known, 'known finding')}" if known else ""
     if broken:
         verb = "breaks a law" if len(broken) == 1 else "break a law"
-        return f"{len(broken)} of {units.number_of(total, 'implementation')} {verb}"
+        more = f"; {unverified}" if unverified else ""
+        return f"{len(broken)} of {units.number_of(total, 'implementation')} {verb}{more}"
     if errors:
-        return f"The harness failed in {units.number_of(errors, 'case')}; every other law holds{rest}"
+        more = f"; {unverified}" if unverified else ""
+        return f"The harness failed in {units.number_of(errors, 'case')}; every other law holds{rest}{more}"
+    if unverified:
+        return f"{unverified}; every law holds for what was verified{rest}"
     whom = "the one implementation" if total == 1 else f"all {total} implementations"
     return f"Every law holds for {whom}{rest}"
+
+
+NOTHING = "Nothing was verified in this run"
+
+
+def unverified_part(report: Report) -> str:
+    """ "1 implementation was not verified in float16", `NOTHING` where that is all, or nothing where all was verified."""
+    rows = [row for row in report.rows if row.cells]
+    if not report.unverified:
+        return ""
+    if len(report.unverified) == len(rows):
+        return NOTHING
+    names = {row.implementation for row in report.unverified}
+    partly = names & {row.implementation for row in rows if row not in report.unverified}
+    verb = "was" if len(names) == 1 else "were"
+    dtypes = in_order({row.dtype for row in report.unverified}, DTYPES)
+    where = f" in {', '.join(dtypes)}" if partly else ""
+    return f"{units.number_of(len(names), 'implementation')} {verb} not verified{where}"
 
 
 def charges(report: Report) -> tuple[Charge, ...]:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from qkverify import history, statistics
 from qkverify.fingerprint import cpu_name
 from qkverify.history import PastRun
+from qkverify.outcomes import ALL_HOLDS, NOT_VERIFIED, CellOutcome, of_cell_of
 from qkverify.report import units
 from qkverify.results import (
     Accuracy,
@@ -76,14 +77,21 @@ class Cell:
     dtype: str
     family: str
     verdicts: tuple[Verdict, ...]
+    verified: bool = True  # whether results of this row were compared with the reference
 
     @property
     def id(self) -> str:
         return element_id("cell", self.implementation, self.device, self.dtype, self.family)
 
     @cached_property
-    def outcome(self) -> Outcome:
-        """The gravest outcome of its laws."""
+    def outcome(self) -> str:
+        """The gravest outcome of its laws; "not verified" where they hold, or found no problem, and nothing was compared."""
+        tried = any(v.tested is not None for v in self.verdicts)
+        silent = self.gravest_outcome == "passed" or (self.gravest_outcome == "not offered" and tried)
+        return NOT_VERIFIED if silent and not self.verified else self.gravest_outcome
+
+    @cached_property
+    def gravest_outcome(self) -> Outcome:
         return min((v.outcome for v in self.verdicts), key=BY_GRAVITY.index)
 
     @property
@@ -93,7 +101,7 @@ class Cell:
     @property
     def gravest(self) -> list[Verdict]:
         """The laws that gave the cell its outcome."""
-        return [v for v in self.verdicts if v.outcome == self.outcome]
+        return [v for v in self.verdicts if v.outcome == self.gravest_outcome]
 
     @property
     def margin(self) -> float | None:
@@ -109,13 +117,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One implementation on one device in one dtype; `reason` says why it has no cells (dtype is "" then)."""
+    """One implementation on one device in one dtype; `reason` says why it has no cells (dtype is "" then), `said` is what is
+    said of it."""
 
     implementation: str
     device: str
     dtype: str
     cells: dict[str, Cell]
     reason: str = ""
+    said: CellOutcome = ALL_HOLDS
 
 
 class Report:
@@ -233,6 +243,11 @@ class Report:
         return [v for v in self.verdicts if v.outcome == "finding"]
 
     @cached_property
+    def unverified(self) -> list[Row]:
+        """What was run, and of which nothing was put to the test."""
+        return [row for row in self.rows if row.cells and row.said.word == NOT_VERIFIED]
+
+    @cached_property
     def judged(self) -> list[str]:
         """The implementations of which at least one law was checked."""
         names = {v.implementation for v in self.verdicts if v.outcome in JUDGED}
@@ -275,12 +290,20 @@ class Report:
 
     def _row(self, name: str, device: str, dtype: str, verdicts: Iterable[Verdict]) -> Row:
         mine = [v for v in verdicts if v.dtype == dtype]
+        said = of_cell_of(self.infos.get(name), mine)
         cells = {
-            family: Cell(name, device, dtype, family, tuple(v for v in mine if v.family == family))
+            family: Cell(
+                name,
+                device,
+                dtype,
+                family,
+                tuple(v for v in mine if v.family == family),
+                said.word != NOT_VERIFIED,
+            )
             for family in self.families
             if any(v.family == family for v in mine)
         }
-        return Row(name, device, dtype, cells)
+        return Row(name, device, dtype, cells, said=said)
 
 
 def margin(verdict: Verdict) -> float | None:

@@ -39,6 +39,11 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "metavar": "FILE",
             "help": "failures that are known, with reasons; default: qkverify-known-failures.toml",
         },
+        "strict-verification": {
+            "action": "store_true",
+            "default": False,
+            "help": "exit 4 if anything that is offered was not verified; without it, if nothing was",
+        },
         "results": {
             "default": None,
             "metavar": "FILE",

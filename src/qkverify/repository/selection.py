@@ -13,28 +13,19 @@ from pathlib import Path
 from qkverify import registry
 from qkverify.errors import UsageError
 from qkverify.laws import Law
-from qkverify.report import units
-from qkverify.results import Verdict
-from qkverify.verification import law_book, laws_in
+from qkverify.verification import Cell, applicable, law_book, laws_in
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The laws of a run, and whether `--law` or `--skip` left others out: then no verdict may speak of all laws."""
+    """The laws of a run, and all from which `--law` and `--skip` selected them."""
 
     laws: tuple[Law, ...]
-    partial: bool = False
+    every: tuple[Law, ...]
 
-    def words(self, verdicts: Iterable[Verdict]) -> str:
-        """What holds, of a run in which no law is broken; nothing if none of a selection was put to the test."""
-        if not self.partial:
-            return "all laws hold"
-        outcomes = {(v.law, v.outcome) for v in verdicts}
-        known = {law for law, outcome in outcomes if outcome == "finding"}
-        holding = {law for law, outcome in outcomes if outcome == "passed"} - known
-        words = f"holds for the {units.number_of(len(holding), 'law')} selected" if holding else ""
-        but = f"{units.number_of(len(known), 'known failure')} of the laws selected" if known else ""
-        return f"{words}, but for {but}" if words and but else words or but
+    def laws_of(self, cell: Cell) -> int | None:
+        """How many laws the operation of a cell has, where some were left out: then no verdict may speak of all laws."""
+        return len(applicable(self.every, cell)) if len(self.laws) < len(self.every) else None
 
 
 def select(laws: Sequence[Law], only: Sequence[str] = (), skip: Sequence[str] = ()) -> Selection:
@@ -50,7 +41,7 @@ def select(laws: Sequence[Law], only: Sequence[str] = (), skip: Sequence[str] = 
     kept = [law for law in kept if not any(_names(word, law) for word in skip)]
     if not kept:
         raise UsageError(f"no law is left: {', '.join(skip)} leaves out all that was selected")
-    return Selection(tuple(kept), len(kept) < len(laws))
+    return Selection(tuple(kept), tuple(laws))
 
 
 def _names(pattern: str, law: Law) -> bool:

@@ -14,6 +14,10 @@ def _example(name: str) -> Any:
     return lambda verdict: verdict.counterexample and getattr(verdict.counterexample, name)
 
 
+def _tested(name: str) -> Any:
+    return lambda verdict: verdict.tested and getattr(verdict.tested, name)
+
+
 TABLES = {
     "verdicts": Table(
         "one row for each law held against one implementation, device and dtype",
@@ -39,6 +43,8 @@ TABLES = {
             Column("counterexample_margin", float, "how far off it is, in bounds", _example("margin")),
             Column("counterexample_replay", str, "qkverify replay ID checks it again", _example("replay")),
             Column("counterexample_message", str, "all that a person is told", _example("message")),
+            Column("results_compared", int, "problems whose result was compared with the reference", _tested("results")),
+            Column("gradients_compared", int, "problems whose gradients were", _tested("gradients")),
         ],
         lambda run: of_kind(run.records, Verdict),
     )

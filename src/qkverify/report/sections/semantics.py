@@ -57,9 +57,13 @@ def html(report: Report) -> Markup:
         options=options,
         crossed=crossed,
         listed=[info for info in infos if info.operation != "attention"],
-        missed={info.name: unverified(info.offers, _verdicts(report, info.name)) for info in infos},
+        missed={info.name: _missed(report, info) for info in infos},
         said=WORDS,
     )
+
+
+def _missed(report: Report, info: ImplementationInfo) -> list[str]:
+    return [*info.unknown, *unverified(info.offers, _verdicts(report, info.name))]
 
 
 def _verdicts(report: Report, name: str) -> list[Verdict]:

@@ -15,7 +15,13 @@ from qkverify.results import ImplementationInfo, Verdict
 ORDER = 10
 TITLE = "Verdicts"
 
-GLYPHS = {"passed": "✓", "finding": "◆", "not offered": "–", **dict.fromkeys(BROKEN, "✗")}
+GLYPHS = {
+    "passed": "✓",
+    "finding": "◆",
+    "not offered": "–",
+    "not verified": "?",
+    **dict.fromkeys(BROKEN, "✗"),
+}
 HARNESS = "harness failed"
 SHOWN = BROKEN | {"finding"}  # in full, on a card
 
@@ -57,6 +63,7 @@ def html(report: Report) -> Markup:
         laws={family: sum(law.family == family for law in report.laws) for family in report.families},
         details=details(report),
         gone=gone(report),
+        unverified=unverified(report),
         carded={cell.id for cell in report.cells if any(v.outcome in SHOWN for v in cell.verdicts)},
         words=words,
         aloud=aloud,
@@ -93,6 +100,16 @@ def gone(report: Report) -> dict[tuple[str, str], list[str]]:
         if not row.cells:
             found.setdefault((row.device, row.reason), []).append(row.implementation)
     return found
+
+
+def unverified(report: Report) -> dict[str, list[str]]:
+    """What was not verified of what was run, and of whom: everything with the reason, or a phrase for each part."""
+    found: dict[str, list[str]] = {}
+    for row in report.rows:
+        reasons = [row.said.reason] if row in report.unverified else row.said.not_verified
+        for phrase in reasons if row.cells else ():
+            found.setdefault(phrase, []).append(row.implementation)
+    return {phrase: list(dict.fromkeys(names)) for phrase, names in found.items()}
 
 
 def words(cell: Cell) -> tuple[str, str]:
@@ -173,10 +190,14 @@ def markdown(report: Report) -> str:
         f"- {f'{device}: ' * bool(device)}{plain(reason)}: {', '.join(map(code, names))}"
         for (device, reason), names in gone(report).items()
     ]
+    missed = [
+        f"- not verified: {phrase}: {', '.join(map(code, names))}"
+        for phrase, names in unverified(report).items()
+    ]
     legend = "✓ with the largest margin (|error| / derived bound; 1 is the limit), "
     legend += "✗ with the broken law, ◆ with a known finding."
     judged = [table(["implementation", "device", "dtype", *report.families], rows), legend] if rows else []
-    return "\n\n".join(filter(None, [*judged, "\n".join(untested)]))
+    return "\n\n".join(filter(None, [*judged, "\n".join(missed), "\n".join(untested)]))
 
 
 def _short(cell: Cell | None) -> str:
