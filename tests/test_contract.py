@@ -109,7 +109,7 @@ def softmax_over(scores, value):
 
 
 def top_left(query, key, value, *, causal=False, mask=None):
-    scores = query @ key.swapaxes(-1, -2)
+    scores = query @ key.swapaxes(-1, -2) * query.shape[-1] ** -0.5
     if causal:
         scores = np.where(np.tril(np.ones(scores.shape[-2:], bool)), scores, -1e30)
     return softmax_over(scores if mask is None else np.where(mask, scores, -1e30), value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import textwrap
 
@@ -297,4 +298,50 @@ def attention(query, key, value, dropout=None):
     assert "dropout" not in one.offers
     assert (
         "dropout takes no rate, and is not verified: TypeError: 'float' object is not callable" in one.remarks
+    )
+
+
+def test_a_decorator_that_names_no_parameters_is_looked_through(fitted):
+    one = fitted(TORCH + """
+def counted(function):
+    def inner(*args, **kwargs):
+        inner.calls += 1
+        return function(*args, **kwargs)
+    inner.calls = 0
+    return inner
+
+@counted
+def attention(q, k, v, *, scale=None):
+    return torch.softmax(q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale), -1) @ v
+""")  # fmt: skip
+    assert one.offers == {"scale", "gradients"}
+    assert holds(one)
+
+
+def test_a_kernel_of_half_precision_alone_is_called_in_half_precision(fitted):
+    one = fitted(TORCH + """
+def attention(q, k, v):
+    assert q.dtype != torch.float32 and q.dtype != torch.float64, "half precision only"
+    scores = q.float() @ k.float().transpose(-1, -2) * q.shape[-1] ** -0.5
+    return (torch.softmax(scores, -1) @ v.float()).to(q.dtype)
+""")  # fmt: skip
+    assert one.dtypes == ("float16", "bfloat16")
+    assert plan([one], dtypes=["float32"]).unavailable == {
+        ("mine:attention", "cpu"): "float32 is not taken: AssertionError: half precision only"
+    }
+
+
+def test_another_process_finds_the_same(fitted):
+    one = fitted(TORCH + """
+def attention(q, k, v, causal=True):
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    if causal:
+        scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1), float("-inf"))
+    return torch.softmax(scores, -1) @ v, scores
+""")  # fmt: skip
+    code = f"from qkverify import probes; one = probes.again({one.name!r}, {one.file!r}, 'attention'); " \
+           "print(one.requires, one.neutral, one.returns, one.layout, one.arrays, one.remarks)"  # fmt: skip
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert (
+        said.strip() == f"{one.requires} {one.neutral} {one.returns} {one.layout} {one.arrays} {one.remarks}"
     )

@@ -134,11 +134,11 @@ class AttentionRun(Boundary):
         received = self._received(returned, "output", problem.query.shape, self.dtype)
         return self.within(received, self.bound(problem)[0])
 
-    def native_call(self, problem: Problem) -> Any:
-        """What the implementation returns, unchecked: for laws about calls that must fail."""
+    def native_call(self, problem: Problem, **further: Any) -> Any:
+        """What the implementation returns, unchecked: for first calls, and for laws about calls that must fail."""
         self.problems.append(problem)
         with self.framework.inference(problem.mode):
-            return self._guarded(self.callable(problem))
+            return self._guarded(self.callable(problem, **further))
 
     def exact(self, problem: Problem) -> np.ndarray:
         """The reference's output (B,H,Q,E), float64."""

@@ -247,6 +247,9 @@ class Implementation:
         default_factory=dict
     )  # canonical option -> what is passed where a problem does not use it, because the default is not neutral
     result_dtypes: Mapping[str, str] = field(default_factory=dict)  # dtype -> wider dtype of the output
+    refused_dtypes: Mapping[str, str] = field(
+        default_factory=dict
+    )  # dtype -> why it was found not to be taken
     inferred: tuple[str, ...] = ()  # those of `requires` that were found out
     requires_with: Mapping[str, tuple[str, ...]] = field(
         default_factory=dict
@@ -461,15 +464,8 @@ def completed(one: Implementation) -> Implementation:
 
 def parameter_names(function: Callable[..., Any]) -> list[str]:
     """Parameter names in order; a built-in without a signature is read off the first line of its docstring."""
-    function = getattr(
-        function, "forward", function
-    )  # a torch module takes anything, and its forward says what
     try:
-        return [
-            p.name
-            for p in inspect.signature(function).parameters.values()
-            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        ]
+        return list(parameters_of(function))
     except ValueError:
         text = re.search(
             rf"{re.escape(_plain_name(function))}\((.*?)\)\s*(?:->|$)", function.__doc__ or "", re.S | re.M
@@ -480,6 +476,22 @@ def parameter_names(function: Callable[..., Any]) -> list[str]:
                 f"{name} shows no signature, and its docstring states none; wrap it in a function"
             ) from None
         return re.findall(r"(?:^|,)\s*(\w+)", text.group(1))
+
+
+def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The parameters of a function by name. Raises ValueError if it shows no signature.
+
+    A torch module takes anything, and its `forward` says what; so does a decorator that names no parameters, and the one function
+    in its closure says what.
+    """
+    function = getattr(function, "forward", function)
+    every = inspect.signature(function).parameters
+    named = {name: p for name, p in every.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    if not every or named:
+        return named
+    enclosed = inspect.getclosurevars(function).nonlocals.values() if inspect.isfunction(function) else ()
+    inside = [value for value in enclosed if inspect.isfunction(value) and value is not function]
+    return parameters_of(inside[0]) if len(inside) == 1 else named
 
 
 def operation_of(function: Callable[..., Any], names: Sequence[str]) -> str:

@@ -89,6 +89,11 @@ def plan(targets: Sequence[Any] = (), devices: Sequence[str] = (), dtypes: Seque
             cells += [
                 Cell(one, device, dtype, target) for dtype in one.dtypes if not dtypes or dtype in dtypes
             ]
+            refused = {dtype: why for dtype, why in one.refused_dtypes.items() if dtype in dtypes}
+            if refused and not set(one.dtypes) & set(dtypes):
+                unavailable[one.name, device] = "; ".join(
+                    f"{d} is not taken: {why}" for d, why in refused.items()
+                )
     idle = {target: _why_idle(one, unavailable) for one, target in found} if targets else {}
     for cell in cells:
         idle.pop(cell.target, None)
@@ -461,6 +466,7 @@ class Verification:
     verdicts: list[Verdict] = field(default_factory=list)
     unverified: dict[str, list[str]] = field(default_factory=dict)
     outcomes: dict[str, CellOutcome] = field(default_factory=dict)
+    remarks: dict[str, list[str]] = field(default_factory=dict)  # what the first calls of each showed
 
     @property
     def failures(self) -> list[Verdict]:
@@ -516,4 +522,5 @@ def verify(
         unknown = [name for name in one.unknown if not name.startswith("*")]
         if missed := [*unknown, *unverified(one.offers, verdicts)]:
             found.unverified[str(cell)] = missed
+    found.remarks = {one.name: list(one.remarks) for one in chosen.plan.implementations if one.remarks}
     return found

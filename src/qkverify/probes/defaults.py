@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from qkverify.contract import OPTIONS, STANDARD_SCALE, Implementation
+from qkverify.contract import OPTIONS, STANDARD_SCALE, Implementation, parameters_of
 from qkverify.errors import UsageError
 from qkverify.operations import DESCRIBED
 from qkverify.probes.sentences import first_line
@@ -23,13 +23,11 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 
 def signature(implementation: Implementation) -> Mapping[str, inspect.Parameter]:
     """The parameters after query, key and value; none where the function shows no signature."""
-    function = implementation.function
     try:
-        found = inspect.signature(getattr(function, "forward", function)).parameters
+        found = parameters_of(implementation.function)
     except (ValueError, TypeError):
         return {}
-    named = [p for p in found.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    return {p.name: p for p in named[3:]}
+    return dict(list(found.items())[3:])
 
 
 def passed(implementation: Implementation) -> dict[str, tuple[Any, ...]]:

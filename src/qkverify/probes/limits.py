@@ -41,7 +41,7 @@ class Probe:
     """Calls of one function around the sizes that fit; `rules` and `remarks` are what they show."""
 
     def __init__(self, implementation: Implementation, fit: Attempt) -> None:
-        self.implementation, self.dtype = implementation, fit.dtype
+        self.implementation, self.dtype, self.device = implementation, fit.dtype, fit.device
         self.sizes: dict[str, int] = dict(fit.problem.sizes)
         self.rules: list[str] = []
         self.remarks: list[str] = []
@@ -53,7 +53,8 @@ class Probe:
         key = (causal, *sorted(wanted.items()))
         if key not in self._errors:
             seed = len(self._errors)
-            self._errors[key] = call(self.implementation, wanted, self.dtype, seed=seed, causal=causal).error
+            attempt = call(self.implementation, wanted, self.dtype, self.device, seed=seed, causal=causal)
+            self._errors[key] = attempt.error
         return self._errors[key]
 
     def takes(self, **sizes: int) -> bool:

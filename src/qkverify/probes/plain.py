@@ -71,8 +71,8 @@ def call(implementation: Implementation, sizes: Sizes, dtype: str, device: str =
     with warnings.catch_warnings(), np.errstate(all="ignore"), run.framework.restored():
         warnings.simplefilter("ignore")
         try:
-            returned = run.callable(problem, **further)()
-        except (Exception, SystemExit) as error:
+            returned = run.native_call(problem, **further)
+        except Exception as error:
             return Attempt(implementation, problem, device, dtype, error=error)
     return Attempt(implementation, problem, device, dtype, returned)
 

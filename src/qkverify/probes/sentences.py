@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qkverify import axes, foreign_text
+from qkverify import axes, foreign_text, frameworks
 from qkverify.contract import Implementation
 from qkverify.probes.plain import Attempt
 
-LONGEST = 200  # characters of a foreign error that are shown
+LONGEST = 120  # characters of a foreign error that are shown
 
 
 def first_line(error: BaseException | None) -> str:
@@ -26,6 +28,8 @@ def adapted(before: Implementation, after: Implementation, fit: Attempt) -> list
     said = []
     if after.arrays != before.arrays:
         said.append(f"takes {after.arrays} arrays: found out by a call")
+    if after.devices != before.devices:
+        said.append(f"takes no arrays of the CPU: verified on {after.devices[0]}")
     if after.layout != before.layout:
         only = {"BLD": "; verified with one head", "LD": "; verified with one batch entry and one head"}
         said.append(f"arrays are {axes.WORDS[after.layout]}{only.get(after.layout, '')}")
@@ -80,7 +84,11 @@ def misfit(implementation: Implementation, attempts: Sequence[Attempt]) -> str:
         return f"{implementation.name} {what}\n{_call(shown)}\n  {remedy}"
     shown = next(iter(plain), attempts[0])
     where = _frames(implementation, shown.error)
-    remedy = ("mend it, or say what it takes: @implementation(arrays=..., layout=..., requires=..., dtypes=...)")  # fmt: skip
+    remedy = (
+        "mend it, or say what it takes: @implementation(arrays=..., layout=..., requires=..., dtypes=...)"
+    )
+    if _waits_for_a_gpu(implementation):
+        remedy = "it is a Triton kernel, and no GPU is here: TRITON_INTERPRET=1 runs it on the CPU"
     return f"{implementation.name} raises on the plainest call: {first_line(shown.error)}\n{where}{_call(shown)}\n  {remedy}"
 
 
@@ -100,6 +108,12 @@ def inferred(implementations: Iterable[Implementation]) -> str:
         ]
         said += [f"{', '.join(rules)} ({implementation.name})"] if rules else []
     return f"inferred limits: {'; '.join(said)}" if said else ""
+
+
+def _waits_for_a_gpu(implementation: Implementation) -> bool:
+    module = sys.modules.get(str(getattr(implementation.function, "__module__", "")))
+    no_gpu = frameworks.missing("torch") or frameworks.get("torch").unavailable("cuda")
+    return hasattr(module, "triton") and bool(no_gpu) and os.environ.get("TRITON_INTERPRET") != "1"
 
 
 def _frames(implementation: Implementation, error: BaseException | None) -> str:

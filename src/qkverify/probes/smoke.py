@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any
 
 from qkverify import axes, frameworks
-from qkverify.contract import Implementation, completed, describe
+from qkverify.contract import DEVICES, DTYPES, Implementation, completed, describe
 from qkverify.errors import UnsupportedCase, UsageError
 from qkverify.modules_used import frameworks_used
 from qkverify.probes import defaults, limits, sentences
@@ -25,6 +25,7 @@ RUNGS: tuple[Mapping[str, int], ...] = (
     {"B": 2, "H": 4, "G": 4, "Q": 128, "K": 256, "D": 64, "E": 64},
     {"B": 2, "H": 4, "G": 4, "Q": 128, "K": 128, "D": 64, "E": 64},
 )
+FIRST_DTYPES = ("float32", "float16", "bfloat16", "float64")
 REFUSED = (UnsupportedCase, NotImplementedError)
 
 
@@ -38,13 +39,13 @@ def inferred(implementation: Implementation) -> Implementation:
             return implementation  # it refuses, and says so: the laws count that as not offered
         raise UsageError(sentences.misfit(implementation, attempts))
     assert fit.part is not None
-    made = replace(fit.implementation, returns=fit.part[0])
+    made = replace(fit.implementation, returns=fit.part[0], devices=(fit.device,))
     remarks = [*sentences.adapted(implementation, made, fit), *defaults.remark(made)]
     made = replace(made, requires=(*made.requires, *axes.SIZES[made.layout]))
     made, said = _dtypes(made, fit)
     made = defaults.without_module(
         replace(made, remarks=(*remarks, *said)),
-        lambda **further: call(made, fit.problem.sizes, fit.dtype, further=further).error,
+        lambda **further: call(made, fit.problem.sizes, fit.dtype, fit.device, further=further).error,
     )
     limited, said = limits.inferred(made, fit)
     return replace(limited, remarks=(*made.remarks, *said))
@@ -84,37 +85,39 @@ def _unavailable(
 def _fit(implementation: Implementation, candidates: Mapping[str, tuple[Any, ...]],
          attempts: list[Attempt]) -> Attempt | None:  # fmt: skip
     """The first call whose result is right; else, of the first framework whose arrays come back, the first of the output's shape
-    on four axes, three or two; else None. Further frameworks are tried only if nothing comes back."""
+    on four axes, three or two; else None. Further frameworks, dtypes and devices are tried only if nothing comes back."""
     order = dict.fromkeys((implementation.arrays, *frameworks_used(implementation.function)))
-    for arrays in order:
-        if frameworks.missing(arrays):
-            continue
-        fitting: list[Attempt] = []
-        for neutral in _choices(candidates):
-            variant = replace(_on(implementation, arrays), neutral=neutral)
-            for attempt in _climbed(variant):
-                attempts.append(attempt)
-                if attempt.right:
-                    return attempt
-                if attempt.part is not None:
-                    fitting.append(attempt)
-        if fitting:
-            return next(
-                (one for one in fitting if one.implementation.layout == implementation.layout), fitting[0]
-            )
+    variants = [_on(implementation, arrays) for arrays in order if frameworks.missing(arrays) is None]
+    for device, rank in product(DEVICES, range(len(DTYPES))):
+        for variant in variants:
+            dtypes = sorted(variant.dtypes, key=FIRST_DTYPES.index)
+            if rank >= len(dtypes) or frameworks.get(variant.arrays).unavailable(device):
+                continue
+            fitting: list[Attempt] = []
+            for neutral in _choices(candidates):
+                for attempt in _climbed(replace(variant, neutral=neutral), device, dtypes[rank]):
+                    attempts.append(attempt)
+                    if attempt.right:
+                        return attempt
+                    if attempt.part is not None:
+                        fitting.append(attempt)
+            if fitting:
+                own = (one for one in fitting if one.implementation.layout == implementation.layout)
+                return next(own, fitting[0])
+        if not all(attempt.error for attempt in attempts):
+            return None  # something came back, and it is no output
     return None
 
 
-def _climbed(implementation: Implementation) -> Iterator[Attempt]:
+def _climbed(implementation: Implementation, device: str, dtype: str) -> Iterator[Attempt]:
     """Calls with arrays of four axes at every rung, then of three, then of two."""
     layouts = dict.fromkeys((implementation.layout, *axes.LAYOUTS))
-    dtype = "float32" if "float32" in implementation.dtypes else implementation.dtypes[0]
     for count, rung in product((4, 3, 2), RUNGS):
         for layout in (layout for layout in layouts if len(layout) == count):
             variant = replace(implementation, layout=layout)
             sizes = {**rung, **{rule[0]: 1 for rule in axes.SIZES[layout]}}
             if variant.accepts(sizes) is None:
-                yield call(variant, sizes, dtype)
+                yield call(variant, sizes, dtype, device)
 
 
 def _choices(candidates: Mapping[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
@@ -153,7 +156,7 @@ def _dtypes(implementation: Implementation, fit: Attempt) -> tuple[Implementatio
         taken.append(dtype)
         if result in ("float32", "float64") and FORMATS[result].unit < FORMATS[dtype].unit:
             wider[dtype] = result
-    found = replace(implementation, dtypes=tuple(taken), result_dtypes=wider)
+    found = replace(implementation, dtypes=tuple(taken), result_dtypes=wider, refused_dtypes=refused)
     return found, [*sentences.wider(wider), *sentences.refused(refused)]
 
 

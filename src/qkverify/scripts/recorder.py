@@ -102,9 +102,9 @@ class Recorder(Run):
         self.log[-1].exact["log-sum-exp"] = Bounded(exact.value, found.errors)
         return found
 
-    def native_call(self, problem: Problem) -> Any:
-        with self._noted(Recorded("unchecked", problem=problem)):
-            return super().native_call(problem)
+    def native_call(self, problem: Problem, **further: Any) -> Any:
+        with self._noted(Recorded("unchecked", problem=problem, options=further)):
+            return super().native_call(problem, **further)
 
     def gradient_values(self, problem: Problem, *, views: bool = False) -> dict[str, Array]:
         options = {"views": True} if views else {}
