@@ -87,8 +87,8 @@ def _group(
     found = [statistics.compare(timing, first, controls) for timing in timed[1:]]
     is_alone = all(one.word == "slower" for one in found)  # else it is only what the others are held against
     others = untimed.names(untimed.left_out(every))
-    first = "fastest of those timed" if others else "fastest"
-    words = [first if is_alone and found else "1 x" if found else "the only one timed", *map(_said, found)]
+    best = "fastest of those timed" if others else "fastest"
+    words = [best if is_alone and found else "1 x" if found else "the only one timed", *map(_said, found)]
     _aligned(
         [_line(timing, word, ceilings) for timing, word in zip(timed, words, strict=True)], right=(1, 2, 3)
     )
