@@ -125,7 +125,7 @@ def test_undeclared_conventions_are_found_out():
 
 def test_a_declared_convention_is_enforced():
     one = describe(top_left, name="lies", causal_alignment="bottom-right", dtypes=("float64",))
-    with pytest.raises(LawViolation, match="aligned as declared"):
+    with pytest.raises(LawViolation, match="causal aligned top-left; bottom-right is declared"):
         verify(one, profile="quick").raise_for_failures()
 
 
