@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import Phase
 
-from qkverify import conventions
+from qkverify import probes
 from qkverify.calls import FORMS
 from qkverify.contract import Implementation, describe
 from qkverify.errors import HarnessError, UnsupportedCase
@@ -25,7 +25,7 @@ from qkverify.verification import Cell, applicable, law_book, prepare
 
 from .exact_implementations import sources
 
-EXAMPLES = 25  # of a law: the profile "quick"
+EXAMPLES = 10  # of a law: fewer than those of the profile "quick"
 SEED = 1
 FRAMEWORKS = ("numpy", "torch")
 DIFFERENTIABLE = [name for name in DESCRIBED if name == "attention" or FORMS[name].has_arrays]
@@ -50,7 +50,7 @@ def shortest(operation: str, function: Function, arrays: str, **declared: Any) -
     called.__name__ = function.__name__
     dtype = "float32" if "dtype" in DESCRIBED[operation].options else "float64"
     one = describe(called, operation=operation, arrays=arrays, dtypes=dtype, **declared)
-    return conventions.fitted(one)
+    return probes.fitted(one)
 
 
 def right(operation: str) -> Function:
