@@ -101,10 +101,9 @@ def test_functions_that_take_query_key_and_value_are_found_by_reading_alone(fold
     assert {names["attention"].arrays, names["fused"].arrays} == {"numpy", "torch"}
 
 
-def test_a_file_with_relative_imports_is_named_as_a_module(folder) -> None:
-    assert found()["attention"].target == "mykernel/attn.py:attention"
-    assert found()["turned"].target == "mykernel.others:turned"
+def test_what_is_imported_from_an_adapter_is_named_without_src() -> None:
     assert candidates.module_of(Path("src/mykernel/__init__.py")) == "mykernel"
+    assert candidates.module_of(Path("mykernel/deep/attn.py")) == "mykernel.deep.attn"
 
 
 def test_what_somebody_else_would_be_warned_of_is_not_printed(folder) -> None:
@@ -210,6 +209,7 @@ def test_an_adapter_of_a_right_function_is_verified(folder) -> None:
         "def attention(query, key, value", "def mine(module, query, key, value"
     )
     (folder / "src").mkdir()
+    (folder / ".git").mkdir()  # a project, whose src/ is looked into
     (folder / "src" / "flat.py").write_text(kernel)
     done = qkverify("init", "src/flat.py:mine")
     assert "fill in        qkverify_adapter.py: MODULE, which mine requires" in done.stdout, (

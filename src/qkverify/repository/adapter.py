@@ -17,11 +17,9 @@ def source(candidate: Candidate) -> str:
     options = "".join(f", {name}={candidate.defaults.get(own, absent[name])}" for name, own in taken.items())
     convention = CONVENTIONS.get(convention_of(candidate.parameters, candidate.arrays))
     layout = f', layout="{convention.layout}"' if convention and convention.layout != "BHLD" else ""
-    in_src = candidate.file.parts[0] == "src"
     return filled(
         "adapter.py",
         target=f"{candidate.file}:{candidate.name}",
-        path_lines=PATH_LINES if in_src else "",
         imports=f"from {module_of(candidate.file)} import {candidate.name}",
         made=_made(candidate),
         arrays=candidate.arrays,
@@ -30,14 +28,6 @@ def source(candidate: Candidate) -> str:
         options=f", *{options}" if options else "",
         body=f"    return {_call(candidate, taken)}",
     )
-
-
-PATH_LINES = """import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent / "src"))  # not needed where the package is installed
-
-"""
 
 
 def to_fill_in(candidate: Candidate) -> list[str]:

@@ -30,13 +30,12 @@ class Candidate:
     method: str
     parameters: tuple[str, ...]
     defaults: Mapping[str, str]  # of those that have one, as the source writes it
-    relative_imports: bool  # the file can only be imported as a part of its package
     imports: frozenset[str]  # packages that the file imports
 
     @property
     def target(self) -> str:
         """How `qkverify verify` is told of it."""
-        return f"{module_of(self.file)}:{self.name}" if self.relative_imports else f"{self.file}:{self.name}"
+        return f"{self.file}:{self.name}"
 
     @property
     def first(self) -> int:
@@ -81,9 +80,7 @@ def of_file(file: Path) -> list[Candidate]:
         tree = _parsed(file)
     except UsageError:
         return []
-    imports = list(_imports(tree))
-    packages = frozenset(name.partition(".")[0] for name, level in imports if not level)
-    relative = any(level for _, level in imports)
+    packages = frozenset(_packages(tree))
     found = []
     for name, method, function in _functions(tree):
         every = [*function.args.posonlyargs, *function.args.args]
@@ -94,9 +91,7 @@ def of_file(file: Path) -> list[Candidate]:
             names.append(one.arg)
             defaults |= {} if default is None else {one.arg: ast.unparse(default)}
         if any(_are_query_key_value(names[at:]) for at in range(len(names) - 2)):
-            found.append(
-                Candidate(file, function.lineno, name, method, tuple(names), defaults, relative, packages)
-            )
+            found.append(Candidate(file, function.lineno, name, method, tuple(names), defaults, packages))
     return found
 
 
@@ -152,13 +147,13 @@ def _functions(tree: ast.Module) -> Iterator[tuple[str, str, ast.FunctionDef]]:
                     yield node.name, part.name, part
 
 
-def _imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
-    """(module, level) of every import of the file; a level above 0 is a relative import."""
+def _packages(tree: ast.Module) -> Iterator[str]:
+    """The packages that a file imports, but for its own."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, 0) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node.module or "", node.level
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield (node.module or "").partition(".")[0]
 
 
 def _are_query_key_value(names: Sequence[str]) -> bool:

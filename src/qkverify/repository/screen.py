@@ -22,7 +22,7 @@ def candidates(found: Sequence[Candidate]) -> None:
     for one in found:
         command = f"qkverify verify {shlex.quote(one.target)}"
         if one.needs_adapter:
-            command = f"qkverify init {shlex.quote(f'{one.file}:{one.name}')}    # it needs an adapter"
+            command = f"qkverify init {shlex.quote(one.target)}    # it needs an adapter"
         print(f"\n  {one}\n      {command}")
     print("\nfiles for pytest, CI and known failures: qkverify init TARGET")
 
