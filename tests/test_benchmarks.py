@@ -22,12 +22,12 @@ def scores(query, key, causal):
     s = query @ key.swapaxes(-1, -2) * query.dtype.type(query.shape[-1] ** -0.5)
     return np.where(np.tri(*s.shape[-2:], dtype=bool), s, query.dtype.type(-1e30)) if causal else s
 
-@implementation(name="right", dtypes=("float32",), causal_alignment="bottom-right")
+@implementation(name="right", dtypes=("float32",), causal_alignment="bottom-right", requires="G == H")
 def attention(query, key, value, *, causal=False):
     weights = np.exp((s := scores(query, key, causal)) - s.max(-1, keepdims=True))
     return weights / weights.sum(-1, keepdims=True) @ value
 
-@implementation(name="wrong", dtypes=("float32",), causal_alignment="bottom-right")
+@implementation(name="wrong", dtypes=("float32",), causal_alignment="bottom-right", requires="G == H")
 def wrong(query, key, value, *, causal=False):
     return attention(query, key, value, causal=causal) * np.float32(1.001)
 """
