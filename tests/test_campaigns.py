@@ -26,8 +26,8 @@ from qkverify.verification import check_cell, compiled, examples_of, plan
 
 @pytest.fixture
 def small(monkeypatch, tmp_path):
-    """Two cells of a function that is checked in a moment; nothing is timed."""
-    planned = plan(["numpy_slopes", "numpy_encoding"], dtypes=["float32"])
+    """Two cells of functions that is checked in a moment; nothing is timed."""
+    planned = plan(["numpy_slopes", "numpy_encoding"], dtypes=["float64"])
     checked = []
 
     def checking(laws, *, profile, jobs, until):
@@ -76,7 +76,7 @@ def test_a_killed_run_is_gone_on_with(small):
     )  # killed while it wrote the second law of it
     checked.clear()
     run(path, resume=True)
-    assert [str(cell) for cell in checked] == ["numpy_encoding-cpu-float32"]
+    assert [str(cell) for cell in checked] == ["numpy_encoding-cpu-float64"]
     laws = {
         v.law
         for v in of_kind(read(path), Verdict)
@@ -108,7 +108,7 @@ def test_the_pictures_are_recorded(small):
 def test_of_a_cell_that_was_not_finished_only_the_laws_without_a_verdict_are_checked(small):
     path, _ = small
     run(path)
-    cell = plan(["numpy_encoding"], dtypes=["float32"]).cells[0]
+    cell = plan(["numpy_encoding"], dtypes=["float64"]).cells[0]
     verdicts = [v for v in of_kind(read(path), Verdict) if v.implementation == "numpy_encoding"]
     laws = [v.law for v in verdicts if v.device == "cpu"]
     left = unfinished([cell], [v for v in verdicts if v.law not in laws[3:5]])
@@ -141,10 +141,14 @@ declared = {"dtypes": ("float32",), "empty_rows": "zero", "masked_values": "read
 
 @implementation(name="raises", **declared)
 def raises(query, key, value):
+    if query.shape[2] < 16:
+        return np.zeros((*query.shape[:3], value.shape[3]), query.dtype)
     raise RuntimeError("no kernel image is available\\n  for this device")
 
 @implementation(name="ends", **declared)
 def ends(query, key, value):
+    if query.shape[2] < 16:
+        return np.zeros((*query.shape[:3], value.shape[3]), query.dtype)
     os._exit(1)
 """
 
@@ -164,7 +168,7 @@ def test_accuracy_that_is_not_to_be_had_is_said_and_the_run_goes_on(tmp_path, ca
 
 def test_what_a_compiler_makes_anew_for_every_size_is_begun_first():
     (triton,) = plan(["triton_flash"], dtypes=["float16"]).cells
-    (plain,) = plan(["numpy_slopes"], dtypes=["float32"]).cells
+    (plain,) = plan(["numpy_slopes"], dtypes=["float64"]).cells
     (flex,) = plan(["torch_flex-eager"], dtypes=["float16"]).cells
     on_gpu = dataclasses.replace(triton, device="cuda")
     anew = dataclasses.replace(flex, implementation=dataclasses.replace(flex.implementation, compiles=True))

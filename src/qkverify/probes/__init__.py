@@ -16,7 +16,7 @@ from typing import Any
 
 from qkverify import frameworks, messages, registry
 from qkverify.contract import Implementation
-from qkverify.probes import smoke
+from qkverify.probes import smoke, survival
 from qkverify.probes.cut_off import without_gradients
 from qkverify.probes.dtypes import of_result
 
@@ -44,5 +44,7 @@ def fitted(implementation: Implementation) -> Implementation:
     module = str(getattr(implementation.function, "__module__", ""))
     if implementation.declared and (missing or module.startswith(registry.FOLDER)):
         return implementation  # it cannot run here, or is verified here already
+    if death := survival.death_of(lambda: smoke.first_call(implementation)):
+        return smoke.unavailable(implementation, f"its process {death} on the plainest call")
     found = smoke.checked(implementation) if implementation.declared else smoke.inferred(implementation)
     return replace(without_gradients(found), probed=True)

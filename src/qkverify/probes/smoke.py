@@ -52,9 +52,10 @@ def inferred(implementation: Implementation) -> Implementation:
 
 
 def checked(implementation: Implementation) -> Implementation:
-    """A declared implementation after one plain call of sizes that it declares, with what switches its options off.
+    """A declared implementation after plain calls of sizes that it declares, with what switches its options off.
 
-    If it raises, it is unavailable on that device, with the reason. Raises UsageError if it returns more than the output.
+    The first call asks most, grouped heads among it; the laws judge what it raises there. If every call raises, the implementation
+    is unavailable on that device, with the reason. Raises UsageError if it returns more than the output.
     """
     candidates = defaults.passed(implementation)
     made = defaults.with_first(implementation, candidates)
@@ -62,18 +63,39 @@ def checked(implementation: Implementation) -> Implementation:
     device = next((name for name in made.devices if _reason(made, name) is None), None)
     if sizes is None or device is None:
         return made
-    for neutral in _choices(candidates):
-        attempt = call(replace(made, neutral=neutral), sizes, made.dtypes[0], device)
-        if attempt.right or len(candidates) == 0:
-            made = attempt.implementation
+    rungs = [sizes, *(rung for rung in RUNGS if made.accepts(rung) is None)]
+    attempts: list[Attempt] = []
+    for rung, neutral in product(rungs, _choices(candidates)):
+        attempts.append(call(replace(made, neutral=neutral), rung, made.dtypes[0], device))
+        if attempts[-1].right:
             break
+        if attempts[-1].error is None and len(candidates) == 0:
+            break  # something came back: the laws judge it
+    attempt = next((one for one in (attempts[-1], *attempts) if one.error is None), attempts[0])
+    if attempt.right or len(candidates) == 0:
+        made = attempt.implementation
     made = replace(made, remarks=tuple(defaults.remark(made)))
     if attempt.error is not None and not isinstance(attempt.error, REFUSED):
-        reason = sentences.raised(made, attempt)
-        return replace(made, available=partial(_unavailable, {device: reason}, implementation.available))
+        return unavailable(made, sentences.raised(made, attempt), device)
     if made.returns is None and attempt.part is not None and attempt.part[0] is not None:
         raise UsageError(sentences.several(attempt, attempt.part[0]))
     return made
+
+
+def first_call(implementation: Implementation) -> Attempt | None:
+    """The plainest call of a function as it stands, or None if no sizes are known that it takes."""
+    sizes = limits.plain_sizes(implementation) if implementation.declared else RUNGS[0]
+    if sizes is None or frameworks.missing(implementation.arrays):
+        return None
+    return call(implementation, sizes, implementation.dtypes[0])
+
+
+def unavailable(implementation: Implementation, reason: str, *devices: str) -> Implementation:
+    """The implementation, which cannot run on these devices (by default on any) for this reason."""
+    reasons = dict.fromkeys(devices or implementation.devices, reason)
+    return replace(
+        implementation, available=partial(_unavailable, reasons, implementation.available), probed=True
+    )
 
 
 def _unavailable(
