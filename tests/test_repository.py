@@ -167,28 +167,23 @@ def test_a_known_failure_fails_no_run_and_is_told_with_its_reason(folder) -> Non
     for jobs in ("1", "2"):
         done = verify("kernel.py:attention", *arguments, "--jobs", jobs, cwd=folder)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "known failure thrice: three is not two (issue 7)" in done.stdout
-        told = "holds for the 1 law selected in 1 cell, but for 1 known failure: thrice (three is not two (issue 7))"
+        assert "known failure thrice: three is not two, see issue 7" in done.stdout
+        told = "holds for the 1 law selected in 1 cell, but for 1 known failure: thrice (three is not two, see issue 7)"
         assert told in done.stdout
     (folder / known_failures.FILE).write_text(THRICE + 'dtype = "float64"\n')
     assert verify("kernel.py:attention", *arguments, cwd=folder).returncode == 1  # it speaks of another dtype
 
 
 def test_an_entry_that_holds_again_is_said(folder) -> None:
-    (folder / "known.toml").write_text(THRICE.replace("thrice", "rows_sum_to_one"))
-    arguments = (
-        "--law",
-        "rows_sum_to_one",
-        "--dtype",
-        "float32",
-        "--profile",
-        "glance",
-        "--known-failures",
-        "known.toml",
-    )
-    done = verify("kernel.py:attention", *arguments, cwd=folder)
-    assert done.returncode == 0
-    assert "holds again in 5 examples: rows_sum_to_one; remove known.toml, entry 1 (line 1)" in done.stdout
+    (folder / "known.toml").write_text(THRICE.replace("thrice", "agrees_with_reference"))
+    arguments = ("--law", "agrees_with_reference", "--dtype", "float32", "--profile", "glance")
+    assert verify("kernel.py:attention", *arguments, "--strict", cwd=folder).returncode == 0
+    for strict, code in (((), 0), (("--strict",), 1)):
+        done = verify(
+            "kernel.py:attention", *arguments, "--known-failures", "known.toml", *strict, cwd=folder
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "examples: agrees_with_reference; remove known.toml, entry 1 (line 1)" in done.stdout
 
 
 def verdict(law: str, dtype: str, outcome: str) -> Verdict:

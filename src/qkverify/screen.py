@@ -152,12 +152,17 @@ def settings(asked: Asked) -> None:
         console.print(f"known failures: {said.known_failures}", markup=False)
 
 
-def known_failures(known: Sequence[KnownFailure], verdicts: Sequence[Verdict]) -> None:
-    """Each known failure that showed, with its reason, and each entry of the file that is of no more use."""
+def known_failures(known: Sequence[KnownFailure], verdicts: Sequence[Verdict]) -> bool:
+    """Each known failure that showed, with its reason, and each entry of the file that is of no more use.
+
+    Returns whether there is such an entry.
+    """
     for law, reason in dict.fromkeys((v.law, v.reason) for v in verdicts if v.outcome == "finding"):
         console.print(f"[yellow]known failure[/yellow] {law}: {escape(reason)}")
-    for sentence in holding_again(known, verdicts):
+    outdated = holding_again(known, verdicts)
+    for sentence in outdated:
         console.print(f"[yellow]{escape(sentence)}[/yellow]")
+    return bool(outdated)
 
 
 def matrix(verdicts: Sequence[Verdict]) -> list[Verdict]:
