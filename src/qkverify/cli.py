@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qkverify.errors import HarnessError, UsageError
+from qkverify.errors import HarnessError, NothingVerified, UsageError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Verify and time attention: laws with derived error bounds, on any implementation.",
@@ -89,6 +89,8 @@ def _run() -> None:
         app()
     except TargetImportError as error:
         _fail(f"{error.text}\n{error}", 2)
+    except NothingVerified as error:
+        _fail(f"NOT VERIFIED: {error}", 4)
     except UsageError as error:
         _fail(str(error), 2)
     except (ResultsError, HarnessError) as error:

@@ -6,6 +6,7 @@
 `LawViolation`     the implementation's: the numbers are wrong.
 `DeviceLost`       the implementation's: after its call the device answers this process no more.
 `UsageError`       the user's: an unknown name, option or file; the message says what exists and what is nearest.
+`NothingVerified`  nothing could be put to the test: the target raises on every call, or nothing of it can run here.
 `HarnessError`     ours.
 """
 
@@ -72,3 +73,7 @@ class UsageError(Exception):
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         every = f"all {what}s: {listed_by}" if listed_by else f"{what}s: {', '.join(names) or 'none'}"
         return cls(f"unknown {what} {asked!r}.{hint}\n  {every}")
+
+
+class NothingVerified(UsageError):
+    """Of all targets nothing could be put to the test; the message says why of each."""

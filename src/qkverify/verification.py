@@ -28,6 +28,7 @@ from qkverify.errors import (
     DeviceLost,
     HarnessError,
     LawViolation,
+    NothingVerified,
     NotVerified,
     UnsupportedCase,
     UsageError,
@@ -108,10 +109,11 @@ def _why_idle(one: Implementation, unavailable: Mapping[tuple[str, str], str]) -
     )
 
 
-def nothing_to_verify(planned: Plan) -> str:
-    """What is said where no target has a cell here."""
+def nothing_to_verify(planned: Plan) -> UsageError:
+    """What to raise where no target has a cell here: `NothingVerified`, unless only other devices or dtypes were asked for."""
     reasons = "".join(f"\n  {target}: {reason}" for target, reason in planned.idle.items())
-    return "nothing to verify here" + (reasons or "\n  no target has these devices and dtypes")
+    kind = NothingVerified if planned.unavailable else UsageError
+    return kind("nothing to verify here" + (reasons or "\n  no target has these devices and dtypes"))
 
 
 @functools.lru_cache(maxsize=256)

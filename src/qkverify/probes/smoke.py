@@ -10,7 +10,7 @@ from typing import Any
 
 from qkverify import axes, frameworks
 from qkverify.contract import DEVICES, DTYPES, Implementation, completed, describe
-from qkverify.errors import UnsupportedCase, UsageError
+from qkverify.errors import NothingVerified, UnsupportedCase, UsageError
 from qkverify.modules_used import frameworks_used
 from qkverify.probes import defaults, limits, sentences
 from qkverify.probes.plain import Attempt, call
@@ -37,7 +37,7 @@ def inferred(implementation: Implementation) -> Implementation:
     if fit is None:
         if all(isinstance(attempt.error, REFUSED) for attempt in attempts):
             return implementation  # it refuses, and says so: the laws count that as not offered
-        raise UsageError(sentences.misfit(implementation, attempts))
+        raise NothingVerified(sentences.misfit(implementation, attempts))
     assert fit.part is not None
     made = replace(fit.implementation, returns=fit.part[0], devices=(fit.device,))
     remarks = [*sentences.adapted(implementation, made, fit), *defaults.remark(made)]
@@ -54,7 +54,7 @@ def inferred(implementation: Implementation) -> Implementation:
 def checked(implementation: Implementation) -> Implementation:
     """A declared implementation after plain calls of sizes that it declares, with what switches its options off.
 
-    The first call asks most, grouped heads among it; the laws judge what it raises there. If every call raises, the implementation
+    The first call asks most, grouped heads among it; what it raises there the laws judge. If all calls raise, the implementation
     is unavailable on that device, with the reason. Raises UsageError if it returns more than the output.
     """
     candidates = defaults.passed(implementation)

@@ -40,7 +40,7 @@ def checked(chosen: settings.Settings) -> Asked:
     selected, known = _selected(chosen, own), chosen.entries()
     planned = verification.plan(chosen.targets, chosen.devices, chosen.dtypes)
     if not planned.cells:
-        raise UsageError(verification.nothing_to_verify(planned))
+        raise verification.nothing_to_verify(planned)
     operations = {cell.implementation.operation for cell in planned.cells}
     if not any(operations & set(law.operations) for law in selected.laws):
         names = ", ".join(sorted(operations))
