@@ -18,7 +18,9 @@ from qkverify.laws import explain
 from qkverify.power import planted
 from qkverify.problems import Problem
 from qkverify.runs import Run
-from qkverify.verification import Cell, applicable, check, law_book, prepare
+from qkverify.verification import Cell, applicable, check, checked, law_book, prepare
+
+from .sentences import contradicting, failures_of
 
 SENTENCES = {
     "B007": "The result equals attention with causal aligned top-left; bottom-right is declared.",
@@ -123,6 +125,17 @@ def test_a_planted_bug_gets_its_sentence(word):
     assert looks_like(run, dropped=law.family == "dropout").startswith(SENTENCES[word])
 
 
+@pytest.mark.parametrize(
+    "word", ["B007", "B009", "B001", "B041-last", "B027", "B124", "A038", "A012", "B109", "P001", "L011"]
+)
+def test_a_sentence_is_true_of_problems_that_the_diagnosis_has_not_seen(word):
+    run, failures = failures_of(mutant(word), failed=1)
+    (claim,) = {id(f.claim): f.claim for f in failures.of.values()}.values()
+    against, tried = contradicting(run, claim)
+    assert tried > 30
+    assert not against
+
+
 @pytest.mark.parametrize("word", SILENT)
 def test_what_no_known_mistake_explains_gets_no_sentence(word):
     run, _, _ = broken(mutant(word))
@@ -164,6 +177,64 @@ def wrong_where_two_options_meet(query, key, value, *, mask=None, causal=False, 
 def test_a_bug_of_no_known_kind_gets_no_sentence(function):
     run, _, _ = broken(describe(function, empty_rows="zero", causal_alignment="bottom-right"), examples=25)
     assert looks_like(run) == ""
+
+
+def sentences_of(function, examples=25, requires=("G == H",), **declared):
+    """What is said of every law of attention and masking that a function breaks, settled."""
+    one = describe(function, arrays="numpy", dtypes=("float32",), empty_rows="zero", causal_alignment="bottom-right",
+                   requires=requires, **declared)  # fmt: skip
+    laws = [law for law in law_book() if law.family in ("attention", "masking")]
+    verdicts = checked(Cell(one, "cpu", "float32"), laws, examples=examples)
+    return {v.counterexample.diagnosis for v in verdicts if v.outcome == "failed"} - {""}
+
+
+def test_otherwise_right_is_not_said_where_another_problem_is_wrong():
+    """Wrong without causality as if there were no scale, and with causality in another way."""
+
+    def attention(query, key, value, *, causal=False, scale=None):
+        output = textbook(query, key, value, causal=causal, scale=scale if causal else 1.0)
+        return output * np.float32(1.5 if causal and query.shape[2] > 3 else 1)
+
+    assert not any("otherwise" in said for said in sentences_of(attention, examples=60))
+
+
+def test_multiples_of_a_tile_are_not_called_right_where_larger_ones_are_wrong():
+    def attention(query, key, value, *, causal=False, scale=None):
+        output = textbook(query, key, value, causal=causal, scale=scale)
+        keys = key.shape[2]
+        return output * np.float32(1.5 if keys % 16 or (causal and keys >= 64) else 1)
+
+    assert not any("multiple" in said for said in sentences_of(attention))
+
+
+def test_zeros_that_are_not_chance_are_not_called_dropout():
+    """A layout error leaves most of the output zero."""
+
+    def attention(query, key, value, *, causal=False, scale=None, dropout=0.0):
+        output = textbook(query, key, value, causal=causal, scale=scale)
+        output[..., 1:] = 0
+        return output
+
+    assert not any("drop" in said for said in sentences_of(attention))
+
+
+def test_an_exception_gets_no_sentence_about_dropout():
+    def attention(query, key, value, *, causal=False, scale=None, dropout=0.0):
+        if query.shape[2] == 2:
+            raise RuntimeError("not two queries")
+        return textbook(query, key, value, causal=causal, scale=scale)  # and nothing is dropped
+
+    assert sentences_of(attention) == set()
+
+
+def test_a_convention_that_was_only_detected_is_not_called_declared():
+    def attention(query, key, value, *, causal=False, scale=None):
+        return textbook(query, key, value, causal=causal, scale=scale)
+
+    one = describe(attention, arrays="numpy", dtypes=("float32",), requires=("G == H",))
+    run = Run(one, semantics={"causal_alignment": "top-left", "empty_rows": "zero"})
+    said = diagnose(run, problem(causal=True, causal_alignment="top-left"))
+    assert said == "The result equals attention with causal aligned bottom-right; top-left was detected."
 
 
 def test_a_tiny_problem_on_which_many_mistakes_coincide_is_told_apart_by_others():

@@ -6,7 +6,6 @@ with the whole table. Where two mistakes give the same on everything that is tri
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +15,7 @@ from qkverify import registry
 from qkverify.contract import REGISTERED, completed, describe
 from qkverify.diagnosis import looks_like, trial_of
 from qkverify.diagnosis.claims import Observation
+from qkverify.diagnosis.deadline import Deadline
 from qkverify.diagnosis.dropout import dropout
 from qkverify.diagnosis.operations import OTHERS, claim_about
 from qkverify.diagnosis.operations.calling import Caller
@@ -70,7 +70,7 @@ def sentence_of(run, monkeypatch, aspect="result", compute=None):
     with monkeypatch.context() as patched:
         if compute is not None:
             patched.setattr(Caller, "_called", called)
-        return other_operation(run, time.perf_counter() + PLENTY)
+        return other_operation(run, Deadline(PLENTY))
 
 
 def tables():
@@ -124,7 +124,7 @@ def test_right_code_gets_no_sentence(name, dtype, monkeypatch):
 def test_torch_gets_no_sentence(name, dtype):
     """One that skips padding, ones that keep padding out by a mask, and ones that round."""
     run = Run(registry.find(name)[0], dtype=dtype)
-    assert other_operation(run, time.perf_counter() + PLENTY) == ""
+    assert other_operation(run, Deadline(PLENTY)) == ""
 
 
 def one_percent_more(x, w_1, b_1, w_2, b_2):
@@ -182,7 +182,7 @@ def test_what_stands_in_the_padding_is_not_judged():
 def test_right_dropout_gets_no_sentence():
     run = Run(registry.find("torch_sdpa-math")[0])
     with np.errstate(all="ignore"):
-        assert dropout(run, time.perf_counter() + PLENTY) == ""
+        assert dropout(run, Deadline(PLENTY)) == ""
 
 
 def test_an_implementation_that_refuses_what_shows_dropout_keeps_its_other_diagnosis():

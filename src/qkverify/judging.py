@@ -6,7 +6,6 @@ alone, and compared with the reference.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 
 from qkverify.calls import FORMS, Call, example
 from qkverify.contract import OPERATIONS
+from qkverify.diagnosis.deadline import Deadline
 from qkverify.diagnosis.further import filled
 from qkverify.diagnosis.observing import ASPECTS, Observer, fresh
 from qkverify.diagnosis.operations import OTHERS
@@ -46,7 +46,7 @@ class Judged:
 
 def judged(run: Run) -> list[Judged]:
     """Every problem of the example that failed last. What raises when it is called again, or takes too long, is left out."""
-    until = time.perf_counter() + SECONDS
+    until = Deadline(SECONDS)
     found = []
     with np.errstate(all="ignore"):
         try:
@@ -72,7 +72,7 @@ def _attends(run: Run) -> bool:
     return run.implementation.operation == "attention"
 
 
-def _of_attention(run: Run, until: float) -> Iterator[Judged]:
+def _of_attention(run: Run, until: Deadline) -> Iterator[Judged]:
     own = fresh(run)
     for problem in _distinct(run.problems):
         one = _of_problem(own, problem, until)
@@ -83,7 +83,7 @@ def _of_attention(run: Run, until: float) -> Iterator[Judged]:
             yield _of_problem(own, _of_any_numbers(own, problem), until)
 
 
-def _of_problem(run: Run, problem: Problem, until: float) -> Judged:
+def _of_problem(run: Run, problem: Problem, until: Deadline) -> Judged:
     observer = Observer(run, problem, until)
     seen = {a: observer.observe(problem, a) for a in ASPECTS if observer.applies(a)}
     return Judged(problem, tuple(a for a, one in seen.items() if one is not None and not one.right))
@@ -99,10 +99,10 @@ def _distinct(problems: list[Problem]) -> list[Problem]:
     return list({id(problem): problem for problem in problems}.values())[:MOST]
 
 
-def _of_another(run: Run, until: float) -> Iterator[Judged]:
+def _of_another(run: Run, until: Deadline) -> Iterator[Judged]:
     caller = Caller(fresh(run), OTHERS[run.implementation.operation], until)
     for call in _calls(run):
-        if time.perf_counter() > until:
+        if until.over:
             return
         one = as_example(caller.run, call)
         aspects = [a for a in ASPECTS_OF_OTHERS if a == "result" or caller.differentiates]

@@ -22,7 +22,6 @@ to general.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -33,6 +32,7 @@ from qkverify.diagnosis import symptoms
 from qkverify.diagnosis.assumed import condition, other_conventions, placed, under
 from qkverify.diagnosis.attention import DETECTED, claim_of, random_problems
 from qkverify.diagnosis.claims import Claim, Observation, Trial
+from qkverify.diagnosis.deadline import Deadline
 from qkverify.diagnosis.dropout import dropout, unasked
 from qkverify.diagnosis.mistakes import MISTAKES
 from qkverify.diagnosis.observing import ASPECTS, Observer, fresh
@@ -64,7 +64,7 @@ def diagnose(run: Run, problem: Problem) -> str:
     its state.
     """
     try:
-        found = _of_problem(run, problem, time.perf_counter() + SECONDS, trial_of(run))
+        found = _of_problem(run, problem, Deadline(SECONDS), trial_of(run))
     except Exception:  # as above
         return ""
     return found.sentence if found else ""
@@ -78,7 +78,7 @@ def claim_of_failure(
     `known` are the problems of other failures, which must not contradict it; `dropped` says that the law is about dropout,
     `right` that the calls of the example were made again and their results are right.
     """
-    until = time.perf_counter() + SECONDS
+    until = Deadline(SECONDS)
     try:
         with np.errstate(all="ignore"):
             if run.implementation.operation != "attention":
@@ -89,7 +89,7 @@ def claim_of_failure(
 
 
 def _of_attention(
-    run: Run, wrong: Sequence[Problem], until: float, trial: Trial, dropped: bool
+    run: Run, wrong: Sequence[Problem], until: Deadline, trial: Trial, dropped: bool
 ) -> Claim | None:
     if run.offers("dropout") and (wrong or dropped):
         text = _of_dropout(run, until, dropped)
@@ -104,13 +104,13 @@ def _of_attention(
 
 def _under_other_conventions(run: Run, problem: Problem, trial: Trial) -> Claim | None:
     """A mistake that fits if what the implementation does not declare is taken for something else."""
-    known, end = list(trial.known()), time.perf_counter() + 2 * SECONDS
+    known, end = list(trial.known()), Deadline(2 * SECONDS)
     for conventions in other_conventions(run, problem):
-        if time.perf_counter() > end:
+        if end.over:
             return None
         other = under(run, conventions)
         subjects = [placed(one, conventions) for one in (problem, *known)]
-        until = time.perf_counter() + SECONDS
+        until = Deadline(SECONDS)
         found = _of_problem(other, subjects[0], until, trial_of(other, subjects[1:]))
         about_conventions = (
             found is not None and DETECTED in found.sentence
@@ -132,7 +132,7 @@ def _supposing(found: Claim, other: Run, conventions: Mapping[str, str]) -> Clai
     )  # fmt: skip
 
 
-def _of_dropout(run: Run, until: float, dropped: bool) -> str:
+def _of_dropout(run: Run, until: Deadline, dropped: bool) -> str:
     """What is wrong with dropout; nothing where the sizes that show it are refused."""
     try:
         return (dropout if dropped else unasked)(run, until)
@@ -140,14 +140,14 @@ def _of_dropout(run: Run, until: float, dropped: bool) -> str:
         return ""
 
 
-def _of_problem(run: Run, problem: Problem, until: float, trial: Trial) -> Claim | None:
-    if time.perf_counter() > until:
+def _of_problem(run: Run, problem: Problem, until: Deadline, trial: Trial) -> Claim | None:
+    if until.over:
         return None
     with np.errstate(all="ignore"):
         return claim_of(Observer(fresh(run), problem, until), trial)
 
 
-def _of_right_problems(run: Run, until: float) -> Claim | None:
+def _of_right_problems(run: Run, until: Deadline) -> Claim | None:
     """What was watched on problems whose results are right, called once: calls that write, that vary, that remember."""
     for problem in {id(p): p for p in run.problems}.values():
         observer = Observer(fresh(run), problem, until)
@@ -161,14 +161,15 @@ def _of_right_problems(run: Run, until: float) -> Claim | None:
     return None
 
 
-def trial_of(run: Run, known: Iterable[Any] = ()) -> Trial:
-    """The tests of a claim about the implementation of a run: the known problems, and random ones."""
+def trial_of(run: Run, known: Iterable[Any] = (), seed: int = 7) -> Trial:
+    """The tests of a claim about the implementation of a run: the known problems, and random ones of a seed."""
     other = fresh(run)
 
     def random(aspect: str) -> Iterator[Any]:
+        generator = np.random.default_rng(seed)
         if run.implementation.operation == "attention":
-            return random_problems(other, aspect)
-        return drawn(other, np.random.default_rng(7))
+            return random_problems(other, aspect, generator)
+        return drawn(other, generator)
 
     subjects = list(known)
     return Trial(lambda subject, aspect: observe_with(other, subject, aspect), lambda: iter(subjects), random)
@@ -179,7 +180,7 @@ def observe_with(run: Run, subject: Any, aspect: str) -> Observation | None:
 
     None, too, for a query, key or value that is not finite: what a mistake makes of NaN depends on how it is written.
     """
-    until = time.perf_counter() + SECONDS
+    until = Deadline(SECONDS)
     with np.errstate(all="ignore"):
         if isinstance(subject, Problem):
             if not all(np.isfinite(x).all() for x in (subject.query, subject.key, subject.value)):

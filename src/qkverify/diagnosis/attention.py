@@ -131,9 +131,8 @@ def _arguments(run: Run, problem: Problem, precision: Precision) -> Arguments:
     return {**arrays, **options}
 
 
-def random_problems(run: Run, aspect: str) -> Iterator[Problem]:
+def random_problems(run: Run, aspect: str, generator: np.random.Generator) -> Iterator[Problem]:
     """Problems as the laws draw them: every fourth may be long."""
-    generator = np.random.default_rng(7)
     short, long = (problems(upstream=aspect == "gradients", long=long) for long in (False, True))
     for number in range(DRAWN):
         with run.activated():

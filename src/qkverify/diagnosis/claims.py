@@ -7,10 +7,11 @@ problem that contradicts it, and it is not said. Later failures are held against
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from qkverify.diagnosis.deadline import Deadline
 
 Parts = Mapping[str, Any]  # results by name: arrays as received, or Bounded as predicted
 TESTED = 60  # random problems that a claim is tested on
@@ -66,11 +67,11 @@ class Trial:
 
     def observations(self, aspect: str) -> list[Observation]:
         if aspect not in self._observed:
-            until = time.perf_counter() + self.seconds
+            until = Deadline(self.seconds)
             seen = [one for x in self.known() if (one := self.observe(x, aspect)) is not None]
             count = 0
             for subject in self.random(aspect):
-                if count >= TESTED or time.perf_counter() > until:
+                if count >= TESTED or until.over:
                     break
                 one = self.observe(subject, aspect)
                 count += one is not None

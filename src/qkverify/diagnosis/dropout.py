@@ -8,12 +8,12 @@ asked for, or nothing is said. The table holds both as functions of the share p.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from qkverify.diagnosis.deadline import Deadline
 from qkverify.diagnosis.fitting import Array, agrees
 from qkverify.diagnosis.observing import fresh
 from qkverify.errors import UnsupportedCase
@@ -72,7 +72,7 @@ BACKWARD: tuple[
 )
 
 
-def unasked(run: Run, until: float) -> str:
+def unasked(run: Run, until: Deadline) -> str:
     """Weights that are dropped where no dropout, or one of zero, was asked for."""
     none, zero = (_dropped(*_drawn(run, until, **further)) for further in ({}, {"dropout": 0.0}))
     if none > 0:
@@ -91,7 +91,7 @@ def _dropped(got: Array, exact: Bounded) -> float:
     return float(gone.mean()) if low[~gone].max() <= high[~gone].min() else 0.0
 
 
-def dropout(run: Run, until: float) -> str:
+def dropout(run: Run, until: Deadline) -> str:
     """What is wrong with dropout, or nothing. Raises TimeoutError once the time is up."""
     found = unasked(run, until)
     if found:
@@ -122,9 +122,9 @@ def _problem(run: Run, upstream: bool = False) -> Problem:
     )
 
 
-def _drawn(run: Run, until: float, **further: Any) -> tuple[Array, Bounded]:
+def _drawn(run: Run, until: Deadline, **further: Any) -> tuple[Array, Bounded]:
     """What a call gave, (B,H,Q,K), and the weights with their bound."""
-    if time.perf_counter() > until:
+    if until.over:
         raise TimeoutError
     run, problem = fresh(run), _problem(run)
     return run.outputs(problem, **further)[0], run.bound(problem)[0]
@@ -143,14 +143,14 @@ def _fits(one: tuple[float, Array, Bounded], kept: Of, share: Of) -> bool:
     return bool((agrees(got, weights) | gone).all()) and bool(abs(gone.mean() - share(p)) <= room)
 
 
-def _backward(run: Run, until: float) -> str:
+def _backward(run: Run, until: Deadline) -> str:
     """Gradients of query and key that treat the dropped weights in another way than the output does."""
     if not run.offers("gradients") or run.implementation.vjp is not None:
         return ""
     explained: dict[str, int] = {text: 0 for text, _, _ in BACKWARD}
     wrong = 0
     for p in SHARES:
-        if time.perf_counter() > until:
+        if until.over:
             raise TimeoutError
         problem, own = _problem(run, upstream=True), fresh(run)
         try:

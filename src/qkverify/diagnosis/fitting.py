@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from qkverify.diagnosis.claims import Claim, Observation, Parts
 from qkverify.diagnosis.conditions import Condition, either_way
+from qkverify.diagnosis.deadline import Deadline
 from qkverify.rounding import Bounded
 from qkverify.runs import Run
 
@@ -73,7 +73,7 @@ def _apart(predicted: Bounded, expected: Bounded) -> Array:
 
 
 def candidates(run: Run, seen: Sequence[Observation], mistakes: Sequence[tuple[str, Predict]],
-               conditions: Sequence[Condition], until: float, passed: Callable[[Found], bool], *,
+               conditions: Sequence[Condition], until: Deadline, passed: Callable[[Found], bool], *,
                first: bool = False) -> tuple[list[Found], list[Found]]:  # fmt: skip
     """The mistakes that explain every observation, and those that do so under a condition, with the condition.
 
@@ -84,7 +84,7 @@ def candidates(run: Run, seen: Sequence[Observation], mistakes: Sequence[tuple[s
     always: list[Found] = []
     conditional: list[Found] = []
     for text, predict in mistakes if seen[0].got else ():
-        if time.perf_counter() > until:
+        if until.over:
             return [], []
         explained: list[bool | None] = []
         for one in seen:

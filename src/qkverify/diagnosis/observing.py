@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 import numpy as np
 
 from qkverify.diagnosis.claims import Observation, Parts
+from qkverify.diagnosis.deadline import Deadline
 from qkverify.diagnosis.fitting import Array, agrees
 from qkverify.diagnosis.further import further
 from qkverify.errors import ContractError
@@ -27,12 +27,12 @@ class Observer:
 
     run: Run
     problem: Problem
-    until: float
+    until: Deadline
     written: set[str] = field(default_factory=set)  # arguments that a call has changed
 
     def observations(self) -> tuple[str, list[Observation]]:
         """What is wrong, and what came back on the problem and on those made from it; a wrong one first."""
-        half = (time.perf_counter() + self.until) / 2
+        half = self.until.half()
         own = {a: self.observe(self.problem, a) for a in ASPECTS if self.applies(a)}
         known = [one for one in own.values() if one is not None]
         for aspect, first in own.items():
@@ -40,7 +40,7 @@ class Observer:
                 continue  # another aspect of this very problem is wrong
             seen = [first]
             for made in further(self.run, self.problem):
-                if time.perf_counter() > half:
+                if half.over:
                     break
                 seen.append(self.observe(made, aspect))
             found = [one for one in seen if one is not None]
@@ -59,7 +59,7 @@ class Observer:
 
         Raises TimeoutError, which ends the diagnosis, once the time is up.
         """
-        if time.perf_counter() > self.until:
+        if self.until.over:
             raise TimeoutError
         names = [f.name for f in fields(problem) if isinstance(getattr(problem, f.name), np.ndarray)]
         lent = problem.replace(**{n: np.copy(getattr(problem, n)) for n in names})

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qkverify.diagnosis.claims import Observation
+from qkverify.diagnosis.deadline import Deadline
 from qkverify.diagnosis.operations import OTHERS
 from qkverify.diagnosis.operations.calling import Caller
 from qkverify.diagnosis.operations.kind import Example
@@ -175,7 +176,7 @@ class Recorder(Run):
         if "scale" in told or call.upstream:
             return None
         example = Example(call.arguments, call.options, call.shape, told)
-        caller = Caller(self, operation, np.inf)
+        caller = Caller(self, operation, Deadline(np.inf))
         found = caller.computing(operation.exact, "result")(Observation(example, {}, {}, True))
         return None if found is None else self._oracle_included(found["result"])
 

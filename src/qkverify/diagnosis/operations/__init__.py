@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from qkverify.diagnosis.claims import Claim, Observation, Trial
+from qkverify.diagnosis.deadline import Deadline
 from qkverify.diagnosis.fitting import Found, candidates, chosen, claim
 from qkverify.diagnosis.observing import fresh
 from qkverify.diagnosis.operations import signs
@@ -39,7 +40,7 @@ OTHERS: Mapping[str, Operation] = {
 }  # fmt: skip
 
 
-def claim_about(run: Run, until: float, trial: Trial, *, right: bool = False) -> Claim | None:
+def claim_about(run: Run, until: Deadline, trial: Trial, *, right: bool = False) -> Claim | None:
     """What is wrong with another operation: its mistakes compared on examples of its own.
 
     With `right`, of a law whose results are right, only what is no matter of results: strides, and calls that write.

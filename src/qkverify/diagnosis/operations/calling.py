@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +11,7 @@ import numpy as np
 
 from qkverify.contract import OPERATIONS
 from qkverify.diagnosis.claims import Observation, Parts
+from qkverify.diagnosis.deadline import Deadline
 from qkverify.diagnosis.fitting import Predict, agrees
 from qkverify.diagnosis.operations.kind import LEFT, Compute, Example, Mistakes, Operation, normal
 from qkverify.exact_positions import base_of
@@ -29,7 +29,7 @@ class Caller:
 
     run: Run
     operation: Operation
-    until: float
+    until: Deadline
     written: set[int] = field(default_factory=set)  # numbers of arguments that a call has changed
     _expected: dict[tuple[int, str], Parts | None] = field(default_factory=dict)
 
@@ -47,10 +47,10 @@ class Caller:
         """What came back on the examples; wrong ones first. Nothing for gradients that are not offered."""
         if aspect == "gradients" and not self.differentiates:
             return []
-        half = (time.perf_counter() + self.until) / 2
+        half = self.until.half()
         found = []
         for example in self.examples:
-            if time.perf_counter() > half:
+            if half.over:
                 break
             found.append(self.observe(example, aspect))
         return sorted([one for one in found if one is not None], key=lambda one: one.right)
@@ -152,9 +152,6 @@ def _upstream(run: Run, example: Example) -> tuple[Array, ...]:
 
 
 def _laid_out(x: Array, layout: str) -> Array:
-    """A copy, in a memory layout."""
-    return (
-        np.asarray(LAYOUTS[layout](np.array(x)))
-        if layout and x.ndim > 1 and x.dtype.kind == "f"
-        else np.array(x)
-    )
+    """A copy, contiguous or in a memory layout."""
+    copy = np.array(x, order="C")
+    return np.asarray(LAYOUTS[layout](copy)) if layout and x.ndim > 1 and x.dtype.kind == "f" else copy
