@@ -11,7 +11,7 @@ import pytest
 
 from qkverify.errors import UsageError
 from qkverify.repository import asked, known_failures, selection, settings
-from qkverify.results import Verdict
+from qkverify.results import RunStart, Verdict, of_kind, read
 from qkverify.verification import law_book
 
 KERNEL = """
@@ -128,6 +128,23 @@ def test_the_verdict_of_a_selection_never_speaks_of_all_laws(folder) -> None:
     other = verify("kernel.py:attention", "--law", "positions", cwd=folder)
     assert other.returncode == 2
     assert "none of the selected laws speaks of attention" in other.stderr
+
+
+def test_a_report_of_selected_laws_says_so(folder) -> None:
+    arguments = ("--dtype", "float32", "--profile", "glance", "--results", "mine/results.jsonl")
+    assert (
+        verify(
+            "kernel.py:attention", "--law", "softmax", "--skip", "rows_*", *arguments, cwd=folder
+        ).returncode
+        == 0
+    )
+    (start,) = of_kind(read("mine/results.jsonl"), RunStart)
+    assert start.selection == "laws softmax, skip rows_*"
+    done = run("qkverify.cli", "report", "mine", cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (
+        "Every selected law holds for the one implementation" in (folder / "mine" / "summary.md").read_text()
+    )
 
 
 # Laws of one's own

@@ -56,7 +56,7 @@ def best_device() -> str:
     return "cpu"
 
 
-def run_start(profile: str) -> RunStart:
+def run_start(profile: str, selection: str = "") -> RunStart:
     """The header of a run that begins now."""
     command = shlex.join(["qkverify", *sys.argv[1:]])
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -66,6 +66,7 @@ def run_start(profile: str) -> RunStart:
         command=command,
         profile=profile,
         fingerprint=fingerprint(),
+        selection=selection,
     )
 
 

@@ -136,7 +136,7 @@ def verify(
     planned, selection, profile = asked_for.plan, asked_for.selection, asked_for.profile
     screen.settings(asked_for)
     screen.remarks(planned.implementations)
-    writer = _started(Writer(results), profile) if results else None
+    writer = _started(Writer(results), profile, asked_for.selected) if results else None
     broken, found, infos = [], [], []
     outcomes = {target: without_cell(reason) for target, reason in planned.idle.items()}
     outcomes |= {str(cell): outcome_of(cell, []) for cell in planned.cells}
@@ -159,7 +159,7 @@ def verify(
     if junit:
         from qkverify.exports import save
 
-        save([run_start(profile), *infos, *found], junit, "junit")
+        save([run_start(profile, asked_for.selected), *infos, *found], junit, "junit")
     outdated = screen.known_failures(asked_for.known, found)
     screen.messages(found)
     screen.verdict(broken, planned, outcomes)
@@ -447,10 +447,10 @@ def _bench_file() -> Path:
     return replays.ignored(replays.FOLDER) / "bench.jsonl"
 
 
-def _started(writer: Any, profile: str) -> Any:
+def _started(writer: Any, profile: str, selection: str = "") -> Any:
     from qkverify.campaigns import run_start
 
-    writer.append(run_start(profile))
+    writer.append(run_start(profile, selection))
     return writer
 
 

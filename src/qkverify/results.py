@@ -55,7 +55,8 @@ class Fingerprint(msgspec.Struct, frozen=True):
 
 
 class RunStart(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
-    """The first record of a run. `started` is ISO 8601 in UTC; `command` is what repeats the run."""
+    """The first record of a run. `started` is ISO 8601 in UTC; `command` is what repeats the run; `selection` says which laws
+    were checked, where some were left out."""
 
     schema: int = SCHEMA
     qkverify: str
@@ -64,6 +65,7 @@ class RunStart(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
     profile: str
     seed: int | None = None
     fingerprint: Fingerprint
+    selection: str = ""
 
 
 class Semantic(msgspec.Struct, frozen=True):

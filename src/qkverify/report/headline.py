@@ -66,6 +66,9 @@ def sentence(report: Report) -> str:
     total, unverified = len(report.judged), unverified_part(report)
     if not total or unverified == NOTHING:
         return NOTHING
+    selected = (
+        "selected " if any(run.selection for run in report.runs) else ""
+    )  # in one run of the file, and so said of all
     broken = {v.implementation for v in report.broken if v.outcome != "error"}
     errors = sum(v.outcome == "error" for v in report.broken)
     known = len({(v.implementation, v.law) for v in report.findings})
@@ -76,11 +79,11 @@ def sentence(report: Report) -> str:
         return f"{len(broken)} of {units.number_of(total, 'implementation')} {verb}{more}"
     if errors:
         more = f"; {unverified}" if unverified else ""
-        return f"The harness failed in {units.number_of(errors, 'case')}; every other law holds{rest}{more}"
+        return f"The harness failed in {units.number_of(errors, 'case')}; every other {selected}law holds{rest}{more}"
     if unverified:
-        return f"{unverified}; every law holds for what was verified{rest}"
+        return f"{unverified}; every {selected}law holds for what was verified{rest}"
     whom = "the one implementation" if total == 1 else f"all {total} implementations"
-    return f"Every law holds for {whom}{rest}"
+    return f"Every {selected}law holds for {whom}{rest}"
 
 
 NOTHING = "Nothing was verified in this run"

@@ -21,6 +21,14 @@ class Asked:
     known: tuple[known_failures.KnownFailure, ...]
     settings: settings.Settings
 
+    @property
+    def selected(self) -> str:
+        """ "laws causal_*, skip dropout" where laws are left out, nothing where none is."""
+        if len(self.selection.laws) == len(self.selection.every):
+            return ""
+        patterns = {"laws": self.settings.laws, "skip": self.settings.skip}
+        return ", ".join(f"{word} {' '.join(names)}" for word, names in patterns.items() if names)
+
 
 def gathered(**given: Sequence[str] | str | None) -> Asked:
     """What to check. `given` are fields of `Settings` by name; what is None or empty counts as not given.
