@@ -19,7 +19,12 @@ sizes = stretched(
     {"length": EDGES, "size": (16, 24, 31, 33, 64, 65, 128), "heads": (8, 12, 16, 17, 33), "batch": (7, 33, 65)},
     batch=(1, 2, 3), heads=(1, 2, 3, 4, 6), length=(1, 2, 3, 5, 7, 17), size=(1, 2, 3, 4, 5, 8),
 )  # fmt: skip
-given = {"operation": "multi_head_attention", "sizes": sizes, "causal": (False, True), "seed": range(1000)}
+given = {
+    "operation": "multi_head_attention",
+    "sizes": sizes,
+    "causal": (False, True),
+    "seed": range(1000),
+}
 
 
 def draw(run, sizes, seed):
@@ -38,7 +43,7 @@ def draw(run, sizes, seed):
 
 def output(run, arrays, heads, causal):
     """The operation's result with its bound."""
-    options = {"causal": True} if causal and run.offers_parameter("causal") else {}
+    options = run.given(causal=causal)
     exact = reference(
         *[run.bounded(x) for x in arrays], heads=heads, causal_alignment="bottom-right", **options
     )
@@ -149,7 +154,7 @@ def test_multi_head_gradients_agree_with_reference(run, sizes, causal, seed):
     """Either way to rowsum(dP P), from the weights or from the output, stays within the larger of their bounds."""
     arrays = dict(zip(("x", "w_q", "w_k", "w_v", "w_o"), draw(run, sizes, seed), strict=True))
     upstream = np.random.default_rng(seed + 1).standard_normal(arrays["x"].shape).astype(run.numpy_dtype)
-    options = {"causal": True} if causal and run.offers_parameter("causal") else {}
+    options = run.given(causal=causal)
     number = sizes["size"] ** -0.5
     precision = run.gradient_precision.either_side(number)
     scale = Bounded(number, number * precision.accumulate.unit, precision)

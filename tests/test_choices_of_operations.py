@@ -86,7 +86,7 @@ def positional_encoding(length: int, dim: int, *, layout: str) -> Tensor:
 
 def embedding(tokens: Tensor, table: Tensor, *, layout: str) -> Tensor:
     places = joined(*waves(torch.arange(tokens.shape[1]), table.shape[1], torch.float64), layout)
-    return table[tokens] * table.shape[1] ** 0.5 + places.to(table.dtype)
+    return table[tokens.long()] * table.shape[1] ** 0.5 + places.to(table.dtype)
 
 
 LAYOUTS: Mapping[str, tuple[Callable[..., Any], str]] = {
@@ -174,7 +174,7 @@ def test_of_zeros_no_layout_is_found(operation: str) -> None:
 @pytest.mark.parametrize("missing", ["positions", "scale"])
 def test_another_embedding_is_broken(missing: str) -> None:
     def other(tokens: Tensor, table: Tensor) -> Tensor:
-        words = table[tokens] * (1 if missing == "scale" else table.shape[1] ** 0.5)
+        words = table[tokens.long()] * (1 if missing == "scale" else table.shape[1] ** 0.5)
         return words + (embedding(tokens, 0 * table, layout="interleaved") if missing == "scale" else 0)
 
     assert "embedding_agrees_with_formula" in broken(implementation(other, "embedding"), "float32")
@@ -352,3 +352,37 @@ def test_what_is_found_out_is_what_a_run_is_held_to() -> None:
     assert run.defaults == {"layout": "half"}
     assert run.given(layout="interleaved", padding=None) == {}
     assert run.meant(layout="interleaved") == {"layout": "half"}
+
+
+# -- switches that are on by default -----------------------------------------------------------------------------------
+
+
+def test_causal_that_is_on_by_default_is_switched_off() -> None:
+    from qkverify.implementations.torch_decode import packed_attention as packed
+    from qkverify.implementations.torch_multi_head import multi_head_attention as multi_head
+
+    def many(x: Any, w_q: Any, w_k: Any, w_v: Any, w_o: Any, *, heads: int, causal: bool = True) -> Any:
+        return multi_head(x, w_q, w_k, w_v, w_o, heads=heads, causal=causal)
+
+    def pack(query: Any, key: Any, value: Any, query_starts: Any, key_starts: Any, causal: bool = True,
+             scale: float = 1.0) -> Any:  # fmt: skip
+        return packed(query, key, value, query_starts, key_starts, causal=causal, scale=scale)
+
+    assert not broken(implementation(many, "multi_head_attention"), "float32")
+    one = implementation(pack, "packed_attention", masked_values="read")
+    assert any("causal=False is passed" in remark for remark in one.remarks)
+    assert not broken(one, "float32")
+
+
+def test_norms_that_come_first_by_default_come_last_if_that_is_asked_for() -> None:
+    def first(x: Any, weights: Any, *, heads: int, norm_first: bool = True, eps: float = 1e-6) -> Any:
+        return encode(x, weights, heads, norm_first, eps)
+
+    def always(x: Any, weights: Any, *, heads: int, norm_first: bool = True) -> Any:
+        return encode(x, weights, heads, True, 1e-5)
+
+    one = implementation(first, "encoder_layer", arrays="numpy")
+    assert found_out(one) == {"norm_first": "yes", "eps": "1e-06"}
+    assert not broken(one, "float32")
+    ignoring = implementation(always, "encoder_layer", arrays="numpy")
+    assert "encoder_agrees_with_reference" in broken(ignoring, "float32")

@@ -102,9 +102,11 @@ class Boundary:
         self._cache = {}
         self.compared.begin_example()
 
-    def _keywords(self, options: Mapping[str, Any], problem: Problem | None = None) -> dict[str, Any]:
-        """The call's own keywords, and a note of what it is asked for."""
-        grouped, size = (problem.group != 1, problem.sizes["D"]) if problem is not None else (False, 0)
+    def _keywords(
+        self, options: Mapping[str, Any], problem: Problem | None = None, size: int = 0
+    ) -> dict[str, Any]:
+        """The call's own keywords, and a note of what it is asked for. `size` is D where there is no problem."""
+        grouped, size = (problem.group != 1, problem.sizes["D"]) if problem is not None else (False, size)
         keywords = self.implementation.keywords(options, grouped=grouped, size=size)
         self._asked |= {name for name, value in options.items() if value is not None and value is not False}
         return keywords

@@ -425,6 +425,7 @@ def example(run: Run, drawn: Mapping[str, Any], turn: int = 0) -> Call:
     form, described = FORMS[operation], DESCRIBED[operation].options
     sizes = SimpleNamespace(**drawn)
     arguments, options = form.draw(sizes, Source(np.dtype(run.numpy_dtype), sizes, turn))
-    # The dtype of an encoding is no choice of a call: it is that of the cell.
-    kept = {n: x for n, x in options.items() if described.get(n) == "required" or n == "dtype"}
+    # The dtype of an encoding is that of the cell. Whether causal is on by default is no choice: it is passed, either way.
+    needed = ("dtype", "causal")
+    kept = {n: x for n, x in options.items() if described.get(n) == "required" or n in needed}
     return Call(form, arguments, run.given(**(kept if drawn.get("bare") else options)))

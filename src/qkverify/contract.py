@@ -309,7 +309,9 @@ class Implementation:
         the function does not take.
         """
         convention = CONVENTIONS.get(self.convention)
-        given = {name: value for name, value in options.items() if value is not None and value is not False}
+        # An option of attention that is off is left out, unless `neutral` says what switches it off.
+        off = (None, False) if self.operation in ATTENTIONS else (None,)
+        given = {name: value for name, value in options.items() if not any(value is x for x in off)}
         keywords: dict[str, Any] = {}
         for name, value in given.items():
             if name not in self.offers:

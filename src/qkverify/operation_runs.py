@@ -74,7 +74,7 @@ class OperationRun(Boundary):
         function: Callable[..., Any] | None = None,
     ) -> Any:
         """What another operation's function (or its gradient `function`) returns for native arguments, unchecked."""
-        keywords = self._keywords(options)
+        keywords = self._keywords(options, size=_last_axis(arguments))
         called = function or self.implementation.function
         return self._guarded(lambda: called(*arguments, **keywords))
 
@@ -144,7 +144,7 @@ class OperationRun(Boundary):
         arguments = (*inputs.values(), *rest)
         native, above = [self._copied(x) for x in arguments], tuple(self._copied(x) for x in every)
         leaves = self._differentiable(inputs, native)
-        keywords = self._keywords(self._lent(options))
+        keywords = self._keywords(self._lent(options), size=_last_axis(arguments))
         self._asked.add("gradients")
         function, pull = self.implementation.function, self.implementation.vjp
 
@@ -214,3 +214,9 @@ class OperationRun(Boundary):
         if isinstance(x, Mapping):
             return {name: self._copied(value) for name, value in x.items()}
         return self.framework.from_numpy(copied(x), self.device) if isinstance(x, np.ndarray) else x
+
+
+def _last_axis(arguments: Sequence[Any]) -> int:
+    """The last size of the first argument: D, of a query."""
+    shape = getattr(arguments[0], "shape", ())
+    return int(shape[-1]) if shape else 0

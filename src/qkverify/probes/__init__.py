@@ -15,9 +15,10 @@ from dataclasses import replace
 from typing import Any
 
 from qkverify import frameworks, messages, registry
-from qkverify.contract import Implementation
+from qkverify.contract import ATTENTIONS, Implementation
 from qkverify.probes import smoke, survival
 from qkverify.probes.cut_off import without_gradients
+from qkverify.probes.defaults import switched_off
 from qkverify.probes.dtypes import of_result
 
 __all__ = ["again", "find", "fitted"]
@@ -40,7 +41,9 @@ def fitted(implementation: Implementation) -> Implementation:
         return implementation
     missing = frameworks.missing(implementation.arrays)
     if implementation.operation != "attention":
-        return implementation if missing else of_result(implementation)
+        serves = implementation.operation in ATTENTIONS and not implementation.declared
+        found = switched_off(implementation) if serves else implementation
+        return found if missing else replace(of_result(found), probed=True)
     module = str(getattr(implementation.function, "__module__", ""))
     if implementation.declared and (missing or module.startswith(registry.FOLDER)):
         return implementation  # it cannot run here, or is verified here already

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from qkverify.contract import OPTIONS, STANDARD_SCALE, Implementation, parameters_of
+from qkverify.contract import OPERATIONS, OPTIONS, STANDARD_SCALE, Implementation, parameters_of
 from qkverify.errors import UsageError
 from qkverify.operations import DESCRIBED
 from qkverify.probes.sentences import first_line
@@ -22,12 +22,12 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 
 
 def signature(implementation: Implementation) -> Mapping[str, inspect.Parameter]:
-    """The parameters after query, key and value; none where the function shows no signature."""
+    """The parameters after those of the operation; none where the function shows no signature."""
     try:
         found = parameters_of(implementation.function)
     except (ValueError, TypeError):
         return {}
-    return dict(list(found.items())[3:])
+    return dict(list(found.items())[len(OPERATIONS[implementation.operation]) :])
 
 
 def passed(implementation: Implementation) -> dict[str, tuple[Any, ...]]:
@@ -63,6 +63,12 @@ def with_first(implementation: Implementation, candidates: Mapping[str, tuple[An
     return replace(implementation, neutral={name: values[0] for name, values in candidates.items()})
 
 
+def switched_off(implementation: Implementation) -> Implementation:
+    """As `with_first` of what `passed` says, with its remarks: of a function that is not called to find out."""
+    found = with_first(implementation, passed(implementation))
+    return replace(found, remarks=(*found.remarks, *remark(found)))
+
+
 def remark(implementation: Implementation) -> list[str]:
     """One sentence for each option that is passed its neutral value."""
     parameters = signature(implementation)
@@ -77,14 +83,13 @@ def remark(implementation: Implementation) -> list[str]:
 
 
 def _missing(implementation: Implementation, name: str) -> str:
-    function = implementation.name.rpartition(":")[2]
-    known = ", ".join(OPTIONS)
-    first = ", ".join(DESCRIBED["attention"].parameters)
+    function, operation = implementation.name.rpartition(":")[2], implementation.operation
+    first = ", ".join(DESCRIBED[operation].parameters)
     return (
-        f"{implementation.name} cannot be called: its parameter {name!r} has no default, and is no option of attention\n"
-        f"  options: {known}\n"
+        f"{implementation.name} cannot be called: its parameter {name!r} has no default, and is no option of {operation}\n"
+        f"  options: {', '.join(OPTIONS)}\n"
         f"  give it a default, or verify a function that passes it: "
-        f"def attention({first}): return {function}({first}, {name}=...)"
+        f"def {operation}({first}): return {function}({first}, {name}=...)"
     )
 
 
