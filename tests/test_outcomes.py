@@ -180,7 +180,8 @@ def test_cells_are_told_apart_where_they_differ():
     silent, partly = CellOutcome(NOT_VERIFIED, "why"), CellOutcome(PARTLY, not_verified=("window",))
     holds, broken = CellOutcome(HOLDS), CellOutcome(BROKEN, broken=("causal", "mask"))
     assert lines({"a": holds, "b": holds}) == ["all laws hold in 2 cells"]
-    assert lines({"a": silent}) == ["NOT VERIFIED in 1 cell: why"]
+    assert lines({"a": silent}) == ["NOT VERIFIED: why"]
+    assert lines({"a": silent, "b": silent}) == ["NOT VERIFIED in 2 cells: why"]
     assert lines({"a": holds, "b": silent}) == [
         "a: all laws hold",
         "b: NOT VERIFIED: why",
@@ -562,7 +563,7 @@ def qkverify(capsys, *arguments):
 def test_the_command_ends_with_the_reason_and_exit_code_4(kernels, capsys):
     code, said = qkverify(capsys, "verify", f"{kernels}:refuses")
     assert code == 4
-    assert said[-1].startswith("NOT VERIFIED in 1 cell: it refused all ")
+    assert said[-1].startswith("NOT VERIFIED: it refused all ")
     assert not any("all laws hold" in line or (" exact" in line and " 0 laws" in line) for line in said)
 
 
@@ -588,12 +589,18 @@ def test_strict_wants_all_that_is_offered_verified(kernels, capsys):
     )
 
 
-def test_a_target_that_cannot_run_here_is_no_success(kernels):
-    with pytest.raises(UsageError, match=r"nothing to verify here\n.*elsewhere: cpu: no such card"):
-        app(["verify", f"{kernels}:elsewhere"], standalone_mode=False)
-    assert list(plan([f"{kernels}:plain"], dtypes=["float16"]).idle.values()) == [
-        "it declares float32 on cpu, and others were asked for"
-    ]
+def test_a_target_that_cannot_run_here_is_no_success(kernels, capsys):
+    code, said = qkverify(capsys, "verify", f"{kernels}:elsewhere")
+    assert (code, said[-1]) == (4, "NOT VERIFIED: it cannot run here: cpu: no such card")
+    with pytest.raises(NotVerified, match="elsewhere: NOT VERIFIED: it cannot run here: cpu: no such card"):
+        verify(f"{kernels}:elsewhere").raise_for_failures()
+
+
+def test_devices_and_dtypes_that_a_target_does_not_have_are_a_mistake(kernels):
+    why = "it declares float32 on cpu, and others were asked for"
+    assert list(plan([f"{kernels}:plain"], dtypes=["float16"]).idle.values()) == [why]
+    with pytest.raises(UsageError, match=f"nothing to verify here\n.*{why}"):
+        verify(f"{kernels}:plain", dtypes=["float16"])
 
 
 def test_python_raises_where_nothing_was_verified(kernels):
@@ -629,7 +636,7 @@ def test_pytest_ends_with_status_4_where_nothing_was_verified(kernels, processes
         pytest.importorskip("xdist", reason="several processes need pytest-xdist")
     code, said = pytest_in(kernels.parent, "--implementation", "kernels.py:refuses", "-n", processes)
     assert code == 4, said
-    assert "NOT VERIFIED in 1 cell: it refused all" in said
+    assert "NOT VERIFIED: it refused all" in said
     assert "failed" not in said
 
 

@@ -18,6 +18,7 @@ from typing import Literal
 
 from qkverify import offered, parameters
 from qkverify.laws import PROFILES
+from qkverify.operations import DESCRIBED
 from qkverify.report.units import number_of
 from qkverify.results import ImplementationInfo, Record, Tested, Verdict, of_kind
 
@@ -31,6 +32,7 @@ OUTCOMES_BROKEN = ("failed", "crashed", "timed out", "error")
 EXIT_CODES: Mapping[Word, int] = {HOLDS: 0, PARTLY: 0, BROKEN: 1, NOT_VERIFIED: 4}
 # Compared results, of all laws together, that are next to nothing if most laws met no problem: what one law gets at glance.
 FEW = PROFILES["glance"]
+ONE = " in 1 cell"
 NAMED = 5  # cells with one and the same outcome
 
 
@@ -62,7 +64,7 @@ class CellOutcome:
         if self.word == BROKEN:
             return f"broken: {broken or number_of(len(set(self.broken)), 'law')}{missing}"
         if self.word == NOT_VERIFIED:
-            return f"NOT VERIFIED{where}: {self.reason}"
+            return f"NOT VERIFIED{where if where != ONE else ''}: {self.reason}"
         which = "all laws hold" if self.word == HOLDS else "laws hold for what was verified"
         if self.selected is not None:
             which = f"holds for the {number_of(self.held, 'law')} selected"
@@ -123,8 +125,12 @@ def of_cell_of(info: ImplementationInfo | None, verdicts: Sequence[Verdict]) -> 
     """The outcome of a recorded cell."""
     if info is None:
         return of_cell(verdicts)
+    described = DESCRIBED.get(info.operation)
+    offers = set(info.offers)
+    if described is not None and not described.differentiable:
+        offers.discard("gradients")  # files from before that was known say so of whatever torch computes
     return of_cell(
-        verdicts, operation=info.operation, offers=info.offers, unknown=info.unknown, requires=info.requires
+        verdicts, operation=info.operation, offers=offers, unknown=info.unknown, requires=info.requires
     )
 
 
@@ -257,7 +263,7 @@ def _refusals(verdicts: Sequence[Verdict]) -> str:
         return ""
     words = next((v.tested.refusal for v in verdicts if v.tested and v.tested.refusal), "")
     share = f"all {calls:,}" if refused == calls else f"{refused:,} of {calls:,}"
-    return f"it refused {share} calls" + (f": {words!r}" if words else "")
+    return f"it refused {share} calls" + (f": '{words}'" if words else "")
 
 
 def _met(verdicts: Sequence[Verdict]) -> tuple[int, int]:

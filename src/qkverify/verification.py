@@ -28,7 +28,6 @@ from qkverify.errors import (
     DeviceLost,
     HarnessError,
     LawViolation,
-    NothingVerified,
     NotVerified,
     UnsupportedCase,
     UsageError,
@@ -37,7 +36,7 @@ from qkverify.failures import Failures
 from qkverify.judging import judged, numbers_of
 from qkverify.laws import PROFILES, Law, explain
 from qkverify.offered import unverified
-from qkverify.outcomes import EXIT_CODES, NOT_VERIFIED, OUTCOMES_BROKEN, CellOutcome, of_cell
+from qkverify.outcomes import EXIT_CODES, NOT_VERIFIED, OUTCOMES_BROKEN, CellOutcome, of_cell, without_cell
 from qkverify.results import Counterexample, ImplementationInfo, Semantic, Tested, Verdict
 from qkverify.runs import Run
 from qkverify.verdict import Evidence, number
@@ -109,11 +108,10 @@ def _why_idle(one: Implementation, unavailable: Mapping[tuple[str, str], str]) -
     )
 
 
-def nothing_to_verify(planned: Plan) -> UsageError:
-    """What to raise where no target has a cell here: `NothingVerified`, unless only other devices or dtypes were asked for."""
+def nothing_to_verify(planned: Plan) -> str:
+    """What is said where no target has a cell here, because other devices or dtypes were asked for."""
     reasons = "".join(f"\n  {target}: {reason}" for target, reason in planned.idle.items())
-    kind = NothingVerified if planned.unavailable else UsageError
-    return kind("nothing to verify here" + (reasons or "\n  no target has these devices and dtypes"))
+    return "nothing to verify here" + (reasons or "\n  no target has these devices and dtypes")
 
 
 @functools.lru_cache(maxsize=256)
@@ -516,7 +514,8 @@ def verify(
         )
     )  # fmt: skip
     found = Verification()
-    found.outcomes = {str(cell): outcome_of(cell, []) for cell in chosen.plan.cells}
+    found.outcomes = {target: without_cell(reason) for target, reason in chosen.plan.idle.items()}
+    found.outcomes |= {str(cell): outcome_of(cell, []) for cell in chosen.plan.cells}
     for cell, verdicts in check_cells(chosen.plan.cells, profile=profile, laws=chosen.selection.laws):
         found.verdicts += verdicts
         found.outcomes[str(cell)] = outcome_of(cell, verdicts, chosen.selection.laws_of(cell))

@@ -47,10 +47,10 @@ def checked(chosen: settings.Settings) -> Asked:
     own = selection.laws_of_files(chosen.own_laws)
     selected, known = _selected(chosen, own), chosen.entries()
     planned = verification.plan(chosen.targets, chosen.devices, chosen.dtypes)
-    if not planned.cells:
-        raise verification.nothing_to_verify(planned)
+    if not planned.cells and not planned.unavailable:
+        raise UsageError(verification.nothing_to_verify(planned))
     operations = {cell.implementation.operation for cell in planned.cells}
-    if not any(operations & set(law.operations) for law in selected.laws):
+    if operations and not any(operations & set(law.operations) for law in selected.laws):
         names = ", ".join(sorted(operations))
         raise UsageError(f"none of the selected laws speaks of {names}\n  all laws: qkverify list laws")
     return Asked(known_failures.applied(planned, known), selected, profile, known, chosen)

@@ -23,9 +23,14 @@ class Selection:
     laws: tuple[Law, ...]
     every: tuple[Law, ...]
 
+    @property
+    def partial(self) -> bool:
+        """Whether laws were left out: then no verdict may speak of all laws."""
+        return len(self.laws) < len(self.every)
+
     def laws_of(self, cell: Cell) -> int | None:
-        """How many laws the operation of a cell has, where some were left out: then no verdict may speak of all laws."""
-        return len(applicable(self.every, cell)) if len(self.laws) < len(self.every) else None
+        """How many laws the operation of a cell has, where some were left out."""
+        return len(applicable(self.every, cell)) if self.partial else None
 
 
 def select(laws: Sequence[Law], only: Sequence[str] = (), skip: Sequence[str] = ()) -> Selection:
