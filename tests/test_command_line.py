@@ -54,7 +54,7 @@ def test_a_right_kernel_passes_with_exit_code_0(folder):
 def test_a_wrong_kernel_fails_with_its_smallest_problem_and_a_replay_line(folder):
     done = qkverify("verify", "unscaled.py:attention", "--profile", "quick", "--dtype", "float32", cwd=folder)
     assert done.returncode == 1
-    assert "looks like         The result equals attention without a scale." in done.stdout
+    assert "looks like         The result equals attention without a scale (1 instead" in done.stdout
     assert "broken: 1 cause, " in done.stdout
     assert "smallest problem   1 batch entry, 1 head, 1 query, 2 keys" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
