@@ -93,7 +93,8 @@ def test_an_honest_kernel_has_a_time() -> None:
 )
 @pytest.mark.parametrize("least", [0, 200])  # right for all that laws draw, and remembering for what is timed
 def test_who_hands_out_an_earlier_result_is_refused(mark: Callable[..., Any], said: str, least: int) -> None:
-    assert said in reason(remembering(mark, least))
+    why = reason(remembering(mark, least))
+    assert said in why or "remembers its last result" in why  # which check sees it first is chance
 
 
 @pytest.mark.parametrize("mark", [by_some_numbers, by_all_numbers])

@@ -192,7 +192,7 @@ def test_an_implementation_that_differs_gets_a_picture_of_its_own():
     empty = {p.title.rpartition(": ")[2]: p.made_by for p in found if p.name.startswith("mask-empty")}
     assert empty == {"zero there": ["numpy_textbook"], "NaN there": ["short_window"]}
     refused = next(p for p in found if p.name == "mask-causal-wide-refused")
-    assert refused.reason == "short_window: no causal"
+    assert refused.reason == "short_window: ValueError: no causal"
 
 
 # -- Records and drawing
