@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,9 +84,11 @@ def of_mutant(word: str, *laws: str) -> Counterexample:
     return found(cell_of(next(one for one in planted() if word in one.name)), *laws)
 
 
-def of_file(name: str, text: str, dtype: str, *laws: str) -> Counterexample:
+def of_file(name: str, text: str, dtype: str, *laws: str, **declared: Any) -> Counterexample:
+    """Of the function in a file, as it is inferred or declared."""
     Path(name).write_text(text)
-    one = probes.fitted(registry.find(f"{Path(name).resolve()}:attention")[0])
+    one = registry.find(f"{Path(name).resolve()}:attention")[0]
+    one = dataclasses.replace(one, declared=True, **declared) if declared else probes.fitted(one)
     return found(Cell(one, "cpu", dtype), *laws)
 
 
@@ -398,7 +402,9 @@ def test_a_script_speaks_the_functions_own_convention(wrong, dtype, folder):
     ids=["gradient", "shape", "dtype", "written", "raises", "refuses"],
 )  # fmt: skip
 def test_failures_of_every_kind_have_a_script(wrong, law, folder):
-    counterexample = of_file("plain.py", NUMPY.format(**{**GOOD, **wrong}), "float32", law)
+    counterexample = of_file(
+        "plain.py", NUMPY.format(**{**GOOD, **wrong}), "float32", law, requires=("G == H", "K >= 1")
+    )
     text = text_of(counterexample)
     done = executed(text, folder)
     assert done.returncode == 1, done.stdout + done.stderr

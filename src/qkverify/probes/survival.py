@@ -23,7 +23,7 @@ def death_of(call: Callable[[], object]) -> str:
 
     An exception is no death: who makes the call in this process meets it again.
     """
-    if not hasattr(os, "fork") or "jax" in sys.modules or _uses_gpu():
+    if not _fork_is_safe():
         return ""
     reading, writing = os.pipe()
     with warnings.catch_warnings():
@@ -58,9 +58,10 @@ def _call_and_end(call: Callable[[], object], writing: int) -> None:
         os._exit(0)
 
 
-def _uses_gpu() -> bool:
+def _fork_is_safe() -> bool:
     torch = sys.modules.get("torch")
-    return torch is not None and bool(torch.cuda.is_initialized())
+    uses_gpu = torch is not None and bool(torch.cuda.is_initialized())
+    return hasattr(os, "fork") and "jax" not in sys.modules and not uses_gpu
 
 
 def _words(code: int) -> str:
