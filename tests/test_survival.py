@@ -12,7 +12,10 @@ import pytest
 from qkverify import verification
 from qkverify.probes import survival
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the first call is made in a fork")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="the first call is made in a fork"),
+    pytest.mark.filterwarnings("ignore:os.fork"),  # JAX's, where another test of this process has loaded it
+]
 
 
 @pytest.fixture(autouse=True)

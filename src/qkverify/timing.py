@@ -99,6 +99,9 @@ def run_grid(
     def left() -> float:
         return max(0.0, budget_seconds - reserved - (time.perf_counter() - start))
 
+    def passed() -> float:
+        return min(1.0, (time.perf_counter() - start) / budget_seconds)
+
     cells = cells_of(
         implementations, workloads=workloads, devices=devices, dtypes=dtypes, directions=directions
     )
@@ -130,13 +133,13 @@ def run_grid(
                     plan.foretell(sweep)
                 for group, terms, chosen in plan.terms(process, time.perf_counter() + share * left()):
                     title = group.cells[0].title
-                    say(1 - left() / budget_seconds, f"{title}, process {process + 1} of {processes}")
+                    say(passed(), f"{title}, process {process + 1} of {processes}")
                     plan.run(sweep, group, terms, process, chosen)
             if process == 0:
-                say(1 - left() / budget_seconds, "ceilings")
+                say(passed(), "ceilings")
                 reserved = 0.0
                 ceilings += measure_ceilings(places, seconds=seconds)
-                say(1 - left() / budget_seconds, "peak memory")
+                say(passed(), "peak memory")
                 plan.take_peaks(min(MEMORY_SHARE * budget_seconds, left() / 2))
     finally:  # of a run that is interrupted, what it had
         for ceiling in ceilings:
