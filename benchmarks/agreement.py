@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from torch.utils.benchmark import Timer
 
-from qkverify import registry, statistics
-from qkverify.cells import Cell
-from qkverify.measurement import prepared
+from qkverify.contract import registry
 from qkverify.results import Direction
-from qkverify.workloads import named
+from qkverify.timing import statistics
+from qkverify.timing.benchmark_cases import Cell
+from qkverify.timing.measurement import prepared
+from qkverify.timing.workloads import named
 
 NAMES = ("torch_sdpa-flash", "torch_sdpa-math", "torch_eager", "numpy_textbook")
 CASES = ("transformer-base-256", "transformer-base-512", "gpt2-small")

@@ -1,7 +1,7 @@
 """Successive halving under a budget of time: everybody is timed a little, the best third twice as long, and so on.
 
 A contest is one choice to be made: candidates that do the same, timed on the same cases, turn by turn as everywhere
-(`qkverify.sampling`). A stage goes through all contests before the next one begins, so that every contest has an answer
+(`qkverify.timing.sampling`). A stage goes through all contests before the next one begins, so that every contest has an answer
 when the time is up; the answer is as good as the last stage that it came through.
 
 What was found is kept in a journal, one line of JSON for each, written at once. A run that was killed is started again
@@ -19,7 +19,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from qkverify.sampling import Plan, Subject, interleave, raised
+from qkverify.errors import raised
+from qkverify.timing.sampling import Plan, Subject, interleave
 
 STAGES = 3
 FIRST_ROUNDS = 3  # of the first stage, twice as many in the next

@@ -18,11 +18,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qkverify import implementation, statistics
-from qkverify.registry import load_file, registered_by
+from qkverify import implementation
+from qkverify.contract.registry import load_file, registered_by
 from qkverify.results import Control, Timing, Writer, of_kind, read
-from qkverify.timing import run_grid
-from qkverify.workloads import Workload
+from qkverify.timing import statistics
+from qkverify.timing.grid import run_grid
+from qkverify.timing.workloads import Workload
 
 SEQUENCES = 100
 WORKLOAD = Workload(

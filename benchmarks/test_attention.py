@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from qkverify.benchmark_session import session_of
+from qkverify.timing.pytest_benchmark import session_of
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

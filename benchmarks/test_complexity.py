@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from qkverify.complexity import all_layers, layer, travel
-from qkverify.complexity.benchmark_rows import rows_of
-from qkverify.repository import pytest_options
+from qkverify.timing.complexity import all_layers, layer, travel
+from qkverify.timing.complexity.benchmark_rows import rows_of
+from qkverify.verification import pytest_options
 
 REASON = "--implementation chooses functions of attention, and these layers are the benchmark's own"
 

@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from qkverify.verification import law_book, plan, prepare
+from qkverify.verification.checking import law_book, plan, prepare
 
 EXAMPLES = 500
 ONLY_GENERATE: dict[str, Any] = {"database": None, "phases": (Phase.generate,)}

@@ -27,9 +27,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from qkverify.benchmarks.halving import Journal
+from qkverify.errors import raised
 from qkverify.implementations import triton_flash
 from qkverify.implementations.triton_flash import HOPPER, SHARED_MEMORY, Tiles
-from qkverify.sampling import raised
 
 PARTS = {"forward": "forward_kernel", "queries": "query_gradient_kernel", "keys": "key_value_gradient_kernel"}
 SIZES = (64, 128)

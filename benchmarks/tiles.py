@@ -30,7 +30,6 @@ from typing import Any
 import torch
 import triton
 
-from qkverify import frameworks, registry
 from qkverify.benchmarks.halving import Contest, DeviceLost, Journal, Ranking, Session
 from qkverify.benchmarks.tile_candidates import (
     PARTS,
@@ -43,15 +42,16 @@ from qkverify.benchmarks.tile_candidates import (
     read,
     spelled,
 )
-from qkverify.clocks import clock_for
+from qkverify.contract import frameworks, registry
 from qkverify.implementations import triton_flash
 from qkverify.implementations.triton_flash import HOPPER, SHARED_MEMORY, Tiles
 from qkverify.results import Direction
-from qkverify.runs import Run
-from qkverify.sampling import Subject
-from qkverify.spotcheck import margin_of
-from qkverify.work import work
-from qkverify.workloads import Workload
+from qkverify.runs.run import Run
+from qkverify.timing.clocks import clock_for
+from qkverify.timing.sampled_rows import margin_of
+from qkverify.timing.sampling import Subject
+from qkverify.timing.work import work
+from qkverify.timing.workloads import Workload
 
 LENGTHS = (1024, 2048, 4096, 8192, 16384)
 # Of every case, over its batch and over its heads: as the FlashAttention papers time.

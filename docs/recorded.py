@@ -8,12 +8,14 @@ from functools import lru_cache
 import numpy as np
 from block import ROOT, block
 
-from qkverify import power, results, statistics
-from qkverify.report import POWER, headline, page, units
+from qkverify import results, units
+from qkverify.report import POWER, headline, page
 from qkverify.report.headline import WORDS
 from qkverify.report.markdown import code, table
 from qkverify.report.model import Report
 from qkverify.report.sections import semantics, verdicts
+from qkverify.timing import statistics
+from qkverify.verification import mutation_testing
 
 REPORTS = ROOT / "reports"
 
@@ -146,5 +148,6 @@ def _() -> str:
 @block("power", of_power)
 def _() -> str:
     return "\n".join(
-        f"- {line}" for line in power.summary(results.of_kind(results.read(REPORTS / POWER), results.Planted))
+        f"- {line}"
+        for line in mutation_testing.summary(results.of_kind(results.read(REPORTS / POWER), results.Planted))
     )

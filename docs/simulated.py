@@ -1,6 +1,6 @@
 """What the statistics do, shown on made-up machines of which the truth is known.
 
-Every judgement is made by the public functions of `qkverify.statistics`, so a change there changes the documentation.
+Every judgement is made by the public functions of `qkverify.timing.statistics`, so a change there changes the documentation.
 Times are multiples of an honest call; every machine is drawn from a seeded generator.
 """
 
@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from block import Made, block, picture
 
-from qkverify import statistics
 from qkverify.report.charts import Point, Reach, Series, interval_chart, line_chart
 from qkverify.report.markdown import table
-from qkverify.report.units import percent
 from qkverify.results import Control
+from qkverify.timing import statistics
+from qkverify.units import percent
 
 ROUNDS = 20
 RUNS = 400

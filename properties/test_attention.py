@@ -7,19 +7,19 @@ import math
 import numpy as np
 from hypothesis import assume
 
-from qkverify.conventions import HARDLY_A_SCORE
-from qkverify.exact_changes import scaled
-from qkverify.laws import law
-from qkverify.problems import Problem
+from qkverify.probes.conventions import HARDLY_A_SCORE
+from qkverify.problem.attention_problem import Problem
 from qkverify.rounding import EXACT, FORMATS, LN_2, Bounded
-from qkverify.strategies import problems, real_problems
-from qkverify.verdict import (
+from qkverify.runs.assertions import (
     assert_at_least,
     assert_at_most,
     assert_identical,
     assert_true,
     assert_within_bound,
 )
+from qkverify.strategies.attention_problems import problems, real_problems
+from qkverify.strategies.exact_changes import scaled
+from qkverify.verification.laws import law
 
 PERMUTABLE = ("scale", "softcap", "sinks")
 
@@ -345,7 +345,7 @@ def test_usual_calls(run, problem):
 
 
 @law("On what a trained model gives to attention the output is the reference's: scores from -39 to 42, heads that read one key.",
-     source="all-MiniLM-L6-v2, first layer, on a page of text: qkverify.activations", problem=real_problems(), weight=0.4)  # fmt: skip
+     source="all-MiniLM-L6-v2, first layer, on a page of text: qkverify.problem.activations", problem=real_problems(), weight=0.4)  # fmt: skip
 def test_agrees_with_reference_on_real_activations(run, problem):
     assert_within_bound(run(problem), run.exact(problem))
 

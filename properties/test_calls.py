@@ -1,6 +1,6 @@
 """What a call owes its caller, whatever it computes: every operation but attention, which has the same laws in `test_contract`.
 
-Each law is written once; `qkverify.calls` says for each operation how a call is drawn and what it should return. Arrays stay
+Each law is written once; `qkverify.strategies.operation_cases` says for each operation how a call is drawn and what it should return. Arrays stay
 the same native objects from one call to the next, and are overwritten as their owner does it: a result that was kept for an
 object, and not for its contents, shows only so. Half of the calls are made as where a model is served, without gradients.
 """
@@ -10,12 +10,12 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import assume
 
-from qkverify.calls import FORMS, Held, calls, example
 from qkverify.errors import UnsupportedCase
-from qkverify.laws import law
-from qkverify.strategies import STRIDED
-from qkverify.threads import together, unfit
-from qkverify.verdict import assert_identical, assert_true, assert_within_bound
+from qkverify.runs.assertions import assert_identical, assert_true, assert_within_bound
+from qkverify.runs.concurrent_calls import together, unfit
+from qkverify.strategies.attention_problems import STRIDED
+from qkverify.strategies.operation_cases import FORMS, Held, calls, example
+from qkverify.verification.laws import law
 
 everything = {"operation": tuple(FORMS), "call": calls()}
 arrays = {"operation": tuple(name for name, form in FORMS.items() if form.has_arrays), "call": calls()}

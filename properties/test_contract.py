@@ -9,11 +9,11 @@ from itertools import permutations
 import numpy as np
 from hypothesis import assume
 
-from qkverify.conventions import MISMATCHES, mismatched
-from qkverify.laws import law
-from qkverify.strategies import STRIDED, first_key_alone, problems
-from qkverify.threads import together, unfit
-from qkverify.verdict import assert_identical, assert_true, assert_within_bound
+from qkverify.probes.conventions import MISMATCHES, mismatched
+from qkverify.runs.assertions import assert_identical, assert_true, assert_within_bound
+from qkverify.runs.concurrent_calls import together, unfit
+from qkverify.strategies.attention_problems import STRIDED, first_key_alone, problems
+from qkverify.verification.laws import law
 
 
 @law(

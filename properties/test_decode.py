@@ -13,14 +13,14 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import assume
 
-from qkverify.choices import several
 from qkverify.contract import OPERATIONS
-from qkverify.laws import law
+from qkverify.problem.byte_strategies import several
 from qkverify.reference.cached_vjp import taken_apart
 from qkverify.reference.paged_vjp import put_back
 from qkverify.rounding import Bounded
-from qkverify.sequences import sequences
-from qkverify.verdict import assert_identical, assert_within_bound
+from qkverify.runs.assertions import assert_identical, assert_within_bound
+from qkverify.strategies.sequences import sequences
+from qkverify.verification.laws import law
 
 PACKED, CACHED, PAGED = "packed_attention", "cached_attention", "paged_attention"
 CACHES, POOLS = ("key_cache", "value_cache"), ("key_pages", "value_pages")

@@ -10,16 +10,16 @@ import math
 import numpy as np
 from hypothesis import assume
 
-from qkverify.choices import fields
 from qkverify.errors import UnsupportedCase
-from qkverify.laws import law
-from qkverify.problems import Problem
+from qkverify.problem.attention_problem import Problem
+from qkverify.problem.byte_strategies import fields
 from qkverify.reference.attention import weights as weights_of
 from qkverify.reference.groups import per_key_head, per_query_head
 from qkverify.reference.scores import factor, scores
 from qkverify.rounding import Bounded
-from qkverify.strategies import problems
-from qkverify.verdict import assert_identical, assert_true, assert_within_bound
+from qkverify.runs.assertions import assert_identical, assert_true, assert_within_bound
+from qkverify.strategies.attention_problems import problems
+from qkverify.verification.laws import law
 
 ODDS = 1e-12  # how seldom a right generator is accused: the share of dropped weights is a random number
 shares = (0.5, 0.1, 0.25, 0.9)

@@ -11,11 +11,11 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import assume
 
-from qkverify import exact_gradients, exact_positions
-from qkverify.choices import EDGES
-from qkverify.keywords import optional
-from qkverify.laws import law
-from qkverify.verdict import assert_gradients, assert_within_bound
+from qkverify.problem.byte_strategies import EDGES
+from qkverify.runs import exact_gradients, exact_positions
+from qkverify.runs.assertions import assert_gradients, assert_within_bound
+from qkverify.strategies.operation_keywords import optional
+from qkverify.verification.laws import law
 
 layouts = optional("layout", "interleaved", "concatenated")
 seeds = range(1000)

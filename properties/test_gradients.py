@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import assume
 
-from qkverify.exact_changes import scaled
-from qkverify.laws import law
-from qkverify.poison import poisoned, unseen
-from qkverify.strategies import problems, real_problems
-from qkverify.verdict import assert_identical, assert_within_bound
+from qkverify.runs.assertions import assert_identical, assert_within_bound
+from qkverify.runs.hidden_value_corruption import poisoned, unseen
+from qkverify.strategies.attention_problems import problems, real_problems
+from qkverify.strategies.exact_changes import scaled
+from qkverify.verification.laws import law
 
 anything = problems(upstream=True)
 
@@ -26,7 +26,7 @@ def test_vjp_agrees_with_reference(run, problem):
     assert_gradients_are_right(run, problem)
 
 
-@law("On what a trained model gives to attention the gradients are the reference's.", source="all-MiniLM-L6-v2, first layer, on a page of text: qkverify.activations",
+@law("On what a trained model gives to attention the gradients are the reference's.", source="all-MiniLM-L6-v2, first layer, on a page of text: qkverify.problem.activations",
      needs="gradients", problem=real_problems(upstream=True), weight=0.2)  # fmt: skip
 def test_vjp_agrees_on_real_activations(run, problem):
     assert_gradients_are_right(run, problem)

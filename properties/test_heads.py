@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import assume
 
-from qkverify.laws import law
 from qkverify.reference.multi_head import merge_heads, split_heads
 from qkverify.rounding import EXACT, Bounded
-from qkverify.strategies import problems
-from qkverify.verdict import assert_identical, assert_within_bound
+from qkverify.runs.assertions import assert_identical, assert_within_bound
+from qkverify.strategies.attention_problems import problems
+from qkverify.verification.laws import law
 
 
 def one_head(run, problem, head):

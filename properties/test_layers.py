@@ -19,12 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import assume
 
-from qkverify import exact_losses
-from qkverify.calls import layer_weights
-from qkverify.choices import EDGES, stretched
-from qkverify.exact_changes import shifted
-from qkverify.keywords import optional
-from qkverify.laws import law
+from qkverify.problem.byte_strategies import EDGES, stretched
 from qkverify.reference.encoder_decoder import decoder_layer as reference_decoder
 from qkverify.reference.encoder_decoder import encoder_layer as reference_encoder
 from qkverify.reference.encoder_decoder_vjp import decoder_layer_vjp, encoder_layer_vjp
@@ -32,13 +27,18 @@ from qkverify.reference.layers import feed_forward as reference_feed_forward
 from qkverify.reference.layers_vjp import feed_forward_vjp
 from qkverify.reference.positions import positional_encoding
 from qkverify.rounding import Bounded
-from qkverify.verdict import (
+from qkverify.runs import exact_losses
+from qkverify.runs.assertions import (
     assert_at_most,
     assert_gradients,
     assert_identical,
     assert_true,
     assert_within_bound,
 )
+from qkverify.strategies.exact_changes import shifted
+from qkverify.strategies.operation_cases import layer_weights
+from qkverify.strategies.operation_keywords import optional
+from qkverify.verification.laws import law
 
 seeds = range(1000)
 

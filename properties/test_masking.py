@@ -12,14 +12,14 @@ import ml_dtypes
 import numpy as np
 from hypothesis import assume
 
-from qkverify.attention_runs import unjudged
-from qkverify.empty_rows import value_of
-from qkverify.laws import law
-from qkverify.poison import assert_poison_is_without_effect, judged, unseen
+from qkverify.contract.empty_rows import value_of
 from qkverify.reference.masks import visible
 from qkverify.rounding import EXACT, FORMATS, Bounded
-from qkverify.strategies import first_key_alone, problems
-from qkverify.verdict import assert_identical, assert_true, assert_within_bound
+from qkverify.runs.assertions import assert_identical, assert_true, assert_within_bound
+from qkverify.runs.attention_run import unjudged
+from qkverify.runs.hidden_value_corruption import assert_poison_is_without_effect, judged, unseen
+from qkverify.strategies.attention_problems import first_key_alone, problems
+from qkverify.verification.laws import law
 
 causal = problems(
     use=("causal",), only=("causal", "scale", "bias", "mask", "window", "softcap", "key_lengths")

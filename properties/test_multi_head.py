@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from qkverify.choices import EDGES, stretched
-from qkverify.laws import law
+from qkverify.problem.byte_strategies import EDGES, stretched
 from qkverify.reference.multi_head import multi_head_attention as reference
 from qkverify.reference.multi_head_vjp import multi_head_vjp
 from qkverify.rounding import Bounded
-from qkverify.verdict import assert_gradients, assert_within_bound
+from qkverify.runs.assertions import assert_gradients, assert_within_bound
+from qkverify.verification.laws import law
 
 sizes = stretched(
     {"length": EDGES, "size": (16, 24, 31, 33, 64, 65, 128), "heads": (8, 12, 16, 17, 33), "batch": (7, 33, 65)},

@@ -13,20 +13,20 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import assume
 
-from qkverify import exact_positions
-from qkverify.choices import EDGES, Recipe, strategy
-from qkverify.keywords import optional
-from qkverify.laws import law
-from qkverify.probes.heads import accepted
-from qkverify.problems import LAYOUTS
-from qkverify.runs import active
-from qkverify.verdict import (
+from qkverify.problem.attention_problem import LAYOUTS
+from qkverify.problem.byte_strategies import EDGES, Recipe, strategy
+from qkverify.runs import exact_positions
+from qkverify.runs.accepted_heads import accepted
+from qkverify.runs.assertions import (
     assert_at_least,
     assert_at_most,
     assert_gradients,
     assert_true,
     assert_within_bound,
 )
+from qkverify.runs.run import active
+from qkverify.strategies.operation_keywords import optional
+from qkverify.verification.laws import law
 
 lengths = (1, 2, 3, 4, 5, 8, 13, 20, 50, *EDGES, 600)
 dims = (2, 4, 6, 8, 10, 16, 18, 24, 34, 62, 64, 66, 126, 130, 512, 768)

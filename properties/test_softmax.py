@@ -5,15 +5,13 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import assume
 
-from qkverify import distributions, exact_gradients
-from qkverify.choices import EDGES
-from qkverify.exact_changes import shifted
-from qkverify.laws import law
+from qkverify.problem import distributions
+from qkverify.problem.byte_strategies import EDGES
 from qkverify.reference.softmax import softmax as reference_softmax
 from qkverify.reference.softmax import softmax_jacobian, softmax_vjp
 from qkverify.rounding import EXACT, Bounded
-from qkverify.strategies import problems
-from qkverify.verdict import (
+from qkverify.runs import exact_gradients
+from qkverify.runs.assertions import (
     assert_at_least,
     assert_at_most,
     assert_gradients,
@@ -21,6 +19,9 @@ from qkverify.verdict import (
     assert_true,
     assert_within_bound,
 )
+from qkverify.strategies.attention_problems import problems
+from qkverify.strategies.exact_changes import shifted
+from qkverify.verification.laws import law
 
 weights = problems(values="identity", without=("sinks",))
 softmaxes = problems(values="identity", keys="identity", only=("scale",), long=False)

@@ -101,7 +101,7 @@ def record(path, **facts):
                                       device="cpu", dtype="float32", outcome="passed", examples=5, margin=0.25))
 
 campaigns.record_everything = record
-from qkverify.cli import main
+from qkverify.cli.main import main
 sys.argv = ["qkverify", "report", *sys.argv[1:]]
 main()
 """

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from qkverify.cli import app
+from qkverify.cli.main import app
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -16,17 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from qkverify import foreign_text, screen
+from qkverify import foreign_text
+from qkverify.cli import console as screen
 from qkverify.contract import describe
+from qkverify.contract.registry import find
+from qkverify.counterexamples.scripts.place import literal
 from qkverify.errors import UsageError
-from qkverify.exports import junit
+from qkverify.exports.file_formats import junit
 from qkverify.probes.sentences import first_line
-from qkverify.registry import find
 from qkverify.report import render
 from qkverify.report.markdown import code, plain, table
 from qkverify.results import line_of
-from qkverify.scripts.place import literal
-from qkverify.verification import Cell, check, law_book, prepare
+from qkverify.verification.checking import Cell, check, law_book, prepare
 
 HOSTILE = "<script>x</script>\x1b[31;5mRED\u202e \udc80 [/bold] [red] `|` \"\"\" ''' \r\x00\x9b\u2028 end"
 TEXTS = st.text(st.characters(), max_size=700) | st.just(HOSTILE) | st.text("a\n\x1b\udc80é", max_size=700)

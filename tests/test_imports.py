@@ -19,8 +19,8 @@ REPEATS = 5
 
 # Rooms built on an extra, each behind a door that imports them when they are used and says what to install:
 # `frameworks.get`, the functions of `qkverify.report`, and `precision_probes.triton_rows`.
-BEHIND_A_DOOR = ("qkverify.frameworks.jax_arrays", "qkverify.frameworks.torch_arrays", "qkverify.report.",
-                 "qkverify.triton_probes")  # fmt: skip
+BEHIND_A_DOOR = ("qkverify.contract.frameworks.jax_arrays", "qkverify.contract.frameworks.torch_arrays", "qkverify.report.",
+                 "qkverify.probes.triton_rounding")  # fmt: skip
 
 WITHOUT_EXTRAS = """
 import importlib, sys

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from qkverify.errors import LawViolation as LawViolation
     from qkverify.errors import NotVerified as NotVerified
     from qkverify.errors import UnsupportedCase as UnsupportedCase
-    from qkverify.laws import law as law
     from qkverify.rounding import Bounded as Bounded
     from qkverify.rounding import Precision as Precision
-    from qkverify.strategies import problems as problems
-    from qkverify.verification import verify as verify
+    from qkverify.strategies.attention_problems import problems as problems
+    from qkverify.verification.checking import verify as verify
+    from qkverify.verification.laws import law as law
 
 __version__ = "0.1.0"
 
@@ -46,9 +46,9 @@ _HOMES = {
     "Precision": "rounding",
     "UnsupportedCase": "errors",
     "implementation": "contract",
-    "law": "laws",
+    "law": "verification.laws",
     "problems": "strategies",
-    "verify": "verification",
+    "verify": "verification.checking",
 }
 __all__ = sorted(_HOMES)
 

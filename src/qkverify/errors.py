@@ -16,6 +16,8 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+from qkverify import foreign_text
+
 
 class UnsupportedCase(Exception):
     """Raised by an implementation for a case that it does not offer: say what, and the limit."""
@@ -77,3 +79,12 @@ class UsageError(Exception):
 
 class NothingVerified(UsageError):
     """Of all targets nothing could be put to the test; the message says why of each."""
+
+
+def raised(error: BaseException) -> str:
+    """The reason of a subject that failed."""
+    return f"raised {foreign_text.type_name(error)}: {first_line(error)}"
+
+
+def first_line(error: BaseException) -> str:
+    return foreign_text.shown_line(foreign_text.shown(error).partition("\n")[0])

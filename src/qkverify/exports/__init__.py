@@ -1,4 +1,4 @@
-"""Results for other tools: a module of this package is a format, under its own name with hyphens.
+"""Results for other tools: a module of `file_formats` is a format, under its own name with hyphens.
 
 A module has `ABOUT` (one line), `SUFFIXES` (by which it is guessed), `OFFERS` (what it can hold: names of `tables`, the first
 being what is meant where nothing is said) and `export(records, what) -> bytes`; `BINARY = True` keeps it off a terminal. A new
@@ -17,10 +17,11 @@ from pathlib import Path
 from types import ModuleType
 
 from qkverify.errors import UsageError
+from qkverify.exports import file_formats
+from qkverify.exports.tables import all_tables, columns_of, filled, subjects
 from qkverify.report import RESULTS
 from qkverify.report.markdown import table as markdown_table
 from qkverify.results import Record, RunStart, read
-from qkverify.tables import all_tables, columns_of, filled, subjects
 
 
 def write(results: Path, to: str | None, what: str | None, output: Path | None) -> None:
@@ -123,5 +124,6 @@ def _put(text: bytes, output: Path) -> None:
 
 @cache
 def _formats() -> tuple[tuple[str, ModuleType], ...]:
-    found = (importlib.import_module(f"{__name__}.{one.name}") for one in pkgutil.iter_modules(__path__))
+    names = (module.name for module in pkgutil.iter_modules(file_formats.__path__))
+    found = (importlib.import_module(f"{file_formats.__name__}.{name}") for name in names)
     return tuple((name_of(module), module) for module in found)

@@ -14,8 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from qkverify import frameworks, messages, registry
-from qkverify.contract import ATTENTIONS, Implementation
+from qkverify.contract import ATTENTIONS, Implementation, frameworks, messages, registry
 from qkverify.probes import smoke, survival
 from qkverify.probes.cut_off import without_gradients
 from qkverify.probes.defaults import switched_off

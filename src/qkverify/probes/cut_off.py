@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from qkverify.contract import Implementation
+from qkverify.contract.registry import devices_of
 from qkverify.probes.limits import plain_sizes
 from qkverify.probes.plain import problem_of
-from qkverify.registry import devices_of
-from qkverify.runs import Run
+from qkverify.runs.run import Run
 
 REMARK = ("its output has no gradient (torch.no_grad, a detached array?), so gradients are not verified; declare "
           "differentiable=True to have that judged, differentiable=False if it is meant")  # fmt: skip

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from qkverify.contract import OPERATIONS, OPTIONS, STANDARD_SCALE, Implementation, parameters_of
+from qkverify.contract.operations import DESCRIBED
 from qkverify.errors import UsageError
-from qkverify.operations import DESCRIBED
 from qkverify.probes.sentences import first_line
 
 FAR = 2**30  # a side of a window, or a cap, that no score reaches

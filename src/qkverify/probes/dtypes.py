@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qkverify.contract import DTYPES, Implementation
-from qkverify.runs import Run
+from qkverify.runs.run import Run
 
 CALLS = {
     "positional_encoding": (2, 4),

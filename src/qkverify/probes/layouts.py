@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from qkverify.runs import Run
+from qkverify.runs.run import Run
 
 SIZES = (4, 64, 128)  # of a token: the smallest that the function takes
 Places = tuple[int, ...]

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from qkverify.calls import BARE, FILL, FORMS, Held, example
-from qkverify.operations import DESCRIBED, word
-from qkverify.runs import Run
+from qkverify.contract.operations import DESCRIBED, word
+from qkverify.runs.run import Run
+from qkverify.strategies.operation_cases import BARE, FILL, FORMS, Held, example
 
 SMALL = 2.0**-8  # of tokens: a power of two, which rounds nothing; its square is about 1e-5
 EXAMPLES = 4

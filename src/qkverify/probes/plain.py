@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from qkverify.axes import to_contract
 from qkverify.contract import Implementation, part_of
-from qkverify.problems import Problem
-from qkverify.runs import Run
+from qkverify.contract.axes import to_contract
+from qkverify.problem.attention_problem import Problem
+from qkverify.runs.run import Run
 
 Sizes = Mapping[str, int]
 

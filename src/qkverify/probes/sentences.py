@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qkverify import axes, foreign_text, frameworks
-from qkverify.contract import Implementation
+from qkverify import foreign_text
+from qkverify.contract import Implementation, axes, frameworks
 from qkverify.probes.plain import Attempt
 
 LONGEST = 120  # characters of a foreign error that are shown

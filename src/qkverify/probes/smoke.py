@@ -8,10 +8,9 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from qkverify import axes, frameworks
-from qkverify.contract import DEVICES, DTYPES, Implementation, completed, describe
+from qkverify.contract import DEVICES, DTYPES, Implementation, axes, completed, describe, frameworks
+from qkverify.contract.modules_used import frameworks_used
 from qkverify.errors import NothingVerified, UnsupportedCase, UsageError
-from qkverify.modules_used import frameworks_used
 from qkverify.probes import defaults, limits, sentences
 from qkverify.probes.plain import Attempt, call
 from qkverify.rounding import FORMATS

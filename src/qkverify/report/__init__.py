@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from qkverify import history, results
+from qkverify import results
 from qkverify.errors import UsageError
-from qkverify.history import PastRun
+from qkverify.history import earlier_runs
+from qkverify.history.earlier_runs import PastRun
 
 PAGE, SUMMARY, RESULTS = "index.html", "summary.md", "results.jsonl"
 POWER = "power.jsonl"  # beside the devices' folders: how strong the laws are does not depend on the device
@@ -56,7 +57,7 @@ def write(results_path: str | Path, folder: str | Path) -> tuple[Path, Path]:
     """
     power = Path(folder).parent / POWER
     planted = results.of_kind(results.read(power), results.Planted) if power.is_file() else []
-    page = render([*results.read(results_path), *planted], past=history.load(Path(results_path)))
+    page = render([*results.read(results_path), *planted], past=earlier_runs.load(Path(results_path)))
     return _write(Path(folder) / PAGE, page.html), _write(Path(folder) / SUMMARY, page.markdown)
 
 

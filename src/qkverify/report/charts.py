@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from qkverify.report import units
+from qkverify import units
 from qkverify.report.svg import COLOURS, MARKS, Scale, element, even, path, powers, spread
 
 WIDTH = 400.0

@@ -6,10 +6,10 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from qkverify import statistics
-from qkverify.report import units
+from qkverify import units
 from qkverify.report.model import DTYPES, JUDGED, Report, in_order
 from qkverify.results import Outcome, Verdict
+from qkverify.timing import statistics
 
 WORDS: dict[Outcome, str] = {
     "failed": "broken",

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from qkverify import results, statistics
+from qkverify import results
 from qkverify.report import headline, timings
 from qkverify.report.model import DIRECTIONS, DTYPES, Report, in_order
 from qkverify.report.templating import fill
+from qkverify.timing import statistics
 
 FEWEST_DEVICES = 2  # one device compares with nothing
 

@@ -13,11 +13,10 @@ from functools import cached_property
 from typing import TypeVar
 from urllib.parse import quote
 
-from qkverify import history, statistics
-from qkverify.fingerprint import cpu_name
-from qkverify.history import PastRun
-from qkverify.outcomes import ALL_HOLDS, NOT_VERIFIED, CellOutcome, of_cell_of
-from qkverify.report import units
+from qkverify import units
+from qkverify.history import earlier_runs
+from qkverify.history.earlier_runs import PastRun
+from qkverify.history.trends import Trends, trends_of
 from qkverify.results import (
     Accuracy,
     Ceiling,
@@ -37,7 +36,9 @@ from qkverify.results import (
     Verdict,
     of_kind,
 )
-from qkverify.trends import Trends, trends_of
+from qkverify.results.fingerprint import cpu_name
+from qkverify.timing import statistics
+from qkverify.verification.outcomes import ALL_HOLDS, NOT_VERIFIED, CellOutcome, of_cell_of
 
 FAMILIES = (
     "softmax",
@@ -163,7 +164,7 @@ class Report:
     @cached_property
     def trends(self) -> Trends:
         """This run and the earlier ones of its machine, beside each other; none without earlier ones."""
-        today = history.runs_of(self._records)
+        today = earlier_runs.runs_of(self._records)
         return trends_of([*self._past, *today] if today else [])
 
     @cached_property

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from qkverify.report import units
+from qkverify import units
 from qkverify.report.model import element_id
 from qkverify.report.svg import COLOURS, MARKS
 

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qkverify import statistics, untimed
-from qkverify.ceilings import fraction_of_roofline
-from qkverify.report import units
+from qkverify import units
 from qkverify.report.charts import Point, Series
 from qkverify.report.model import DIRECTIONS, Report
 from qkverify.results import Timing
+from qkverify.timing import statistics, untimed
+from qkverify.timing.ceilings import fraction_of_roofline
 
 FASTEST, FASTEST_TIMED = "fastest", "fastest of those timed"
 FEWEST_LENGTHS = 3  # fewer points fit any exponent

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from qkverify.report import units
+from qkverify import units
 from qkverify.report.charts import Strip, strip_chart
 from qkverify.report.markdown import code, table
 from qkverify.report.model import BROKEN, Report, Row

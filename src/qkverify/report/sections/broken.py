@@ -8,9 +8,9 @@ from pathlib import Path
 
 from markupsafe import Markup, escape
 
-from qkverify import links
-from qkverify.causes import causes, summary
-from qkverify.report import units
+from qkverify import units
+from qkverify.counterexamples.causes import causes, summary
+from qkverify.report import finding_links
 from qkverify.report.markdown import block, code, plain
 from qkverify.report.model import Report, margin
 from qkverify.report.sections.verdicts import HARNESS, SHOWN, card_id
@@ -98,9 +98,9 @@ def _target(address: re.Match[str]) -> str:
     """Where an address leads: to the findings beside the device's folder, else to the repository's; "" is nowhere."""
     if not address[1]:
         return address[0]
-    if any((root / "reports" / "findings").is_dir() for root in (Path(), links.CHECKOUT)):
+    if any((root / "reports" / "findings").is_dir() for root in (Path(), finding_links.CHECKOUT)):
         return f"../findings/{address[1]}/"
-    repository = links.repository()
+    repository = finding_links.repository()
     return f"{repository}/tree/main/reports/findings/{address[1]}" if repository else ""
 
 

@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from qkverify.complexity import fitting
-from qkverify.report import units
+from qkverify import units
 from qkverify.report.charts import Point, Series, line_chart
 from qkverify.report.markdown import table
 from qkverify.report.model import Report
 from qkverify.report.templating import fill
 from qkverify.results import Complexity, Travel
+from qkverify.timing.complexity import fitting
 
 ORDER = 62
 TITLE = "How cost grows"

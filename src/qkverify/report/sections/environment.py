@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from qkverify.report import units
+from qkverify import units
 from qkverify.report.markdown import table
 from qkverify.report.model import Report
 from qkverify.report.templating import fill

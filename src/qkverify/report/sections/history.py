@@ -8,16 +8,17 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from qkverify import statistics
-from qkverify.history import PastRun
-from qkverify.pace import together
-from qkverify.report import timings, units
+from qkverify import units
+from qkverify.history.change_points import FEWEST_RUNS, Floats
+from qkverify.history.earlier_runs import PastRun
+from qkverify.history.machine_drift import together
+from qkverify.history.trends import Change, Finding, Trend, findings_of, software_changes
+from qkverify.report import timings
 from qkverify.report.charts import Point, Series, run_chart
 from qkverify.report.markdown import code, table
 from qkverify.report.model import Report, in_order
 from qkverify.report.templating import fill
-from qkverify.steps import FEWEST_RUNS, Floats
-from qkverify.trends import Change, Finding, Trend, findings_of, software_changes
+from qkverify.timing import statistics
 
 ORDER = 65
 TITLE = "History"

@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from qkverify.power import summary
 from qkverify.report.markdown import code, table
 from qkverify.report.model import FAMILIES, Report, in_order
 from qkverify.report.svg import element
 from qkverify.report.templating import fill
 from qkverify.results import Planted
+from qkverify.verification.mutation_testing import summary
 
 ORDER = 65
 TITLE = "How strong the laws are"

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from qkverify.report import timings, units
+from qkverify import units
+from qkverify.report import timings
 from qkverify.report.charts import Reach, interval_chart
 from qkverify.report.markdown import code, table
 from qkverify.report.model import Report

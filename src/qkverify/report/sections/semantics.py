@@ -6,11 +6,11 @@ from collections import Counter
 
 from markupsafe import Markup
 
-from qkverify.offered import WORDS, unverified
 from qkverify.report.markdown import code, table
 from qkverify.report.model import Report, in_order
 from qkverify.report.templating import fill
 from qkverify.results import ImplementationInfo, Verdict
+from qkverify.verification.unverified_options import WORDS, unverified
 
 ORDER = 30
 TITLE = "How they differ"

@@ -7,14 +7,15 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from qkverify import marks, statistics, untimed
-from qkverify.report import headline, timings, units
+from qkverify import units
+from qkverify.report import headline, timings
 from qkverify.report.charts import Point, Series, line_chart
 from qkverify.report.markdown import code, plain, table
 from qkverify.report.model import Report
 from qkverify.report.sections.broken import linked
 from qkverify.report.templating import fill
 from qkverify.results import Mark, Timing
+from qkverify.timing import marks, statistics, untimed
 
 ORDER = 50
 TITLE = "Speed"

@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from qkverify import statistics, untimed
-from qkverify.report import timings, units
+from qkverify import units
+from qkverify.report import timings
 from qkverify.report.charts import Point, Series, scatter_chart
 from qkverify.report.markdown import code, table
 from qkverify.report.model import Report
 from qkverify.report.templating import fill
 from qkverify.results import Timing
+from qkverify.timing import statistics, untimed
 
 ORDER = 63
 TITLE = "Speed and accuracy"

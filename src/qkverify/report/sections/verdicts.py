@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from qkverify.report import units
+from qkverify import units
 from qkverify.report.markdown import code, plain, table
 from qkverify.report.model import BROKEN, BY_GRAVITY, Cell, Report, Row, element_id, margin
 from qkverify.report.templating import fill

@@ -1,0 +1,153 @@
+"""`qkverify bench`: the laws first, then times with what is known beside them, into a results file."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, cast
+
+from qkverify.cli import console, full_run
+from qkverify.contract import registry
+from qkverify.errors import UsageError
+from qkverify.results import (
+    Cache,
+    Ceiling,
+    Direction,
+    Record,
+    RunStart,
+    Timing,
+    Verdict,
+    Writer,
+    of_kind,
+    read,
+)
+from qkverify.timing.benchmark_cases import DIRECTIONS
+from qkverify.timing.comparison import Side, side_of
+from qkverify.timing.grid import run_grid
+from qkverify.timing.workloads import resolve, small_grid
+from qkverify.verification.checking import Cell, plan
+
+PASSES: dict[str, Direction] = {"forward": "forward", "backward": "backward", "both": "forward+backward"}
+LAWS_SHARE = 0.4  # of the budget, at most
+LEAST_SECONDS = 1.0  # for times, however long the laws took
+UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+class Asked(NamedTuple):
+    """What a user asked for, in words; empty is everything."""
+
+    targets: Sequence[str]
+    workloads: Sequence[str]
+    passes: Sequence[str]
+    dtypes: Sequence[str]
+    devices: Sequence[str]
+    budget: str
+    processes: int
+    rounds: int
+    laws: str
+    cache: str
+    lawful_only: bool = False
+
+
+class Found(NamedTuple):
+    """What was measured, and the file in which it is."""
+
+    path: Path
+    side: Side
+    ceilings: list[Ceiling]
+    all_timings: list[Timing]  # those without samples too
+
+
+def run(asked: Asked, path: Path) -> Found:
+    """Check and time what was asked for, appending to `path`. Raises UsageError where nothing of it exists."""
+    start, seconds = time.monotonic(), seconds_of(asked.budget)
+    if asked.lawful_only and asked.laws == "none":
+        raise UsageError("--lawful-only goes by the laws, and --laws none checks none: leave one of them out")
+    directions = tuple(_pass(name) for name in asked.passes) or DIRECTIONS
+    cases = resolve(asked.workloads) if asked.workloads else []
+    planned = plan(asked.targets, asked.devices, asked.dtypes)
+    cells = [cell for cell in planned.cells if cell.implementation.operation == "attention"]
+    if not cells:
+        reasons = [f"{name} on {where}: {why}" for (name, where), why in planned.unavailable.items()]
+        raise UsageError(
+            "\n  ".join(["no attention to time here, in these dtypes on these devices", *reasons])
+        )
+    with Writer(path) as writer:
+        writer.append(full_run.run_start(asked.laws))
+        verdicts = None if asked.laws == "none" else _verified(writer, cells, asked.laws, seconds)
+        with console.progress("timing") as advance:
+            run_grid(
+                writer,
+                list(dict.fromkeys(cell.implementation for cell in cells)),
+                budget_seconds=max(LEAST_SECONDS, seconds - (time.monotonic() - start)),
+                progress=advance,
+                verdicts=verdicts,
+                workloads=(lambda device: cases) if cases else small_grid,
+                devices=list(dict.fromkeys(cell.device for cell in cells)),
+                dtypes=asked.dtypes,
+                directions=directions,
+                processes=asked.processes,
+                most_rounds=asked.rounds,
+                cache=_cache(asked.cache),
+                lawful_only=asked.lawful_only,
+            )
+    records = last_run(read(path))
+    return Found(path, side_of(records), of_kind(records, Ceiling), of_kind(records, Timing))
+
+
+def _verified(writer: Writer, cells: Sequence[Cell], profile: str, seconds: float) -> list[Verdict]:
+    """The verdicts of the laws, within their part of the budget; what it had no room for is said."""
+    laws = full_run.unfinished(cells, [])
+    most = LAWS_SHARE * seconds
+    print(
+        f"budget {seconds:g} s: up to {most:.0f} s of it for the laws ({profile}), the rest for times (--laws none: all)"
+    )
+    verdicts = full_run.verify(writer, laws, profile, budget_seconds=most)
+    every = sum(map(len, laws.values()))
+    if len(verdicts) < every:
+        print(
+            f"laws: {len(verdicts)} of {every} were checked within the budget; `qkverify verify` checks all"
+        )
+    return verdicts
+
+
+def last_run(records: Sequence[Record]) -> list[Record]:
+    """The records of the file's last run."""
+    starts = [index for index, record in enumerate(records) if isinstance(record, RunStart)]
+    return list(records[starts[-1] if starts else 0 :])
+
+
+def names_of(candidate: str, baseline: str, run: Side) -> tuple[str, str]:
+    """The names under which two targets were timed. Raises UsageError where a target means several."""
+    known = {t.implementation for t in run.timings}
+    return tuple(name if name in known else _single(name) for name in (candidate, baseline))  # type: ignore[return-value]
+
+
+def seconds_of(text: str) -> float:
+    """ "90", "90s", "5m" and "1h" in seconds. Raises UsageError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|)", text.strip())
+    if not found or not float(found[1]):
+        raise UsageError(f"{text!r} is no time; write 90s, 5m or 1h")
+    return float(found[1]) * UNITS[found[2]]
+
+
+def _pass(name: str) -> Direction:
+    if name not in PASSES:
+        raise UsageError.unknown("direction", name, PASSES)
+    return PASSES[name]
+
+
+def _cache(name: str) -> Cache | None:
+    """None leaves it to the clock: cold for events on a GPU, hot on a CPU."""
+    if name not in ("", "hot", "cold"):
+        raise UsageError.unknown("cache", name, ("hot", "cold"))
+    return cast("Cache | None", name or None)
+
+
+def _single(target: str) -> str:
+    names = [one.name for one in registry.find(target)]
+    if len(names) > 1:
+        raise UsageError(f"{target} means several implementations, and one is compared: {', '.join(names)}")
+    return names[0]

@@ -1,0 +1,246 @@
+"""Everything at once: verify and time all that runs here, and keep it in one results file."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+import qkverify
+from qkverify.cli import console
+from qkverify.contract import Implementation, frameworks
+from qkverify.errors import UsageError, raised
+from qkverify.history import earlier_runs
+from qkverify.probes import precision
+from qkverify.report import pictures
+from qkverify.results import (
+    Accuracy,
+    Complexity,
+    ImplementationInfo,
+    Record,
+    RunStart,
+    Verdict,
+    Writer,
+    of_kind,
+    read,
+)
+from qkverify.results.fingerprint import cores, fingerprint
+from qkverify.timing import complexity
+from qkverify.timing.grid import run_grid
+from qkverify.verification import accuracy, processes
+from qkverify.verification.checking import (
+    Address,
+    Cell,
+    Plan,
+    address_of,
+    applicable,
+    cell_at,
+    check_parts,
+    conventions_of,
+    info,
+    law_book,
+    plan,
+)
+from qkverify.verification.laws import Law
+
+COMPLEXITY_SHARE = 0.25  # of the budget, and on top of it: seconds for how the cost of layers grows
+
+
+def best_device() -> str:
+    """The device that a report on this machine is named after: the GPU where there is one."""
+    if frameworks.missing("torch") is None and frameworks.get("torch").unavailable("cuda") is None:
+        return "cuda"
+    return "cpu"
+
+
+def run_start(profile: str, selection: str = "") -> RunStart:
+    """The header of a run that begins now."""
+    command = shlex.join(["qkverify", *sys.argv[1:]])
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return RunStart(
+        qkverify=qkverify.__version__,
+        started=now,
+        command=command,
+        profile=profile,
+        fingerprint=fingerprint(),
+        selection=selection,
+    )
+
+
+def record_everything(
+    path: Path, *, profile: str, budget_seconds: float, devices: Sequence[str] = (), resume: bool = False
+) -> None:
+    """Write a results file: header, verdicts as they come, accuracy, how products round, implementations, then timings.
+
+    With `resume` a file that a killed run left behind is gone on with: laws that have a verdict in it are not checked again.
+    Otherwise, and where the file is that of a finished run or of other software, a new file begins, and what trends need of the
+    one before is kept: see `history`.
+    Raises UsageError where nothing of `devices` is to be had here.
+    """
+    planned = plan(devices=devices)
+    if not planned.cells:
+        reasons = sorted(set(planned.unavailable.values()))
+        raise UsageError(
+            f"nothing to verify on {', '.join(devices)}: {'; '.join(reasons) or 'no implementation is for it'}"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    verdicts = recorded(path, profile) if resume else []
+    if not verdicts:
+        earlier_runs.archive(path)
+        path.unlink(missing_ok=True)
+    writer = Writer(path)
+    writer.append(run_start(profile))
+    verdicts += verify(writer, unfinished(planned.cells, verdicts), profile)
+    attention = [cell for cell in planned.cells if cell.implementation.operation == "attention"]
+    for measured in accuracies(attention):
+        writer.append(measured)
+    for device in dict.fromkeys(cell.device for cell in planned.cells):
+        for found in precision.records(device):
+            writer.append(found)
+    for (name, device), reason in planned.unavailable.items():
+        verdicts += _unavailable(writer, name, device, reason, planned)
+    for one in planned.implementations:
+        writer.append(_described(one, planned))
+    for picture in pictures.measure(planned.cells):
+        writer.append(picture)
+    with console.progress("timing") as advance:
+        run_grid(writer, planned.implementations, budget_seconds=budget_seconds, progress=advance, verdicts=verdicts,
+                 devices=devices)  # fmt: skip
+    with console.progress("growth") as advance:
+        for grown in complexity.measure(COMPLEXITY_SHARE * budget_seconds, devices=devices, progress=advance):
+            writer.append(grown)
+
+
+def recorded(path: Path, profile: str) -> list[Verdict]:
+    """The verdicts of a run that can be gone on with; none where there is no such file. A line that was torn is left out of the
+    file from now on."""
+    if not path.is_file():
+        return []
+    reading = read(path, strict=False)
+    why = why_not_gone_on_with(reading.records, profile)
+    if why:
+        console.console.print(f"a new run: that of {path} {why}", markup=False)
+        return []
+    if reading.problems:
+        path.unlink()
+        with Writer(path) as writer:
+            for record in reading.records:
+                writer.append(record)
+    return of_kind(reading.records, Verdict)
+
+
+DECISIVE = (
+    "gpu",
+    "commit",
+    "numpy",
+    "torch",
+    "triton",
+)  # facts on which verdicts depend; the folder says which processor
+
+
+def why_not_gone_on_with(records: Sequence[Record], profile: str) -> str:
+    """Why a run that began now must not take over the verdicts of a file, or ""."""
+    starts = of_kind(records, RunStart)
+    if not starts:
+        return "has no header"
+    if starts[-1].profile != profile:
+        return f"was checked at profile {starts[-1].profile}"
+    then, now = starts[-1].fingerprint.identity, fingerprint().identity
+    other = [f"{fact} {then.get(fact)}, here {now[fact]}" for fact in DECISIVE if then.get(fact) != now[fact]]
+    if other:
+        return f"was made with {'; '.join(other)}"
+    last = complexity.series()[-1]
+    grown = {(one.layer, one.variable) for one in of_kind(records, Complexity)}
+    return "is finished" if (last.layer.name, last.variable) in grown else ""
+
+
+def unfinished(cells: Sequence[Cell], verdicts: Sequence[Verdict]) -> dict[Cell, list[Law]]:
+    """The laws without a verdict, of each cell that has such."""
+    known = {(v.implementation, v.device, v.dtype, v.law) for v in verdicts if v.outcome != "unavailable"}
+    lacking = {
+        cell: [
+            law
+            for law in applicable(law_book(), cell)
+            if (cell.implementation.name, cell.device, cell.dtype, law.name) not in known
+        ]
+        for cell in cells
+    }
+    return {cell: laws for cell, laws in lacking.items() if laws}
+
+
+def verify(
+    writer: Writer, laws: Mapping[Cell, Sequence[Law]], profile: str, *, budget_seconds: float = math.inf
+) -> list[Verdict]:
+    """The verdicts of these laws, each written as it comes; those that the budget had room for."""
+    verdicts: list[Verdict] = []
+    asked, start = sum(map(len, laws.values())), time.monotonic()
+    parts = check_parts(laws, profile=profile, jobs=max(2, cores()), until=start + budget_seconds)
+    with console.progress("verifying") as advance:
+        for cell, found in parts:
+            verdicts += found
+            advance(len(verdicts) / asked, str(cell))
+            for verdict in found:
+                writer.append(elsewhere(verdict))
+    return verdicts
+
+
+def elsewhere(verdict: Verdict) -> Verdict:
+    """A verdict as another machine reads it: the file that its script loads is named from where the run was started."""
+    found = verdict.counterexample
+    if found is None or not found.script:
+        return verdict
+    script = found.script.replace(f'"{Path.cwd()}{os.sep}', '"')
+    return msgspec.structs.replace(verdict, counterexample=msgspec.structs.replace(found, script=script))
+
+
+def accuracies(cells: Sequence[Cell]) -> Iterator[Accuracy]:
+    """The accuracy of each cell, in processes of their own: what raises or dies there, which the laws report, costs only that."""
+    addresses = [(address_of(cell),) for cell in cells]
+    for index, found in processes.each(_accuracy, addresses, max(2, cores())):
+        if isinstance(found, Accuracy):
+            yield found
+        elif found != UNKNOWABLE:
+            said = found or "its process died"
+            console.console.print(f"accuracy of {cells[index]} is not known: {said}", markup=False)
+
+
+UNKNOWABLE = "there is nothing to measure"
+
+
+def _accuracy(address: Address) -> Accuracy | str:
+    try:
+        return accuracy.measure(cell_at(address)) or UNKNOWABLE
+    except Exception as error:
+        return raised(error)
+
+
+def _described(one: Implementation, planned: Plan) -> ImplementationInfo:
+    """What the report says of an implementation; its conventions are those of its bfloat16 cell, where it has one."""
+    cells = [cell for cell in planned.cells if cell.implementation is one]
+    found = conventions_of(next((c for c in cells if c.dtype == "bfloat16"), cells[0])) if cells else {}
+    return info(
+        one,
+        found,
+        {device: reason for (name, device), reason in planned.unavailable.items() if name == one.name},
+    )
+
+
+def _unavailable(writer: Writer, name: str, device: str, reason: str, planned: Plan) -> list[Verdict]:
+    """One verdict for each family of laws: the report says why a cell is empty."""
+    one = next((one for one in planned.implementations if one.name == name), None)
+    rows = []
+    for dtype in one.dtypes if one else ("",):
+        families = {law.family: law for law in law_book() if one is None or one.operation in law.operations}
+        for law in families.values():
+            rows.append(Verdict(law=law.name, family=law.family, sentence=law.sentence, exact=law.exact, implementation=name,
+                                device=device, dtype=dtype, outcome="unavailable", reason=reason))  # fmt: skip
+    for row in rows:
+        writer.append(row)
+    return rows

@@ -1,0 +1,58 @@
+"""What `qkverify init` prints."""
+
+from __future__ import annotations
+
+import shlex
+import textwrap
+from collections.abc import Sequence
+
+from qkverify.cli.init import files
+from qkverify.cli.init.candidates import Candidate
+from qkverify.cli.init.files import File, Set
+from qkverify.verification import settings
+
+
+def candidates(found: Sequence[Candidate]) -> None:
+    """Each function that looks like attention, and the line to run for it."""
+    if not found:
+        print("no function here takes a query, a key and a value; name yours:")
+        print("  qkverify init path/file.py:function")
+        print("what else is verified, and the parameters by which it is known: qkverify list operations")
+        return
+    print("what looks like attention here (source text was read, nothing was imported):")
+    for one in found:
+        command = f"qkverify verify {shlex.quote(one.target)}"
+        if one.needs_adapter:
+            command = f"qkverify init {shlex.quote(one.target)}    # it needs an adapter"
+        print(f"\n  {one}\n      {command}")
+    print("\nfiles for pytest, CI and known failures: qkverify init TARGET")
+
+
+def written(file: File) -> None:
+    """Write a file that is not there yet, and say what was done."""
+    if not file.path.exists():
+        file.path.parent.mkdir(parents=True, exist_ok=True)
+        file.path.write_text(file.text, encoding="utf-8")
+        print(f"wrote          {file.path}: {file.about}")
+        return
+    print(f"already there  {file.path}: left as it is")
+    if lacking := file.lacking():
+        print(f"    {file.about}: add\n{textwrap.indent(lacking.rstrip(), '        ')}")
+
+
+def contents(file: File) -> None:
+    """A file as it would be written."""
+    there = ", which is there already: left as it is" if file.path.exists() else ""
+    print(f"--- {file.path}{there}\n{file.text}")
+
+
+def next_steps(prepared: Set) -> None:
+    """What is left to do by hand."""
+    for what in prepared.to_fill_in:
+        print(f"fill in        {prepared.target}: {what}")
+    if settings.read().file is None:
+        lines = files.settings_for(prepared.target)
+        print(
+            f"for `qkverify verify` without arguments, add to pyproject.toml:\n{textwrap.indent(lines.rstrip(), '    ')}"
+        )
+    print(f"next           qkverify verify {shlex.quote(prepared.target)} --profile quick")

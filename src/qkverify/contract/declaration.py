@@ -1,0 +1,329 @@
+"""One function under test and all that it declares: `Implementation` and the decorator that makes it."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from qkverify import foreign_text
+from qkverify.contract import empty_rows
+from qkverify.contract.axes import LAYOUTS
+from qkverify.contract.modules_used import FRAMEWORKS, unwrapped
+from qkverify.contract.operations import DESCRIBED
+from qkverify.contract.options import (
+    ATTENTIONS,
+    DEVICES,
+    DTYPES,
+    OPERATIONS,
+    OPTIONS,
+    SEMANTICS,
+    SLOW,
+    STANDARD_SCALE,
+    Finding,
+)
+from qkverify.contract.signature_styles import CONVENTIONS, convention_of, options_of
+from qkverify.contract.signatures import (
+    _first_line,
+    _module_name,
+    _plain_name,
+    _rules,
+    _several,
+    compiled,
+    default_dtypes,
+    framework_of,
+    letters,
+    open_parameters,
+    operation_of,
+    parameter_names,
+    unknown_among,
+)
+from qkverify.errors import UnsupportedCase, UsageError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+NAME = 200  # characters of an implementation's name at most
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Implementation:
+    """One function under test and all that it declares. `offers` holds canonical option names and "gradients", and
+    "lse_gradient" where the log-sum-exp may have one."""
+
+    name: str
+    function: Callable[..., Any]
+    operation: str = "attention"
+    arrays: str = "numpy"
+    dtypes: tuple[str, ...] = ("float32", "float64")
+    devices: tuple[str, ...] = ("cpu",)
+    layout: str = "BHLD"
+    requires: tuple[str, ...] = ()
+    exclusive: tuple[tuple[str, str], ...] = ()
+    precision: Mapping[str, Any] = field(default_factory=dict)
+    available: Callable[[str], str | None] | None = None
+    vjp: Callable[..., Any] | None = None
+    differentiable: bool | None = None
+    findings: Mapping[str, Finding] = field(default_factory=dict)
+    tile: tuple[int, ...] = ()
+    effort: Mapping[str, float] = field(
+        default_factory=dict
+    )  # device -> share of the usual number of examples
+    compiles: bool = False  # anew for every size
+    returns: int | str | None = (
+        None  # the part of its result that is the output: a number, a key or an attribute
+    )
+    neutral: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # canonical option -> what is passed where a problem does not use it, because the default is not neutral
+    result_dtypes: Mapping[str, str] = field(default_factory=dict)  # dtype -> wider dtype of the output
+    refused_dtypes: Mapping[str, str] = field(
+        default_factory=dict
+    )  # dtype -> why it was found not to be taken
+    inferred: tuple[str, ...] = ()  # those of `requires` that were found out
+    requires_with: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # option -> sizes that it was found to need
+    remarks: tuple[str, ...] = ()  # sentences on what was found out, each printed once
+    probed: bool = False  # whether its first calls were made
+    semantics: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, str] = field(
+        default_factory=dict
+    )  # canonical option -> the function's own parameter
+    convention: str = "qkverify"
+    offers: frozenset[str] = frozenset()
+    unknown: tuple[str, ...] = ()  # its parameters that mean nothing here, and "**kwargs"; see `parameters`
+    declared: bool = False  # by @implementation; an undeclared function's limits are found out
+    summary: str = ""
+    file: str = ""
+
+    def slow(self, device: str) -> bool:
+        """Whether one call takes so long there that problems must be small as well as few."""
+        return self.effort.get(device, 1.0) <= SLOW
+
+    def declared_precision(self, device: str, dtype: str) -> Any:
+        """What is declared of a dtype on a device: the name of a precision model, a `Precision`, or None."""
+        return self.precision.get(f"{dtype}-{device}", self.precision.get(dtype))
+
+    def findings_at(self, device: str, dtype: str) -> dict[str, Finding]:
+        """Law -> what is recorded of it on a device in a dtype; what names the place most closely counts.
+
+        `findings` is keyed "law", "law[dtype]", "law[device]" or "law[device-dtype]".
+        """
+        places = ("", dtype, device, f"{device}-{dtype}")
+        split = [(*key.rstrip("]").partition("[")[::2], known) for key, known in self.findings.items()]
+        return {law: known for at in places for law, place, known in split if place == at}
+
+    @property
+    def not_offered(self) -> tuple[str, ...]:
+        """Options of the operation that this implementation does not take."""
+        every = (*OPTIONS, "gradients") if self.operation == "attention" else ("gradients",)
+        return tuple(name for name in every if name not in self.offers)
+
+    def accepts(self, sizes: Mapping[str, int]) -> str | None:
+        """The first of `requires` that these sizes break, or None. Letters that are not in `sizes` are not judged."""
+        return _first_broken(self.requires, sizes)
+
+    def refuses(self, sizes: Mapping[str, int], options: Mapping[str, Any]) -> str | None:
+        """What was found out of the sizes that a problem breaks, or None: it would raise for them."""
+        rules = (
+            *self.inferred,
+            *(rule for name, some in self.requires_with.items() if name in options for rule in some),
+        )
+        return _first_broken(rules, sizes)
+
+    def keywords(self, options: Mapping[str, Any], *, grouped: bool = False, size: int = 0) -> dict[str, Any]:
+        """The call's keyword arguments under the function's own names and conventions.
+
+        `options` are canonical and native; `size` is D, which a neutral scale needs. Raises UnsupportedCase for an option that
+        the function does not take.
+        """
+        convention = CONVENTIONS.get(self.convention)
+        # An option of attention that is off is left out, unless `neutral` says what switches it off.
+        off = (None, False) if self.operation in ATTENTIONS else (None,)
+        given = {name: value for name, value in options.items() if not any(value is x for x in off)}
+        keywords: dict[str, Any] = {}
+        for name, value in given.items():
+            if name not in self.offers:
+                raise UnsupportedCase(f"{self.name} does not offer {name}")
+            if name == "window" and convention is not None:
+                open_side = convention.unbounded if convention.unbounded is not None else 2**30
+                value = tuple(open_side if side is None else side for side in value)
+            own = self.parameters[name]
+            if own in keywords:
+                raise UnsupportedCase(f"{self.name} takes {name} through {own}, which is in use")
+            keywords[own] = value
+        if grouped and "grouped_heads" in self.parameters:
+            keywords[self.parameters["grouped_heads"]] = True
+        for name, value in self.neutral.items():
+            standard = float(max(size, 1) ** -0.5) if value == STANDARD_SCALE else value
+            keywords.setdefault(self.parameters[name], standard)
+        return keywords
+
+    @property
+    def entry(self) -> Callable[..., Any]:
+        """The function, returning what the contract knows of its result: the output, or (output, log-sum-exp)."""
+        if self.returns is None:
+            return self.function
+        lse = self.parameters.get("return_lse")
+
+        def entry(*arrays: Any, **keywords: Any) -> Any:
+            result = self.function(*arrays, **keywords)
+            if lse is not None and keywords.get(lse):
+                return tuple(result)[:2] if isinstance(result, tuple | list) else result
+            return part_of(result, self.returns)
+
+        return entry
+
+
+def part_of(result: Any, which: int | str | None) -> Any:
+    """One part of a result of several: by its number, its key or its attribute."""
+    if which is None:
+        return result
+    if isinstance(which, int):
+        return result[which]
+    return result[which] if isinstance(result, Mapping) else getattr(result, which)
+
+
+REGISTERED: list[Implementation] = []
+
+
+def implementation(function: Function | None = None, **declared: Any) -> Any:
+    """Declare a function as an implementation and return it unchanged. Everything is optional.
+
+    name, operation, arrays ("numpy", "torch", "jax"), dtypes, devices, layout ("BHLD", "BLHD", "BLD" or "LD"), requires
+    (expressions over the dimension letters that the sizes must satisfy), precision ({dtype: "fused" | "fused-fast-exp" |
+    "eager" | "tf32" | Precision}, see `rounding.Precision`; the key "bfloat16-cpu" for one device, "bfloat16-gradients" where
+    gradients round otherwise than the output does), available (device -> None, or the reason why not), vjp, differentiable,
+    findings ({law: folder, or Finding}), tile (edges of its tiles), effort ({device: share of the usual examples}, where a
+    call is slow there, as in an interpreter), compiles (whether each new size costs a compilation: few sizes are drawn),
+    returns (of a function that returns several arrays, the number or name of the output), and every key of `SEMANTICS`;
+    `empty_rows` may be a value for each way to hide keys, {"bias": "nan", "key_lengths": "zero"}. Raises UsageError for a
+    word that is none of these.
+    """
+
+    def register(target: Function) -> Function:
+        REGISTERED.append(replace(describe(target, **declared), declared=True))
+        return target
+
+    return register if function is None else register(function)
+
+
+_FIELDS = {
+    "name", "operation", "arrays", "dtypes", "devices", "layout", "requires", "exclusive", "precision", "available",
+    "vjp", "differentiable", "findings", "tile", "effort", "compiles", "returns", "summary", "convention",
+}  # fmt: skip
+
+
+def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
+    """An `Implementation` from a function's signature and what is declared about it."""
+    for word in declared:
+        if word not in _FIELDS and word not in SEMANTICS:
+            raise UsageError.unknown("declaration", word, _FIELDS | SEMANTICS.keys())
+    names = parameter_names(function)
+    operation = declared.get("operation") or operation_of(function, names)
+    if operation not in OPERATIONS:
+        raise UsageError.unknown("operation", operation, OPERATIONS)
+    arrays = declared.get("arrays") or framework_of(function)
+    if arrays not in FRAMEWORKS:
+        raise UsageError.unknown("framework", arrays, FRAMEWORKS)
+    style = declared.get("convention") or convention_of(names, arrays)
+    convention = CONVENTIONS.get(style)
+    parameters = options_of(names, convention, operation)
+    unknown = unknown_among(names, parameters, operation)
+    offers = set(parameters) - {"grouped_heads", *unknown}
+    vjp = declared.get("vjp")
+    by_itself = DESCRIBED[operation].differentiable and (arrays != "numpy" or vjp is not None)
+    if declared.get("differentiable", by_itself):
+        offers.add("gradients")
+    semantics = _semantics({**(convention.semantics if convention else {}), **declared})
+    if operation != "attention" and empty_rows.by_way(semantics.get("empty_rows", "")):
+        raise UsageError(f"empty_rows: {operation} has one value, however keys are hidden")
+    # A function of its own for gradients gives those of the output.
+    if {"gradients", "return_lse"} <= offers and vjp is None and semantics.get("lse_gradient") != "no":
+        offers.add("lse_gradient")
+    module = inspect.getmodule(unwrapped(function))
+    return Implementation(
+        name=foreign_text.shown_line(
+            declared.get("name") or f"{_module_name(function)}:{_plain_name(function)}", characters=NAME
+        ),
+        function=function,
+        operation=operation,
+        arrays=arrays,
+        dtypes=tuple(
+            _checked("dtype", d, DTYPES) for d in _several(declared.get("dtypes") or default_dtypes(arrays))
+        ),
+        devices=tuple(_checked("device", d, DEVICES) for d in _several(declared.get("devices", ("cpu",)))),
+        layout=_checked(
+            "layout", declared.get("layout") or (convention.layout if convention else "BHLD"), tuple(LAYOUTS)
+        ),
+        requires=_rules(declared.get("requires", convention.requires if convention else ())),
+        exclusive=tuple(declared.get("exclusive", convention.exclusive if convention else ())),
+        precision=_per_dtype(declared.get("precision", {})),
+        available=declared.get("available"),
+        vjp=vjp,
+        differentiable=declared.get("differentiable"),
+        findings={
+            law: known if isinstance(known, Finding) else Finding(known)
+            for law, known in declared.get("findings", {}).items()
+        },
+        tile=_sizes(declared.get("tile", ())),
+        # JAX compiles every operation anew for every size, a third of a second each: fewer problems, of few sizes.
+        effort=dict(declared.get("effort", dict.fromkeys(DEVICES, 0.1) if arrays == "jax" else {})),
+        compiles=bool(declared.get("compiles", arrays == "jax")),
+        returns=declared.get("returns"),
+        semantics=semantics,
+        parameters=parameters,
+        convention=style,
+        offers=frozenset(offers),
+        unknown=(*unknown, *open_parameters(function)),
+        summary=foreign_text.shown_line(declared.get("summary") or _first_line(function, module)),
+        file=getattr(module, "__file__", "") or "",
+    )
+
+
+def completed(one: Implementation) -> Implementation:
+    """With the `<name>_vjp` of the function's own module, which may stand below it there."""
+    if one.vjp is not None or one.arrays != "numpy" or one.differentiable is False:
+        return one
+    module = sys.modules.get(getattr(unwrapped(one.function), "__module__", ""))
+    vjp = getattr(module, f"{_plain_name(one.function)}_vjp", None)
+    return one if vjp is None else replace(one, vjp=vjp, offers=one.offers | {"gradients"})
+
+
+def _first_broken(rules: Sequence[str], sizes: Mapping[str, int]) -> str | None:
+    """The first rule that these sizes break, of those whose letters are all among them."""
+    for rule in rules:
+        if letters(rule) <= sizes.keys() and not eval(compiled(rule), {"__builtins__": {}}, dict(sizes)):
+            return rule
+    return None
+
+
+def _checked(what: str, asked: str, exists: Sequence[str]) -> str:
+    if asked not in exists:
+        raise UsageError.unknown(what, asked, exists)
+    return asked
+
+
+def _semantics(declared: Mapping[str, Any]) -> dict[str, str]:
+    chosen = {}
+    for name, (values, _) in SEMANTICS.items():
+        given = declared.get(name)
+        if isinstance(given, Mapping) and name == "empty_rows":
+            for way, value in given.items():
+                _checked("way to hide keys", way, empty_rows.WAYS)
+                _checked(name, value, values)
+            chosen[name] = empty_rows.spelled(given)
+        elif given is not None:
+            chosen[name] = _checked(name, {True: "yes", False: "no"}.get(given, given), values)
+    return chosen
+
+
+def _per_dtype(precision: Any) -> dict[str, Any]:
+    return dict(precision) if isinstance(precision, Mapping) else dict.fromkeys(DTYPES, precision)
+
+
+def _sizes(tile: int | Sequence[int]) -> tuple[int, ...]:
+    return (tile,) if isinstance(tile, int) else tuple(tile)

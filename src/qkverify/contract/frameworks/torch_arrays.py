@@ -1,0 +1,243 @@
+"""PyTorch on the CPU and on CUDA. bfloat16 crosses to NumPy as 16-bit integers: NumPy's own bfloat16 is ml_dtypes'."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+
+from qkverify import foreign_text
+from qkverify.contract import messages
+from qkverify.contract.frameworks import numpy_arrays
+
+REFUSALS: tuple[type[BaseException], ...] = (NotImplementedError,)
+MODES = ("", "", "no_grad", "inference_mode")  # in which a forward pass may run
+WRITABLE = True  # on the CPU a tensor shares the memory of its array
+
+
+def unavailable(device: str) -> str | None:
+    return None if device == "cpu" or torch.cuda.is_available() else "no CUDA device"
+
+
+def devices() -> dict[str, str | None]:
+    return {device: unavailable(device) for device in ("cpu", "cuda")}
+
+
+def from_numpy(array: Any, device: str = "cpu") -> torch.Tensor:
+    """A tensor with the strides of `array`; on the CPU it shares the memory."""
+    array = np.asarray(array)
+    if device != "cpu":
+        return _with_strides(array, device)
+    half = array.dtype == ml_dtypes.bfloat16
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # read-only arrays: that nothing is written is a law of its own
+        tensor = torch.from_numpy(array.view(np.int16) if half else array)
+    return tensor.view(torch.bfloat16) if half else tensor
+
+
+def _with_strides(array: np.ndarray, device: str) -> torch.Tensor:
+    """The whole buffer is sent, and the same view is taken of it there: what lies around the view travels too."""
+    root = array
+    while isinstance(root.base, np.ndarray):
+        root = root.base
+    if root.size == 0 or array.size == 0 or not root.flags.c_contiguous:
+        return from_numpy(np.array(array)).to(device)
+    offset = (array.__array_interface__["data"][0] - root.__array_interface__["data"][0]) // root.itemsize
+    strides = [stride // array.itemsize for stride in array.strides]
+    return from_numpy(root.reshape(-1)).to(device).as_strided(array.shape, strides, offset)
+
+
+def to_numpy(native: Any) -> np.ndarray:
+    tensor = native.detach().cpu()
+    if tensor.dtype == torch.bfloat16:
+        return np.asarray(tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16))
+    return np.asarray(tensor.numpy())
+
+
+def is_array(native: Any) -> bool:
+    """Whether this is an array of the framework, exactly: what only looks like one may compute when it is read."""
+    return type(native) is torch.Tensor
+
+
+def dtype_of(native: Any) -> str:
+    return str(native.dtype).removeprefix("torch.")
+
+
+_BACKENDS: Any = torch.backends.cuda  # which back ends of attention are allowed, on a CPU too
+# Settings of the process, each as (read it, write it).
+SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_num_threads, torch.set_num_threads),
+    (partial(torch.is_autocast_enabled, "cpu"), partial(torch.set_autocast_enabled, "cpu")),
+    *[(getattr(_BACKENDS, f"{name}_sdp_enabled"), getattr(_BACKENDS, f"enable_{name}_sdp"))
+      for name in ("flash", "math", "mem_efficient", "cudnn")],
+)  # fmt: skip
+
+
+def global_state() -> tuple[Any, ...]:
+    """What a call must leave as it was: settings and generators of the process."""
+    settings = [read() for read, _ in SETTINGS]
+    return (*numpy_arrays.global_state(), torch.get_rng_state().numpy().tobytes(), *settings)
+
+
+@contextlib.contextmanager
+def restored() -> Iterator[None]:
+    """A context that undoes what is done to settings inside: what is judged next must not be judged by it."""
+    before = [read() for read, _ in SETTINGS]
+    try:
+        with numpy_arrays.restored():
+            yield
+    finally:
+        for (read, write), setting in zip(SETTINGS, before, strict=True):
+            if read() != setting:
+                write(setting)
+
+
+def stir() -> None:
+    """Move the generators on, from where a seed would put them: only so does one show that is set in every call."""
+    numpy_arrays.stir()
+    torch.rand(())
+
+
+def overwrite(native: torch.Tensor, array: Any) -> bool:
+    """Write other numbers into a tensor, as an optimizer does; False where it cannot be written."""
+    try:
+        with torch.no_grad():
+            native.copy_(from_numpy(np.array(array)))
+    except RuntimeError:  # several of its elements are one place in memory, or it is an inference tensor
+        return False
+    return True
+
+
+def inference(mode: str = "no_grad") -> contextlib.AbstractContextManager[Any]:
+    """A context in which nothing is kept for gradients, as where a model is served; "" changes nothing."""
+    entered: contextlib.AbstractContextManager[Any] = (
+        getattr(torch, mode)() if mode else contextlib.nullcontext()
+    )
+    return entered
+
+
+def second(
+    function: Callable[..., Any], inputs: Mapping[str, Any], upstream: Any, name: str, along: Any
+) -> dict[str, Any]:
+    """The gradients, by each input, of <gradient of the input `name`, along>. Raises NotImplementedError where torch cannot."""
+    leaves = {key: x.detach().requires_grad_() for key, x in inputs.items()}
+    output = function(**leaves)
+    first = output[0] if isinstance(output, tuple) else output
+    try:
+        (slope,) = torch.autograd.grad(first, [leaves[name]], upstream, create_graph=True)
+        found = torch.autograd.grad(slope, list(leaves.values()), along, allow_unused=True)
+    except RuntimeError as error:
+        raise NotImplementedError(f"no second derivative: {foreign_text.shown(error)}") from error
+    return {
+        key: torch.zeros_like(x) if g is None else g
+        for (key, x), g in zip(leaves.items(), found, strict=True)
+    }
+
+
+def differentiable(native: torch.Tensor) -> bool:
+    return native.requires_grad
+
+
+def duplicate(native: torch.Tensor) -> torch.Tensor:
+    """A copy that may be written in place; gradients go through it to the original."""
+    return native.clone()
+
+
+def vjp(
+    function: Callable[..., Any],
+    inputs: Mapping[str, Any],
+    upstream: Any,
+    between: Callable[[], Any] | None = None,
+) -> tuple[Any, dict[str, Any]]:
+    """The outputs and, for each input, upstream's product with the Jacobian. An input that has no influence gets zeros.
+
+    Of a function that returns several arrays `upstream` belongs to the first, or, as a tuple, to all. `between` is called
+    after the forward and before the backward pass.
+    """
+    pull = backward(function, inputs, upstream, keep=False)
+    if between is not None:
+        between()
+    return pull()
+
+
+def backward(
+    function: Callable[..., Any], inputs: Mapping[str, Any], upstream: Any, *, keep: bool = True
+) -> Callable[[], tuple[Any, dict[str, Any]]]:
+    """The forward pass now; a call that makes the backward pass, as often as one likes if the graph is kept."""
+    device = next(iter(inputs.values())).device.type
+    leaves = {name: x.detach().requires_grad_() for name, x in inputs.items()}
+    output = function(**leaves)
+    above = upstream if isinstance(upstream, tuple) else (upstream,)
+    pairs = list(zip(output if isinstance(output, tuple) else (output,), above, strict=False))
+    # One of several that is cut off has no influence; where all are, torch says so.
+    parts, given = zip(*([pair for pair in pairs if pair[0].requires_grad] or pairs), strict=True)
+    cast = [(x if isinstance(x, torch.Tensor) else from_numpy(x, device)).to(part.dtype)
+            for part, x in zip(parts, given, strict=True)]  # fmt: skip
+
+    def pull() -> tuple[Any, dict[str, Any]]:
+        found = _gradients(parts, list(leaves.values()), cast, keep or None)
+        grads = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves.values(), found, strict=True)]
+        return output, dict(zip(leaves, grads, strict=True))
+
+    return pull
+
+
+NEEDS_BACKWARD = "CheckpointFunctionBackward"  # reentrant checkpointing: torch's, Megatron's, DeepSpeed's
+
+
+def _gradients(
+    parts: Sequence[torch.Tensor],
+    leaves: Sequence[torch.Tensor],
+    above: Sequence[torch.Tensor],
+    keep: bool | None,
+) -> Sequence[torch.Tensor | None]:
+    """The gradients of leaves that have none yet, by `torch.autograd.grad`, or by `.backward()` for what takes no other."""
+    if not any(type(node).__name__ == NEEDS_BACKWARD for node in _nodes(parts)):
+        try:
+            return torch.autograd.grad(parts, leaves, above, allow_unused=True, retain_graph=keep)
+        except RuntimeError as error:
+            if ".grad()" not in str(error):
+                raise
+    messages.note("gradients are taken with .backward(), because torch.autograd.grad is refused")
+    try:
+        torch.autograd.backward(parts, above, retain_graph=keep)
+        return [leaf.grad for leaf in leaves]
+    finally:
+        for leaf in leaves:
+            leaf.grad = None
+
+
+def _nodes(parts: Sequence[torch.Tensor]) -> Iterator[Any]:
+    """Every node of the graph behind some tensors."""
+    visited: set[Any] = set()
+    waiting = [part.grad_fn for part in parts]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in visited:
+            visited.add(node)
+            yield node
+            waiting += [before for before, _ in node.next_functions]
+
+
+def synchronise(device: str = "cpu") -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def lost(device: str = "cpu") -> str | None:
+    """After an illegal access CUDA answers every later call of the process with the same error: that error's first line."""
+    try:
+        synchronise(device)
+    except RuntimeError as error:
+        return foreign_text.shown_line(str(error).partition("\n")[0])
+    return None

@@ -1,0 +1,116 @@
+"""What an attention call means, as data, and what an implementation says about itself.
+
+Dimension letters, used everywhere: B batch, H query heads, G key/value heads (H = G * group), Q query length, K key
+length, D key size, E value size. Three literal tables carry the rules; the rest of this file reads them:
+
+`OPTIONS`      the keyword arguments of an attention call and what each means;
+`SEMANTICS`    where libraries differ legitimately, and the values each choice can take;
+`CONVENTIONS`  how the libraries of the field name and lay out the same arguments.
+
+The signature of a function is the list of what it offers: a parameter that is not there is not offered. What it does not
+offer it refuses (`UnsupportedCase`), and sizes that do not fit one another raise an error, whichever: nothing is read past an
+end, nothing broadcast by chance. What else is asked of each operation stands in `operations.DESCRIBED`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from qkverify.contract.operations import DESCRIBED
+
+OPTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "mask": "bool, broadcastable to (B,H,Q,K); True = may attend",
+        "bias": "float, broadcastable to (B,H,Q,K); added to the scores",
+        "causal": "bool; query i sees keys up to i (+ K - Q when aligned bottom-right)",
+        "window": "(left, right), None = unbounded; keys within [i - left, i + right], aligned as causal is",
+        "scale": "float, default D ** -0.5",
+        "softcap": "float; c * tanh(scores / c), after scale, before bias and mask",
+        "alibi_slopes": "(H,); adds -slope * distance",
+        "key_lengths": "(B,) int; keys at and past the length are padding and are never read",
+        "sinks": "(H,); one more logit per head that takes weight and gives nothing",
+        "return_lse": "also return the log-sum-exp, natural logarithm, (B,H,Q); -inf on empty rows, or what stands for it",
+    }
+)
+
+
+SEMANTICS: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType(
+    {
+        "causal_alignment": (
+            ("bottom-right", "top-left"),
+            "the key that the first query may see last when Q != K",
+        ),
+        "empty_rows": (
+            ("zero", "nan", "uniform", "uniform with gradients"),
+            "the output of a query that sees no key, and whether it passes gradients on to query and key",
+        ),
+        "masked_values": (
+            ("ignored", "read"),
+            "whether NaN in a key or value that is invisible gets through",
+        ),
+        "deterministic": (("yes", "no"), "the same call twice gives the same bits"),
+        "batch_invariant": (("yes", "no"), "an entry's bits do not depend on the rest of its batch"),
+        "delta": (("weights", "output"), "rowsum(dP * P), or rowsum(dO * O) from the stored output"),
+        "lse": (("natural", "base2"), "the logarithm of the log-sum-exp"),
+        "empty_lse": (("-inf", "finite"), "the log-sum-exp of a query that sees no key"),
+        "lse_gradient": (("yes", "no"), "the log-sum-exp has a gradient, as the output has"),
+        "mismatched_sizes": (
+            ("raise", "cut"),
+            "sizes that do not fit one another raise, or what is too long is not looked at",
+        ),
+    }
+)
+
+
+# Operation -> its first parameters.
+OPERATIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {name: tuple(one.parameters) for name, one in DESCRIBED.items()}
+)
+
+
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+
+DEVICES = ("cpu", "cuda")
+
+
+SLOW = 0.1  # share of the usual examples: an interpreter's
+
+
+# What a function may take besides the options of a problem. Not every call can be given it, so laws ask for it by name.
+FURTHER = ("dropout", "longest_query", "longest_key")
+
+
+ATTENTIONS = (
+    "attention",
+    "packed_attention",
+    "cached_attention",
+    "paged_attention",
+)  # their options are attention's
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A recorded defect of somebody else's code. `folder` tells of it; `when` says of a `Problem` whether it can show there;
+    `sentence` says in one line what is wrong; `listed` is its place in a file of known failures, where it stands in one.
+
+    A failure of its law on problems of which `when` says no is none of the finding's: it counts as a failure.
+    """
+
+    folder: str
+    when: Callable[[Any], bool] | None = None
+    sentence: str = ""
+    listed: str = ""
+
+    def __str__(self) -> str:
+        return self.folder
+
+    def explains(self, problems: Sequence[Any]) -> bool:
+        """Whether it can have shown in an example that called the implementation on these problems."""
+        return self.when is None or any(self.when(problem) for problem in problems)
+
+
+STANDARD_SCALE = "D ** -0.5"  # among the neutral values: it depends on the problem

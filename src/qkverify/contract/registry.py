@@ -1,0 +1,286 @@
+"""Finding implementations: the folder, entry points, `module:function`, `path/file.py:function`, or a function itself.
+
+The folder is `implementations/` of the checkout, or the copy that the wheel carries; files of its subfolders (the planted
+bugs) are loaded only when their path is given. Third parties register a module under the entry point group
+`qkverify.implementations`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from qkverify import foreign_text
+from qkverify.contract import NAME, REGISTERED, Implementation, completed, describe, frameworks
+from qkverify.errors import UsageError
+
+GROUP = "qkverify.implementations"  # of entry points
+FOLDER = "qkverify.implementations"  # the package that the folder is
+RELATIVE = re.compile(r"^\s*from \.", re.M)  # an import that only a package can make
+PROJECT_MARKS = ("pyproject.toml", "setup.py", "setup.cfg", ".git")  # of the folder that holds a project
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A file of the folder that cannot be imported here, and the sentence that says why."""
+
+    name: str
+    reason: str
+
+
+class TargetImportError(UsageError):
+    """A user's target raised on import; `text` is its own traceback."""
+
+    def __init__(self, target: str, error: BaseException, roots: Sequence[Path] = ()) -> None:
+        frames = [
+            f
+            for f in traceback.extract_tb(error.__traceback__)
+            if "importlib" not in f.filename and f.filename != __file__
+        ]
+        self.text = foreign_text.shown(
+            "Traceback (most recent call last):\n"
+            + "".join(traceback.format_list(frames))
+            + "".join(traceback.format_exception_only(error)),
+            lines=200,
+            characters=20_000,
+        )
+        hint = ""
+        if isinstance(error, ImportError) and roots:
+            hint = (
+                f"\n  imports were looked up from {', '.join(map(str, roots))} and in this environment\n"
+                "  install its package here (pip install -e .), or give it as module:function where `import module` works"
+            )
+        super().__init__(f"{target} could not be imported: {foreign_text.of_error(error)}{hint}")
+
+
+@lru_cache(maxsize=1)
+def folder() -> tuple[tuple[Implementation, ...], tuple[Missing, ...]]:
+    """Every implementation of `implementations/` and of the entry points, and the files that this machine cannot import."""
+    package = importlib.import_module("qkverify.implementations")
+    found: list[Implementation] = []
+    missing: list[Missing] = []
+    modules = [
+        f"{package.__name__}.{path.stem}"
+        for path in sorted(Path(package.__path__[0]).glob("*.py"))
+        if path.stem[0] != "_"
+    ]
+    modules += [point.value.partition(":")[0] for point in metadata.entry_points(group=GROUP)]
+    for name in modules:
+        try:
+            found += registered_by(importlib.import_module(name))
+        except ModuleNotFoundError as error:
+            missing.append(
+                Missing(
+                    name.rpartition(".")[2],
+                    f"{(error.name or 'a module').partition('.')[0]} is not installed",
+                )
+            )
+    return tuple(found), tuple(missing)
+
+
+def load_folder() -> list[Implementation]:
+    """The implementations that can be imported here."""
+    return list(folder()[0])
+
+
+def registered_by(module: ModuleType) -> list[Implementation]:
+    """What a module declared with `@implementation`, in the order of its file."""
+    return [
+        completed(one)
+        for one in REGISTERED
+        if module.__name__ == one.function.__module__ or module.__file__ == one.file
+    ]
+
+
+def find(target: str | Callable[..., Any] | Implementation) -> list[Implementation]:
+    """The implementations that a target means. Raises UsageError naming what exists and the nearest name."""
+    if isinstance(target, Implementation):
+        return [target]
+    if not isinstance(target, str):
+        return [_declared(target) or completed(describe(target))]
+    place, _, attribute = target.rpartition(":") if ":" in target else (target, "", "")
+    if place.endswith(".py") or "/" in place:
+        return _of_module(load_file(place), attribute, target)
+    if attribute:
+        return _of_module(_imported(place, target), attribute, target)
+    names = {one.name: one for one in load_folder()}
+    if target in names:
+        return [names[target]]
+    several = [one for name, one in names.items() if name.startswith(f"{target}-")]
+    if several:
+        return several
+    for gone in folder()[1]:
+        if target.partition("-")[0] == gone.name:
+            raise UsageError(f"{target} cannot run here: {gone.reason}")
+    unknown = UsageError.unknown("implementation", target, names)
+    raise UsageError(f"{unknown}\n  or give module:function, or path/to/file.py:function")
+
+
+def again(name: str, file: str, function: str) -> Implementation:
+    """The implementation in another process: by its file, which spares all other imports, or by its name.
+
+    Raises UsageError where it was made on the fly and stands in no file.
+    """
+    for target in (*(f"{file}:{attribute}" for attribute in (name, function)), name):
+        with contextlib.suppress(UsageError):
+            return find(target)[0]
+    raise UsageError(f"{name} cannot be found again by another process")
+
+
+def load_file(path: str | Path) -> ModuleType:
+    """The module in a file: by its dotted name if it is part of a package, else under a name of its own.
+
+    Raises TargetImportError with the file's own traceback.
+    """
+    file = Path(path).resolve()
+    if not file.is_file():
+        raise UsageError.missing(file, str(path))
+    package = importlib.import_module("qkverify.implementations")
+    home = Path(package.__path__[0]).resolve()
+    if file.is_relative_to(home):
+        return _imported(
+            ".".join([package.__name__, *file.relative_to(home).with_suffix("").parts]), str(path)
+        )
+    roots = import_roots(file)
+    with _on_path(roots):
+        found = _of_package(file, roots)
+        return found if isinstance(found, ModuleType) else _alone(file, str(path), found)
+
+
+def import_roots(file: Path) -> list[Path]:
+    """The folders that imports in a file may start from, the likeliest first: above its package, its own, its project's."""
+    package = file.parent
+    if not (package / "__init__.py").is_file() and RELATIVE.search(file.read_text(errors="replace")):
+        package = package.parent  # a package without that file
+    while (package / "__init__.py").is_file():
+        package = package.parent
+    project = next((f for f in file.parents if any((f / mark).exists() for mark in PROJECT_MARKS)), None)
+    roots = [package, file.parent, *([project / "src", project] if project else [])]
+    return [root for root in dict.fromkeys(roots) if root.is_dir()]
+
+
+@contextlib.contextmanager
+def _on_path(roots: Sequence[Path]) -> Iterator[None]:
+    """First on the path while a file is imported; afterwards last: a function may import when it is called."""
+    added = [str(root) for root in roots]
+    sys.path[:0] = added
+    try:
+        yield
+    finally:
+        for folder in added:
+            with contextlib.suppress(ValueError):  # the file may have taken it off
+                sys.path.remove(folder)
+        sys.path += [folder for folder in added if folder not in sys.path]
+
+
+def _of_package(file: Path, roots: Sequence[Path]) -> ModuleType | BaseException | None:
+    """The module of a file in a package, imported by its dotted name; what its import raised; None if it is in none."""
+    if roots[0] == file.parent:
+        return None
+    parts = file.relative_to(roots[0]).with_suffix("").parts
+    name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    try:
+        module = importlib.import_module(name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return error
+    return module if Path(module.__file__ or "").resolve() == file else None  # another package has the name
+
+
+def _alone(file: Path, path: str, packaged: BaseException | None) -> ModuleType:
+    """The module of a file under a name of its own. `packaged` is what its import as part of a package raised."""
+    name = f"{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a script that ends with sys.exit, say
+        sys.modules.pop(name, None)
+        first = packaged or error
+        raise TargetImportError(path, first, import_roots(file)) from first
+    return module
+
+
+def _imported(name: str, target: str) -> ModuleType:
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # a module in the working folder is found, as with python -m
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            raise UsageError(f"unknown target {target!r}: no module named {error.name!r}") from None
+        raise TargetImportError(target, error) from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # as above
+        raise TargetImportError(target, error) from error
+
+
+def _of_module(module: ModuleType, attribute: str, target: str) -> list[Implementation]:
+    declared = registered_by(module)
+    if not attribute:
+        if not declared:
+            raise UsageError(f"{target} declares no @implementation; name the function: {target}:function")
+        return declared
+    value: Any = module
+    for part in attribute.split("."):
+        if not hasattr(value, part):
+            by_name = [one for one in declared if one.name == attribute]
+            if by_name:
+                return by_name
+            functions = [n for n, v in vars(value).items() if callable(v) and n[0] != "_"]
+            raise UsageError.unknown("function", attribute, functions)
+        value = getattr(value, part)
+    if not callable(value):
+        raise UsageError(f"{target} is a {type(value).__name__}, not a function")
+    return [_declared(value) or replace(completed(describe(value)), name=_short(target))]
+
+
+def _declared(function: Callable[..., Any]) -> Implementation | None:
+    return next((completed(one) for one in REGISTERED if one.function is function), None)
+
+
+def _short(target: str) -> str:
+    """The name of an undeclared target in tables and test ids: what the user typed, without the folders of a path."""
+    place, _, attribute = target.rpartition(":")
+    return foreign_text.shown_line(
+        f"{Path(place).stem if place.endswith('.py') else place}:{attribute}", characters=NAME
+    )
+
+
+def devices_of(one: Implementation, asked: tuple[str, ...] = ()) -> dict[str, str | None]:
+    """For each device that it declares: None where it can run, or the reason why not."""
+    answers: dict[str, str | None] = {}
+    for device in asked or one.devices:
+        if device not in one.devices:
+            answers[device] = f"{one.name} does not declare {device}"
+            continue
+        reason = frameworks.missing(one.arrays) or frameworks.get(one.arrays).unavailable(device)
+        answers[device] = reason or _unavailable(one, device)
+    return answers
+
+
+def _unavailable(one: Implementation, device: str) -> str | None:
+    """What the implementation itself says of a device: None, or why it cannot run there."""
+    reason = one.available(device) if one.available else None
+    return None if reason is None else foreign_text.shown_line(reason)

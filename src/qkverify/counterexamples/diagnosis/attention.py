@@ -1,0 +1,141 @@
+"""The diagnosis of attention: symptoms that show by themselves, then the table of mistakes, then where it is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from qkverify.counterexamples.diagnosis import symptoms
+from qkverify.counterexamples.diagnosis.claims import Claim, Observation, Parts, Trial
+from qkverify.counterexamples.diagnosis.conditions import CONDITIONS
+from qkverify.counterexamples.diagnosis.fitting import Found, Predict, candidates, chosen, claim
+from qkverify.counterexamples.diagnosis.mistakes import MISTAKES, Mistake
+from qkverify.counterexamples.diagnosis.mistakes.scores import scale_of
+from qkverify.counterexamples.diagnosis.mistakes.variants import Arguments, other_alignment
+from qkverify.counterexamples.diagnosis.observing import ASPECTS, Observer
+from qkverify.problem.attention_problem import Problem
+from qkverify.problem.byte_strategies import sampled
+from qkverify.reference.attention import attention
+from qkverify.reference.attention_vjp import attention_vjp
+from qkverify.rounding import Precision
+from qkverify.runs.run import Run
+from qkverify.strategies.attention_problems import problems
+
+DETECTED = "was detected"
+DRAWN = 2000  # random problems at most: an implementation may accept next to none
+
+
+def claim_of(observer: Observer, trial: Trial) -> Claim | None:
+    """What went wrong on the observer's problem, or None. Raises TimeoutError once the time is up."""
+    aspect, seen = observer.observations()
+    if not seen or seen[0].right:
+        return symptoms.written(observer)
+    first = seen[0].subject
+    if first.options.keys() != observer.problem.options.keys():  # begin anew with what is wrong
+        return claim_of(Observer(observer.run, first, observer.until), trial)
+    claims = (claim for claim in _claims(observer, seen, aspect, trial) if claim is not None)
+    return next((claim for claim in claims if trial.passed(claim)), None)
+
+
+def _claims(
+    observer: Observer, seen: Sequence[Observation], aspect: str, trial: Trial
+) -> Iterator[Claim | None]:
+    """What fits the observations, the surest first."""
+    first = seen[0].subject
+    yield symptoms.varies(observer, first, aspect)
+    yield symptoms.mode(observer, first, aspect)
+    yield symptoms.layouts(observer, first, aspect)
+    yield symptoms.lse_switch(observer, first, aspect)
+    yield _known_mistake(observer, seen, aspect, trial)
+    yield symptoms.written(observer)
+    yield symptoms.remembered(observer, aspect)
+    yield from symptoms.digits(observer, aspect)
+    yield symptoms.place(observer, seen, aspect)
+
+
+def _known_mistake(
+    observer: Observer, seen: Sequence[Observation], aspect: str, trial: Trial
+) -> Claim | None:
+    """The first mistake of the table that explains what was observed, with its condition."""
+    words, first, run = _words(observer.problem), seen[0].subject, observer.run
+    every = [(_text(run, m, words), _predicting(run, m, aspect)) for m in MISTAKES if m.matters(first)]
+
+    def claim_with(found: Found) -> Claim:
+        of = {"lse": "that of ", "gradients": "those of "}.get(aspect, "")
+        those = of if "attention" in found.text.split()[:2] else ""
+        return claim(run, found, aspect, ASPECTS[aspect].format(those + found.text))
+
+    found = chosen(
+        *candidates(
+            run,
+            seen,
+            every,
+            CONDITIONS,
+            observer.until,
+            lambda one: trial.passed(claim_with(one)),
+            first=True,
+        )
+    )
+    return claim_with(found) if found else None
+
+
+def _text(run: Run, mistake: Mistake, words: Mapping[str, str]) -> str:
+    """What a mistake is, in words. A convention that nobody declares is called detected."""
+    held = "empty_rows" if "{empty}" in mistake.text else "causal_alignment"
+    how = "is declared" if held in run.implementation.semantics else DETECTED
+    return mistake.text.format(**words).replace("is declared", how)
+
+
+def _words(p: Problem) -> dict[str, str]:
+    return {"declared": p.causal_alignment, "other": other_alignment(p), "empty": p.empty_row}
+
+
+def _predicting(run: Run, mistake: Mistake, aspect: str) -> Predict:
+    def predict(seen: Observation) -> Parts | None:
+        if not mistake.matters(seen.subject):
+            return seen.expected
+        try:
+            return _computed(run, mistake, seen.subject, aspect)
+        except Exception:  # a variant that cannot be computed here predicts nothing
+            return None
+
+    return predict
+
+
+def _computed(run: Run, mistake: Mistake, problem: Problem, aspect: str) -> Parts | None:
+    special = getattr(mistake, aspect)
+    precision = run.precision
+    if aspect == "gradients":
+        precision = run.gradient_precision.either_side(scale_of(problem))
+    arguments = _arguments(run, problem, precision)
+    if special is not None:
+        found = special(arguments, problem)
+        return found if aspect == "gradients" else {aspect: found}
+    if mistake.edit is None:
+        return None
+    arguments = mistake.edit(arguments, problem)
+    if aspect == "gradients":
+        return attention_vjp(**arguments, delta=run.semantics["delta"])
+    arguments.pop("upstream", None)
+    output, lse = attention(**arguments, return_lse=True)
+    return {aspect: output if aspect == "output" else lse}
+
+
+def _arguments(run: Run, problem: Problem, precision: Precision) -> Arguments:
+    """What the reference is called with, as `Run.bound` and `Run.gradient_bounds` do."""
+    names = [n for n in ("query", "key", "value", "upstream") if getattr(problem, n) is not None]
+    arrays = {name: run.bounded(getattr(problem, name), precision) for name in names}
+    options = run._bounded_options(problem, precision)
+    options.pop("return_lse", None)
+    return {**arrays, **options}
+
+
+def random_problems(run: Run, aspect: str, generator: np.random.Generator) -> Iterator[Problem]:
+    """Problems as the laws draw them: every fourth may be long."""
+    short, long = (problems(upstream=aspect == "gradients", long=long) for long in (False, True))
+    for number in range(DRAWN):
+        with run.activated():
+            found = sampled(long if number % 4 == 3 else short, generator)
+        if found is not None:
+            yield found

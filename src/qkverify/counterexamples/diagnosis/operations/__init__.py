@@ -1,0 +1,84 @@
+"""The diagnosis of other operations than attention: their mistakes compared on examples of their own.
+
+A mistake is named only where it is the sole one of its table that explains everything that was observed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from qkverify.counterexamples.diagnosis.claims import Claim, Observation, Trial
+from qkverify.counterexamples.diagnosis.deadline import Deadline
+from qkverify.counterexamples.diagnosis.fitting import Found, candidates, chosen, claim
+from qkverify.counterexamples.diagnosis.observing import fresh
+from qkverify.counterexamples.diagnosis.operations import signs
+from qkverify.counterexamples.diagnosis.operations.alibi_slopes import ALIBI_SLOPES
+from qkverify.counterexamples.diagnosis.operations.cached import CACHED
+from qkverify.counterexamples.diagnosis.operations.calling import ASPECTS, Caller
+from qkverify.counterexamples.diagnosis.operations.cross_entropy import CROSS_ENTROPY
+from qkverify.counterexamples.diagnosis.operations.decoder_layer import DECODER
+from qkverify.counterexamples.diagnosis.operations.embedding import EMBEDDING
+from qkverify.counterexamples.diagnosis.operations.encoder_layer import ENCODER
+from qkverify.counterexamples.diagnosis.operations.feed_forward import FEED_FORWARD
+from qkverify.counterexamples.diagnosis.operations.kind import Operation
+from qkverify.counterexamples.diagnosis.operations.multi_head import MULTI_HEAD
+from qkverify.counterexamples.diagnosis.operations.packed import PACKED
+from qkverify.counterexamples.diagnosis.operations.paged import PAGED
+from qkverify.counterexamples.diagnosis.operations.positional_encoding import POSITIONAL_ENCODING
+from qkverify.counterexamples.diagnosis.operations.rotary import ROTARY
+from qkverify.counterexamples.diagnosis.operations.rotary_pair import ROTARY_PAIR
+from qkverify.counterexamples.diagnosis.operations.softmax import SOFTMAX
+from qkverify.runs.run import Run
+
+OTHERS: Mapping[str, Operation] = {
+    "softmax": SOFTMAX, "positional_encoding": POSITIONAL_ENCODING, "rotary": ROTARY, "rotary_pair": ROTARY_PAIR,
+    "alibi_slopes": ALIBI_SLOPES, "embedding": EMBEDDING, "multi_head_attention": MULTI_HEAD, "feed_forward": FEED_FORWARD,
+    "encoder_layer": ENCODER, "decoder_layer": DECODER, "cross_entropy": CROSS_ENTROPY,
+    "packed_attention": PACKED, "cached_attention": CACHED, "paged_attention": PAGED,
+}  # fmt: skip
+
+
+def claim_about(run: Run, until: Deadline, trial: Trial, *, right: bool = False) -> Claim | None:
+    """What is wrong with another operation: its mistakes compared on examples of its own.
+
+    With `right`, of a law whose results are right, only what is no matter of results: strides, and calls that write.
+    """
+    operation = OTHERS.get(run.implementation.operation)
+    if operation is None:
+        return None
+    caller = Caller(fresh(run), operation, until)
+    with np.errstate(all="ignore"):
+        claims = (claim for claim in _claims(caller, trial, right) if claim is not None)
+        return next((claim for claim in claims if trial.passed(claim)), None)
+
+
+def _claims(caller: Caller, trial: Trial, right: bool) -> Iterator[Claim | None]:
+    """What fits the examples, the surest first. What is about one aspect ends with it."""
+    for aspect in ASPECTS:
+        seen = caller.observations(aspect)
+        if not seen or seen[0].right:
+            continue
+        if right:
+            break
+        yield signs.varies(caller, seen[0].subject, aspect)
+        yield _known_mistake(caller, seen, aspect, trial)
+        yield signs.written(caller)
+        yield signs.only_later(seen, aspect)
+        return
+    yield signs.layouts(caller)
+    yield signs.written(caller)
+
+
+def _known_mistake(caller: Caller, seen: Sequence[Observation], aspect: str, trial: Trial) -> Claim | None:
+    """The one mistake of the table that explains what was observed, with its condition."""
+
+    def claim_with(found: Found) -> Claim:
+        return claim(caller.run, found, aspect, ASPECTS[aspect].format(found.text))
+
+    conditions = caller.operation.conditions
+    found = chosen(
+        *candidates(caller.run, seen, caller.mistakes(aspect), conditions, caller.until,
+                    lambda one: trial.passed(claim_with(one))), sole=True)  # fmt: skip
+    return claim_with(found) if found else None

@@ -1,0 +1,127 @@
+"""What the failures of one cell have in common, gathered while its laws are checked and settled when they are done.
+
+A diagnosis is found on the first failure that it explains. Every later failure is held against it: one that it explains gets it
+without a search, and one that contradicts it withdraws it. Which calls raised and which returned is gathered from all laws, those
+that hold included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from qkverify.counterexamples.causes import settled
+from qkverify.counterexamples.diagnosis import claim_of_failure, observe_with
+from qkverify.counterexamples.diagnosis.claims import Claim, Observation
+from qkverify.counterexamples.diagnosis.observing import fresh
+from qkverify.counterexamples.judging import Judged
+from qkverify.results import Verdict
+from qkverify.runs.raising_conditions import Call, separating
+from qkverify.runs.run import Run
+
+SEARCHED = 4  # diagnoses that are looked for in one cell for the same wrong aspects: what they do not explain stays so
+
+
+@dataclass
+class Failure:
+    """One broken law: a run of its cell, the problems of its counterexample, and the claim that explains it."""
+
+    run: Run
+    judged: Sequence[Judged]
+    raised: bool
+    claim: Claim | None = None
+
+
+@dataclass
+class Failures:
+    """The failures of a cell, by law."""
+
+    returned: set[Call] = field(default_factory=set)
+    raised: set[Call] = field(default_factory=set)
+    of: dict[str, Failure] = field(default_factory=dict)
+    withdrawn: list[Claim] = field(default_factory=list)
+    searched: dict[frozenset[str], int] = field(default_factory=dict)  # how often, by what is wrong
+
+    def calls_of(self, run: Run) -> None:
+        """Note the calls that a law made, whatever became of it."""
+        self.returned |= run.returned
+        self.raised |= run.raised
+
+    def explained(self, law: str, run: Run, judged: Sequence[Judged], *, dropped: bool, raised: bool) -> str:
+        """The diagnosis of a law that failed, or nothing; it is kept for the failures that come."""
+        failure = self.of[law] = Failure(fresh(run), judged, raised)
+        self._withdraw_contradicted_by(failure)
+        if raised:  # no sentence is about an exception
+            return ""
+        wrong = frozenset(aspect for one in judged for aspect in one.wrong)
+        failure.claim = self._known(failure)
+        if failure.claim is None and self.searched.get(wrong, 0) < SEARCHED:
+            self.searched[wrong] = self.searched.get(wrong, 0) + 1
+            failure.claim = self._new(run, judged, dropped)
+        return failure.claim.sentence if failure.claim else ""
+
+    def settled(self, verdicts: Sequence[Verdict]) -> list[Verdict]:
+        """The verdicts with the diagnoses that stand now that all laws are checked, and with when calls raise."""
+        for failure in self.of.values():
+            if failure.claim is None and not failure.raised:
+                failure.claim = self._known(failure)
+        conditions = separating(self.raised, self.returned)
+        return [self._settled(verdict, conditions) for verdict in verdicts]
+
+    def _settled(self, verdict: Verdict, conditions: list[str]) -> Verdict:
+        failure = self.of.get(verdict.law)
+        if failure is None or verdict.counterexample is None:
+            return verdict
+        claim = failure.claim
+        return settled(
+            verdict,
+            diagnosis=self._said(claim) if claim else "",
+            raises_when=conditions if failure.raised else [],
+        )
+
+    def _said(self, claim: Claim) -> str:
+        """A sentence, without what it says of other problems if calls raise on some of those."""
+        if not claim.narrower:
+            return claim.sentence
+        others = (one.subject for f in self.of.values() if f.raised for one in f.judged)
+        return claim.sentence if all(map(claim.inside, others)) else claim.narrower
+
+    def _claims(self) -> list[Claim]:
+        found = [failure.claim for failure in self.of.values() if failure.claim is not None]
+        return list({id(claim): claim for claim in found}.values())
+
+    def _known(self, failure: Failure) -> Claim | None:
+        """A claim about other failures that explains this one."""
+        return next((claim for claim in self._claims() if self._explains(claim, failure)), None)
+
+    def _explains(self, claim: Claim, failure: Failure) -> bool:
+        wrong = [
+            one.subject for one in failure.judged if claim.aspect in one.wrong and claim.inside(one.subject)
+        ]
+        return bool(wrong) and not claim.direct and not self._contradicts(claim, failure)
+
+    def _contradicts(self, claim: Claim, failure: Failure) -> bool:
+        def observed(subject: Any) -> Observation | None:
+            return observe_with(failure.run, subject, claim.aspect)
+
+        seen = map(claim.observed or observed, (one.subject for one in failure.judged))
+        return any(one is not None and claim.contradicted(one) for one in seen)
+
+    def _withdraw_contradicted_by(self, new: Failure) -> None:
+        for claim in self._claims():
+            if not claim.direct and self._contradicts(claim, new):
+                self.withdrawn.append(claim)
+                for failure in self.of.values():
+                    if failure.claim is claim:
+                        failure.claim = None
+
+    def _new(self, run: Run, judged: Sequence[Judged], dropped: bool) -> Claim | None:
+        wrong = [one.subject for one in judged if one.wrong]
+        right = bool(judged) and not wrong
+        found = claim_of_failure(run, wrong, self._problems(), dropped=dropped, right=right)
+        return None if found is None or found.sentence in [one.sentence for one in self.withdrawn] else found
+
+    def _problems(self) -> Iterator[Any]:
+        """Of all failures, the problems that were called again."""
+        return (one.subject for failure in self.of.values() for one in failure.judged)

@@ -1,0 +1,76 @@
+"""The gradient of another operation in a script: its textbook form, with one number moved along the imaginary axis.
+
+f(x + i h) = f(x) + i h f'(x) - h^2 f''(x) / 2 ...: the imaginary part over h is the derivative, and for h = 1e-30 to the last
+digit, because nothing is subtracted (Squire and Trapp, "Using complex variables to estimate derivatives of real functions", SIAM
+Review 40, 1998). So no backward pass has to stand in a script, and a person has only the formula to read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from qkverify.contract import OPERATIONS
+from qkverify.counterexamples.scripts.calls import Calls
+from qkverify.counterexamples.scripts.recorder import Recorded
+
+WRITTEN = ("key_cache", "value_cache")
+
+
+def upstream_names(call: Recorded) -> list[str]:
+    """What a script calls the gradients from above: of several results, each after the argument that it is made of."""
+    several = len(call.upstream) > 1
+    return (
+        [f"{name}_upstream" for name in OPERATIONS[call.kind][: len(call.upstream)]]
+        if several
+        else ["upstream"]
+    )
+
+
+def gradient_lines(call: Recorded, calls: Calls, steps: Sequence[str]) -> list[str]:
+    """The gradient that is judged, as the function gives it (`got`) and as the steps do (`exact`, at the worst place)."""
+    name = call.judged.removeprefix("gradient of ")
+    leaf = next(own for own, of in _leaves(call).items() if of == name)
+    above = upstream_names(call)
+    return [
+        *_found(call, calls, leaf, above), "",
+        "# The exact derivative by that number alone: the formula, with the number moved along the imaginary axis.",
+        f"moved = numbers({leaf}).astype(complex)", "moved[WORST] += 1e-30j", f"{leaf} = moved",
+        *steps, f"slope = (numbers({f'{name}_upstream' if len(above) > 1 else above[0]}) * exact).sum().imag / 1e-30",
+        "exact = np.zeros(moved.shape)", "exact[WORST] = slope",
+    ]  # fmt: skip
+
+
+def _leaves(call: Recorded) -> dict[str, str]:
+    """The arrays that have gradients, as a script writes them, and their names."""
+    found: dict[str, str] = {}
+    for own, x in zip(OPERATIONS[call.kind], call.arguments, strict=False):
+        inner = {f'{own}["{name}"]': name for name in x} if isinstance(x, Mapping) else {own: own}
+        found |= {written: name for written, name in inner.items() if f"gradient of {name}" in call.got}
+    return found
+
+
+def _found(call: Recorded, calls: Calls, leaf: str, above: list[str]) -> list[str]:
+    """Lines for what the function gives."""
+    which = list(call.got).index(call.judged)
+    if calls.implementation.vjp is not None:
+        return [f"got = numbers({calls.of_operation(call, '_vjp', above)}[{which}])"]
+    given = list(dict.fromkeys(own.partition("[")[0] for own in _leaves(call)))
+    if calls.implementation.arrays == "jax":
+        result = calls.of_operation(call) + ("[0]" if call.kind == "cached_attention" else "")
+        every = f"({', '.join(above)})" if len(above) > 1 else above[0]
+        own, bracket, key = leaf.partition("[")
+        return [f"_, pull = jax.vjp(lambda {', '.join(given)}: {result}, {', '.join(given)})",
+                f"got = numbers(pull({every})[{given.index(own)}]{bracket}{key})"]  # fmt: skip
+    mappings = {own.partition("[")[0] for own in _leaves(call) if "[" in own}
+    lines = [f"{own} = {{name: x.detach().requires_grad_() for name, x in {own}.items()}}" if own in mappings
+             else f"{own} = {own}.detach().requires_grad_()" for own in given]  # fmt: skip
+    result = calls.of_operation(call, copied=[own for own in given if own in WRITTEN])
+    if len(above) > 1:
+        lines.append(f"total = sum((x * g).sum() for x, g in zip({result}, ({', '.join(above)})))")
+    else:
+        lines.append(f"total = ({result} * {above[0]}).sum()")
+    return [
+        *lines,
+        f"(gradient,) = torch.autograd.grad(total, {leaf}, materialize_grads=True)",
+        "got = numbers(gradient)",
+    ]

@@ -1,0 +1,120 @@
+"""Counterexamples on disk: `.qkverify/<id>.json` in the working folder holds what a failing law was given.
+
+The arrays stand in it with their dtype, shape and memory layout, so a replay is the same call, whatever the strategies have
+become since. The id is a hash of the content. Beside it lies, where one can be made, `<id>.py`: the same failure as a script
+without qkverify (see `scripts`).
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+
+from qkverify.counterexamples import scripts
+from qkverify.errors import UsageError
+from qkverify.problem.attention_problem import Problem
+from qkverify.strategies.sequences import Sequences
+
+if TYPE_CHECKING:
+    from qkverify.runs.run import Run
+    from qkverify.verification.laws import Law
+
+FOLDER = Path(".qkverify")
+
+
+def store(law: Law, run: Run) -> str:
+    """Write the failing example of a run and return its id; nothing where the folder cannot be written."""
+    one = run.implementation
+    record = {
+        "law": law.name, "law_file": law.file, "implementation": one.name, "file": one.file,
+        "function": getattr(one.function, "__name__", ""), "device": run.device, "dtype": run.dtype,
+        "drawn": {name: encode(value) for name, value in run.failing.items()},
+    }  # fmt: skip
+    text = json.dumps(record, indent=1)
+    name = hashlib.sha256(text.encode()).hexdigest()[:8]
+    try:
+        ignored(FOLDER)
+        (FOLDER / f"{name}.json").write_text(text)
+        FOLDER.joinpath(f"{name}.py").unlink(missing_ok=True)  # of the function as it was then
+        written = scripts.script(law, run)
+        if written:
+            FOLDER.joinpath(f"{name}.py").write_text(written, "utf-8")
+    except OSError:
+        return ""
+    return name
+
+
+def ignored(folder: Path) -> Path:
+    """The folder, made where it is missing, with a .gitignore of its own: nothing in it is for a repository."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rule = folder / ".gitignore"
+    if not rule.exists():
+        rule.write_text("*\n")
+    return folder
+
+
+def script_of(name: str) -> Path | None:
+    """The script that was written for an id, if there is one."""
+    path = FOLDER / f"{name}.py"
+    return path if path.is_file() else None
+
+
+def load(name: str) -> dict[str, Any]:
+    """The record of an id (or of a file). Raises UsageError naming the ids that exist."""
+    path = Path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
+    if not path.is_file():
+        raise UsageError.unknown("replay", name, [p.stem for p in FOLDER.glob("*.json")])
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+        record["drawn"] = {key: decode(value) for key, value in record["drawn"].items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is no replay file: {error}") from error
+    return record
+
+
+def encode(value: Any) -> Any:
+    """A drawn argument as JSON; whatever is no array, problem or plain number is written as its text."""
+    if isinstance(value, Problem):
+        return {"problem": {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}}
+    if isinstance(value, Sequences):
+        return {"sequences": {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}}
+    if isinstance(value, np.ndarray):
+        return {
+            "dtype": value.dtype.name,
+            "shape": list(value.shape),
+            "data": base64.b64encode(value.tobytes()).decode(),
+        }
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, tuple | list):
+        return {"tuple" if isinstance(value, tuple) else "list": [encode(x) for x in value]}
+    if isinstance(value, dict):
+        return {"dict": {key: encode(x) for key, x in value.items()}}
+    return value if isinstance(value, int | float | str | bool | None) else {"text": repr(value)}
+
+
+def decode(value: Any) -> Any:
+    """The inverse of `encode`."""
+    if not isinstance(value, dict):
+        return value
+    if "problem" in value:
+        return Problem(**{name: decode(x) for name, x in value["problem"].items()})
+    if "sequences" in value:
+        return Sequences(**{name: decode(x) for name, x in value["sequences"].items()})
+    if "data" in value:
+        dtype = ml_dtypes.bfloat16 if value["dtype"] == "bfloat16" else np.dtype(value["dtype"])
+        return np.frombuffer(base64.b64decode(value["data"]), dtype).reshape(value["shape"]).copy()
+    if "tuple" in value:
+        return tuple(decode(x) for x in value["tuple"])
+    if "list" in value:
+        return [decode(x) for x in value["list"]]
+    if "dict" in value:
+        return {key: decode(x) for key, x in value["dict"].items()}
+    raise TypeError(f"an argument was stored as text only: {value.get('text')}")

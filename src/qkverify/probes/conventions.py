@@ -1,0 +1,438 @@
+"""Finding out what an implementation chose where libraries differ legitimately.
+
+A declared choice is taken at its word and the laws hold it to that. An undeclared one is probed on an example small enough to
+be read, printed ("detected: causal top-left"), and, but for `PRINTED_ALONE`, held to for the rest of the run. A probe that
+raises leaves the choice open: the laws will meet the same error and report it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from qkverify.contract import Implementation, empty_rows, messages
+from qkverify.contract.operations import DESCRIBED, word
+from qkverify.errors import ContractError
+from qkverify.probes import fast_exponential, operation_rounding
+from qkverify.probes.layouts import layout
+from qkverify.probes.norms import norms
+from qkverify.problem.attention_problem import Problem
+from qkverify.rounding import Bounded, Precision
+from qkverify.runs.accepted_heads import heads
+from qkverify.runs.run import Run
+
+HARDLY_A_SCORE = (
+    -30_000.0
+)  # a number that stands for -inf in float16 is about half of its largest: lower than any score
+
+Known = Literal["declared", "detected", "not applicable"]
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One convention of one implementation: its value and how it is known."""
+
+    value: str
+    how: Known
+
+
+@messages.collected()
+def detect(one: Implementation, device: str, dtype: str) -> dict[str, Choice]:
+    """Every convention of an implementation in one cell, with the precision model it is judged by in half precision."""
+    run = Run(one, device, dtype)
+    found: dict[str, Choice] = {}
+    if one.operation != "attention":
+        found |= _left_out(one, run)
+        run.semantics |= settled(found)
+        return {**found, **_rounding(one, run)}
+    for name, probe in PROBES.items():
+        if name in one.semantics:
+            found[name] = Choice(_whole(one.semantics[name], probe, run), "declared")
+            run.semantics[name] = found[name].value
+            continue
+        value = _answer(probe, run)
+        if name == "mismatched_sizes" and not value:
+            continue  # the contract asks for an error
+        found[name] = Choice(value, "detected") if value else Choice("none", "not applicable")
+        if value:
+            run.semantics[name] = value
+    if dtype in ("float16", "bfloat16"):
+        found["precision"] = _precision(one, run)
+        if run.offers("gradients"):
+            found |= _gradient_conventions(one, run, found["precision"])
+    return found
+
+
+def settled(found: Mapping[str, Choice]) -> dict[str, str]:
+    """The conventions a run is held to."""
+    return {
+        name: choice.value
+        for name, choice in found.items()
+        if choice.how != "not applicable"
+        and name not in ("precision", "gradient_precision")
+        and not (name in PRINTED_ALONE and choice.how == "detected")
+    }
+
+
+# What a probe finds and nobody is held to: the contract wants the natural log-sum-exp of whoever says nothing, and bits that
+# agreed on one small example need not on others (a matrix product may depend on where its operands lie in memory).
+PRINTED_ALONE = ("lse", "deterministic", "batch_invariant")
+
+
+def precisions_of(found: Mapping[str, Choice], dtype: str) -> dict[str, Precision]:
+    """The precision models that were detected, as `Run` takes them: of the output and of the gradients."""
+    return {
+        name: Precision.named(found[name].value, dtype)
+        for name in ("precision", "gradient_precision")
+        if name in found and found[name].how == "detected"
+    }
+
+
+def _answer(probe: Callable[[Run], Answer | None], run: Run) -> Answer | None:
+    try:
+        return probe(run)
+    except Exception:  # the law that meets the same error reports it with its problem
+        return None
+
+
+def _whole(declared: str, probe: Callable[[Run], str | None], run: Run) -> str:
+    """A declaration as it is; where it speaks of some ways to hide keys only, with what was found out of the others."""
+    ways = empty_rows.by_way(declared)
+    probed = _answer(probe, run) if ways else None
+    if probed is None:
+        return declared
+    others = {way: empty_rows.value_of(probed, way) for way in empty_rows.WAYS if run.offers(way)}
+    known = {way: value for way, value in others.items() if value != empty_rows.UNDECIDED}
+    return empty_rows.joined({**known, **ways})
+
+
+def _size(run: Run) -> int:
+    """A head size that the implementation takes: the smallest from 1 up, as both key and value size."""
+    sizes = {"B": 1, "H": 1, "G": 1, "Q": 2, "K": 3}
+    return next(
+        (
+            d
+            for d in (1, 2, 4, 8, 16, 32, 64, 128)
+            if run.implementation.accepts({**sizes, "D": d, "E": d}) is None
+        ),
+        64,
+    )
+
+
+def _problem(
+    run: Run, *, queries: int = 2, keys: int = 3, batch: int = 1, seed: int | None = None, **options: Any
+) -> Problem:
+    """Zero scores unless `seed` is given, and values 1, 2, 4, ...: the output tells which keys were averaged."""
+    size, dtype = _size(run), run.numpy_dtype
+    shape = (batch, 1, keys, size)
+    if seed is None:
+        query, key = np.zeros((batch, 1, queries, size), dtype), np.zeros(shape, dtype)
+        value = np.broadcast_to(np.exp2(np.arange(keys))[:, None], shape).astype(dtype)
+    else:
+        rng = np.random.default_rng(seed)
+        query = rng.standard_normal((batch, 1, queries, size)).astype(dtype)
+        key, value = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
+    return Problem(query=query, key=key, value=value, **options)
+
+
+def _causal_alignment(run: Run) -> str | None:
+    if not run.offers("causal"):
+        return None
+    seen = run.values(_problem(run, causal=True))[0, 0, 0, 0].astype(np.float64)
+    return _nearest(
+        float(seen), {1.0: "top-left", 1.5: "bottom-right"}
+    )  # the first query saw one key, or two
+
+
+def _empty_rows(run: Run) -> str | None:
+    """A row is hidden from every key, by each of the ways that are offered."""
+    values = {way: _answer(partial(_empty_row, way), run) for way in empty_rows.WAYS if run.offers(way)}
+    return empty_rows.joined({way: value for way, value in values.items() if value}) or None
+
+
+# One query at least sees no key; and two keys tell a mean from a copy.
+HIDDEN: Mapping[str, Mapping[str, Any]] = {
+    "mask": {"mask": np.array([[[[True] * 3, [False] * 3]]])},
+    "bias": {"bias": np.array([[[[0.0] * 3, [-np.inf] * 3]]])},
+    "key_lengths": {"key_lengths": np.array([0], np.int32)},
+    "causal": {"causal": True, "queries": 3, "keys": 2},
+    "window": {"window": (0, 0), "queries": 3, "keys": 2},
+}
+
+
+def _empty_row(way: str, run: Run) -> str | None:
+    """What a row that sees no key gets; None where this way hides none, or the sizes that it takes are refused."""
+    hidden = dict(HIDDEN[way])
+    if way == "bias":
+        hidden["bias"] = hidden["bias"].astype(run.numpy_dtype)
+    problem = _problem(run, causal_alignment=run.semantics["causal_alignment"], **hidden)
+    rows = np.flatnonzero(~problem.some_visible[0, 0])
+    if not rows.size or run.implementation.accepts(problem.sizes) is not None:
+        return None
+    row = int(rows[-1])
+    seen = float(run.values(problem)[0, 0, row, 0].astype(np.float64))
+    if np.isnan(seen) or seen == 0:
+        return "nan" if np.isnan(seen) else "zero"
+    return _answer(partial(_even_row, hidden, row), run) or "uniform"
+
+
+def _even_row(hidden: Mapping[str, Any], row: int, run: Run) -> str:
+    """Whether such a row passes gradients on, as it does where what hides a key was added to its score."""
+    if not run.offers("gradients"):
+        return "uniform"
+    problem = _problem(run, seed=2, **hidden)
+    upstream = np.random.default_rng(3).standard_normal((*problem.query.shape[:3], problem.sizes["E"]))
+    found = run.gradient_values(problem.replace(upstream=upstream.astype(run.numpy_dtype)))
+    return "uniform with gradients" if found["query"][0, 0, row].any() else "uniform"
+
+
+def _masked_values(run: Run) -> str | None:
+    """NaN in the last key and value, which no query may see."""
+    if run.offers("mask"):
+        hidden: dict[str, Any] = {"mask": np.array([[[[True, True, False]]]])}
+    elif run.offers("key_lengths"):
+        hidden = {"key_lengths": np.array([2], np.int32)}
+    elif run.offers("causal"):
+        hidden = {"causal": True}
+    else:
+        return None
+    clean = _problem(run, queries=2 if "causal" not in hidden else 1, **hidden)
+    key, value = clean.key.copy(), clean.value.copy()
+    key[..., -1, :] = value[..., -1, :] = np.nan
+    if "causal" in hidden and run.semantics["causal_alignment"] == "bottom-right":
+        clean = _problem(run, queries=3, causal=True)
+        got = run.values(clean.replace(key=key, value=value))[:, :, :2]
+    else:
+        got = run.values(clean.replace(key=key, value=value))
+    return "read" if np.isnan(got.astype(np.float64)).any() else "ignored"
+
+
+def _deterministic(run: Run) -> str | None:
+    problem = _problem(run, queries=17, keys=33, seed=1)
+    first = run.values(problem)
+    return "yes" if all(np.array_equal(first, run.values(problem)) for _ in range(3)) else "no"
+
+
+def _batch_invariant(run: Run) -> str | None:
+    problem = _problem(run, queries=17, keys=33, batch=3, seed=1)
+    together = run.values(problem)
+    alone = [
+        run.values(problem.replace(**{n: getattr(problem, n)[b : b + 1] for n in ("query", "key", "value")}))
+        for b in range(3)
+    ]
+    return "yes" if np.array_equal(together, np.concatenate(alone)) else "no"
+
+
+def _empty_lse(run: Run) -> str | None:
+    if not run.offers("return_lse"):
+        return None
+    if run.offers("mask"):
+        hidden: dict[str, Any] = {"mask": np.zeros((1, 1, 1, 3), bool)}
+    elif run.offers("key_lengths"):
+        hidden = {"key_lengths": np.array([0], np.int32)}
+    else:
+        return None
+    found = float(run.outputs(_problem(run, return_lse=True, **hidden))[1][0, 0, 0])
+    return "-inf" if found == -np.inf else "finite" if found <= HARDLY_A_SCORE else None
+
+
+def _lse(run: Run) -> str | None:
+    if not run.offers("return_lse"):
+        return None
+    found = float(run.outputs(_problem(run, return_lse=True))[1][0, 0, 0])
+    return _nearest(found, {float(np.log(3)): "natural", float(np.log2(3)): "base2"})
+
+
+def mismatched(problem: Problem, which: str) -> Problem:
+    """The problem with a key or value that is too long, too wide, or of twice as many batch entries."""
+    changed, axis = MISMATCHES[which]
+    return problem.replace(**{n: np.concatenate([getattr(problem, n)] * 2, axis) for n in changed})
+
+
+MISMATCHES: Mapping[str, tuple[tuple[str, ...], int]] = {
+    "value longer": (("value",), 2), "key longer": (("key",), 2), "key wider": (("key",), 3),
+    "batches differ": (("key", "value"), 0),
+}  # fmt: skip
+
+
+def _mismatched_sizes(run: Run) -> str | None:
+    """ "cut" if an undeclared function leaves out what is too long, wherever it does not raise. Whoever declares an
+    implementation has read that it must raise, or declares otherwise."""
+    if run.implementation.declared or run.implementation.compiles:
+        return None
+    problem, returned = _problem(run, keys=3, batch=2, seed=4), 0
+    if problem.sizes["D"] == 1:
+        wider = {name: np.concatenate([getattr(problem, name)] * 2, 3) for name in ("query", "key", "value")}
+        problem = problem.replace(**wider)
+    for which in MISMATCHES:
+        try:
+            got = run.values(mismatched(problem, which))
+        except ContractError:
+            return None
+        except Exception:  # as it should be
+            continue
+        exact = run.bound(problem)[0]
+        if not (np.abs(got.astype(np.float64) - exact.value) <= exact.errors).all():
+            return None
+        returned += 1
+    return "cut" if returned else None
+
+
+def _nearest(found: float, meanings: Mapping[float, str]) -> str | None:
+    """The meaning whose number is nearest to what was found; None for NaN."""
+    return None if np.isnan(found) else meanings[min(meanings, key=lambda number: abs(number - found))]
+
+
+PROBES: Mapping[str, Callable[[Run], str | None]] = {
+    "causal_alignment": _causal_alignment,
+    "empty_rows": _empty_rows,
+    "masked_values": _masked_values,
+    "deterministic": _deterministic,
+    "batch_invariant": _batch_invariant,
+    "lse": _lse,
+    "empty_lse": _empty_lse,
+    "mismatched_sizes": _mismatched_sizes,
+}
+
+
+def _precision(one: Implementation, run: Run) -> Choice:
+    """One of `FUSED` where random problems hold to a fused kernel's bound, else "eager" (every operation rounds)."""
+    declared = one.declared_precision(run.device, run.dtype)
+    if declared is not None:
+        return Choice(declared if isinstance(declared, str) else "declared", "declared")
+    name = FUSED[_answer(_fast_exponential, run) == "fast"]
+    fused = Run(one, run.device, run.dtype, run.semantics, Precision.named(name, run.dtype))
+    held = _holds(lambda problem: [(fused(problem), fused.exact(problem))], fused)
+    held = held and _keeps_scores(fused)
+    return Choice(name if held else "eager", "detected")
+
+
+def _keeps_scores(run: Run) -> bool:
+    """Whether weights hold to the bounds that the run carries where scores are large: stored in half precision they would be
+    wrong by about their own size in unit roundoffs, which small scores hide behind the rounding of the weights.
+
+    The scale is a power of two, so that a query which is multiplied by it and stored again is no excuse.
+    """
+    options: dict[str, Any] = {"scale": 1.0} if run.offers("scale") else {}
+    for seed in range(10):
+        problem = _problem(run, queries=16, keys=16, seed=seed, **options)
+        # The keys lie close together, so that every weight counts.
+        key = (8 + problem.key.astype(np.float64) / 8).astype(run.numpy_dtype)
+        problem = problem.replace(query=problem.query * run.numpy_dtype(4), key=key)
+        try:
+            got, exact = run(problem), run.exact(problem)
+        except Exception:  # as in _answer
+            return True
+        if (np.abs(got.value - exact) > got.errors).any():
+            return False
+    return True
+
+
+FUSED = ("fused", "fused-fast-exp")
+
+
+def _fast_exponential(run: Run) -> str:
+    """Of half precision: "fast" or "right". Where asking would take a minute, "right"."""
+    slow = run.implementation.slow(run.device)
+    return "fast" if not slow and fast_exponential.is_fast(run, _size(run)) else "right"
+
+
+def _left_out(one: Implementation, run: Run) -> dict[str, Choice]:
+    """What the function means by options that it is not given. Of one that it takes nothing is said if that is the usual."""
+    if one.operation == "alibi_slopes":
+        return {"heads": Choice(value, "detected")} if (value := _answer(heads, run)) else {}
+    defaults = DESCRIBED[one.operation].defaults
+    if "layout" in defaults:
+        value = _answer(layout, run)
+        values = {"layout": value} if value else {}
+    else:
+        values = (_answer(norms, run) or {}) if defaults else {}
+    return {
+        name: Choice(value, "detected")
+        for name, value in values.items()
+        if not run.offers_parameter(name) or value != word(defaults[name][0])
+    }
+
+
+def _rounding(one: Implementation, run: Run) -> dict[str, Choice]:
+    """How another operation rounds, where that is not declared: of half precision and of angles in float64."""
+    if run.dtype == "float64":
+        has_angles = "layout" in DESCRIBED[one.operation].defaults
+        narrow = _answer(operation_rounding.angles, run) if has_angles else None
+        return {"angles": Choice(narrow, "detected")} if narrow else {}
+    if run.dtype == "float32" or one.declared_precision(run.device, run.dtype) is not None:
+        return {}
+    fast = one.operation in fast_exponential.OF and _answer(_fast_exponential, run) == "fast"
+    fused = FUSED[fast]
+    found = {"precision": _answer(partial(operation_rounding.precision, fused=fused), run) or fused}
+    if run.offers("gradients") and f"{run.dtype}-gradients" not in one.precision:
+        # As of attention: where the result is rounded operation by operation, the gradients are.
+        own = (
+            _answer(partial(operation_rounding.gradient_precision, fused=FUSED[0]), run)
+            if found["precision"] in FUSED
+            else None
+        )
+        found["gradient_precision"] = own or found["precision"]
+    # A fused kernel is the usual case, of which nothing is said.
+    return {
+        name: Choice(value, "detected") for name, value in found.items() if set(found.values()) != {FUSED[0]}
+    }
+
+
+def _gradient_conventions(one: Implementation, run: Run, forward: Choice) -> dict[str, Choice]:
+    """The precision of the gradients, and which delta it takes to hold to it: a fused backward pass may keep the output
+    only, and that is rounded."""
+    deltas = ("weights", "output") if "delta" not in one.semantics else (one.semantics["delta"],)
+    # The exponential of the backward pass may be the better one, and the tighter model tells one delta from the other.
+    models = dict.fromkeys(("fused", forward.value)) if forward.value in FUSED else (forward.value,)
+    for model, delta in product(models, deltas):
+        run.semantics["delta"] = delta
+        precision = _gradient_precision(one, run, forward, model)
+        if precision.value != "eager" or forward.value == "eager":
+            break
+    else:
+        delta = run.semantics["delta"] = one.semantics.get("delta", "weights")
+    known: Known = "declared" if "delta" in one.semantics else "detected"
+    return {"gradient_precision": precision, "delta": Choice(delta, known)}
+
+
+def _gradient_precision(one: Implementation, run: Run, forward: Choice, model: str) -> Choice:
+    """The output's, if the gradients hold to `model`; else their own: the backward pass may round operation by operation."""
+    declared = one.precision.get(
+        f"{run.dtype}-gradients", forward.value if forward.how == "declared" else None
+    )
+    if declared is not None:
+        return Choice(declared if isinstance(declared, str) else "declared", "declared")
+    if forward.value not in FUSED:
+        return forward
+    fused = Run(one, run.device, run.dtype, run.semantics, Precision.named(model, run.dtype))
+
+    def pairs(problem: Problem) -> list[tuple[Bounded, np.ndarray]]:
+        upstream = np.random.default_rng(problem.sizes["K"]).standard_normal(
+            (*problem.query.shape[:3], problem.sizes["E"])
+        )
+        asked = problem.replace(upstream=upstream.astype(run.numpy_dtype))
+        exact = fused.exact_gradients(asked)
+        return [(got, exact[name]) for name, got in fused.gradients(asked).items()]
+
+    return Choice(forward.value if _holds(pairs, fused) else "eager", "detected")
+
+
+def _holds(pairs: Callable[[Problem], list[tuple[Bounded, np.ndarray]]], run: Run) -> bool:
+    """Whether forty random problems hold to the bounds that the run carries."""
+    for seed in range(40):
+        # Over many keys the output is small, and what a rounded output excuses with it.
+        problem = _problem(run, queries=5, keys=(7, 33, 257)[seed % 3], seed=seed)
+        try:
+            found = pairs(problem)
+        except Exception:  # as in _answer
+            return True
+        if any((np.abs(got.value - exact) > got.errors).any() for got, exact in found):
+            return False
+    return True

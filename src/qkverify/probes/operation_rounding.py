@@ -1,0 +1,114 @@
+"""How another operation than attention rounds, of which nothing is declared.
+
+In half precision it counts as a fused kernel, with float32 inside, unless the bounds of that do not hold on plain calls and
+those of code that rounds after every operation do. The latter are believed only if they say something: of most results they
+must leave the sign no choice. In float64 the angles of positions may be computed in float32.
+
+A function that is wrong breaks both, and is judged by the tighter one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from qkverify.rounding import Bounded, Precision
+from qkverify.runs import exact_gradients
+from qkverify.runs.run import Run
+from qkverify.strategies.operation_cases import BARE, FORMS, Call, Held, example
+
+EXAMPLES = 100
+FEW = 8  # where every size is compiled anew, or a call takes long
+Results = list[np.ndarray]
+
+
+def precision(run: Run, fused: str) -> str | None:
+    """The model of the results in half precision: `fused` or "eager"; None if neither holds. Raises what the function raises."""
+    calls = _calls(run)
+    results = [Held(run, call).results() for call in calls]
+    return _model(run, fused, results, lambda judged: [call.exact(judged) for call in calls])
+
+
+def gradient_precision(run: Run, fused: str) -> str | None:
+    """The same of the gradients, of an operation whose gradient is one formula; None of the others."""
+    exact = exact_gradients.OF.get(run.implementation.operation)
+    if exact is None:
+        return None
+    calls = _calls(run)
+    upstreams = [_upstream(run, call, seed) for seed, call in enumerate(calls)]
+    found = [_gradients(run, call, upstream) for call, upstream in zip(calls, upstreams, strict=True)]
+    names = list(found[0])
+
+    def bounds(judged: Run) -> list[Sequence[Bounded]]:
+        every = (exact(judged, above, *call.arguments.values(), **judged.meant(**call.options))
+                 for call, above in zip(calls, upstreams, strict=True))  # fmt: skip
+        return [[gradients[name] for name in names] for gradients in every]
+
+    return _model(run, fused, [list(x.values()) for x in found], bounds)
+
+
+def angles(run: Run) -> str | None:
+    """ "float32" if angles that are computed so explain what float64 angles do not. Raises what the function raises."""
+    calls = _calls(run)
+    results = [Held(run, call).results() for call in calls]
+    narrow = Run(
+        run.implementation, run.device, run.dtype, {**run.semantics, "angles": "float32"}, run.precision
+    )
+    if _hold(run, results, [call.exact(run) for call in calls]):
+        return None
+    return "float32" if _hold(narrow, results, [call.exact(narrow) for call in calls]) else None
+
+
+def _model(run: Run, fused: str, results: Sequence[Results],
+           bounds: Callable[[Run], Sequence[Sequence[Bounded]]]) -> str | None:  # fmt: skip
+    for name in (fused, "eager"):
+        model = Precision.named(name, run.dtype)
+        judged = Run(run.implementation, run.device, run.dtype, run.semantics, model, model)
+        exact = bounds(judged)
+        if _hold(judged, results, exact) and (name == fused or _says_something(exact)):
+            return name
+    return None
+
+
+def _hold(run: Run, results: Sequence[Results], exact: Sequence[Sequence[Bounded]]) -> bool:
+    """Whether all results are within the bounds."""
+    with np.errstate(invalid="ignore"):
+        return all(
+            bool((np.abs(got.astype(np.float64) - part.value) <= run.within(got, part).errors).all())
+            for call, bounds in zip(results, exact, strict=True)
+            for got, part in zip(call, bounds, strict=True)
+        )
+
+
+def _says_something(exact: Sequence[Sequence[Bounded]]) -> bool:
+    """Whether the bounds tell zero from most of the numbers that are not zero."""
+    known = [np.abs(part.value) > part.errors for parts in exact for part in parts]
+    counted = [part.value != 0 for parts in exact for part in parts]
+    return 2 * sum(int(x.sum()) for x in known) > sum(int(x.sum()) for x in counted)
+
+
+def _calls(run: Run) -> list[Call]:
+    """Calls of small sizes and of larger ones, of whole numbers and of normal ones: which path is taken may depend on each."""
+    form, found = FORMS[run.implementation.operation], []
+    few = run.implementation.compiles or run.implementation.slow(run.device)
+    for seed in range(FEW if few else EXAMPLES):
+        rng = np.random.default_rng(seed)
+        pools = {**form.sizes, **BARE}
+        drawn = {name: pool[max(rng.integers(len(pool), size=1 + seed % 2))] for name, pool in pools.items()}
+        fill = "whole" if seed % 4 > 1 else "normal"
+        found.append(example(run, {**drawn, "fill": fill, "seed": seed}))
+    return found
+
+
+def _upstream(run: Run, call: Call, seed: int) -> np.ndarray:
+    shape = call.exact(run)[0].value.shape
+    return np.asarray(np.random.default_rng([seed, 1]).standard_normal(shape).astype(run.numpy_dtype))
+
+
+def _gradients(run: Run, call: Call, upstream: np.ndarray) -> dict[str, np.ndarray]:
+    floating = {name: x for name, x in call.arguments.items() if x.dtype == run.numpy_dtype}
+    first = list(call.arguments)[: max(list(call.arguments).index(name) for name in floating) + 1]
+    inputs = {name: call.arguments[name] for name in first}
+    rest = [x for name, x in call.arguments.items() if name not in inputs]
+    return run.call_gradients(inputs, *rest, upstream=upstream, **call.options)

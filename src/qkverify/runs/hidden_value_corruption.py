@@ -1,0 +1,52 @@
+"""Poison: what may be poured into keys and values that no query sees, and which rows it may not change.
+
+NaN and inf where the implementation ignores invisible values; where it is known to read them (0 * NaN), large finite numbers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qkverify.problem.attention_problem import Problem
+from qkverify.runs.assertions import assert_identical, assert_within_bound
+from qkverify.runs.run import Run
+
+
+def poisons(run: Run) -> list[float]:
+    """What may be poured into invisible keys and values of this implementation without a trace."""
+    finite = [1e4, -1e4] if run.dtype == "float16" else [1e4, -1e4, 1e18]
+    return [np.nan, np.inf, -np.inf, *finite] if run.semantics["masked_values"] == "ignored" else finite
+
+
+def poisoned(run: Run, problem: Problem, hidden: np.ndarray, which: int) -> Problem:
+    """The problem with poison in `hidden`, bool (B,G,K): keys and values that nothing may read."""
+    every = poisons(run)
+    poison = every[which % len(every)]
+    key, value = problem.key.copy(), problem.value.copy()
+    key[hidden] = value[hidden] = poison
+    return problem.replace(key=key, value=value)
+
+
+def assert_poison_is_without_effect(
+    run: Run, problem: Problem, hidden: np.ndarray, which: int, rows: np.ndarray
+) -> None:
+    """The output rows are what they were, bit for bit. Where the poison is not finite it is enough that they are right: an
+    implementation may clean NaN away by a path of its own, which sums in another order."""
+    changed = poisoned(run, problem, hidden, which)
+    got = run.values(changed)
+    if hidden.any() and not np.isfinite(changed.value[hidden]).all():
+        assert_within_bound(run.within(got, run.bound(problem)[0])[rows], run(problem)[rows])
+    else:
+        assert_identical(got[rows], run.values(problem)[rows])
+
+
+def judged(problem: Problem) -> np.ndarray:
+    """bool (B,H,Q): rows that poison may not change. A row that sees nothing may average every value, if so declared."""
+    return np.asarray(problem.some_visible | (problem.empty_row == "zero"))
+
+
+def unseen(problem: Problem) -> np.ndarray:
+    """bool (B,G,K): the keys that no query of any head of the group sees."""
+    s = problem.sizes
+    seen = problem.visible.reshape(s["B"], s["G"], s["H"] // s["G"], s["Q"], s["K"])
+    return np.asarray(~seen.any(axis=(2, 3)))

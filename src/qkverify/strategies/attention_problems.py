@@ -1,0 +1,459 @@
+"""Hypothesis strategies for attention problems; public, so that you can write laws of your own.
+
+Hypothesis draws one string of bytes, which decides the *structure* (sizes, options, layouts, distributions) and seeds the
+generator of the numbers (see `choices`); only of small arrays it decides every element, so that they shrink to what fits on
+paper. What is drawn suits the run that is being checked: its dtype, the options that it offers, the sizes that it requires,
+the edges of its tiles. Outside of a check every option is drawn, in float32.
+
+Shrinking goes toward one batch entry, one head, one query, two keys, size one, no options and small whole numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, lru_cache, partial
+from itertools import product
+from typing import Any
+
+import numpy as np
+from hypothesis import assume
+from hypothesis import strategies as st
+
+from qkverify.contract import OPTIONS, Implementation
+from qkverify.problem import activations, distributions
+from qkverify.problem.attention_problem import LAYOUTS, Problem
+from qkverify.problem.byte_strategies import DIGITS, SEED, Choices, Recipe, strategy
+from qkverify.runs.framework_adapter import NUMPY_DTYPES
+from qkverify.runs.run import Run, active
+
+SMALL = (1, 2, 3)
+NARROW = (1, 2, 3, 4, 5, 8)  # the other sizes where one is stretched
+HEADS = tuple(
+    sorted(product(SMALL, SMALL, SMALL), key=lambda bgr: (bgr[0] * bgr[1] * bgr[2], bgr))
+)  # B, G, group
+HEAD_SIZES = (1, 2, 3, 4, 5, 8, 16, 7, 13, 17, 32, 33, 64)
+LENGTHS = (1, 2, 3, 4, 5, 7, 8, 9, 13, 15, 16, 17, 31, 32, 33)
+TILE_EDGES = (63, 64, 65, 127, 128, 129, 160, 191, 257)
+PAIRS = 8_500  # (query, key) pairs of one problem, all heads: keeps an example near a millisecond
+
+# One dimension far larger than the others, as real models have it: what is right for few need not be right for many. The
+# length of an axis decides which kernel runs, how often its loops turn and what a counter of few bits holds.
+STRETCHED: Mapping[str, tuple[int, ...]] = {
+    "Q": (300, 513, 1025), "K": (300, 513, 1025, 2049), "D": (80, 96, 128, 100, 129, 256), "E": (80, 96, 128, 129, 256),
+}  # fmt: skip
+PAIRED: Mapping[str, tuple[int, ...]] = {
+    "QK": (129, 161, 127),
+    "DE": (128, 64, 96, 256),
+}  # as in self-attention, in models
+LARGE = {**STRETCHED, **PAIRED}
+MANY = (
+    (5, 1, 1),
+    (1, 5, 1),
+    (1, 1, 5),
+    (1, 8, 1),
+    (1, 1, 8),
+    (9, 1, 1),
+    (2, 1, 7),
+    (1, 12, 1),
+    (1, 2, 8),
+    (1, 1, 16),
+    (1, 33, 1),
+)
+
+# What models call: heads of 64 or 128, self-attention over a few tiles, one query over a long cache. B, G, H, Q, K, D = E.
+USUAL = (
+    (1, 1, 1, 64, 64, 64), (1, 2, 4, 65, 65, 64), (1, 1, 1, 129, 129, 64), (1, 2, 4, 129, 129, 64), (1, 2, 6, 193, 193, 64),
+    (2, 1, 1, 130, 130, 128), (1, 1, 1, 257, 257, 64), (1, 2, 4, 128, 128, 128), (1, 1, 1, 130, 257, 64),
+    (1, 1, 1, 257, 130, 64), (1, 1, 4, 1, 513, 128), (2, 2, 8, 1, 1025, 64),
+)  # fmt: skip
+
+# A framework that compiles every operation anew for every size gets few sizes: B, G, group, Q, K, D, E.
+COMPILED = ((1, 1, 1, 1, 2, 1, 1), (1, 1, 1, 2, 2, 1, 1), (1, 1, 1, 2, 3, 2, 1), (1, 1, 2, 3, 5, 4, 3), (2, 2, 2, 5, 3, 3, 4),
+            (2, 1, 3, 9, 8, 8, 5), (2, 3, 1, 17, 16, 5, 8), (1, 2, 2, 65, 33, 8, 8), (3, 2, 1, 33, 65, 16, 16))  # fmt: skip
+
+TAME = ("digits", "counting", "ones", "one-hot", "normal", "uniform", "ties", "sparse")
+STRIDED = tuple(name for name in LAYOUTS if name not in ("contiguous", "batch of stride zero"))
+SCALES = (1.0, 0.5, 2.0, 0.125, 0.3)  # zero has a law of its own
+SOFTCAPS = (1.0, 2.0, 0.5, 5.0, 30.0)
+SIDES = tuple(
+    (left, right)
+    for right in (0, None, 1, 2, 8)
+    for left in (0, 1, 2, 3, 40, None)
+    if (left, right) != (None, None)
+)
+HEAD_SIZE_PAIRS = tuple(
+    sorted(
+        product(HEAD_SIZES, HEAD_SIZES),
+        key=lambda de: (HEAD_SIZES.index(de[0]) + HEAD_SIZES.index(de[1]), de),
+    )
+)
+SMALL_HEAD_SIZE_PAIRS = tuple(de for de in HEAD_SIZE_PAIRS if max(de) <= 16)
+FEW_HEADS = tuple((heads, "") for heads in HEADS)
+# (B, G, group), and the letter that is stretched beside them: three in ten problems, those that shrinking leaves first.
+ALL_HEADS = (
+    *((heads, "") for heads in (*HEADS, *MANY)),
+    *(
+        (heads, letter)
+        for letter in STRETCHED
+        for heads in ((1, 1, 1), (1, 1, 2), (2, 1, 1) if letter in "QK" else (2, 2, 1))
+    ),
+    *(((1, 1, group), letters) for letters in PAIRED for group in (1, 2)),
+)
+USUAL_SIZES = tuple(dict(zip("BGHQKDE", (*row, row[-1]), strict=True)) for row in USUAL)
+COMPILED_SHORT = tuple(row for row in COMPILED if max(row) <= 33)
+
+
+def _mixtures(names: Sequence[str], count: int) -> tuple[tuple[str, ...], ...]:
+    """How query, key, value and upstream are filled: all alike, or one of them differently. Simple first."""
+    alike = [(name,) * 4 for name in names]
+    mixed = [(one, *[other] * 3) if turn % 2 else (other, one, other, other)
+             for turn, (one, other) in enumerate(product(names, names)) if one != other]  # fmt: skip
+    last = [("normal", "normal", name, "normal") for name in names] + [
+        ("normal",) * 3 + (name,) for name in names
+    ]
+    return tuple((alike + last + mixed)[:count])
+
+
+WILD_MIXTURES = _mixtures(distributions.NAMES, 400)
+TAME_MIXTURES = _mixtures(TAME, 100)
+
+# The decisions of one problem and the bytes that each takes (see `choices`).
+ARRAYS = ("query", "key", "value", "upstream")
+PLACED = ("query", "key", "value", "mask", "bias", "upstream", "key_lengths", "alibi_slopes", "sinks")
+PLACES: Mapping[str, int] = {
+    "heads": 1, "usual": 1, "empty batch": 1, **dict.fromkeys("GHBQKDE", 1), "head sizes": 2, "mixture": 2,
+    **{f"use {name}": 1 for name in OPTIONS}, "mask axes": 1, "mask density": 1, "mask gap": 1, "bias": 2, "window": 1,
+    "scale": 1, "softcap": 1, "layout": 1, "placed": 2, "mode": 1, "numbers": SEED,
+    **dict.fromkeys((*ARRAYS[:3], "bias numbers"), DIGITS), "mask": 12, "key_lengths": 18, "alibi_slopes": 8, "sinks": 8,
+}  # fmt: skip
+
+
+def draw_sizes(
+    choices: Choices, run: Run | None, fixed: Mapping[str, Any], *, zero: bool = False, long: bool = True
+) -> dict[str, int]:
+    """Sizes by dimension letter. `fixed` maps a letter to a number or to the letter that it equals."""
+    requires = run is not None and run.implementation.requires
+    compiles = run is not None and run.implementation.compiles
+    slow = run is not None and not compiles and run.implementation.slow(run.device)
+    if slow:
+        long = False  # an interpreted kernel takes a second for what a compiled one does in a microsecond
+    lengths = _lengths(run.implementation.tile if run is not None else ()) if long else LENGTHS
+    sizes: dict[str, int] = {}
+
+    def choose(letter: str, candidates: Sequence[int]) -> None:
+        rule = fixed.get(letter)
+        if rule is not None:
+            sizes[letter] = sizes[rule] if isinstance(rule, str) else int(rule)
+            return
+        fitting = tuple(candidates)  # a tuple stays what it is
+        if requires and run is not None:
+            known = tuple(sorted({*sizes.values()} - {0, *fitting}))
+            fitting = tuple(
+                n for n in fitting + known if run.implementation.accepts({**sizes, letter: n}) is None
+            )
+            assume(fitting)
+        if letter in pools and compiles:
+            fitting = fitting[:1]  # every other one would be one more compilation
+        empty = (
+            zero
+            and letter in "QK"
+            and not (requires and run is not None and run.implementation.accepts({**sizes, letter: 0}))
+        )
+        sizes[letter] = choices.pick(letter, fitting + ((0,) if empty else ()))
+
+    pools: dict[str, tuple[int, ...]] = {}
+    stretched = ""
+    if compiles:
+        sizes["B"], sizes["G"], group, *rest = choices.pick("heads", COMPILED if long else COMPILED_SHORT)
+        pools = {
+            letter: (n, *(LENGTHS if letter in "QK" else HEAD_SIZES))
+            for letter, n in zip("QKDE", rest, strict=True)
+        }
+    else:
+        candidates = FEW_HEADS if slow else ALL_HEADS
+        if requires and run is not None and not fixed:
+            candidates = _fitting_heads(candidates, run.implementation)
+            assume(candidates)
+        (sizes["B"], sizes["G"], group), stretched = choices.pick("heads", candidates)
+        if stretched and (long or stretched in ("D", "E", "DE")):
+            pools = {**dict.fromkeys("QKDE", NARROW), **dict.fromkeys(stretched, LARGE[stretched])}
+    sizes["H"] = sizes["G"] * group
+    for letter in "GHB":
+        if letter in fixed:
+            choose(letter, ())
+    if "G" in fixed and "H" not in fixed:
+        sizes["H"] = sizes["G"] * group
+    if zero and choices.one_in("empty batch", 8):
+        sizes["B"] = 0
+    if requires and run is not None and run.implementation.accepts(sizes) is not None:
+        sizes["H"] = sizes["G"]
+        assume(run.implementation.accepts(sizes) is None)
+    rows = max(sizes["B"] * sizes["H"], 1)
+    choose("Q", pools.get("Q") or _at_most(lengths, max(PAIRS // (4 * rows), 1)))
+    choose("K", pools.get("K") or _at_most((2, *lengths), PAIRS // max(sizes["Q"] * rows, 1)))
+    short = rows * (sizes["Q"] + sizes["K"]) <= 400
+    if "D" in fixed or "E" in fixed or requires or pools:
+        for letter in "ED" if "E" in fixed and fixed["E"] != "D" else "DE":
+            choose(letter, pools.get(letter) or [n for n in HEAD_SIZES if n <= 16 or short])
+    else:
+        sizes["D"], sizes["E"] = choices.pick(
+            "head sizes", HEAD_SIZE_PAIRS if short else SMALL_HEAD_SIZE_PAIRS
+        )
+    if requires and run is not None:
+        assume(run.implementation.accepts(sizes) is None)
+    return sizes
+
+
+@lru_cache(maxsize=64)
+def _fitting_heads(candidates: tuple[tuple[tuple[int, int, int], str], ...],
+                   implementation: Implementation) -> tuple[tuple[tuple[int, int, int], str], ...]:  # fmt: skip
+    """The heads that an implementation takes, those of one head a key head where it takes only these."""
+    equal = tuple(dict.fromkeys(((b, g, 1), letters) for (b, g, _), letters in candidates))
+    return tuple(
+        ((b, g, group), letters)
+        for (b, g, group), letters in dict.fromkeys((*candidates, *equal))
+        if implementation.accepts({"B": b, "G": g, "H": g * group}) is None
+    )
+
+
+@lru_cache(maxsize=64)
+def _lengths(tile: tuple[int, ...]) -> tuple[int, ...]:
+    """Lengths with tile edges, those of the declared tile too; the short ones twice: four in five are short."""
+    declared = {n for t in tile for n in (t - 1, t, t + 1, 2 * t, 2 * t + 1)} - {*LENGTHS, *TILE_EDGES}
+    return (*LENGTHS, *LENGTHS, *TILE_EDGES, *sorted(declared))
+
+
+@lru_cache(maxsize=4096)
+def _at_most(lengths: tuple[int, ...], limit: int) -> tuple[int, ...]:
+    return tuple(n for n in lengths if n <= limit)
+
+
+def problems(
+    *,
+    use: Sequence[str] = (),
+    without: Sequence[str] = (),
+    only: Sequence[str] | None = None,
+    values: str = "any",
+    keys: str = "any",
+    sizes: Mapping[str, Any] | None = None,
+    upstream: bool = False,
+    tame: bool = False,
+    layouts: bool = True,
+    zero: bool = False,
+    long: bool = True,
+    usual: bool = False,
+) -> st.SearchStrategy[Problem]:
+    """One attention problem.
+
+    use      options that must be in use                 without / only   options that must not / that alone may be
+    values   "any", "identity" (E = K: the output is the weights) or "ones"
+    keys     "any" or "identity" (D = K and scale 1: the scores are the query)
+    sizes    {"K": 1} fixes a size, {"H": "G"} makes it equal to another
+    upstream draw an upstream gradient as well           tame             moderate numbers only
+    layouts  draw memory layouts                         zero             lengths of 0 as well
+    long     tile edges beyond 33 as well                usual            sizes that models have (USUAL), and no others
+    """
+    given = {"value": values, "key": keys}
+    chosen = partial(
+        draw_options, use=(*use, "scale") if keys == "identity" else use, without=without, only=only
+    )
+
+    def make(choices: Choices) -> Problem:
+        run = active()
+        fixed = {**(choices.pick("usual", USUAL_SIZES) if usual else {}), **(sizes or {})}
+        fixed |= {"E": "K"} if values == "identity" else {}
+        fixed |= {"D": "K"} if keys == "identity" else {}
+        s = draw_sizes(choices, run, fixed, zero=zero, long=long)
+        dtype = NUMPY_DTYPES[run.dtype if run else "float32"]
+        mixture = choices.pick("mixture", TAME_MIXTURES if tame else WILD_MIXTURES)
+        arrays = _draw_arrays(
+            choices, s, dtype, dict(zip(ARRAYS[: 3 + upstream], mixture, strict=False)), given
+        )
+        options = chosen(choices, run, s, dtype) | ({"scale": 1.0} if keys == "identity" else {})
+        places = _draw_places(choices, (*arrays, *options)) if layouts else {}
+        mode = "" if upstream or run is None else choices.pick("mode", run.framework.MODES)
+        return Problem(**arrays, **options, layouts=places, mode=mode, **_semantics(run))
+
+    return strategy(Recipe({**PLACES, "upstream": DIGITS} if upstream else PLACES, make))
+
+
+def first_key_alone(run: Run, problem: Problem) -> Problem:
+    """The first query and key of a problem, without options: what a short cut is written for."""
+    assume(run.implementation.accepts({"Q": 1, "K": 1}) is None)
+    cut = {name: getattr(problem, name)[:, :, :1] for name in ARRAYS[:3]}
+    plain = {name: False if value is True else None for name, value in problem.options.items()}
+    return problem.replace(**cut, **plain)
+
+
+def _draw_arrays(
+    choices: Choices, s: Mapping[str, int], dtype: Any, fills: Mapping[str, str], given: Mapping[str, str]
+) -> dict[str, Any]:
+    """The named arrays, filled as said; those that are `given` as "identity" or "ones" are that."""
+    shapes = {"query": (s["B"], s["H"], s["Q"], s["D"]), "key": (s["B"], s["G"], s["K"], s["D"]),
+              "value": (s["B"], s["G"], s["K"], s["E"]), "upstream": (s["B"], s["H"], s["Q"], s["E"])}  # fmt: skip
+
+    def filled(name: str) -> np.ndarray:
+        kind = given.get(name, "any")
+        if kind == "any":
+            return choices.array(name, fills[name], shapes[name])
+        return np.broadcast_to(np.eye(s["K"]) if kind == "identity" else 1.0, shapes[name])
+
+    return {name: np.ascontiguousarray(filled(name), dtype=dtype) for name in fills}
+
+
+def _draw_places(choices: Choices, names: Sequence[str]) -> dict[str, str]:
+    """The memory layout of some of the arrays: one other than contiguous for those that the bits of a number choose."""
+    layout = choices.pick("layout", (*["contiguous"] * 3, *STRIDED))
+    if layout == "contiguous":
+        return {}
+    placed = [name for name in PLACED if name in names]
+    which = choices.pick("placed", range(1, 2 ** len(PLACED)))
+    return {name: layout for i, name in enumerate(placed) if which >> i & 1}
+
+
+def _semantics(run: Run | None) -> dict[str, Any]:
+    return {} if run is None else {name: run.semantics[name] for name in ("causal_alignment", "empty_rows")}
+
+
+REAL_LENGTHS = (1, 2, 5, 16, 33, 64, 65, 128)
+
+
+def real_problems(*, upstream: bool = False) -> st.SearchStrategy[Problem]:
+    """Neighbouring heads of a trained model on a stretch of its text (see `activations`), with the options causal and scale.
+
+    As many queries as keys, or the last few of them; the upstream gradient is standard normal.
+    """
+
+    def make(choices: Choices) -> Problem:
+        run = active()
+        few = run is not None and (run.implementation.compiles or run.implementation.slow(run.device))
+        heads = choices.pick("H", (1, 2) if few else (1, 2, 3, activations.HEADS))
+        keys = choices.pick("K", (16,) if few else REAL_LENGTHS)
+        queries = keys if few else choices.pick("Q", [n for n in (1, 5, keys) if n <= keys])
+        sizes = {"B": 1, "H": heads, "G": heads, "Q": queries, "K": keys,
+                 "D": activations.SIZE, "E": activations.SIZE}  # fmt: skip
+        assume(run is None or run.implementation.accepts(sizes) is None)
+        head = choices.pick("head", range(activations.HEADS - heads + 1))
+        start = choices.pick("start", range(activations.STORED_TOKENS - keys + 1))
+        window = (None, slice(head, head + heads), slice(start, start + keys))
+        dtype = NUMPY_DTYPES[run.dtype if run else "float32"]
+        cut: dict[str, Any] = {
+            name: array[window].astype(dtype) for name, array in activations.stored().items()
+        }
+        cut["query"] = cut["query"][:, :, keys - queries :]
+        if upstream:
+            cut["upstream"] = choices.array("upstream", "normal", cut["query"].shape).astype(dtype)
+        options = draw_options(choices, run, sizes, dtype, only=("causal", "scale"))
+        return Problem(**cut, **options, **_semantics(run))
+
+    return strategy(Recipe({**PLACES, "head": 1, "start": 2}, make))
+
+
+def draw_options(choices: Choices, run: Run | None, s: Mapping[str, int], dtype: Any, *, use: Sequence[str] = (),
+                 without: Sequence[str] = (), only: Sequence[str] | None = None) -> dict[str, Any]:  # fmt: skip
+    """Options in use, each drawn on its own: their combinations are where bugs live."""
+    offered = set(OPTIONS) if run is None else run.implementation.offers
+    wanted = [name for name in OPTIONS
+              if name in use or (name in offered and name not in without and name != "return_lse"
+                                 and (only is None or name in only))]  # fmt: skip
+    chosen = [name for name in wanted if name in use or choices.one_in(f"use {name}", 2)]
+    if run is not None:
+        chosen = [
+            name for name in chosen if name in use or run.implementation.refuses(s, {name: True}) is None
+        ]
+        for one, other in run.implementation.exclusive:
+            if one in chosen and other in chosen:
+                chosen.remove(other if other not in use else one)
+    if "mask" in chosen and "bias" in chosen and run is not None and run.one_parameter():
+        chosen.remove("bias" if "bias" not in use else "mask")
+    return {name: OPTION_DRAWS[name](choices, s, dtype) for name in chosen}
+
+
+@cache
+def _axes() -> tuple[tuple[str, int], ...]:
+    """The axes that a mask or bias has in full, of "BHQK", and how many it has at all. Simple first: what is seen by all."""
+    kept = [
+        "".join(letter for letter, keep in zip("BHQ", bits, strict=True) if keep)
+        for bits in product((0, 1), repeat=3)
+    ]
+    whole = [(letters + "K", 4) for letters in sorted(kept, key=len)]
+    fewer = [("QK", 2), ("HQK", 3), ("HK", 3), ("QK", 3), ("K", 2), ("BQ", 4), ("Q", 4), ("BHQ", 4)]
+    return (*whole, *fewer)
+
+
+def _broadcastable(axes: tuple[str, int], s: Mapping[str, int]) -> tuple[int, ...]:
+    """A shape that broadcasts to (B,H,Q,K): the named axes in full, the others of length one or not there."""
+    letters, rank = axes
+    return tuple(s[letter] if letter in letters else 1 for letter in "BHQK")[4 - rank :]
+
+
+def _draw_mask(choices: Choices, s: Mapping[str, int], dtype: Any) -> np.ndarray:
+    """A quarter or half of it False; sometimes a row of no keys, or keys at the start or end that no query sees, or what looks
+    like a causal mask or like padding and is, or is not.
+
+    All True for zero bytes.
+    """
+    shape = _broadcastable(choices.pick("mask axes", _axes()), s)
+    mask = ~choices.flags("mask", shape, choices.pick("mask density", (4, 4, 4, 4, 2)))
+    gap, half = choices.pick("mask gap", MASK_GAPS), mask.shape[-1] // 2
+    if gap == "row" and mask.shape[-2]:
+        mask[..., 0, :] = False
+    elif gap in ("start", "end"):
+        mask[..., slice(half) if gap == "start" else slice(half, None)] = False
+    elif gap and gap != "row":
+        queries, keys = mask.shape[-2:]
+        mask[...] = (
+            np.tri(queries, keys, keys - queries, dtype=bool) if "future" in gap else np.arange(keys) < half
+        )
+        if (
+            "nearly" in gap and mask.size
+        ):  # one element is the other way round, far from the first and last row
+            mask[..., queries // 2, half] ^= True
+    return np.asarray(mask)
+
+
+def _draw_bias(choices: Choices, s: Mapping[str, int], dtype: Any) -> np.ndarray:
+    fill, axes = choices.pick("bias", _biases())
+    return choices.array("bias numbers", fill, _broadcastable(axes, s)).astype(dtype)
+
+
+def _draw_lengths(choices: Choices, s: Mapping[str, int], dtype: Any) -> np.ndarray:
+    """Lengths from K downward, one for each batch entry: K for zero bytes."""
+    return (s["K"] - choices.digits("key_lengths", (s["B"],), s["K"] + 1)).astype(np.int32)
+
+
+def _draw_slopes(choices: Choices, s: Mapping[str, int], dtype: Any) -> np.ndarray:
+    slopes = SLOPES[choices.digits("alibi_slopes", (s["H"],))]
+    return np.asarray(slopes, np.float64 if dtype is np.float64 else np.float32)
+
+
+def _draw_sinks(choices: Choices, s: Mapping[str, int], dtype: Any) -> np.ndarray:
+    sinks = SINKS[choices.digits("sinks", (s["H"],))]
+    return np.asarray(sinks, np.float64 if dtype is np.float64 else np.float32)
+
+
+MASK_GAPS = (*[""] * 10, *["row"] * 2, "start", "end", "future", "nearly the future", "nearly the end")
+SLOPES = np.array(
+    [0.5, 0.25, 1 / 3, 2**-0.5, 1 / 16, 0.1, 1 / 256, 0.9]
+)  # all but three have a full mantissa
+SINKS = np.array([0.0, 3.0, -3.0, 1 / 3, 6.0, -0.7, 9.1, -6.0])
+
+
+@cache
+def _biases() -> tuple[tuple[str, tuple[str, int]], ...]:
+    """How a bias is filled and which axes it has, simple first."""
+    return tuple(sorted(product(TAME, _axes()), key=lambda fa: TAME.index(fa[0]) + _axes().index(fa[1])))
+
+
+OPTION_DRAWS: Mapping[str, Callable[[Choices, Mapping[str, int], Any], Any]] = {
+    "mask": _draw_mask,
+    "bias": _draw_bias,
+    "causal": lambda choices, s, dtype: True,
+    "window": lambda choices, s, dtype: choices.pick("window", SIDES),
+    "scale": lambda choices, s, dtype: choices.pick("scale", SCALES),
+    "softcap": lambda choices, s, dtype: choices.pick("softcap", SOFTCAPS),
+    "alibi_slopes": _draw_slopes,
+    "key_lengths": _draw_lengths,
+    "sinks": _draw_sinks,
+    "return_lse": lambda choices, s, dtype: True,
+}

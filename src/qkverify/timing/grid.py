@@ -1,0 +1,402 @@
+"""The grid that a report is made from: every implementation, case, dtype and device, within a budget.
+
+`qkverify bench`, `make report` and `pytest benchmarks` all come here or to `measurement`, which times one
+group. The grid is swept several times, each time by a fresh process. The first sweep
+shares its time among the groups by the square root of their work (long cases need more time, and short ones
+deserve more than their length), and what it foretells to be slow comes last in it, each once; the others go where
+the first saw the most scatter. Between them ceilings are measured, and peak memory, in processes of its own, for
+the cells that show how memory grows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from qkverify.contract import Implementation
+from qkverify.results import Cache, Ceiling, Direction, Mark, Timing, Verdict, Writer
+from qkverify.timing.benchmark_cases import DIRECTIONS, Cell, cells_of, groups_of, why_not_run
+from qkverify.timing.ceilings import impossible, measure_ceilings, single_thread_ceilings
+from qkverify.timing.marks import Known, against
+from qkverify.timing.measurement import Measured, Prepared, measure, prepared, refused
+from qkverify.timing.memory import Server
+from qkverify.timing.merge_samples import Gathered, allocate
+from qkverify.timing.sampling import MOST_ROUNDS, OUT_OF_TIME, SHORT_SECONDS
+from qkverify.timing.statistics import calm, median
+from qkverify.timing.timing_worker import Sweep, Terms
+from qkverify.timing.workloads import Workload, small_grid
+
+__all__ = [
+    "OUT_OF_TIME",
+    "Measured",
+    "Prepared",
+    "Progress",
+    "measure",
+    "measure_peaks",
+    "prepared",
+    "run_grid",
+]
+
+Progress = Callable[[float, str], None]  # the fraction of the budget that is spent, and what is next
+
+CEILING_SECONDS = 0.5
+CEILING_SHARE = 0.1  # of the budget, at most
+MEMORY_SHARE = 0.15
+SERVER_SECONDS = 3.0  # about what a new process needs to import a framework
+LARGEST_SHARE = 1 / 3  # of what is left, for a group that cannot do with less
+FIRST_SHARE = 0.5  # of the time goes to the first of several sweeps, which checks every output
+FIRST_ROUNDS = (
+    5  # of a group in that sweep: what a case takes and how it scatters; the rest is for where it matters
+)
+GROWTH = (
+    "float32",
+    "bfloat16",
+    "float16",
+    "float64",
+)  # dtypes, the first that there is shows how memory grows
+PROBE = Workload(name="probe", source="as short as tells", heads=8, key_size=64, queries=192, causal=False)
+SLOW_SHARE = 0.05  # of what is left: a call that is foretold to take more waits until all others had theirs
+NO_LIMIT_SECONDS = 1e9  # JSON has no infinity
+
+
+def run_grid(
+    writer: Writer,
+    implementations: Iterable[Implementation],
+    *,
+    budget_seconds: float = 90.0,
+    progress: Progress | None = None,
+    verdicts: Iterable[Verdict] | None = None,
+    workloads: Callable[[str], Sequence[Workload]] = small_grid,
+    devices: Sequence[str] = (),
+    dtypes: Sequence[str] = (),
+    directions: Sequence[Direction] = DIRECTIONS,
+    seed: int = 0,
+    processes: int = 3,
+    most_rounds: int = MOST_ROUNDS,
+    cache: Cache | None = None,
+    lawful_only: bool = False,
+) -> list[Timing]:
+    """Ceilings, timings and controls of the grid, written in this order; returns the timings.
+
+    `workloads` gives the cases of a device. What `verdicts` and findings say stands beside each time, and bars it
+    as `marks` says; with `lawful_only`, wherever anything is known against a cell. `most_rounds` is that of one
+    process, `cache` as in `clocks.clock_for`. The budget covers all of it, to within one call: what it had no room for
+    is written without times and with that reason.
+    """
+    start, say = time.perf_counter(), progress or (lambda fraction, text: None)
+
+    reserved = 0.0  # for the ceilings, which are measured after the first sweep
+
+    def left() -> float:
+        return max(0.0, budget_seconds - reserved - (time.perf_counter() - start))
+
+    def passed() -> float:
+        return min(1.0, (time.perf_counter() - start) / budget_seconds)
+
+    cells = cells_of(
+        implementations, workloads=workloads, devices=devices, dtypes=dtypes, directions=directions
+    )
+    known = Known(verdicts)
+    marks = {cell: known.marks(cell) for cell in cells}
+    reasons = why_not(cells, known, marks, lawful_only=lawful_only)
+    live = [cell for cell in cells if reasons[cell] is None]
+    places = list(dict.fromkeys((cell.device, cell.dtype) for cell in live))
+    ceilings: list[Ceiling] = []
+    seconds = min(CEILING_SECONDS, CEILING_SHARE * budget_seconds / (len(places) + 1))
+    reserved = min(CEILING_SHARE * budget_seconds, 2 * seconds * (len(places) + 1))
+    plan = _Plan(
+        groups_of(cells),
+        reasons,
+        marks,
+        left,
+        seed=seed,
+        most_rounds=most_rounds,
+        cache=cache,
+        first_rounds=min(FIRST_ROUNDS, most_rounds) if processes > 1 else most_rounds,
+    )
+    try:
+        for process in range(processes):
+            if process and left() < SERVER_SECONDS:
+                break
+            share = FIRST_SHARE if process == 0 and processes > 1 else 1 / (processes - process)
+            with Sweep() as sweep:
+                if process == 0:
+                    plan.foretell(sweep)
+                for group, terms, chosen in plan.terms(process, time.perf_counter() + share * left()):
+                    title = group.cells[0].title
+                    say(passed(), f"{title}, process {process + 1} of {processes}")
+                    plan.run(sweep, group, terms, process, chosen)
+            if process == 0:
+                say(passed(), "ceilings")
+                reserved = 0.0
+                ceilings += measure_ceilings(places, seconds=seconds)
+                say(passed(), "peak memory")
+                plan.take_peaks(min(MEMORY_SHARE * budget_seconds, left() / 2))
+    finally:  # of a run that is interrupted, what it had
+        for ceiling in ceilings:
+            writer.append(ceiling)
+        for group in plan.groups.values():
+            group.timings = [believed(timing, ceilings) for timing in group.timings]
+            for timing in group.timings:
+                writer.append(timing)
+            if group.control is not None:
+                writer.append(group.control)
+            for conditions in group.conditions:
+                writer.append(conditions)
+    say(1.0, "done")
+    return [timing for group in plan.groups.values() for timing in group.timings]
+
+
+def believed(timing: Timing, ceilings: list[Ceiling]) -> Timing:
+    """The timing, without its times where they are more than the device can do.
+
+    A ceiling that was measured while others used the device is too low: before anything is refused, what one thread reaches
+    by itself joins the `ceilings`, for every thread that there is.
+    """
+    if not timing.seconds or not impossible(timing, median(calm(timing)), ceilings):
+        return timing
+    if timing.device == "cpu":
+        ceilings += single_thread_ceilings(timing.dtype)
+    else:
+        ceilings += measure_ceilings([(timing.device, "float32"), (timing.device, timing.dtype)])
+    why = impossible(timing, median(calm(timing)), ceilings)
+    return refused(timing, why) if why else timing
+
+
+class _Plan:
+    """The groups of a run, what is known of them, and on what terms each sweep measures them."""
+
+    def __init__(
+        self,
+        groups: Sequence[list[Cell]],
+        reasons: Mapping[Cell, str | None],
+        marks: Mapping[Cell, list[Mark]],
+        left: Callable[[], float],
+        *,
+        seed: int,
+        most_rounds: int,
+        cache: Cache | None,
+        first_rounds: int,
+    ) -> None:
+        self.groups = {cells[0].group: Gathered(cells, marks) for cells in groups}
+        self._reasons, self._left, self._speeds = dict(reasons), left, Speeds()
+        self._calls, self._put_off = dict[Cell, float](), dict[Cell, float]()
+        self._seed, self._cache = seed, cache
+        self._most_rounds, self._first_rounds = most_rounds, first_rounds
+
+    def terms(self, process: int, until: float) -> Iterator[tuple[Gathered, Terms, list[Cell]]]:
+        """The groups of one sweep, each with its terms and the cells to measure: by the work at first, where the scatter is
+        largest then. What a first look foretells to be slow comes last, each once."""
+
+        def left() -> float:
+            return max(0.0, min(until - time.perf_counter(), self._left()))
+
+        seeds = itertools.count(self._seed + process * len(self.groups))
+        if process == 0:
+            yield from self._first(left, seeds)
+            yield from self._slow(seeds)
+        else:
+            yield from self._later(left, seeds)
+
+    def _first(
+        self, left: Callable[[], float], seeds: Iterator[int]
+    ) -> Iterator[tuple[Gathered, Terms, list[Cell]]]:
+        for cells, share in shared([group.cells for group in self.groups.values()], self._reasons, left):
+            expected = self._speeds.expected(cells)
+            most = SLOW_SHARE * self._left()
+            self._put_off |= {
+                cell: seconds
+                for cell, seconds in expected.items()
+                if seconds > most and not self._reasons[cell]
+            }
+            yield (
+                self.groups[cells[0].group],
+                Terms(
+                    # past this sweep's share of the time everybody still gets the fewest rounds
+                    budget_seconds=max(share, SHORT_SECONDS * (self._left() > 0)),
+                    limit_seconds=LARGEST_SHARE * self._left(),
+                    stop_seconds=self._left(),
+                    seed=next(seeds),
+                    most_rounds=self._first_rounds,
+                    cache=self._cache,
+                ),
+                cells,
+            )
+
+    def _slow(self, seeds: Iterator[int]) -> Iterator[tuple[Gathered, Terms, list[Cell]]]:
+        """What was put off, the shortest first: one call each, as long as there is time."""
+        waiting, self._put_off = sorted(self._put_off.items(), key=lambda pair: pair[1]), {}
+        for cell, _ in waiting:
+            if self._left() <= 0:
+                return
+            terms = Terms(
+                budget_seconds=self._left(),
+                limit_seconds=self._left(),
+                stop_seconds=NO_LIMIT_SECONDS if self._left() > 0 else 0.0,
+                seed=next(seeds),
+                most_rounds=1,
+                cache=self._cache,
+                once=True,
+            )
+            yield self.groups[cell.group], terms, [cell]
+
+    def _later(
+        self, left: Callable[[], float], seeds: Iterator[int]
+    ) -> Iterator[tuple[Gathered, Terms, list[Cell]]]:
+        live = {name: group for name, group in self.groups.items() if group.live}
+        for name, rounds in allocate(live, left(), self._most_rounds).items():
+            cost = live[name].cost(rounds)
+            if cost > self._left():
+                continue
+            yield (
+                live[name],
+                Terms(
+                    budget_seconds=cost,
+                    limit_seconds=NO_LIMIT_SECONDS,  # it fitted before, and a case without this process would have a gap
+                    seed=next(seeds),
+                    most_rounds=rounds,
+                    check=False,
+                    twin_of=live[name].twin_of,
+                    cache=self._cache,
+                ),
+                live[name].live,
+            )
+
+    def run(self, sweep: Sweep, group: Gathered, terms: Terms, process: int, cells: list[Cell]) -> None:
+        """These cells of one group in one process, added to what is known of it."""
+        verified = {cell: self._reasons[cell] or self._why_not_now(cell, terms) for cell in cells}
+        found = sweep.measure(
+            cells, terms, verified=verified, peaks={}, expected_seconds=self._speeds.expected(cells)
+        )
+        self._speeds.learn(found.call_seconds)
+        self._calls |= found.call_seconds
+        group.add(found, process)
+
+    def _why_not_now(self, cell: Cell, terms: Terms) -> str | None:
+        return OUT_OF_TIME if not terms.budget_seconds or cell in self._put_off else None
+
+    def foretell(self, sweep: Sweep) -> None:
+        """One short call of everybody, where no case is as short: what it takes says what comes last, and what first."""
+        live = [cell for cell, reason in self._reasons.items() if reason is None]
+        if not live or min(map(scores_of, live)) <= scores_of(replace(live[0], workload=PROBE)):
+            return
+        probes = dict.fromkeys(
+            replace(cell, workload=PROBE)
+            for cell in live
+            if why_not_run(replace(cell, workload=PROBE)) is None
+        )
+        for cells in groups_of(probes):
+            terms = Terms(
+                budget_seconds=self._left(),
+                limit_seconds=self._left() / 4,
+                seed=self._seed,
+                most_rounds=1,
+                check=False,
+                once=True,
+                stop_seconds=self._left() / 4,
+            )
+            found = sweep.measure(cells, terms, verified={}, peaks={}, expected_seconds={})
+            self._speeds.learn(found.call_seconds)
+
+    def take_peaks(self, budget_seconds: float) -> None:
+        """Peak memory of the cells that show how it grows and were timed."""
+        cells = [cell for cell in self._reasons if cell in self._calls]
+        peaks = measure_peaks(cells, budget_seconds=budget_seconds, call_seconds=self._calls)
+        for group in self.groups.values():
+            group.take_peaks(peaks)
+
+
+def shared(
+    groups: Sequence[list[Cell]], reasons: Mapping[Cell, str | None], left: Callable[[], float]
+) -> Iterator[tuple[list[Cell], float]]:
+    """The groups, each with the seconds that it may take of what is left.
+
+    Early groups may take twice their fair share: they are the important ones (see `cells_of`).
+    """
+    weights = [_weight(group, reasons) for group in groups]
+    for index, group in enumerate(groups):
+        fair = weights[index] / (sum(weights[index:]) or 1.0)
+        yield group, left() * min(1.0, 2 * fair)
+
+
+class Speeds:
+    """What shorter cases foretell of longer ones, so that calls which cannot fit are not even tried."""
+
+    def __init__(self) -> None:
+        self._seconds_per_score: dict[tuple[str, str, str, str], float] = {}
+
+    def learn(self, call_seconds: Mapping[Cell, float]) -> None:
+        for cell, seconds in call_seconds.items():
+            self._seconds_per_score[self._key(cell)] = seconds / max(1, scores_of(cell))
+
+    def expected(self, cells: Iterable[Cell]) -> dict[Cell, float]:
+        """Half of what the last case of the same kind foretells: large cases are often kinder."""
+        known = self._seconds_per_score
+        return {c: known[self._key(c)] * scores_of(c) / 2 for c in cells if self._key(c) in known}
+
+    @staticmethod
+    def _key(cell: Cell) -> tuple[str, str, str, str]:
+        return cell.implementation.name, cell.device, cell.dtype, cell.direction
+
+
+def scores_of(cell: Cell) -> int:
+    """How many scores the cell's whole score matrix has, over batch and heads."""
+    s = cell.workload.sizes
+    return s["B"] * s["H"] * s["Q"] * s["K"]
+
+
+def why_not(
+    cells: Iterable[Cell], known: Known, marks: Mapping[Cell, list[Mark]], *, lawful_only: bool = False
+) -> dict[Cell, str | None]:
+    """Why each cell must not be timed, None for those that may be: the machine first, then what is known against them."""
+    return {
+        cell: why_not_run(cell) or known.refused(cell) or against(marks[cell], lawful_only=lawful_only)
+        for cell in cells
+    }
+
+
+def measure_peaks(
+    cells: Iterable[Cell], *, budget_seconds: float, call_seconds: Mapping[Cell, float] | None = None
+) -> dict[Cell, int]:
+    """Peak bytes of the cells that show how memory grows, as many as the budget allows, long cases last.
+
+    A budget that the start of the measuring process would use up gives none; nor is a call begun that takes longer than
+    what is left of it, by the `call_seconds` that are known.
+    """
+    deadline, peaks, cells = time.perf_counter() + budget_seconds, dict[Cell, int](), list(cells)
+    shown = showing_growth(cells)
+    if budget_seconds < SERVER_SECONDS:
+        return peaks
+    with Server() as server:
+        for cell in cells:
+            first = 2 * (call_seconds or {}).get(cell, 0.0)  # in a new process, which finds nothing warm
+            if time.perf_counter() + first > deadline:
+                continue
+            if cell in shown:
+                peak = server.peak_bytes(
+                    cell.implementation, cell.workload, cell.device, cell.dtype, cell.direction
+                )
+                if peak is not None:
+                    peaks[cell] = peak
+    return peaks
+
+
+def showing_growth(cells: Sequence[Cell]) -> set[Cell]:
+    """The cells for which peak memory is measured: forward, in the first of float32, bfloat16, ... that the cells of an
+    implementation on a device have. Growth with length does not depend on the dtype."""
+    dtypes: dict[tuple[Implementation, str], str] = {}
+    for cell in sorted(cells, key=lambda cell: GROWTH.index(cell.dtype)):
+        dtypes.setdefault((cell.implementation, cell.device), cell.dtype)
+    return {
+        cell
+        for cell in cells
+        if cell.direction == "forward" and cell.dtype == dtypes[cell.implementation, cell.device]
+    }
+
+
+def _weight(group: Sequence[Cell], reasons: Mapping[Cell, str | None]) -> float:
+    """The share of the budget that a group deserves: cells to time, times the square root of their scores."""
+    return sum(reasons[cell] is None for cell in group) * math.sqrt(scores_of(group[0]))

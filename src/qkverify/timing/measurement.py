@@ -1,0 +1,497 @@
+"""One group of cells, timed against each other.
+
+Correct first: every call of a cell gets numbers of its own, and after timing the same call is made once more on
+numbers that were never seen, and judged (see `output_check`). A cell that fails there shows that instead of a time.
+
+Quiet enough: the fastest cell stands twice in the group under two names, prepared twice, so that its two
+halves differ in nothing but chance and addresses. Their ratio is the A/A control.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from qkverify.contract import Implementation, frameworks
+from qkverify.errors import UnsupportedCase, first_line, raised
+from qkverify.probes import conventions
+from qkverify.problem.attention_problem import Problem
+from qkverify.results import Cache, Conditions, Control, Direction, Timing
+from qkverify.runs.run import Run
+from qkverify.timing import output_check, sampled_rows
+from qkverify.timing.benchmark_cases import Cell
+from qkverify.timing.clocks import Call, Clock, clock_for
+from qkverify.timing.fresh_inputs import WINDOWS, Inputs, Trial
+from qkverify.timing.nvml import Monitor, monitor_for
+from qkverify.timing.output_check import Refused, remembers
+from qkverify.timing.sampling import (
+    FEWEST_ROUNDS,
+    MOST_ROUNDS,
+    OUT_OF_TIME,
+    SHORT_SECONDS,
+    Plan,
+    Samples,
+    Subject,
+    Watch,
+    calibrate,
+    interleave,
+    too_slow,
+)
+from qkverify.timing.statistics import ALONE, paired, paired_ratio
+from qkverify.timing.work import Work, work
+from qkverify.timing.workloads import Workload
+
+AGAIN = " (again)"
+CALLS = 8  # of a cell: the first, two to warm up, the fewest rounds, and two more on the numbers of the check
+TRIALS = 2  # of a cell: its first call, and the last
+FRESH = 1  # where the seeds of the numbers begin that outputs are judged on
+SAME_CALLS, PAIRS = 2, 4  # samples on the same numbers; turns in which a suspicion is tried again
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A cell ready to run: `check` gives the margin of an output, None where it cannot be told, and may raise Refused.
+
+    `renew` comes before so many calls, that each meets numbers of its own. `trial` puts new numbers in the place of the
+    last call's: what it returns is called then, and `check` judges that output. `again` is the last call once more.
+    """
+
+    call: Call
+    clock: Clock
+    work: Work
+    check: Callable[[Any], float | None]
+    renew: Callable[[int], None] = lambda calls: None
+    trial: Callable[[], Call] | None = None
+    again: Call | None = None
+
+
+class Measured(NamedTuple):
+    """Timings in the order of the cells; the fastest cell again, where anything ran; the seconds of a call as
+    the warm-up saw them, of cells that the budget had no room for too; how long all of it took, and a round."""
+
+    timings: list[Timing]
+    twin: Timing | None
+    call_seconds: dict[Cell, float]
+    wall_seconds: float = 0.0
+    round_seconds: float = 0.0
+    conditions: Conditions | None = None
+
+    @property
+    def control(self) -> Control | None:
+        """The A/A control: the fastest cell against its twin."""
+        mine = [t for t in self.timings if self.twin and t.implementation == self.twin.implementation]
+        return control_of(mine[0], self.twin) if self.twin and mine and mine[0].seconds else None
+
+
+def measure(
+    cells: Sequence[Cell],
+    *,
+    budget_seconds: float,
+    limit_seconds: float | None = None,
+    verified: Mapping[Cell, str | None] | None = None,
+    peaks: Mapping[Cell, int] | None = None,
+    expected_seconds: Mapping[Cell, float] | None = None,
+    seed: int = 0,
+    prepare: Callable[[Cell], Prepared] | None = None,
+    most_rounds: int = MOST_ROUNDS,
+    check: bool = True,
+    twin_of: str = "",
+    cache: Cache | None = None,
+    once: bool = False,
+    stop_seconds: float | None = None,
+) -> Measured:
+    """Time the cells of one group (one case, direction, device and dtype) against each other.
+
+    The budget is what all of it should take; where the fewest rounds need more, it may grow to the limit. A
+    cell that cannot have the fewest rounds within its part of the limit is called once, and that call is
+    timed and checked; with `once` every cell is. What is expected to be fast comes first. After
+    `stop_seconds` (by default the limit) no further cell is begun, nor one of which a single call is expected
+    to take longer. `verified` maps a cell to the reason why it must not be timed, or None; a cell that is not
+    in it is tried. `peaks` are peak bytes, measured elsewhere. `prepare` makes a cell ready to run, and may
+    raise UnsupportedCase. Without `check` the outputs are not compared with the reference: for cells of which
+    this very call was checked before. The twin is that of the fastest cell, or of the named. `cache` as in
+    `clocks.clock_for`.
+    """
+    start, limit = time.perf_counter(), budget_seconds if limit_seconds is None else limit_seconds
+    given, reasons = prepare, dict(verified or {})
+    ready, plans, singles = dict[Cell, Prepared](), dict[str, Plan](), dict[Cell, Single]()
+    prepare = given or partial(prepared if check else _unchecked, cache=cache, seed=seed)
+    expected, stop = expected_seconds or {}, limit if stop_seconds is None else stop_seconds
+    waiting = [cell for cell in cells if reasons.get(cell) is None]
+    waiting.sort(key=lambda cell: expected.get(cell, 0.0))
+    for index, cell in enumerate(waiting):
+        spent, seconds = time.perf_counter() - start, expected.get(cell, 0.0)
+        if spent >= stop or seconds > stop - spent:
+            reasons[cell] = too_slow(seconds) if spent < stop else OUT_OF_TIME
+            continue
+        allowance = max(0.0, limit - spent) / (len(waiting) - index)
+        found = _attempted(cell, prepare, 0.0 if once else allowance, check)
+        if isinstance(found, str):
+            reasons[cell] = found
+        elif isinstance(found, Single):
+            singles[cell] = found
+        else:
+            ready[cell], plans[cell.implementation.name] = found
+    subjects = {cell.implementation.name: _subject(one) for cell, one in ready.items()}
+    calls = {cell: plans[cell.implementation.name].call_seconds for cell in ready}
+    named = [cell for cell in calls if cell.implementation.name == twin_of]
+    control = min(named or calls, key=lambda cell: calls[cell], default=None)
+    if control is not None:
+        _add_twin(control, prepare, subjects, plans)
+    # a tenth more than the samples: for what passes between them
+    need = 1.1 * FEWEST_ROUNDS * sum(plan.cost_seconds for plan in plans.values())
+    spent = time.perf_counter() - start
+    rounds_seconds = max(budget_seconds - spent, min(need, limit - spent))
+    watch = Watch(_monitor(cells[0].device) if cells else None)
+    began = time.perf_counter()
+    samples = interleave(
+        subjects, budget_seconds=rounds_seconds, seed=seed, plans=plans, most_rounds=most_rounds, watch=watch
+    )
+    sampling_seconds = time.perf_counter() - began
+    timings = [
+        _timing(
+            cell,
+            ready.get(cell),
+            samples,
+            reasons.get(cell),
+            (peaks or {}).get(cell),
+            plans.get(cell.implementation.name) if check else None,
+        )
+        if cell not in singles
+        else singles[cell].timing(cell, (peaks or {}).get(cell))
+        for cell in cells
+    ]
+    timings = [_marked(timing, watch) for timing in timings]
+    rounds = max((one.rounds[-1] + 1 for one in samples.values() if one.rounds), default=0)
+    twin = None if control is None else _twin(control, timings, samples)
+    conditions = _conditions(cells[0], watch) if ready else None
+    return Measured(
+        timings,
+        twin and _marked(twin, watch),
+        calls | {cell: one.seconds for cell, one in singles.items()},
+        wall_seconds=time.perf_counter() - start,
+        round_seconds=sampling_seconds / rounds if rounds else 0.0,
+        conditions=conditions,
+    )
+
+
+def prepared(cell: Cell, *, seed: int = 0, cache: Cache | None = None) -> Prepared:
+    """The cell itself: inputs native and in place, the clock of its device, the check by the reference."""
+    run = run_of(cell.implementation, cell.device, cell.dtype)
+    inputs = Inputs(run, problem_of(cell.workload, cell.dtype, 0), cell.direction, seed)
+    tried: list[tuple[Trial, int]] = []
+
+    def trial() -> Call:
+        drawn = (
+            TRIALS * seed + len(tried) % TRIALS
+        )  # other numbers for every trial, and for all cells of a group the same
+        fresh = as_judged(run, fresh_problem(cell.workload, cell.dtype, cell.direction, drawn))
+        found = inputs.trial(fresh)
+        # The very object that other runs are judged by, so that the reference computes it once; a backward pass by itself
+        # has queries, keys and values of its own.
+        problem = as_judged(run, found.problem) if cell.direction == "backward" else fresh
+        tried.append((Trial(found.call, problem, as_judged(run, found.before)), drawn))
+        return found.call
+
+    def check(output: Any) -> float | None:
+        last, drawn = tried[-1]
+        return output_check.judged(run, last, output, cell.direction, drawn, inputs.call)
+
+    return Prepared(
+        inputs.call,
+        _clock(cell.implementation.arrays, cell.device, cache),
+        amount_of(cell),
+        check,
+        inputs.renew,
+        trial,
+        inputs.again,
+    )
+
+
+def _unchecked(cell: Cell, *, seed: int = 0, cache: Cache | None = None) -> Prepared:
+    """The cell without what only a check needs: its conventions need not be found out."""
+    run = Run(cell.implementation, cell.device, cell.dtype)
+    inputs = Inputs(run, problem_of(cell.workload, cell.dtype, 0), cell.direction, seed)
+    clock = _clock(cell.implementation.arrays, cell.device, cache)
+    return Prepared(inputs.call, clock, amount_of(cell), lambda output: None, inputs.renew)
+
+
+@lru_cache(maxsize=256)
+def run_of(one: Implementation, device: str, dtype: str) -> Run:
+    """The run of a cell, held to the conventions that it declares or shows."""
+    found = conventions.detect(one, device, dtype)
+    return Run(one, device, dtype, conventions.settled(found), **conventions.precisions_of(found, dtype))
+
+
+@lru_cache(maxsize=1 + TRIALS)
+def problem_of(workload: Workload, dtype: str, seed: int) -> Problem:
+    """The problem that all cells of a group share."""
+    return workload.problem(dtype, seed=seed)
+
+
+@lru_cache(maxsize=TRIALS)
+def fresh_problem(workload: Workload, dtype: str, direction: Direction, seed: int) -> Problem:
+    """The numbers on which the outputs of a group are judged: none that was timed, and drawn anew for every seed."""
+    problem = problem_of(workload, dtype, FRESH + seed)
+    if workload.values != "normal":  # a model's own: each head gets those of another
+        turned = {
+            name: np.roll(getattr(problem, name), 1 + seed % TRIALS, axis=1)
+            for name in ("query", "key", "value")
+        }
+        problem = problem.replace(**turned)
+    return sampled_rows.judged(problem, direction, seed)
+
+
+def as_judged(run: Run, problem: Problem) -> Problem:
+    """The problem under a run's conventions; the same object for all whose conventions make no difference."""
+    if problem.sizes["Q"] == problem.sizes["K"]:  # both alignments are one, and every row sees its own key
+        return problem
+    return judged_by(problem, run.semantics["causal_alignment"], run.semantics["empty_rows"])
+
+
+@lru_cache(maxsize=4)
+def judged_by(problem: Problem, causal_alignment: str, empty_rows: str) -> Problem:
+    """The problem under an implementation's conventions; the same object for all that share them."""
+    return problem.replace(causal_alignment=causal_alignment, empty_rows=empty_rows)
+
+
+@lru_cache(maxsize=8)
+def _clock(arrays: str, device: str, cache: Cache | None) -> Clock:
+    return clock_for(arrays, device, frameworks.get(arrays).synchronise, cache)
+
+
+@lru_cache(maxsize=4)
+def _monitor(device: str) -> Monitor | None:
+    return monitor_for(device)
+
+
+def _marked(timing: Timing, watch: Watch) -> Timing:
+    marks = [number for number in timing.rounds if number in watch.marks]
+    return msgspec.structs.replace(timing, disturbed=marks) if marks else timing
+
+
+def _conditions(cell: Cell, watch: Watch) -> Conditions | None:
+    """What the monitor saw, in the recorded form; None where there is no monitor."""
+    if not watch.readings:
+        return None
+    case, _, device, dtype = cell.group
+
+    def known(fact: str) -> list[float]:
+        return [value for reading in watch.readings if (value := getattr(reading, fact)) is not None]
+
+    return Conditions(
+        case=case,
+        direction=cell.direction,
+        device=device,
+        dtype=dtype,
+        process=0,
+        rounds=len(watch.readings),
+        disturbed=dict(Counter(reason for reasons in watch.marks.values() for reason in reasons)),
+        mhz_low=min(known("mhz"), default=None),
+        mhz_high=max(known("mhz"), default=None),
+        celsius=max(known("celsius"), default=None),
+        watts=max(known("watts"), default=None),
+        load=max(known("load"), default=None),
+    )
+
+
+class Single(NamedTuple):
+    """A cell whose one call was timed and checked at once: `margin` and `reason` as of `checked`."""
+
+    ready: Prepared
+    seconds: float
+    margin: float | None
+    reason: str
+
+    def timing(self, cell: Cell, peak: int | None) -> Timing:
+        taken = Samples(reason=self.reason) if self.reason else Samples([self.seconds], [ALONE])
+        return msgspec.structs.replace(
+            _timing(cell, self.ready, {cell.implementation.name: taken}, None, peak, None), margin=self.margin
+        )
+
+
+def _attempted(
+    cell: Cell, prepare: Callable[[Cell], Prepared], allowance_seconds: float, check: bool
+) -> tuple[Prepared, Plan] | Single | str:
+    """The cell made ready, called once and warmed up, or why that failed. Where the allowance has no room for all the calls
+    of a cell, the first was the only one."""
+    try:
+        found = prepare(cell)
+        if cell.implementation.compiles or cell.device != "cpu":
+            found.call()  # what is compiled or loaded once is not part of a time
+        outputs: list[Any] = []
+        call = found.trial() if found.trial is not None else found.call
+        seconds = found.clock.sample(lambda: outputs.append(call()))
+        if seconds > SHORT_SECONDS and seconds * CALLS > allowance_seconds:
+            return Single(found, seconds, *(_judged(found, outputs.pop()) if check else (None, "")))
+        outputs.clear()
+        return found, calibrate(_subject(found), limit_seconds=allowance_seconds)
+    except (UnsupportedCase, NotImplementedError) as refusal:
+        return f"not offered: {first_line(refusal)}"
+    except Exception as error:  # the cell's own failure: recorded, and the others go on
+        return raised(error)
+
+
+def _add_twin(
+    cell: Cell, prepare: Callable[[Cell], Prepared], subjects: dict[str, Subject], plans: dict[str, Plan]
+) -> None:
+    """The cell once more, ready for itself; where memory has no room for it, there is no control."""
+    name = cell.implementation.name
+    try:
+        twin = prepare(cell)
+        twin.call()
+    except Exception:  # the cell itself was called before: this is not its failure, and the others go on
+        return
+    subjects[name + AGAIN], plans[name + AGAIN] = _subject(twin), plans[name]
+
+
+def _twin(cell: Cell, timings: Sequence[Timing], samples: Mapping[str, Samples]) -> Timing | None:
+    """The record of the second half of the A/A control; it is not among the timings."""
+    taken = samples.get(cell.implementation.name + AGAIN, Samples())
+    mine = next(t for t in timings if t.implementation == cell.implementation.name)
+    return (
+        msgspec.structs.replace(mine, seconds=taken.seconds, rounds=taken.rounds, disturbed=[])
+        if taken.seconds
+        else None
+    )
+
+
+def _timing(
+    cell: Cell,
+    ready: Prepared | None,
+    samples: Mapping[str, Samples],
+    reason: str | None,
+    peak: int | None,
+    plan: Plan | None,
+) -> Timing:
+    """The record of one cell; with the plan that it was sampled by, its output is checked."""
+    taken = samples.get(cell.implementation.name, Samples(reason=reason or ""))
+    margin = None
+    if plan is not None and ready is not None and taken.seconds:
+        margin, unverified = checked(ready, taken.seconds, plan.repeats)
+        taken = Samples(reason=unverified) if unverified else taken
+    amount = ready.work if ready is not None else amount_of(cell)
+    return Timing(
+        case=cell.workload.name,
+        sizes=cell.workload.sizes,
+        causal=cell.workload.causal,
+        options=cell.workload.options,
+        implementation=cell.implementation.name,
+        device=cell.device,
+        dtype=cell.dtype,
+        direction=cell.direction,
+        clock="host" if ready is None else ready.clock.name,
+        cache="hot" if ready is None else ready.clock.cache,
+        seconds=[float(f"{seconds:.6g}") for seconds in taken.seconds],  # no clock has more digits
+        rounds=taken.rounds,
+        flops=amount.flops,
+        bytes=amount.bytes,
+        peak_bytes=peak,
+        margin=margin,
+        verified=bool(taken.seconds),
+        reason=taken.reason,
+    )
+
+
+def unmeasured(cell: Cell, reason: str) -> Timing:
+    """The record of a cell that was not timed, and why."""
+    return _timing(cell, None, {}, reason, None, None)
+
+
+def refused(timing: Timing, reason: str) -> Timing:
+    """The record of a cell whose times do not count."""
+    return msgspec.structs.replace(
+        timing, seconds=[], rounds=[], processes=[], disturbed=[], verified=False, reason=reason
+    )
+
+
+def amount_of(cell: Cell) -> Work:
+    """The work of a cell that was never made ready."""
+    return work(cell.workload.outline(cell.dtype), cell.direction)
+
+
+def checked(ready: Prepared, seconds: Sequence[float] = (), repeats: int = 1) -> tuple[float | None, str]:
+    """The margin of the call on new numbers, and why the times do not count; "" where they do.
+
+    `seconds` are the samples that were taken, each of `repeats` calls on new numbers.
+    """
+    try:
+        call = ready.trial() if ready.trial is not None else ready.call
+        outputs: list[Any] = []
+        ready.clock.sample(lambda: outputs.append(call()))
+        margin, wrong = _judged(ready, outputs.pop())
+        if not wrong and ready.trial is not None:
+            wrong = _memory(ready, call, seconds, repeats)
+        return margin, wrong
+    except Exception as error:
+        return None, raised(error)
+
+
+def _judged(ready: Prepared, output: Any) -> tuple[float | None, str]:
+    """The margin of an output, and why it is not right; "" where it is."""
+    try:
+        margin = ready.check(output)
+    except Refused as refused:
+        return None, str(refused)
+    if margin is None:
+        return None, "its output cannot be checked by sampled rows"
+    if margin <= 1:
+        return margin, ""
+    return margin, f"the timed call's output is wrong: {margin:.3g} times its bound away from the reference"
+
+
+def _memory(ready: Prepared, call: Call, seconds: Sequence[float], repeats: int) -> str:
+    """What speaks for it that the call remembers, "" for nothing.
+
+    A suspicion is tried again in turns, by what the process computed: a machine that others use too may have become faster
+    in between, and hold back any sample.
+    """
+    if not seconds or ready.again is None:
+        return ""
+    again = [ready.clock.sample(call, repeats) for _ in range(SAME_CALLS)]
+    if not remembers(again[:1], seconds) and not remembers(again[1:], seconds):
+        return ""
+    spent = _computed if ready.clock.name == "host" else ready.clock.sample
+    ready.renew(WINDOWS)
+    new, again = [], []
+    for _ in range(1 + PAIRS):
+        new.append(spent(ready.call))
+        again.append(spent(ready.again))
+    return remembers(again[1:], new[1:])  # the first of them came after the numbers had moved
+
+
+def _computed(call: Call) -> float:
+    """Seconds that all threads of this process computed in one call."""
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+def _subject(ready: Prepared) -> Subject:
+    return Subject(ready.call, ready.clock, ready.renew)
+
+
+def control_of(one: Timing, again: Timing) -> Control | None:
+    """The ratio of a cell to itself, over the rounds in which both halves ran; None where too few did."""
+    mine, other, processes = paired(one, again)
+    interval = paired_ratio(mine, other, processes)
+    if not all(math.isfinite(number) for number in interval):
+        return None  # too few rounds to say anything of the noise, and JSON has no infinity
+    count = len(set(processes))
+    return Control(
+        one.case,
+        one.implementation,
+        one.device,
+        one.dtype,
+        *interval,
+        direction=one.direction,
+        processes=count,
+    )

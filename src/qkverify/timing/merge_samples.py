@@ -1,0 +1,165 @@
+"""What several sweeps over the same groups say together, and where the next one's time is best spent.
+
+Every sweep times each group once, in a process of its own. Their samples are joined, rounds numbered through,
+and each keeps the number of its process. After a sweep the scatter of each group is known, so the next goes
+where intervals are widest: all groups are brought to one predicted width, the smallest that the time allows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import msgspec
+import numpy as np
+
+from qkverify.results import Conditions, Control, Group, Mark, Timing
+from qkverify.timing.benchmark_cases import Cell
+from qkverify.timing.measurement import Measured, control_of, refused
+from qkverify.timing.sampling import FAR, FEWEST_ROUNDS, SHORT_SECONDS
+from qkverify.timing.statistics import ALONE, QUIET, median, paired
+
+NARROW = QUIET / 4  # an interval of a quarter per cent is narrow enough for a band of one
+# Half of a 95 % interval of a median of n is about 1.96 x 1.25 / sqrt(n) standard deviations, and the median distance of two
+# neighbouring values from each other is 0.954 standard deviations (both of normal numbers).
+REACH = 1.96 * 1.25 / 0.954
+
+
+class Gathered:
+    """All that is known of one group."""
+
+    def __init__(self, cells: Sequence[Cell], marks: Mapping[Cell, list[Mark]] | None = None) -> None:
+        self.cells = list(cells)
+        self._marks = [(marks or {}).get(cell, []) for cell in self.cells]
+        self.timings: list[Timing] = []
+        self.twin: Timing | None = None
+        self.conditions: list[Conditions] = []
+        self._overhead_seconds = self._round_seconds = 0.0
+
+    @property
+    def rounds(self) -> int:
+        """Rounds so far, over all processes."""
+        return max((t.rounds[-1] + 1 for t in self._all() if t.rounds), default=0)
+
+    @property
+    def control(self) -> Control | None:
+        """The A/A control over all sweeps."""
+        mine = next((t for t in self.timings if self._is_twin(t)), None)
+        return control_of(mine, self.twin) if mine and self.twin and mine.seconds else None
+
+    @property
+    def twin_of(self) -> str:
+        """The implementation that stands twice."""
+        return self.twin.implementation if self.twin else ""
+
+    @property
+    def live(self) -> list[Cell]:
+        """The cells that a further sweep can add to: all at first, then those that were timed in rounds, and are not so slow
+        that more of them would decide nothing."""
+        if not self.timings:
+            return self.cells
+        timed = {t.implementation: median(t.seconds) for t in self.timings if len(t.seconds) >= FEWEST_ROUNDS}
+        most = max(SHORT_SECONDS, FAR * min(timed.values(), default=0.0))
+        return [cell for cell in self.cells if timed.get(cell.implementation.name, math.inf) <= most]
+
+    def add(self, found: Measured, process: int) -> None:
+        """One more sweep's samples of some of the cells."""
+        before = self.rounds
+        fresh = [_placed(timing, before, process) for timing in found.timings]
+        twin = None if found.twin is None else _placed(found.twin, before, process)
+        if not self.timings:
+            self.timings = [
+                msgspec.structs.replace(t, marks=marks) for t, marks in zip(fresh, self._marks, strict=True)
+            ]
+            self.twin = twin
+        else:
+            by_name = {timing.implementation: timing for timing in fresh}
+            self.timings = [_joined(t, by_name.get(t.implementation)) for t in self.timings]
+            self.twin = _joined(self.twin, twin) if self.twin is not None else None
+        if found.conditions is not None:
+            self.conditions.append(msgspec.structs.replace(found.conditions, process=process))
+        if self.rounds > before:
+            self._round_seconds = found.round_seconds
+            self._overhead_seconds = found.wall_seconds - (self.rounds - before) * found.round_seconds
+
+    def take_peaks(self, peaks: Mapping[Cell, int]) -> None:
+        """Peak bytes that were measured elsewhere."""
+        pairs = zip(self.cells, self.timings, strict=False)
+        self.timings = [
+            msgspec.structs.replace(t, peak_bytes=peaks.get(cell, t.peak_bytes)) for cell, t in pairs
+        ]
+
+    def further_rounds(self, width: float) -> int:
+        """Rounds that are lacking until the widest interval of the group reaches so far only, as a log-ratio."""
+        return max(0, math.ceil((REACH * self._scatter() / width) ** 2) - self.rounds)
+
+    def cost(self, rounds: int) -> float:
+        """About the seconds of so many rounds, getting ready for them included."""
+        return self._overhead_seconds + rounds * self._round_seconds
+
+    def _scatter(self) -> float:
+        """The largest scatter of the cells' ratios to the one that stands twice, its twin's included."""
+        mine = next((t for t in self.timings if self._is_twin(t)), None)
+        if mine is None:
+            return 0.0
+        others = [t for t in self._all() if t is not mine and t.seconds]
+        return max((_scatter_of(t, mine) for t in others), default=0.0)
+
+    def _is_twin(self, timing: Timing) -> bool:
+        return self.twin is not None and timing.implementation == self.twin.implementation
+
+    def _all(self) -> list[Timing]:
+        return [*self.timings, *([self.twin] if self.twin else [])]
+
+
+def allocate(groups: Mapping[Group, Gathered], budget_seconds: float, most_rounds: int) -> dict[Group, int]:
+    """Rounds for each group in the next sweep: all to one width, the smallest for which the budget suffices.
+
+    None has fewer than the fewest that a process needs, nor more than `most_rounds`.
+    """
+
+    def rounds(width: float) -> dict[Group, int]:
+        return {
+            name: min(most_rounds, max(FEWEST_ROUNDS, group.further_rounds(width)))
+            for name, group in groups.items()
+        }
+
+    def fits(width: float) -> bool:
+        return sum(groups[name].cost(count) for name, count in rounds(width).items()) <= budget_seconds
+
+    widths = np.geomspace(NARROW, 1.0, 60)
+    return rounds(next((float(width) for width in widths if fits(float(width))), 1.0))
+
+
+def _placed(timing: Timing, first_round: int, process: int) -> Timing:
+    return msgspec.structs.replace(
+        timing,
+        rounds=[number if number == ALONE else first_round + number for number in timing.rounds],
+        disturbed=[first_round + number for number in timing.disturbed],
+        processes=[process] * len(timing.seconds),
+    )
+
+
+def _joined(one: Timing, more: Timing | None) -> Timing:
+    """Both sweeps' samples. A cell that failed in the second is not timed at all: it fails at random."""
+    if more is None or (not more.seconds and "budget" in more.reason):
+        return one
+    if not one.seconds:  # it was put off
+        return msgspec.structs.replace(more, marks=one.marks, peak_bytes=one.peak_bytes)
+    if not more.seconds:
+        return refused(one, more.reason)
+    return msgspec.structs.replace(
+        one,
+        seconds=one.seconds + more.seconds,
+        rounds=one.rounds + more.rounds,
+        processes=one.processes + more.processes,
+        disturbed=one.disturbed + more.disturbed,
+    )
+
+
+def _scatter_of(timing: Timing, other: Timing) -> float:
+    """How far neighbouring log-ratios lie apart: a drift of both, or of one process against another, is not in it."""
+    mine, theirs, _ = paired(timing, other)
+    logs = np.log(np.asarray(mine) / np.asarray(theirs))
+    return float(np.median([abs(b - a) for a, b in pairwise(logs)])) if len(logs) > 1 else 0.0

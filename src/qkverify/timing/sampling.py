@@ -1,0 +1,224 @@
+"""Taking samples fairly: interleaved, in random order, warm, each long enough for its clock.
+
+A machine drifts: other processes come and go, clocks rise and fall. Timing one subject after the other books
+that drift to whoever was running. Here every round runs each subject once, in an order drawn anew, so that
+drift falls on all of them alike and pairs of times from one round can be compared. The seed of the order is
+given, so a run can be repeated.
+
+How a budget is spent: a subject costs what its warm-up says. Cheap subjects get all rounds; what they leave
+is shared among the dear ones, whose rounds are spread evenly over the run. What takes more than `FAR` times as
+long as the fastest gets `FEWEST_ROUNDS`, for more would decide nothing; what cannot have these within the budget
+is timed once.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from qkverify.errors import raised
+from qkverify.timing.clocks import Call, Clock
+from qkverify.timing.nvml import Monitor, Reading
+
+MOST_ROUNDS = 20
+SHORT_SECONDS = 0.05  # a longer call is warm for most of its time
+FEWEST_ROUNDS = 3
+FAR = 8.0  # so many times slower than the fastest: the fewest rounds tell that
+OUT_OF_TIME = "the time budget had run out"
+RESOLUTION_MULTIPLE = 10_000  # a sample so many clock steps long is quantised by at most 0.01 %
+MOST_REPEATS = 10_000
+STEADY = 0.1  # warm-up ends when two samples in a row agree within 10 %
+MOST_WARM_UPS = 5
+WARM_UP_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something to time: a call without arguments, the clock that suits it, and what comes before so many calls."""
+
+    call: Call
+    clock: Clock
+    renew: Callable[[int], None] = lambda calls: None
+
+
+@dataclass
+class Samples:
+    """`seconds[i]` is the time of one call in round `rounds[i]`. Without seconds, `reason` says why."""
+
+    seconds: list[float] = field(default_factory=list)
+    rounds: list[int] = field(default_factory=list)
+    reason: str = ""
+
+    def add(self, seconds: float, round_number: int) -> None:
+        self.seconds.append(seconds)
+        self.rounds.append(round_number)
+
+
+class Watch:
+    """Which rounds were held back by what, and the device's state over all of them; blind without a monitor."""
+
+    def __init__(self, monitor: Monitor | None = None) -> None:
+        self._monitor = monitor
+        self.marks: dict[int, tuple[str, ...]] = {}
+        self.readings: list[Reading] = []
+
+    def before(self) -> None:
+        if self._monitor is not None:
+            self._monitor.before()
+
+    def settle(self) -> None:
+        """Before each sample: what the one before left running comes to rest."""
+        if self._monitor is not None:
+            self._monitor.settle()
+
+    def after(self, round_number: int) -> bool:
+        """Whether the round that ends here was held back."""
+        if self._monitor is None:
+            return False
+        reading = self._monitor.after()
+        self.readings.append(reading)
+        if reading.throttled:
+            self.marks[round_number] = reading.throttled
+        return bool(reading.throttled)
+
+
+class Plan(NamedTuple):
+    """How a subject is sampled: calls in a sample, the seconds that they take, and whether
+    a call that does not count goes before.
+
+    The subjects of the round before left the caches full of their own numbers, and threads asleep. What that costs a short call
+    is no property of it, and scatters.
+    """
+
+    repeats: int
+    sample_seconds: float
+    warm: bool = False
+
+    @property
+    def call_seconds(self) -> float:
+        return self.sample_seconds / self.repeats
+
+    @property
+    def cost_seconds(self) -> float:
+        """What a sample takes with the call that does not count."""
+        return self.sample_seconds + self.call_seconds * self.warm
+
+
+def interleave(
+    subjects: Mapping[str, Subject],
+    *,
+    budget_seconds: float,
+    seed: int = 0,
+    plans: Mapping[str, Plan] | None = None,
+    most_rounds: int = MOST_ROUNDS,
+    now: Callable[[], float] = time.perf_counter,
+    watch: Watch | None = None,
+) -> dict[str, Samples]:
+    """Samples of every subject, by its name. `plans` are calibrated here where they are not given.
+
+    The budget is what the rounds may take, warm-up included. On a machine that slows down they may take half
+    as much again; from then on only subjects that have not had their fewest rounds go on. `watch` marks the
+    rounds in which the device was held back; where the budget still allows, as many are taken more.
+    """
+    start = now()
+    plans = plans or {name: calibrate(one, limit_seconds=budget_seconds) for name, one in subjects.items()}
+    left = max(0.0, budget_seconds - (now() - start))
+    counts = share_rounds({name: plan.cost_seconds for name, plan in plans.items()}, left, most_rounds)
+    found = {name: Samples() for name in subjects}
+    order, last = np.random.default_rng(seed), max(counts.values(), default=0)
+    watch = watch if watch is not None else Watch()
+    marked = list[list[str]]()
+
+    def one_round(number: int, names: Sequence[str]) -> None:
+        watch.before()
+        for name in order.permutation(names):
+            try:
+                subjects[name].renew(plans[name].repeats + plans[name].warm)
+                watch.settle()
+                if plans[name].warm:
+                    subjects[name].call()
+                seconds = subjects[name].clock.sample(subjects[name].call, plans[name].repeats)
+            except Exception as error:  # a call that worked before: the others go on
+                found[name] = Samples(reason=raised(error))
+                continue
+            found[name].add(seconds, number)
+        if watch.after(number):
+            marked.append(list(names))
+
+    for number in range(last):
+        is_late = now() - start > 1.5 * budget_seconds
+        taking_part = [name for name, count in counts.items() if _takes_part(number, count, last)]
+        one_round(
+            number,
+            [
+                name
+                for name in taking_part
+                if not found[name].reason and not (is_late and len(found[name].rounds) >= FEWEST_ROUNDS)
+            ],
+        )
+    for number, names in enumerate(
+        marked[:last], start=last
+    ):  # a round that was held back is taken again, once
+        if now() - start > budget_seconds:
+            break
+        one_round(number, [name for name in names if not found[name].reason])
+    return found
+
+
+def calibrate(subject: Subject, *, limit_seconds: float = math.inf) -> Plan:
+    """Warm up until two samples in a row agree, and choose the repeats that the clock's resolution asks for.
+
+    Long calls are taken as they are after two. It ends as soon as `FEWEST_ROUNDS` samples would not fit the
+    limit: nothing more needs to be known then.
+    """
+    shortest = subject.clock.resolution_seconds() * RESOLUTION_MULTIPLE
+    repeats, before, spent = 1, math.inf, 0.0
+    for _ in range(MOST_WARM_UPS):
+        subject.renew(repeats)
+        seconds = subject.clock.sample(subject.call, repeats)
+        spent += seconds * repeats
+        settled = abs(seconds - before) <= STEADY * seconds or (before < math.inf and spent > WARM_UP_SECONDS)
+        if (settled and seconds * repeats >= shortest) or seconds * repeats * FEWEST_ROUNDS > limit_seconds:
+            break
+        before = seconds
+        repeats = max(1, min(MOST_REPEATS, math.ceil(shortest / max(seconds, shortest / MOST_REPEATS))))
+    return Plan(repeats, seconds * repeats, warm=seconds < SHORT_SECONDS)
+
+
+def share_rounds(
+    costs: Mapping[str, float], budget_seconds: float, most_rounds: int = MOST_ROUNDS
+) -> dict[str, int]:
+    """Rounds for each subject, 1 for the dearest where not even `FEWEST_ROUNDS` of all fit the budget.
+
+    Beyond the fewest, the rest is shared equally, and what the cheap ones leave goes to the dear ones.
+    """
+    cheapest_first = sorted(costs, key=lambda name: costs[name])
+    while cheapest_first and FEWEST_ROUNDS * sum(costs[n] for n in cheapest_first) > budget_seconds:
+        cheapest_first.pop()
+    counts = dict.fromkeys(costs, 1)
+    left = budget_seconds - FEWEST_ROUNDS * sum(costs[n] for n in cheapest_first)
+    for index, name in enumerate(cheapest_first):
+        share = left / (len(cheapest_first) - index)
+        more = most_rounds - FEWEST_ROUNDS
+        if costs[name] > max(SHORT_SECONDS, FAR * costs[cheapest_first[0]]):
+            more = 0
+        if costs[name] * more > share:
+            more = int(share / costs[name])
+        counts[name] = FEWEST_ROUNDS + more
+        left -= more * costs[name]
+    return counts
+
+
+def _takes_part(round_number: int, count: int, last: int) -> bool:
+    """Whether a subject with `count` of `last` rounds runs in this one: its rounds are spread evenly."""
+    return (round_number + 1) * count // last > round_number * count // last
+
+
+def too_slow(call_seconds: float) -> str:
+    """The reason of a subject for which the budget has no room."""
+    return f"the time budget had no room for a call of about {call_seconds:.2g} s"

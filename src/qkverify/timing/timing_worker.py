@@ -1,0 +1,205 @@
+"""A group of cells timed in a fresh process.
+
+Two processes that run the same code differ by a per cent and more: where memory lies and where threads were
+put is drawn once for each. So a run is several sweeps over its groups, each sweep a process of its own, and
+what differs between processes enters the intervals (see `statistics`). A kernel that kills its process loses
+its own times and nobody else's.
+
+`python -m qkverify.timing.timing_worker` is such a process. It is asked for one group at a time, and finds implementations
+again by their file and name.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import msgspec
+
+from qkverify import probes
+from qkverify.errors import UsageError
+from qkverify.results import Cache, Conditions, Direction, Timing
+from qkverify.timing.benchmark_cases import Cell
+from qkverify.timing.measurement import Measured, measure, unmeasured
+from qkverify.timing.sampling import FEWEST_ROUNDS
+from qkverify.timing.worker_protocol import Child, Died, serve
+from qkverify.timing.workloads import Workload
+
+MODULE = "qkverify.timing.timing_worker"
+LOST = "while it was timed, "
+# OpenBLAS's threads spin for 2^26 cycles after a product (some 25 ms), and everything that is timed next shares its cores with
+# them. With 2^22 they still spin from one product of a call to the next.
+OPENBLAS_REST = "22"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """How a group is to be measured; the words of `measurement.measure`."""
+
+    budget_seconds: float
+    limit_seconds: float
+    seed: int
+    most_rounds: int
+    check: bool = True
+    twin_of: str = ""
+    cache: Cache | None = None
+    once: bool = False
+    stop_seconds: float | None = None
+
+
+class Named(msgspec.Struct, frozen=True):
+    """A cell in words, with what is known of it: why it must not be timed, its peak bytes, its expected seconds."""
+
+    name: str
+    file: str
+    function: str
+    workload: Workload
+    device: str
+    dtype: str
+    direction: Direction
+    reason: str | None
+    peak_bytes: int | None
+    expected_seconds: float | None
+
+
+class Question(msgspec.Struct, frozen=True):
+    cells: list[Named]
+    terms: Terms
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """`missing` names an implementation that only the asking process has."""
+
+    timings: list[Timing] = []
+    twin: Timing | None = None
+    call_seconds: list[float | None] = []
+    wall_seconds: float = 0.0
+    round_seconds: float = 0.0
+    conditions: Conditions | None = None
+    missing: str = ""
+
+
+class Sweep:
+    """One process, for use in a `with`."""
+
+    def __init__(self) -> None:
+        self._child = Child(MODULE, OPENBLAS_THREAD_TIMEOUT=OPENBLAS_REST)
+
+    def __enter__(self) -> Sweep:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._child.close()
+
+    def measure(
+        self,
+        cells: Sequence[Cell],
+        terms: Terms,
+        *,
+        verified: Mapping[Cell, str | None],
+        peaks: Mapping[Cell, int],
+        expected_seconds: Mapping[Cell, float],
+    ) -> Measured:
+        """As `measurement.measure`, there. A cell of a process that died says so in its reason.
+
+        An implementation that cannot be found again by its file (one made on the fly) is timed in this process.
+        """
+        known: dict[str, Any] = {"verified": verified, "peaks": peaks, "expected_seconds": expected_seconds}
+        found = self._asked(cells, terms, **known)
+        live = [cell for cell in cells if verified.get(cell) is None]
+        if not isinstance(found, str):
+            return found
+        if len(live) < 2:
+            return _lost(cells, verified, dict.fromkeys(live, found))
+        # Who ends the process is found out one by one, and the others are timed without it.
+        alone = replace(terms, most_rounds=FEWEST_ROUNDS, check=False, twin_of="")
+        deadly = {cell: how for cell in live if isinstance(how := self._asked([cell], alone, **known), str)}
+        reasons = {**verified, **{cell: LOST + how for cell, how in deadly.items()}}
+        again = (
+            self._asked(cells, terms, **{**known, "verified": reasons}) if len(deadly) < len(live) else found
+        )
+        return (
+            _lost(cells, verified, dict.fromkeys(live, found) | deadly) if isinstance(again, str) else again
+        )
+
+    def _asked(self, cells: Sequence[Cell], terms: Terms, **known: Any) -> Measured | str:
+        """The group measured in the process; how that ended, where no answer came that can be believed."""
+        named = [
+            _named(cell, *(known[what].get(cell) for what in ("verified", "peaks", "expected_seconds")))
+            for cell in cells
+        ]
+        start = time.perf_counter()
+        try:
+            answer = msgspec.json.decode(
+                self._child.ask(msgspec.json.encode(Question(named, terms))), type=Answer
+            )
+        except Died as death:
+            return str(death)
+        except ValueError as error:
+            return f"its process gave no answer that can be read: {error}"
+        if answer.missing:
+            return measure(cells, **known, **asdict(terms))
+        claimed, passed = sum(sum(t.seconds) for t in answer.timings), time.perf_counter() - start
+        if claimed > passed:
+            return (
+                f"its process told of {claimed:.3g} s of calls and took {passed:.3g} s, which is not believed"
+            )
+        seconds = {cell: s for cell, s in zip(cells, answer.call_seconds, strict=True) if s is not None}
+        return Measured(
+            answer.timings, answer.twin, seconds, answer.wall_seconds, answer.round_seconds, answer.conditions
+        )
+
+
+def _named(cell: Cell, reason: str | None, peak: int | None, seconds: float | None) -> Named:
+    one = cell.implementation
+    function = str(getattr(one.function, "__qualname__", ""))
+    return Named(
+        one.name,
+        one.file,
+        function,
+        cell.workload,
+        cell.device,
+        cell.dtype,
+        cell.direction,
+        reason,
+        peak,
+        seconds,
+    )
+
+
+def _lost(cells: Sequence[Cell], verified: Mapping[Cell, str | None], how: Mapping[Cell, str]) -> Measured:
+    return Measured([unmeasured(cell, verified.get(cell) or LOST + how[cell]) for cell in cells], None, {})
+
+
+def answer(question: bytes) -> bytes:
+    """The group of a question, measured here."""
+    asked = msgspec.json.decode(question, type=Question)
+    try:
+        cells = [_found(one) for one in asked.cells]
+    except UsageError as error:
+        return msgspec.json.encode(Answer(missing=str(error)))
+    pairs = list(zip(cells, asked.cells, strict=True))
+    found = measure(
+        cells,
+        verified={cell: one.reason for cell, one in pairs},
+        peaks={cell: one.peak_bytes for cell, one in pairs if one.peak_bytes is not None},
+        expected_seconds={
+            cell: one.expected_seconds for cell, one in pairs if one.expected_seconds is not None
+        },
+        **asdict(asked.terms),
+    )
+    calls = [found.call_seconds.get(cell) for cell in cells]
+    return msgspec.json.encode(
+        Answer(found.timings, found.twin, calls, found.wall_seconds, found.round_seconds, found.conditions)
+    )
+
+
+def _found(one: Named) -> Cell:
+    implementation = probes.again(one.name, one.file, one.function)
+    return Cell(one.workload, implementation, one.device, one.dtype, one.direction)
+
+
+if __name__ == "__main__":
+    serve(answer)

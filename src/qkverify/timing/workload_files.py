@@ -1,0 +1,183 @@
+"""Workloads in TOML: the shipped table, `benchmarks/workloads/<family>.toml`, and files of a user's own.
+
+A table is a workload, and its keys are the fields of `Workload`. What a table holds goes for the tables inside
+it, so that a model's heads are written once for its prefill and its decoding: `[llama3-8b.decode]` is
+`llama3-8b-decode`, and only the innermost tables are workloads. A list where one value belongs makes a
+series, named by its values. `benchmarks/workloads/example.toml` shows every key.
+
+Whatever is wrong is a UsageError that names file, table, key, what was given and what is allowed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, fields
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from qkverify.errors import UsageError
+from qkverify.problem import activations
+from qkverify.timing.workloads import Workload
+
+OPEN = "open"  # the side of a window that has no end; TOML has no null
+EXAMPLE = "example.toml"  # documents the form, and is no part of the table
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
+def shipped() -> list[Workload]:
+    """The workloads of all files beside the benchmarks, file by file."""
+    found = [one for path in sorted(folder().glob("*.toml")) if path.name != EXAMPLE for one in read(path)]
+    _distinct(found, str(folder()))
+    return found
+
+
+def folder() -> Path:
+    """Where the shipped files are: in a checkout as in an installed package."""
+    return Path(importlib.import_module("qkverify.benchmarks").__path__[0]) / "workloads"
+
+
+def read(path: Path) -> list[Workload]:
+    """The workloads of one file, in its order. Raises UsageError for whatever is wrong with it."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is no TOML file: {error}") from error
+    found = [one for where, table in _innermost(content, {}, ()) for one in _series(path, where, table)]
+    if not found:
+        raise UsageError(
+            f"{path} has no workload: it needs a table, such as [mine], with the keys {_words(_required())}"
+        )
+    _distinct(found, str(path))
+    return found
+
+
+def _innermost(
+    table: Mapping[str, Any], inherited: Mapping[str, Any], where: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """The tables that have no table inside, with what they inherit."""
+    inside = {key: value for key, value in table.items() if isinstance(value, dict)}
+    own = {**inherited, **{key: value for key, value in table.items() if key not in inside}}
+    for key, value in inside.items():
+        yield from _innermost(value, own, (*where, key))
+    if where and not inside:
+        yield where, own
+
+
+def _series(path: Path, where: tuple[str, ...], table: Mapping[str, Any]) -> Iterator[Workload]:
+    """The workload of a table, or several where it has lists for single values."""
+    place, name = f"{path}, table [{'.'.join(where)}]", "-".join(where)
+    if not NAME.fullmatch(name):
+        raise UsageError(f"{place}: a name has letters, digits and . _ + - only, and {name!r} has others")
+    unknown = next((key for key in table if key not in _hints()), None)
+    if unknown is not None:
+        raise UsageError(f"{place}: {UsageError.unknown('key', unknown, _hints())}")
+    missing = [key for key in _required() if key not in table]
+    if missing:
+        raise UsageError(f"{place}: {_words(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+    lists = {key: value for key, value in table.items() if isinstance(value, list) and not _is_tuple(key)}
+    for values in itertools.product(*lists.values()):
+        chosen = dict(zip(lists, values, strict=True))
+        checked = {key: _checked(place, key, value) for key, value in {**table, **chosen}.items()}
+        one = Workload(**{"source": path.name, **checked, "name": "-".join([name, *map(str, values)])})
+        wrong = inconsistency(one)
+        if wrong is not None:
+            raise UsageError(f"{place}: {wrong}")
+        yield one
+
+
+def _checked(place: str, key: str, value: Any) -> Any:
+    """The value as the field takes it."""
+    given: Any = value
+    if key == "window" and isinstance(value, list):
+        given = [None if side == OPEN else side for side in value]
+    choices = _choices(_hints()[key])
+    if choices and isinstance(value, str) and value not in choices:
+        raise UsageError(f"{place}: {UsageError.unknown(f'value of {key}', value, choices)}")
+    try:
+        return msgspec.convert(given, _hints()[key])
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{place}: {key} = {_toml(value)}: {str(error).replace('`', '')}") from error
+
+
+def inconsistency(one: Workload) -> str | None:
+    """Why the fields of a workload cannot stand together, or None."""
+    s = one.sizes
+    if s["H"] % s["G"]:
+        return f"heads = {s['H']} is not a multiple of kv_heads = {s['G']}"
+    if one.key_lengths is not None and len(one.key_lengths) != s["B"]:
+        return f"key_lengths has {len(one.key_lengths)} entries for batch = {s['B']}"
+    if one.key_lengths is not None and max(one.key_lengths) > s["K"]:
+        return f"key_lengths has {max(one.key_lengths)}, and there are {s['K']} keys"
+    if s["Q"] != s["K"] and (one.causal or one.window is not None):
+        return (
+            f"causal or a window over {s['Q']} queries and {s['K']} keys means two things (aligned at the first or at"
+            " the last key), and libraries differ. Decoding one token over all keys is causal = false"
+        )
+    captured = {
+        "B": 1,
+        "H": activations.HEADS,
+        "G": activations.HEADS,
+        "K": s["Q"],
+        "D": activations.SIZE,
+        "E": activations.SIZE,
+    }
+    wrong = [f"{letter} = {s[letter]}" for letter, size in captured.items() if s[letter] != size]
+    if one.values == "activations" and wrong:
+        return (
+            f"activations are one batch entry of {activations.HEADS} heads of {activations.SIZE}, as many keys as queries;"
+            f" here {', '.join(wrong)}"
+        )
+    return None
+
+
+def _distinct(found: Iterable[Workload], place: str) -> None:
+    names: set[str] = set()
+    for one in found:
+        if one.name in names:
+            raise UsageError(f"{place}: two workloads are called {one.name!r}")
+        names.add(one.name)
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    """The fields that a file may give, with their types."""
+    return {key: hint for key, hint in get_type_hints(Workload, include_extras=True).items() if key != "name"}
+
+
+@cache
+def _required() -> list[str]:
+    own = ("name", "source")  # the table's name; the file's, where it gives no better source
+    return [field.name for field in fields(Workload) if field.default is MISSING and field.name not in own]
+
+
+def _is_tuple(key: str) -> bool:
+    return any(get_origin(part) is tuple for part in _parts(_hints()[key]))
+
+
+def _choices(hint: Any) -> tuple[str, ...]:
+    return tuple(choice for part in _parts(hint) if get_origin(part) is Literal for choice in get_args(part))
+
+
+def _parts(hint: Any) -> list[Any]:
+    """The members of a union, each without its annotation."""
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return [get_args(one)[0] if get_origin(one) is Annotated else one for one in members]
+
+
+def _words(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
+def _toml(value: Any) -> str:
+    """A value as it stands in the file, nearly."""
+    return str(value).lower() if isinstance(value, bool) else repr(value)

@@ -1,0 +1,126 @@
+"""`[tool.qkverify]` of the nearest pyproject.toml that has it, from the working folder upwards.
+
+    [tool.qkverify]
+    targets = ["mykernel/attn.py:attention"]     # what `qkverify verify` checks when it is given none
+    profile = "quick"
+    dtypes = ["float32"]
+    devices = ["cpu"]
+    laws = ["attention", "causal_*"]             # as --law
+    skip = ["dropout"]                           # as --skip
+    own_laws = ["tests/test_laws.py"]            # as --own-laws
+    known_failures = "qkverify-known-failures.toml"
+
+What the command line gives counts instead. Paths are those of the file's folder.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from qkverify.errors import UsageError
+from qkverify.verification import known_failures
+from qkverify.verification.known_failures import KnownFailure
+
+NAME = "pyproject.toml"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a repository asks for; `file` is where it says so, None where it says nothing."""
+
+    file: Path | None = None
+    targets: tuple[Any, ...] = ()  # texts in a file; Python callers give functions too
+    profile: str = ""
+    dtypes: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    laws: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    own_laws: tuple[str, ...] = ()
+    known_failures: str = ""
+
+    def __str__(self) -> str:
+        """ "profile quick, skip dropout": what is in force, for the screen."""
+        pairs = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("file", "targets")}
+        words = {
+            name: " ".join(value) if isinstance(value, tuple) else value for name, value in pairs.items()
+        }
+        return ", ".join(f"{name.replace('_', ' ')} {word}" for name, word in words.items() if word)
+
+    def given(self, **given: Sequence[str] | str | None) -> Settings:
+        """With what the command line gives, which counts instead; None and what is empty is not given."""
+        pairs = {
+            name: value if isinstance(value, str) else tuple(dict.fromkeys(value))
+            for name, value in given.items()
+            if value
+        }
+        return replace(self, **pairs)  # type: ignore[arg-type]  # each field gets what its option collects
+
+    def entries(self) -> tuple[KnownFailure, ...]:
+        """The known failures. Raises UsageError for a file that is not right."""
+        return known_failures.read(self.known_failures) if self.known_failures else ()
+
+
+KEYS = tuple(field.name for field in fields(Settings) if field.name != "file")
+
+
+def read(start: Path | None = None) -> Settings:
+    """The settings in force in a folder (default: the working folder). Raises UsageError naming file and key."""
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        file = folder / NAME
+        if file.is_file() and (table := _table(file)) is not None:
+            return _settings(file, table)
+    default = here / known_failures.FILE
+    return Settings(known_failures=_shown(default)) if default.is_file() else Settings()
+
+
+def _table(file: Path) -> Any:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("qkverify")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{_shown(file)} is no TOML: {error}") from None
+
+
+def _settings(file: Path, table: Any) -> Settings:
+    where = f"{_shown(file)}, [tool.qkverify]"
+    if not isinstance(table, dict):
+        raise UsageError(f"{where}: is {table!r}; it must be a table")
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in KEYS:
+            raise UsageError(f"{where}: {UsageError.unknown('key', key, KEYS)}")
+        if key in ("profile", "known_failures"):
+            if not isinstance(value, str):
+                raise UsageError(f"{where}: {key} is {value!r}; it must be a text")
+            found[key] = value
+        elif isinstance(value, list) and all(isinstance(word, str) for word in value):
+            found[key] = tuple(value)
+        else:
+            raise UsageError(f"{where}: {key} is {value!r}; it must be a list of texts")
+    return Settings(file=Path(_shown(file)), **_placed(file.parent, found))
+
+
+def _placed(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """With paths as seen from the working folder."""
+    targets = [_target(folder, target) for target in found.get("targets", ())]
+    own_laws = [_shown(folder / path) for path in found.get("own_laws", ())]
+    if "known_failures" in found:
+        known = _shown(folder / found["known_failures"])
+    else:
+        known = _shown(folder / known_failures.FILE) if (folder / known_failures.FILE).is_file() else ""
+    return {**found, "targets": tuple(targets), "own_laws": tuple(own_laws), "known_failures": known}
+
+
+def _target(folder: Path, target: str) -> str:
+    place, colon, attribute = target.rpartition(":") if ":" in target else (target, "", "")
+    return f"{_shown(folder / place)}{colon}{attribute}" if place.endswith(".py") else target
+
+
+def _shown(path: Path) -> str:
+    """A path as a person in the working folder would type it, if it lies there."""
+    here, full = Path.cwd().resolve(), path.resolve()
+    return str(full.relative_to(here) if full.is_relative_to(here) else full)

@@ -1,0 +1,32 @@
+"""What a run says of its progress where there is no terminal: lines, of which a killed run leaves what it came to."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from qkverify.cli import console
+
+
+def test_where_there_is_no_terminal_progress_is_a_line_now_and_then(monkeypatch):
+    seconds = iter([0.0, 1.0, 2.0, 20.0, 21.0])
+    written = io.StringIO()
+    monkeypatch.setattr(console, "console", Console(file=written, width=100))
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(seconds))
+    with console.progress("verifying") as advance:
+        for share, now in ((0.1, "one"), (0.2, "two"), (0.3, "[three]"), (1.0, "four")):
+            advance(share, now)
+    assert written.getvalue().splitlines() == [
+        "verifying  10% after 1 s  one",
+        "verifying  30% after 20 s  [three]",
+        "verifying 100% after 21 s  four",
+    ]
+
+
+def test_on_a_terminal_progress_is_a_bar_that_goes_away(monkeypatch):
+    written = io.StringIO()
+    monkeypatch.setattr(console, "console", Console(file=written, width=100, force_terminal=True))
+    with console.progress("verifying") as advance:
+        advance(0.5, "half")
+    assert "after" not in written.getvalue()

@@ -1,0 +1,253 @@
+"""Failures by what broke them: pure functions of verdicts, then whole runs of kernels with one mistake."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qkverify.contract import describe
+from qkverify.counterexamples.causes import causes, diagnosed, summary
+from qkverify.results import Counterexample, Verdict
+from qkverify.runs.raising_conditions import Call, remedy, separating
+from qkverify.verification.checking import Cell, checked, law_book, verify
+
+
+def failed(law, *, dtype="float32", family="attention", outcome="failed", reason="", **facts):
+    """The verdict of a law that is broken, with what was recorded of its counterexample."""
+    given = {"got": "1", "location": "output[0]", **facts}
+    message = diagnosed(f"{law}: a sentence.\n  got 1", given.get("diagnosis", ""))
+    example = Counterexample(message=message, problem="", exact="", bound="", margin=None, replay="", **given)
+    return Verdict(law=law, family=family, sentence="A sentence.", exact=False, implementation="mine", device="cpu",
+                   dtype=dtype, outcome=outcome, reason=reason, counterexample=example)  # fmt: skip
+
+
+def names(found):
+    return [sorted(cause.laws) for cause in found]
+
+
+def test_a_wrong_value_is_one_cause_whatever_its_laws_are_about():
+    found = causes([
+        failed("empty_axes", family="contract", value_wrong=True, numbers=2),
+        failed("agrees_with_reference", value_wrong=True, numbers=9),
+        failed("same_call_twice", family="contract", value_wrong=True, numbers=1),
+        failed("vjp_agrees_with_reference", family="gradients", value_wrong=True, gradient_wrong=True, numbers=3),
+    ])  # fmt: skip
+    assert len(found) == 1
+    assert found[0].first.law == "agrees_with_reference"  # which is about the value
+    assert summary(found) == "1 cause, 4 laws"
+
+
+def test_a_wrong_gradient_beside_right_values_is_a_cause_of_its_own():
+    found = causes([
+        failed("agrees_with_reference", value_wrong=True),
+        failed("vjp_agrees_with_reference", family="gradients", gradient_wrong=True),
+        failed("linear_in_upstream", family="gradients", gradient_wrong=True),
+    ])  # fmt: skip
+    assert names(found) == [["agrees_with_reference"], ["linear_in_upstream", "vjp_agrees_with_reference"]]
+
+
+def test_two_diagnoses_are_two_causes():
+    found = causes(
+        [failed("a", value_wrong=True, diagnosis="One."), failed("b", value_wrong=True, diagnosis="Another.")]
+    )
+    assert len(found) == 2
+
+
+def test_an_exception_is_known_by_type_message_without_numbers_and_line():
+    found = causes([
+        failed("a", exception="ValueError: 3 and 5 differ", line="mine.py:7  check(q, k)", location=""),
+        failed("b", exception="ValueError: 2 and 17 differ", line="mine.py:7  check(q, k)", location=""),
+        failed("c", exception="ValueError: 2 and 17 differ", line="mine.py:9  check(k, v)", location=""),
+        failed("d", exception="TypeError: 2 and 17 differ", line="mine.py:7  check(q, k)", location="", value_wrong=True),
+    ])  # fmt: skip
+    assert names(found) == [["a", "b"], ["c"], ["d"]]
+
+
+def test_exceptions_of_several_texts_are_one_cause_where_one_condition_separates_them():
+    found = causes([
+        failed("a", exception="ValueError: one", line="mine.py:7  x", raises_when=["G != H", "H > 1"], location=""),
+        failed("b", exception="TypeError: two", line="mine.py:9  y", raises_when=["G != H"], location=""),
+    ])  # fmt: skip
+    assert len(found) == 1
+    assert found[0].condition == "G != H"
+    assert (
+        '  raises             whenever G != H (2 laws): declare requires=("G == H",), or mend it'
+        in found[0].text()
+    )
+
+
+def test_another_dtype_without_a_diagnosis_joins_the_one_that_has_it():
+    found = causes([
+        failed("a", value_wrong=True, diagnosis="One."),
+        failed("a", dtype="bfloat16", value_wrong=True),
+        failed("b", dtype="bfloat16", value_wrong=True),
+    ])  # fmt: skip
+    assert len(found) == 1
+    assert found[0].dtypes == ["float32", "bfloat16"]
+    assert found[0].lines() == ["  also broken by this: 1 law: b (float32, bfloat16)"]
+
+
+def test_many_names_are_shortened_and_none_is_lost_in_the_count():
+    (cause,) = causes([failed(f"law_{n}", value_wrong=True) for n in range(9)])
+    assert cause.also() == "8 laws: law_1, law_2, law_3, law_4 and 4 more"
+
+
+def test_files_from_before_it_was_recorded_are_grouped_by_what_was_raised():
+    found = causes([failed("a", got="ran out of 3", location=""), failed("b", got="ran out of 4", location=""), failed("c"),
+                    failed("d")])  # fmt: skip
+    assert names(found) == [["a", "b"], ["c"], ["d"]]
+
+
+def test_what_holds_has_no_cause():
+    assert causes([failed("a", outcome="passed"), failed("b", outcome="finding")]) == []
+
+
+def test_a_diagnosis_stands_on_the_second_line_once():
+    message = diagnosed(diagnosed("law: sentence.\n  got 1", "First."), "Second.")
+    assert message == "law: sentence.\n  looks like         Second.\n  got 1"
+    assert diagnosed(message, "") == "law: sentence.\n  got 1"
+
+
+def call(*options, gradients=False, **sizes):
+    given = {"B": 1, "H": 2, "G": 2, "Q": 3, "K": 3, "D": 4, "E": 4, **sizes}
+    return Call(tuple(given.values()), frozenset(options), gradients, "", False)
+
+
+RETURNED = {call(), call(Q=5), call(B=3), call(D=8, E=8), call(H=1, G=1), call("causal")}
+
+
+@pytest.mark.parametrize(
+    ("raised", "condition"),
+    [
+        ({call(G=1), call("causal", G=1, Q=7)}, "G != H"),
+        ({call(E=3), call(E=2, Q=5)}, "E != D"),
+        ({call("scale"), call("scale", "causal", Q=9)}, "scale is given"),
+        ({call(gradients=True), call(gradients=True, B=2)}, "gradients are asked for"),
+        ({call("scale", "bias"), call("scale", "bias", Q=9)}, "bias is given and scale is given"),
+    ],
+)
+def test_the_simplest_condition_that_separates_all_calls(raised, condition):
+    returned = RETURNED | ({call("scale"), call("bias")} if "and" in condition else set())
+    assert separating(raised, returned)[0] == condition
+
+
+def test_no_condition_is_said_that_one_call_contradicts():
+    raised = {call(G=1), call(G=1, Q=7)}
+    assert "G != H" not in separating(raised, {*RETURNED, call(G=1, B=3)})
+    assert "G != H" not in separating({*raised, call(Q=2)}, RETURNED)
+    assert separating(raised, {call()}) == []  # too few to tell
+
+
+def test_a_remedy_is_what_the_declaration_takes():
+    assert remedy("E != D") == 'declare requires=("E == D",), or mend it'
+    assert remedy("mask is given and bias is given") == 'declare exclusive=(("mask", "bias"),), or mend it'
+    assert remedy("causal is given") == "leave the parameter causal out, or mend it"
+    assert remedy("gradients are asked for") == "mend it"
+
+
+# -- whole runs ------------------------------------------------------------------------------------------------------------
+
+
+def sizes_fit(q, k, v):
+    return q.shape[:2] == k.shape[:2] and q.shape[3] == k.shape[3] and k.shape[:3] == v.shape[:3]
+
+
+def core(q, k, v, causal, scale, *, late=False, off=0, lengths=None):
+    """Plain attention in NumPy; `late` masks after the softmax, `off` moves the last key that a causal query sees."""
+    if not sizes_fit(q, k, v):
+        raise ValueError("sizes that do not fit one another")
+    s = q @ np.swapaxes(k, -1, -2) * q.dtype.type(scale)
+    seen = np.ones(s.shape, bool)
+    if causal:
+        seen &= np.tri(*s.shape[2:], s.shape[3] - s.shape[2] + off, dtype=bool)
+    if lengths is not None:
+        seen &= np.arange(s.shape[3]) < np.reshape(lengths, (-1, 1, 1, 1))
+    s = s if late else np.where(seen, s, -np.inf)
+    peak = s.max(-1, keepdims=True, initial=-np.inf)
+    w = np.exp(s - np.where(np.isfinite(peak), peak, 0))
+    total = w.sum(-1, keepdims=True)
+    w = w / np.where(total == 0, 1, total)
+    return (np.where(seen, w, 0) if late else w).astype(q.dtype) @ v
+
+
+def default(q, scale):
+    return q.shape[-1] ** -0.5 if scale is None else scale
+
+
+def without_scale(q, k, v, *, causal=False, scale=None):
+    return core(q, k, v, causal, 1.0)
+
+
+def mask_after_softmax(q, k, v, *, causal=False, scale=None):
+    return core(q, k, v, causal, default(q, scale), late=True)
+
+
+def off_by_one(q, k, v, *, causal=False, scale=None):
+    return core(q, k, v, causal, default(q, scale), off=-1)
+
+
+def reads_padding(q, k, v, *, causal=False, scale=None, key_lengths=None):
+    return core(q, k, v, causal, default(q, scale))
+
+
+def cell_of(function, requires=("G == H",)):
+    one = describe(function, arrays="numpy", dtypes=("float32",), requires=requires, empty_rows="zero",
+                   causal_alignment="bottom-right")  # fmt: skip
+    return Cell(one, "cpu", "float32")
+
+
+PLANTED = {
+    without_scale: "The result equals attention without a scale.",
+    mask_after_softmax: "The result equals attention whose weights are masked after the softmax and not normalised again.",
+    off_by_one: "The result equals attention whose queries do not see their own position.",
+    reads_padding: "The result equals attention without the key lengths: padding is read.",
+}
+
+
+@pytest.mark.parametrize("function", PLANTED)
+def test_one_mistake_is_one_cause_with_its_sentence_on_top(function, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    laws = [law for law in law_book() if law.family in ("attention", "masking", "contract")]
+    found = causes(checked(cell_of(function), laws, examples=25))
+    assert len(found) == 1, [cause.text() for cause in found]
+    lines = found[0].text().splitlines()
+    assert lines[1].startswith("  looks like         ")
+    assert lines[1].removeprefix("  looks like         ") == PLANTED[function]
+    assert sum("smallest problem" in line for line in lines) == 1
+    assert "also broken by this" in lines[-1]
+
+
+def test_a_class_of_sizes_that_raises_is_said_once(monkeypatch, tmp_path):
+    def equal_heads(q, k, v, *, causal=False, scale=None):
+        return core(q, k, v, causal, default(q, scale))
+
+    monkeypatch.chdir(tmp_path)
+    found = causes(checked(cell_of(equal_heads, requires=("Q >= 1",)), examples=10))
+    assert len(found) == 1
+    assert found[0].condition == "G != H"
+    assert 'declare requires=("G == H",), or mend it' in found[0].text()
+    assert "looks like" not in found[0].text()
+
+
+def test_what_raises_is_not_said_to_look_like_what_is_wrong_elsewhere(monkeypatch, tmp_path):
+    def two_mistakes(q, k, v, *, causal=False, scale=None):
+        if q.shape[2] == 5:
+            raise RuntimeError("no five queries")
+        return core(q, k, v, causal, 1.0)
+
+    monkeypatch.chdir(tmp_path)
+    laws = [law for law in law_book() if law.family in ("attention", "masking")]
+    for verdict in checked(cell_of(two_mistakes), laws, examples=60):
+        example = verdict.counterexample
+        assert example is None or not (example.exception and example.diagnosis)
+
+
+def test_all_dtypes_share_a_cause_and_it_is_raised_once(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    found = verify(without_scale, profile="glance", dtypes=["float32", "float64"])
+    with pytest.raises(AssertionError) as raised:
+        found.raise_for_failures()
+    text = str(raised.value)
+    assert text.count("looks like") == 1
+    assert "(float64, float32)" in text
+    assert text.splitlines()[-1].startswith("1 cause, ")

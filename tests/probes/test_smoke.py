@@ -1,0 +1,347 @@
+"""The first call: what does not fit is found out and said in one sentence, or the run stops with one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from qkverify import probes
+from qkverify.contract.registry import TargetImportError
+from qkverify.errors import UsageError
+from qkverify.verification.checking import plan, verify
+
+TORCH = "import torch\n\n"
+NUMPY = "import numpy as np\n\n"
+NUMPY_ATTENTION = """
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+"""
+
+
+@pytest.fixture
+def fitted(tmp_path, monkeypatch):
+    """The one target of a file, with what its first calls show."""
+    monkeypatch.chdir(tmp_path)
+
+    def of(text, name="attention", file="mine.py"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(textwrap.dedent(text))
+        (implementation,) = probes.find(f"{tmp_path / file}:{name}")
+        return implementation
+
+    return of
+
+
+def holds(implementation, dtype="float32"):
+    return not verify(implementation, dtypes=(dtype,), profile="glance").failures
+
+
+def test_a_default_of_true_is_passed_false_where_a_problem_is_not_causal(fitted):
+    one = fitted(
+        TORCH
+        + """
+def attention(q, k, v, causal=True):
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    if causal:
+        hidden = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+        scores = scores.masked_fill(hidden, float("-inf"))
+    return torch.softmax(scores, -1) @ v
+"""
+    )
+    assert one.neutral == {"causal": False}
+    assert "causal=False is passed where a problem does not use causal: its default is True" in one.remarks
+    assert one.keywords({}) == {"causal": False}
+    assert one.keywords({"causal": True}) == {"causal": True}
+    assert holds(one)
+
+
+def test_a_scale_of_one_is_passed_the_standard_scale(fitted):
+    one = fitted(
+        NUMPY
+        + NUMPY_ATTENTION
+        + """
+def attention(q, k, v, scale=1.0):
+    return softmax(q @ k.swapaxes(-1, -2) * scale) @ v
+"""
+    )
+    assert one.keywords({}, size=16) == {"scale": 0.25}
+    assert holds(one)
+
+
+def test_a_cap_is_switched_off_by_the_value_that_does_so(fitted):
+    one = fitted(
+        NUMPY
+        + NUMPY_ATTENTION
+        + """
+def attention(q, k, v, softcap=50.0):
+    scores = q @ k.swapaxes(-1, -2) * q.shape[-1] ** -0.5
+    if softcap > 0:
+        scores = softcap * np.tanh(scores / softcap)
+    return softmax(scores) @ v
+"""
+    )
+    assert one.neutral == {"softcap": 0.0}
+
+
+def test_a_required_mask_is_passed_none(fitted):
+    one = fitted(
+        NUMPY
+        + NUMPY_ATTENTION
+        + """
+def attention(q, k, v, mask):
+    scores = q @ k.swapaxes(-1, -2) * q.shape[-1] ** -0.5
+    return softmax(scores if mask is None else np.where(mask, scores, -1e9)) @ v
+"""
+    )
+    assert one.neutral == {"mask": None}
+    assert holds(one)
+
+
+@pytest.mark.parametrize(("result", "returns"), [
+    ("output, weights", 0), ("weights, output", 1), ("[output, weights]", 0),
+    ("{'weights': weights, 'output': output}", "output"),
+])  # fmt: skip
+def test_of_several_results_the_output_is_found_by_its_shape(fitted, result, returns):
+    one = fitted(
+        TORCH
+        + f"""
+def attention(q, k, v):
+    weights = torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, -1)
+    output = weights @ v
+    return {result}
+"""
+    )
+    assert one.returns == returns
+    assert "is the output and is verified, the rest is not" in one.remarks[0]
+    assert holds(one)
+
+
+def test_a_declared_part_is_taken_and_an_undeclared_one_is_asked_for(fitted):
+    text = (
+        TORCH
+        + """
+from qkverify import implementation
+
+@implementation({})
+def attention(query, key, value):
+    return query.mean(), torch.softmax(query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5, -1) @ value
+"""
+    )
+    declared = 'requires="G == H", arrays="torch"'
+    one = fitted(text.format(f"{declared}, returns=1"), file="said.py")
+    assert (one.returns, one.remarks) == (1, ())
+    assert holds(one)
+    with pytest.raises(UsageError, match=r"declare @implementation\(returns=1\)"):
+        fitted(text.format(declared), file="unsaid.py")
+
+
+def test_an_adapter_of_its_own_package_is_called_with_the_arrays_that_it_takes(fitted, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "kernels_of_mine.py").write_text(TORCH + """
+def run(q, k, v):
+    return torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, -1) @ v
+""")  # fmt: skip
+    one = fitted("""
+import kernels_of_mine
+
+def attention(query, key, value):
+    return kernels_of_mine.run(query, key, value)
+""")
+    assert (one.arrays, "gradients" in one.offers) == ("torch", True)
+    del sys.modules["kernels_of_mine"]
+
+
+def test_what_no_name_shows_is_found_out_by_calling(fitted):
+    one = fitted("""
+import importlib
+
+def attention(query, key, value):
+    softmax = getattr(importlib.import_module("tor" + "ch"), "softmax")
+    return softmax(query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5, -1) @ value
+""")
+    assert one.arrays == "torch"
+    assert "takes torch arrays: found out by a call" in one.remarks
+
+
+@pytest.mark.parametrize(("body", "layout"), [
+    ("np.einsum('bhqk,bkhd->bqhd', softmax(np.einsum('bqhd,bkhd->bhqk', q, k) * q.shape[-1] ** -0.5), v)", "BLHD"),
+    ("softmax(q @ k.transpose(0, 2, 1) * q.shape[-1] ** -0.5) @ v", "BLD"),
+    ("softmax(q @ k.T * q.shape[-1] ** -0.5) @ v", "LD"),
+])  # fmt: skip
+def test_the_axes_are_found_out_by_the_shape_of_the_output(fitted, body, layout):
+    one = fitted(
+        NUMPY
+        + NUMPY_ATTENTION
+        + f"""
+def attention(q, k, v):
+    return {body}
+"""
+    )
+    assert one.layout == layout
+    assert one.remarks[0].startswith("arrays are (")
+    assert holds(one)
+
+
+def test_a_wider_result_is_judged_and_said(fitted):
+    one = fitted(
+        NUMPY
+        + NUMPY_ATTENTION
+        + """
+def attention(q, k, v):
+    return softmax(q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])) @ v
+"""
+    )
+    assert one.result_dtypes == {"float32": "float64"}
+    assert "returns float64 for float32 input" in " ".join(one.remarks)
+    assert holds(one)
+
+
+def test_a_result_of_fewer_digits_is_no_convention(fitted):
+    one = fitted(
+        TORCH
+        + """
+def attention(q, k, v):
+    return (torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, -1) @ v).half()
+"""
+    )
+    assert "float32" in one.dtypes
+    assert not holds(one)
+
+
+def test_a_dtype_that_the_plain_call_refuses_is_dropped_and_said(fitted):
+    one = fitted(
+        TORCH
+        + """
+def attention(q, k, v):
+    if q.dtype == torch.float64:
+        raise TypeError("no double precision")
+    return torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, -1) @ v
+"""
+    )
+    assert one.dtypes == ("float32", "float16", "bfloat16")
+    assert "float64 is not taken, and not verified: TypeError: no double precision" in one.remarks
+
+
+@pytest.mark.parametrize(("body", "said"), [
+    ("return missing_name", "raises on the plainest call: NameError: name 'missing_name' is not defined"),
+    ("return q.sum()", "expected an array of numpy of shape"),
+    ("return None", "returns a NoneType"),
+])  # fmt: skip
+def test_what_cannot_be_called_stops_the_run_with_the_call(fitted, body, said):
+    with pytest.raises(UsageError) as stopped:
+        fitted(f"{NUMPY}def attention(q, k, v):\n    {body}\n")
+    assert said in str(stopped.value)
+    assert "attention(query, key, value)" in str(stopped.value)
+
+
+def test_a_missing_argument_is_named_with_the_remedy(fitted):
+    with pytest.raises(
+        UsageError, match="its parameter 'num_heads' has no default, and is no option"
+    ) as stopped:
+        fitted("def attention(q, k, v, num_heads):\n    return q\n")
+    assert "def attention(query, key, value): return attention(query, key, value, num_heads=...)" in str(
+        stopped.value
+    )
+
+
+def test_a_declared_implementation_that_always_raises_is_unavailable(fitted):
+    one = fitted("""
+from qkverify import implementation
+
+@implementation(requires="G == H")
+def attention(query, key, value):
+    raise RuntimeError("never works")
+""")
+    planned = plan([one])
+    assert planned.cells == []
+    (reason,) = planned.unavailable.values()
+    assert reason.startswith("it raises on the plainest call: RuntimeError: never works (mine.py:")
+
+
+@pytest.mark.parametrize(
+    "import_", ["from .numbers_of_mine import SCALE", "from kernels_package.numbers_of_mine import SCALE"]
+)
+def test_a_file_of_a_package_is_imported_as_part_of_it(fitted, tmp_path, monkeypatch, import_):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    package = tmp_path / "src" / "kernels_package"
+    package.mkdir(parents=True)
+    (tmp_path / "pyproject.toml").write_text("")
+    (package / "__init__.py").write_text("")
+    (package / "numbers_of_mine.py").write_text("SCALE = -0.5\n")
+    one = fitted(NUMPY + import_ + NUMPY_ATTENTION + """
+def attention(q, k, v):
+    return softmax(q @ k.swapaxes(-1, -2) * q.shape[-1] ** SCALE) @ v
+""", file="src/kernels_package/attn.py")  # fmt: skip
+    assert one.function.__module__ == "kernels_package.attn"
+    for name in [name for name in sys.modules if name.startswith("kernels_package")]:
+        del sys.modules[name]
+
+
+def test_an_import_that_fails_says_where_it_was_looked_up(fitted, tmp_path):
+    with pytest.raises(TargetImportError, match="imports were looked up from") as stopped:
+        fitted("import no_such_module_of_mine\n")
+    assert str(tmp_path) in str(stopped.value)
+    assert "pip install -e ." in str(stopped.value)
+
+
+def test_a_dropout_that_is_a_module_is_not_verified(fitted):
+    one = fitted(TORCH + """
+def attention(query, key, value, dropout=None):
+    weights = torch.softmax(query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5, -1)
+    return (weights if dropout is None else dropout(weights)) @ value
+""")  # fmt: skip
+    assert "dropout" not in one.offers
+    assert (
+        "dropout takes no rate, and is not verified: TypeError: 'float' object is not callable" in one.remarks
+    )
+
+
+def test_a_decorator_that_names_no_parameters_is_looked_through(fitted):
+    one = fitted(TORCH + """
+def counted(function):
+    def inner(*args, **kwargs):
+        inner.calls += 1
+        return function(*args, **kwargs)
+    inner.calls = 0
+    return inner
+
+@counted
+def attention(q, k, v, *, scale=None):
+    return torch.softmax(q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale), -1) @ v
+""")  # fmt: skip
+    assert one.offers == {"scale", "gradients"}
+    assert holds(one)
+
+
+def test_a_kernel_of_half_precision_alone_is_called_in_half_precision(fitted):
+    one = fitted(TORCH + """
+def attention(q, k, v):
+    assert q.dtype != torch.float32 and q.dtype != torch.float64, "half precision only"
+    scores = q.float() @ k.float().transpose(-1, -2) * q.shape[-1] ** -0.5
+    return (torch.softmax(scores, -1) @ v.float()).to(q.dtype)
+""")  # fmt: skip
+    assert one.dtypes == ("float16", "bfloat16")
+    assert plan([one], dtypes=["float32"]).unavailable == {
+        ("mine:attention", "cpu"): "float32 is not taken: AssertionError: half precision only"
+    }
+
+
+def test_another_process_finds_the_same(fitted):
+    one = fitted(TORCH + """
+def attention(q, k, v, causal=True):
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    if causal:
+        scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1), float("-inf"))
+    return torch.softmax(scores, -1) @ v, scores
+""")  # fmt: skip
+    code = f"from qkverify import probes; one = probes.again({one.name!r}, {one.file!r}, 'attention'); " \
+           "print(one.requires, one.neutral, one.returns, one.layout, one.arrays, one.remarks)"  # fmt: skip
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert (
+        said.strip() == f"{one.requires} {one.neutral} {one.returns} {one.layout} {one.arrays} {one.remarks}"
+    )

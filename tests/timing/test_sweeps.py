@@ -1,0 +1,247 @@
+"""Several processes: joined samples, time where intervals are widest, and a process that dies."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qkverify import results
+from qkverify.contract import registry
+from qkverify.results import Control, Timing, Writer, of_kind
+from qkverify.timing.benchmark_cases import Cell
+from qkverify.timing.grid import run_grid
+from qkverify.timing.measurement import Measured
+from qkverify.timing.merge_samples import NARROW, Gathered, allocate
+from qkverify.timing.sampling import FEWEST_ROUNDS
+from qkverify.timing.timing_worker import Sweep, Terms
+from qkverify.timing.worker_protocol import Child, Died
+from qkverify.timing.workloads import Workload
+
+TINY = Workload(name="tiny", source="made up", heads=2, key_size=8, queries=16)
+KERNELS = """
+import os
+import numpy as np
+from qkverify import implementation
+
+def attend(query, key, value):
+    scores = query @ key.swapaxes(-1, -2) * query.dtype.type(query.shape[-1] ** -0.5)
+    scores = np.where(np.tri(*scores.shape[-2:], dtype=bool), scores, query.dtype.type(-1e30))
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True) @ value
+
+@implementation(name="one", dtypes=("float32",), causal_alignment="bottom-right")
+def one(query, key, value, *, causal=False):
+    print("what a kernel prints is no answer")
+    return attend(query, key, value)
+
+@implementation(name="other", dtypes=("float32",), causal_alignment="bottom-right")
+def other(query, key, value, *, causal=False):
+    return attend(query, key, value)
+
+@implementation(name="deadly", dtypes=("float32",), causal_alignment="bottom-right")
+def deadly(query, key, value, *, causal=False):
+    if query.shape[-2] == 16:  # the size that is timed, and none that is probed
+        os._exit(7)
+    return attend(query, key, value)
+"""
+
+
+@pytest.fixture
+def kernels(tmp_path: Path) -> Path:
+    file = tmp_path / "kernels.py"
+    file.write_text(KERNELS)
+    return file
+
+
+def cells(file: Path, *names: str) -> list[Cell]:
+    return [Cell(TINY, registry.find(f"{file}:{name}")[0], "cpu", "float32", "forward") for name in names]
+
+
+def terms(**changes: object) -> Terms:
+    given = dict(budget_seconds=2.0, limit_seconds=4.0, seed=0, most_rounds=5, check=True, twin_of="")
+    return Terms(**{**given, **changes})  # type: ignore[arg-type]
+
+
+def run(mine: list[Cell], on: Terms | None = None) -> Measured:
+    with Sweep() as sweep:
+        return sweep.measure(mine, on or terms(), verified={}, peaks={}, expected_seconds={})
+
+
+# The process
+
+
+def test_a_group_is_timed_in_a_process_of_its_own_and_comes_back_whole(kernels: Path) -> None:
+    mine = cells(kernels, "one", "other")
+    found = run(mine)
+    assert [t.implementation for t in found.timings] == ["one", "other"]
+    assert all(t.verified and len(t.seconds) - len(t.disturbed) <= 5 <= len(t.seconds) for t in found.timings)
+    assert found.twin is not None
+    assert set(found.call_seconds) == set(mine)
+    assert found.wall_seconds > 0
+
+
+def test_the_named_cell_stands_twice(kernels: Path) -> None:
+    for name in ("one", "other"):
+        found = run(cells(kernels, "one", "other"), terms(twin_of=name))
+        assert found.twin is not None
+        assert found.twin.implementation == name
+
+
+def test_who_ends_the_process_loses_its_own_times_and_the_next_group_has_another(kernels: Path) -> None:
+    with Sweep() as sweep:
+        lost = sweep.measure(
+            cells(kernels, "deadly", "one"), terms(), verified={}, peaks={}, expected_seconds={}
+        )
+        deadly, neighbour = lost.timings
+        assert (deadly.reason, deadly.seconds) == ("while it was timed, its process ended with status 7", [])
+        assert neighbour.seconds
+        alone = sweep.measure(cells(kernels, "deadly"), terms(), verified={}, peaks={}, expected_seconds={})
+        assert [t.reason for t in alone.timings] == ["while it was timed, its process ended with status 7"]
+        fine = sweep.measure(cells(kernels, "one"), terms(), verified={}, peaks={}, expected_seconds={})
+    assert fine.timings[0].seconds
+
+
+def test_what_stands_in_no_file_is_timed_here() -> None:
+    def made_up(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> np.ndarray:
+        scores = query @ key.swapaxes(-1, -2) * np.float32(query.shape[-1] ** -0.5)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        return np.asarray(weights / weights.sum(-1, keepdims=True) @ value)
+
+    workload = Workload(name="open", source="made up", heads=2, key_size=8, queries=16, causal=False)
+    one = registry.find(made_up)[0]
+    found = run([Cell(workload, one, "cpu", "float32", "forward")])
+    assert found.timings[0].seconds, found.timings[0].reason
+
+
+def test_a_child_that_ends_is_told_from_one_that_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "echo_child.py").write_text(
+        "from qkverify.timing.worker_protocol import serve\nimport os\n"
+        "serve(lambda line: os._exit(3) if line == b'die\\n' else line.strip() + str(os.getpid()).encode())\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with Child("echo_child") as child:
+        first = child.ask(b"a")
+        assert child.ask(b"a") == first != f"a{os.getpid()}\n".encode()
+        with pytest.raises(Died, match="status 3"):
+            child.ask(b"die")
+        assert child.ask(b"a") != first
+
+
+def test_a_child_has_its_environment_and_the_users_own_goes_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "env_child.py").write_text(
+        "from qkverify.timing.worker_protocol import serve\nimport os\nserve(lambda line: os.environ['SETTING'].encode())\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for own, expected in ((None, b"theirs\n"), ("mine", b"mine\n")):
+        if own:
+            monkeypatch.setenv("SETTING", own)
+        with Child("env_child", SETTING="theirs") as child:
+            assert child.ask(b"?") == expected
+
+
+# Joining
+
+
+def timing(name: str, seconds: list[float], reason: str = "") -> Timing:
+    return Timing(
+        case="c", sizes={"K": 1}, causal=True, options="", implementation=name, device="cpu", dtype="float32",
+        direction="forward", clock="host", seconds=seconds, rounds=list(range(len(seconds))), flops=1, bytes=1,
+        reason=reason, verified=bool(seconds), margin=0.5,
+    )  # fmt: skip
+
+
+def gathered(kernels: Path, *sweeps_of: Measured) -> Gathered:
+    group = Gathered(cells(kernels, "one", "other"))
+    for process, found in enumerate(sweeps_of):
+        group.add(found, process)
+    return group
+
+
+def measured(one: list[float], other: list[float], twin: list[float], reason: str = "") -> Measured:
+    return Measured([timing("one", one), timing("other", other, reason)], timing("one", twin), {}, 1.0)
+
+
+def test_sweeps_are_joined_with_rounds_numbered_through(kernels: Path) -> None:
+    group = gathered(
+        kernels, measured([1.0] * 3, [2.0] * 3, [1.0] * 3), measured([1.5] * 4, [3.0] * 4, [1.5] * 4)
+    )
+    one, other = group.timings
+    assert other.seconds == [2.0] * 3 + [3.0] * 4
+    assert one.rounds == list(range(7))
+    assert one.processes == [0] * 3 + [1] * 4
+    assert group.control == Control("c", "one", "cpu", "float32", 1.0, 1.0, 1.0, "forward", 2)
+    assert [timing.margin for timing in group.timings] == [0.5, 0.5]
+
+
+def test_a_cell_without_room_in_a_later_sweep_keeps_its_times_and_one_that_fails_there_loses_them(
+    kernels: Path,
+) -> None:
+    first = measured([1.0] * 3, [2.0] * 3, [1.0] * 3)
+    kept = gathered(kernels, first, measured([1.0] * 3, [], [1.0] * 3, "the time budget had run out"))
+    assert len(kept.timings[1].seconds) == 3
+    lost = gathered(kernels, first, measured([1.0] * 3, [], [1.0] * 3, "raised ValueError: at times"))
+    assert (lost.timings[1].seconds, lost.timings[1].verified) == ([], False)
+    assert lost.timings[1].reason == "raised ValueError: at times"
+    assert [cell.implementation.name for cell in lost.live] == ["one"]
+
+
+def noisy(seed: int, scatter: float, rounds: int = 10) -> Measured:
+    one, other, twin = np.exp(np.random.default_rng(seed).normal(0, scatter, (3, rounds)))
+    return measured(one.tolist(), other.tolist(), twin.tolist())
+
+
+def test_time_goes_where_intervals_are_widest(kernels: Path) -> None:
+    groups = {
+        ("quiet", "forward", "cpu", "float32"): gathered(kernels, noisy(1, 0.002)),
+        ("noisy", "forward", "cpu", "float32"): gathered(kernels, noisy(2, 0.05)),
+    }
+    quiet, loud = allocate(groups, 10.0, most_rounds=10_000).values()
+    assert quiet == FEWEST_ROUNDS
+    assert loud > 50
+    assert sum(group.cost(n) for group, n in zip(groups.values(), (quiet, loud), strict=True)) <= 10.0
+
+
+def test_no_more_rounds_than_a_narrow_interval_needs_and_never_fewer_than_the_fewest(kernels: Path) -> None:
+    group = {("c", "forward", "cpu", "float32"): gathered(kernels, noisy(1, 0.002))}
+    (plenty,) = allocate(group, 1e9, most_rounds=10_000).values()
+    assert FEWEST_ROUNDS <= plenty < 100
+    assert allocate(group, 0.0, most_rounds=10_000) == dict.fromkeys(group, FEWEST_ROUNDS)
+
+
+@pytest.mark.parametrize("scatter", [0.005, 0.03])
+def test_the_rounds_that_a_width_asks_for_give_it(kernels: Path, scatter: float) -> None:
+    """Half the interval of a median of that many rounds, seen over many draws, is the width that was asked for."""
+    needed = [gathered(kernels, noisy(seed, scatter, 40)).further_rounds(NARROW) + 40 for seed in range(30)]
+    rounds = int(np.median(needed))
+    logs = np.random.default_rng(0).normal(0, math.sqrt(2) * scatter, (2000, rounds))
+    half = 1.96 * float(np.std(np.median(logs, axis=1)))
+    assert 0.7 * NARROW < half < 1.3 * NARROW
+
+
+# The grid
+
+
+@pytest.fixture
+def written(kernels: Path, tmp_path: Path) -> list[results.Record]:
+    path = tmp_path / "results.jsonl"
+    ones = [cell.implementation for cell in cells(kernels, "one", "deadly")]
+    with Writer(path) as writer:
+        run_grid(writer, ones[:1], budget_seconds=12, workloads=lambda device: [TINY], directions=("forward",),
+                 processes=2, most_rounds=4)  # fmt: skip
+    return results.read(path)
+
+
+def test_the_grid_is_swept_by_as_many_processes_as_were_asked_for(written: list[results.Record]) -> None:
+    (found,) = of_kind(written, Timing)
+    assert set(found.processes) == {0, 1}
+    assert found.rounds == sorted(set(found.rounds))
+    (control,) = of_kind(written, Control)
+    assert control.processes == 2
