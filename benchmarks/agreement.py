@@ -21,7 +21,7 @@ from torch.utils.benchmark import Timer
 from qkverify.contract import registry
 from qkverify.results import Direction
 from qkverify.timing import statistics
-from qkverify.timing.benchmark_cases import Cell
+from qkverify.timing.benchmark_cases import BenchmarkCase
 from qkverify.timing.measurement import prepared
 from qkverify.timing.workloads import named
 
@@ -40,7 +40,7 @@ def theirs(call: Callable[[], Any], repeats: int) -> float:
 
 
 def ratio_of(
-    cell: Cell, fewest: int, most: int, sample_seconds: float = 0.05
+    cell: BenchmarkCase, fewest: int, most: int, sample_seconds: float = 0.05
 ) -> tuple[float, statistics.Interval, int] | None:
     """Seconds of a call, ours over theirs, and the rounds taken; None for a call under a millisecond."""
     ready = prepared(cell)
@@ -77,7 +77,7 @@ def main() -> None:
     for case in CASES:
         for direction in DIRECTIONS:
             for name in NAMES:
-                cell = Cell(named(case), registry.find(name)[0], "cpu", "float32", direction)
+                cell = BenchmarkCase(named(case), registry.find(name)[0], "cpu", "float32", direction)
                 found = ratio_of(cell, asked.rounds, asked.most_rounds)
                 if found is None:
                     continue

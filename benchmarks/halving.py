@@ -20,12 +20,12 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from qkverify.errors import raised
-from qkverify.timing.sampling import Plan, Subject, interleave
+from qkverify.timing.sampling import SamplingPlan, Subject, interleave
 
 STAGES = 3
 FIRST_ROUNDS = 3  # of the first stage, twice as many in the next
 KEPT = 3  # one of so many goes on to the next stage
-PLAN = Plan(repeats=1, sample_seconds=0.0, warm=True)
+PLAN = SamplingPlan(repeats=1, sample_seconds=0.0, warm=True)
 ENDED = "its first call ended the process"
 
 

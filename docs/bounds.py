@@ -6,7 +6,7 @@ import numpy as np
 from block import Made, block, picture
 
 from qkverify.reference.attention import attention
-from qkverify.report.charts import Point, Series, line_chart
+from qkverify.report.charts import ChartSeries, Point, line_chart
 from qkverify.report.markdown import table
 from qkverify.rounding import FORMATS, Bounded, Precision
 
@@ -69,7 +69,7 @@ def _() -> Made:
             ]
         )
     chart = line_chart(
-        [Series("bound", 7, allowed), Series("worst order", 0, worst)],
+        [ChartSeries("bound", 7, allowed), ChartSeries("worst order", 0, worst)],
         alt="Error of a sum and its bound against the count of numbers",
         unit=scientific,
         x_label="numbers added",

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from block import Made, block, picture
 
-from qkverify.report.charts import Point, Reach, Series, interval_chart, line_chart
+from qkverify.report.charts import ChartSeries, Point, Reach, interval_chart, line_chart
 from qkverify.report.markdown import table
 from qkverify.results import Control
 from qkverify.timing import statistics
@@ -154,7 +154,7 @@ def _() -> Made:
         Point(100 * size, part, share(part)) for size, part in zip(SLOWDOWNS, slower, strict=True) if size
     ]
     chart = line_chart(
-        [Series("slower", 0, points)],
+        [ChartSeries("slower", 0, points)],
         alt="Share of runs that are called slower, by the size of the slowdown",
         unit=percent,
         x_label="planted slowdown, per cent",

@@ -14,12 +14,18 @@ from qkverify.errors import UnsupportedCase
 from qkverify.runs.assertions import assert_identical, assert_true, assert_within_bound
 from qkverify.runs.concurrent_calls import together, unfit
 from qkverify.strategies.attention_problems import STRIDED
-from qkverify.strategies.operation_cases import FORMS, Held, calls, example
+from qkverify.strategies.operation_cases import OPERATION_SPECS, PreparedCall, calls, example
 from qkverify.verification.laws import law
 
-everything = {"operation": tuple(FORMS), "call": calls()}
-arrays = {"operation": tuple(name for name, form in FORMS.items() if form.has_arrays), "call": calls()}
-smooth = {"operation": tuple(name for name, form in FORMS.items() if form.differentiable), "call": calls()}
+everything = {"operation": tuple(OPERATION_SPECS), "call": calls()}
+arrays = {
+    "operation": tuple(name for name, form in OPERATION_SPECS.items() if form.has_arrays),
+    "call": calls(),
+}
+smooth = {
+    "operation": tuple(name for name, form in OPERATION_SPECS.items() if form.differentiable),
+    "call": calls(),
+}
 served = (False, True)
 
 
@@ -46,7 +52,7 @@ def assert_unwritten(held, by):
 @law("A call writes to no array that it is given, but for the caches that it is there to write.", source="purity: scaled in place, and back", exact=True, **arrays,
      serve=served)  # fmt: skip
 def test_calls_write_to_no_argument(run, call, serve):
-    held = Held(run, example(run, call))
+    held = PreparedCall(run, example(run, call))
     with serving(run, serve):
         held()
     assert_unwritten(held, "the call")
@@ -55,7 +61,7 @@ def test_calls_write_to_no_argument(run, call, serve):
 @law("Computing gradients writes to no array that the call was given, nor to the gradient from above.", source="purity: gradients stored over the inputs", exact=True,
      needs="gradients", **smooth)  # fmt: skip
 def test_backward_writes_to_no_argument(run, call):
-    held = Held(run, example(run, call))
+    held = PreparedCall(run, example(run, call))
     rng = np.random.default_rng(call["seed"])
     above = [rng.standard_normal(part.shape).astype(run.numpy_dtype) for part in held.call.exact(run)]
     upstream = tuple(run.framework.from_numpy(x.copy(), run.device) for x in above)
@@ -70,7 +76,7 @@ def test_backward_writes_to_no_argument(run, call):
 @law("What a call returned stays what it is when others follow and when its inputs are overwritten.", source="output buffers kept between calls; outputs that are views of inputs",
      exact=True, **everything, serve=served)  # fmt: skip
 def test_returned_arrays_are_kept(run, call, serve):
-    held, other = (Held(run, example(run, call, turn)) for turn in (0, 1))
+    held, other = (PreparedCall(run, example(run, call, turn)) for turn in (0, 1))
     with serving(run, serve):
         returned = held()
         before = held.numbers(returned)
@@ -85,7 +91,7 @@ def test_returned_arrays_are_kept(run, call, serve):
      **everything, serve=served)  # fmt: skip
 def test_returned_arrays_belong_to_the_caller(run, call, serve):
     """A result that cannot be written is no danger."""
-    held = Held(run, example(run, call))
+    held = PreparedCall(run, example(run, call))
     with serving(run, serve):
         returned = held()
         now, before = held.now().arrays, held.numbers(returned)
@@ -95,7 +101,7 @@ def test_returned_arrays_belong_to_the_caller(run, call, serve):
             after = held.now().arrays
             for name, x in now.items():
                 assert_identical(after[name], x, what=name)
-            again = Held(run, example(run, call))
+            again = PreparedCall(run, example(run, call))
             assert_same(run, again.call, again.results(), before, what="later result")
         finally:  # where the law is broken, the other laws meet what they would have met without it
             for part, x in zip(returned, before, strict=True):
@@ -106,7 +112,7 @@ def test_returned_arrays_belong_to_the_caller(run, call, serve):
      serve=served, which=range(1000))  # fmt: skip
 def test_arguments_are_read_anew(run, call, serve, which):
     """All of them, one, or one matrix of a layer's weights: what is cached by one array may be computed from another."""
-    held, other = Held(run, example(run, call)), example(run, call, turn=1)
+    held, other = PreparedCall(run, example(run, call)), example(run, call, turn=1)
     chosen = chosen_of(held.call, which)
     with serving(run, serve):
         held()
@@ -115,7 +121,7 @@ def test_arguments_are_read_anew(run, call, serve, which):
                 raise UnsupportedCase("arrays that cannot be written cannot change")
         changed = held.now()
         found = held.results()  # before another call, which would be the one that is remembered
-        wanted = Held(run, changed).results()
+        wanted = PreparedCall(run, changed).results()
         assert_same(run, changed, found, wanted, what="result for what the arrays hold now")
 
 
@@ -132,28 +138,28 @@ def chosen_of(call, which):
      layout=STRIDED)  # fmt: skip
 def test_arguments_may_lie_anywhere(run, call, which, layout):
     given = example(run, call)
-    held = Held(run, given, dict.fromkeys(chosen_of(given, which), layout))
-    assert_same(run, given, held.results(), Held(run, given).results())
+    held = PreparedCall(run, given, dict.fromkeys(chosen_of(given, which), layout))
+    assert_same(run, given, held.results(), PreparedCall(run, given).results())
 
 
 @law("The type of integers does not matter: the result is right, or the type is refused.", source="32-bit positions read from a 64-bit array, and the other way round",
-     operation=tuple(n for n, form in FORMS.items() if form.has_arrays and n not in ("softmax", "multi_head_attention", "feed_forward")), call=calls(),
+     operation=tuple(n for n, form in OPERATION_SPECS.items() if form.has_arrays and n not in ("softmax", "multi_head_attention", "feed_forward")), call=calls(),
      dtype=("int64", "int32", "int16", "uint8"))  # fmt: skip
 def test_integers_of_any_type(run, call, dtype):
     given = example(run, call)
     integers = {name: x.astype(dtype) for name, x in given.arrays.items() if x.dtype.kind in "iu"}
     assume(integers)
     try:
-        found = Held(run, given.but(integers)).results()
+        found = PreparedCall(run, given.but(integers)).results()
     except (TypeError, ValueError, RuntimeError, IndexError):
         return
-    assert_same(run, given, found, Held(run, given).results())
+    assert_same(run, given, found, PreparedCall(run, given).results())
 
 
 @law("The same call again gives the same bits, where that is declared.", source="determinism; state kept between calls", exact=True, **everything,
      when=lambda run: None if run.semantics["deterministic"] == "yes" else "not declared: deterministic")  # fmt: skip
 def test_repeated_calls_give_the_same_bits(run, call):
-    held = Held(run, example(run, call))
+    held = PreparedCall(run, example(run, call))
     for first, second in zip(held.results(), held.results(), strict=True):
         assert_identical(second, first)
 
@@ -162,7 +168,7 @@ def test_repeated_calls_give_the_same_bits(run, call):
      **arrays, recorded=("", "gradients", "no_grad", "inference_mode"))  # fmt: skip
 def test_results_do_not_depend_on_recording(run, call, recorded):
     """Of every third call each keyword is left out that can be."""
-    held = Held(run, example(run, call))
+    held = PreparedCall(run, example(run, call))
     exact, found = held.call.exact(run), None
     if recorded == "gradients" and run.offers("gradients"):
         found = recorded_results(run, held, exact)
@@ -185,7 +191,7 @@ def recorded_results(run, held, exact):
 @law("A call leaves the process as it was: random generators, default dtype, gradient mode, threads.", source="a seed set, or a mode switched on, inside a layer", exact=True,
      **everything, weight=0.4)  # fmt: skip
 def test_calls_leave_the_process_alone(run, call):
-    held = Held(run, example(run, call))
+    held = PreparedCall(run, example(run, call))
     run.framework.stir()
     before = run.framework.global_state()
     held()
@@ -203,8 +209,8 @@ def test_calls_leave_the_process_alone(run, call):
 )
 def test_concurrent_calls_do_not_disturb(run, call):
     given = [example(run, call, turn) for turn in range(3)]
-    alone = [Held(run, one).results() for one in given]
-    held = [Held(run, one) for one in given * 12]
+    alone = [PreparedCall(run, one).results() for one in given]
+    held = [PreparedCall(run, one) for one in given * 12]
     for i, found in enumerate(together(run, [one.results for one in held])):
         turn = i % len(given)
         assert_same(run, given[turn], found, alone[turn], what=f"result of call {i}")

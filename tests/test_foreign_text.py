@@ -20,7 +20,7 @@ from qkverify import foreign_text
 from qkverify.cli import console as screen
 from qkverify.contract import describe
 from qkverify.contract.registry import find
-from qkverify.counterexamples.scripts.place import literal
+from qkverify.counterexamples.scripts.function_source import literal
 from qkverify.errors import UsageError
 from qkverify.exports.file_formats import junit
 from qkverify.probes.sentences import first_line

@@ -8,7 +8,7 @@ import pytest
 from qkverify.contract import describe
 from qkverify.counterexamples.causes import causes, diagnosed, summary
 from qkverify.results import Counterexample, Verdict
-from qkverify.runs.raising_conditions import Call, remedy, separating
+from qkverify.runs.raising_conditions import CallShape, remedy, separating
 from qkverify.verification.checking import Cell, checked, law_book, verify
 
 
@@ -110,7 +110,7 @@ def test_a_diagnosis_stands_on_the_second_line_once():
 
 def call(*options, gradients=False, **sizes):
     given = {"B": 1, "H": 2, "G": 2, "Q": 3, "K": 3, "D": 4, "E": 4, **sizes}
-    return Call(tuple(given.values()), frozenset(options), gradients, "", False)
+    return CallShape(tuple(given.values()), frozenset(options), gradients, "", False)
 
 
 RETURNED = {call(), call(Q=5), call(B=3), call(D=8, E=8), call(H=1, G=1), call("causal")}

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from qkverify.contract import REGISTERED, completed, describe, registry
+from qkverify.contract import REGISTERED, describe, registry, with_defaults
 from qkverify.counterexamples.diagnosis import looks_like, trial_of
 from qkverify.counterexamples.diagnosis.claims import Observation
 from qkverify.counterexamples.diagnosis.deadline import Deadline
@@ -44,7 +44,7 @@ def of(operation):
     planted("controls")
     registry.find("numpy_textbook")
     named = (one for one in REGISTERED if one.arrays == "numpy" and not one.name.startswith("mutant"))
-    right = [completed(one) for one in named if one.operation == operation]
+    right = [with_defaults(one) for one in named if one.operation == operation]
     return next((one for one in right if "gradients" in one.offers), right[0])
 
 

@@ -285,10 +285,10 @@ def test_pytest_benchmark_gets_what_pytest_benchmark_writes(records: list[Record
 
 def test_cells_have_the_names_that_pytest_benchmarks_gives_them() -> None:
     from qkverify.contract.registry import find
-    from qkverify.timing.benchmark_cases import Cell
+    from qkverify.timing.benchmark_cases import BenchmarkCase
     from qkverify.timing.workloads import small_grid
 
-    cell = Cell(small_grid("cpu")[0], find("numpy_textbook")[0], "cpu", "float32", "forward")
+    cell = BenchmarkCase(small_grid("cpu")[0], find("numpy_textbook")[0], "cpu", "float32", "forward")
     timing = Timing(cell.workload.name, cell.workload.sizes, True, "", "numpy_textbook", "cpu", "float32", "forward", "host",
                     [1.0], [0], 1, 1)  # fmt: skip
     exported = json.loads(pytest_benchmark.export([timing], "timings"))["benchmarks"][0]

@@ -19,7 +19,7 @@ from qkverify.history.earlier_runs import PastRun, runs_of
 from qkverify.history.machine_drift import together
 from qkverify.history.trends import Trends, findings_of, software_changes, trends_of
 from qkverify.report import charts, svg
-from qkverify.report.charts import Point, Series
+from qkverify.report.charts import ChartSeries, Point
 from qkverify.report.model import Report
 from qkverify.results import Ceiling
 
@@ -96,7 +96,7 @@ def bare(
         for name, case in itertools.product("abcd", "wxyz"):
             slowed = math.log(1.1) if name == "a" and since is not None and number >= since else 0.0
             seconds = math.exp(pace + random.normal(0, noise) + slowed)
-            cell = earlier_runs.Cell(name, "cpu", "float32", "forward", case, 1)
+            cell = earlier_runs.TimedCase(name, "cpu", "float32", "forward", case, 1)
             cells[cell] = msgspec.structs.replace(
                 summary, median_seconds=seconds, low_seconds=0.99 * seconds, high_seconds=1.01 * seconds
             )
@@ -124,7 +124,7 @@ def test_an_implementation_has_no_say_in_its_own_pace() -> None:
     """Most cells are of the one that changed: the others and the ceilings still tell that it did, and not they."""
     every = [r for one in range(1, 9) for r in runs_of(run(one, step=4))]
 
-    def kept(cell: earlier_runs.Cell) -> bool:
+    def kept(cell: earlier_runs.TimedCase) -> bool:
         slowed = (cell.implementation, cell.dtype, cell.direction) == SLOWED
         return slowed or (
             cell.implementation != SLOWED[0] and cell.case.endswith("gpt2") and cell.dtype == "float32"
@@ -188,7 +188,7 @@ def test_only_the_latest_runs_are_shown() -> None:
 
 def test_a_case_that_was_redefined_is_another_case() -> None:
     (before,), (after,) = runs_of(run(1)), runs_of(run(2))
-    cells = {earlier_runs.Cell(*cell[:-1], cell.flops * 2): s for cell, s in before.cells.items()}
+    cells = {earlier_runs.TimedCase(*cell[:-1], cell.flops * 2): s for cell, s in before.cells.items()}
     found = trends_of([PastRun(before.start, cells, before.ceilings, [], None), after])
     assert found.cells == ()
 
@@ -285,7 +285,7 @@ def test_a_resumed_file_shows_its_own_runs(tmp_path: Path) -> None:
 
 def test_a_run_chart_marks_what_has_words_and_draws_the_rest() -> None:
     points = [Point(1, 1.0, "first"), Point(2, 1.1, ""), Point(3, 1.3, "step"), Point(4, 1.3, "last")]
-    drawn = charts.run_chart([Series("one", 0, points)], 4, alt="Trend")
+    drawn = charts.run_chart([ChartSeries("one", 0, points)], 4, alt="Trend")
     assert drawn.count("<use") == 3
     assert drawn.count("L") == 3 + 1 + 1  # the line, its leader, the line at one
     assert 'aria-label="Trend"' in drawn

@@ -12,7 +12,7 @@ import pytest
 
 from qkverify.contract import describe, frameworks
 from qkverify.timing import ceilings, clocks, measurement, memory
-from qkverify.timing.benchmark_cases import Cell
+from qkverify.timing.benchmark_cases import BenchmarkCase
 from qkverify.timing.workloads import Workload
 
 pytestmark = pytest.mark.cuda
@@ -120,14 +120,14 @@ def test_a_cell_that_does_not_fit_is_an_outcome_and_its_memory_is_free_again(tor
     case = Workload(name="case", source="these tests", heads=2, queries=256, key_size=64, causal=False)
     declared = {"arrays": "torch", "dtypes": ("float32",), "devices": ("cuda",)}
     group = [
-        Cell(case, describe(function, name=name, **declared), "cuda", "float32", "forward")  # type: ignore[arg-type]
+        BenchmarkCase(case, describe(function, name=name, **declared), "cuda", "float32", "forward")  # type: ignore[arg-type]
         for name, function in {"greedy": greedy, "modest": modest}.items()
     ]
     ready = measurement.prepared(group[1])
     ready.call()
     before = torch.cuda.memory_allocated()
 
-    def prepare(cell: Cell) -> measurement.Prepared:
+    def prepare(cell: BenchmarkCase) -> measurement.Prepared:
         if cell is group[1]:
             return ready
         own = torch.randn(1024, 1024, device="cuda")

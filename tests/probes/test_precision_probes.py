@@ -18,7 +18,7 @@ import pytest
 
 from qkverify.contract import frameworks
 from qkverify.probes import precision
-from qkverify.probes.precision import STORAGES, ExpError, Product, departures, exp_error, probe, rows
+from qkverify.probes.precision import STORAGES, ExpError, ProductRounding, departures, exp_error, probe, rows
 from qkverify.results import Rounding
 from qkverify.rounding import Precision
 
@@ -79,7 +79,7 @@ class Unit:
         return np.where(np.abs(x) < 2.0 ** STORAGES[self.storage].least, 0.0, x) if self.flush_out else x
 
 
-PLAIN = Product(23, "none", 23, "nearest", 1, True, True)
+PLAIN = ProductRounding(23, "none", 23, "nearest", 1, True, True)
 UNITS = {
     "float32 in order": (Unit("float32"), PLAIN),
     "float32 cut off": (Unit("float32", rounding="toward zero"), dataclasses.replace(PLAIN, accumulator_rounding="toward zero")),
@@ -93,20 +93,20 @@ UNITS = {
     "tf32 rounded": (Unit("float32", 10, "nearest"), dataclasses.replace(PLAIN, operand_bits=10, operand_rounding="nearest")),
     "tf32 tensor core": (
         Unit("float32", 10, "toward zero", rounding="toward zero", block=4),
-        Product(10, "toward zero", 23, "toward zero", 4, True, True),
+        ProductRounding(10, "toward zero", 23, "toward zero", 4, True, True),
     ),
     "bfloat16 tensor core, 8 at once": (
         Unit("bfloat16", rounding="toward zero", block=8, flush_in=True),
-        Product(7, "none", 23, "toward zero", 8, False, True),
+        ProductRounding(7, "none", 23, "toward zero", 8, False, True),
     ),
     "float16 tensor core, 16 at once, two guard bits": (
         Unit("float16", rounding="toward zero", block=16, guard=2),
-        Product(10, "none", 23, "toward zero", 16, True, True),
+        ProductRounding(10, "none", 23, "toward zero", 16, True, True),
     ),
-    "float16 accumulated in float16": (Unit("float16", bits=10), Product(10, "none", 10, "nearest", 1, True, True)),
+    "float16 accumulated in float16": (Unit("float16", bits=10), ProductRounding(10, "none", 10, "nearest", 1, True, True)),
     "float16 with 13 bits, flushed": (
         Unit("float16", bits=13, rounding="toward zero", block=32, flush_in=True, flush_out=True),
-        Product(10, "none", 13, "toward zero", 32, False, False),
+        ProductRounding(10, "none", 13, "toward zero", 32, False, False),
     ),
 }  # fmt: skip
 
@@ -202,8 +202,8 @@ def test_a_setting_is_as_it_was_afterwards_and_one_that_is_missing_is_left_out()
 def test_what_was_found_becomes_records_and_a_probe_that_fails_is_one_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def some(device: str) -> Iterator[precision.Row]:
-        yield precision.Row("a unit", PLAIN, ExpError(3.5, 2.5), ["it departs"])
+    def some(device: str) -> Iterator[precision.AlignedRow]:
+        yield precision.AlignedRow("a unit", PLAIN, ExpError(3.5, 2.5), ["it departs"])
         raise RuntimeError("no kernel image is available\nfor this device")
 
     monkeypatch.setattr(precision, "rows", some)

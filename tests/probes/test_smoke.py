@@ -339,7 +339,7 @@ def attention(q, k, v, causal=True):
         scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1), float("-inf"))
     return torch.softmax(scores, -1) @ v, scores
 """)  # fmt: skip
-    code = f"from qkverify import probes; one = probes.again({one.name!r}, {one.file!r}, 'attention'); " \
+    code = f"from qkverify import probes; one = probes.reload_implementation({one.name!r}, {one.file!r}, 'attention'); " \
            "print(one.requires, one.neutral, one.returns, one.layout, one.arrays, one.remarks)"  # fmt: skip
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert (

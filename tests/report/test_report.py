@@ -675,7 +675,7 @@ def test_of_cases_that_differ_in_length_the_longest_is_drawn(records: list[Recor
 
 def test_names_in_a_scatter_never_overlap() -> None:
     dots = [
-        charts.Series(f"kernel_{i}", i, [charts.Point(1e-3, 0.1 + i * 1e-5, f"kernel {i}")])
+        charts.ChartSeries(f"kernel_{i}", i, [charts.Point(1e-3, 0.1 + i * 1e-5, f"kernel {i}")])
         for i in range(12)
     ]
     chart = Document(
@@ -727,7 +727,9 @@ def several(name: str, dtype: str, heads: int, lengths: tuple[int, ...], slow: f
 
 def test_a_chart_has_a_mark_with_its_tooltip_for_every_point() -> None:
     points = [charts.Point(n, n * 1e-3, f"at {n} <ms>") for n in (1, 2, 4)]
-    chart = Document(charts.line_chart([charts.Series("mine", 1, points)], alt="a chart", unit=units.seconds))
+    chart = Document(
+        charts.line_chart([charts.ChartSeries("mine", 1, points)], alt="a chart", unit=units.seconds)
+    )
     assert chart.having("data-tip") == ["at 1 <ms>", "at 2 <ms>", "at 4 <ms>"]
     assert "mine" in chart.text
     assert chart.having("aria-label", "svg") == ["a chart"]

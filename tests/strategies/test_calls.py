@@ -21,10 +21,10 @@ from qkverify.properties import test_calls as laws
 from qkverify.properties import test_dropout
 from qkverify.runs.concurrent_calls import together
 from qkverify.runs.run import Run
-from qkverify.strategies.operation_cases import FORMS, Held, example
+from qkverify.strategies.operation_cases import OPERATION_SPECS, PreparedCall, example
 from qkverify.verification.checking import Cell, applicable, check, law_book, prepare
 from qkverify.verification.laws import Law
-from qkverify.verification.replay_command import again
+from qkverify.verification.replay_command import replay_counterexample
 
 NUMPY = {
     "softmax": "control", "multi_head_attention": "numpy_multi_head", "positional_encoding": "numpy_encoding",
@@ -48,25 +48,25 @@ def run_of(operation):
 
 def drawn(operation, last=False, seed=11):
     """The simplest sizes, or the largest and most switched on; normal numbers."""
-    sizes = {name: pool[-1 if last else 0] for name, pool in FORMS[operation].sizes.items()}
+    sizes = {name: pool[-1 if last else 0] for name, pool in OPERATION_SPECS[operation].sizes.items()}
     return {"fill": "normal", "seed": seed, **sizes}
 
 
 def test_every_operation_has_calls():
-    assert {*FORMS, "attention"} == set(OPERATIONS)
-    assert set(NUMPY) == set(FORMS)
+    assert {*OPERATION_SPECS, "attention"} == set(OPERATIONS)
+    assert set(NUMPY) == set(OPERATION_SPECS)
 
 
 @pytest.mark.parametrize("last", [False, True])
-@pytest.mark.parametrize("operation", FORMS)
+@pytest.mark.parametrize("operation", OPERATION_SPECS)
 def test_what_a_call_should_return_is_what_it_returns(operation, last):
     run = run_of(operation)
     call = example(run, drawn(operation, last))
-    for got, exact in zip(Held(run, call).results(), call.exact(run), strict=True):
+    for got, exact in zip(PreparedCall(run, call).results(), call.exact(run), strict=True):
         assert (np.abs(got - exact.value) <= run.within(got, exact).errors).all()
 
 
-@pytest.mark.parametrize("operation", [name for name, form in FORMS.items() if form.has_arrays])
+@pytest.mark.parametrize("operation", [name for name, form in OPERATION_SPECS.items() if form.has_arrays])
 def test_another_turn_has_other_numbers_of_the_same_sizes(operation):
     run = run_of(operation)
     first, same, other = (example(run, drawn(operation, last=True), turn) for turn in (0, 0, 1))
@@ -90,7 +90,7 @@ def test_a_cache_goes_on_where_the_last_turn_ended():
 def test_what_is_held_is_overwritten_and_read_back():
     run = run_of("encoder_layer")
     call = example(run, drawn("encoder_layer"))
-    held = Held(run, call)
+    held = PreparedCall(run, call)
     before = held.results()[0]
     assert run.framework.overwrite(held.native["weights.w_q"], call.arrays["weights.w_q"] + 1)
     assert (held.now().arrays["weights.w_q"] == call.arrays["weights.w_q"] + 1).all()
@@ -102,7 +102,7 @@ def test_what_is_held_is_overwritten_and_read_back():
 def test_a_result_of_another_shape_is_no_result():
     one = describe(lambda scores: scores[..., :1], operation="softmax", name="cut", arrays="numpy")
     with pytest.raises(ContractError, match=r"shape \(1, 1, 1\)"):
-        Held(
+        PreparedCall(
             Run(one, dtype="float64"), example(Run(one, dtype="float64"), {**drawn("softmax"), "K": 3})
         ).results()
 
@@ -147,7 +147,7 @@ def test_threads_return_in_order_and_leave_no_setting_changed():
 
 def test_a_law_of_several_operations_belongs_to_each():
     kept = next(law for law in law_book() if law.name == "returned_arrays_are_kept")
-    cells = [Cell(run_of(operation).implementation, "cpu", "float64") for operation in FORMS]
+    cells = [Cell(run_of(operation).implementation, "cpu", "float64") for operation in OPERATION_SPECS]
     assert all(applicable([kept], cell) for cell in cells)
     assert not applicable([kept], Cell(find("numpy_textbook")[0], "cpu", "float64"))
     names = [law.name for law in law_book()]
@@ -197,7 +197,7 @@ def test_a_failure_is_replayed_from_plain_numbers(tmp_path, monkeypatch):
     kept = next(law for law in law_book() if law.name == "returned_arrays_are_kept")
     verdict = check(kept, prepare(Cell(one, "cpu", "float64")), max_examples=50)
     assert verdict.outcome == "failed"
-    assert "returned_arrays_are_kept" in again(verdict.counterexample.replay)
+    assert "returned_arrays_are_kept" in replay_counterexample(verdict.counterexample.replay)
 
 
 # -- dropout: what is left to chance ---------------------------------------------------------------------------------------

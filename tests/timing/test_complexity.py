@@ -27,14 +27,20 @@ from qkverify.timing.complexity import (
     tracing,
 )
 from qkverify.timing.complexity.layers import convolution, restricted_attention
-from qkverify.timing.complexity.measuring import Place, Series, measure, measure_series, one_thread
+from qkverify.timing.complexity.measuring import (
+    FrameworkOnDevice,
+    LayerSeries,
+    measure,
+    measure_series,
+    one_thread,
+)
 from qkverify.timing.grid import OUT_OF_TIME
 
-NUMPY = Place("numpy", "cpu")
+NUMPY = FrameworkOnDevice("numpy", "cpu")
 NAMES = [one.name for one in all_layers()]
 
 
-def places() -> list[Place]:
+def places() -> list[FrameworkOnDevice]:
     return measuring.places(["cpu"])
 
 
@@ -59,7 +65,7 @@ def test_an_unknown_layer_is_named_with_the_nearest() -> None:
 
 @pytest.mark.parametrize("place", places(), ids=str)
 @pytest.mark.parametrize("name", NAMES)
-def test_the_code_that_is_timed_is_the_layer_of_its_definition(name: str, place: Place) -> None:
+def test_the_code_that_is_timed_is_the_layer_of_its_definition(name: str, place: FrameworkOnDevice) -> None:
     for seed in range(5):
         assert 0 < checking.margin(layer(name), *place, seed=seed) <= 1
 
@@ -119,7 +125,7 @@ def test_code_that_is_another_layer_is_seen(what: str) -> None:
 
 @pytest.mark.parametrize("place", places(), ids=str)
 @pytest.mark.parametrize("name", NAMES)
-def test_counted_multiply_adds_are_those_of_the_formula(name: str, place: Place) -> None:
+def test_counted_multiply_adds_are_those_of_the_formula(name: str, place: FrameworkOnDevice) -> None:
     assert checking.miscounted(layer(name), *place) == ""
 
 
@@ -293,7 +299,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     ],
 )
 def test_theory_agrees_where_no_other_whole_power_fits(interval: tuple[float, float], word: str) -> None:
-    assert fitting.Growth(sum(interval) / 2, *interval, 1, 2).word(2) == word
+    assert fitting.FittedExponent(sum(interval) / 2, *interval, 1, 2).word(2) == word
 
 
 def grown(sizes: list[int], seconds: list[float], multiply_adds: list[int] | None = None) -> Complexity:
@@ -355,7 +361,7 @@ def burning(power: float) -> Any:
 @pytest.mark.parametrize(("power", "word"), [(1, "agrees"), (2, "differs")])
 def test_growth_is_found_whatever_theory_says(power: int, word: str) -> None:
     pytest.importorskip("threadpoolctl")  # else the clock is the host's, and counts what other programs took
-    (record,) = measure_series(Series(burning(power), "A"), [NUMPY], budget_seconds=0.5)
+    (record,) = measure_series(LayerSeries(burning(power), "A"), [NUMPY], budget_seconds=0.5)
     found = fitting.growth(record)
     assert found is not None
     assert found.word(record.theory) == word
@@ -363,7 +369,7 @@ def test_growth_is_found_whatever_theory_says(power: int, word: str) -> None:
 
 
 def test_a_record_holds_what_was_measured() -> None:
-    (record,) = measure_series(Series(layer("self-attention"), "n"), [NUMPY], budget_seconds=0.2)
+    (record,) = measure_series(LayerSeries(layer("self-attention"), "n"), [NUMPY], budget_seconds=0.2)
     assert (record.layer, record.variable, record.theory, record.fixed) == (
         "self-attention",
         "n",
@@ -389,7 +395,7 @@ def test_each_size_doubles_the_work_but_for_whole_blocks() -> None:
 
 def test_what_is_another_layer_is_not_timed() -> None:
     wrong = replace(layer("matrix product"), numpy=lambda a, b, s: 2 * (a @ b))
-    (record,) = measure_series(Series(wrong, "A"), [NUMPY], budget_seconds=0.2)
+    (record,) = measure_series(LayerSeries(wrong, "A"), [NUMPY], budget_seconds=0.2)
     assert (record.sizes, record.seconds) == ([], [])
     assert record.reason.endswith("times its bound away from the definition")
     assert record.margin is not None
@@ -398,7 +404,7 @@ def test_what_is_another_layer_is_not_timed() -> None:
 
 def test_what_does_other_work_is_not_timed() -> None:
     twice = replace(layer("matrix product"), numpy=lambda a, b, s: (a @ b + a @ b) / 2)
-    (record,) = measure_series(Series(twice, "A"), [NUMPY], budget_seconds=0.2)
+    (record,) = measure_series(LayerSeries(twice, "A"), [NUMPY], budget_seconds=0.2)
     assert record.seconds == []
     assert "multiply-adds were counted" in record.reason
 
@@ -410,7 +416,7 @@ def test_sizes_that_ran_stay_where_a_larger_one_fails() -> None:
         return left @ right
 
     short = replace(layer("matrix product"), numpy=perform)
-    (record,) = measure_series(Series(short, "A"), [NUMPY], budget_seconds=0.2)
+    (record,) = measure_series(LayerSeries(short, "A"), [NUMPY], budget_seconds=0.2)
     assert record.sizes == [16, 32]
     assert all(record.seconds)
     assert record.reason == "raised MemoryError: no room"
@@ -423,7 +429,9 @@ def test_a_place_that_fails_does_not_stop_the_others() -> None:
         raise RuntimeError("not today")
 
     half = replace(layer("matrix product"), torch=failing)
-    one, other = measure_series(Series(half, "A"), [NUMPY, Place("torch", "cpu")], budget_seconds=0.3)
+    one, other = measure_series(
+        LayerSeries(half, "A"), [NUMPY, FrameworkOnDevice("torch", "cpu")], budget_seconds=0.3
+    )
     assert one.seconds
     assert (other.seconds, other.reason) == ([], "raised RuntimeError: not today")
 
@@ -464,13 +472,13 @@ def test_threads_are_as_before_afterwards() -> None:
 
 def test_on_one_thread_the_clock_is_its_own() -> None:
     pytest.importorskip("threadpoolctl")
-    (record,) = measure_series(Series(layer("matrix product"), "A"), [NUMPY], budget_seconds=0.1)
+    (record,) = measure_series(LayerSeries(layer("matrix product"), "A"), [NUMPY], budget_seconds=0.1)
     assert (record.threads, record.clock) == (1, "thread")
 
 
 def test_without_threadpoolctl_the_clock_is_the_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "threadpoolctl", None)
-    (record,) = measure_series(Series(layer("matrix product"), "A"), [NUMPY], budget_seconds=0.1)
+    (record,) = measure_series(LayerSeries(layer("matrix product"), "A"), [NUMPY], budget_seconds=0.1)
     assert (record.threads, record.clock) == (None, "host")
 
 

@@ -79,7 +79,7 @@ def test_a_quiet_round_has_facts_and_no_throttling(monkeypatch: Any, seconds: li
     driver.reasons = IDLE | APPLICATION | DISPLAY
     seconds[0] = 2.5
     reading = monitor.after()
-    assert reading == nvml.Reading(2.5, (), mhz=1980, celsius=41, watts=312.5)
+    assert reading == nvml.DeviceReading(2.5, (), mhz=1980, celsius=41, watts=312.5)
     assert driver.asked == ["index 0"]
 
 

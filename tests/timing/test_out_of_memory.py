@@ -13,7 +13,7 @@ import pytest
 
 from qkverify.contract import describe
 from qkverify.timing import clocks, measurement, memory
-from qkverify.timing.benchmark_cases import Cell
+from qkverify.timing.benchmark_cases import BenchmarkCase
 from qkverify.timing.work import Work
 from qkverify.timing.workloads import named
 
@@ -25,16 +25,16 @@ class Operand:
     """What a cell holds on the device."""
 
 
-def cell(name: str) -> Cell:
+def cell(name: str) -> BenchmarkCase:
     one = describe(lambda query, key, value: query, name=name, arrays="numpy", dtypes=("float32",))
-    return Cell(named("transformer-base-128"), one, "cpu", "float32", "forward")
+    return BenchmarkCase(named("transformer-base-128"), one, "cpu", "float32", "forward")
 
 
 @pytest.mark.parametrize("calls_before", [0, 1, 6], ids=["first call", "warm-up", "a later round"])
 def test_out_of_memory_is_the_cells_outcome_and_the_others_go_on(calls_before: int) -> None:
     seconds, held = [0.0], list[weakref.ref[Operand]]()
 
-    def prepare(one: Cell) -> measurement.Prepared:
+    def prepare(one: BenchmarkCase) -> measurement.Prepared:
         operand, left = Operand(), [calls_before if one.implementation.name == "large" else 10**6]
         if one.implementation.name == "large":
             held.append(weakref.ref(operand))

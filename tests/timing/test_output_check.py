@@ -16,7 +16,7 @@ from qkverify.errors import UnsupportedCase
 from qkverify.results import Ceiling, Timing
 from qkverify.runs.run import Run
 from qkverify.timing import ceilings, measurement, sampled_rows
-from qkverify.timing.benchmark_cases import Cell, why_not_run
+from qkverify.timing.benchmark_cases import BenchmarkCase, why_not_run
 from qkverify.timing.fresh_inputs import STRIDE, WINDOWS, Inputs
 from qkverify.timing.output_check import remembers
 from qkverify.timing.timing_worker import Sweep, Terms
@@ -67,7 +67,7 @@ def timed(function: Callable[..., Any], workload: Workload = LONG, **declared: A
     one = describe(
         function, name="mine", arrays=declared.pop("arrays", "numpy"), dtypes=("float32",), **declared
     )
-    cell = Cell(workload, one, "cpu", "float32", "forward")
+    cell = BenchmarkCase(workload, one, "cpu", "float32", "forward")
     return measurement.measure([cell], budget_seconds=2.0, most_rounds=4, seed=1).timings[0]
 
 
@@ -338,7 +338,11 @@ def test_an_answer_in_the_name_of_the_measuring_process_is_not_believed(
     terms = Terms(budget_seconds=2.0, limit_seconds=4.0, seed=0, most_rounds=4)
     with Sweep() as sweep:
         found = sweep.measure(
-            [Cell(LONG, one, "cpu", "float32", "forward")], terms, verified={}, peaks={}, expected_seconds={}
+            [BenchmarkCase(LONG, one, "cpu", "float32", "forward")],
+            terms,
+            verified={},
+            peaks={},
+            expected_seconds={},
         )
     assert found.timings[0].seconds == []
     assert said in found.timings[0].reason
@@ -353,7 +357,7 @@ def test_no_implementation_here_is_refused(dtype: str, direction: Any) -> None:
     workload = Workload(name="short", source="made up", heads=4, kv_heads=2, key_size=32, queries=64)
     every = [one for one in registry.load_folder() if one.operation == "attention"]
     cells = [
-        Cell(workload, one, "cpu", dtype, direction)
+        BenchmarkCase(workload, one, "cpu", dtype, direction)
         for one in every
         if dtype in one.dtypes and "cpu" in one.devices
     ]

@@ -12,9 +12,9 @@ import pytest
 from qkverify import results
 from qkverify.contract import registry
 from qkverify.results import Control, Timing, Writer, of_kind
-from qkverify.timing.benchmark_cases import Cell
+from qkverify.timing.benchmark_cases import BenchmarkCase
 from qkverify.timing.grid import run_grid
-from qkverify.timing.measurement import Measured
+from qkverify.timing.measurement import MeasuredGroup
 from qkverify.timing.merge_samples import NARROW, Gathered, allocate
 from qkverify.timing.sampling import FEWEST_ROUNDS
 from qkverify.timing.timing_worker import Sweep, Terms
@@ -57,8 +57,10 @@ def kernels(tmp_path: Path) -> Path:
     return file
 
 
-def cells(file: Path, *names: str) -> list[Cell]:
-    return [Cell(TINY, registry.find(f"{file}:{name}")[0], "cpu", "float32", "forward") for name in names]
+def cells(file: Path, *names: str) -> list[BenchmarkCase]:
+    return [
+        BenchmarkCase(TINY, registry.find(f"{file}:{name}")[0], "cpu", "float32", "forward") for name in names
+    ]
 
 
 def terms(**changes: object) -> Terms:
@@ -66,7 +68,7 @@ def terms(**changes: object) -> Terms:
     return Terms(**{**given, **changes})  # type: ignore[arg-type]
 
 
-def run(mine: list[Cell], on: Terms | None = None) -> Measured:
+def run(mine: list[BenchmarkCase], on: Terms | None = None) -> MeasuredGroup:
     with Sweep() as sweep:
         return sweep.measure(mine, on or terms(), verified={}, peaks={}, expected_seconds={})
 
@@ -113,7 +115,7 @@ def test_what_stands_in_no_file_is_timed_here() -> None:
 
     workload = Workload(name="open", source="made up", heads=2, key_size=8, queries=16, causal=False)
     one = registry.find(made_up)[0]
-    found = run([Cell(workload, one, "cpu", "float32", "forward")])
+    found = run([BenchmarkCase(workload, one, "cpu", "float32", "forward")])
     assert found.timings[0].seconds, found.timings[0].reason
 
 
@@ -158,15 +160,15 @@ def timing(name: str, seconds: list[float], reason: str = "") -> Timing:
     )  # fmt: skip
 
 
-def gathered(kernels: Path, *sweeps_of: Measured) -> Gathered:
+def gathered(kernels: Path, *sweeps_of: MeasuredGroup) -> Gathered:
     group = Gathered(cells(kernels, "one", "other"))
     for process, found in enumerate(sweeps_of):
         group.add(found, process)
     return group
 
 
-def measured(one: list[float], other: list[float], twin: list[float], reason: str = "") -> Measured:
-    return Measured([timing("one", one), timing("other", other, reason)], timing("one", twin), {}, 1.0)
+def measured(one: list[float], other: list[float], twin: list[float], reason: str = "") -> MeasuredGroup:
+    return MeasuredGroup([timing("one", one), timing("other", other, reason)], timing("one", twin), {}, 1.0)
 
 
 def test_sweeps_are_joined_with_rounds_numbered_through(kernels: Path) -> None:
@@ -193,7 +195,7 @@ def test_a_cell_without_room_in_a_later_sweep_keeps_its_times_and_one_that_fails
     assert [cell.implementation.name for cell in lost.live] == ["one"]
 
 
-def noisy(seed: int, scatter: float, rounds: int = 10) -> Measured:
+def noisy(seed: int, scatter: float, rounds: int = 10) -> MeasuredGroup:
     one, other, twin = np.exp(np.random.default_rng(seed).normal(0, scatter, (3, rounds)))
     return measured(one.tolist(), other.tolist(), twin.tolist())
 

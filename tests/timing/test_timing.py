@@ -29,9 +29,9 @@ from qkverify.timing import (
     sampling,
     statistics,
 )
-from qkverify.timing.benchmark_cases import Cell
-from qkverify.timing.nvml import Reading
-from qkverify.timing.sampling import Plan, Subject
+from qkverify.timing.benchmark_cases import BenchmarkCase
+from qkverify.timing.nvml import DeviceReading
+from qkverify.timing.sampling import SamplingPlan, Subject
 from qkverify.timing.work import Work, work
 from qkverify.timing.workloads import Workload
 
@@ -60,10 +60,10 @@ def implementation(
     return describe(function, name=name, arrays="numpy", **declared)
 
 
-def cell(name: str = "mine", workload: Workload = SHORT, **changes: Any) -> Cell:
+def cell(name: str = "mine", workload: Workload = SHORT, **changes: Any) -> BenchmarkCase:
     facts = {"device": "cpu", "dtype": "float32", "direction": "forward", **changes}
     one = facts.pop("implementation", None) or implementation(name)
-    return Cell(workload, one, **facts)
+    return BenchmarkCase(workload, one, **facts)
 
 
 class FakeTime:
@@ -102,11 +102,11 @@ class FakeMonitor:
         assert self.open
         self.settled += 1
 
-    def after(self) -> Reading:
+    def after(self) -> DeviceReading:
         assert self.open
         self.open = False
         held = self.left.pop(0) if self.left else False
-        return Reading(1.0, ("power cap",) if held else (), mhz=1000.0 + len(self.left), watts=300.0)
+        return DeviceReading(1.0, ("power cap",) if held else (), mhz=1000.0 + len(self.left), watts=300.0)
 
 
 @pytest.fixture(autouse=True)
@@ -219,7 +219,7 @@ def test_a_call_that_waits_for_the_device_is_timed_with_its_gaps_and_counted() -
 def test_every_round_runs_every_subject_once_in_an_order_of_its_own() -> None:
     time = FakeTime()
     subjects = {name: time.subject(name, 0.01) for name in "abcd"}
-    plans = dict.fromkeys(subjects, Plan(1, 0.01))
+    plans = dict.fromkeys(subjects, SamplingPlan(1, 0.01))
     found = sampling.interleave(subjects, budget_seconds=9, plans=plans, now=time.now)
     orders = {tuple(time.log[i : i + 4]) for i in range(0, len(time.log), 4)}
     assert all(sorted(order) == list("abcd") for order in orders)
@@ -292,7 +292,7 @@ def test_a_dear_subject_is_spread_over_all_rounds() -> None:
 def test_on_a_machine_that_slows_down_everybody_still_gets_the_fewest_rounds() -> None:
     time = FakeTime(drift=2.0)
     subjects = {"cheap": time.subject("cheap", 0.02), "dear": time.subject("dear", 0.1)}
-    plans = {"cheap": Plan(1, 0.02), "dear": Plan(1, 0.1)}
+    plans = {"cheap": SamplingPlan(1, 0.02), "dear": SamplingPlan(1, 0.1)}
     found = sampling.interleave(subjects, budget_seconds=1.0, plans=plans, now=time.now)
     planned = sampling.share_rounds({"cheap": 0.02, "dear": 0.1}, 1.0)["dear"]
     assert sampling.FEWEST_ROUNDS <= len(found["dear"].seconds) < planned
@@ -318,7 +318,7 @@ def test_a_round_in_which_the_device_was_held_back_is_marked_and_taken_again() -
     monitor = FakeMonitor([False, True, False, True, True])
     time, watch = FakeTime(), sampling.Watch(monitor)
     subjects = {name: time.subject(name, 0.01) for name in "ab"}
-    plans = dict.fromkeys(subjects, Plan(1, 0.01))
+    plans = dict.fromkeys(subjects, SamplingPlan(1, 0.01))
     found = sampling.interleave(
         subjects, budget_seconds=9, plans=plans, most_rounds=5, now=time.now, watch=watch
     )
@@ -342,7 +342,7 @@ def test_before_a_short_sample_stands_a_call_that_does_not_count() -> None:
 def test_rounds_are_not_taken_again_for_ever_nor_beyond_the_budget() -> None:
     for budget, most in ((9.0, 10), (0.11, 6)):
         time, watch = FakeTime(), sampling.Watch(FakeMonitor([True] * 99))
-        plans = {"a": Plan(1, 0.01)}
+        plans = {"a": SamplingPlan(1, 0.01)}
         found = sampling.interleave(
             {"a": time.subject("a", 0.02)},
             budget_seconds=budget,
@@ -363,7 +363,7 @@ def prepared_from(
 ) -> Any:
     """A `prepare` whose cells take the given time and have the given margins."""
 
-    def prepare(one: Cell) -> measurement.Prepared:
+    def prepare(one: BenchmarkCase) -> measurement.Prepared:
         name = one.implementation.name
         clock = clocks.HostClock(now=time.now)
         margin = (margins or {}).get(name, 0.25)
@@ -432,7 +432,7 @@ def test_a_refusal_and_a_crash_are_reasons_and_the_others_go_on() -> None:
     time = FakeTime()
     fine = prepared_from(time, {"fine": 0.01})
 
-    def prepare(one: Cell) -> measurement.Prepared:
+    def prepare(one: BenchmarkCase) -> measurement.Prepared:
         if one.implementation.name == "refuses":
             raise UnsupportedCase("head size over 256")
         if one.implementation.name == "crashes":
@@ -476,7 +476,7 @@ def test_a_call_that_fails_later_takes_its_times_away_and_no_others() -> None:
     time, calls = FakeTime(), iter(range(12))
     fine = prepared_from(time, {"fine": 0.01, "tires": 0.01})
 
-    def prepare(one: Cell) -> measurement.Prepared:
+    def prepare(one: BenchmarkCase) -> measurement.Prepared:
         def tires() -> str:
             time.call("tires", 0.01)()
             if next(calls) > 10:
@@ -696,7 +696,7 @@ def test_a_backward_pass_by_itself_can_be_repeated_and_is_the_gradient(name: str
     pytest.importorskip("torch", reason="torch is optional")
     one = registry.find(name)[0]
     tiny = Workload(name="w", source="made up", heads=2, key_size=8, queries=16)
-    here = Cell(tiny, one, "cpu", "float32", "backward")
+    here = BenchmarkCase(tiny, one, "cpu", "float32", "backward")
     ready = measurement.prepared(here)
     first, again = ready.call()[1], ready.call()[1]
     both = measurement.prepared(dataclasses.replace(here, direction="forward+backward")).call()[1]
@@ -721,7 +721,7 @@ def test_a_backward_pass_does_no_forward_work() -> None:
 
 def test_a_gradient_function_that_makes_both_passes_is_not_timed_as_backward() -> None:
     one = registry.find("numpy_textbook")[0]
-    here = Cell(
+    here = BenchmarkCase(
         Workload(name="w", source="made up", heads=2, key_size=8, queries=16),
         one,
         "cpu",

@@ -18,7 +18,7 @@ from qkverify.report.model import Report
 from qkverify.report.sections import speed
 from qkverify.results import Control, Counterexample, Mark, Timing, Verdict
 from qkverify.timing import comparison, marks, untimed
-from qkverify.timing.benchmark_cases import Cell
+from qkverify.timing.benchmark_cases import BenchmarkCase
 from qkverify.timing.marks import Known, against
 from qkverify.timing.workloads import Workload, named
 from qkverify.verification.checking import law_book
@@ -37,8 +37,8 @@ def implementation(**declared: Any) -> Implementation:
 
 def cell(
     workload: Workload = SHORT, direction: Any = "forward", dtype: str = "float32", **declared: Any
-) -> Cell:
-    return Cell(workload, implementation(**declared), "cpu", dtype, direction)
+) -> BenchmarkCase:
+    return BenchmarkCase(workload, implementation(**declared), "cpu", dtype, direction)
 
 
 def verdict(law: str, outcome: str = "failed", shown: list[str] | None = None, family: str = "") -> Verdict:
@@ -50,7 +50,7 @@ def verdict(law: str, outcome: str = "failed", shown: list[str] | None = None, f
     )  # fmt: skip
 
 
-def barred(one: Cell, *verdicts: Verdict) -> str | None:
+def barred(one: BenchmarkCase, *verdicts: Verdict) -> str | None:
     return against(Known(verdicts).marks(one))
 
 
@@ -68,7 +68,7 @@ def test_torchs_kernels_are_timed_forward_in_every_dtype_with_their_findings_bes
         None,
         [msgspec.structs.replace(verdict("one_hot_lookup", "passed"), implementation=name, dtype=dtype)],
     ):
-        found = Known(verdicts).marks(Cell(named("gpt2-small"), one, "cpu", dtype, "forward"))
+        found = Known(verdicts).marks(BenchmarkCase(named("gpt2-small"), one, "cpu", dtype, "forward"))
         assert against(found) is None
         assert name != "torch_sdpa-flash" or {m.kind for m in found} == {"finding"}
         assert against(found, lawful_only=True) if found else True
@@ -79,7 +79,7 @@ def test_a_finding_bars_the_direction_dtype_and_sizes_that_it_speaks_of() -> Non
     (flash,) = registry.find("torch_sdpa-flash")
 
     def why(workload: Workload, dtype: str, direction: Any) -> str | None:
-        return against(Known().marks(Cell(workload, flash, "cpu", dtype, direction)))
+        return against(Known().marks(BenchmarkCase(workload, flash, "cpu", dtype, direction)))
 
     long, one_block = named("gpt2-small"), dataclasses.replace(SHORT, queries=8)
     assert "accumulates gradients" in (why(long, "bfloat16", "forward+backward") or "")
@@ -263,7 +263,7 @@ def test_the_screen_names_the_fastest_only_of_all_and_says_what_is_known(
 ) -> None:
     every = [*SCREEN, *([timing("barred", reason)] if reason else [])]
     side = comparison.side_of([*every, Control("c", "fast", "cpu", "float32", 1.0, 0.999, 1.001)])
-    console_timings.bench(bench_command.Found(Path("x"), side, [], every))
+    console_timings.bench(bench_command.BenchResult(Path("x"), side, [], every))
     said = " ".join(capsys.readouterr().out.split())
     assert "1 known finding" in said
     assert "broken: 2 laws" in said

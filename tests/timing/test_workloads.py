@@ -14,7 +14,7 @@ from qkverify.contract.registry import load_folder
 from qkverify.errors import UsageError
 from qkverify.problem import activations
 from qkverify.timing import workload_files
-from qkverify.timing.benchmark_cases import Cell, cells_of, why_not_run
+from qkverify.timing.benchmark_cases import BenchmarkCase, cells_of, why_not_run
 from qkverify.timing.work import Work, work
 from qkverify.timing.workloads import SMALL_GRID, Workload, named, resolve, small_grid, storage, table
 
@@ -265,7 +265,7 @@ def test_a_function_without_scale_or_soft_cap_is_not_timed_on_workloads_that_nee
         raise AssertionError("must not be called")
 
     one = describe(attention, name="mine", arrays="numpy", dtypes=("float32",))
-    needing = Cell(named("gemma2-27b-global"), one, "cpu", "float32", "forward")
-    plain = Cell(named("gpt2-xl"), one, "cpu", "float32", "forward")
+    needing = BenchmarkCase(named("gemma2-27b-global"), one, "cpu", "float32", "forward")
+    plain = BenchmarkCase(named("gpt2-xl"), one, "cpu", "float32", "forward")
     assert why_not_run(needing) == "not offered: scale, softcap"
     assert why_not_run(plain) is None

@@ -19,7 +19,7 @@ from qkverify import probes
 from qkverify.contract import Implementation, describe
 from qkverify.contract.operations import DESCRIBED
 from qkverify.errors import HarnessError, UnsupportedCase
-from qkverify.strategies.operation_cases import FORMS
+from qkverify.strategies.operation_cases import OPERATION_SPECS
 from qkverify.verification.checking import Cell, applicable, law_book, prepare
 from qkverify.verification.laws import Law
 
@@ -28,7 +28,7 @@ from ..runs.exact_implementations import sources
 EXAMPLES = 10  # of a law: fewer than those of the profile "quick"
 SEED = 1
 FRAMEWORKS = ("numpy", "torch")
-DIFFERENTIABLE = [name for name in DESCRIBED if name == "attention" or FORMS[name].has_arrays]
+DIFFERENTIABLE = [name for name in DESCRIBED if name == "attention" or OPERATION_SPECS[name].has_arrays]
 Function = Callable[..., Any]
 
 

@@ -35,7 +35,7 @@ LEAST_SECONDS = 1.0  # for times, however long the laws took
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
-class Asked(NamedTuple):
+class BenchRequest(NamedTuple):
     """What a user asked for, in words; empty is everything."""
 
     targets: Sequence[str]
@@ -51,7 +51,7 @@ class Asked(NamedTuple):
     lawful_only: bool = False
 
 
-class Found(NamedTuple):
+class BenchResult(NamedTuple):
     """What was measured, and the file in which it is."""
 
     path: Path
@@ -60,7 +60,7 @@ class Found(NamedTuple):
     all_timings: list[Timing]  # those without samples too
 
 
-def run(asked: Asked, path: Path) -> Found:
+def run(asked: BenchRequest, path: Path) -> BenchResult:
     """Check and time what was asked for, appending to `path`. Raises UsageError where nothing of it exists."""
     start, seconds = time.monotonic(), seconds_of(asked.budget)
     if asked.lawful_only and asked.laws == "none":
@@ -94,7 +94,7 @@ def run(asked: Asked, path: Path) -> Found:
                 lawful_only=asked.lawful_only,
             )
     records = last_run(read(path))
-    return Found(path, side_of(records), of_kind(records, Ceiling), of_kind(records, Timing))
+    return BenchResult(path, side_of(records), of_kind(records, Ceiling), of_kind(records, Timing))
 
 
 def _verified(writer: Writer, cells: Sequence[Cell], profile: str, seconds: float) -> list[Verdict]:

@@ -32,11 +32,11 @@ from qkverify.results import Message, Planted, Verdict
 from qkverify.timing.workloads import table as workload_table
 from qkverify.verification import outcomes
 from qkverify.verification import unverified_options as offered
-from qkverify.verification.checking import Cell, Plan, conventions_of, law_book
+from qkverify.verification.checking import Cell, VerificationPlan, conventions_of, law_book
 from qkverify.verification.known_failures import KnownFailure, holding_again
 from qkverify.verification.laws import Law
 from qkverify.verification.mutation_testing import summary
-from qkverify.verification.requested import Asked
+from qkverify.verification.requested import Request
 
 console = Console(highlight=False, soft_wrap=True)
 BROKEN = ("failed", "crashed", "timed out", "error")
@@ -122,7 +122,9 @@ def counterexamples(broken: Sequence[Verdict]) -> list[Cause]:
     return found
 
 
-def verdict(broken: Sequence[Verdict], planned: Plan, cells: Mapping[str, outcomes.CellOutcome]) -> None:
+def verdict(
+    broken: Sequence[Verdict], planned: VerificationPlan, cells: Mapping[str, outcomes.CellOutcome]
+) -> None:
     """The counterexamples of all broken laws, what is said of each cell where they differ, and one line that sums up."""
     found = counterexamples(broken)
     for (name, device), reason in planned.unavailable.items():
@@ -154,7 +156,7 @@ def _messages(name: str, said: Sequence[Message]) -> None:
         console.print(f"  {line}", markup=False)
 
 
-def settings(asked: Asked) -> None:
+def settings(asked: Request) -> None:
     """What is in force, where the repository's files say something."""
     said = asked.settings
     if said.file is not None:

@@ -10,25 +10,28 @@ from rich.markup import escape
 from rich.text import Text
 
 from qkverify import units
-from qkverify.cli.bench_command import Found
+from qkverify.cli.bench_command import BenchResult
 from qkverify.cli.console import console
 from qkverify.report import finding_links
 from qkverify.results import Ceiling, Control, Timing
 from qkverify.timing import marks, statistics, untimed
 from qkverify.timing.ceilings import fraction_of_roofline
-from qkverify.timing.comparison import Case, Result
+from qkverify.timing.comparison import ComparedCase, Result
 from qkverify.timing.statistics import Comparison, Interval
 
 STYLE = {"slower": "red", "faster": "green", "same": "", "undecided": "dim"}
 
 
-def bench(found: Found) -> None:
+def bench(found: BenchResult) -> None:
     """Case by case: the control, every implementation's time, and why some have none."""
     by_group: dict[tuple[str, ...], list[Timing]] = {}
     for timing in found.all_timings:
         by_group.setdefault(timing.group, []).append(timing)
     for mine in by_group.values():
-        timed = sorted((t for t in mine if t.seconds), key=lambda t: statistics.median(statistics.calm(t)))
+        timed = sorted(
+            (t for t in mine if t.seconds),
+            key=lambda t: statistics.median(statistics.drop_disturbed_rounds(t)),
+        )
         if timed:
             _group(timed, mine, statistics.own_controls(timed[0], found.side.controls), found.ceilings)
     known(found.side.timings)
@@ -98,7 +101,7 @@ def _group(
 
 
 def _line(timing: Timing, word: str, ceilings: Sequence[Ceiling]) -> tuple[str, ...]:
-    seconds = statistics.median(statistics.calm(timing))
+    seconds = statistics.median(statistics.drop_disturbed_rounds(timing))
     share = fraction_of_roofline(timing, seconds, ceilings)
     processes = units.number_of(len(set(timing.processes)) or 1, "process").replace("processs", "processes")
     counts = f"{processes}, {len(timing.seconds)} rounds" if len(timing.seconds) > 1 else "measured once"
@@ -142,15 +145,15 @@ def _control(controls: Sequence[Control]) -> str:
     return f"A/A {escape(one.implementation)} against itself: {_interval(Interval(one.ratio, one.low, one.high))}: {meaning}"
 
 
-def _case(case: Case) -> tuple[str, ...]:
+def _case(case: ComparedCase) -> tuple[str, ...]:
     mine, other = case.candidate, case.baseline
     name = mine.implementation if mine.implementation == other.implementation else ""
     return (
         escape(mine.case),
         f"{mine.direction} {mine.dtype} {mine.device}",
         escape(name),
-        units.seconds(statistics.median(statistics.calm(mine))),
-        units.seconds(statistics.median(statistics.calm(other))),
+        units.seconds(statistics.median(statistics.drop_disturbed_rounds(mine))),
+        units.seconds(statistics.median(statistics.drop_disturbed_rounds(other))),
         f"{case.comparison.interval.ratio:.3f}",
         _edges(case.comparison.interval),
         _word(case.comparison),

@@ -38,7 +38,7 @@ from qkverify.verification import accuracy, processes
 from qkverify.verification.checking import (
     Address,
     Cell,
-    Plan,
+    VerificationPlan,
     address_of,
     applicable,
     cell_at,
@@ -221,7 +221,7 @@ def _accuracy(address: Address) -> Accuracy | str:
         return raised(error)
 
 
-def _described(one: Implementation, planned: Plan) -> ImplementationInfo:
+def _described(one: Implementation, planned: VerificationPlan) -> ImplementationInfo:
     """What the report says of an implementation; its conventions are those of its bfloat16 cell, where it has one."""
     cells = [cell for cell in planned.cells if cell.implementation is one]
     found = conventions_of(next((c for c in cells if c.dtype == "bfloat16"), cells[0])) if cells else {}
@@ -232,7 +232,9 @@ def _described(one: Implementation, planned: Plan) -> ImplementationInfo:
     )
 
 
-def _unavailable(writer: Writer, name: str, device: str, reason: str, planned: Plan) -> list[Verdict]:
+def _unavailable(
+    writer: Writer, name: str, device: str, reason: str, planned: VerificationPlan
+) -> list[Verdict]:
     """One verdict for each family of laws: the report says why a cell is empty."""
     one = next((one for one in planned.implementations if one.name == name), None)
     rows = []

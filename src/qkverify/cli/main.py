@@ -201,7 +201,7 @@ def bench(
     from qkverify.cli import bench_command, console_timings
     from qkverify.timing import untimed
 
-    asked = bench_command.Asked(
+    asked = bench_command.BenchRequest(
         targets or (),
         workload or (),
         pass_ or (),
@@ -243,7 +243,7 @@ def compare(
         found = comparison.runs(new, old, relative_to=relative_to, across_devices=across_devices)
         console_timings.changes(comparison.software_changes(new, old), relative_to)
     else:
-        asked = bench_command.Asked((candidate, baseline), workload or (), pass_ or (), dtype or (), device or (), budget,
+        asked = bench_command.BenchRequest((candidate, baseline), workload or (), pass_ or (), dtype or (), device or (), budget,
                                processes, rounds, laws, cache, lawful_only)  # fmt: skip
         side = comparison.load(str(results)) if results else bench_command.run(asked, _bench_file()).side
         found = comparison.implementations(side, *bench_command.names_of(candidate, baseline, side))
@@ -343,9 +343,9 @@ def init(
 @app.command()
 def replay(name: Annotated[str, typer.Argument(help="the id that a failure printed")]) -> None:
     """Check one stored counterexample again; exit 1 if the law is still broken."""
-    from qkverify.verification.replay_command import again
+    from qkverify.verification.replay_command import replay_counterexample
 
-    message = again(name)
+    message = replay_counterexample(name)
     print(message or f"{name}: the law holds now")
     raise typer.Exit(1 if message else 0)
 

@@ -10,10 +10,10 @@ from qkverify.contract.declaration import NAME as NAME
 from qkverify.contract.declaration import REGISTERED as REGISTERED
 from qkverify.contract.declaration import Function as Function
 from qkverify.contract.declaration import Implementation as Implementation
-from qkverify.contract.declaration import completed as completed
 from qkverify.contract.declaration import describe as describe
 from qkverify.contract.declaration import implementation as implementation
 from qkverify.contract.declaration import part_of as part_of
+from qkverify.contract.declaration import with_defaults as with_defaults
 from qkverify.contract.modules_used import FRAMEWORKS as FRAMEWORKS
 from qkverify.contract.options import ATTENTIONS as ATTENTIONS
 from qkverify.contract.options import DEVICES as DEVICES
@@ -25,11 +25,11 @@ from qkverify.contract.options import SEMANTICS as SEMANTICS
 from qkverify.contract.options import SLOW as SLOW
 from qkverify.contract.options import STANDARD_SCALE as STANDARD_SCALE
 from qkverify.contract.options import Finding as Finding
-from qkverify.contract.signature_styles import CONVENTIONS as CONVENTIONS
+from qkverify.contract.signature_styles import SIGNATURE_STYLES as SIGNATURE_STYLES
 from qkverify.contract.signature_styles import SPELLINGS as SPELLINGS
-from qkverify.contract.signature_styles import Convention as Convention
-from qkverify.contract.signature_styles import convention_of as convention_of
+from qkverify.contract.signature_styles import SignatureStyle as SignatureStyle
 from qkverify.contract.signature_styles import options_of as options_of
+from qkverify.contract.signature_styles import signature_style_of as signature_style_of
 from qkverify.contract.signatures import compiled as compiled
 from qkverify.contract.signatures import default_dtypes as default_dtypes
 from qkverify.contract.signatures import framework_of as framework_of

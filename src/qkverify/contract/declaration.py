@@ -24,7 +24,7 @@ from qkverify.contract.options import (
     STANDARD_SCALE,
     Finding,
 )
-from qkverify.contract.signature_styles import CONVENTIONS, convention_of, options_of
+from qkverify.contract.signature_styles import SIGNATURE_STYLES, options_of, signature_style_of
 from qkverify.contract.signatures import (
     _first_line,
     _module_name,
@@ -140,7 +140,7 @@ class Implementation:
         `options` are canonical and native; `size` is D, which a neutral scale needs. Raises UnsupportedCase for an option that
         the function does not take.
         """
-        convention = CONVENTIONS.get(self.convention)
+        convention = SIGNATURE_STYLES.get(self.convention)
         # An option of attention that is off is left out, unless `neutral` says what switches it off.
         off = (None, False) if self.operation in ATTENTIONS else (None,)
         given = {name: value for name, value in options.items() if not any(value is x for x in off)}
@@ -229,8 +229,8 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
     arrays = declared.get("arrays") or framework_of(function)
     if arrays not in FRAMEWORKS:
         raise UsageError.unknown("framework", arrays, FRAMEWORKS)
-    style = declared.get("convention") or convention_of(names, arrays)
-    convention = CONVENTIONS.get(style)
+    style = declared.get("convention") or signature_style_of(names, arrays)
+    convention = SIGNATURE_STYLES.get(style)
     parameters = options_of(names, convention, operation)
     unknown = unknown_among(names, parameters, operation)
     offers = set(parameters) - {"grouped_heads", *unknown}
@@ -284,7 +284,7 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
     )
 
 
-def completed(one: Implementation) -> Implementation:
+def with_defaults(one: Implementation) -> Implementation:
     """With the `<name>_vjp` of the function's own module, which may stand below it there."""
     if one.vjp is not None or one.arrays != "numpy" or one.differentiable is False:
         return one

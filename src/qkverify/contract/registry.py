@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from qkverify import foreign_text
-from qkverify.contract import NAME, REGISTERED, Implementation, completed, describe, frameworks
+from qkverify.contract import NAME, REGISTERED, Implementation, describe, frameworks, with_defaults
 from qkverify.errors import UsageError
 
 GROUP = "qkverify.implementations"  # of entry points
@@ -98,7 +98,7 @@ def load_folder() -> list[Implementation]:
 def registered_by(module: ModuleType) -> list[Implementation]:
     """What a module declared with `@implementation`, in the order of its file."""
     return [
-        completed(one)
+        with_defaults(one)
         for one in REGISTERED
         if module.__name__ == one.function.__module__ or module.__file__ == one.file
     ]
@@ -109,7 +109,7 @@ def find(target: str | Callable[..., Any] | Implementation) -> list[Implementati
     if isinstance(target, Implementation):
         return [target]
     if not isinstance(target, str):
-        return [_declared(target) or completed(describe(target))]
+        return [_declared(target) or with_defaults(describe(target))]
     place, _, attribute = target.rpartition(":") if ":" in target else (target, "", "")
     if place.endswith(".py") or "/" in place:
         return _of_module(load_file(place), attribute, target)
@@ -128,7 +128,7 @@ def find(target: str | Callable[..., Any] | Implementation) -> list[Implementati
     raise UsageError(f"{unknown}\n  or give module:function, or path/to/file.py:function")
 
 
-def again(name: str, file: str, function: str) -> Implementation:
+def reload_implementation(name: str, file: str, function: str) -> Implementation:
     """The implementation in another process: by its file, which spares all other imports, or by its name.
 
     Raises UsageError where it was made on the fly and stands in no file.
@@ -253,11 +253,11 @@ def _of_module(module: ModuleType, attribute: str, target: str) -> list[Implemen
         value = getattr(value, part)
     if not callable(value):
         raise UsageError(f"{target} is a {type(value).__name__}, not a function")
-    return [_declared(value) or replace(completed(describe(value)), name=_short(target))]
+    return [_declared(value) or replace(with_defaults(describe(value)), name=_short(target))]
 
 
 def _declared(function: Callable[..., Any]) -> Implementation | None:
-    return next((completed(one) for one in REGISTERED if one.function is function), None)
+    return next((with_defaults(one) for one in REGISTERED if one.function is function), None)
 
 
 def _short(target: str) -> str:

@@ -10,7 +10,7 @@ from qkverify.contract.options import ATTENTIONS, FURTHER, OPERATIONS, OPTIONS
 
 
 @dataclass(frozen=True)
-class Convention:
+class SignatureStyle:
     """How one library of the field writes an attention call: `names` maps its parameters to ours."""
 
     marks: frozenset[str]  # parameters that tell this convention from the others
@@ -25,10 +25,10 @@ class Convention:
     semantics: Mapping[str, str] = field(default_factory=dict)
 
 
-CONVENTIONS: Mapping[str, Convention] = MappingProxyType(
+SIGNATURE_STYLES: Mapping[str, SignatureStyle] = MappingProxyType(
     {
         # torch.nn.functional.scaled_dot_product_attention
-        "torch": Convention(
+        "torch": SignatureStyle(
             marks=frozenset({"attn_mask", "is_causal", "dropout_p"}),
             names={
                 "attn_mask": "mask",
@@ -41,7 +41,7 @@ CONVENTIONS: Mapping[str, Convention] = MappingProxyType(
             exclusive=(("causal", "mask"), ("causal", "bias")),
         ),
         # jax.nn.dot_product_attention: (B, L, H, D), value size equal to key size
-        "jax": Convention(
+        "jax": SignatureStyle(
             marks=frozenset({"is_causal", "key_value_seq_lengths"}),
             names={
                 "mask": "mask",
@@ -56,7 +56,7 @@ CONVENTIONS: Mapping[str, Convention] = MappingProxyType(
             requires=("E == D",),
         ),
         # flash_attn.flash_attn_func: (B, L, H, D)
-        "flash-attn": Convention(
+        "flash-attn": SignatureStyle(
             marks=frozenset({"softmax_scale", "window_size"}),
             names={
                 "causal": "causal",
@@ -73,7 +73,7 @@ CONVENTIONS: Mapping[str, Convention] = MappingProxyType(
             semantics={"causal_alignment": "bottom-right"},
         ),
         # the Attention operator of ONNX (opset 23), four-dimensional inputs
-        "onnx": Convention(
+        "onnx": SignatureStyle(
             marks=frozenset({"attn_mask", "is_causal", "softcap"}),
             names={"attn_mask": "mask", "is_causal": "causal", "scale": "scale", "softcap": "softcap"},
             combined_mask=True,
@@ -109,14 +109,14 @@ SPELLINGS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def convention_of(names: Sequence[str], arrays: str) -> str:
+def signature_style_of(names: Sequence[str], arrays: str) -> str:
     """The convention whose marks all appear among the parameters; where two fit, the more specific one."""
-    fitting = [name for name, convention in CONVENTIONS.items() if convention.marks <= set(names)]
-    fitting.sort(key=lambda name: (name == arrays, len(CONVENTIONS[name].marks)))
+    fitting = [name for name, convention in SIGNATURE_STYLES.items() if convention.marks <= set(names)]
+    fitting.sort(key=lambda name: (name == arrays, len(SIGNATURE_STYLES[name].marks)))
     return fitting[-1] if fitting else "qkverify"
 
 
-def options_of(names: Sequence[str], convention: Convention | None, operation: str) -> dict[str, str]:
+def options_of(names: Sequence[str], convention: SignatureStyle | None, operation: str) -> dict[str, str]:
     """Canonical option -> own parameter, for the options that a signature takes."""
     required = len(OPERATIONS[operation])
     table = convention.names if convention else {**SPELLINGS, **{name: name for name in (*OPTIONS, *FURTHER)}}

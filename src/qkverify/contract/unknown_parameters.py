@@ -12,7 +12,7 @@ import difflib
 import re
 from collections.abc import Collection
 
-from qkverify.contract import CONVENTIONS, OPTIONS, SPELLINGS
+from qkverify.contract import OPTIONS, SIGNATURE_STYLES, SPELLINGS
 from qkverify.contract.operations import DESCRIBED
 
 # Parts of names that libraries use, and the options that such a parameter may mean, the likelier first.
@@ -79,6 +79,6 @@ def _spellings() -> dict[str, str]:
     """How libraries spell the options."""
     return {
         spelling: option
-        for names in (SPELLINGS, *(convention.names for convention in CONVENTIONS.values()))
+        for names in (SPELLINGS, *(convention.names for convention in SIGNATURE_STYLES.values()))
         for spelling, option in names.items()
     }

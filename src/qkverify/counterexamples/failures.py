@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from qkverify.counterexamples.calls_alone import Judged
 from qkverify.counterexamples.causes import settled
 from qkverify.counterexamples.diagnosis import claim_of_failure, observe_with
 from qkverify.counterexamples.diagnosis.claims import Claim, Observation
 from qkverify.counterexamples.diagnosis.observing import fresh
-from qkverify.counterexamples.judging import Judged
 from qkverify.results import Verdict
-from qkverify.runs.raising_conditions import Call, separating
+from qkverify.runs.raising_conditions import CallShape, separating
 from qkverify.runs.run import Run
 
 SEARCHED = 4  # diagnoses that are looked for in one cell for the same wrong aspects: what they do not explain stays so
@@ -37,8 +37,8 @@ class Failure:
 class Failures:
     """The failures of a cell, by law."""
 
-    returned: set[Call] = field(default_factory=set)
-    raised: set[Call] = field(default_factory=set)
+    returned: set[CallShape] = field(default_factory=set)
+    raised: set[CallShape] = field(default_factory=set)
     of: dict[str, Failure] = field(default_factory=dict)
     withdrawn: list[Claim] = field(default_factory=list)
     searched: dict[frozenset[str], int] = field(default_factory=dict)  # how often, by what is wrong

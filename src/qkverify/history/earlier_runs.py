@@ -36,12 +36,19 @@ from qkverify.results import (
     read,
 )
 from qkverify.results.fingerprint import MACHINE, alike
-from qkverify.timing.statistics import CONFIDENCE, FEWEST_ROUNDS, RESAMPLES, calm, process_medians, student
+from qkverify.timing.statistics import (
+    CONFIDENCE,
+    FEWEST_ROUNDS,
+    RESAMPLES,
+    drop_disturbed_rounds,
+    process_medians,
+    student,
+)
 
 FOLDER = "history"
 
 
-class Cell(NamedTuple):
+class TimedCase(NamedTuple):
     """What is compared over runs. `flops` is in it because a case that was redefined is another case."""
 
     implementation: str
@@ -57,7 +64,7 @@ class PastRun:
     """What a trend needs of one run, whether it is an earlier one or that of today."""
 
     start: RunStart
-    cells: dict[Cell, TimingSummary]
+    cells: dict[TimedCase, TimingSummary]
     ceilings: list[Ceiling]
     controls: list[Control]
     tally: Tally | None
@@ -116,7 +123,7 @@ def summary_of(timing: Timing) -> TimingSummary:
         device=timing.device,
         dtype=timing.dtype,
         direction=timing.direction,
-        median_seconds=float(np.median(calm(timing))),
+        median_seconds=float(np.median(drop_disturbed_rounds(timing))),
         low_seconds=low,
         high_seconds=high,
         samples=len(timing.seconds),
@@ -162,7 +169,9 @@ def _run(part: Sequence[Record]) -> PastRun:
         *of_kind(part, TimingSummary),
         *(summary_of(timing) for timing in of_kind(part, Timing) if timing.seconds),
     ]
-    cells = {Cell(s.implementation, s.device, s.dtype, s.direction, s.case, s.flops): s for s in summaries}
+    cells = {
+        TimedCase(s.implementation, s.device, s.dtype, s.direction, s.case, s.flops): s for s in summaries
+    }
     return PastRun(start, cells, of_kind(part, Ceiling), of_kind(part, Control), _tally(part))
 
 

@@ -19,13 +19,15 @@ from typing import Any
 import numpy as np
 
 from qkverify.history.change_points import Floats
-from qkverify.history.earlier_runs import Cell, PastRun
+from qkverify.history.earlier_runs import PastRun, TimedCase
 
 POLISHING = 20  # rounds of the polish; it settles in a few
 CEILINGS = ""  # no implementation has this name
 
 
-def votes_of(cells: Sequence[Cell], times: Floats, runs: Sequence[PastRun]) -> dict[str, dict[str, Floats]]:
+def drift_estimates(
+    cells: Sequence[TimedCase], times: Floats, runs: Sequence[PastRun]
+) -> dict[str, dict[str, Floats]]:
     """What each implementation, and the ceilings as CEILINGS, say of the runs, for each device: (runs,) each."""
     votes: dict[str, dict[str, Floats]] = {}
     for device in dict.fromkeys(cell.device for cell in cells):

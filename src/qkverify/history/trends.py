@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qkverify.history.change_points import FEWEST_RUNS, Floats, steps_of
-from qkverify.history.earlier_runs import Cell, PastRun, another_machine, in_order
-from qkverify.history.machine_drift import anchored, pace_for, polished, votes_of
+from qkverify.history.earlier_runs import PastRun, TimedCase, another_machine, in_order
+from qkverify.history.machine_drift import anchored, drift_estimates, pace_for, polished
 from qkverify.results import Fact, TimingSummary
 from qkverify.results.fingerprint import alike
 from qkverify.timing.statistics import CONFIDENCE, QUIET, geometric_mean
@@ -52,7 +52,7 @@ class Change(NamedTuple):
 class Trend:
     """One cell over the runs: `seconds` as measured, `normalised` seconds at the latest run's pace; NaN where not timed."""
 
-    cell: Cell
+    cell: TimedCase
     seconds: Floats
     normalised: Floats
     steps: tuple[Change, ...]
@@ -63,10 +63,10 @@ class Trend:
         return [float(second) for second in self.seconds[np.isfinite(self.seconds)]]
 
 
-class Finding(NamedTuple):
+class DetectedStep(NamedTuple):
     """A step of `cases` of one implementation, device, dtype and direction (those of `cell`): a geometric mean."""
 
-    cell: Cell
+    cell: TimedCase
     cases: tuple[str, ...]
     change: Change
 
@@ -98,7 +98,7 @@ def trends_of(runs: Sequence[PastRun]) -> Trends:
     shown = alike[-MOST_RUNS:]
     every = list(dict.fromkeys(cell for run in shown for cell in run.cells))
     times = np.array([[_log(run.cells.get(cell)) for run in shown] for cell in every]).reshape(-1, len(shown))
-    votes = votes_of(every, times, shown)
+    votes = drift_estimates(every, times, shown)
     pairs = dict.fromkeys((cell.device, cell.implementation) for cell in every)
     paces = {pair: pace_for(votes[pair[0]], pair[1], len(shown)) for pair in pairs}
     off = np.array([paces[cell.device, cell.implementation] for cell in every]).reshape(times.shape)
@@ -114,9 +114,9 @@ def trends_of(runs: Sequence[PastRun]) -> Trends:
     return Trends(tuple(shown), cells, pace, tuple(others), len(alike) - len(shown))
 
 
-def findings_of(trends: Trends) -> list[Finding]:
+def findings_of(trends: Trends) -> list[DetectedStep]:
     """The steps, those of one implementation at one run in one direction together; the newest first, then the largest."""
-    groups: dict[tuple[Any, ...], list[tuple[Cell, Change]]] = {}
+    groups: dict[tuple[Any, ...], list[tuple[TimedCase, Change]]] = {}
     for trend in trends.cells:
         cell = trend.cell
         for step in trend.steps:
@@ -126,13 +126,13 @@ def findings_of(trends: Trends) -> list[Finding]:
     return sorted(found, key=lambda one: (-one.change.since, -abs(math.log(one.change.ratio))))
 
 
-def _finding(group: Sequence[tuple[Cell, Change]]) -> Finding:
+def _finding(group: Sequence[tuple[TimedCase, Change]]) -> DetectedStep:
     """Geometric means of ratios and of the ends of their intervals: no narrower for many cases, since what a run's pace is off by
     is the same error in all of them."""
     cells, changes = zip(*group, strict=True)
     ends = [geometric_mean([getattr(one, end) for one in changes]) for end in ("ratio", "low", "high")]
     change = Change(changes[0].since, ends[0], ends[1], ends[2], min(one.runs_after for one in changes))
-    return Finding(cells[0], tuple(cell.case for cell in cells), change)
+    return DetectedStep(cells[0], tuple(cell.case for cell in cells), change)
 
 
 def software_changes(before: PastRun, after: PastRun) -> list[str]:
@@ -152,7 +152,7 @@ def software_changes(before: PastRun, after: PastRun) -> list[str]:
 
 
 def _judged(
-    cells: Sequence[Cell], times: Floats, normalised: Floats, runs: Sequence[PastRun]
+    cells: Sequence[TimedCase], times: Floats, normalised: Floats, runs: Sequence[PastRun]
 ) -> tuple[Trend, ...]:
     """Trends of the cells, steps judged together for each device: those of one page share its chance of a false word."""
     own = np.array([[_own(run.cells.get(cell)) for run in runs] for cell in cells]).reshape(times.shape)

@@ -28,9 +28,9 @@ def find(target: Any) -> list[Implementation]:
     return [fitted(implementation) for implementation in registry.find(target)]
 
 
-def again(name: str, file: str, function: str) -> Implementation:
-    """As `registry.again`, fitted: the same in another process."""
-    return fitted(registry.again(name, file, function))
+def reload_implementation(name: str, file: str, function: str) -> Implementation:
+    """As `registry.reload_implementation`, fitted: the same in another process."""
+    return fitted(registry.reload_implementation(name, file, function))
 
 
 @messages.collected()

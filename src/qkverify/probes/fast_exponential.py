@@ -30,7 +30,7 @@ Array = np.ndarray
 
 
 @dataclass(frozen=True)
-class Asked:
+class ProbeInput:
     """Queries (n,D), the key and the value (D,) beside which all others are zero."""
 
     query: Array
@@ -79,21 +79,21 @@ def is_fast(run: Run, size: int) -> bool:
     return min(beyond_noise(stored(exact / total)), beyond_noise(stored(stored(exact) / total))) > SURELY
 
 
-def asked_of(run: Run, size: int) -> Asked:
+def asked_of(run: Run, size: int) -> ProbeInput:
     rng, dtype = np.random.default_rng(0), run.numpy_dtype
     query, (key, value) = np.zeros((QUERIES, size), dtype), np.zeros((2, size), dtype)
     query[:, 0] = rng.uniform(-4, 0, QUERIES) * size**0.5
     query[:, 1] = rng.uniform(-1, 1, QUERIES)
     key[:2], value[0] = (1, 2.0**-6), 1  # scores between two neighbours of the dtype
-    return Asked(query, key, value)
+    return ProbeInput(query, key, value)
 
 
-def _attention(run: Run, asked: Asked) -> Weights:
+def _attention(run: Run, asked: ProbeInput) -> Weights:
     key, value = (x[None, None] for x in asked.kept(KEYS))
     return run.values(Problem(query=asked.query[None, None], key=key, value=value))[0, 0, :, 0], KEYS - 1
 
 
-def _packed(run: Run, asked: Asked) -> Weights:
+def _packed(run: Run, asked: ProbeInput) -> Weights:
     query, *kept = (x[:, None] for x in (asked.query, *asked.kept(KEYS)))
     starts = [np.array([0, n], np.int32) for n in (QUERIES, KEYS)]
     longest = {
@@ -104,7 +104,7 @@ def _packed(run: Run, asked: Asked) -> Weights:
     return run.call(query, *kept, *starts, shape=query.shape, **longest)[:, 0, 0], KEYS - 1
 
 
-def _cached(run: Run, asked: Asked) -> Weights:
+def _cached(run: Run, asked: ProbeInput) -> Weights:
     query = asked.in_steps()
     new = np.zeros_like(query)
     caches = [np.repeat(x[None, None], len(query), axis=0) for x in asked.kept(KEYS + NEW)]
@@ -113,7 +113,7 @@ def _cached(run: Run, asked: Asked) -> Weights:
     return found[..., 0].reshape(-1), _others(len(query))
 
 
-def _paged(run: Run, asked: Asked) -> Weights:
+def _paged(run: Run, asked: ProbeInput) -> Weights:
     query = asked.in_steps()
     pages = [x.reshape(-1, KEYS, 1, x.shape[1]) for x in asked.kept(KEYS + NEW)]
     table = np.repeat(np.arange(len(pages[0]), dtype=np.int32)[None], len(query), axis=0)
@@ -126,7 +126,7 @@ def _others(entries: int) -> Array:
     return np.tile(KEYS + np.arange(NEW), entries)
 
 
-def _multi_head(run: Run, asked: Asked) -> Weights:
+def _multi_head(run: Run, asked: ProbeInput) -> Weights:
     """Tokens that hold the two numbers of their query, and those of the key and the value: matrices of ones pick them out."""
     x = np.zeros((QUERIES // KEYS, KEYS, HEAD), asked.query.dtype)
     x[..., :2] = asked.query[:, :2].reshape(*x.shape[:2], 2)
@@ -137,7 +137,7 @@ def _multi_head(run: Run, asked: Asked) -> Weights:
     return found[..., 0].reshape(-1), KEYS - 1
 
 
-OF: Mapping[str, Callable[[Run, Asked], Weights]] = {
+OF: Mapping[str, Callable[[Run, ProbeInput], Weights]] = {
     "attention": _attention, "packed_attention": _packed, "cached_attention": _cached, "paged_attention": _paged,
     "multi_head_attention": _multi_head,
 }  # fmt: skip

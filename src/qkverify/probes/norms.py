@@ -13,7 +13,7 @@ import numpy as np
 
 from qkverify.contract.operations import DESCRIBED, word
 from qkverify.runs.run import Run
-from qkverify.strategies.operation_cases import BARE, FILL, FORMS, Held, example
+from qkverify.strategies.operation_cases import BARE, FILL, OPERATION_SPECS, PreparedCall, example
 
 SMALL = 2.0**-8  # of tokens: a power of two, which rounds nothing; its square is about 1e-5
 EXAMPLES = 4
@@ -27,7 +27,7 @@ def norms(run: Run) -> dict[str, str]:
     defaults = DESCRIBED[run.implementation.operation].defaults
     choices = [dict(zip(defaults, values, strict=True)) for values in product(*defaults.values())]
     calls = [_call(run, seed) for seed in range(EXAMPLES)]
-    results = [Held(run, call).results()[0] for call in calls]
+    results = [PreparedCall(run, call).results()[0] for call in calls]
     for choice in choices:
         exact = [call.form.exact(run, call.arguments, {**call.options, **choice})[0] for call in calls]
         found = [run.within(got, bound) for got, bound in zip(results, exact, strict=True)]
@@ -39,7 +39,7 @@ def norms(run: Run) -> dict[str, str]:
 
 
 def _call(run: Run, seed: int) -> Any:
-    pools = {**FILL, **FORMS[run.implementation.operation].sizes, **BARE}
+    pools = {**FILL, **OPERATION_SPECS[run.implementation.operation].sizes, **BARE}
     drawn = {name: pool[-1] for name, pool in pools.items()}
     call = example(run, {**drawn, "fill": "normal", "seed": seed, "bare": True})
     tokens: dict[str, np.ndarray] = {}

@@ -16,7 +16,7 @@ import numpy as np
 from qkverify.rounding import Bounded, Precision
 from qkverify.runs import exact_gradients
 from qkverify.runs.run import Run
-from qkverify.strategies.operation_cases import BARE, FORMS, Call, Held, example
+from qkverify.strategies.operation_cases import BARE, OPERATION_SPECS, OperationCall, PreparedCall, example
 
 EXAMPLES = 100
 FEW = 8  # where every size is compiled anew, or a call takes long
@@ -26,7 +26,7 @@ Results = list[np.ndarray]
 def precision(run: Run, fused: str) -> str | None:
     """The model of the results in half precision: `fused` or "eager"; None if neither holds. Raises what the function raises."""
     calls = _calls(run)
-    results = [Held(run, call).results() for call in calls]
+    results = [PreparedCall(run, call).results() for call in calls]
     return _model(run, fused, results, lambda judged: [call.exact(judged) for call in calls])
 
 
@@ -51,7 +51,7 @@ def gradient_precision(run: Run, fused: str) -> str | None:
 def angles(run: Run) -> str | None:
     """ "float32" if angles that are computed so explain what float64 angles do not. Raises what the function raises."""
     calls = _calls(run)
-    results = [Held(run, call).results() for call in calls]
+    results = [PreparedCall(run, call).results() for call in calls]
     narrow = Run(
         run.implementation, run.device, run.dtype, {**run.semantics, "angles": "float32"}, run.precision
     )
@@ -88,9 +88,9 @@ def _says_something(exact: Sequence[Sequence[Bounded]]) -> bool:
     return 2 * sum(int(x.sum()) for x in known) > sum(int(x.sum()) for x in counted)
 
 
-def _calls(run: Run) -> list[Call]:
+def _calls(run: Run) -> list[OperationCall]:
     """Calls of small sizes and of larger ones, of whole numbers and of normal ones: which path is taken may depend on each."""
-    form, found = FORMS[run.implementation.operation], []
+    form, found = OPERATION_SPECS[run.implementation.operation], []
     few = run.implementation.compiles or run.implementation.slow(run.device)
     for seed in range(FEW if few else EXAMPLES):
         rng = np.random.default_rng(seed)
@@ -101,12 +101,12 @@ def _calls(run: Run) -> list[Call]:
     return found
 
 
-def _upstream(run: Run, call: Call, seed: int) -> np.ndarray:
+def _upstream(run: Run, call: OperationCall, seed: int) -> np.ndarray:
     shape = call.exact(run)[0].value.shape
     return np.asarray(np.random.default_rng([seed, 1]).standard_normal(shape).astype(run.numpy_dtype))
 
 
-def _gradients(run: Run, call: Call, upstream: np.ndarray) -> dict[str, np.ndarray]:
+def _gradients(run: Run, call: OperationCall, upstream: np.ndarray) -> dict[str, np.ndarray]:
     floating = {name: x for name, x in call.arguments.items() if x.dtype == run.numpy_dtype}
     first = list(call.arguments)[: max(list(call.arguments).index(name) for name in floating) + 1]
     inputs = {name: call.arguments[name] for name in first}

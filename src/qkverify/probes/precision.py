@@ -72,7 +72,7 @@ STORAGES = {one.name: one for one in (Storage("float64", 52, -1022), Storage("fl
 
 
 @dataclass(frozen=True)
-class Product:
+class ProductRounding:
     """How a matrix product rounds. Bits are fraction bits, the leading one not counted.
 
     `operand_rounding` is "none" where operands keep all bits of their storage; `block` is how many products are
@@ -103,12 +103,12 @@ def _unit(bits: int, rounding: str) -> float:
     return 2.0 ** -(bits + (rounding in ("nearest", "none")))
 
 
-def probe(multiply: Multiply, operand: Storage, result: Storage | None = None) -> Product:
+def probe(multiply: Multiply, operand: Storage, result: Storage | None = None) -> ProductRounding:
     """What is found of a product whose operands are stored in one format, and its results in the same or another."""
     storage = result or operand
     operand_bits, operand_rounding = operands(multiply, operand)
     bits = accumulator_bits(multiply, operand if operand.deepest < storage.deepest else storage)
-    return Product(
+    return ProductRounding(
         operand_bits,
         operand_rounding,
         bits,
@@ -262,7 +262,7 @@ def stored(x: Array, storage: Storage) -> Array:
     return np.asarray(np.ldexp(np.trunc(np.ldexp(fraction, storage.bits + 1)), exponent - storage.bits - 1))
 
 
-def departures(found: Product, exp: ExpError | None, declared: Precision) -> list[str]:
+def departures(found: ProductRounding, exp: ExpError | None, declared: Precision) -> list[str]:
     """Where a unit rounds more than a declared precision allows; nothing where its bounds hold."""
     said = []
     for what, unit, allowed in (("operands", found.operand_unit, declared.operand),
@@ -287,16 +287,16 @@ def _power(unit: float) -> str:
     return f"2^{round(math.log2(unit))}"
 
 
-class Row(NamedTuple):
+class AlignedRow(NamedTuple):
     """One line of the table: what was probed, what was found, and where it departs from the declared model."""
 
     name: str
-    product: Product
+    product: ProductRounding
     exp: ExpError | None
     departures: list[str]
 
 
-def rows(device: str) -> Iterator[Row]:
+def rows(device: str) -> Iterator[AlignedRow]:
     """Every product that torch offers on a device, under each of its settings; NumPy's on the CPU."""
     if device == "cpu":
         for name in ("float64", "float32"):
@@ -350,15 +350,15 @@ SETTINGS: dict[str, dict[str, list[tuple[str, Any]]]] = {
 
 def _row(
     label: str, multiply: Multiply, exp: Callable[[Array], Array] | None, name: str, stored_as: str = ""
-) -> Row:
+) -> AlignedRow:
     """The probes of a unit whose operands have the format `name`, and its results another one where that is given."""
     storage = STORAGES[name]
     product = probe(multiply, storage, STORAGES[stored_as or name])
     error = None if exp is None else exp_error(exp, storage)
-    return Row(label, product, error, departures(product, error, Precision.fused(name)))
+    return AlignedRow(label, product, error, departures(product, error, Precision.fused(name)))
 
 
-def triton_rows(device: str) -> Iterator[Row]:
+def triton_rows(device: str) -> Iterator[AlignedRow]:
     """`tl.dot` and the exps of Triton; nothing where Triton is not installed."""
     try:
         import torch

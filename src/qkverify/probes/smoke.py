@@ -8,7 +8,7 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from qkverify.contract import DEVICES, DTYPES, Implementation, axes, completed, describe, frameworks
+from qkverify.contract import DEVICES, DTYPES, Implementation, axes, describe, frameworks, with_defaults
 from qkverify.contract.modules_used import frameworks_used
 from qkverify.errors import NothingVerified, UnsupportedCase, UsageError
 from qkverify.probes import defaults, limits, sentences
@@ -151,7 +151,7 @@ def _on(implementation: Implementation, arrays: str) -> Implementation:
     """The implementation, given arrays of another framework."""
     if arrays == implementation.arrays:
         return implementation
-    other = completed(describe(implementation.function, arrays=arrays))
+    other = with_defaults(describe(implementation.function, arrays=arrays))
     return replace(implementation, arrays=arrays, dtypes=other.dtypes, offers=other.offers, vjp=other.vjp,
                    effort=other.effort, compiles=other.compiles)  # fmt: skip
 

@@ -34,7 +34,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Series:
+class ChartSeries:
     """A line: `label` stands at its end, `colour` numbers its colour and mark, `data` is for the filters. `guide` is a dashed
     line beside it, what it is to be held against."""
 
@@ -73,7 +73,7 @@ class Strip:
 
 
 def line_chart(
-    series: Sequence[Series],
+    series: Sequence[ChartSeries],
     *,
     alt: str,
     unit: Callable[[float], str],
@@ -119,7 +119,7 @@ def line_chart(
     return _figure(parts, HEIGHT, alt)
 
 
-def run_chart(series: Sequence[Series], runs: int, *, alt: str, room: int = 0) -> Markup:
+def run_chart(series: Sequence[ChartSeries], runs: int, *, alt: str, room: int = 0) -> Markup:
     """Ratios over runs, 1 .. `runs` at equal distances, around a line at one; only points with a tooltip get a mark."""
     ys = [p.y for s in series for p in s.points]
     ticks = even(min([0.95, *ys]), max([1.05, *ys]))  # a few per cent must not fill the chart
@@ -204,7 +204,7 @@ def _reach(reach: Reach, x: Scale, y: float) -> Markup:
 
 
 def scatter_chart(
-    dots: Sequence[Series],
+    dots: Sequence[ChartSeries],
     front: Sequence[Point],
     *,
     alt: str,
@@ -247,7 +247,7 @@ def _strip(strip: Strip, x: Scale, y: float) -> Markup:
     return element("g", name, *marks, value, class_=f"series c{strip.colour % COLOURS}", **_data(strip.data))
 
 
-def _line(series: Series, x: Scale, y: Scale, end: float) -> Markup:
+def _line(series: ChartSeries, x: Scale, y: Scale, end: float) -> Markup:
     line = [(x(p.x), y(p.y)) for p in series.points]
     label_x = x.stop + 13
     guide = [(x(size), y(value)) for size, value in series.guide]

@@ -24,7 +24,7 @@ class Entry(NamedTuple):
     problem: str = ""
 
 
-class Line(NamedTuple):
+class SharedCase(NamedTuple):
     """One implementation on one case: seconds by folder, and who is fastest there."""
 
     implementation: str
@@ -32,14 +32,14 @@ class Line(NamedTuple):
     fastest: frozenset[str]
 
 
-class Comparison(NamedTuple):
+class DeviceComparison(NamedTuple):
     """One case in one dtype and direction on the devices that ran it."""
 
     case: str
     shape: str
     dtype: str
     direction: str
-    lines: list[Line]
+    lines: list[SharedCase]
 
 
 def html(paths: Sequence[Path]) -> str:
@@ -53,7 +53,7 @@ def html(paths: Sequence[Path]) -> str:
     return fill("index.jinja", **names, noisy=noisy, quiet=[f for f in controlled if f not in noisy])
 
 
-def comparisons(reports: dict[str, Report]) -> list[Comparison]:
+def comparisons(reports: dict[str, Report]) -> list[DeviceComparison]:
     """Every case that at least two devices timed, with the implementations that at least two of them timed.
 
     What ran elsewhere (another GPU's kernel) is on that device's own page.
@@ -74,16 +74,16 @@ def comparisons(reports: dict[str, Report]) -> list[Comparison]:
     for key in sorted(medians, key=lambda k: (cases.index(k[0]), dtypes.index(k[1]), DIRECTIONS.index(k[2]))):
         shared = {name: s for name, s in medians[key].items() if len(s) >= FEWEST_DEVICES}
         if shared:
-            found.append(Comparison(key[0], shapes[key[0]], *key[1:], _lines(shared)))
+            found.append(DeviceComparison(key[0], shapes[key[0]], *key[1:], _lines(shared)))
     return found
 
 
-def _lines(shared: dict[str, dict[str, float]]) -> list[Line]:
+def _lines(shared: dict[str, dict[str, float]]) -> list[SharedCase]:
     """By the time on the first device that ran it; the fastest of each device is marked."""
     folders = dict.fromkeys(folder for seconds in shared.values() for folder in seconds)
     best = {folder: min(s[folder] for s in shared.values() if folder in s) for folder in folders}
     lines = [
-        Line(name, seconds, frozenset(f for f, value in seconds.items() if value == best[f]))
+        SharedCase(name, seconds, frozenset(f for f, value in seconds.items() if value == best[f]))
         for name, seconds in shared.items()
     ]
     return sorted(lines, key=lambda line: min(line.seconds.values()))

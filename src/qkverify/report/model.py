@@ -70,7 +70,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Cell:
+class MatrixSquare:
     """All laws of one family on one implementation, device and dtype: one square of the matrix."""
 
     implementation: str
@@ -117,14 +117,14 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class VerdictRow:
     """One implementation on one device in one dtype; `reason` says why it has no cells (dtype is "" then), `said` is what is
     said of it."""
 
     implementation: str
     device: str
     dtype: str
-    cells: dict[str, Cell]
+    cells: dict[str, MatrixSquare]
     reason: str = ""
     said: CellOutcome = ALL_HOLDS
 
@@ -226,11 +226,11 @@ class Report:
         return sorted(laws.values(), key=lambda v: self.families.index(v.family))
 
     @cached_property
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[MatrixSquare]:
         return [cell for row in self.rows for cell in row.cells.values()]
 
     @cached_property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[VerdictRow]:
         return [row for name in self.implementations for row in self._rows_of(name)]
 
     @cached_property
@@ -244,7 +244,7 @@ class Report:
         return [v for v in self.verdicts if v.outcome == "finding"]
 
     @cached_property
-    def unverified(self) -> list[Row]:
+    def unverified(self) -> list[VerdictRow]:
         """What was run, and of which nothing was put to the test."""
         return [row for row in self.rows if row.cells and row.said.word == NOT_VERIFIED]
 
@@ -273,7 +273,7 @@ class Report:
         """The A/A control that strayed furthest."""
         return max(self.controls, key=lambda c: statistics.noise([c]) + abs(c.ratio - 1), default=None)
 
-    def _rows_of(self, name: str) -> list[Row]:
+    def _rows_of(self, name: str) -> list[VerdictRow]:
         mine = [v for v in self.verdicts if v.implementation == name]
         gone = dict(self.infos[name].unavailable) if name in self.infos else {}
         for verdict in mine:
@@ -286,14 +286,14 @@ class Report:
                 self._row(name, device, dtype, here) for dtype in in_order({v.dtype for v in here}, DTYPES)
             ]
             if not here:
-                rows.append(Row(name, device, "", {}, gone.get(device) or "no reason recorded"))
-        return rows or [Row(name, "", "", {}, "no law was run on it")]
+                rows.append(VerdictRow(name, device, "", {}, gone.get(device) or "no reason recorded"))
+        return rows or [VerdictRow(name, "", "", {}, "no law was run on it")]
 
-    def _row(self, name: str, device: str, dtype: str, verdicts: Iterable[Verdict]) -> Row:
+    def _row(self, name: str, device: str, dtype: str, verdicts: Iterable[Verdict]) -> VerdictRow:
         mine = [v for v in verdicts if v.dtype == dtype]
         said = of_cell_of(self.infos.get(name), mine)
         cells = {
-            family: Cell(
+            family: MatrixSquare(
                 name,
                 device,
                 dtype,
@@ -304,7 +304,7 @@ class Report:
             for family in self.families
             if any(v.family == family for v in mine)
         }
-        return Row(name, device, dtype, cells, said=said)
+        return VerdictRow(name, device, dtype, cells, said=said)
 
 
 def margin(verdict: Verdict) -> float | None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qkverify import units
-from qkverify.report.charts import Point, Series
+from qkverify.report.charts import ChartSeries, Point
 from qkverify.report.model import DIRECTIONS, Report
 from qkverify.results import Timing
 from qkverify.timing import statistics, untimed
@@ -21,7 +21,7 @@ FASTEST, FASTEST_TIMED = "fastest", "fastest of those timed"
 FEWEST_LENGTHS = 3  # fewer points fit any exponent
 
 
-class Timed(NamedTuple):
+class TimingNumbers(NamedTuple):
     """One timing in numbers: seconds of a call, scatter, FLOP/s, and the share of the measured roofline."""
 
     timing: Timing
@@ -38,7 +38,7 @@ class Timed(NamedTuple):
         return f"{t.implementation}, {t.sizes['K']}: {time}, {units.flops(self.rate)}{share}"
 
 
-class Line(NamedTuple):
+class TimingLine(NamedTuple):
     """One implementation on one case in one direction.
 
     `ratio` and `word` are against the fastest: "1.56 × (1.53 .. 1.59)", "slower". Where something that could run was
@@ -46,13 +46,13 @@ class Line(NamedTuple):
     """
 
     timing: Timing
-    timed: Timed | None
+    timed: TimingNumbers | None
     ratio: str
     word: str
     share_of_slowest: float
 
 
-class Growth(NamedTuple):
+class TimeGrowth(NamedTuple):
     """time ~ length^exponent, fitted over `fitted` lengths from `shortest` to `longest`.
 
     `low .. high` holds the exponent with statistics.CONFIDENCE; `last` is that of the last step alone; `counted`
@@ -82,13 +82,13 @@ class Family:
         return list(dict.fromkeys(t.case for t in self.timings))
 
 
-def timed(timing: Timing, report: Report) -> Timed | None:
+def timed(timing: Timing, report: Report) -> TimingNumbers | None:
     """None where there are no samples."""
     if not timing.seconds:
         return None
-    middle = statistics.median(statistics.calm(timing))
+    middle = statistics.median(statistics.drop_disturbed_rounds(timing))
     share = fraction_of_roofline(timing, middle, report.ceilings)
-    return Timed(timing, middle, statistics.spread(timing.seconds), timing.flops / middle, share)
+    return TimingNumbers(timing, middle, statistics.spread(timing.seconds), timing.flops / middle, share)
 
 
 def room(report: Report) -> int:
@@ -138,18 +138,18 @@ def shape(timing: Timing, *, length: str = "") -> str:
     )
 
 
-def series(values: Iterable[tuple[Timing, float, str]], report: Report) -> list[Series]:
+def series(values: Iterable[tuple[Timing, float, str]], report: Report) -> list[ChartSeries]:
     """One series over length for each implementation, from (timing, value, tooltip); zeros are left out."""
     known = [(timing, value, tip) for timing, value, tip in values if value > 0]
     found = []
     for name in report.implementations:
         points = [Point(t.sizes["K"], value, tip) for t, value, tip in known if t.implementation == name]
         if points:
-            found.append(Series(name, report.colour(name), points, {"implementation": name}))
+            found.append(ChartSeries(name, report.colour(name), points, {"implementation": name}))
     return found
 
 
-def lines(timings: Iterable[Timing], report: Report) -> list[Line]:
+def lines(timings: Iterable[Timing], report: Report) -> list[TimingLine]:
     """The rows of one case in one direction, fastest first, what was not timed last."""
     both = [(t, timed(t, report)) for t in timings]
     ran = sorted((pair for pair in both if pair[1]), key=lambda pair: pair[1].seconds if pair[1] else 0.0)
@@ -161,11 +161,11 @@ def lines(timings: Iterable[Timing], report: Report) -> list[Line]:
     first = FASTEST_TIMED if untimed.left_out(t for t, _ in both) else FASTEST
     words = [("", first) if is_alone else ("1 ×", ""), *against] if ran else []
     found = [
-        Line(timing, one, *said, one.seconds / slowest)
+        TimingLine(timing, one, *said, one.seconds / slowest)
         for (timing, one), said in zip(ran, words, strict=True)
         if one is not None
     ]
-    return found + [Line(t, None, "", "", 0.0) for t, one in both if one is None]
+    return found + [TimingLine(t, None, "", "", 0.0) for t, one in both if one is None]
 
 
 def _against(timing: Timing, fastest: Timing, report: Report) -> tuple[str, str]:
@@ -188,7 +188,7 @@ def exponent(lengths: Iterable[int], values: Iterable[float | None]) -> float | 
     return float(_slopes(x, y))
 
 
-def growth(timings: Iterable[Timing]) -> Growth | None:
+def growth(timings: Iterable[Timing]) -> TimeGrowth | None:
     """How the time of one implementation grows over its lengths; None under three timed lengths.
 
     The interval is Student's t of the processes' own slopes; of a single process a percentile bootstrap, its rounds
@@ -198,7 +198,7 @@ def growth(timings: Iterable[Timing]) -> Growth | None:
     """
     ran = sorted((t for t in timings if t.seconds), key=lambda t: t.sizes["K"])
     lengths = [t.sizes["K"] for t in ran]
-    medians = [statistics.median(statistics.calm(t)) for t in ran]
+    medians = [statistics.median(statistics.drop_disturbed_rounds(t)) for t in ran]
     fit = exponent(lengths, medians)
     if fit is None:
         return None
@@ -206,7 +206,7 @@ def growth(timings: Iterable[Timing]) -> Growth | None:
     last = float(np.log(medians[-1] / medians[-2]) / (x[-1] - x[-2]))
     low, high = _slope_interval(x, ran)
     counted = exponent(lengths, [float(t.flops) for t in ran])
-    return Growth(lengths[0], lengths[-1], len(lengths), fit, low, high, last, counted)
+    return TimeGrowth(lengths[0], lengths[-1], len(lengths), fit, low, high, last, counted)
 
 
 def _slope_interval(x: np.ndarray, ran: list[Timing]) -> tuple[float, float] | tuple[None, None]:

@@ -13,7 +13,7 @@ from qkverify.errors import ContractError, UnsupportedCase
 from qkverify.problem.attention_problem import Problem
 from qkverify.reference.attention import attention as reference_attention
 from qkverify.rounding import EXACT, FLOAT64, FORMATS, LN_2, Bounded, Precision
-from qkverify.runs.framework_adapter import Boundary
+from qkverify.runs.framework_adapter import FrameworkAdapter
 
 TRIPLE = ("query", "key", "value")
 
@@ -23,7 +23,7 @@ def unjudged(exact: Bounded, where: np.ndarray | bool) -> Bounded:
     return Bounded(exact.value, np.where(where, np.inf, exact.errors), EXACT)
 
 
-class AttentionRun(Boundary):
+class AttentionRun(FrameworkAdapter):
     """Outputs, log-sum-exps, and what is exact; see `runs.Run`."""
 
     def __call__(self, problem: Problem) -> Bounded:

@@ -19,7 +19,7 @@ from qkverify.errors import ContractError, HarnessError, UnsupportedCase
 from qkverify.problem.attention_problem import LAYOUTS, Problem
 from qkverify.rounding import EXACT, FLOAT64, FORMATS, Bounded, Precision
 from qkverify.runs.comparisons import Comparisons, Returned
-from qkverify.runs.raising_conditions import Call, call_of
+from qkverify.runs.raising_conditions import CallShape, call_of
 
 NUMPY_DTYPES: Mapping[str, Any] = {"float64": np.float64, "float32": np.float32, "float16": np.float16,
                                    "bfloat16": ml_dtypes.bfloat16}  # fmt: skip
@@ -30,7 +30,7 @@ DEFAULTS = {"causal_alignment": "bottom-right", "empty_rows": "zero", "masked_va
 _NOT_ITS_OWN = (SkipTest, HypothesisException, HarnessError)  # words of the harness and of its libraries
 
 
-class Boundary:
+class FrameworkAdapter:
     """`semantics` are the conventions it is held to: declared ones, and what `conventions.detect` found."""
 
     def __init__(self, implementation: Implementation, device: str = "cpu", dtype: str = "float32",
@@ -65,8 +65,10 @@ class Boundary:
         self.requests: list[
             tuple[tuple[Any, ...], dict[str, Any]]
         ] = []  # as `problems`, of another operation
-        self.returned: set[Call] = set()  # the kinds of calls of attention that came back, over all examples
-        self.raised: set[Call] = set()  # and those that ended examples by an exception
+        self.returned: set[CallShape] = (
+            set()
+        )  # the kinds of calls of attention that came back, over all examples
+        self.raised: set[CallShape] = set()  # and those that ended examples by an exception
         self._cache: dict[tuple[Any, ...], Any] = {}
 
     def __repr__(self) -> str:
@@ -121,7 +123,7 @@ class Boundary:
             np.asarray(array, dtype=np.float64), 0.0, precision or self.precision, FORMATS[self.dtype].unit
         )
 
-    # -- the boundary ------------------------------------------------------------------------------------------------
+    # -- the adapter -------------------------------------------------------------------------------------------------
 
     def _native(self, problem: Problem) -> tuple[dict[str, Any], dict[str, Any]]:
         if rule := self.implementation.refuses(problem.sizes, problem.options):

@@ -11,19 +11,19 @@ import numpy as np
 from qkverify.contract import OPERATIONS
 from qkverify.contract.operations import DESCRIBED, word
 from qkverify.errors import ContractError, UnsupportedCase
-from qkverify.runs.framework_adapter import Boundary, copied
+from qkverify.runs.framework_adapter import FrameworkAdapter, copied
 
 SERVED = ("cached_attention", "paged_attention")  # operations of inference first
 
 
 @dataclass(frozen=True)
-class Held:
+class SharedArray:
     """A native array that several calls are given."""
 
     native: Any
 
 
-class OperationRun(Boundary):
+class OperationRun(FrameworkAdapter):
     """Functions of any arguments; see `runs.Run`."""
 
     @property
@@ -64,7 +64,7 @@ class OperationRun(Boundary):
 
     def _note(self, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> None:
         """Keep what a call is given, unless it is held from one call to the next."""
-        if not any(isinstance(x, Held) for x in arguments):
+        if not any(isinstance(x, SharedArray) for x in arguments):
             self.requests.append((arguments, {n: x for n, x in options.items() if x is not None}))
 
     def invoke(
@@ -113,14 +113,14 @@ class OperationRun(Boundary):
         self._received(result, self.implementation.operation, shape, self.dtype, heads=False)
         return [np.array(self.framework.to_numpy(x)) for x in native]
 
-    def held(self, array: np.ndarray) -> Held:
+    def held(self, array: np.ndarray) -> SharedArray:
         """A native array for several calls: what one writes the next one finds, and `array` shows and changes it.
 
         Raises UnsupportedCase where the framework's arrays cannot be written.
         """
         if self.device != "cpu" or not self.framework.WRITABLE:
             raise UnsupportedCase("the arrays share no memory that could be overwritten")
-        return Held(self.framework.from_numpy(array, self.device))
+        return SharedArray(self.framework.from_numpy(array, self.device))
 
     def call_gradients(
         self,
@@ -209,7 +209,7 @@ class OperationRun(Boundary):
 
     def _copied(self, x: Any) -> Any:
         """An argument of its own for the function, in the same memory layout; what is held stays what it is."""
-        if isinstance(x, Held):
+        if isinstance(x, SharedArray):
             return x.native
         if isinstance(x, Mapping):
             return {name: self._copied(value) for name, value in x.items()}

@@ -33,7 +33,7 @@ OPPOSITES = dict(SIZES)
 FEW = ("G != H", "E != D", "Q != K", "Q > K", "Q < K", "K == 0")  # those that may meet an option
 
 
-class Call(NamedTuple):
+class CallShape(NamedTuple):
     """What conditions may speak of: sizes in the order B, H, G, Q, K, D, E; options in use; whether gradients are asked for."""
 
     sizes: tuple[int, ...]
@@ -43,16 +43,18 @@ class Call(NamedTuple):
     strided: bool
 
 
-Condition = Callable[[Call], bool]
+Condition = Callable[[CallShape], bool]
 
 
-def call_of(problem: Problem, gradients: bool) -> Call:
+def call_of(problem: Problem, gradients: bool) -> CallShape:
     """The call of a problem."""
     strided = any(layout != "contiguous" for layout in problem.layouts.values())
-    return Call(tuple(problem.sizes.values()), frozenset(problem.options), gradients, problem.mode, strided)
+    return CallShape(
+        tuple(problem.sizes.values()), frozenset(problem.options), gradients, problem.mode, strided
+    )
 
 
-def separating(raised: Collection[Call], returned: Collection[Call]) -> list[str]:
+def separating(raised: Collection[CallShape], returned: Collection[CallShape]) -> list[str]:
     """The conditions that all calls which raised meet and no call that returned does, the simplest first."""
     if not raised or len(returned) < RETURNED:
         return []

@@ -27,7 +27,7 @@ def active() -> Run | None:
 
 
 class Run(GradientRun, OperationRun):
-    """All that a law may ask: of attention, of its gradients, of the other operations. What they share is in `boundary`."""
+    """All that a law may ask: of attention, of its gradients, of the other operations. `framework_adapter` is what they share."""
 
     @contextlib.contextmanager
     def activated(self) -> Iterator[Run]:

@@ -4,7 +4,7 @@
     held = Held(run, call)             the same on native arrays that stay: called again, overwritten, read back
     call.exact(run)                    what it should return, with the bounds of the run's precision
 
-`FORMS` says for each operation what its sizes are drawn from, how its arguments follow from them, and which part of the
+`OPERATION_SPECS` says for each operation what its sizes are drawn from, how its arguments follow from them, and which part of the
 reference it is. A law that speaks of calls, and not of what is computed, is written once over all of them
 (`properties/test_calls.py`). Sizes are small: whatever is kept between calls is kept for small arrays too.
 """
@@ -66,7 +66,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Form:
+class OperationSpec:
     """An operation: `sizes` and switches with their candidates, the simplest first; `draw` makes arguments and keywords of them.
 
     `exact(run, arguments, keywords)` is every part of the result. `written` are arguments that the operation is there to write.
@@ -85,10 +85,10 @@ class Form:
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
+class OperationCall:
     """One call: `arguments` in the function's order, `options` by keyword, all NumPy, in the dtype under test."""
 
-    form: Form
+    form: OperationSpec
     arguments: Given
     options: Given
 
@@ -99,22 +99,22 @@ class Call:
         _each({**self.arguments, **self.options}, lambda name, x: found.setdefault(name, x))
         return {name: x for name, x in found.items() if isinstance(x, np.ndarray)}
 
-    def but(self, changes: Mapping[str, Array]) -> Call:
+    def but(self, changes: Mapping[str, Array]) -> OperationCall:
         """The same call with other arrays under some of their names."""
         swapped = (
             _each(part, lambda name, x: changes.get(name, x)) for part in (self.arguments, self.options)
         )
-        return Call(self.form, *swapped)
+        return OperationCall(self.form, *swapped)
 
     def exact(self, run: Run) -> tuple[Bounded, ...]:
         """What it should return, part by part, with the bound of a right implementation."""
         return self.form.exact(run, self.arguments, run.meant(**self.options))
 
 
-class Held:
+class PreparedCall:
     """A call on native arrays of its own, which stay the same objects from call to call."""
 
-    def __init__(self, run: Run, call: Call, layouts: Mapping[str, str] | None = None) -> None:
+    def __init__(self, run: Run, call: OperationCall, layouts: Mapping[str, str] | None = None) -> None:
         self.run, self.call, self.native = run, call, dict[str, Any]()
 
         def lent(name: str, x: Any) -> Any:
@@ -165,7 +165,7 @@ class Held:
         leaves = {name: self.native[name] for name in floating if name not in self.call.form.written}
         return self.numbers(framework.vjp(function, leaves, upstream)[0])
 
-    def now(self) -> Call:
+    def now(self) -> OperationCall:
         """The call with what its arrays hold now."""
         return self.call.but({n: np.array(self.run.framework.to_numpy(x)) for n, x in self.native.items()})
 
@@ -365,32 +365,33 @@ LAYER: Mapping[str, Sequence[Any]] = {
     **ROWS, "H": (2, 1, 3), "D": (1, 2, 3), "F": (1, 2, 5), "norm_first": (False, True), "eps": (1e-5, 1e-2, 1.0),
     "padded": (False, True)}  # fmt: skip
 
-FORMS: Mapping[str, Form] = {
-    "softmax": Form({**ROWS, "K": (1, 2, 3, 5, 17, 65)}, _softmax,
+OPERATION_SPECS: Mapping[str, OperationSpec] = {
+    "softmax": OperationSpec({**ROWS, "K": (1, 2, 3, 5, 17, 65)}, _softmax,
                     lambda run, given, options: (+softmax(run.bounded(given["scores"])),)),
-    "multi_head_attention": Form({**ROWS, "H": HEADS, "D": (1, 2, 3, 8), "causal": (False, True)}, _multi_head,
+    "multi_head_attention": OperationSpec({**ROWS, "H": HEADS, "D": (1, 2, 3, 8), "causal": (False, True)}, _multi_head,
                                  lambda run, given, options: (multi_head_attention(
                                      *bounded(run, given).values(), causal_alignment="bottom-right", **options),)),
-    "positional_encoding": Form({"L": (1, 2, 5, 33), "D": EVEN, "layout": ("interleaved", "concatenated")}, _encoding,
+    "positional_encoding": OperationSpec({"L": (1, 2, 5, 33), "D": EVEN, "layout": ("interleaved", "concatenated")}, _encoding,
                                 lambda run, given, options: (exact_positions.positional_encoding(
                                     run, **given, layout=options["layout"]),),
                                 has_arrays=False),
-    "rotary": Form({**ROWS, "H": HEADS, "D": EVEN, "layout": PAIRS}, _rotary,
+    "rotary": OperationSpec({**ROWS, "H": HEADS, "D": EVEN, "layout": PAIRS}, _rotary,
                    lambda run, given, options: (exact_positions.rotary(run, **given, **options),)),
-    "rotary_pair": Form({**ROWS, "G": (1, 2), "H": (1, 2), "D": EVEN, "layout": PAIRS}, _rotary_pair, _rotary_pair_exact),
-    "embedding": Form({**ROWS, "D": EVEN, "V": (2, 5, 11), "layout": ("interleaved", "concatenated"),
+    "rotary_pair": OperationSpec({**ROWS, "G": (1, 2), "H": (1, 2), "D": EVEN, "layout": PAIRS}, _rotary_pair,
+                                 _rotary_pair_exact),
+    "embedding": OperationSpec({**ROWS, "D": EVEN, "V": (2, 5, 11), "layout": ("interleaved", "concatenated"),
                        "padded": (False, True)}, _embedding,
                       lambda run, given, options: (exact_positions.embedding(run, **given, **options),)),
-    "alibi_slopes": Form({"H": (1, 2, 3, 8, 12)}, lambda s, new: ({"heads": s.H}, {}),
+    "alibi_slopes": OperationSpec({"H": (1, 2, 3, 8, 12)}, lambda s, new: ({"heads": s.H}, {}),
                          lambda run, given, options: (exact_positions.slopes(run, **given),), has_arrays=False),
-    "packed_attention": Form({**SERVING, "K": LENGTHS, "causal": (False, True)}, _packed, _packed_exact),
-    "cached_attention": Form(SERVING, _cached, _cached_exact, written=("key_cache", "value_cache")),
-    "paged_attention": Form({**SERVING, "P": (1, 2, 4)}, _paged, _paged_exact),
-    "feed_forward": Form({**ROWS, "M": (1, 2, 3, 8), "F": (1, 2, 5, 16)}, _feed_forward,
+    "packed_attention": OperationSpec({**SERVING, "K": LENGTHS, "causal": (False, True)}, _packed, _packed_exact),
+    "cached_attention": OperationSpec(SERVING, _cached, _cached_exact, written=("key_cache", "value_cache")),
+    "paged_attention": OperationSpec({**SERVING, "P": (1, 2, 4)}, _paged, _paged_exact),
+    "feed_forward": OperationSpec({**ROWS, "M": (1, 2, 3, 8), "F": (1, 2, 5, 16)}, _feed_forward,
                          lambda run, given, options: (feed_forward(*bounded(run, given).values()),)),
-    "encoder_layer": Form(LAYER, _encoder, _layer_exact(encoder_layer)),
-    "decoder_layer": Form({**LAYER, "K": LENGTHS}, _decoder, _layer_exact(decoder_layer)),
-    "cross_entropy": Form({"L": LENGTHS, "K": (2, 3, 5, 17), "smoothing": (0.0, 0.1, 1.0)}, _loss,
+    "encoder_layer": OperationSpec(LAYER, _encoder, _layer_exact(encoder_layer)),
+    "decoder_layer": OperationSpec({**LAYER, "K": LENGTHS}, _decoder, _layer_exact(decoder_layer)),
+    "cross_entropy": OperationSpec({"L": LENGTHS, "K": (2, 3, 5, 17), "smoothing": (0.0, 0.1, 1.0)}, _loss,
                           lambda run, given, options: (exact_losses.cross_entropy(run, **given, **options),)),
 }  # fmt: skip
 
@@ -398,7 +399,9 @@ FILL: Mapping[str, Sequence[Any]] = {"fill": ("whole", "normal", "normal"), "see
 BARE: Mapping[str, Sequence[Any]] = {
     "bare": (False, False, True)
 }  # whether every keyword is left out that can be
-PLACES = {str(i): 3 for i in range(max(len({**form.sizes, **FILL, **BARE}) for form in FORMS.values()))}
+PLACES = {
+    str(i): 3 for i in range(max(len({**form.sizes, **FILL, **BARE}) for form in OPERATION_SPECS.values()))
+}
 
 
 def calls() -> st.SearchStrategy[dict[str, Any]]:
@@ -408,7 +411,7 @@ def calls() -> st.SearchStrategy[dict[str, Any]]:
         run = active()
         if run is None:
             raise HarnessError("calls are drawn for an operation: while a run is checked")
-        pools = {**FILL, **FORMS[run.implementation.operation].sizes, **BARE}
+        pools = {**FILL, **OPERATION_SPECS[run.implementation.operation].sizes, **BARE}
         if run.implementation.operation == "alibi_slopes":
             pools["H"] = [n for n in pools["H"] if accepted(run, n)]
         return {name: choices.pick(str(i), pool) for i, (name, pool) in enumerate(pools.items())}
@@ -416,16 +419,16 @@ def calls() -> st.SearchStrategy[dict[str, Any]]:
     return strategy(Recipe(PLACES, make))
 
 
-def example(run: Run, drawn: Mapping[str, Any], turn: int = 0) -> Call:
+def example(run: Run, drawn: Mapping[str, Any], turn: int = 0) -> OperationCall:
     """The call that was drawn; in another `turn` one of the same sizes with other numbers.
 
     Keywords that the function does not take are left out; the reference is told what it means without them.
     """
     operation = run.implementation.operation
-    form, described = FORMS[operation], DESCRIBED[operation].options
+    form, described = OPERATION_SPECS[operation], DESCRIBED[operation].options
     sizes = SimpleNamespace(**drawn)
     arguments, options = form.draw(sizes, Source(np.dtype(run.numpy_dtype), sizes, turn))
     # The dtype of an encoding is that of the cell. Whether causal is on by default is no choice: it is passed, either way.
     needed = ("dtype", "causal")
     kept = {n: x for n, x in options.items() if described.get(n) == "required" or n in needed}
-    return Call(form, arguments, run.given(**(kept if drawn.get("bare") else options)))
+    return OperationCall(form, arguments, run.given(**(kept if drawn.get("bare") else options)))

@@ -26,7 +26,7 @@ INTERPRETED = "runs in Triton's interpreter on a CPU, whose speed says nothing a
 
 
 @dataclass(frozen=True)
-class Cell:
+class BenchmarkCase:
     """One time to be taken."""
 
     workload: Workload
@@ -58,7 +58,7 @@ def cells_of(
     devices: Sequence[str] = (),
     dtypes: Sequence[str] = (),
     directions: Sequence[Direction] = DIRECTIONS,
-) -> list[Cell]:
+) -> list[BenchmarkCase]:
     """Every cell of the grid. Without `devices`: those on which anything here can run. Of the small grid only the directions
     and dtypes that it has, unless others were asked for.
 
@@ -68,7 +68,7 @@ def cells_of(
     attention = [one for one in implementations if one.operation == "attention"]
     usable = [d for d in DEVICES if any(registry.devices_of(one, (d,))[d] is None for one in attention)]
     return [
-        Cell(workload, one, device, dtype, direction)
+        BenchmarkCase(workload, one, device, dtype, direction)
         for device in (devices or usable)
         for dtype in IMPORTANCE
         if not dtypes or dtype in dtypes
@@ -86,14 +86,14 @@ def cells_of(
     ]
 
 
-def groups_of(cells: Iterable[Cell]) -> list[list[Cell]]:
+def groups_of(cells: Iterable[BenchmarkCase]) -> list[list[BenchmarkCase]]:
     """The cells by group, groups in the order of their first cell."""
     order = {group: index for index, group in enumerate(dict.fromkeys(cell.group for cell in cells))}
     ordered = sorted(cells, key=lambda cell: order[cell.group])
     return [list(group) for _, group in groupby(ordered, key=lambda cell: cell.group)]
 
 
-def why_not_run(cell: Cell) -> str | None:
+def why_not_run(cell: BenchmarkCase) -> str | None:
     """Why this machine or this implementation cannot show a speed here, or None."""
     one = cell.implementation
     absent = registry.devices_of(one, (cell.device,))[cell.device]
@@ -108,7 +108,7 @@ def why_not_run(cell: Cell) -> str | None:
     return None if broken is None else f"not offered: requires {broken}"
 
 
-def used_by(cell: Cell) -> set[str]:
+def used_by(cell: BenchmarkCase) -> set[str]:
     """The options that a call of the cell uses, and "gradients"."""
     workload = cell.workload
     used: Mapping[str, bool] = {

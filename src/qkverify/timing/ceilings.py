@@ -61,14 +61,14 @@ def measure_ceilings(
 
 def matmul_ceiling(arrays: str, device: str, dtype: str, clock: Clock, seconds: float) -> Ceiling:
     """FLOP/s of a square product, its edge doubled from 256 until a call is long enough or time is short."""
-    deadline, edge, best = time.perf_counter() + seconds, 256, Product(0, None, [])
+    deadline, edge, best = time.perf_counter() + seconds, 256, TimedProduct(0, None, [])
     while True:
         a, b = (_normal(arrays, device, dtype, edge, seed) for seed in (0, 1))
         call = partial(operator.matmul, a, b)
         clock.sample(call)
         once = clock.sample(call)
         # a share of the time for each size, so that none is judged by one unlucky sample
-        found = Product(edge, call, _sample(call, clock, time.perf_counter() + seconds / 20, [once]))
+        found = TimedProduct(edge, call, _sample(call, clock, time.perf_counter() + seconds / 20, [once]))
         best = max(best, found, key=lambda one: one.rate)
         # twice the edge is eight times the work, and at least three samples must fit
         if once >= CALL_SECONDS or edge >= LARGEST_EDGE or time.perf_counter() + 4 * 8 * once > deadline:
@@ -78,7 +78,7 @@ def matmul_ceiling(arrays: str, device: str, dtype: str, clock: Clock, seconds: 
     return Ceiling(device, dtype, "matmul", best.rate, best.samples)
 
 
-class Product(NamedTuple):
+class TimedProduct(NamedTuple):
     """A square product that was timed."""
 
     edge: int

@@ -26,7 +26,7 @@ from qkverify.timing.statistics import Comparison
 FAIL_ON = {"slower": ("slower",), "faster": ("faster",), "different": ("slower", "faster")}
 
 
-class Case(NamedTuple):
+class ComparedCase(NamedTuple):
     """One case in one direction: what the candidate's time is to the baseline's."""
 
     candidate: Timing
@@ -38,7 +38,7 @@ class Case(NamedTuple):
 class Result(NamedTuple):
     """All cases that both sides have, and the geometric mean over them."""
 
-    cases: list[Case]
+    cases: list[ComparedCase]
     overall: Comparison
 
 
@@ -107,7 +107,7 @@ def implementations(run: Side, candidate: str, baseline: str) -> Result:
         (t, by_group[t.group]) for t in run.timings if t.implementation == candidate and t.group in by_group
     ]
     cases = [
-        Case(
+        ComparedCase(
             mine, other, statistics.compare(mine, other, run.controls), statistics.process_ratios(mine, other)
         )
         for mine, other in pairs
@@ -142,7 +142,7 @@ def software_changes(new: Side, old: Side) -> list[str]:
     return _differences(new, old, [name for name in dict.fromkeys(names) if name not in MACHINE])
 
 
-def _between(mine: Timing, other: Timing, new: Side, old: Side, relative_to: str) -> Case | None:
+def _between(mine: Timing, other: Timing, new: Side, old: Side, relative_to: str) -> ComparedCase | None:
     """One cell in two runs; None where `relative_to` was not timed beside it in both."""
     if relative_to:
         beside = [_beside(timing, side, relative_to) for timing, side in ((mine, new), (other, old))]
@@ -155,7 +155,7 @@ def _between(mine: Timing, other: Timing, new: Side, old: Side, relative_to: str
     band = max(statistics.band(mine, new.controls), statistics.band(other, old.controls))
     word = statistics.verdict(interval, band)
     count = min(len(mine.seconds), len(other.seconds))
-    return Case(mine, other, Comparison(word, interval, count), _differences_of(*logs))
+    return ComparedCase(mine, other, Comparison(word, interval, count), _differences_of(*logs))
 
 
 def _differences_of(one: Sequence[float], other: Sequence[float]) -> list[float]:
@@ -167,7 +167,7 @@ def _beside(timing: Timing, side: Side, name: str) -> Timing | None:
     return next((t for t in side.timings if t.implementation == name and t.group == timing.group), None)
 
 
-def _result(cases: list[Case], controls: Sequence[Control], otherwise: str) -> Result:
+def _result(cases: list[ComparedCase], controls: Sequence[Control], otherwise: str) -> Result:
     if not cases:
         raise UsageError(otherwise)
     if len(cases) == 1:

@@ -31,7 +31,7 @@ Call = Callable[[], Any]
 
 
 @dataclass(frozen=True)
-class Trial:
+class FreshCall:
     """`call` is on the numbers of `problem`; `before` stood in the same place in the call before."""
 
     call: Call
@@ -74,18 +74,18 @@ class Inputs:
             row = self._rows[name]
             self._write(name, np.roll(row, int(self._numbers.integers(1, max(2, row.size)))))
 
-    def trial(self, fresh: Problem) -> Trial:
+    def trial(self, fresh: Problem) -> FreshCall:
         """The call at the place of the last one, after the numbers of `fresh` were written there."""
         before = self._at(self._last)
         if not self._writable:
             (call,) = self._run.callables(fresh, self._direction, [self._arrays(fresh)])
-            return Trial(call, fresh, before)
+            return FreshCall(call, fresh, before)
         for name in self._changing:
             row, start = self._rows[name].copy(), self._last * STRIDE
             numbers = np.asarray(getattr(fresh, name))
             row[start : start + numbers.size] = numbers.ravel()
             self._write(name, row)
-        return Trial(self._calls[self._last], self._at(self._last), before)
+        return FreshCall(self._calls[self._last], self._at(self._last), before)
 
     def _row(self, array: np.ndarray) -> np.ndarray:
         """The numbers of an array, and as many more as windows reach past them."""

@@ -18,20 +18,19 @@ from dataclasses import replace
 
 from qkverify.contract import Implementation
 from qkverify.results import Cache, Ceiling, Direction, Mark, Timing, Verdict, Writer
-from qkverify.timing.benchmark_cases import DIRECTIONS, Cell, cells_of, groups_of, why_not_run
+from qkverify.timing.benchmark_cases import DIRECTIONS, BenchmarkCase, cells_of, groups_of, why_not_run
 from qkverify.timing.ceilings import impossible, measure_ceilings, single_thread_ceilings
 from qkverify.timing.marks import Known, against
-from qkverify.timing.measurement import Measured, Prepared, measure, prepared, refused
+from qkverify.timing.measurement import Prepared, measure, prepared, refused
 from qkverify.timing.memory import Server
 from qkverify.timing.merge_samples import Gathered, allocate
 from qkverify.timing.sampling import MOST_ROUNDS, OUT_OF_TIME, SHORT_SECONDS
-from qkverify.timing.statistics import calm, median
+from qkverify.timing.statistics import drop_disturbed_rounds, median
 from qkverify.timing.timing_worker import Sweep, Terms
 from qkverify.timing.workloads import Workload, small_grid
 
 __all__ = [
     "OUT_OF_TIME",
-    "Measured",
     "Prepared",
     "Progress",
     "measure",
@@ -156,13 +155,13 @@ def believed(timing: Timing, ceilings: list[Ceiling]) -> Timing:
     A ceiling that was measured while others used the device is too low: before anything is refused, what one thread reaches
     by itself joins the `ceilings`, for every thread that there is.
     """
-    if not timing.seconds or not impossible(timing, median(calm(timing)), ceilings):
+    if not timing.seconds or not impossible(timing, median(drop_disturbed_rounds(timing)), ceilings):
         return timing
     if timing.device == "cpu":
         ceilings += single_thread_ceilings(timing.dtype)
     else:
         ceilings += measure_ceilings([(timing.device, "float32"), (timing.device, timing.dtype)])
-    why = impossible(timing, median(calm(timing)), ceilings)
+    why = impossible(timing, median(drop_disturbed_rounds(timing)), ceilings)
     return refused(timing, why) if why else timing
 
 
@@ -171,9 +170,9 @@ class _Plan:
 
     def __init__(
         self,
-        groups: Sequence[list[Cell]],
-        reasons: Mapping[Cell, str | None],
-        marks: Mapping[Cell, list[Mark]],
+        groups: Sequence[list[BenchmarkCase]],
+        reasons: Mapping[BenchmarkCase, str | None],
+        marks: Mapping[BenchmarkCase, list[Mark]],
         left: Callable[[], float],
         *,
         seed: int,
@@ -183,11 +182,11 @@ class _Plan:
     ) -> None:
         self.groups = {cells[0].group: Gathered(cells, marks) for cells in groups}
         self._reasons, self._left, self._speeds = dict(reasons), left, Speeds()
-        self._calls, self._put_off = dict[Cell, float](), dict[Cell, float]()
+        self._calls, self._put_off = dict[BenchmarkCase, float](), dict[BenchmarkCase, float]()
         self._seed, self._cache = seed, cache
         self._most_rounds, self._first_rounds = most_rounds, first_rounds
 
-    def terms(self, process: int, until: float) -> Iterator[tuple[Gathered, Terms, list[Cell]]]:
+    def terms(self, process: int, until: float) -> Iterator[tuple[Gathered, Terms, list[BenchmarkCase]]]:
         """The groups of one sweep, each with its terms and the cells to measure: by the work at first, where the scatter is
         largest then. What a first look foretells to be slow comes last, each once."""
 
@@ -203,7 +202,7 @@ class _Plan:
 
     def _first(
         self, left: Callable[[], float], seeds: Iterator[int]
-    ) -> Iterator[tuple[Gathered, Terms, list[Cell]]]:
+    ) -> Iterator[tuple[Gathered, Terms, list[BenchmarkCase]]]:
         for cells, share in shared([group.cells for group in self.groups.values()], self._reasons, left):
             expected = self._speeds.expected(cells)
             most = SLOW_SHARE * self._left()
@@ -226,7 +225,7 @@ class _Plan:
                 cells,
             )
 
-    def _slow(self, seeds: Iterator[int]) -> Iterator[tuple[Gathered, Terms, list[Cell]]]:
+    def _slow(self, seeds: Iterator[int]) -> Iterator[tuple[Gathered, Terms, list[BenchmarkCase]]]:
         """What was put off, the shortest first: one call each, as long as there is time."""
         waiting, self._put_off = sorted(self._put_off.items(), key=lambda pair: pair[1]), {}
         for cell, _ in waiting:
@@ -245,7 +244,7 @@ class _Plan:
 
     def _later(
         self, left: Callable[[], float], seeds: Iterator[int]
-    ) -> Iterator[tuple[Gathered, Terms, list[Cell]]]:
+    ) -> Iterator[tuple[Gathered, Terms, list[BenchmarkCase]]]:
         live = {name: group for name, group in self.groups.items() if group.live}
         for name, rounds in allocate(live, left(), self._most_rounds).items():
             cost = live[name].cost(rounds)
@@ -265,7 +264,9 @@ class _Plan:
                 live[name].live,
             )
 
-    def run(self, sweep: Sweep, group: Gathered, terms: Terms, process: int, cells: list[Cell]) -> None:
+    def run(
+        self, sweep: Sweep, group: Gathered, terms: Terms, process: int, cells: list[BenchmarkCase]
+    ) -> None:
         """These cells of one group in one process, added to what is known of it."""
         verified = {cell: self._reasons[cell] or self._why_not_now(cell, terms) for cell in cells}
         found = sweep.measure(
@@ -275,7 +276,7 @@ class _Plan:
         self._calls |= found.call_seconds
         group.add(found, process)
 
-    def _why_not_now(self, cell: Cell, terms: Terms) -> str | None:
+    def _why_not_now(self, cell: BenchmarkCase, terms: Terms) -> str | None:
         return OUT_OF_TIME if not terms.budget_seconds or cell in self._put_off else None
 
     def foretell(self, sweep: Sweep) -> None:
@@ -310,8 +311,10 @@ class _Plan:
 
 
 def shared(
-    groups: Sequence[list[Cell]], reasons: Mapping[Cell, str | None], left: Callable[[], float]
-) -> Iterator[tuple[list[Cell], float]]:
+    groups: Sequence[list[BenchmarkCase]],
+    reasons: Mapping[BenchmarkCase, str | None],
+    left: Callable[[], float],
+) -> Iterator[tuple[list[BenchmarkCase], float]]:
     """The groups, each with the seconds that it may take of what is left.
 
     Early groups may take twice their fair share: they are the important ones (see `cells_of`).
@@ -328,29 +331,33 @@ class Speeds:
     def __init__(self) -> None:
         self._seconds_per_score: dict[tuple[str, str, str, str], float] = {}
 
-    def learn(self, call_seconds: Mapping[Cell, float]) -> None:
+    def learn(self, call_seconds: Mapping[BenchmarkCase, float]) -> None:
         for cell, seconds in call_seconds.items():
             self._seconds_per_score[self._key(cell)] = seconds / max(1, scores_of(cell))
 
-    def expected(self, cells: Iterable[Cell]) -> dict[Cell, float]:
+    def expected(self, cells: Iterable[BenchmarkCase]) -> dict[BenchmarkCase, float]:
         """Half of what the last case of the same kind foretells: large cases are often kinder."""
         known = self._seconds_per_score
         return {c: known[self._key(c)] * scores_of(c) / 2 for c in cells if self._key(c) in known}
 
     @staticmethod
-    def _key(cell: Cell) -> tuple[str, str, str, str]:
+    def _key(cell: BenchmarkCase) -> tuple[str, str, str, str]:
         return cell.implementation.name, cell.device, cell.dtype, cell.direction
 
 
-def scores_of(cell: Cell) -> int:
+def scores_of(cell: BenchmarkCase) -> int:
     """How many scores the cell's whole score matrix has, over batch and heads."""
     s = cell.workload.sizes
     return s["B"] * s["H"] * s["Q"] * s["K"]
 
 
 def why_not(
-    cells: Iterable[Cell], known: Known, marks: Mapping[Cell, list[Mark]], *, lawful_only: bool = False
-) -> dict[Cell, str | None]:
+    cells: Iterable[BenchmarkCase],
+    known: Known,
+    marks: Mapping[BenchmarkCase, list[Mark]],
+    *,
+    lawful_only: bool = False,
+) -> dict[BenchmarkCase, str | None]:
     """Why each cell must not be timed, None for those that may be: the machine first, then what is known against them."""
     return {
         cell: why_not_run(cell) or known.refused(cell) or against(marks[cell], lawful_only=lawful_only)
@@ -359,14 +366,17 @@ def why_not(
 
 
 def measure_peaks(
-    cells: Iterable[Cell], *, budget_seconds: float, call_seconds: Mapping[Cell, float] | None = None
-) -> dict[Cell, int]:
+    cells: Iterable[BenchmarkCase],
+    *,
+    budget_seconds: float,
+    call_seconds: Mapping[BenchmarkCase, float] | None = None,
+) -> dict[BenchmarkCase, int]:
     """Peak bytes of the cells that show how memory grows, as many as the budget allows, long cases last.
 
     A budget that the start of the measuring process would use up gives none; nor is a call begun that takes longer than
     what is left of it, by the `call_seconds` that are known.
     """
-    deadline, peaks, cells = time.perf_counter() + budget_seconds, dict[Cell, int](), list(cells)
+    deadline, peaks, cells = time.perf_counter() + budget_seconds, dict[BenchmarkCase, int](), list(cells)
     shown = showing_growth(cells)
     if budget_seconds < SERVER_SECONDS:
         return peaks
@@ -384,7 +394,7 @@ def measure_peaks(
     return peaks
 
 
-def showing_growth(cells: Sequence[Cell]) -> set[Cell]:
+def showing_growth(cells: Sequence[BenchmarkCase]) -> set[BenchmarkCase]:
     """The cells for which peak memory is measured: forward, in the first of float32, bfloat16, ... that the cells of an
     implementation on a device have. Growth with length does not depend on the dtype."""
     dtypes: dict[tuple[Implementation, str], str] = {}
@@ -397,6 +407,6 @@ def showing_growth(cells: Sequence[Cell]) -> set[Cell]:
     }
 
 
-def _weight(group: Sequence[Cell], reasons: Mapping[Cell, str | None]) -> float:
+def _weight(group: Sequence[BenchmarkCase], reasons: Mapping[BenchmarkCase, str | None]) -> float:
     """The share of the budget that a group deserves: cells to time, times the square root of their scores."""
     return sum(reasons[cell] is None for cell in group) * math.sqrt(scores_of(group[0]))

@@ -19,7 +19,7 @@ from functools import lru_cache
 from qkverify.contract import Finding
 from qkverify.problem import traits
 from qkverify.results import Mark, Verdict
-from qkverify.timing.benchmark_cases import BACKWARD, Cell, used_by
+from qkverify.timing.benchmark_cases import BACKWARD, BenchmarkCase, used_by
 from qkverify.timing.workloads import Workload
 from qkverify.verification import outcomes
 from qkverify.verification.checking import CALLS, law_book
@@ -42,14 +42,14 @@ class Known:
             key = verdict.implementation, verdict.device, verdict.dtype
             self._verdicts.setdefault(key, []).append(verdict)  # type: ignore[union-attr]
 
-    def refused(self, cell: Cell) -> str | None:
+    def refused(self, cell: BenchmarkCase) -> str | None:
         """Why a cell that refused the problems of every law offers nothing; None for any other."""
         verdicts = self._of(cell)
         if not verdicts or any(v.outcome != "not offered" for v in verdicts):
             return None
         return f"not offered: {verdicts[0].reason}"
 
-    def marks(self, cell: Cell) -> list[Mark]:
+    def marks(self, cell: BenchmarkCase) -> list[Mark]:
         """All that is known: findings by their folder, then the broken laws that bar the cell, then the others."""
         broken = [v for v in self._of(cell) if v.outcome in BROKEN and _concerns(cell, v.family, v.law)]
         barring = [v for v in broken if _falls_under(cell, v)]
@@ -59,14 +59,14 @@ class Known:
             found.append(Mark("not verified", [], why))
         return found
 
-    def _why_not_verified(self, cell: Cell) -> str:
+    def _why_not_verified(self, cell: BenchmarkCase) -> str:
         """Why the laws say nothing of a cell; empty where they say something."""
         if not self._of(cell):
             return NOT_VERIFIED
         outcome = outcomes.of_cell(self._of(cell))
         return f"not verified: {outcome.reason}" if outcome.word == outcomes.NOT_VERIFIED else ""
 
-    def _of(self, cell: Cell) -> list[Verdict]:
+    def _of(self, cell: BenchmarkCase) -> list[Verdict]:
         key = cell.implementation.name, cell.device, cell.dtype
         return (self._verdicts or {}).get(key, [])
 
@@ -104,17 +104,17 @@ def about_gradients(family: str, law: str) -> bool:
     return family == "gradients" or any(word in law for word in GRADIENT_WORDS)
 
 
-def _concerns(cell: Cell, family: str, law: str) -> bool:
+def _concerns(cell: BenchmarkCase, family: str, law: str) -> bool:
     """Whether a law speaks of the cell's direction at all."""
     return cell.direction in BACKWARD or not about_gradients(family, law)
 
 
-def _uses_what_it_needs(cell: Cell, law: str) -> bool:
+def _uses_what_it_needs(cell: BenchmarkCase, law: str) -> bool:
     known = _laws().get(law)
     return known is None or set(known.needs) <= used_by(cell)
 
 
-def _falls_under(cell: Cell, verdict: Verdict) -> bool:
+def _falls_under(cell: BenchmarkCase, verdict: Verdict) -> bool:
     """Whether the workload can meet what broke this law; `_concerns` comes before."""
     if verdict.family in CALLS or not _uses_what_it_needs(cell, verdict.law):
         return False
@@ -123,7 +123,7 @@ def _falls_under(cell: Cell, verdict: Verdict) -> bool:
     return shown is None or set(shown) <= _traits_of(cell.workload)
 
 
-def _findings(cell: Cell) -> list[Mark]:
+def _findings(cell: BenchmarkCase) -> list[Mark]:
     laws: dict[str, list[str]] = {}
     bars: dict[str, bool] = {}
     first: dict[str, Finding] = {}
@@ -142,7 +142,7 @@ def _findings(cell: Cell) -> list[Mark]:
     ]
 
 
-def _can_show(known: Finding, cell: Cell) -> bool:
+def _can_show(known: Finding, cell: BenchmarkCase) -> bool:
     return known.when is None or known.when(_problem(cell.workload, cell.dtype))
 
 

@@ -27,9 +27,9 @@ from qkverify.problem.attention_problem import Problem
 from qkverify.results import Cache, Conditions, Control, Direction, Timing
 from qkverify.runs.run import Run
 from qkverify.timing import output_check, sampled_rows
-from qkverify.timing.benchmark_cases import Cell
+from qkverify.timing.benchmark_cases import BenchmarkCase
 from qkverify.timing.clocks import Call, Clock, clock_for
-from qkverify.timing.fresh_inputs import WINDOWS, Inputs, Trial
+from qkverify.timing.fresh_inputs import WINDOWS, FreshCall, Inputs
 from qkverify.timing.nvml import Monitor, monitor_for
 from qkverify.timing.output_check import Refused, remembers
 from qkverify.timing.sampling import (
@@ -37,8 +37,8 @@ from qkverify.timing.sampling import (
     MOST_ROUNDS,
     OUT_OF_TIME,
     SHORT_SECONDS,
-    Plan,
     Samples,
+    SamplingPlan,
     Subject,
     Watch,
     calibrate,
@@ -73,13 +73,13 @@ class Prepared:
     again: Call | None = None
 
 
-class Measured(NamedTuple):
+class MeasuredGroup(NamedTuple):
     """Timings in the order of the cells; the fastest cell again, where anything ran; the seconds of a call as
     the warm-up saw them, of cells that the budget had no room for too; how long all of it took, and a round."""
 
     timings: list[Timing]
     twin: Timing | None
-    call_seconds: dict[Cell, float]
+    call_seconds: dict[BenchmarkCase, float]
     wall_seconds: float = 0.0
     round_seconds: float = 0.0
     conditions: Conditions | None = None
@@ -92,22 +92,22 @@ class Measured(NamedTuple):
 
 
 def measure(
-    cells: Sequence[Cell],
+    cells: Sequence[BenchmarkCase],
     *,
     budget_seconds: float,
     limit_seconds: float | None = None,
-    verified: Mapping[Cell, str | None] | None = None,
-    peaks: Mapping[Cell, int] | None = None,
-    expected_seconds: Mapping[Cell, float] | None = None,
+    verified: Mapping[BenchmarkCase, str | None] | None = None,
+    peaks: Mapping[BenchmarkCase, int] | None = None,
+    expected_seconds: Mapping[BenchmarkCase, float] | None = None,
     seed: int = 0,
-    prepare: Callable[[Cell], Prepared] | None = None,
+    prepare: Callable[[BenchmarkCase], Prepared] | None = None,
     most_rounds: int = MOST_ROUNDS,
     check: bool = True,
     twin_of: str = "",
     cache: Cache | None = None,
     once: bool = False,
     stop_seconds: float | None = None,
-) -> Measured:
+) -> MeasuredGroup:
     """Time the cells of one group (one case, direction, device and dtype) against each other.
 
     The budget is what all of it should take; where the fewest rounds need more, it may grow to the limit. A
@@ -122,7 +122,11 @@ def measure(
     """
     start, limit = time.perf_counter(), budget_seconds if limit_seconds is None else limit_seconds
     given, reasons = prepare, dict(verified or {})
-    ready, plans, singles = dict[Cell, Prepared](), dict[str, Plan](), dict[Cell, Single]()
+    ready, plans, singles = (
+        dict[BenchmarkCase, Prepared](),
+        dict[str, SamplingPlan](),
+        dict[BenchmarkCase, Single](),
+    )
     prepare = given or partial(prepared if check else _unchecked, cache=cache, seed=seed)
     expected, stop = expected_seconds or {}, limit if stop_seconds is None else stop_seconds
     waiting = [cell for cell in cells if reasons.get(cell) is None]
@@ -173,7 +177,7 @@ def measure(
     rounds = max((one.rounds[-1] + 1 for one in samples.values() if one.rounds), default=0)
     twin = None if control is None else _twin(control, timings, samples)
     conditions = _conditions(cells[0], watch) if ready else None
-    return Measured(
+    return MeasuredGroup(
         timings,
         twin and _marked(twin, watch),
         calls | {cell: one.seconds for cell, one in singles.items()},
@@ -183,11 +187,11 @@ def measure(
     )
 
 
-def prepared(cell: Cell, *, seed: int = 0, cache: Cache | None = None) -> Prepared:
+def prepared(cell: BenchmarkCase, *, seed: int = 0, cache: Cache | None = None) -> Prepared:
     """The cell itself: inputs native and in place, the clock of its device, the check by the reference."""
     run = run_of(cell.implementation, cell.device, cell.dtype)
     inputs = Inputs(run, problem_of(cell.workload, cell.dtype, 0), cell.direction, seed)
-    tried: list[tuple[Trial, int]] = []
+    tried: list[tuple[FreshCall, int]] = []
 
     def trial() -> Call:
         drawn = (
@@ -198,7 +202,7 @@ def prepared(cell: Cell, *, seed: int = 0, cache: Cache | None = None) -> Prepar
         # The very object that other runs are judged by, so that the reference computes it once; a backward pass by itself
         # has queries, keys and values of its own.
         problem = as_judged(run, found.problem) if cell.direction == "backward" else fresh
-        tried.append((Trial(found.call, problem, as_judged(run, found.before)), drawn))
+        tried.append((FreshCall(found.call, problem, as_judged(run, found.before)), drawn))
         return found.call
 
     def check(output: Any) -> float | None:
@@ -216,7 +220,7 @@ def prepared(cell: Cell, *, seed: int = 0, cache: Cache | None = None) -> Prepar
     )
 
 
-def _unchecked(cell: Cell, *, seed: int = 0, cache: Cache | None = None) -> Prepared:
+def _unchecked(cell: BenchmarkCase, *, seed: int = 0, cache: Cache | None = None) -> Prepared:
     """The cell without what only a check needs: its conventions need not be found out."""
     run = Run(cell.implementation, cell.device, cell.dtype)
     inputs = Inputs(run, problem_of(cell.workload, cell.dtype, 0), cell.direction, seed)
@@ -278,7 +282,7 @@ def _marked(timing: Timing, watch: Watch) -> Timing:
     return msgspec.structs.replace(timing, disturbed=marks) if marks else timing
 
 
-def _conditions(cell: Cell, watch: Watch) -> Conditions | None:
+def _conditions(cell: BenchmarkCase, watch: Watch) -> Conditions | None:
     """What the monitor saw, in the recorded form; None where there is no monitor."""
     if not watch.readings:
         return None
@@ -311,7 +315,7 @@ class Single(NamedTuple):
     margin: float | None
     reason: str
 
-    def timing(self, cell: Cell, peak: int | None) -> Timing:
+    def timing(self, cell: BenchmarkCase, peak: int | None) -> Timing:
         taken = Samples(reason=self.reason) if self.reason else Samples([self.seconds], [ALONE])
         return msgspec.structs.replace(
             _timing(cell, self.ready, {cell.implementation.name: taken}, None, peak, None), margin=self.margin
@@ -319,8 +323,8 @@ class Single(NamedTuple):
 
 
 def _attempted(
-    cell: Cell, prepare: Callable[[Cell], Prepared], allowance_seconds: float, check: bool
-) -> tuple[Prepared, Plan] | Single | str:
+    cell: BenchmarkCase, prepare: Callable[[BenchmarkCase], Prepared], allowance_seconds: float, check: bool
+) -> tuple[Prepared, SamplingPlan] | Single | str:
     """The cell made ready, called once and warmed up, or why that failed. Where the allowance has no room for all the calls
     of a cell, the first was the only one."""
     try:
@@ -341,7 +345,10 @@ def _attempted(
 
 
 def _add_twin(
-    cell: Cell, prepare: Callable[[Cell], Prepared], subjects: dict[str, Subject], plans: dict[str, Plan]
+    cell: BenchmarkCase,
+    prepare: Callable[[BenchmarkCase], Prepared],
+    subjects: dict[str, Subject],
+    plans: dict[str, SamplingPlan],
 ) -> None:
     """The cell once more, ready for itself; where memory has no room for it, there is no control."""
     name = cell.implementation.name
@@ -353,7 +360,7 @@ def _add_twin(
     subjects[name + AGAIN], plans[name + AGAIN] = _subject(twin), plans[name]
 
 
-def _twin(cell: Cell, timings: Sequence[Timing], samples: Mapping[str, Samples]) -> Timing | None:
+def _twin(cell: BenchmarkCase, timings: Sequence[Timing], samples: Mapping[str, Samples]) -> Timing | None:
     """The record of the second half of the A/A control; it is not among the timings."""
     taken = samples.get(cell.implementation.name + AGAIN, Samples())
     mine = next(t for t in timings if t.implementation == cell.implementation.name)
@@ -365,12 +372,12 @@ def _twin(cell: Cell, timings: Sequence[Timing], samples: Mapping[str, Samples])
 
 
 def _timing(
-    cell: Cell,
+    cell: BenchmarkCase,
     ready: Prepared | None,
     samples: Mapping[str, Samples],
     reason: str | None,
     peak: int | None,
-    plan: Plan | None,
+    plan: SamplingPlan | None,
 ) -> Timing:
     """The record of one cell; with the plan that it was sampled by, its output is checked."""
     taken = samples.get(cell.implementation.name, Samples(reason=reason or ""))
@@ -401,7 +408,7 @@ def _timing(
     )
 
 
-def unmeasured(cell: Cell, reason: str) -> Timing:
+def unmeasured(cell: BenchmarkCase, reason: str) -> Timing:
     """The record of a cell that was not timed, and why."""
     return _timing(cell, None, {}, reason, None, None)
 
@@ -413,7 +420,7 @@ def refused(timing: Timing, reason: str) -> Timing:
     )
 
 
-def amount_of(cell: Cell) -> Work:
+def amount_of(cell: BenchmarkCase) -> Work:
     """The work of a cell that was never made ready."""
     return work(cell.workload.outline(cell.dtype), cell.direction)
 

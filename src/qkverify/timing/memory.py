@@ -121,7 +121,7 @@ def answer(question: bytes) -> bytes:
     """The peak of one request, from a child of its own."""
     asked = msgspec.json.decode(question, type=Request)
     try:
-        one = registry.again(
+        one = registry.reload_implementation(
             asked.name, asked.file, asked.function
         )  # imported here, once: every later child has it
     except UsageError:

@@ -15,8 +15,8 @@ import msgspec
 import numpy as np
 
 from qkverify.results import Conditions, Control, Group, Mark, Timing
-from qkverify.timing.benchmark_cases import Cell
-from qkverify.timing.measurement import Measured, control_of, refused
+from qkverify.timing.benchmark_cases import BenchmarkCase
+from qkverify.timing.measurement import MeasuredGroup, control_of, refused
 from qkverify.timing.sampling import FAR, FEWEST_ROUNDS, SHORT_SECONDS
 from qkverify.timing.statistics import ALONE, QUIET, median, paired
 
@@ -29,7 +29,9 @@ REACH = 1.96 * 1.25 / 0.954
 class Gathered:
     """All that is known of one group."""
 
-    def __init__(self, cells: Sequence[Cell], marks: Mapping[Cell, list[Mark]] | None = None) -> None:
+    def __init__(
+        self, cells: Sequence[BenchmarkCase], marks: Mapping[BenchmarkCase, list[Mark]] | None = None
+    ) -> None:
         self.cells = list(cells)
         self._marks = [(marks or {}).get(cell, []) for cell in self.cells]
         self.timings: list[Timing] = []
@@ -54,7 +56,7 @@ class Gathered:
         return self.twin.implementation if self.twin else ""
 
     @property
-    def live(self) -> list[Cell]:
+    def live(self) -> list[BenchmarkCase]:
         """The cells that a further sweep can add to: all at first, then those that were timed in rounds, and are not so slow
         that more of them would decide nothing."""
         if not self.timings:
@@ -63,7 +65,7 @@ class Gathered:
         most = max(SHORT_SECONDS, FAR * min(timed.values(), default=0.0))
         return [cell for cell in self.cells if timed.get(cell.implementation.name, math.inf) <= most]
 
-    def add(self, found: Measured, process: int) -> None:
+    def add(self, found: MeasuredGroup, process: int) -> None:
         """One more sweep's samples of some of the cells."""
         before = self.rounds
         fresh = [_placed(timing, before, process) for timing in found.timings]
@@ -83,7 +85,7 @@ class Gathered:
             self._round_seconds = found.round_seconds
             self._overhead_seconds = found.wall_seconds - (self.rounds - before) * found.round_seconds
 
-    def take_peaks(self, peaks: Mapping[Cell, int]) -> None:
+    def take_peaks(self, peaks: Mapping[BenchmarkCase, int]) -> None:
         """Peak bytes that were measured elsewhere."""
         pairs = zip(self.cells, self.timings, strict=False)
         self.timings = [

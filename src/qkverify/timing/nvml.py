@@ -50,7 +50,7 @@ COMMAND_SECONDS = 10  # a driver that hangs must not hang the run
 
 
 @dataclass(frozen=True)
-class Reading:
+class DeviceReading:
     """One round. `throttled` names what held the device back, and is empty for a good round; the facts are of its end.
 
     `mhz` is the clock rate, `load` the processes that wanted a core in the last minute; None is what this device
@@ -72,7 +72,7 @@ class Monitor(Protocol):
 
     def settle(self) -> None: ...
 
-    def after(self) -> Reading: ...
+    def after(self) -> DeviceReading: ...
 
 
 class State(NamedTuple):
@@ -98,7 +98,7 @@ class GpuMonitor:
     def settle(self) -> None:
         """Nothing to do: a GPU is waited for by its clock, which synchronises before each sample."""
 
-    def after(self) -> Reading:
+    def after(self) -> DeviceReading:
         seconds, end = self._now() - self._since, self._look()
         names = [
             name
@@ -109,7 +109,7 @@ class GpuMonitor:
             share = (lost - self._start.lost_ns.get(name, lost)) / 1e9 / seconds if seconds else 0.0
             if share > DISTURBING_SHARE:
                 names.append(name)
-        return Reading(seconds, tuple(dict.fromkeys(names)), end.mhz, end.celsius, end.watts)
+        return DeviceReading(seconds, tuple(dict.fromkeys(names)), end.mhz, end.celsius, end.watts)
 
 
 def monitor_for(device: str) -> Monitor | None:

@@ -17,7 +17,7 @@ from qkverify import units
 from qkverify.problem.attention_problem import Problem
 from qkverify.results import Direction
 from qkverify.runs.run import Run
-from qkverify.timing.fresh_inputs import Trial
+from qkverify.timing.fresh_inputs import FreshCall
 from qkverify.timing.sampled_rows import gradients, margin_of, received
 from qkverify.timing.work import key_ranges
 
@@ -50,7 +50,7 @@ def copied(run: Run, output: Any, direction: Direction) -> dict[str, np.ndarray]
 
 
 def judged(
-    run: Run, trial: Trial, output: Any, direction: Direction, seed: int, other: Callable[[], Any]
+    run: Run, trial: FreshCall, output: Any, direction: Direction, seed: int, other: Callable[[], Any]
 ) -> float | None:
     """The margin of what `trial.call` returned; None where it cannot be told. Raises Refused for a wrong result.
 

@@ -22,11 +22,11 @@ from qkverify import foreign_text, probes
 from qkverify.contract import Implementation, registry
 from qkverify.errors import UnsupportedCase, UsageError
 from qkverify.results import Ceiling, Timing
-from qkverify.timing.benchmark_cases import Cell, cells_of
+from qkverify.timing.benchmark_cases import BenchmarkCase, cells_of
 from qkverify.timing.ceilings import fraction_of_roofline, measure_ceilings
 from qkverify.timing.grid import Speeds, believed, showing_growth, why_not
 from qkverify.timing.marks import Known, words
-from qkverify.timing.measurement import Measured, checked, measure, prepared
+from qkverify.timing.measurement import MeasuredGroup, checked, measure, prepared
 from qkverify.timing.memory import Server
 from qkverify.timing.statistics import median
 from qkverify.timing.untimed import refused
@@ -62,7 +62,7 @@ class Replay:
 class BenchmarkSession:
     """The cells of one pytest session, measured group by group as their tests are reached."""
 
-    def __init__(self, cells: Sequence[Cell], *, cell_seconds: float = 1.0) -> None:
+    def __init__(self, cells: Sequence[BenchmarkCase], *, cell_seconds: float = 1.0) -> None:
         self.cells = {cell.id: cell for cell in cells}
         self.clock = Replay()
         self._cell_seconds = cell_seconds
@@ -71,7 +71,7 @@ class BenchmarkSession:
         self._marks = {cell: known.marks(cell) for cell in cells}
         self._reasons = why_not(cells, known, self._marks)
         self._shown = showing_growth([cell for cell in cells if self._reasons[cell] is None])
-        self._measured: dict[tuple[str, ...], Measured] = {}
+        self._measured: dict[tuple[str, ...], MeasuredGroup] = {}
         self._ceilings: dict[tuple[str, str], list[Ceiling]] = {}
         self._speeds, self._server = Speeds(), Server()
 
@@ -114,7 +114,7 @@ class BenchmarkSession:
             lambda: self.clock.advance(next(samples)), rounds=len(timing.seconds), iterations=1
         )
 
-    def facts(self, cell: Cell, timing: Timing, group: Measured) -> dict[str, Any]:
+    def facts(self, cell: BenchmarkCase, timing: Timing, group: MeasuredGroup) -> dict[str, Any]:
         """What stands beside the times in pytest-benchmark's JSON."""
         middle = median(timing.seconds)  # of the very samples in the table
         share = fraction_of_roofline(timing, middle, self._ceilings_of(cell))
@@ -138,7 +138,7 @@ class BenchmarkSession:
             "control": None if control is None else [control.ratio, control.low, control.high],
         }
 
-    def _once(self, cell: Cell) -> None:
+    def _once(self, cell: BenchmarkCase) -> None:
         """The cell without a clock: called, and its output checked."""
         try:
             ready = prepared(cell)
@@ -149,7 +149,7 @@ class BenchmarkSession:
         if wrong:
             pytest.fail(f"{cell.id}: {wrong}")
 
-    def _group(self, cell: Cell) -> Measured:
+    def _group(self, cell: BenchmarkCase) -> MeasuredGroup:
         if cell.group not in self._measured:
             group = [c for c in self.cells.values() if c.group == cell.group and c.id in self._selected]
             self._measured[cell.group] = measure(
@@ -162,7 +162,7 @@ class BenchmarkSession:
             self._speeds.learn(self._measured[cell.group].call_seconds)
         return self._measured[cell.group]
 
-    def _peaks(self, group: Sequence[Cell]) -> dict[Cell, int]:
+    def _peaks(self, group: Sequence[BenchmarkCase]) -> dict[BenchmarkCase, int]:
         peaks = {
             c: self._server.peak_bytes(c.implementation, c.workload, c.device, c.dtype, c.direction)
             for c in group
@@ -170,7 +170,7 @@ class BenchmarkSession:
         }
         return {cell: peak for cell, peak in peaks.items() if peak is not None}
 
-    def _ceilings_of(self, cell: Cell) -> list[Ceiling]:
+    def _ceilings_of(self, cell: BenchmarkCase) -> list[Ceiling]:
         place = cell.device, cell.dtype
         if place not in self._ceilings:
             self._ceilings[place] = list(measure_ceilings([(cell.device, "float32"), place]))

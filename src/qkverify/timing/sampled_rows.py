@@ -54,7 +54,7 @@ def margin_of(
     return max(margins)
 
 
-class Sample:
+class SampledRows:
     """What is sampled of one problem, and what the reference says there, once for all runs judged alike.
 
     `rows` are query rows of every head; `head` is one batch entry and key/value head, None where it is too
@@ -114,8 +114,8 @@ def _others_silent(problem: Problem, rows: np.ndarray) -> bool:
 
 
 @lru_cache(maxsize=4)
-def sample_of(problem: Problem, seed: int) -> Sample:
-    return Sample(problem, seed)
+def sample_of(problem: Problem, seed: int) -> SampledRows:
+    return SampledRows(problem, seed)
 
 
 def margin(got: np.ndarray, exact: Bounded) -> float:

@@ -23,7 +23,7 @@ import numpy as np
 
 from qkverify.errors import raised
 from qkverify.timing.clocks import Call, Clock
-from qkverify.timing.nvml import Monitor, Reading
+from qkverify.timing.nvml import DeviceReading, Monitor
 
 MOST_ROUNDS = 20
 SHORT_SECONDS = 0.05  # a longer call is warm for most of its time
@@ -65,7 +65,7 @@ class Watch:
     def __init__(self, monitor: Monitor | None = None) -> None:
         self._monitor = monitor
         self.marks: dict[int, tuple[str, ...]] = {}
-        self.readings: list[Reading] = []
+        self.readings: list[DeviceReading] = []
 
     def before(self) -> None:
         if self._monitor is not None:
@@ -87,7 +87,7 @@ class Watch:
         return bool(reading.throttled)
 
 
-class Plan(NamedTuple):
+class SamplingPlan(NamedTuple):
     """How a subject is sampled: calls in a sample, the seconds that they take, and whether
     a call that does not count goes before.
 
@@ -114,7 +114,7 @@ def interleave(
     *,
     budget_seconds: float,
     seed: int = 0,
-    plans: Mapping[str, Plan] | None = None,
+    plans: Mapping[str, SamplingPlan] | None = None,
     most_rounds: int = MOST_ROUNDS,
     now: Callable[[], float] = time.perf_counter,
     watch: Watch | None = None,
@@ -170,7 +170,7 @@ def interleave(
     return found
 
 
-def calibrate(subject: Subject, *, limit_seconds: float = math.inf) -> Plan:
+def calibrate(subject: Subject, *, limit_seconds: float = math.inf) -> SamplingPlan:
     """Warm up until two samples in a row agree, and choose the repeats that the clock's resolution asks for.
 
     Long calls are taken as they are after two. It ends as soon as `FEWEST_ROUNDS` samples would not fit the
@@ -187,7 +187,7 @@ def calibrate(subject: Subject, *, limit_seconds: float = math.inf) -> Plan:
             break
         before = seconds
         repeats = max(1, min(MOST_REPEATS, math.ceil(shortest / max(seconds, shortest / MOST_REPEATS))))
-    return Plan(repeats, seconds * repeats, warm=seconds < SHORT_SECONDS)
+    return SamplingPlan(repeats, seconds * repeats, warm=seconds < SHORT_SECONDS)
 
 
 def share_rounds(

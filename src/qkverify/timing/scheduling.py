@@ -18,7 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from qkverify.timing.nvml import DISTURBING_SHARE, Monitor, Reading
+from qkverify.timing.nvml import DISTURBING_SHARE, DeviceReading, Monitor
 
 WAITED, STOLEN = "waiting for a core", "taken by the hypervisor"
 PROC = Path("/proc")
@@ -55,7 +55,7 @@ class CpuMonitor:
         while running(self._proc) > 1 and self._now() < until:
             time.sleep(SETTLE_STEP_SECONDS)
 
-    def after(self) -> Reading:
+    def after(self) -> DeviceReading:
         seconds, end = self._now() - self._since, lost(self._proc)
         # a thread that was not there before has waited all it ever waited in this round
         waited = max(
@@ -64,7 +64,7 @@ class CpuMonitor:
         shares = {WAITED: waited, STOLEN: end.stolen - self._start.stolen}
         names = tuple(name for name, share in shares.items() if share > DISTURBING_SHARE * seconds)
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-        return Reading(seconds, names, mhz=_mhz(), load=load)
+        return DeviceReading(seconds, names, mhz=_mhz(), load=load)
 
 
 def cpu_monitor(proc: Path = PROC) -> Monitor | None:

@@ -190,7 +190,7 @@ def verdict(interval: Interval, band: float = QUIET) -> Word:
     return "same" if low >= -QUIET and high <= QUIET else "undecided"
 
 
-def calm(timing: Timing) -> list[float]:
+def drop_disturbed_rounds(timing: Timing) -> list[float]:
     """The seconds of the rounds that nothing disturbed; of a process with too few of these, of all its rounds."""
     keep = _kept(timing.rounds, timing.processes, timing.disturbed)
     return [seconds for seconds, is_kept in zip(timing.seconds, keep, strict=True) if is_kept]
@@ -242,7 +242,7 @@ def _apart(candidate: Timing, baseline: Timing) -> Comparison:
     There is no interval, and a word only where every sample of one is `CLEAR` times every sample of the other; its square,
     where neither has the fewest rounds.
     """
-    ratio = median(calm(candidate)) / median(calm(baseline))
+    ratio = median(drop_disturbed_rounds(candidate)) / median(drop_disturbed_rounds(baseline))
     clear = CLEAR if max(len(candidate.seconds), len(baseline.seconds)) >= FEWEST_ROUNDS else CLEAR**2
     slower = min(candidate.seconds) > clear * max(baseline.seconds)
     faster = clear * max(candidate.seconds) < min(baseline.seconds)

@@ -21,8 +21,8 @@ import msgspec
 from qkverify import probes
 from qkverify.errors import UsageError
 from qkverify.results import Cache, Conditions, Direction, Timing
-from qkverify.timing.benchmark_cases import Cell
-from qkverify.timing.measurement import Measured, measure, unmeasured
+from qkverify.timing.benchmark_cases import BenchmarkCase
+from qkverify.timing.measurement import MeasuredGroup, measure, unmeasured
 from qkverify.timing.sampling import FEWEST_ROUNDS
 from qkverify.timing.worker_protocol import Child, Died, serve
 from qkverify.timing.workloads import Workload
@@ -49,7 +49,7 @@ class Terms:
     stop_seconds: float | None = None
 
 
-class Named(msgspec.Struct, frozen=True):
+class NamedCase(msgspec.Struct, frozen=True):
     """A cell in words, with what is known of it: why it must not be timed, its peak bytes, its expected seconds."""
 
     name: str
@@ -65,7 +65,7 @@ class Named(msgspec.Struct, frozen=True):
 
 
 class Question(msgspec.Struct, frozen=True):
-    cells: list[Named]
+    cells: list[NamedCase]
     terms: Terms
 
 
@@ -95,13 +95,13 @@ class Sweep:
 
     def measure(
         self,
-        cells: Sequence[Cell],
+        cells: Sequence[BenchmarkCase],
         terms: Terms,
         *,
-        verified: Mapping[Cell, str | None],
-        peaks: Mapping[Cell, int],
-        expected_seconds: Mapping[Cell, float],
-    ) -> Measured:
+        verified: Mapping[BenchmarkCase, str | None],
+        peaks: Mapping[BenchmarkCase, int],
+        expected_seconds: Mapping[BenchmarkCase, float],
+    ) -> MeasuredGroup:
         """As `measurement.measure`, there. A cell of a process that died says so in its reason.
 
         An implementation that cannot be found again by its file (one made on the fly) is timed in this process.
@@ -124,7 +124,7 @@ class Sweep:
             _lost(cells, verified, dict.fromkeys(live, found) | deadly) if isinstance(again, str) else again
         )
 
-    def _asked(self, cells: Sequence[Cell], terms: Terms, **known: Any) -> Measured | str:
+    def _asked(self, cells: Sequence[BenchmarkCase], terms: Terms, **known: Any) -> MeasuredGroup | str:
         """The group measured in the process; how that ended, where no answer came that can be believed."""
         named = [
             _named(cell, *(known[what].get(cell) for what in ("verified", "peaks", "expected_seconds")))
@@ -147,15 +147,15 @@ class Sweep:
                 f"its process told of {claimed:.3g} s of calls and took {passed:.3g} s, which is not believed"
             )
         seconds = {cell: s for cell, s in zip(cells, answer.call_seconds, strict=True) if s is not None}
-        return Measured(
+        return MeasuredGroup(
             answer.timings, answer.twin, seconds, answer.wall_seconds, answer.round_seconds, answer.conditions
         )
 
 
-def _named(cell: Cell, reason: str | None, peak: int | None, seconds: float | None) -> Named:
+def _named(cell: BenchmarkCase, reason: str | None, peak: int | None, seconds: float | None) -> NamedCase:
     one = cell.implementation
     function = str(getattr(one.function, "__qualname__", ""))
-    return Named(
+    return NamedCase(
         one.name,
         one.file,
         function,
@@ -169,8 +169,14 @@ def _named(cell: Cell, reason: str | None, peak: int | None, seconds: float | No
     )
 
 
-def _lost(cells: Sequence[Cell], verified: Mapping[Cell, str | None], how: Mapping[Cell, str]) -> Measured:
-    return Measured([unmeasured(cell, verified.get(cell) or LOST + how[cell]) for cell in cells], None, {})
+def _lost(
+    cells: Sequence[BenchmarkCase],
+    verified: Mapping[BenchmarkCase, str | None],
+    how: Mapping[BenchmarkCase, str],
+) -> MeasuredGroup:
+    return MeasuredGroup(
+        [unmeasured(cell, verified.get(cell) or LOST + how[cell]) for cell in cells], None, {}
+    )
 
 
 def answer(question: bytes) -> bytes:
@@ -196,9 +202,9 @@ def answer(question: bytes) -> bytes:
     )
 
 
-def _found(one: Named) -> Cell:
-    implementation = probes.again(one.name, one.file, one.function)
-    return Cell(one.workload, implementation, one.device, one.dtype, one.direction)
+def _found(one: NamedCase) -> BenchmarkCase:
+    implementation = probes.reload_implementation(one.name, one.file, one.function)
+    return BenchmarkCase(one.workload, implementation, one.device, one.dtype, one.direction)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def measure(cell: Cell) -> Accuracy | None:
         exact = run.exact(problem)
         errors.append(got - exact)
         baselines.append(textbook(problem).astype(np.float64) - exact)
-        leans.append(lean(got, exact, run))
+        leans.append(signed_bias(got, exact, run))
     return _summary(cell, errors, baselines, leans) if errors else None
 
 
@@ -76,7 +76,7 @@ def textbook(problem: Problem) -> np.ndarray:
     return (weights @ value).astype(dtype)
 
 
-def lean(got: np.ndarray, exact: np.ndarray, run: Run) -> np.ndarray:
+def signed_bias(got: np.ndarray, exact: np.ndarray, run: Run) -> np.ndarray:
     """One number a row (B,H,Q): its mean error in units of the last place, away from zero; negative leans toward zero."""
     size = np.abs(exact)
     counted = size > SMALLEST * size.max(-1, keepdims=True)

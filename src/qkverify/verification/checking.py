@@ -22,9 +22,9 @@ import msgspec
 from qkverify import foreign_text, probes
 from qkverify.contract import DEVICES, DTYPES, Finding, Implementation, messages, registry
 from qkverify.counterexamples import store
+from qkverify.counterexamples.calls_alone import judged, numbers_of
 from qkverify.counterexamples.causes import causes, summary
 from qkverify.counterexamples.failures import Failures
-from qkverify.counterexamples.judging import judged, numbers_of
 from qkverify.errors import (
     ContractError,
     DeviceLost,
@@ -67,7 +67,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Plan:
+class VerificationPlan:
     """The cells to check, and for each (implementation, device) that cannot run here the reason."""
 
     cells: list[Cell]
@@ -76,7 +76,9 @@ class Plan:
     idle: dict[str, str] = field(default_factory=dict)  # targets without any cell, each with the reason
 
 
-def plan(targets: Sequence[Any] = (), devices: Sequence[str] = (), dtypes: Sequence[str] = ()) -> Plan:
+def plan(
+    targets: Sequence[Any] = (), devices: Sequence[str] = (), dtypes: Sequence[str] = ()
+) -> VerificationPlan:
     """Cells for targets (default: the whole folder), narrowed to devices and dtypes. Raises UsageError."""
     for asked, every, what in ((devices, DEVICES, "device"), (dtypes, DTYPES, "dtype")):
         for word in asked:
@@ -108,7 +110,7 @@ def plan(targets: Sequence[Any] = (), devices: Sequence[str] = (), dtypes: Seque
     idle = {target: _why_idle(one, unavailable) for one, target in found} if targets else {}
     for cell in cells:
         idle.pop(cell.target, None)
-    return Plan(cells, unavailable, [one for one, _ in found], idle)
+    return VerificationPlan(cells, unavailable, [one for one, _ in found], idle)
 
 
 def _why_idle(one: Implementation, unavailable: Mapping[tuple[str, str], str]) -> str:
@@ -119,7 +121,7 @@ def _why_idle(one: Implementation, unavailable: Mapping[tuple[str, str], str]) -
     )
 
 
-def nothing_to_verify(planned: Plan) -> str:
+def nothing_to_verify(planned: VerificationPlan) -> str:
     """What is said where no target has a cell here, because other devices or dtypes were asked for."""
     reasons = "".join(f"\n  {target}: {reason}" for target, reason in planned.idle.items())
     return "nothing to verify here" + (reasons or "\n  no target has these devices and dtypes")

@@ -23,7 +23,7 @@ from typing import Any
 from qkverify.contract import DEVICES, DTYPES, Finding
 from qkverify.errors import UsageError
 from qkverify.results import Verdict
-from qkverify.verification.checking import Cell, Plan
+from qkverify.verification.checking import Cell, VerificationPlan
 from qkverify.verification.laws import Law
 
 FILE = (
@@ -127,7 +127,7 @@ def check_laws(entries: Iterable[KnownFailure], laws: Iterable[Law]) -> None:
                 )
 
 
-def applied(planned: Plan, entries: Sequence[KnownFailure]) -> Plan:
+def applied(planned: VerificationPlan, entries: Sequence[KnownFailure]) -> VerificationPlan:
     """The plan, with each entry as a finding of the cells that it speaks of."""
     return replace(planned, cells=[_known(cell, entries) for cell in planned.cells]) if entries else planned
 

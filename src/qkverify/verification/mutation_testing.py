@@ -21,7 +21,7 @@ from typing import Any
 
 from hypothesis import Phase
 
-from qkverify.contract import REGISTERED, Implementation, completed
+from qkverify.contract import REGISTERED, Implementation, with_defaults
 from qkverify.contract.registry import Missing
 from qkverify.errors import UsageError
 from qkverify.results import Kill, Planted
@@ -44,7 +44,7 @@ def planted(folder: str = "mutants") -> list[Implementation]:
     """The implementations of a subfolder of `implementations/`: the mutants, or the controls; see `left_out`."""
     left_out(folder)
     prefix = folder.removesuffix("s") + "-"
-    return [completed(one) for one in REGISTERED if one.name.startswith(prefix)]
+    return [with_defaults(one) for one in REGISTERED if one.name.startswith(prefix)]
 
 
 @lru_cache(maxsize=len(FOLDERS))

@@ -12,7 +12,7 @@ from qkverify.verification.checking import Cell, law_book, laws_named, prepare
 from qkverify.verification.laws import Law, explain
 
 
-def again(name: str) -> str:
+def replay_counterexample(name: str) -> str:
     """The failure's message, or nothing if the law holds now. Raises UsageError if its law or implementation is gone."""
     record = store.load(name)
     law = _law(record["law"], record.get("law_file", ""))

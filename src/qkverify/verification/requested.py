@@ -11,10 +11,10 @@ from qkverify.verification.laws import Law
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """The cells, the laws, the examples, the known failures; `settings` is where all of it was said."""
 
-    plan: checking.Plan
+    plan: checking.VerificationPlan
     selection: selection.Selection
     profile: str
     known: tuple[known_failures.KnownFailure, ...]
@@ -29,7 +29,7 @@ class Asked:
         return ", ".join(f"{word} {' '.join(names)}" for word, names in patterns.items() if names)
 
 
-def gathered(**given: Sequence[str] | str | None) -> Asked:
+def gathered(**given: Sequence[str] | str | None) -> Request:
     """What to check. `given` are fields of `Settings` by name; what is None or empty counts as not given.
 
     Raises UsageError for an unknown name, and where there is nothing to check.
@@ -37,7 +37,7 @@ def gathered(**given: Sequence[str] | str | None) -> Asked:
     return checked(settings.read().given(**given))
 
 
-def checked(chosen: settings.Settings) -> Asked:
+def checked(chosen: settings.Settings) -> Request:
     """What these settings alone ask for. Raises UsageError as `gathered`."""
     if not chosen.targets:
         raise UsageError(NO_TARGET)
@@ -52,7 +52,7 @@ def checked(chosen: settings.Settings) -> Asked:
     if operations and not any(operations & set(law.operations) for law in selected.laws):
         names = ", ".join(sorted(operations))
         raise UsageError(f"none of the selected laws speaks of {names}\n  all laws: qkverify list laws")
-    return Asked(known_failures.applied(planned, known), selected, profile, known, chosen)
+    return Request(known_failures.applied(planned, known), selected, profile, known, chosen)
 
 
 def of_collected(chosen: settings.Settings, laws: Collection[Law]) -> set[Law]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from qkverify.results import Verdict, verdict_of
-from qkverify.verification.checking import Plan, applicable, law_book, outcome_of
+from qkverify.verification.checking import VerificationPlan, applicable, law_book, outcome_of
 from qkverify.verification.outcomes import CellOutcome, without_cell
 
 
@@ -16,7 +16,7 @@ def in_short(verdict: Verdict) -> Verdict:
     return msgspec.structs.replace(verdict, counterexample=None, messages=[])
 
 
-def of_session(lines: Iterable[str], planned: Plan) -> dict[str, CellOutcome]:
+def of_session(lines: Iterable[str], planned: VerificationPlan) -> dict[str, CellOutcome]:
     """The outcome of each cell of which laws were run, from verdicts as JSON, and of each target without a cell.
 
     Laws that were selected, by -k say, and of which none applies to a cell are skipped tests, as elsewhere: nothing is said.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qkverify.cli.init.candidates import Candidate, module_of
 from qkverify.cli.init.templates import filled
-from qkverify.contract import CONVENTIONS, OPTIONS, convention_of, options_of
+from qkverify.contract import OPTIONS, SIGNATURE_STYLES, options_of, signature_style_of
 
 FILE = "qkverify_adapter.py"
 DTYPES = {"numpy": '"float32", "float64"', "torch": '"float32"', "jax": '"float32"'}
@@ -15,7 +15,7 @@ def source(candidate: Candidate) -> str:
     taken = _options(candidate)
     absent = {name: "False" if name in ("causal", "return_lse") else "None" for name in taken}
     options = "".join(f", {name}={candidate.defaults.get(own, absent[name])}" for name, own in taken.items())
-    convention = CONVENTIONS.get(convention_of(candidate.parameters, candidate.arrays))
+    convention = SIGNATURE_STYLES.get(signature_style_of(candidate.parameters, candidate.arrays))
     layout = f', layout="{convention.layout}"' if convention and convention.layout != "BHLD" else ""
     return filled(
         "adapter.py",
@@ -39,7 +39,7 @@ def to_fill_in(candidate: Candidate) -> list[str]:
 def _options(candidate: Candidate) -> dict[str, str]:
     """Our name of each option that it takes -> its own; a parameter that stands for two is taken once."""
     rest = [name for at, name in enumerate(candidate.parameters) if not 0 <= at - candidate.first < 3]
-    convention = CONVENTIONS.get(convention_of(candidate.parameters, candidate.arrays))
+    convention = SIGNATURE_STYLES.get(signature_style_of(candidate.parameters, candidate.arrays))
     found: dict[str, str] = {}
     for name, own in options_of(["query", "key", "value", *rest], convention, "attention").items():
         if name in OPTIONS and own not in found.values():

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qkverify.contract import CONVENTIONS, FURTHER, OPTIONS, SPELLINGS
+from qkverify.contract import FURTHER, OPTIONS, SIGNATURE_STYLES, SPELLINGS
 from qkverify.errors import UsageError
 
 LEFT_OUT = ("build", "dist", "node_modules", "site-packages", "third_party", "__pycache__")
-KNOWN = {*OPTIONS, *FURTHER, *SPELLINGS, *(name for one in CONVENTIONS.values() for name in one.names)}
+KNOWN = {*OPTIONS, *FURTHER, *SPELLINGS, *(name for one in SIGNATURE_STYLES.values() for name in one.names)}
 
 
 @dataclass(frozen=True)

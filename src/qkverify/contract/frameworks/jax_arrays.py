@@ -8,9 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from qkverify.contract.frameworks.numpy_arrays import (
-    global_state as global_state,  # JAX has no generator of its own
-)
+from qkverify.contract.frameworks.numpy_arrays import global_state as global_state
 from qkverify.contract.frameworks.numpy_arrays import inference as inference
 from qkverify.contract.frameworks.numpy_arrays import lost as lost
 from qkverify.contract.frameworks.numpy_arrays import restored as restored

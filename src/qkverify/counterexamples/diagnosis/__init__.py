@@ -31,7 +31,7 @@ import numpy as np
 from qkverify.counterexamples.diagnosis import symptoms
 from qkverify.counterexamples.diagnosis.assumed import condition, other_conventions, placed, under
 from qkverify.counterexamples.diagnosis.attention import DETECTED, claim_of, random_problems
-from qkverify.counterexamples.diagnosis.claims import Claim, Observation, Trial
+from qkverify.counterexamples.diagnosis.claims import Claim, ClaimTrial, Observation
 from qkverify.counterexamples.diagnosis.deadline import Deadline
 from qkverify.counterexamples.diagnosis.dropout import dropout, unasked
 from qkverify.counterexamples.diagnosis.mistakes import MISTAKES
@@ -89,7 +89,7 @@ def claim_of_failure(
 
 
 def _of_attention(
-    run: Run, wrong: Sequence[Problem], until: Deadline, trial: Trial, dropped: bool
+    run: Run, wrong: Sequence[Problem], until: Deadline, trial: ClaimTrial, dropped: bool
 ) -> Claim | None:
     if run.offers("dropout") and (wrong or dropped):
         text = _of_dropout(run, until, dropped)
@@ -102,7 +102,7 @@ def _of_attention(
     return _under_other_conventions(run, wrong[0], trial) if wrong else _of_right_problems(run, until)
 
 
-def _under_other_conventions(run: Run, problem: Problem, trial: Trial) -> Claim | None:
+def _under_other_conventions(run: Run, problem: Problem, trial: ClaimTrial) -> Claim | None:
     """A mistake that fits if what the implementation does not declare is taken for something else."""
     known, end = list(trial.known()), Deadline(2 * SECONDS)
     for conventions in other_conventions(run, problem):
@@ -140,7 +140,7 @@ def _of_dropout(run: Run, until: Deadline, dropped: bool) -> str:
         return ""
 
 
-def _of_problem(run: Run, problem: Problem, until: Deadline, trial: Trial) -> Claim | None:
+def _of_problem(run: Run, problem: Problem, until: Deadline, trial: ClaimTrial) -> Claim | None:
     if until.over:
         return None
     with np.errstate(all="ignore"):
@@ -161,7 +161,7 @@ def _of_right_problems(run: Run, until: Deadline) -> Claim | None:
     return None
 
 
-def trial_of(run: Run, known: Iterable[Any] = (), seed: int = 7) -> Trial:
+def trial_of(run: Run, known: Iterable[Any] = (), seed: int = 7) -> ClaimTrial:
     """The tests of a claim about the implementation of a run: the known problems, and random ones of a seed."""
     other = fresh(run)
 
@@ -172,7 +172,9 @@ def trial_of(run: Run, known: Iterable[Any] = (), seed: int = 7) -> Trial:
         return drawn(other, generator)
 
     subjects = list(known)
-    return Trial(lambda subject, aspect: observe_with(other, subject, aspect), lambda: iter(subjects), random)
+    return ClaimTrial(
+        lambda subject, aspect: observe_with(other, subject, aspect), lambda: iter(subjects), random
+    )
 
 
 def observe_with(run: Run, subject: Any, aspect: str) -> Observation | None:

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from qkverify.counterexamples.diagnosis import symptoms
-from qkverify.counterexamples.diagnosis.claims import Claim, Observation, Parts, Trial
+from qkverify.counterexamples.diagnosis.claims import Claim, ClaimTrial, Observation, Parts
 from qkverify.counterexamples.diagnosis.conditions import CONDITIONS
-from qkverify.counterexamples.diagnosis.fitting import Found, Predict, candidates, chosen, claim
+from qkverify.counterexamples.diagnosis.fitting import FittedMistake, Predict, candidates, chosen, claim
 from qkverify.counterexamples.diagnosis.mistakes import MISTAKES, Mistake
 from qkverify.counterexamples.diagnosis.mistakes.scores import scale_of
 from qkverify.counterexamples.diagnosis.mistakes.variants import Arguments, other_alignment
@@ -26,7 +26,7 @@ DETECTED = "was detected"
 DRAWN = 2000  # random problems at most: an implementation may accept next to none
 
 
-def claim_of(observer: Observer, trial: Trial) -> Claim | None:
+def claim_of(observer: Observer, trial: ClaimTrial) -> Claim | None:
     """What went wrong on the observer's problem, or None. Raises TimeoutError once the time is up."""
     aspect, seen = observer.observations()
     if not seen or seen[0].right:
@@ -39,7 +39,7 @@ def claim_of(observer: Observer, trial: Trial) -> Claim | None:
 
 
 def _claims(
-    observer: Observer, seen: Sequence[Observation], aspect: str, trial: Trial
+    observer: Observer, seen: Sequence[Observation], aspect: str, trial: ClaimTrial
 ) -> Iterator[Claim | None]:
     """What fits the observations, the surest first."""
     first = seen[0].subject
@@ -55,13 +55,13 @@ def _claims(
 
 
 def _known_mistake(
-    observer: Observer, seen: Sequence[Observation], aspect: str, trial: Trial
+    observer: Observer, seen: Sequence[Observation], aspect: str, trial: ClaimTrial
 ) -> Claim | None:
     """The first mistake of the table that explains what was observed, with its condition."""
     words, first, run = _words(observer.problem), seen[0].subject, observer.run
     every = [(_text(run, m, words), _predicting(run, m, aspect)) for m in MISTAKES if m.matters(first)]
 
-    def claim_with(found: Found) -> Claim:
+    def claim_with(found: FittedMistake) -> Claim:
         of = {"lse": "that of ", "gradients": "those of "}.get(aspect, "")
         those = of if "attention" in found.text.split()[:2] else ""
         return claim(run, found, aspect, ASPECTS[aspect].format(those + found.text))

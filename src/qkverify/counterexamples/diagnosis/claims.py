@@ -48,7 +48,7 @@ class Claim:
 
 
 @dataclass
-class Trial:
+class ClaimTrial:
     """The observations that claims about one implementation are held against, made when the first claim is there."""
 
     observe: Callable[[Any, str], Observation | None]

@@ -22,7 +22,7 @@ SOMETIMES = "on some problems"  # the phrase of a mistake that several condition
 
 
 @dataclass(frozen=True)
-class Found:
+class FittedMistake:
     """A mistake that explains what was observed, and where: under the condition `holds`, always, or on some problems."""
 
     text: str
@@ -73,16 +73,16 @@ def _apart(predicted: Bounded, expected: Bounded) -> Array:
 
 
 def candidates(run: Run, seen: Sequence[Observation], mistakes: Sequence[tuple[str, Predict]],
-               conditions: Sequence[Condition], until: Deadline, passed: Callable[[Found], bool], *,
-               first: bool = False) -> tuple[list[Found], list[Found]]:  # fmt: skip
+               conditions: Sequence[Condition], until: Deadline, passed: Callable[[FittedMistake], bool], *,
+               first: bool = False) -> tuple[list[FittedMistake], list[FittedMistake]]:  # fmt: skip
     """The mistakes that explain every observation, and those that do so under a condition, with the condition.
 
     A mistake must be made on `SHOWN` observations at least. One that is made under a condition must be excluded by as many
     where the condition does not hold. What does not pass the test is left out. With `first` the table is compared up to the
     first mistake that is always made. Nothing once the time is up: the table was not compared to its end.
     """
-    always: list[Found] = []
-    conditional: list[Found] = []
+    always: list[FittedMistake] = []
+    conditional: list[FittedMistake] = []
     for text, predict in mistakes if seen[0].got else ():
         if until.over:
             return [], []
@@ -96,17 +96,19 @@ def candidates(run: Run, seen: Sequence[Observation], mistakes: Sequence[tuple[s
             if made < SHOWN:
                 continue
             if False not in explained:
-                always += filter(passed, [Found(text, predict)])
+                always += filter(passed, [FittedMistake(text, predict)])
                 if always and first:
                     break
                 continue
             where = [(phrase, holds) for phrase, holds in either_way(conditions)
                      if _separates([holds(one.subject) for one in seen], explained, seen)]  # fmt: skip
-            conditional += filter(passed, (Found(text, predict, *condition) for condition in where))
+            conditional += filter(passed, (FittedMistake(text, predict, *condition) for condition in where))
     return always, conditional
 
 
-def chosen(always: Sequence[Found], conditional: Sequence[Found], *, sole: bool = False) -> Found | None:
+def chosen(
+    always: Sequence[FittedMistake], conditional: Sequence[FittedMistake], *, sole: bool = False
+) -> FittedMistake | None:
     """The first mistake that is always made, else the one that is made under a condition. With `sole` nothing where two mistakes
     explain as much."""
     if always:
@@ -128,7 +130,7 @@ def _separates(inside: list[bool], explained: list[bool | None], seen: Sequence[
     )
 
 
-def claim(run: Run, found: Found, aspect: str, text: str) -> Claim:
+def claim(run: Run, found: FittedMistake, aspect: str, text: str) -> Claim:
     """What a mistake claims, in a sentence with its condition in front."""
     others = "they are" if text.startswith("the gradients") else "it is"
     narrower = f"{found.phrase} {text}." if found.holds else ""

@@ -10,8 +10,8 @@ import numpy as np
 
 from qkverify.counterexamples.diagnosis.claims import Observation, Parts
 from qkverify.counterexamples.diagnosis.deadline import Deadline
+from qkverify.counterexamples.diagnosis.discriminating_problems import further
 from qkverify.counterexamples.diagnosis.fitting import Array, agrees
-from qkverify.counterexamples.diagnosis.further import further
 from qkverify.errors import ContractError
 from qkverify.problem.attention_problem import Problem
 from qkverify.rounding import Bounded

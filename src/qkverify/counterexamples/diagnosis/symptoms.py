@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from qkverify.counterexamples.diagnosis.claims import Claim, Observation
+from qkverify.counterexamples.diagnosis.discriminating_problems import SIZES, filled, letters, other_options
 from qkverify.counterexamples.diagnosis.fitting import SHOWN, agrees, fits
-from qkverify.counterexamples.diagnosis.further import SIZES, filled, letters, other_options
 from qkverify.counterexamples.diagnosis.mistakes.variants import TILES
 from qkverify.counterexamples.diagnosis.observing import Observer, fresh
 from qkverify.problem.attention_problem import Problem

@@ -20,9 +20,9 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from qkverify.counterexamples.scripts.dropout import generators_kept
-from qkverify.counterexamples.scripts.place import Place
+from qkverify.counterexamples.scripts.function_source import FunctionSource
 from qkverify.counterexamples.scripts.recorder import Recorder
-from qkverify.counterexamples.scripts.sheet import Sheet
+from qkverify.counterexamples.scripts.script_writer import Sheet
 from qkverify.counterexamples.scripts.showing import by_chance, cases
 from qkverify.runs.run import Run
 
@@ -40,7 +40,7 @@ def script(law: Law, run: Run) -> str:
 
 def _script(law: Law, run: Run) -> str:
     try:
-        place = Place.of(run.implementation)
+        place = FunctionSource.of(run.implementation)
         recorder = Recorder(run)
         broken = recorder.replayed(law, run.failing)
         if place is None:

@@ -49,7 +49,9 @@ class Calls:
         ]
 
     def _options(self, call: Recorded) -> list[str]:
-        named = {name: Named(name) if isinstance(x, np.ndarray) else x for name, x in call.options.items()}
+        named = {
+            name: NamedArgument(name) if isinstance(x, np.ndarray) else x for name, x in call.options.items()
+        }
         return [f"{name}={plain(x)!r}" for name, x in self.implementation.keywords(named).items()]
 
     def output(
@@ -102,7 +104,7 @@ class Calls:
     def _keywords(
         self, problem: Problem, names: Mapping[str, str], further: Mapping[str, Any] | None = None
     ) -> list[str]:
-        options = {name: Named(names.get(name, name)) if isinstance(value, np.ndarray) else value
+        options = {name: NamedArgument(names.get(name, name)) if isinstance(value, np.ndarray) else value
                    for name, value in problem.options.items()}  # fmt: skip
         keywords = self.implementation.keywords(
             {**options, **(further or {})}, grouped=problem.group != 1, size=problem.sizes["D"]
@@ -110,7 +112,7 @@ class Calls:
         return [f"{name}={plain(value)!r}" for name, value in keywords.items()]
 
 
-class Named(str):
+class NamedArgument(str):
     """An argument that stands in a script under a name."""
 
     __slots__ = ()

@@ -22,7 +22,7 @@ from qkverify.rounding import Bounded
 from qkverify.runs.run import Run
 
 if TYPE_CHECKING:
-    from qkverify.counterexamples.scripts.showing import Case
+    from qkverify.counterexamples.scripts.showing import ScriptCase
 
 SEEDS = {"torch": "torch.manual_seed({})", "numpy": "np.random.seed({})"}
 TRIED = 64  # seeds, of which a bug that shows on some of few weights needs one
@@ -72,12 +72,12 @@ def _dropped(exact: Bounded, got: Array, p: float, run: Run) -> Bounded:
     )
 
 
-def seeded(run: Run, case: Case) -> str:
+def seeded(run: Run, case: ScriptCase) -> str:
     """The line before the first call."""
     return SEEDS[run.implementation.arrays].format(case.seed)
 
 
-def value_lines(case: Case, run: Run, calls: Calls, laid_out: list[str]) -> list[str]:
+def value_lines(case: ScriptCase, run: Run, calls: Calls, laid_out: list[str]) -> list[str]:
     """One call beside the same in float64, where what it has dropped is dropped as well."""
     call, p = case.call, share_of(case.call)
     problem = call.problem
@@ -97,7 +97,7 @@ def value_lines(case: Case, run: Run, calls: Calls, laid_out: list[str]) -> list
             "", *attention_steps(problem, case.what, dropped=True)]  # fmt: skip
 
 
-def masks_lines(case: Case, run: Run, calls: Calls) -> list[str]:
+def masks_lines(case: ScriptCase, run: Run, calls: Calls) -> list[str]:
     """Two calls, whose masks must differ, as must those of batch entries and heads."""
     problem = case.call.problem
     assert problem is not None
@@ -116,7 +116,7 @@ def masks_lines(case: Case, run: Run, calls: Calls) -> list[str]:
     ]
 
 
-def share_lines(case: Case, run: Run, calls: Calls) -> list[str]:
+def share_lines(case: ScriptCase, run: Run, calls: Calls) -> list[str]:
     """How many weights one call has dropped."""
     problem, p = case.call.problem, share_of(case.call)
     assert problem is not None
@@ -128,7 +128,7 @@ def share_lines(case: Case, run: Run, calls: Calls) -> list[str]:
             f"assert abs(share - {p!r}) <= {room:.4g}  # by chance more than that once in {1 / ODDS:.0e} calls"]  # fmt: skip
 
 
-def repeats_lines(case: Case, run: Run, calls: Calls) -> list[str]:
+def repeats_lines(case: ScriptCase, run: Run, calls: Calls) -> list[str]:
     """The same call twice."""
     problem = case.call.problem
     assert problem is not None

@@ -26,7 +26,7 @@ PLACES = 12  # that hold the same number, of which each costs a trial
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
+class ScriptCase:
     """What a script is to show. `got` and `exact` are None where the failure is none of numbers."""
 
     kind: str  # "value", "agree", "written", "raises", "refuses", "contract"; "left", "dropped", "masks", "share", "repeats"
@@ -40,7 +40,7 @@ class Case:
     seed: int = 0  # of the generator, where the call depends on chance
 
 
-def cases(law: Law, run: Recorder, broken: Exception) -> Iterator[Case]:
+def cases(law: Law, run: Recorder, broken: Exception) -> Iterator[ScriptCase]:
     """What could show the failure, the most telling first."""
     evidence = broken.evidence if isinstance(broken, LawViolation) else None
     seen = evidence if isinstance(evidence, Evidence) else None
@@ -48,12 +48,12 @@ def cases(law: Law, run: Recorder, broken: Exception) -> Iterator[Case]:
         return
     last = run.log[-1]
     if last.error is broken:
-        yield Case(kind="contract" if isinstance(broken, ContractError) else "raises", call=last)
+        yield ScriptCase(kind="contract" if isinstance(broken, ContractError) else "raises", call=last)
         return
     if last.kind == "unchecked" and last.error is None:
-        yield Case(kind="refuses", call=last)
+        yield ScriptCase(kind="refuses", call=last)
         return
-    written = [Case(kind="written", call=c, what=c.written[0]) for c in run.log if c.written]
+    written = [ScriptCase(kind="written", call=c, what=c.written[0]) for c in run.log if c.written]
     if seen is None:
         yield from written
     if not _repeats_differ(run.log):
@@ -64,7 +64,7 @@ def cases(law: Law, run: Recorder, broken: Exception) -> Iterator[Case]:
             yield from _where_it_stands(run.log, seen)
         else:
             yield from _against_reference(run)
-    yield from (Case(kind="left", call=c, what=name) for c in run.log for name in left_wrong(c))
+    yield from (ScriptCase(kind="left", call=c, what=name) for c in run.log for name in left_wrong(c))
     yield from by_chance(run, broken)
     yield from written  # what is exact for the arguments that a call has left behind may not be for those it was given
 
@@ -81,23 +81,23 @@ def _repeated(log: list[Recorded]) -> Iterator[tuple[Recorded, Recorded]]:
     return ((a, b) for a, b in pairs if a.kind == b.kind and _equal_problems(a.problem, b.problem))
 
 
-def by_chance(run: Recorder, broken: Exception | None = None) -> Iterator[Case]:
+def by_chance(run: Recorder, broken: Exception | None = None) -> Iterator[ScriptCase]:
     """Calls with dropout, from a seed; and one that gives different numbers without, or may: a replay need not fail."""
     again = next((a for a, _ in _repeated(run.log) if a.kind == "attention"), None)
     if again is not None and (broken is None or _repeats_differ(run.log)):
-        yield from (Case(kind="repeats", call=again, seed=seed) for seed in range(dropout.TRIED))
+        yield from (ScriptCase(kind="repeats", call=again, seed=seed) for seed in range(dropout.TRIED))
     dropped = [c for c in run.log if c.kind.startswith("dropout")]
     for call, seed in itertools.product(dropped, range(dropout.TRIED)):
         for what, got, exact in dropout.exact_of(run, call, seed):
             worst = _worst(got, exact, None, False)
             if worst is not None:
                 location, bound, _ = worst
-                yield Case(kind="dropped", call=call, what=what, location=location, got=float(got[location]),
+                yield ScriptCase(kind="dropped", call=call, what=what, location=location, got=float(got[location]),
                            exact=float(exact.value[location]), bound=bound, seed=seed)  # fmt: skip
     for call in [c for c in dropped if dropout.is_counted(c)]:
-        yield Case(kind="share", call=call)
+        yield ScriptCase(kind="share", call=call)
         if not call.problem.query.any():  # type: ignore[union-attr]  # the law of masks has equal weights
-            yield Case(kind="masks", call=call)
+            yield ScriptCase(kind="masks", call=call)
 
 
 def _equal_problems(a: Problem | None, b: Problem | None) -> bool:
@@ -109,16 +109,16 @@ def _equal_problems(a: Problem | None, b: Problem | None) -> bool:
     )
 
 
-def _against_exact(law: Law, run: Recorder, seen: Evidence | None) -> Iterator[Case]:
+def _against_exact(law: Law, run: Recorder, seen: Evidence | None) -> Iterator[ScriptCase]:
     """Single calls outside of their bound: first that whose numbers the failure names, then the rest as they came."""
-    found: list[tuple[bool, Case]] = []
+    found: list[tuple[bool, ScriptCase]] = []
     for call in run.log:
         for what, exact in run.judged(call).items():
             worst = _worst(call.got[what], exact, seen, law.exact) if what in call.got else None
             if worst is not None:
                 location, bound, named = worst
                 got, value = float(call.got[what][location]), float(exact.value[location])
-                found.append((named, Case(kind="value", call=call, what=what, location=location, got=got,
+                found.append((named, ScriptCase(kind="value", call=call, what=what, location=location, got=got,
                                           exact=value, bound=bound)))  # fmt: skip
     yield from (case for _, case in sorted(found, key=lambda pair: not pair[0]))
 
@@ -152,7 +152,7 @@ def _worst(
     return at, float(bound[at]), False
 
 
-def _against_each_other(log: list[Recorded], seen: Evidence) -> Iterator[Case]:
+def _against_each_other(log: list[Recorded], seen: Evidence) -> Iterator[ScriptCase]:
     """Two calls that differ where the failure says so: both of its numbers at one place."""
     for a, b in itertools.permutations([c for c in log if c.problem is not None], 2):
         for what in a.got.keys() & b.got.keys():
@@ -161,11 +161,11 @@ def _against_each_other(log: list[Recorded], seen: Evidence) -> Iterator[Case]:
                 continue
             named = equal(x, seen.got) & equal(y, seen.exact) & ~equal(x, y)
             if named.any():
-                yield Case(kind="agree", call=a, other=b, what=what, location=_first(named), got=seen.got,
+                yield ScriptCase(kind="agree", call=a, other=b, what=what, location=_first(named), got=seen.got,
                            exact=seen.exact)  # fmt: skip
 
 
-def _where_it_stands(log: list[Recorded], seen: Evidence) -> Iterator[Case]:
+def _where_it_stands(log: list[Recorded], seen: Evidence) -> Iterator[ScriptCase]:
     """Results of which the law has judged a part, such as one sequence: the places that hold the number it names.
 
     The trial of the script says which it is: only there the exact value is that of the failure.
@@ -173,18 +173,18 @@ def _where_it_stands(log: list[Recorded], seen: Evidence) -> Iterator[Case]:
     for call in [c for c in log if c.problem is None and not c.exact]:
         for what, got in call.got.items():
             for place in np.argwhere(equal(got.astype(np.float64), seen.got))[:PLACES]:
-                yield Case(kind="value", call=call, what=what, location=tuple(int(i) for i in place), got=seen.got,
+                yield ScriptCase(kind="value", call=call, what=what, location=tuple(int(i) for i in place), got=seen.got,
                            exact=seen.exact, bound=seen.bound)  # fmt: skip
 
 
-def _against_reference(run: Recorder) -> Iterator[Case]:
+def _against_reference(run: Recorder) -> Iterator[ScriptCase]:
     """Results that the law has compared with nothing exact, held against the operation's reference."""
     for call in [c for c in run.log if c.problem is None and not c.exact and "result" in c.got]:
         exact = run.reference(call)
         worst = None if exact is None else _worst(call.got["result"], exact, None, False)
         if exact is not None and worst is not None:
             location, bound, _ = worst
-            yield Case(kind="value", call=call, what="result", location=location, got=float(call.got["result"][location]),
+            yield ScriptCase(kind="value", call=call, what="result", location=location, got=float(call.got["result"][location]),
                        exact=float(exact.value[location]), bound=bound)  # fmt: skip
 
 

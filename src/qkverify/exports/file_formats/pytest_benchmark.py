@@ -14,7 +14,7 @@ import pytest_benchmark
 from pytest_benchmark.stats import Stats
 
 from qkverify.exports.tables import all_tables, runs_of
-from qkverify.exports.tables.timings import Timed
+from qkverify.exports.tables.timings import TimingRow
 from qkverify.results import Fact, Record, RunStart, Timing, of_kind
 
 ABOUT = "for: pytest-benchmark compare FILE"
@@ -46,7 +46,7 @@ def cell_id(timing: Timing) -> str:
     return f"{timing.case}-{timing.direction}-{timing.implementation}-{timing.device}-{timing.dtype}"
 
 
-def benchmark(one: Timed) -> dict[str, Any]:
+def benchmark(one: TimingRow) -> dict[str, Any]:
     timing = one.timing
     stats: Any = Stats()  # type: ignore[no-untyped-call]  # pytest-benchmark has no types
     for seconds in timing.seconds:

@@ -21,7 +21,7 @@ from qkverify.results import Record, RunStart
 Value = str | int | float | bool | None
 
 
-class Run(NamedTuple):
+class RecordedRun(NamedTuple):
     """What one run wrote; `start` is None for records that no header precedes."""
 
     start: RunStart | None
@@ -48,7 +48,7 @@ class Table:
 
     about: str
     columns: Sequence[Column]
-    rows: Callable[[Run], Iterable[Any]]
+    rows: Callable[[RecordedRun], Iterable[Any]]
 
 
 def all_tables() -> dict[str, Table]:
@@ -75,12 +75,12 @@ def columns_of(table: Table) -> list[Column]:
     return [Column("run", str, "when the run that recorded it started", lambda thing: None), *table.columns]
 
 
-def runs_of(records: Sequence[Record]) -> list[Run]:
+def runs_of(records: Sequence[Record]) -> list[RecordedRun]:
     """The records by the run that wrote them."""
-    runs = [Run(None, [])]
+    runs = [RecordedRun(None, [])]
     for record in records:
         if isinstance(record, RunStart):
-            runs.append(Run(record, []))
+            runs.append(RecordedRun(record, []))
         runs[-1].records.append(record)
     return [run for run in runs if run.records]
 

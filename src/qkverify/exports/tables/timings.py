@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qkverify import units
-from qkverify.exports.tables import Column, Run, Table, Value
+from qkverify.exports.tables import Column, RecordedRun, Table, Value
 from qkverify.results import Ceiling, Timing, of_kind
 from qkverify.timing import marks
 from qkverify.timing.ceilings import fraction_of_roofline
@@ -17,7 +17,7 @@ from qkverify.timing.statistics import spread
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-class Timed(NamedTuple):
+class TimingRow(NamedTuple):
     """One timing; `quantiles` of its seconds, None where it has none, and the share of the roofline its median reaches."""
 
     timing: Timing
@@ -29,7 +29,7 @@ class Timed(NamedTuple):
         return self.quantiles[2]
 
 
-class Sample(NamedTuple):
+class SampleRow(NamedTuple):
     """One sample; `process` is None in files from before there were several."""
 
     timing: Timing
@@ -39,22 +39,22 @@ class Sample(NamedTuple):
     seconds: float
 
 
-def timed(run: Run) -> Iterator[Timed]:
+def timed(run: RecordedRun) -> Iterator[TimingRow]:
     ceilings = of_kind(run.records, Ceiling)
     for timing in of_kind(run.records, Timing):
         if not timing.seconds:
-            yield Timed(timing, (None,) * len(QUANTILES), None)
+            yield TimingRow(timing, (None,) * len(QUANTILES), None)
             continue
         quantiles = tuple(float(q) for q in np.quantile(timing.seconds, QUANTILES))
         share = fraction_of_roofline(timing, quantiles[2], ceilings) if quantiles[2] > 0 else None
-        yield Timed(timing, quantiles, share)
+        yield TimingRow(timing, quantiles, share)
 
 
-def samples(run: Run) -> Iterator[Sample]:
+def samples(run: RecordedRun) -> Iterator[SampleRow]:
     for timing in of_kind(run.records, Timing):
         processes: list[int | None] = [*timing.processes] or [None for _ in timing.seconds]
         for number, process, seconds in zip(timing.rounds, processes, timing.seconds, strict=True):
-            yield Sample(timing, number, process, number in timing.disturbed, seconds)
+            yield SampleRow(timing, number, process, number in timing.disturbed, seconds)
 
 
 def _field(name: str) -> Any:
@@ -70,7 +70,7 @@ def _quantile(index: int) -> Any:
 
 
 def _rate(amount: str) -> Any:
-    def rate(thing: Timed) -> Value:
+    def rate(thing: TimingRow) -> Value:
         return getattr(thing.timing, amount) / thing.median if thing.median else None
 
     return rate

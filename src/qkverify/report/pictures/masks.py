@@ -25,7 +25,7 @@ EMPTY = 2  # the row that is hidden from every key
 
 
 @dataclass(frozen=True)
-class Case:
+class MaskExample:
     """One call: its options, made for a number of queries and keys; `entry` is the batch entry that is drawn.
 
     `meanings` names the convention by what query number `telling` reads; what it does not name is drawn all the same.
@@ -59,17 +59,18 @@ BOTTOM_RIGHT = {
     for row, what in {**ROWS, "reads 0 to 3": "uniform"}.items()
 }
 CASES = (
-    Case("causal-square", "causal, as many queries as keys", _causal),
-    Case("causal-wide", "causal, 4 queries and 7 keys", _causal, queries=4,
+    MaskExample("causal-square", "causal, as many queries as keys", _causal),
+    MaskExample("causal-wide", "causal, 4 queries and 7 keys", _causal, queries=4,
          meanings={"reads 0": "top-left", "reads 0 to 3": "bottom-right"}),
-    Case("causal-tall", "causal, 7 queries and 4 keys", _causal, keys=4, meanings={"reads 0": "top-left", **BOTTOM_RIGHT}),
-    Case("window", "window (2, 1)", lambda q, k: {"window": (2, 1)}, telling=3, meanings={"reads 1 to 4": "both ends included"}),
-    Case("window-wide", "window (1, 1), 4 queries and 7 keys", lambda q, k: {"window": (1, 1)}, queries=4,
+    MaskExample("causal-tall", "causal, 7 queries and 4 keys", _causal, keys=4, meanings={"reads 0": "top-left", **BOTTOM_RIGHT}),
+    MaskExample("window", "window (2, 1)", lambda q, k: {"window": (2, 1)}, telling=3,
+                meanings={"reads 1 to 4": "both ends included"}),
+    MaskExample("window-wide", "window (1, 1), 4 queries and 7 keys", lambda q, k: {"window": (1, 1)}, queries=4,
          meanings={"reads 0 to 1": "top-left", "reads 2 to 4": "bottom-right"}),
-    Case("padding", "key length 4 of 7", lambda q, k: {"key_lengths": np.array([7, 4], np.int32)}, entry=1,
+    MaskExample("padding", "key length 4 of 7", lambda q, k: {"key_lengths": np.array([7, 4], np.int32)}, entry=1,
          meanings={"reads 0 to 3": "padding is not read"}),
-    Case("prefix", "a mask with a prefix of 3 keys, causal after it", _prefix),
-    Case("empty", f"a mask that hides every key from query {EMPTY}", _hidden, telling=EMPTY,
+    MaskExample("prefix", "a mask with a prefix of 3 keys, causal after it", _prefix),
+    MaskExample("empty", f"a mask that hides every key from query {EMPTY}", _hidden, telling=EMPTY,
          meanings={row: f"{what} there" for row, what in {**ROWS, "reads 0 to 6": "uniform"}.items()}),
 )  # fmt: skip
 
@@ -90,7 +91,7 @@ def _called(cell: Cell) -> str:
     return name if cell.device == "cpu" else f"{name} on {cell.device}"
 
 
-def answers(case: Case, runs: dict[str, Run]) -> Iterator[Picture]:
+def answers(case: MaskExample, runs: dict[str, Run]) -> Iterator[Picture]:
     """The different pictures of one case, 1 for a key that is read, and one that says who refused it."""
     drawn: dict[str, tuple[list[list[float | None]], list[str]]] = {}
     refused = []
@@ -121,13 +122,13 @@ def answers(case: Case, runs: dict[str, Run]) -> Iterator[Picture]:
         )
 
 
-def titled(case: Case, values: list[list[float | None]]) -> str:
+def titled(case: MaskExample, values: list[list[float | None]]) -> str:
     """The case, and the name of the convention that was found."""
     meaning = case.meanings.get(_reads(values[case.telling]))
     return f"{case.title}: {meaning}" if meaning else case.title
 
 
-def weights(case: Case, run: Run) -> np.ndarray | None:
+def weights(case: MaskExample, run: Run) -> np.ndarray | None:
     """The weight (Q,K) of every key for every query; None where the implementation does not offer the option."""
     options = case.options(case.queries, case.keys)
     if not run.offers(*options):

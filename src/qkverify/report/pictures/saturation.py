@@ -28,7 +28,7 @@ QUERIES, KEYS, SEED = 256, 64, 0
 LINES = ("not scaled", "scaled by 1/√d_k")
 
 
-class Measured(NamedTuple):
+class SaturationPoint(NamedTuple):
     """At one d_k: the means of squared scores and of the entropy as a share of log KEYS, the median of the Jacobian's norm."""
 
     variance: float
@@ -87,7 +87,7 @@ def scaling() -> Iterator[Picture]:
 
 
 @functools.cache
-def measured(size: int) -> tuple[Measured, Measured]:
+def measured(size: int) -> tuple[SaturationPoint, SaturationPoint]:
     """Unscaled and scaled: standard normal queries (QUERIES, one each), keys (KEYS each) of d_k = `size`."""
     numbers = np.random.default_rng((SEED, size))
     query = numbers.standard_normal((QUERIES, 1, 1, size))
@@ -95,14 +95,16 @@ def measured(size: int) -> tuple[Measured, Measured]:
     return described(query, key, 1.0), described(query, key, size**-0.5)
 
 
-def described(query: np.ndarray, key: np.ndarray, scale: float) -> Measured:
+def described(query: np.ndarray, key: np.ndarray, scale: float) -> SaturationPoint:
     """Queries (B,1,1,D) and keys (B,1,K,D) at one scale, by the weights that an implementation gives."""
     identity = np.ascontiguousarray(np.broadcast_to(np.eye(KEYS), (QUERIES, 1, KEYS, KEYS)))
     weights = registry.find(IMPLEMENTATION)[0].function(query, key, identity, scale=scale)[:, 0, 0]  # (B,K)
     scores = (query @ key.swapaxes(-1, -2)) * scale
     logarithms = np.log(weights, out=np.zeros_like(weights), where=weights > 0)
     entropy = -(weights * logarithms).sum(-1) / math.log(KEYS)
-    return Measured(float(np.mean(scores**2)), float(np.mean(entropy)), float(np.median(norms(weights))))
+    return SaturationPoint(
+        float(np.mean(scores**2)), float(np.mean(entropy)), float(np.median(norms(weights)))
+    )
 
 
 def norms(weights: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from qkverify import units
 from qkverify.report.charts import Strip, strip_chart
 from qkverify.report.markdown import code, table
-from qkverify.report.model import BROKEN, Report, Row
+from qkverify.report.model import BROKEN, Report, VerdictRow
 from qkverify.report.templating import fill
 from qkverify.results import Accuracy, Verdict
 
@@ -20,7 +20,7 @@ TITLE = "Accuracy"
 class Margins(NamedTuple):
     """Of one row: the laws that hold and have a margin, smallest first, and how many broke their bound."""
 
-    row: Row
+    row: VerdictRow
     held: list[Verdict]
     broken: int
 
@@ -29,7 +29,7 @@ class Margins(NamedTuple):
         return self.held[-1] if self.held else None
 
 
-class Panel(NamedTuple):
+class AccuracyPanel(NamedTuple):
     """One chart and its rows: `title` says which dtype and device."""
 
     title: str
@@ -84,13 +84,13 @@ def _by_place(report: Report) -> dict[tuple[str, str], list[Margins]]:
     return {place: rows for place, rows in places.items() if rows}
 
 
-def _panel(report: Report, device: str, dtype: str, rows: list[Margins]) -> Panel:
+def _panel(report: Report, device: str, dtype: str, rows: list[Margins]) -> AccuracyPanel:
     title = f"{dtype} on {device}"
     strips = [_strip(report, one) for one in rows]
     alt = f"Largest margin of each implementation, {title}: " + ", ".join(
         f"{s.name} {s.value}" for s in strips
     )
-    return Panel(
+    return AccuracyPanel(
         title,
         device,
         dtype,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from qkverify import units
-from qkverify.report.charts import Point, Series, line_chart
+from qkverify.report.charts import ChartSeries, Point, line_chart
 from qkverify.report.markdown import table
 from qkverify.report.model import Report
 from qkverify.report.templating import fill
@@ -22,7 +22,7 @@ LONGER = "With the same d, self-attention takes longer than another layer"
 OTHERS = "neighbours k or r, side of a matrix product"
 
 
-class Place(NamedTuple):
+class LayerPlace(NamedTuple):
     """Where the layers were timed."""
 
     implementation: str
@@ -33,13 +33,13 @@ class Place(NamedTuple):
         return f"{self.implementation} on {self.device}"
 
 
-class Line(NamedTuple):
+class ExponentLine(NamedTuple):
     """One variable of one layer: the exponent in theory, counted, and at every place the record and its fit."""
 
     variable: str
     theory: int
     counted: float | None
-    measured: list[tuple[Place, Complexity | None, fitting.Growth | None]]
+    measured: list[tuple[LayerPlace, Complexity | None, fitting.FittedExponent | None]]
 
 
 class Block(NamedTuple):
@@ -47,7 +47,7 @@ class Block(NamedTuple):
 
     layer: str
     formula: str
-    lines: list[Line]
+    lines: list[ExponentLine]
     travel: Travel | None
 
 
@@ -65,7 +65,7 @@ class Crossing(NamedTuple):
 class Figure(NamedTuple):
     """One chart, of one variable at one place."""
 
-    place: Place
+    place: LayerPlace
     title: str
     chart: Markup
 
@@ -89,7 +89,7 @@ def html(report: Report) -> Markup:
     return fill("complexity.jinja", meeting=meeting, longer=LONGER, **names, **notes)
 
 
-def places(report: Report) -> list[Place]:
+def places(report: Report) -> list[LayerPlace]:
     return list(dict.fromkeys(_place(record) for record in report.complexity))
 
 
@@ -111,7 +111,9 @@ def layers(report: Report) -> list[str]:
     return list(dict.fromkeys(r.layer for r in report.complexity))
 
 
-def figure(report: Report, place: Place, title: str, variables: tuple[str, ...], label: str) -> Figure | None:
+def figure(
+    report: Report, place: LayerPlace, title: str, variables: tuple[str, ...], label: str
+) -> Figure | None:
     """Time against a variable, a line for every layer, the slope of theory dashed along the sizes that were fitted."""
     series = [
         _series(record, layers(report).index(record.layer), named=record.variable not in TOGETHER)
@@ -126,7 +128,7 @@ def figure(report: Report, place: Place, title: str, variables: tuple[str, ...],
     return Figure(place, title, chart)
 
 
-def crossings(report: Report, place: Place) -> list[Crossing]:
+def crossings(report: Report, place: LayerPlace) -> list[Crossing]:
     """Where self-attention begins to take longer than another layer of the same d: the source's argument for it, measured."""
     over_n = {r.layer: r for r in report.complexity if _place(r) == place and r.variable == "n"}
     own = over_n.pop("self-attention", None)
@@ -145,7 +147,7 @@ def at_fixed(record: Complexity) -> str:
     return ", ".join(f"{name} = {size}" for name, size in record.fixed.items())
 
 
-def _series(record: Complexity, colour: int, *, named: bool) -> Series:
+def _series(record: Complexity, colour: int, *, named: bool) -> ChartSeries:
     best = {n: min(times) for n, times in zip(record.sizes, record.seconds, strict=True) if times}
     points = [
         Point(n, s, f"{record.layer}, {record.variable} {n}: {units.seconds(s)}") for n, s in best.items()
@@ -154,21 +156,21 @@ def _series(record: Complexity, colour: int, *, named: bool) -> Series:
     if fit is not None:
         guide = [(n, best[fit.last] * (n / fit.last) ** record.theory) for n in (fit.first, fit.last)]
     label = f"{record.layer.split()[0]} {record.variable}" if named else record.layer
-    return Series(label, colour, points, {"device": record.device, "dtype": record.dtype}, guide)
+    return ChartSeries(label, colour, points, {"device": record.device, "dtype": record.dtype}, guide)
 
 
-def _line(report: Report, records: list[Complexity]) -> Line:
+def _line(report: Report, records: list[Complexity]) -> ExponentLine:
     by_place = {_place(record): record for record in records}
     measured = [
         (place, by_place.get(place), fitting.growth(by_place[place]) if place in by_place else None)
         for place in places(report)
     ]
     counted = next((c for c in map(fitting.counted, records) if c is not None), None)
-    return Line(records[0].variable, records[0].theory, counted, measured)
+    return ExponentLine(records[0].variable, records[0].theory, counted, measured)
 
 
-def _place(record: Complexity) -> Place:
-    return Place(record.implementation, record.device, record.dtype)
+def _place(record: Complexity) -> LayerPlace:
+    return LayerPlace(record.implementation, record.device, record.dtype)
 
 
 def _charts(report: Report) -> list[tuple[str, tuple[str, ...], str]]:
@@ -204,7 +206,7 @@ def _exponent(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def _said(record: Complexity | None, fit: fitting.Growth | None) -> str:
+def _said(record: Complexity | None, fit: fitting.FittedExponent | None) -> str:
     if record is None or fit is None:
         return "" if record is None else f"not timed: {record.reason}"
     return f"{fit.exponent:.2f} ({fit.low:.2f} .. {fit.high:.2f}), {fit.word(record.theory)}"

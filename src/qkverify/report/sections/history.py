@@ -12,9 +12,9 @@ from qkverify import units
 from qkverify.history.change_points import FEWEST_RUNS, Floats
 from qkverify.history.earlier_runs import PastRun
 from qkverify.history.machine_drift import together
-from qkverify.history.trends import Change, Finding, Trend, findings_of, software_changes
+from qkverify.history.trends import Change, DetectedStep, Trend, findings_of, software_changes
 from qkverify.report import timings
-from qkverify.report.charts import Point, Series, run_chart
+from qkverify.report.charts import ChartSeries, Point, run_chart
 from qkverify.report.markdown import code, table
 from qkverify.report.model import Report, in_order
 from qkverify.report.templating import fill
@@ -26,22 +26,22 @@ TITLE = "History"
 MOST_CELLS = 120  # rows of the tables of all cells together; the rest are in the exports
 
 
-class Charts(NamedTuple):
+class TrendCharts(NamedTuple):
     direction: str
     normalised: Markup
     measured: Markup
 
 
-class Place(NamedTuple):
+class DeviceHistory(NamedTuple):
     """One device and dtype; `rows` are its cells, those that changed most first."""
 
     device: str
     dtype: str
-    charts: list[Charts]
+    charts: list[TrendCharts]
     rows: list[Trend]
 
 
-class Row(NamedTuple):
+class TrendRow(NamedTuple):
     """One run in words; `pace` on each device, as a ratio of times to the latest run."""
 
     number: int
@@ -86,7 +86,7 @@ def standing(report: Report) -> str:
     )
 
 
-def sentence(report: Report, finding: Finding) -> str:
+def sentence(report: Report, finding: DetectedStep) -> str:
     """ "torch_eager forward float32 on cpu is 1.31 × slower (1.25 .. 1.38)", and since when."""
     run, cell, change = report.trends.runs[finding.change.since], finding.cell, finding.change
     slower = change.ratio > 1
@@ -101,13 +101,13 @@ def sentence(report: Report, finding: Finding) -> str:
     )
 
 
-def confirmed(finding: Finding) -> str:
+def confirmed(finding: DetectedStep) -> str:
     return (
         "" if finding.change.runs_after > 1 else "Seen in one run so far: the next one confirms or clears it."
     )
 
 
-def rows(report: Report) -> list[Row]:
+def rows(report: Report) -> list[TrendRow]:
     """The runs, the latest first."""
     trends = report.trends
     found = []
@@ -115,7 +115,9 @@ def rows(report: Report) -> list[Row]:
         before = trends.runs[number - 1] if number else None
         changes = software_changes(before, run) if before else []
         found.append(
-            Row(number + 1, moment(run), commit(run), _pace(report, number), _control(run), _verdicts(run), ", ".join(changes))
+            TrendRow(
+                number + 1, moment(run), commit(run), _pace(report, number), _control(run), _verdicts(run), ", ".join(changes)
+            )
         )  # fmt: skip
     return found[::-1]
 
@@ -147,14 +149,14 @@ def ratio(change: Change | None) -> str:
     return f"{units.ratio(change.ratio)} ({units.ratio(change.low)} .. {units.ratio(change.high)})"
 
 
-def _places(report: Report) -> list[Place]:
+def _places(report: Report) -> list[DeviceHistory]:
     places = [
         (device, dtype, [t for t in report.trends.cells if (t.cell.device, t.cell.dtype) == (device, dtype)])
         for device, dtype in report.places
     ]
     kept = sorted(report.trends.cells, key=_size, reverse=True)[:MOST_CELLS]
     return [
-        Place(device, dtype, _charts(report, mine), [trend for trend in kept if trend in mine])
+        DeviceHistory(device, dtype, _charts(report, mine), [trend for trend in kept if trend in mine])
         for device, dtype, mine in places
         if mine
     ]
@@ -166,10 +168,10 @@ def _size(trend: Trend) -> float:
     return max([last, *(1 + abs(math.log(step.ratio)) for step in trend.steps)])
 
 
-def _charts(report: Report, mine: Sequence[Trend]) -> list[Charts]:
+def _charts(report: Report, mine: Sequence[Trend]) -> list[TrendCharts]:
     directions = timings.in_directions({trend.cell.direction for trend in mine})
     return [
-        Charts(
+        TrendCharts(
             direction,
             _chart(report, [t for t in mine if t.cell.direction == direction], direction, normalised=True),
             _chart(report, [t for t in mine if t.cell.direction == direction], direction, normalised=False),
@@ -188,7 +190,7 @@ def _chart(report: Report, mine: Sequence[Trend], direction: str, *, normalised:
         line = together([trend.normalised if normalised else trend.seconds for trend in trends])
         marked = {step.since for trend in trends for step in trend.steps} if normalised else set()
         points = _points(report, name, line, marked)
-        series.append(Series(name, report.colour(name), points, {"implementation": name}))
+        series.append(ChartSeries(name, report.colour(name), points, {"implementation": name}))
         said.append(f"{name} {units.ratio(points[-1].y)}")
     what = "Normalised time" if normalised else "Time as measured"
     alt = (

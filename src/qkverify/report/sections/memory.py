@@ -18,7 +18,7 @@ ORDER = 60
 TITLE = "Memory"
 
 
-class Growth(NamedTuple):
+class MemoryGrowth(NamedTuple):
     """One implementation: its peak at the longest length, and the exponent of the fit over lengths."""
 
     implementation: str
@@ -27,7 +27,7 @@ class Growth(NamedTuple):
     exponent: float | None
 
 
-class Panel(NamedTuple):
+class MemoryPanel(NamedTuple):
     """One chart, of one family of cases on one device in one dtype and direction."""
 
     device: str
@@ -36,7 +36,7 @@ class Panel(NamedTuple):
     name: str
     shape: str
     chart: Markup
-    growth: list[Growth]
+    growth: list[MemoryGrowth]
 
 
 def html(report: Report) -> Markup:
@@ -48,7 +48,7 @@ def html(report: Report) -> Markup:
     return fill("memory.jinja", panels=found, groups=groups) if found else Markup("")
 
 
-def panels(report: Report) -> list[Panel]:
+def panels(report: Report) -> list[MemoryPanel]:
     """Where a peak was measured at two lengths or more."""
     found = []
     for device, dtype in report.places:
@@ -60,7 +60,7 @@ def panels(report: Report) -> list[Panel]:
     return found
 
 
-def _panel(report: Report, family: timings.Family, direction: str, mine: list[Timing]) -> Panel:
+def _panel(report: Report, family: timings.Family, direction: str, mine: list[Timing]) -> MemoryPanel:
     growth = [
         _growth(name, [t for t in mine if t.implementation == name])
         for name in report.implementations
@@ -70,7 +70,7 @@ def _panel(report: Report, family: timings.Family, direction: str, mine: list[Ti
     drawn = timings.series([(t, t.peak_bytes or 0, _tip(t)) for t in mine], report)
     alt = f"Peak memory against length, {family.name}, {direction}. At the longest: {said}"
     chart = line_chart(drawn, alt=alt, unit=units.size, base=2, room=timings.room(report))
-    return Panel(mine[0].device, mine[0].dtype, direction, family.name, family.shape, chart, growth)
+    return MemoryPanel(mine[0].device, mine[0].dtype, direction, family.name, family.shape, chart, growth)
 
 
 def _tip(timing: Timing) -> str:
@@ -79,10 +79,10 @@ def _tip(timing: Timing) -> str:
     )
 
 
-def _growth(name: str, mine: list[Timing]) -> Growth:
+def _growth(name: str, mine: list[Timing]) -> MemoryGrowth:
     longest = max(mine, key=lambda t: t.sizes["K"])
     fit = timings.exponent([t.sizes["K"] for t in mine], [t.peak_bytes for t in mine])
-    return Growth(name, longest.sizes["K"], longest.peak_bytes or 0, fit)
+    return MemoryGrowth(name, longest.sizes["K"], longest.peak_bytes or 0, fit)
 
 
 def markdown(report: Report) -> str:

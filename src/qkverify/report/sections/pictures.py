@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from qkverify.report.charts import Point, Series, line_chart
+from qkverify.report.charts import ChartSeries, Point, line_chart
 from qkverify.report.heat import heat, label_marks
 from qkverify.report.markdown import plain, table
 from qkverify.report.model import Report
@@ -81,7 +81,7 @@ def lines(picture: Picture) -> Markup:
     """Rows as lines over the numbers of the columns; the third, where there is one, is what theory says."""
     xs = [float(column) for column in picture.columns]
     series = [
-        Series(
+        ChartSeries(
             name,
             i,
             [

@@ -18,7 +18,7 @@ TITLE = "How strong the laws are"
 STEP, GAP, TOP = 9.0, 8.0, 16.0  # a square with its margin; between families; above the first row
 
 
-class Column(NamedTuple):
+class LawColumn(NamedTuple):
     """A law that kills something, and where its column is drawn."""
 
     law: str
@@ -46,7 +46,7 @@ def killed_most(report: Report) -> list[Planted]:
     return sorted(mutants, key=lambda one: (-len(one.kills), one.name))
 
 
-def columns(mutants: list[Planted]) -> list[Column]:
+def columns(mutants: list[Planted]) -> list[LawColumn]:
     """Families in the report's order; in each the law that kills most first."""
     counts: dict[tuple[str, str], int] = {}
     for one in mutants:
@@ -57,7 +57,7 @@ def columns(mutants: list[Planted]) -> list[Column]:
         for _, law in sorted(
             (key for key in counts if key[0] == family), key=lambda key: (-counts[key], key)
         ):
-            found.append(Column(law, family, x))
+            found.append(LawColumn(law, family, x))
             x += STEP
         x += GAP
     return found

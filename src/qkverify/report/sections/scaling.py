@@ -20,11 +20,11 @@ TITLE = "Scaling"
 THEORY = 2.0  # every query meets every key
 
 
-class Row(NamedTuple):
+class ScalingRow(NamedTuple):
     """One implementation: the growth of its time, and the exponent of its peak memory where that was measured."""
 
     implementation: str
-    growth: timings.Growth
+    growth: timings.TimeGrowth
     memory: float | None
 
     @property
@@ -48,7 +48,7 @@ class Row(NamedTuple):
         return "the whole score matrix" if abs(self.memory - 2) < abs(self.memory - 1) else "tiles"
 
 
-class Panel(NamedTuple):
+class ScalingPanel(NamedTuple):
     """One family of cases in one dtype and direction on one device."""
 
     name: str
@@ -57,7 +57,7 @@ class Panel(NamedTuple):
     dtype: str
     direction: str
     chart: Markup
-    rows: list[Row]
+    rows: list[ScalingRow]
 
 
 def html(report: Report) -> Markup:
@@ -67,7 +67,7 @@ def html(report: Report) -> Markup:
     return fill("scaling.jinja", panels=found, short=short, fewest=timings.FEWEST_LENGTHS, theory=THEORY)
 
 
-def panels(report: Report) -> list[Panel]:
+def panels(report: Report) -> list[ScalingPanel]:
     series = [
         (family, mine[0], rows)
         for family, mine in _series(report)
@@ -79,7 +79,7 @@ def panels(report: Report) -> list[Panel]:
         max((_ends(r)[1] for r in every), default=THEORY),
     )
     return [
-        Panel(
+        ScalingPanel(
             f.name,
             f.shape,
             t.device,
@@ -110,20 +110,20 @@ def _series(report: Report) -> list[tuple[timings.Family, list[Timing]]]:
     ]
 
 
-def _row(name: str, mine: list[Timing]) -> Row | None:
+def _row(name: str, mine: list[Timing]) -> ScalingRow | None:
     own = [t for t in mine if t.implementation == name]
     growth = timings.growth(own)
     memory = timings.exponent([t.sizes["K"] for t in own], [t.peak_bytes for t in own])
-    return growth and Row(name, growth, memory)
+    return growth and ScalingRow(name, growth, memory)
 
 
-def _ends(row: Row) -> tuple[float, float]:
+def _ends(row: ScalingRow) -> tuple[float, float]:
     """What the bar of a row covers: without an interval, the exponent alone."""
     g = row.growth
     return (g.exponent, g.exponent) if g.low is None or g.high is None else (g.low, g.high)
 
 
-def _chart(report: Report, rows: list[Row], title: str, span: tuple[float, float]) -> Markup:
+def _chart(report: Report, rows: list[ScalingRow], title: str, span: tuple[float, float]) -> Markup:
     reaches = [
         Reach(
             row.implementation,
@@ -142,7 +142,7 @@ def _chart(report: Report, rows: list[Row], title: str, span: tuple[float, float
     return interval_chart(reaches, alt=alt, axis="exponent of time over length", expected=THEORY, span=span)
 
 
-def _tip(row: Row) -> str:
+def _tip(row: ScalingRow) -> str:
     g = row.growth
     interval = f" ({row.interval})" if row.interval else ""
     return (

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from qkverify import units
 from qkverify.report import headline, timings
-from qkverify.report.charts import Point, Series, line_chart
+from qkverify.report.charts import ChartSeries, Point, line_chart
 from qkverify.report.markdown import code, plain, table
 from qkverify.report.model import Report
 from qkverify.report.sections.broken import linked
@@ -23,11 +23,11 @@ TITLE = "Speed"
 UNKNOWN = "no reason recorded"
 
 
-class Row(NamedTuple):
+class SpeedRow(NamedTuple):
     """One implementation on one case: a line for each direction in which it was to be timed."""
 
     implementation: str
-    lines: dict[str, timings.Line]
+    lines: dict[str, timings.TimingLine]
 
     @property
     def margin(self) -> str:
@@ -55,13 +55,13 @@ class Row(NamedTuple):
         return _largest([line.timing.peak_bytes for line in self.lines.values()], units.size)
 
 
-class Table(NamedTuple):
+class SpeedTable(NamedTuple):
     """One case: rows by time of the first direction."""
 
     case: str
     shape: str
     directions: list[str]
-    rows: list[Row]
+    rows: list[SpeedRow]
 
     @property
     def timed(self) -> bool:
@@ -88,7 +88,7 @@ class Table(NamedTuple):
         return found
 
 
-class Charts(NamedTuple):
+class SpeedCharts(NamedTuple):
     """Three charts of one family of cases in one direction; one without a series is empty."""
 
     title: str
@@ -98,15 +98,15 @@ class Charts(NamedTuple):
     share: Markup
 
 
-class Place(NamedTuple):
+class DeviceTimes(NamedTuple):
     """All that was timed on one device in one dtype."""
 
     device: str
     dtype: str
     ceilings: str
-    charts: list[Charts]
-    tables: list[Table]
-    series_tables: list[Table]
+    charts: list[SpeedCharts]
+    tables: list[SpeedTable]
+    series_tables: list[SpeedTable]
     known: list[tuple[Markup, list[str]]]
 
 
@@ -120,7 +120,7 @@ def html(report: Report) -> Markup:
     )
 
 
-def _place(report: Report, device: str, dtype: str) -> Place:
+def _place(report: Report, device: str, dtype: str) -> DeviceTimes:
     here = timings.at(report, device, dtype)
     families, alone = timings.families(here)
     charts = [
@@ -131,7 +131,7 @@ def _place(report: Report, device: str, dtype: str) -> Place:
     ]
     tables = [_table(report, here, case) for case in alone]
     rest = [_table(report, here, case) for family in families for case in family.cases]
-    return Place(device, dtype, _ceilings(report, device, dtype), charts, tables, rest, _known(here))
+    return DeviceTimes(device, dtype, _ceilings(report, device, dtype), charts, tables, rest, _known(here))
 
 
 def _known(here: list[Timing]) -> list[tuple[Markup, list[str]]]:
@@ -143,19 +143,19 @@ def _known(here: list[Timing]) -> list[tuple[Markup, list[str]]]:
     return [(linked(said), list(names)) for said, names in found.items()]
 
 
-def _charts(report: Report, family: timings.Family, direction: str) -> Charts:
+def _charts(report: Report, family: timings.Family, direction: str) -> SpeedCharts:
     mine = [t for t in family.timings if t.direction == direction]
     known = [one for t in mine if (one := timings.timed(t, report))]
     title = f"{family.name}, {direction}"
     room = timings.room(report)
 
-    def series(values: Iterable[float | None]) -> list[Series]:
+    def series(values: Iterable[float | None]) -> list[ChartSeries]:
         pairs = zip(known, values, strict=True)
         return timings.series([(one.timing, value or 0.0, one.tip) for one, value in pairs], report)
 
     time, rate = series(one.seconds for one in known), series(one.rate for one in known)
     share = series(one.share for one in known)
-    return Charts(
+    return SpeedCharts(
         title,
         family.shape,
         line_chart(time, alt=_alt("Time", title, known), unit=units.seconds, room=room),
@@ -168,13 +168,13 @@ def _charts(report: Report, family: timings.Family, direction: str) -> Charts:
     )
 
 
-def _roofline(known: list[timings.Timed]) -> list[Point]:
+def _roofline(known: list[timings.TimingNumbers]) -> list[Point]:
     """The highest rate that the measured ceilings allow at each length."""
     rates = {one.timing.sizes["K"]: one.rate / one.share for one in known if one.share}
     return [Point(length, rate, "measured roofline") for length, rate in rates.items()]
 
 
-def _alt(what: str, title: str, known: list[timings.Timed]) -> str:
+def _alt(what: str, title: str, known: list[timings.TimingNumbers]) -> str:
     """The chart in a sentence: what stands at its right end."""
     longest = max(one.timing.sizes["K"] for one in known)
     ends = sorted((o.seconds, o.timing.implementation) for o in known if o.timing.sizes["K"] == longest)
@@ -182,14 +182,16 @@ def _alt(what: str, title: str, known: list[timings.Timed]) -> str:
     return f"{what} against length, {title}. At {longest}: {said}"
 
 
-def _table(report: Report, here: list[Timing], case: str) -> Table:
+def _table(report: Report, here: list[Timing], case: str) -> SpeedTable:
     mine = [t for t in here if t.case == case]
     directions = timings.directions(mine)
-    rows: dict[str, dict[str, timings.Line]] = {}
+    rows: dict[str, dict[str, timings.TimingLine]] = {}
     for direction in directions:
         for line in timings.lines([t for t in mine if t.direction == direction], report):
             rows.setdefault(line.timing.implementation, {})[direction] = line
-    return Table(case, timings.shape(mine[0]), directions, [Row(name, lines) for name, lines in rows.items()])
+    return SpeedTable(
+        case, timings.shape(mine[0]), directions, [SpeedRow(name, lines) for name, lines in rows.items()]
+    )
 
 
 def _largest(values: Iterable[float | None], unit: Callable[[float], str]) -> str:
@@ -229,7 +231,7 @@ def markdown(report: Report) -> str:
     return "\n\n".join([*found, "Not timed:\n\n" + "\n".join(reasons)] if reasons else found)
 
 
-def _best(ran: list[timings.Timed]) -> list[str]:
+def _best(ran: list[timings.TimingNumbers]) -> list[str]:
     """The fastest of a case in words."""
     one = min(ran, key=lambda one: one.seconds)
     share = "" if one.share is None else units.percent(one.share)

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from qkverify import units
 from qkverify.report import timings
-from qkverify.report.charts import Point, Series, scatter_chart
+from qkverify.report.charts import ChartSeries, Point, scatter_chart
 from qkverify.report.markdown import code, table
 from qkverify.report.model import Report
 from qkverify.report.templating import fill
@@ -33,7 +33,7 @@ class Standing(NamedTuple):
     front: bool
 
 
-class Case(NamedTuple):
+class TradeoffCase(NamedTuple):
     """All implementations of one case, fastest first; `measure` says what their error is."""
 
     case: str
@@ -75,12 +75,12 @@ def html(report: Report) -> Markup:
     )
 
 
-def words(case: Case) -> Callable[[float], str]:
+def words(case: TradeoffCase) -> Callable[[float], str]:
     """How an error of this case is written: "0.35 ×" of a textbook's, or a margin."""
     return (lambda value: f"{value:.2g} ×") if case.measure == RATIO else units.margin
 
 
-def cases(report: Report) -> list[Case]:
+def cases(report: Report) -> list[TradeoffCase]:
     """The cases, forward, on which two implementations or more were timed and have an error."""
     found = []
     for device, dtype in report.places:
@@ -95,9 +95,9 @@ def cases(report: Report) -> list[Case]:
     return found
 
 
-def chosen(report: Report, found: list[Case]) -> list[Case]:
+def chosen(report: Report, found: list[TradeoffCase]) -> list[TradeoffCase]:
     """What is drawn: of cases that differ in length only the longest, and at most MOST_CHARTS of one place."""
-    drawn: list[Case] = []
+    drawn: list[TradeoffCase] = []
     for device, dtype in report.places:
         families, alone = timings.families(timings.at(report, device, dtype))
         here = [c for c in found if (c.device, c.dtype) == (device, dtype)]
@@ -108,7 +108,7 @@ def chosen(report: Report, found: list[Case]) -> list[Case]:
     return drawn
 
 
-def _case(report: Report, mine: list[Timing], left_out: str) -> Case:
+def _case(report: Report, mine: list[Timing], left_out: str) -> TradeoffCase:
     t = mine[0]
     ratios = {
         a.implementation: a.ratio for a in report.accuracy if (a.device, a.dtype) == (t.device, t.dtype)
@@ -127,7 +127,7 @@ def _case(report: Report, mine: list[Timing], left_out: str) -> Case:
         Standing(name, s, e, not any(_beats(other, (s, e)) for other in known)) for s, e, name in known
     ]
     measure = RATIO if by_ratio else MARGIN
-    return Case(t.case, timings.shape(t), t.device, t.dtype, measure, standings, left_out)
+    return TradeoffCase(t.case, timings.shape(t), t.device, t.dtype, measure, standings, left_out)
 
 
 def _beats(other: tuple[float, float, str], one: tuple[float, float]) -> bool:
@@ -135,9 +135,9 @@ def _beats(other: tuple[float, float, str], one: tuple[float, float]) -> bool:
     return other[0] <= one[0] and other[1] <= one[1] and other[:2] != one
 
 
-def _chart(report: Report, case: Case) -> Markup:
+def _chart(report: Report, case: TradeoffCase) -> Markup:
     dots = [
-        Series(
+        ChartSeries(
             s.implementation,
             report.colour(s.implementation),
             [Point(s.seconds, s.error, _tip(case, s))],
@@ -152,7 +152,7 @@ def _chart(report: Report, case: Case) -> Markup:
     )
 
 
-def _tip(case: Case, one: Standing) -> str:
+def _tip(case: TradeoffCase, one: Standing) -> str:
     place = "on the front" if one.front else "another one is at least as fast and as accurate"
     return f"{one.implementation}: {units.seconds(one.seconds)}, {words(case)(one.error)}; {place}"
 

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from qkverify import units
 from qkverify.report.markdown import code, plain, table
-from qkverify.report.model import BROKEN, BY_GRAVITY, Cell, Report, Row, element_id, margin
+from qkverify.report.model import BROKEN, BY_GRAVITY, MatrixSquare, Report, VerdictRow, element_id, margin
 from qkverify.report.templating import fill
 from qkverify.results import ImplementationInfo, Verdict
 
@@ -34,7 +34,7 @@ class Matrix(NamedTuple):
 
     families: list[str]
     dtypes: list[str]
-    groups: list[tuple[str, ImplementationInfo | None, list[Row]]]
+    groups: list[tuple[str, ImplementationInfo | None, list[VerdictRow]]]
 
     @property
     def single(self) -> bool:
@@ -44,10 +44,10 @@ class Matrix(NamedTuple):
     def several_devices(self) -> bool:
         return len({row.device for _, _, rows in self.groups for row in rows}) > 1
 
-    def places(self, rows: list[Row]) -> list[tuple[str, dict[str, Cell]]]:
+    def places(self, rows: list[VerdictRow]) -> list[tuple[str, dict[str, MatrixSquare]]]:
         """Of a single family: for every device its cells by dtype."""
         (family,) = self.families
-        found: dict[str, dict[str, Cell]] = {}
+        found: dict[str, dict[str, MatrixSquare]] = {}
         for row in rows:
             found.setdefault(row.device, {})[row.dtype] = row.cells[family]
         return list(found.items())
@@ -112,7 +112,7 @@ def unverified(report: Report) -> dict[str, list[str]]:
     return {phrase: list(dict.fromkeys(names)) for phrase, names in found.items()}
 
 
-def words(cell: Cell) -> tuple[str, str]:
+def words(cell: MatrixSquare) -> tuple[str, str]:
     """What a cell says, and what it says beneath in small."""
     first, more = cell.gravest[0], len(cell.gravest) - 1
     rest = f"+ {more} more" if more else ""
@@ -138,7 +138,7 @@ def joined(*words: str) -> str:
     return ", ".join(filter(None, words))
 
 
-def aloud(cell: Cell) -> str:
+def aloud(cell: MatrixSquare) -> str:
     """The whole cell in one sentence, for its tooltip and for a screen reader."""
     held = f"{units.number_of(cell.held, 'law')} of {len(cell.verdicts)} held"
     examples = units.number_of(sum(v.examples for v in cell.verdicts), "example")
@@ -200,7 +200,7 @@ def markdown(report: Report) -> str:
     return "\n\n".join(filter(None, [*judged, "\n".join(missed), "\n".join(untested)]))
 
 
-def _short(cell: Cell | None) -> str:
+def _short(cell: MatrixSquare | None) -> str:
     if cell is None:
         return ""
     main, small = words(cell)

@@ -13,6 +13,24 @@ size, and would bend what is looked for.
 
 from qkverify.timing.complexity.layer import Layer, Span
 from qkverify.timing.complexity.layers import all_layers, layer
-from qkverify.timing.complexity.measuring import Place, Series, measure, places, series, travel
+from qkverify.timing.complexity.measuring import (
+    FrameworkOnDevice,
+    LayerSeries,
+    measure,
+    places,
+    series,
+    travel,
+)
 
-__all__ = ["Layer", "Place", "Series", "Span", "all_layers", "layer", "measure", "places", "series", "travel"]
+__all__ = [
+    "FrameworkOnDevice",
+    "Layer",
+    "LayerSeries",
+    "Span",
+    "all_layers",
+    "layer",
+    "measure",
+    "places",
+    "series",
+    "travel",
+]

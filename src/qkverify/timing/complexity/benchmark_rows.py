@@ -15,7 +15,14 @@ import pytest
 from qkverify.results import Complexity
 from qkverify.timing.complexity import fitting
 from qkverify.timing.complexity.layer import Layer
-from qkverify.timing.complexity.measuring import Place, Series, checked, measure_series, places, series
+from qkverify.timing.complexity.measuring import (
+    FrameworkOnDevice,
+    LayerSeries,
+    checked,
+    measure_series,
+    places,
+    series,
+)
 from qkverify.timing.pytest_benchmark import Benchmark, Replay
 from qkverify.verification import pytest_options
 
@@ -25,7 +32,7 @@ ROWS: pytest.StashKey[Rows] = pytest.StashKey()
 class Rows:
     """The rows of one pytest session, a series measured at all its places when the first of its tests is reached."""
 
-    def __init__(self, where: Iterable[Place], *, row_seconds: float = 1.0) -> None:
+    def __init__(self, where: Iterable[FrameworkOnDevice], *, row_seconds: float = 1.0) -> None:
         self.rows = {
             f"{one.layer.name} {one.variable} {place.framework} {place.device}".replace(" ", "-"): (
                 one,
@@ -37,7 +44,7 @@ class Rows:
         self.clock = Replay()
         self._row_seconds = row_seconds
         self._selected = set(self.rows)
-        self._measured: dict[Series, dict[Place, Complexity]] = {}
+        self._measured: dict[LayerSeries, dict[FrameworkOnDevice, Complexity]] = {}
 
     def parameters(self) -> list[Any]:
         """One pytest parameter a row, grouped in the table with the same variable at the other places."""
@@ -71,7 +78,7 @@ class Rows:
             lambda: self.clock.advance(next(samples)), rounds=len(record.seconds[-1]), iterations=1
         )
 
-    def _record(self, one: Series, place: Place) -> Complexity:
+    def _record(self, one: LayerSeries, place: FrameworkOnDevice) -> Complexity:
         if one not in self._measured:
             where = [p for name, (s, p) in self.rows.items() if s == one and name in self._selected]
             records = measure_series(one, where, budget_seconds=self._row_seconds * len(where))

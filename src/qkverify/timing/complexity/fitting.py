@@ -26,7 +26,7 @@ FEWEST_SIZES = 3  # two make a line without anything left beside it
 Word = Literal["agrees", "undecided", "differs"]
 
 
-class Growth(NamedTuple):
+class FittedExponent(NamedTuple):
     """An exponent with its interval, from the sizes `first` to `last`."""
 
     exponent: float
@@ -42,7 +42,7 @@ class Growth(NamedTuple):
         return "undecided" if self.low < theory + 0.5 and theory - 0.5 < self.high else "differs"
 
 
-def growth(record: Complexity) -> Growth | None:
+def growth(record: Complexity) -> FittedExponent | None:
     """Of the shortest times; None where fewer than three sizes were timed."""
     timed = [(n, min(times)) for n, times in zip(record.sizes, record.seconds, strict=True) if times]
     return fit([n for n, _ in timed], [seconds for _, seconds in timed])
@@ -81,7 +81,7 @@ def _logarithms(record: Complexity, *, counts: bool) -> tuple[np.ndarray, np.nda
     return pairs[:, 0], pairs[:, 1]
 
 
-def fit(sizes: Sequence[int], values: Sequence[float], *, last: int = FITTED) -> Growth | None:
+def fit(sizes: Sequence[int], values: Sequence[float], *, last: int = FITTED) -> FittedExponent | None:
     """The line through the logarithms of the `last` largest sizes; None under three."""
     if len(sizes) < FEWEST_SIZES:
         return None
@@ -91,7 +91,7 @@ def fit(sizes: Sequence[int], values: Sequence[float], *, last: int = FITTED) ->
     beside = y - y.mean() - slope * away
     error = math.sqrt(float(beside @ beside) / freedom / float(away @ away))
     reach = student(1 - (1 - CONFIDENCE) / 2, freedom) * error
-    return Growth(slope, slope - reach, slope + reach, sizes[-len(x)], sizes[-1])
+    return FittedExponent(slope, slope - reach, slope + reach, sizes[-len(x)], sizes[-1])
 
 
 def student(probability: float, freedom: int) -> float:

@@ -24,7 +24,7 @@ from qkverify.timing.complexity import checking, counting, tracing
 from qkverify.timing.complexity.layer import Layer, Sizes
 from qkverify.timing.complexity.layers import all_layers
 from qkverify.timing.grid import OUT_OF_TIME, Progress
-from qkverify.timing.sampling import FEWEST_ROUNDS, Plan, Samples, Subject, calibrate, interleave
+from qkverify.timing.sampling import FEWEST_ROUNDS, Samples, SamplingPlan, Subject, calibrate, interleave
 from qkverify.timing.thread_limits import one_thread
 
 FRAMEWORKS = ("numpy", "torch")
@@ -42,7 +42,7 @@ LENGTHS = (16, 32, 64, 128)  # at which chains are traced
 FIXED = {"d": 2, "k": 3, "r": 9, "A": 2, "B": 2, "C": 2}  # chains do not depend on d
 
 
-class Place(NamedTuple):
+class FrameworkOnDevice(NamedTuple):
     """A framework on a device."""
 
     framework: str
@@ -50,7 +50,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Series:
+class LayerSeries:
     """One variable of one layer: what is timed together."""
 
     layer: Layer
@@ -73,20 +73,20 @@ class Ready:
 
     size: int
     subject: Subject
-    plan: Plan
+    plan: SamplingPlan
     multiply_adds: int
 
 
-def series() -> list[Series]:
+def series() -> list[LayerSeries]:
     """Everything that is timed, in the order of the layers."""
-    return [Series(layer, variable) for layer in all_layers() for variable in layer.spans]
+    return [LayerSeries(layer, variable) for layer in all_layers() for variable in layer.spans]
 
 
-def places(devices: Sequence[str] = ()) -> list[Place]:
+def places(devices: Sequence[str] = ()) -> list[FrameworkOnDevice]:
     """Where layers can be timed here, among `devices` if there are any."""
     installed = [name for name in FRAMEWORKS if frameworks.missing(name) is None]
     found = [
-        Place(name, device)
+        FrameworkOnDevice(name, device)
         for name in installed
         for device, reason in frameworks.get(name).devices().items()
         if reason is None
@@ -139,14 +139,18 @@ def travel(layer: Layer) -> Travel:
 
 
 def measure_series(
-    one: Series, where: Iterable[Place], *, budget_seconds: float, seed: int = 0
+    one: LayerSeries, where: Iterable[FrameworkOnDevice], *, budget_seconds: float, seed: int = 0
 ) -> list[Complexity]:
     """One record for each place. A layer that is not what its definition says is not timed, and its record says so."""
     start, where = time.perf_counter(), list(where)
     if not budget_seconds:
         return [_record(one, place, [], {}, None, OUT_OF_TIME, None) for place in where]
     longest = min(LONGEST_SECONDS, LONGEST_SHARE * budget_seconds / max(1, len(where)))
-    ready, margins, reasons = dict[Place, list[Ready]](), dict[Place, float | None](), dict[Place, str]()
+    ready, margins, reasons = (
+        dict[FrameworkOnDevice, list[Ready]](),
+        dict[FrameworkOnDevice, float | None](),
+        dict[FrameworkOnDevice, str](),
+    )
     with one_thread() as threads:
         for place in where:
             ready[place] = []
@@ -158,7 +162,7 @@ def measure_series(
 
 
 @lru_cache(maxsize=64)
-def checked(layer: Layer, place: Place) -> tuple[float | None, str]:
+def checked(layer: Layer, place: FrameworkOnDevice) -> tuple[float | None, str]:
     """The margin of the layer's result, and why it must not be timed: empty where nothing speaks against it."""
     try:
         margin = checking.margin(layer, *place)
@@ -170,7 +174,12 @@ def checked(layer: Layer, place: Place) -> tuple[float | None, str]:
 
 
 def _grow(
-    ready: list[Ready], one: Series, place: Place, clock: Clock, longest_seconds: float, seed: int
+    ready: list[Ready],
+    one: LayerSeries,
+    place: FrameworkOnDevice,
+    clock: Clock,
+    longest_seconds: float,
+    seed: int,
 ) -> str:
     """Size upon size, warmed up, until the next call would be too long, or its inputs too large. Gives the reason where it fails
     before: what was ready by then stays."""
@@ -192,8 +201,8 @@ def _grow(
 
 
 def _sampled(
-    ready: Mapping[Place, Sequence[Ready]], left_seconds: float, seed: int
-) -> dict[tuple[Place, int], Samples]:
+    ready: Mapping[FrameworkOnDevice, Sequence[Ready]], left_seconds: float, seed: int
+) -> dict[tuple[FrameworkOnDevice, int], Samples]:
     """All sizes of all places in turn, in at least the fewest rounds."""
     flat = {f"{place} {r.size}": (place, r) for place, sizes in ready.items() for r in sizes}
     # a tenth more than the fewest samples: for what passes between them
@@ -207,9 +216,9 @@ def _sampled(
     return {(place, r.size): found[name] for name, (place, r) in flat.items()}
 
 
-def _long_enough(plan: Plan) -> Plan:
+def _long_enough(plan: SamplingPlan) -> SamplingPlan:
     repeats = max(plan.repeats, math.ceil(SAMPLE_SECONDS / plan.call_seconds))
-    return Plan(repeats, repeats * plan.call_seconds)
+    return SamplingPlan(repeats, repeats * plan.call_seconds)
 
 
 def _call(perform: Any, native: tuple[Any, ...], sizes: Sizes) -> Any:
@@ -226,7 +235,7 @@ def distinct(sizes: Iterable[dict[str, int]]) -> Iterator[dict[str, int]]:
 
 
 @lru_cache(maxsize=8)
-def _clock(place: Place, threads: int | None) -> Clock:
+def _clock(place: FrameworkOnDevice, threads: int | None) -> Clock:
     """The thread's own where there is one thread, else that of the device."""
     if place.device == "cpu" and threads == 1:
         return ThreadClock()
@@ -234,10 +243,10 @@ def _clock(place: Place, threads: int | None) -> Clock:
 
 
 def _record(
-    one: Series,
-    place: Place,
+    one: LayerSeries,
+    place: FrameworkOnDevice,
     ready: Sequence[Ready],
-    samples: Mapping[tuple[Place, int], Samples],
+    samples: Mapping[tuple[FrameworkOnDevice, int], Samples],
     margin: float | None,
     reason: str,
     threads: int | None,

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from qkverify.counterexamples.diagnosis.claims import Claim, Observation, Trial
+from qkverify.counterexamples.diagnosis.claims import Claim, ClaimTrial, Observation
 from qkverify.counterexamples.diagnosis.deadline import Deadline
-from qkverify.counterexamples.diagnosis.fitting import Found, candidates, chosen, claim
+from qkverify.counterexamples.diagnosis.fitting import FittedMistake, candidates, chosen, claim
 from qkverify.counterexamples.diagnosis.observing import fresh
 from qkverify.counterexamples.diagnosis.operations import signs
 from qkverify.counterexamples.diagnosis.operations.alibi_slopes import ALIBI_SLOPES
@@ -22,7 +22,7 @@ from qkverify.counterexamples.diagnosis.operations.decoder_layer import DECODER
 from qkverify.counterexamples.diagnosis.operations.embedding import EMBEDDING
 from qkverify.counterexamples.diagnosis.operations.encoder_layer import ENCODER
 from qkverify.counterexamples.diagnosis.operations.feed_forward import FEED_FORWARD
-from qkverify.counterexamples.diagnosis.operations.kind import Operation
+from qkverify.counterexamples.diagnosis.operations.kind import OperationKind
 from qkverify.counterexamples.diagnosis.operations.multi_head import MULTI_HEAD
 from qkverify.counterexamples.diagnosis.operations.packed import PACKED
 from qkverify.counterexamples.diagnosis.operations.paged import PAGED
@@ -32,7 +32,7 @@ from qkverify.counterexamples.diagnosis.operations.rotary_pair import ROTARY_PAI
 from qkverify.counterexamples.diagnosis.operations.softmax import SOFTMAX
 from qkverify.runs.run import Run
 
-OTHERS: Mapping[str, Operation] = {
+OTHERS: Mapping[str, OperationKind] = {
     "softmax": SOFTMAX, "positional_encoding": POSITIONAL_ENCODING, "rotary": ROTARY, "rotary_pair": ROTARY_PAIR,
     "alibi_slopes": ALIBI_SLOPES, "embedding": EMBEDDING, "multi_head_attention": MULTI_HEAD, "feed_forward": FEED_FORWARD,
     "encoder_layer": ENCODER, "decoder_layer": DECODER, "cross_entropy": CROSS_ENTROPY,
@@ -40,7 +40,7 @@ OTHERS: Mapping[str, Operation] = {
 }  # fmt: skip
 
 
-def claim_about(run: Run, until: Deadline, trial: Trial, *, right: bool = False) -> Claim | None:
+def claim_about(run: Run, until: Deadline, trial: ClaimTrial, *, right: bool = False) -> Claim | None:
     """What is wrong with another operation: its mistakes compared on examples of its own.
 
     With `right`, of a law whose results are right, only what is no matter of results: strides, and calls that write.
@@ -54,7 +54,7 @@ def claim_about(run: Run, until: Deadline, trial: Trial, *, right: bool = False)
         return next((claim for claim in claims if trial.passed(claim)), None)
 
 
-def _claims(caller: Caller, trial: Trial, right: bool) -> Iterator[Claim | None]:
+def _claims(caller: Caller, trial: ClaimTrial, right: bool) -> Iterator[Claim | None]:
     """What fits the examples, the surest first. What is about one aspect ends with it."""
     for aspect in ASPECTS:
         seen = caller.observations(aspect)
@@ -71,10 +71,12 @@ def _claims(caller: Caller, trial: Trial, right: bool) -> Iterator[Claim | None]
     yield signs.written(caller)
 
 
-def _known_mistake(caller: Caller, seen: Sequence[Observation], aspect: str, trial: Trial) -> Claim | None:
+def _known_mistake(
+    caller: Caller, seen: Sequence[Observation], aspect: str, trial: ClaimTrial
+) -> Claim | None:
     """The one mistake of the table that explains what was observed, with its condition."""
 
-    def claim_with(found: Found) -> Claim:
+    def claim_with(found: FittedMistake) -> Claim:
         return claim(caller.run, found, aspect, ASPECTS[aspect].format(found.text))
 
     conditions = caller.operation.conditions

@@ -18,7 +18,7 @@ from qkverify.counterexamples.diagnosis.operations.kind import (
     Compute,
     Example,
     Mistakes,
-    Operation,
+    OperationKind,
     normal,
 )
 from qkverify.problem.attention_problem import LAYOUTS
@@ -35,7 +35,7 @@ class Caller:
     """Calls of one function on the examples of its operation, until the time is up."""
 
     run: Run
-    operation: Operation
+    operation: OperationKind
     until: Deadline
     written: set[int] = field(default_factory=set)  # numbers of arguments that a call has changed
     _expected: dict[tuple[int, str], Parts | None] = field(default_factory=dict)

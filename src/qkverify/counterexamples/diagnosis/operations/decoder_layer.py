@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from qkverify.counterexamples.diagnosis.operations.kind import Operation, with_option
+from qkverify.counterexamples.diagnosis.operations.kind import OperationKind, with_option
 from qkverify.counterexamples.diagnosis.operations.layer_steps import varied
 from qkverify.counterexamples.diagnosis.operations.layers import SHARED, examples
 from qkverify.reference.encoder_decoder import decoder_layer
@@ -17,7 +17,7 @@ def _from_targets(options: dict[str, Any], length: int) -> dict[str, Any]:
     return {**options, "key_lengths": None}
 
 
-DECODER = Operation(lambda run: examples(run, "memory_lengths", decoder=True), decoder_layer, (
+DECODER = OperationKind(lambda run: examples(run, "memory_lengths", decoder=True), decoder_layer, (
     *((f"a decoder layer {text}", compute) for text, compute in SHARED),
     ("a decoder layer whose tokens see the future", varied(own=lambda options, length: {**options, "causal": False})),
     ("a decoder layer whose tokens do not see themselves",

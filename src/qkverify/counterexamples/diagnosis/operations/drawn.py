@@ -11,7 +11,7 @@ from qkverify.counterexamples.diagnosis.operations.decoding import told as told_
 from qkverify.counterexamples.diagnosis.operations.kind import BASE, Example, rounded
 from qkverify.problem import byte_strategies
 from qkverify.runs.run import Run
-from qkverify.strategies.operation_cases import Call, calls, example
+from qkverify.strategies.operation_cases import OperationCall, calls, example
 
 DECODING = ("packed_attention", "cached_attention", "paged_attention")
 LAYERS = ("encoder_layer", "decoder_layer")
@@ -28,7 +28,7 @@ def drawn(run: Run, generator: np.random.Generator) -> Iterator[Example]:
             yield as_example(run, example(run, found))
 
 
-def as_example(run: Run, call: Call) -> Example:
+def as_example(run: Run, call: OperationCall) -> Example:
     """A call as the diagnosis takes it."""
     name, given = run.implementation.operation, call.arguments
     shapes = [part.value.shape for part in call.exact(run)]
@@ -43,7 +43,7 @@ def as_example(run: Run, call: Call) -> Example:
     return Example(tuple(given.values()), options, shape, _told(run, call), asked, _judged(call, shape))
 
 
-def _told(run: Run, call: Call) -> dict[str, Any]:
+def _told(run: Run, call: OperationCall) -> dict[str, Any]:
     """What the computations of the operation are given beside its arguments."""
     name, given = run.implementation.operation, call.arguments
     if name in ("rotary", "rotary_pair", "positional_encoding"):
@@ -63,7 +63,7 @@ def _told(run: Run, call: Call) -> dict[str, Any]:
     return {}
 
 
-def _judged(call: Call, shape: Any) -> Any:
+def _judged(call: OperationCall, shape: Any) -> Any:
     """Where a result counts: not in the padding."""
     if "padding" in call.options or "key_lengths" in call.options:
         at = np.arange(shape[1])

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from qkverify.counterexamples.diagnosis.operations.kind import Operation, with_option
+from qkverify.counterexamples.diagnosis.operations.kind import OperationKind, with_option
 from qkverify.counterexamples.diagnosis.operations.layer_steps import varied
 from qkverify.counterexamples.diagnosis.operations.layers import SHARED, examples
 from qkverify.counterexamples.diagnosis.operations.multi_head import over_the_batch
@@ -26,7 +26,7 @@ def _only_padding(empty_rows: str) -> Any:
     return own
 
 
-ENCODER = Operation(lambda run: examples(run, "key_lengths", decoder=False), encoder_layer, (
+ENCODER = OperationKind(lambda run: examples(run, "key_lengths", decoder=False), encoder_layer, (
     *((f"an encoder layer {text}", compute) for text, compute in SHARED),
     ("an encoder layer that is causal: tokens see only those before them",
      varied(own=lambda options, length: {**options, "causal": True})),

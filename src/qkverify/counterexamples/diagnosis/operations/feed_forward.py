@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qkverify.counterexamples.diagnosis.operations.kind import Example, Mistakes, Operation, normal
+from qkverify.counterexamples.diagnosis.operations.kind import Example, Mistakes, OperationKind, normal
 from qkverify.reference.attention import stored
 from qkverify.reference.layers import feed_forward, linear
 from qkverify.rounding import Bounded
@@ -91,7 +91,7 @@ STEPS: Mistakes = (
     ("that adds the second bias twice", fed(b_2=2.0)),
 )  # fmt: skip
 
-FEED_FORWARD = Operation(_examples, feed_forward, (
+FEED_FORWARD = OperationKind(_examples, feed_forward, (
     *((f"a feed-forward network {text}", compute) for text, compute in STEPS),
     ("a feed-forward network whose input (B,L,M) is read as (B,M,L) as it lies, instead of with swapped axes", _as_it_lies),
     ("a feed-forward network that adds its input", lambda x, *weights: stored(x + feed_forward(x, *weights))),

@@ -51,7 +51,7 @@ class Gradients:
 
 
 @dataclass(frozen=True)
-class Operation:
+class OperationKind:
     """Another operation: examples to try, the reference, its mistakes, and what these may depend on.
 
     Reference and mistakes are called with the arguments, bounded, and the options. A mistake's text completes "the result equals

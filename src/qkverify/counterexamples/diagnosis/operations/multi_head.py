@@ -10,7 +10,7 @@ import numpy as np
 from qkverify.counterexamples.diagnosis.operations.kind import (
     Example,
     Mistakes,
-    Operation,
+    OperationKind,
     normal,
     with_option,
 )
@@ -84,7 +84,7 @@ STEPS: Mistakes = (
     ("with the weights of the output transposed", varied(weights=lambda q, k, v, o: (q, k, v, o.swapaxes(0, 1)))),
 )  # fmt: skip
 
-MULTI_HEAD = Operation(
+MULTI_HEAD = OperationKind(
     _examples, multi_head_attention, (
         *((f"multi-head attention {text}", compute) for text, compute in STEPS),
         ("multi-head attention without causality", varied(causal=False)),

@@ -26,7 +26,7 @@ from qkverify.counterexamples.diagnosis.operations.kind import (
     Example,
     Gradients,
     Mistakes,
-    Operation,
+    OperationKind,
     normal,
 )
 from qkverify.reference.paged_vjp import put_back
@@ -242,7 +242,7 @@ BACKWARD = Gradients(("query", "key_pages", "value_pages"), _pulled(), (
     *like_plain_gradients(lambda m: _pulled(mistake=m), empty_rows=False),
 ))  # fmt: skip
 
-PAGED = Operation(_examples, _paged(), MISTAKES, (
+PAGED = OperationKind(_examples, _paged(), MISTAKES, (
     ("with one query", lambda e: e.shape[2] == 1), ("with one batch entry", lambda e: e.shape[0] == 1),
     ("with equal lengths", lambda e: len(set(e.arguments[4])) == 1), *WITH,
 ), BACKWARD)  # fmt: skip

@@ -13,7 +13,7 @@ from qkverify.counterexamples.diagnosis.operations.kind import (
     IN_HALVES,
     Array,
     Example,
-    Operation,
+    OperationKind,
     other_layout,
 )
 from qkverify.reference.attention import stored
@@ -80,7 +80,7 @@ def _scaled(length: int, dim: int, **options: Any) -> Any:
     )
 
 
-POSITIONAL_ENCODING = Operation(
+POSITIONAL_ENCODING = OperationKind(
     _encoding_examples, positional_encoding, (
         ("an encoding whose frequencies have the base 1000 instead of 10000",
          lambda n, dim, *, base, **o: positional_encoding(n, dim, base=base * 0.1, **o)),

@@ -14,7 +14,7 @@ from qkverify.counterexamples.diagnosis.operations.kind import (
     Array,
     Example,
     Mistakes,
-    Operation,
+    OperationKind,
     normal,
     other_layout,
 )
@@ -130,6 +130,6 @@ MISTAKES: Mistakes = (
      lambda x, at, **o: turned(np.take(x, [0] * x.shape[0], 0), at, **o)),
 )  # fmt: skip
 
-ROTARY = Operation(_rotary_examples, turned, MISTAKES, (
+ROTARY = OperationKind(_rotary_examples, turned, MISTAKES, (
     ("with one position", lambda e: e.shape[2] == 1), ("with one batch entry", lambda e: e.shape[0] == 1), IN_HALVES,
 ))  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from qkverify.counterexamples.diagnosis.operations.kind import Example, Operation, normal
+from qkverify.counterexamples.diagnosis.operations.kind import Example, OperationKind, normal
 from qkverify.reference.attention import stored
 from qkverify.reference.softmax import largest, log_sum_exp, softmax
 from qkverify.rounding import Bounded
@@ -40,7 +40,7 @@ def _beside_one(x: Bounded) -> Any:
     return stored(softmax(np.concatenate([x, 0.0 * x[..., :1]], axis=-1))[..., :-1])
 
 
-SOFTMAX = Operation(_softmax_examples, lambda x: stored(softmax(x)), (
+SOFTMAX = OperationKind(_softmax_examples, lambda x: stored(softmax(x)), (
     ("a softmax over the second last axis instead of the last", lambda x: stored(softmax(x, axis=-2))),
     ("a softmax over all axes at once", lambda x: stored(softmax(x.reshape(1, x.size)).reshape(*x.shape))),
     ("a softmax that does not subtract the maximum: large scores overflow", _unshifted),

@@ -26,7 +26,7 @@ TAKEN = {*ARRAYS, "x", "q", "k", "v", "g", "got", "exact", "top", "total", "weig
 
 
 @dataclass(frozen=True)
-class Place:
+class FunctionSource:
     """How a script gets at the function (and its vjp): by import where that can be, else out of its file."""
 
     functions: Mapping[str, Any]  # by what the script calls them
@@ -36,7 +36,7 @@ class Place:
     folder: str | None  # what an import needs on the path; "": nothing, it is installed; None: not importable
 
     @classmethod
-    def of(cls, one: Implementation) -> Place | None:
+    def of(cls, one: Implementation) -> FunctionSource | None:
         """None where no module has the function under a name."""
         found = _attribute(one.function, one.name)
         if found is None:

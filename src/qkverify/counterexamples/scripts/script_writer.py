@@ -19,12 +19,12 @@ from qkverify.counterexamples.scripts import dropout
 from qkverify.counterexamples.scripts.arguments import Arguments
 from qkverify.counterexamples.scripts.calls import Calls
 from qkverify.counterexamples.scripts.decoding import left_steps, left_verdict
+from qkverify.counterexamples.scripts.function_source import FunctionSource
 from qkverify.counterexamples.scripts.gradients import gradient_lines, upstream_names
 from qkverify.counterexamples.scripts.numbers import WIDTH, spelled
 from qkverify.counterexamples.scripts.operations import OPERATION_STEPS
-from qkverify.counterexamples.scripts.place import Place
 from qkverify.counterexamples.scripts.recorder import Recorder, arrays_of, same
-from qkverify.counterexamples.scripts.showing import Case, equal
+from qkverify.counterexamples.scripts.showing import ScriptCase, equal
 from qkverify.counterexamples.scripts.textbook import attention_steps
 from qkverify.problem.attention_problem import Problem
 from qkverify.runs.assertions import number
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class Sheet:
     """One script: `text()` is all of it, `fails_as_found()` tries what follows the lines that get the function."""
 
-    def __init__(self, law: Law, run: Recorder, place: Place, case: Case) -> None:
+    def __init__(self, law: Law, run: Recorder, place: FunctionSource, case: ScriptCase) -> None:
         self.law, self.run, self.place, self.case = law, run, place, case
         self.framework = run.implementation.arrays
         self.arguments = Arguments(run, upstream=case.call.kind in ("gradients", "dropout gradients"))

@@ -14,7 +14,7 @@ import numpy as np
 
 from qkverify.contract import OPERATIONS
 from qkverify.counterexamples.diagnosis.deadline import Deadline
-from qkverify.counterexamples.diagnosis.further import filled
+from qkverify.counterexamples.diagnosis.discriminating_problems import filled
 from qkverify.counterexamples.diagnosis.observing import ASPECTS, Observer, fresh
 from qkverify.counterexamples.diagnosis.operations import OTHERS
 from qkverify.counterexamples.diagnosis.operations.calling import ASPECTS as ASPECTS_OF_OTHERS
@@ -22,7 +22,7 @@ from qkverify.counterexamples.diagnosis.operations.calling import Caller
 from qkverify.counterexamples.diagnosis.operations.drawn import ASKED, as_example
 from qkverify.problem.attention_problem import Problem
 from qkverify.runs.run import Run
-from qkverify.strategies.operation_cases import FORMS, Call, example
+from qkverify.strategies.operation_cases import OPERATION_SPECS, OperationCall, example
 
 SECONDS = 1.0  # what it may cost: no call starts after that
 MOST = 8  # problems of one example that are called again
@@ -110,7 +110,7 @@ def _of_another(run: Run, until: Deadline) -> Iterator[Judged]:
         yield Judged(one, tuple(a for a, got in seen.items() if got is not None and not got.right))
 
 
-def _calls(run: Run) -> list[Call]:
+def _calls(run: Run) -> list[OperationCall]:
     """The calls of the failed example: those that were drawn as such, or those that its law made."""
     operation = run.implementation.operation
     drawn = run.failing.get("call")
@@ -118,8 +118,8 @@ def _calls(run: Run) -> list[Call]:
         return [example(run, drawn, turn) for turn in range(2)]
     names = OPERATIONS[operation]
     return [
-        Call(
-            FORMS[operation],
+        OperationCall(
+            OPERATION_SPECS[operation],
             dict(zip(names, arguments, strict=False)),
             {n: x for n, x in options.items() if n not in ASKED},
         )
