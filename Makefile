@@ -45,7 +45,7 @@ gpu-test: unpacked  ## the tests of the suite that need a GPU, likewise
 	PYTHONPATH=src:build/unpacked:$$PYTHONPATH $(PYTHON) -m pytest -m cuda -rs tests $(ARGS)
 
 gpu-tiles: unpacked  ## on a Hopper GPU, in six minutes: the best tiles of triton_flash; goes on where a killed run ended
-	PYTHONPATH=src:build/unpacked:$$PYTHONPATH $(PYTHON) -m qkverify.benchmarks.tiles $(ARGS)
+	PYTHONPATH=src:build/unpacked:$$PYTHONPATH $(PYTHON) -m qkverify.implementations.triton_flash.tuning $(ARGS)
 
 unpacked:
 	@rm -rf build/unpacked && mkdir -p build/unpacked
