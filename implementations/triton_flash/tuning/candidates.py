@@ -27,10 +27,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from qkverify.errors import raised
+from qkverify.implementations.triton_flash import autograd
 from qkverify.implementations.triton_flash.launch import launch_options
 from qkverify.implementations.triton_flash.tiles import HOPPER, SHARED_MEMORY, Tiles
 from qkverify.implementations.triton_flash.tuning.halving import Journal
-from qkverify.implementations.triton_flash import autograd
 
 PARTS = {"forward": "forward_kernel", "queries": "query_gradient_kernel", "keys": "key_value_gradient_kernel"}
 SIZES = (64, 128)
