@@ -20,7 +20,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
     $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install report gpu-report gpu-test gpu-tiles unpacked wheels test lint format clean
+.PHONY: help install report gpu-report gpu-test gpu-tiles unpacked wheels test lint docs format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -66,12 +66,18 @@ test: $(VENV)/installed-all  ## every test and every law
 	$(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadgroup --benchmark-disable \
 	    --hypothesis-profile=$(PROFILE) $(ARGS)
 
-lint: $(VENV)/installed-all  ## ruff, its formatter, mypy
+lint: $(VENV)/installed-all  ## ruff, its formatter, the order of imports, mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	PYTHONPATH=src $(BIN)/lint-imports
 	mkdir -p $(VENV)/typing/qkverify && touch $(VENV)/typing/qkverify/__init__.py
 	ln -sfn ../../../reference $(VENV)/typing/qkverify/reference
 	$(BIN)/mypy
+
+# mkdocs-material advertises its successor at every start; that is no warning of ours.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/installed-all  ## the documentation as a site in build/site; fetches nothing, a warning is an error
+	$(BIN)/mkdocs build
 
 format: $(VENV)/installed-all  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
