@@ -20,7 +20,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
     $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install report gpu-report gpu-test gpu-tiles unpacked wheels test lint imports format clean
+.PHONY: help install report gpu-report gpu-test gpu-tiles unpacked wheels test lint imports docs format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -78,6 +78,11 @@ imports:
 	@rm -rf build/house && mkdir -p build/house/qkverify
 	@ln -s $(CURDIR)/src/qkverify/* $(addprefix $(CURDIR)/,reference implementations properties benchmarks) build/house/qkverify/
 	PYTHONPATH=build/house $(BIN)/lint-imports --no-cache
+
+# mkdocs-material advertises its successor at every start; that is no warning of ours.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/installed-all  ## the documentation as a site in build/site; fetches nothing, a warning is an error
+	$(BIN)/mkdocs build
 
 format: $(VENV)/installed-all  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
