@@ -32,7 +32,7 @@ from qkverify.results import (
     read,
 )
 from qkverify.results.fingerprint import cores, fingerprint
-from qkverify.timing import complexity
+from qkverify.timing import complexity, operation_times
 from qkverify.timing.grid import run_grid
 from qkverify.verification import accuracy, processes
 from qkverify.verification.checking import (
@@ -50,6 +50,7 @@ from qkverify.verification.checking import (
 )
 from qkverify.verification.laws import Law
 
+OPERATIONS_SHARE = 0.1  # likewise: seconds for the times of other operations
 COMPLEXITY_SHARE = 0.25  # of the budget, and on top of it: seconds for how the cost of layers grows
 
 
@@ -113,6 +114,10 @@ def record_everything(
     with console.progress("timing") as advance:
         run_grid(writer, planned.implementations, budget_seconds=budget_seconds, progress=advance, verdicts=verdicts,
                  devices=devices)  # fmt: skip
+    with console.progress("other operations") as advance:
+        for timed in operation_times.measure(planned.implementations, budget_seconds=OPERATIONS_SHARE * budget_seconds,
+                                             devices=devices, progress=advance):  # fmt: skip
+            writer.append(timed)
     with console.progress("growth") as advance:
         for grown in complexity.measure(COMPLEXITY_SHARE * budget_seconds, devices=devices, progress=advance):
             writer.append(grown)

@@ -70,6 +70,26 @@ class Timing(msgspec.Struct, frozen=True, tag="timing"):
         return self.case, self.direction, self.device, self.dtype
 
 
+class OperationTiming(msgspec.Struct, frozen=True, tag="operation timing", kw_only=True):
+    """One implementation of another operation than attention, forward, at one size ("short", "long").
+
+    `seconds[i]` is the time of one call, measured in round `rounds[i]`, in which all implementations of the operation took their
+    turn. `margin` is that of the timed call's own result. Without seconds, `reason` says why.
+    """
+
+    operation: str
+    case: str
+    sizes: dict[str, int]
+    implementation: str
+    device: str
+    dtype: str
+    clock: Clock
+    seconds: list[float]
+    rounds: list[int]
+    margin: float | None = None
+    reason: str = ""
+
+
 class Ceiling(msgspec.Struct, frozen=True, tag="ceiling"):
     """What this device was seen to reach: `rate` in FLOP/s (matmul) or bytes/s (copy)."""
 
