@@ -53,7 +53,8 @@ def measure(
 ) -> Iterator[OperationTiming]:
     """A record for every implementation of an operation, on each device and each of the operation's two sizes.
 
-    The budget is for the samples, shared equally among what is timed together; what one leaves goes to those after it.
+    The budget is for warming up and sampling, shared equally; what one group leaves goes to those after it. Making the inputs
+    ready and checking the results comes on top.
     """
     groups = [
         (case, device, rivals)
