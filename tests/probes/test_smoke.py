@@ -117,7 +117,7 @@ def attention(q, k, v):
 """
     )
     assert one.returns == returns
-    assert "is the output and is verified, the rest is not" in one.remarks[0]
+    assert "is the output and is verified; the rest is not" in one.remarks[0]
     assert holds(one)
 
 
@@ -165,7 +165,7 @@ def attention(query, key, value):
     return softmax(query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5, -1) @ value
 """)
     assert one.arrays == "torch"
-    assert "takes torch arrays: found out by a call" in one.remarks
+    assert "takes torch arrays, as a first call showed" in one.remarks
 
 
 @pytest.mark.parametrize(("body", "layout"), [
@@ -224,11 +224,11 @@ def attention(q, k, v):
 """
     )
     assert one.dtypes == ("float32", "float16", "bfloat16")
-    assert "float64 is not taken, and not verified: TypeError: no double precision" in one.remarks
+    assert "float64 is refused, so it is not verified: TypeError: no double precision" in one.remarks
 
 
 @pytest.mark.parametrize(("body", "said"), [
-    ("return missing_name", "raises on the plainest call: NameError: name 'missing_name' is not defined"),
+    ("return missing_name", "raises an error on the plainest call: NameError: name 'missing_name' is not defined"),
     ("return q.sum()", "expected an array of numpy of shape"),
     ("return None", "returns a NoneType"),
 ])  # fmt: skip
@@ -260,7 +260,7 @@ def attention(query, key, value):
     planned = plan([one])
     assert planned.cells == []
     (reason,) = planned.unavailable.values()
-    assert reason.startswith("it raises on the plainest call: RuntimeError: never works (mine.py:")
+    assert reason.startswith("it raises an error on the plainest call: RuntimeError: never works (mine.py:")
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def attention(q, k, v):
 """)  # fmt: skip
     assert one.dtypes == ("float16", "bfloat16")
     assert plan([one], dtypes=["float32"]).unavailable == {
-        ("mine:attention", "cpu"): "float32 is not taken: AssertionError: half precision only"
+        ("mine:attention", "cpu"): "float32 is refused: AssertionError: half precision only"
     }
 
 

@@ -48,7 +48,7 @@ def heading(cell: Cell) -> None:
     one = cell.implementation
     console.print(f"\n[bold]{escape(one.name)}[/bold] · {one.arrays} · {cell.dtype} · {cell.device}")
     if one.operation == "attention":
-        console.print(f"  offers       {', '.join(sorted(one.offers)) or 'query, key, value alone'}")
+        console.print(f"  offers       {', '.join(sorted(one.offers)) or 'only query, key, value'}")
         console.print(f"  not offered  {', '.join(one.not_offered) or 'nothing'}")
     for name in one.unknown:
         said = unknown_parameters.sentence(name, one.operation, one.offers)
@@ -106,7 +106,7 @@ def conventions(cell: Cell) -> None:
         table.add_column(name)
     for name, choice in conventions_of(cell).items():
         about = SEMANTICS[name][1] if name in SEMANTICS else "where half-precision numbers are rounded"
-        known = choice.how if choice.how != "not applicable" else "does not show"
+        known = choice.how if choice.how != "not applicable" else "does not apply"
         table.add_row(
             name.replace("_", " "), choice.value if choice.how != "not applicable" else "-", known, about
         )
@@ -363,7 +363,7 @@ def power(found: Sequence[Planted], idle: Sequence[Law] | None) -> None:
     for line in summary(found):
         console.print(line, markup=False)
     if idle is not None:
-        console.print(f"laws that kill nothing planted: {', '.join(law.name for law in idle) or 'none'}")
+        console.print(f"laws that kill no mutant: {', '.join(law.name for law in idle) or 'none'}")
 
 
 LINE_SECONDS = 15.0  # between two lines of progress where there is no terminal

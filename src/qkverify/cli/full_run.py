@@ -88,7 +88,7 @@ def record_everything(
     if not planned.cells:
         reasons = sorted(set(planned.unavailable.values()))
         raise UsageError(
-            f"nothing to verify on {', '.join(devices)}: {'; '.join(reasons) or 'no implementation is for it'}"
+            f"nothing to verify on {', '.join(devices)}: {'; '.join(reasons) or 'no implementation runs there'}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     verdicts = recorded(path, profile) if resume else []

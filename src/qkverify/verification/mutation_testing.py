@@ -182,7 +182,7 @@ def summary(found: Sequence[Planted]) -> list[str]:
     if killed:
         quantities = [(one.sizes["H"], one.sizes["Q"], one.sizes["K"]) for one in killed if one.sizes]
         small = sum(h <= 2 and q <= 3 and k <= 3 for h, q, k in quantities)
-        lines.append(f"to kill one: median {median(one.examples for one in killed):,.0f} examples and "
+        lines.append(f"cost of killing one: median {median(one.examples for one in killed):,.0f} examples and "
                      f"{median(one.seconds for one in killed):.2g} s, shrinking included")  # fmt: skip
         lines.append(
             f"counterexamples of at most 2 heads, 3 queries and 3 keys: {small} of {len(quantities)}"

@@ -51,7 +51,7 @@ def checked(chosen: settings.Settings) -> Request:
     operations = {cell.implementation.operation for cell in planned.cells}
     if operations and not any(operations & set(law.operations) for law in selected.laws):
         names = ", ".join(sorted(operations))
-        raise UsageError(f"none of the selected laws speaks of {names}\n  all laws: qkverify list laws")
+        raise UsageError(f"none of the selected laws is about {names}\n  all laws: qkverify list laws")
     return Request(known_failures.applied(planned, known), selected, profile, known, chosen)
 
 
