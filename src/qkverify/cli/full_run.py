@@ -208,7 +208,7 @@ def accuracies(cells: Sequence[Cell]) -> Iterator[Accuracy]:
             yield found
         elif found != UNKNOWABLE:
             said = found or "its process died"
-            console.console.print(f"accuracy of {cells[index]} is not known: {said}", markup=False)
+            console.console.print(f"the accuracy of {cells[index]} was not measured: {said}", markup=False)
 
 
 UNKNOWABLE = "there is nothing to measure"

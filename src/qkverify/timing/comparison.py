@@ -131,7 +131,7 @@ def runs(new: Side, old: Side, *, relative_to: str = "", across_devices: bool = 
         if _key(mine) in before and mine.implementation != relative_to
     ]
     found = [case for case in cases if case is not None]
-    return _result(found, [*new.controls, *old.controls], "the two runs have no timed cell in common")
+    return _result(found, [*new.controls, *old.controls], "the two runs timed no case in common")
 
 
 def software_changes(new: Side, old: Side) -> list[str]:

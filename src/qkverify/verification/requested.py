@@ -72,7 +72,7 @@ def _selected(chosen: settings.Settings, own: Iterable[Law]) -> selection.Select
 NO_TARGET = """say what to verify:
   qkverify verify path/file.py:function       a function of a file
   qkverify verify package.module:function     a function that can be imported
-  qkverify init                               lists what looks like attention in this folder
+  qkverify init                               lists functions in this folder that look like attention
 or name it in pyproject.toml:
   [tool.qkverify]
   targets = ["path/file.py:function"]"""
