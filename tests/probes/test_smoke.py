@@ -54,7 +54,7 @@ def attention(q, k, v, causal=True):
 """
     )
     assert one.neutral == {"causal": False}
-    assert "causal=False is passed where a problem does not use causal: its default is True" in one.remarks
+    assert "causal=False is passed if a problem does not use causal, because its default is True" in one.remarks
     assert one.keywords({}) == {"causal": False}
     assert one.keywords({"causal": True}) == {"causal": True}
     assert holds(one)
@@ -241,7 +241,7 @@ def test_what_cannot_be_called_stops_the_run_with_the_call(fitted, body, said):
 
 def test_a_missing_argument_is_named_with_the_remedy(fitted):
     with pytest.raises(
-        UsageError, match="its parameter 'num_heads' has no default, and is no option"
+        UsageError, match="its parameter 'num_heads' has no default and is not an option"
     ) as stopped:
         fitted("def attention(q, k, v, num_heads):\n    return q\n")
     assert "def attention(query, key, value): return attention(query, key, value, num_heads=...)" in str(
@@ -297,7 +297,7 @@ def attention(query, key, value, dropout=None):
 """)  # fmt: skip
     assert "dropout" not in one.offers
     assert (
-        "dropout takes no rate, and is not verified: TypeError: 'float' object is not callable" in one.remarks
+        "dropout does not accept a rate, so it is not verified: TypeError: 'float' object is not callable" in one.remarks
     )
 
 

@@ -106,14 +106,12 @@ def _verified(writer: Writer, cells: Sequence[Cell], profile: str, seconds: floa
     laws = full_run.unfinished(cells, [])
     most = LAWS_SHARE * seconds
     print(
-        f"budget {seconds:g} s: up to {most:.0f} s of it for the laws ({profile}), the rest for times (--laws none: all)"
+        f"budget {seconds:g} s: at most {most:.0f} s for the laws ({profile}), the rest for times (--laws none: all of it)"
     )
     verdicts = full_run.verify(writer, laws, profile, budget_seconds=most)
     every = sum(map(len, laws.values()))
     if len(verdicts) < every:
-        print(
-            f"laws: {len(verdicts)} of {every} were checked within the budget; `qkverify verify` checks all"
-        )
+        print(f"laws: {len(verdicts)} of {every} were checked within the time; `qkverify verify` checks all")
     return verdicts
 
 

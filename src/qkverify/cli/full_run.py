@@ -126,7 +126,7 @@ def recorded(path: Path, profile: str) -> list[Verdict]:
     reading = read(path, strict=False)
     why = why_not_gone_on_with(reading.records, profile)
     if why:
-        console.console.print(f"a new run: that of {path} {why}", markup=False)
+        console.console.print(f"starting a new run, because the run in {path} {why}", markup=False)
         return []
     if reading.problems:
         path.unlink()
