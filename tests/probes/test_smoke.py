@@ -54,7 +54,9 @@ def attention(q, k, v, causal=True):
 """
     )
     assert one.neutral == {"causal": False}
-    assert "causal=False is passed if a problem does not use causal, because its default is True" in one.remarks
+    assert (
+        "causal=False is passed if a problem does not use causal, because its default is True" in one.remarks
+    )
     assert one.keywords({}) == {"causal": False}
     assert one.keywords({"causal": True}) == {"causal": True}
     assert holds(one)
@@ -297,7 +299,8 @@ def attention(query, key, value, dropout=None):
 """)  # fmt: skip
     assert "dropout" not in one.offers
     assert (
-        "dropout does not accept a rate, so it is not verified: TypeError: 'float' object is not callable" in one.remarks
+        "dropout does not accept a rate, so it is not verified: TypeError: 'float' object is not callable"
+        in one.remarks
     )
 
 

@@ -77,11 +77,14 @@ def families(verdicts: Sequence[Verdict]) -> None:
     for family in dict.fromkeys(v.family for v in verdicts):
         mine = [v for v in verdicts if v.family == family]
         judged = [v for v in mine if v.outcome not in ("not offered", "unavailable")]
+        if all(v.outcome == "not offered" for v in mine):
+            console.print(f"  {escape(f'{family:10}')} not offered ({units.number_of(len(mine), 'law')})")
+            continue
         broken = [v.law for v in judged if v.outcome in BROKEN]
         known = [v.law for v in judged if v.outcome == "finding"]
-        examples = sum(v.examples for v in judged)
+        examples, plural = sum(v.examples for v in judged), "laws" if len(judged) != 1 else "law "
         margins = [v.margin for v in judged if v.margin is not None and v.outcome == "passed"]
-        words = f"  {escape(f'{family:10}')} {len(judged):3} laws {examples:7,} examples   "
+        words = f"  {escape(f'{family:10}')} {len(judged):3} {plural} {examples:7,} examples   "
         held = any(v.outcome == "passed" for v in judged)  # of none that held nothing is exact
         words += f"largest margin {units.margin(max(margins))}" if margins else "exact" if held else ""
         if len(judged) < len(mine):

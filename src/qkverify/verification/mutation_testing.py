@@ -26,6 +26,7 @@ from qkverify.contract.registry import Missing
 from qkverify.errors import UsageError
 from qkverify.results import Kill, Planted
 from qkverify.runs.run import Run
+from qkverify.units import number_of
 from qkverify.verification import processes
 from qkverify.verification.checking import Cell, applicable, check, law_book, prepare
 from qkverify.verification.laws import PROFILES, Law
@@ -190,6 +191,6 @@ def summary(found: Sequence[Planted]) -> list[str]:
     if controls:
         accused = [one.name for one in controls if one.kills]
         examples = sum(one.examples for one in controls)
-        lines.append(f"{len(controls)} controls, {examples:,} examples: "
+        lines.append(f"{number_of(len(controls), 'control')}, {examples:,} examples: "
                      + (f"ACCUSED {', '.join(accused)}" if accused else "none accused"))  # fmt: skip
     return lines
