@@ -161,8 +161,8 @@ def test_accuracy_that_is_not_to_be_had_is_said_and_the_run_goes_on(tmp_path, ca
     assert [(one.implementation, one.dtype) for one in found] == [("numpy_textbook", "float32")]
     said = sorted(capsys.readouterr().out.splitlines())
     assert said == [
-        "accuracy of ends-cpu-float32 is not known: its process died",
-        "accuracy of raises-cpu-float32 is not known: raised RuntimeError: no kernel image is available",
+        "the accuracy of ends-cpu-float32 was not measured: its process died",
+        "the accuracy of raises-cpu-float32 was not measured: raised RuntimeError: no kernel image is available",
     ]
 
 

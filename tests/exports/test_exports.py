@@ -374,8 +374,8 @@ def test_the_format_is_named_or_guessed(name: str | None, output: str | None, fo
     ("to", "what", "output", "said"),
     [
         ("cvs", None, None, "Did you mean 'csv'"),
-        (None, None, None, "no format was named; say --to"),
-        (None, None, "x.doc", "x.doc says no format"),
+        (None, None, None, "no format was named; choose one with --to"),
+        (None, None, "x.doc", "the ending of x.doc is not that of a format"),
         ("junit", "timings", None, "the format junit has no table 'timings'"),
         ("csv", "verdict", None, "Did you mean 'verdicts'"),
         ("parquet", None, None, "say where to with --output"),

@@ -50,9 +50,7 @@ def limited(rule):
 def test_heads_that_must_be_equal_are_found_beside_one_that_broadcasts():
     one = probes.fitted(describe(attention, arrays="numpy", dtypes=("float32",), differentiable=False))
     assert one.requires[0] == "G == H or G == 1"
-    said = (
-        "heads must be equal, or there is one key/value head (G == H or G == 1): raises otherwise: ValueError"
-    )
+    said = "heads must be equal, or there is one key/value head (G == H or G == 1), else it raises ValueError"
     assert one.remarks[0].startswith(said)
     assert not verify(one, profile="glance").failures
 

@@ -54,7 +54,9 @@ def attention(q, k, v, causal=True):
 """
     )
     assert one.neutral == {"causal": False}
-    assert "causal=False is passed where a problem does not use causal: its default is True" in one.remarks
+    assert (
+        "causal=False is passed if a problem does not use causal, because its default is True" in one.remarks
+    )
     assert one.keywords({}) == {"causal": False}
     assert one.keywords({"causal": True}) == {"causal": True}
     assert holds(one)
@@ -117,7 +119,7 @@ def attention(q, k, v):
 """
     )
     assert one.returns == returns
-    assert "is the output and is verified, the rest is not" in one.remarks[0]
+    assert "is the output and is verified; the rest is not" in one.remarks[0]
     assert holds(one)
 
 
@@ -165,7 +167,7 @@ def attention(query, key, value):
     return softmax(query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5, -1) @ value
 """)
     assert one.arrays == "torch"
-    assert "takes torch arrays: found out by a call" in one.remarks
+    assert "takes torch arrays, as a first call showed" in one.remarks
 
 
 @pytest.mark.parametrize(("body", "layout"), [
@@ -224,11 +226,11 @@ def attention(q, k, v):
 """
     )
     assert one.dtypes == ("float32", "float16", "bfloat16")
-    assert "float64 is not taken, and not verified: TypeError: no double precision" in one.remarks
+    assert "float64 is refused, so it is not verified: TypeError: no double precision" in one.remarks
 
 
 @pytest.mark.parametrize(("body", "said"), [
-    ("return missing_name", "raises on the plainest call: NameError: name 'missing_name' is not defined"),
+    ("return missing_name", "raises an error on the plainest call: NameError: name 'missing_name' is not defined"),
     ("return q.sum()", "expected an array of numpy of shape"),
     ("return None", "returns a NoneType"),
 ])  # fmt: skip
@@ -241,7 +243,7 @@ def test_what_cannot_be_called_stops_the_run_with_the_call(fitted, body, said):
 
 def test_a_missing_argument_is_named_with_the_remedy(fitted):
     with pytest.raises(
-        UsageError, match="its parameter 'num_heads' has no default, and is no option"
+        UsageError, match="its parameter 'num_heads' has no default and is not an option"
     ) as stopped:
         fitted("def attention(q, k, v, num_heads):\n    return q\n")
     assert "def attention(query, key, value): return attention(query, key, value, num_heads=...)" in str(
@@ -260,7 +262,7 @@ def attention(query, key, value):
     planned = plan([one])
     assert planned.cells == []
     (reason,) = planned.unavailable.values()
-    assert reason.startswith("it raises on the plainest call: RuntimeError: never works (mine.py:")
+    assert reason.startswith("it raises an error on the plainest call: RuntimeError: never works (mine.py:")
 
 
 @pytest.mark.parametrize(
@@ -297,7 +299,8 @@ def attention(query, key, value, dropout=None):
 """)  # fmt: skip
     assert "dropout" not in one.offers
     assert (
-        "dropout takes no rate, and is not verified: TypeError: 'float' object is not callable" in one.remarks
+        "dropout does not accept a rate, so it is not verified: TypeError: 'float' object is not callable"
+        in one.remarks
     )
 
 
@@ -327,7 +330,7 @@ def attention(q, k, v):
 """)  # fmt: skip
     assert one.dtypes == ("float16", "bfloat16")
     assert plan([one], dtypes=["float32"]).unavailable == {
-        ("mine:attention", "cpu"): "float32 is not taken: AssertionError: half precision only"
+        ("mine:attention", "cpu"): "float32 is refused: AssertionError: half precision only"
     }
 
 

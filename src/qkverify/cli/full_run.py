@@ -89,7 +89,7 @@ def record_everything(
     if not planned.cells:
         reasons = sorted(set(planned.unavailable.values()))
         raise UsageError(
-            f"nothing to verify on {', '.join(devices)}: {'; '.join(reasons) or 'no implementation is for it'}"
+            f"nothing to verify on {', '.join(devices)}: {'; '.join(reasons) or 'no implementation runs there'}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     verdicts = recorded(path, profile) if resume else []
@@ -131,7 +131,7 @@ def recorded(path: Path, profile: str) -> list[Verdict]:
     reading = read(path, strict=False)
     why = why_not_gone_on_with(reading.records, profile)
     if why:
-        console.console.print(f"a new run: that of {path} {why}", markup=False)
+        console.console.print(f"starting a new run, because the run in {path} {why}", markup=False)
         return []
     if reading.problems:
         path.unlink()
@@ -213,7 +213,7 @@ def accuracies(cells: Sequence[Cell]) -> Iterator[Accuracy]:
             yield found
         elif found != UNKNOWABLE:
             said = found or "its process died"
-            console.console.print(f"accuracy of {cells[index]} is not known: {said}", markup=False)
+            console.console.print(f"the accuracy of {cells[index]} was not measured: {said}", markup=False)
 
 
 UNKNOWABLE = "there is nothing to measure"

@@ -420,7 +420,9 @@ def profile(
 
     planned = plan(targets, device or (), dtype or ())
     if not planned.cells:
-        raise UsageError("nothing to profile here: no target has these devices and dtypes on this machine")
+        raise UsageError(
+            "nothing to profile: no target can run with these devices and dtypes on this machine"
+        )
     for cell in planned.cells:
         console.heading(cell)
         console.conventions(cell)

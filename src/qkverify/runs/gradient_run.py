@@ -177,7 +177,7 @@ class GradientRun(AttentionRun):
             found = attention(query, key, native["value"])[1]
             if not self.framework.differentiable(found):
                 if self.semantics.get("lse_gradient") == "yes":
-                    raise LawViolation("the log-sum-exp has no gradient, and is declared to have one")
+                    raise LawViolation("the log-sum-exp has no gradient, although it is declared to have one")
                 raise UnsupportedCase(f"{self.implementation.name} does not differentiate the log-sum-exp")
             return found
 

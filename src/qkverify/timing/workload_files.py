@@ -51,7 +51,7 @@ def read(path: Path) -> list[Workload]:
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no TOML file: {error}") from error
+        raise UsageError(f"{path} is not a TOML file: {error}") from error
     found = [one for where, table in _innermost(content, {}, ()) for one in _series(path, where, table)]
     if not found:
         raise UsageError(
@@ -77,7 +77,7 @@ def _series(path: Path, where: tuple[str, ...], table: Mapping[str, Any]) -> Ite
     """The workload of a table, or several where it has lists for single values."""
     place, name = f"{path}, table [{'.'.join(where)}]", "-".join(where)
     if not NAME.fullmatch(name):
-        raise UsageError(f"{place}: a name has letters, digits and . _ + - only, and {name!r} has others")
+        raise UsageError(f"{place}: the name {name!r} may only have letters, digits and the signs . _ + -")
     unknown = next((key for key in table if key not in _hints()), None)
     if unknown is not None:
         raise UsageError(f"{place}: {UsageError.unknown('key', unknown, _hints())}")
@@ -144,7 +144,7 @@ def _distinct(found: Iterable[Workload], place: str) -> None:
     names: set[str] = set()
     for one in found:
         if one.name in names:
-            raise UsageError(f"{place}: two workloads are called {one.name!r}")
+            raise UsageError(f"{place}: two workloads have the name {one.name!r}")
         names.add(one.name)
 
 

@@ -185,7 +185,7 @@ def resolve(asked: Sequence[str]) -> list[Workload]:
         for one in _meant(name):
             if found.setdefault(one.name, one) != one:
                 raise UsageError(
-                    f"two different workloads are called {one.name!r}; {name} has the second one"
+                    f"two different workloads have the name {one.name!r}; the second is in {name}"
                 )
     return list(found.values())
 
@@ -199,7 +199,7 @@ def _meant(name: str) -> list[Workload]:
         return [named(name)]
     found = [one for one in table().values() if fnmatchcase(one.name, name)]
     if not found:
-        raise UsageError(f"no workload is called like {name!r}\n  workloads: {', '.join(sorted(table()))}")
+        raise UsageError(f"no workload has a name like {name!r}\n  workloads: {', '.join(sorted(table()))}")
     return found
 
 

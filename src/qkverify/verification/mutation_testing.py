@@ -26,6 +26,7 @@ from qkverify.contract.registry import Missing
 from qkverify.errors import UsageError
 from qkverify.results import Kill, Planted
 from qkverify.runs.run import Run
+from qkverify.units import number_of
 from qkverify.verification import processes
 from qkverify.verification.checking import Cell, applicable, check, law_book, prepare
 from qkverify.verification.laws import PROFILES, Law
@@ -182,7 +183,7 @@ def summary(found: Sequence[Planted]) -> list[str]:
     if killed:
         quantities = [(one.sizes["H"], one.sizes["Q"], one.sizes["K"]) for one in killed if one.sizes]
         small = sum(h <= 2 and q <= 3 and k <= 3 for h, q, k in quantities)
-        lines.append(f"to kill one: median {median(one.examples for one in killed):,.0f} examples and "
+        lines.append(f"cost of killing one: median {median(one.examples for one in killed):,.0f} examples and "
                      f"{median(one.seconds for one in killed):.2g} s, shrinking included")  # fmt: skip
         lines.append(
             f"counterexamples of at most 2 heads, 3 queries and 3 keys: {small} of {len(quantities)}"
@@ -190,6 +191,6 @@ def summary(found: Sequence[Planted]) -> list[str]:
     if controls:
         accused = [one.name for one in controls if one.kills]
         examples = sum(one.examples for one in controls)
-        lines.append(f"{len(controls)} controls, {examples:,} examples: "
+        lines.append(f"{number_of(len(controls), 'control')}, {examples:,} examples: "
                      + (f"ACCUSED {', '.join(accused)}" if accused else "none accused"))  # fmt: skip
     return lines
