@@ -12,19 +12,19 @@ from qkverify.cli.init.files import File, Set
 from qkverify.verification import settings
 
 
-def candidates(found: Sequence[Candidate]) -> None:
+def candidates(proposed: Sequence[Candidate]) -> None:
     """Each function that looks like attention, and the line to run for it."""
-    if not found:
+    if not proposed:
         print("no function here takes a query, a key and a value; name yours:")
         print("  qkverify init path/file.py:function")
         print("what else is verified, and the parameters by which it is known: qkverify list operations")
         return
     print("what looks like attention here (source text was read, nothing was imported):")
-    for one in found:
-        command = f"qkverify verify {shlex.quote(one.target)}"
-        if one.needs_adapter:
-            command = f"qkverify init {shlex.quote(one.target)}    # it needs an adapter"
-        print(f"\n  {one}\n      {command}")
+    for candidate in proposed:
+        command = f"qkverify verify {shlex.quote(candidate.target)}"
+        if candidate.needs_adapter:
+            command = f"qkverify init {shlex.quote(candidate.target)}    # it needs an adapter"
+        print(f"\n  {candidate}\n      {command}")
     print("\nfiles for pytest, CI and known failures: qkverify init TARGET")
 
 
