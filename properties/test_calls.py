@@ -34,10 +34,10 @@ def serving(run, whether):
     return run.framework.inference("no_grad" if whether else "")
 
 
-def assert_same(run, call, found, wanted, what="result"):
+def assert_same(run, call, results, wanted, what="result"):
     """Two results of what should be one call, within both bounds: whether they are right is another law's business."""
-    for i, (got, other, exact) in enumerate(zip(found, wanted, call.exact(run), strict=True)):
-        part = f"part {i} of the {what}" if len(found) > 1 else what
+    for i, (got, other, exact) in enumerate(zip(results, wanted, call.exact(run), strict=True)):
+        part = f"part {i} of the {what}" if len(results) > 1 else what
         assert_within_bound(run.within(got, exact), run.within(other, exact), what=part)
 
 
@@ -81,8 +81,8 @@ def test_returned_arrays_are_kept(run, call, serve):
         other()
         for name, x in other.now().arrays.items():
             run.framework.overwrite(held.native[name], x)
-        for one, after in zip(before, held.numbers(returned), strict=True):
-            assert_identical(after, one)
+        for earlier, after in zip(before, held.numbers(returned), strict=True):
+            assert_identical(after, earlier)
 
 
 @law("A returned result belongs to the caller: writing to it changes neither later results nor arguments.", source="views of a table that is kept; arguments handed back",
@@ -118,9 +118,9 @@ def test_arguments_are_read_anew(run, call, serve, which):
             if not run.framework.overwrite(held.native[name], other.arrays[name]):
                 raise UnsupportedCase("arrays that cannot be written cannot change")
         changed = held.now()
-        found = held.results()  # before another call, which would be the one that is remembered
+        results = held.results()  # before another call, which would be the one that is remembered
         wanted = PreparedCall(run, changed).results()
-        assert_same(run, changed, found, wanted, what="result for what the arrays hold now")
+        assert_same(run, changed, results, wanted, what="result for what the arrays hold now")
 
 
 def chosen_of(call, which):
@@ -148,10 +148,10 @@ def test_integers_of_any_type(run, call, dtype):
     integers = {name: x.astype(dtype) for name, x in given.arrays.items() if x.dtype.kind in "iu"}
     assume(integers)
     try:
-        found = PreparedCall(run, given.but(integers)).results()
+        results = PreparedCall(run, given.but(integers)).results()
     except (TypeError, ValueError, RuntimeError, IndexError):
         return
-    assert_same(run, given, found, PreparedCall(run, given).results())
+    assert_same(run, given, results, PreparedCall(run, given).results())
 
 
 @law("The same call again gives the same bits, if that is declared.", source="determinism; state kept between calls", exact=True, **everything,
@@ -167,13 +167,13 @@ def test_repeated_calls_give_the_same_bits(run, call):
 def test_results_do_not_depend_on_recording(run, call, recorded):
     """Of every third call each keyword is left out that can be."""
     held = PreparedCall(run, example(run, call))
-    exact, found = held.call.exact(run), None
+    exact, results = held.call.exact(run), None
     if recorded == "gradients" and run.offers("gradients"):
-        found = recorded_results(run, held, exact)
-    if found is None:
+        results = recorded_results(run, held, exact)
+    if results is None:
         with run.framework.inference("" if recorded == "gradients" else recorded):
-            found = held.results()
-    for got, part in zip(found, exact, strict=True):
+            results = held.results()
+    for got, part in zip(results, exact, strict=True):
         assert_within_bound(run.within(got, part), part.value, what="result")
 
 
@@ -208,8 +208,8 @@ def test_calls_leave_the_process_alone(run, call):
 )
 def test_concurrent_calls_do_not_disturb(run, call):
     given = [example(run, call, turn) for turn in range(3)]
-    alone = [PreparedCall(run, one).results() for one in given]
-    held = [PreparedCall(run, one) for one in given * 12]
-    for i, found in enumerate(together(run, [one.results for one in held])):
+    alone = [PreparedCall(run, variant).results() for variant in given]
+    held = [PreparedCall(run, variant) for variant in given * 12]
+    for i, results in enumerate(together(run, [prepared.results for prepared in held])):
         turn = i % len(given)
-        assert_same(run, given[turn], found, alone[turn], what=f"result of call {i}")
+        assert_same(run, given[turn], results, alone[turn], what=f"result of call {i}")

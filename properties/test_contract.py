@@ -132,8 +132,8 @@ def test_threads_do_not_disturb(run, problem):
         for factor in (1.0, -1.0, 2.0, -2.0)
     ]
     alone = [run.values(call) for call in calls]
-    found = together(run, [partial(run.values, call) for call in calls * 12])
-    for i, got in enumerate(found):
+    outputs = together(run, [partial(run.values, call) for call in calls * 12])
+    for i, got in enumerate(outputs):
         bound = run.bound(calls[i % len(calls)])[0]
         assert_within_bound(
             run.within(got, bound), run.within(alone[i % len(calls)], bound), what=f"output of call {i}"
@@ -148,9 +148,9 @@ def test_threads_do_not_disturb(run, problem):
     dtype=("int64", "int32", "int16", "uint8"),
 )
 def test_lengths_of_any_integer_type(run, problem, dtype):
-    asked = problem.replace(key_lengths=problem.key_lengths.astype(dtype))
+    converted = problem.replace(key_lengths=problem.key_lengths.astype(dtype))
     try:
-        got = run.values(asked)
+        got = run.values(converted)
     except (TypeError, ValueError, RuntimeError):
         return
     assert_within_bound(run.within(got, run.bound(problem)[0]), run.exact(problem))
@@ -245,14 +245,14 @@ def test_mismatched_sizes_raise(run, problem, which):
     # Twice a batch or a length of one broadcasts in array libraries; only sizes that no rule allows are asked for.
     assume(which != "batches differ" or problem.sizes["B"] > 1)
     assume(problem.sizes["K"] > 1 and problem.sizes["D"] > 1)
-    asked = mismatched(problem, which)
+    misfit = mismatched(problem, which)
     try:
-        run.native_call(asked)
+        run.native_call(misfit)
     except Exception:
         return
     if run.semantics["mismatched_sizes"] == "cut":
-        got = run.values(asked)
+        got = run.values(misfit)
         assert_within_bound(run.within(got, run.bound(problem)[0]), run.exact(problem))
         return
     assert_true(False, f"{which} than the rest of the call, but no error: query {problem.query.shape}, "
-                f"key {asked.key.shape}, value {asked.value.shape}")  # fmt: skip
+                f"key {misfit.key.shape}, value {misfit.value.shape}")  # fmt: skip

@@ -61,11 +61,11 @@ def test_dropout_drops_its_share(run, problem, share):
     got = run.outputs(problem, dropout=share)[0]
     counted = run.exact(problem) > run.bound(problem)[0].errors  # a weight that underflows is no sign
     n = int(counted.sum())
-    found = float((got[counted] == 0).mean()) if n else share
+    dropped_share = float((got[counted] == 0).mean()) if n else share
     room = math.sqrt(math.log(2 / ODDS) / (2 * max(n, 1)))
     assert_true(
-        abs(found - share) <= room,
-        f"{found:.3f} of {n} weights were dropped; {share} was asked for, give or take {room:.3f}",
+        abs(dropped_share - share) <= room,
+        f"{dropped_share:.3f} of {n} weights were dropped; {share} was asked for, give or take {room:.3f}",
     )
 
 
@@ -90,13 +90,13 @@ def masks(run, shape, calls=2):
      weight=0.2, shape=alike)  # fmt: skip
 def test_dropout_masks_differ(run, shape):
     """Each with each: that two of n right masks of m weights agree has odds below n^2 2^-(m + 1)."""
-    found = masks(run, shape)
-    calls, batch, heads = found.shape[:3]
-    each = found.reshape(calls * batch * heads, -1)
+    all_masks = masks(run, shape)
+    calls, batch, heads = all_masks.shape[:3]
+    each = all_masks.reshape(calls * batch * heads, -1)
     same = np.argwhere(np.triu(each @ each.T == each.shape[1], 1))
     if len(same):
-        one, other = (np.unravel_index(i, (calls, batch, heads)) for i in same[0])
-        words = (f"head {h} of entry {b} in call {c}" for c, b, h in (one, other))
+        first, second = (np.unravel_index(i, (calls, batch, heads)) for i in same[0])
+        words = (f"head {h} of entry {b} in call {c}" for c, b, h in (first, second))
         assert_true(False, f"the same weights were dropped twice: {' and '.join(words)}")
 
 
@@ -107,8 +107,8 @@ def test_dropped_weights_do_not_repeat(run, shape):
 
     Their mean over n of them is past sqrt(2 log(2 / odds) / n) with odds at most, and one of N shifts with N times those.
     """
-    found = masks(run, shape)
-    signs, counts = (_correlated(x) for x in (found, np.ones_like(found)))
+    all_masks = masks(run, shape)
+    signs, counts = (_correlated(x) for x in (all_masks, np.ones_like(all_masks)))
     apart = counts > 0.5
     apart[(0,) * apart.ndim] = False  # a mask agrees with itself
     room = np.sqrt(2 * math.log(2 * counts.size / ODDS) / np.where(apart, counts, 1))
@@ -138,8 +138,8 @@ def test_dropout_of_one_is_zero(run, problem):
         raise UnsupportedCase(f"p = 1 is refused: {refusal}") from refusal
     assert_identical(np.abs(output), np.zeros_like(output), what="output")
     if run.offers("gradients") and run.implementation.vjp is None:
-        for name, found in run.output_and_gradients(problem, dropout=1.0)[1].items():
-            assert_identical(np.abs(found), np.zeros_like(found), what=f"gradient of {name}")
+        for name, gradient in run.output_and_gradients(problem, dropout=1.0)[1].items():
+            assert_identical(np.abs(gradient), np.zeros_like(gradient), what=f"gradient of {name}")
 
 
 @law("The gradients drop what the output dropped, and scale what it kept by 1 / (1 - p).", source="the chain rule through inverted dropout", needs=("dropout", "gradients"),
@@ -147,7 +147,7 @@ def test_dropout_of_one_is_zero(run, problem):
      between=(False, True))  # fmt: skip
 def test_dropout_gradients_use_the_same_mask(run, problem, share, between):
     """Its own call's mask: half of the time another call comes between the two passes, as one layer after another does."""
-    output, found = run.output_and_gradients(problem, problem if between else None, dropout=share)
+    output, gradients = run.output_and_gradients(problem, problem if between else None, dropout=share)
     precision = run.gradient_precision.either_side(problem.scale or 1.0)
     query, key, value, upstream = (
         run.bounded(getattr(problem, name), precision) for name in ("query", "key", "value", "upstream")
@@ -173,7 +173,9 @@ def test_dropout_gradients_use_the_same_mask(run, problem, share, between):
         "value": per_key_head(weights * kept, upstream, shared),
     }
     for name, gradient in wanted.items():
-        assert_within_bound(run.within(found[name], +gradient), gradient.value, what=f"gradient of {name}")
+        assert_within_bound(
+            run.within(gradients[name], +gradient), gradient.value, what=f"gradient of {name}"
+        )
 
 
 @law(

@@ -47,15 +47,17 @@ def test_causal_gradient_ignores_future(run, problem, cut):
     s = problem.sizes
     upstream = problem.upstream.copy()
     upstream[:, :, cut % s["Q"] + 1 :] = 0
-    seen = visible(s["B"], s["Q"], s["K"], causal=True, causal_alignment=problem.causal_alignment)[
+    reached = visible(s["B"], s["Q"], s["K"], causal=True, causal_alignment=problem.causal_alignment)[
         ..., : cut % s["Q"] + 1, :
     ].any(-2)
-    hidden = np.broadcast_to(~seen, (s["B"], s["G"], s["K"]))
+    hidden = np.broadcast_to(~reached, (s["B"], s["G"], s["K"]))
     early = problem.replace(upstream=upstream)
     assume(run.in_range(early))
-    found = run.gradient_values(early)
+    gradients = run.gradient_values(early)
     for name in ("key", "value"):
-        assert_identical(found[name][hidden], np.zeros_like(found[name][hidden]), what=f"gradient of {name}")
+        assert_identical(
+            gradients[name][hidden], np.zeros_like(gradients[name][hidden]), what=f"gradient of {name}"
+        )
 
 
 @law("The first n queries and keys give the first n outputs: what follows does not matter.", source="masked decoder attention; decoding step by step",
@@ -264,11 +266,15 @@ def test_empty_rows_give_zero_gradient(run, problem):
     hidden = problem.replace(mask=mask)
     empty = ~hidden.some_visible
     assume(hidden.empty_row == "zero" and run.in_range(hidden))
-    found = run.gradient_values(hidden)
-    assert_identical(found["query"][empty], np.zeros_like(found["query"][empty]), what="gradient of query")
+    gradients = run.gradient_values(hidden)
+    assert_identical(
+        gradients["query"][empty], np.zeros_like(gradients["query"][empty]), what="gradient of query"
+    )
     dark = unseen(hidden)
     for name in ("key", "value"):
-        assert_identical(found[name][dark], np.zeros_like(found[name][dark]), what=f"gradient of {name}")
+        assert_identical(
+            gradients[name][dark], np.zeros_like(gradients[name][dark]), what=f"gradient of {name}"
+        )
 
 
 @law("ALiBi lowers a score by slope times distance, no more and no less.", source="Press et al. 2021: the penalty is linear in the distance", needs=("alibi_slopes", "bias"),
@@ -390,7 +396,7 @@ def test_lowest_number_in_log_sum_exp(run, problem, seed):
         & (output > 0).all(-1)
         & (not biased(run, small, hidden, -np.inf).empty_row.startswith("uniform"))
     )
-    found = Bounded(
+    lse = Bounded(
         np.where(shared, got.astype(np.float64), lowest), np.where(shared, 2.0 * near.errors, 0.0), EXACT
     )
-    assert_within_bound(found, np.full(got.shape, lowest), what="log-sum-exp")
+    assert_within_bound(lse, np.full(got.shape, lowest), what="log-sum-exp")

@@ -31,8 +31,8 @@ def fed(run, x, weights):
 )
 def test_feed_forward_agrees_with_reference(run, shape, seed):
     s = Sizes(**shape)
-    found, exact = fed(run, tokens_of(run, s.B, s.L, s.width, seed=seed), weights_of(run, s, seed, 2))
-    assert_within_bound(found, exact)
+    output, exact = fed(run, tokens_of(run, s.B, s.L, s.width, seed=seed), weights_of(run, s, seed, 2))
+    assert_within_bound(output, exact)
 
 
 @law(

@@ -199,7 +199,7 @@ def test_the_version_is_that_of_the_package(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("asked", "exist", "proposed"),
+    ("word", "exist", "proposed"),
     [
         ("torch_spda", ("torch_paged", "torch_sdpa-math", "torch_sdpa-flash"), "'torch_sdpa-math' or 'torch_sdpa-flash'"),
         ("torch_sdpa_flash", ("torch_sdpa-math", "torch_sdpa-flash"), "'torch_sdpa-flash'"),
@@ -210,15 +210,15 @@ def test_the_version_is_that_of_the_package(tmp_path):
         ("cvs", ("csv", "jsonl"), "'csv'"),
     ],
 )  # fmt: skip
-def test_the_nearest_name_is_proposed(asked, exist, proposed):
-    assert did_you_mean(asked, exist) == f"Did you mean {proposed}?"
+def test_the_nearest_name_is_proposed(word, exist, proposed):
+    assert did_you_mean(word, exist) == f"Did you mean {proposed}?"
 
 
 @pytest.mark.parametrize(
-    ("asked", "exist"), [("tpu", ("cpu", "cuda")), ("gpu", ("cpu",)), ("x", ("max", "exact"))]
+    ("word", "exist"), [("tpu", ("cpu", "cuda")), ("gpu", ("cpu",)), ("x", ("max", "exact"))]
 )
-def test_where_no_name_is_near_none_is_proposed(asked, exist):
-    assert did_you_mean(asked, exist) == ""
+def test_where_no_name_is_near_none_is_proposed(word, exist):
+    assert did_you_mean(word, exist) == ""
 
 
 def test_doctor_says_what_is_missing(tmp_path):

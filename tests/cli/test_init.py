@@ -80,7 +80,7 @@ def qkverify(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def found() -> dict[str, candidates.Candidate]:
-    return {one.name: one for one in candidates.of_folder(Path())}
+    return {candidate.name: candidate for candidate in candidates.of_folder(Path())}
 
 
 def test_functions_that_take_query_key_and_value_are_found_by_reading_alone(folder) -> None:
@@ -93,7 +93,11 @@ def test_functions_that_take_query_key_and_value_are_found_by_reading_alone(fold
         "fused",
         "eager",
     ]  # those that need no adapter first
-    assert [name for name, one in names.items() if one.needs_adapter] == ["Attention", "fused", "eager"]
+    assert [name for name, candidate in names.items() if candidate.needs_adapter] == [
+        "Attention",
+        "fused",
+        "eager",
+    ]
     assert str(names["attention"]) == "mykernel/attn.py:6  attention(query, key, value, causal)"
     assert str(names["Attention"]).endswith("Attention.forward(q, k, v, is_causal, softmax_scale)")
     assert names["fused"].unknown == ("block_size",)

@@ -21,70 +21,70 @@ def failed(law, *, dtype="float32", family="attention", outcome="failed", reason
                    dtype=dtype, outcome=outcome, reason=reason, counterexample=example)  # fmt: skip
 
 
-def names(found):
-    return [sorted(cause.laws) for cause in found]
+def names(groups):
+    return [sorted(cause.laws) for cause in groups]
 
 
 def test_a_wrong_value_is_one_cause_whatever_its_laws_are_about():
-    found = causes([
+    groups = causes([
         failed("empty_axes", family="contract", value_wrong=True, numbers=2),
         failed("agrees_with_reference", value_wrong=True, numbers=9),
         failed("same_call_twice", family="contract", value_wrong=True, numbers=1),
         failed("vjp_agrees_with_reference", family="gradients", value_wrong=True, gradient_wrong=True, numbers=3),
     ])  # fmt: skip
-    assert len(found) == 1
-    assert found[0].first.law == "agrees_with_reference"  # which is about the value
-    assert summary(found) == "1 cause, 4 laws"
+    assert len(groups) == 1
+    assert groups[0].first.law == "agrees_with_reference"  # which is about the value
+    assert summary(groups) == "1 cause, 4 laws"
 
 
 def test_a_wrong_gradient_beside_right_values_is_a_cause_of_its_own():
-    found = causes([
+    groups = causes([
         failed("agrees_with_reference", value_wrong=True),
         failed("vjp_agrees_with_reference", family="gradients", gradient_wrong=True),
         failed("linear_in_upstream", family="gradients", gradient_wrong=True),
     ])  # fmt: skip
-    assert names(found) == [["agrees_with_reference"], ["linear_in_upstream", "vjp_agrees_with_reference"]]
+    assert names(groups) == [["agrees_with_reference"], ["linear_in_upstream", "vjp_agrees_with_reference"]]
 
 
 def test_two_diagnoses_are_two_causes():
-    found = causes(
+    groups = causes(
         [failed("a", value_wrong=True, diagnosis="One."), failed("b", value_wrong=True, diagnosis="Another.")]
     )
-    assert len(found) == 2
+    assert len(groups) == 2
 
 
 def test_an_exception_is_known_by_type_message_without_numbers_and_line():
-    found = causes([
+    groups = causes([
         failed("a", exception="ValueError: 3 and 5 differ", line="mine.py:7  check(q, k)", location=""),
         failed("b", exception="ValueError: 2 and 17 differ", line="mine.py:7  check(q, k)", location=""),
         failed("c", exception="ValueError: 2 and 17 differ", line="mine.py:9  check(k, v)", location=""),
         failed("d", exception="TypeError: 2 and 17 differ", line="mine.py:7  check(q, k)", location="", value_wrong=True),
     ])  # fmt: skip
-    assert names(found) == [["a", "b"], ["c"], ["d"]]
+    assert names(groups) == [["a", "b"], ["c"], ["d"]]
 
 
 def test_exceptions_of_several_texts_are_one_cause_where_one_condition_separates_them():
-    found = causes([
+    groups = causes([
         failed("a", exception="ValueError: one", line="mine.py:7  x", raises_when=["G != H", "H > 1"], location=""),
         failed("b", exception="TypeError: two", line="mine.py:9  y", raises_when=["G != H"], location=""),
     ])  # fmt: skip
-    assert len(found) == 1
-    assert found[0].condition == "G != H"
+    assert len(groups) == 1
+    assert groups[0].condition == "G != H"
     assert (
         '  raises             whenever G != H (2 laws): declare requires=("G == H",), or mend it'
-        in found[0].text()
+        in groups[0].text()
     )
 
 
 def test_another_dtype_without_a_diagnosis_joins_the_one_that_has_it():
-    found = causes([
+    groups = causes([
         failed("a", value_wrong=True, diagnosis="One."),
         failed("a", dtype="bfloat16", value_wrong=True),
         failed("b", dtype="bfloat16", value_wrong=True),
     ])  # fmt: skip
-    assert len(found) == 1
-    assert found[0].dtypes == ["float32", "bfloat16"]
-    assert found[0].lines() == ["  also broken by this: 1 law: b (float32, bfloat16)"]
+    assert len(groups) == 1
+    assert groups[0].dtypes == ["float32", "bfloat16"]
+    assert groups[0].lines() == ["  also broken by this: 1 law: b (float32, bfloat16)"]
 
 
 def test_many_names_are_shortened_and_none_is_lost_in_the_count():
@@ -93,9 +93,9 @@ def test_many_names_are_shortened_and_none_is_lost_in_the_count():
 
 
 def test_files_from_before_it_was_recorded_are_grouped_by_what_was_raised():
-    found = causes([failed("a", got="ran out of 3", location=""), failed("b", got="ran out of 4", location=""), failed("c"),
+    groups = causes([failed("a", got="ran out of 3", location=""), failed("b", got="ran out of 4", location=""), failed("c"),
                     failed("d")])  # fmt: skip
-    assert names(found) == [["a", "b"], ["c"], ["d"]]
+    assert names(groups) == [["a", "b"], ["c"], ["d"]]
 
 
 def test_what_holds_has_no_cause():
@@ -157,17 +157,17 @@ def core(q, k, v, causal, scale, *, late=False, off=0, lengths=None):
     if not sizes_fit(q, k, v):
         raise ValueError("sizes that do not fit one another")
     s = q @ np.swapaxes(k, -1, -2) * q.dtype.type(scale)
-    seen = np.ones(s.shape, bool)
+    visible = np.ones(s.shape, bool)
     if causal:
-        seen &= np.tri(*s.shape[2:], s.shape[3] - s.shape[2] + off, dtype=bool)
+        visible &= np.tri(*s.shape[2:], s.shape[3] - s.shape[2] + off, dtype=bool)
     if lengths is not None:
-        seen &= np.arange(s.shape[3]) < np.reshape(lengths, (-1, 1, 1, 1))
-    s = s if late else np.where(seen, s, -np.inf)
+        visible &= np.arange(s.shape[3]) < np.reshape(lengths, (-1, 1, 1, 1))
+    s = s if late else np.where(visible, s, -np.inf)
     peak = s.max(-1, keepdims=True, initial=-np.inf)
     w = np.exp(s - np.where(np.isfinite(peak), peak, 0))
     total = w.sum(-1, keepdims=True)
     w = w / np.where(total == 0, 1, total)
-    return (np.where(seen, w, 0) if late else w).astype(q.dtype) @ v
+    return (np.where(visible, w, 0) if late else w).astype(q.dtype) @ v
 
 
 def default(q, scale):
@@ -191,9 +191,9 @@ def reads_padding(q, k, v, *, causal=False, scale=None, key_lengths=None):
 
 
 def cell_of(function, requires=("G == H",)):
-    one = describe(function, arrays="numpy", dtypes=("float32",), requires=requires, empty_rows="zero",
+    implementation = describe(function, arrays="numpy", dtypes=("float32",), requires=requires, empty_rows="zero",
                    causal_alignment="bottom-right")  # fmt: skip
-    return Cell(one, "cpu", "float32")
+    return Cell(implementation, "cpu", "float32")
 
 
 PLANTED = {
@@ -208,9 +208,9 @@ PLANTED = {
 def test_one_mistake_is_one_cause_with_its_sentence_on_top(function, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     laws = [law for law in law_book() if law.family in ("attention", "masking", "contract")]
-    found = causes(checked(cell_of(function), laws, examples=25))
-    assert len(found) == 1, [cause.text() for cause in found]
-    lines = found[0].text().splitlines()
+    groups = causes(checked(cell_of(function), laws, examples=25))
+    assert len(groups) == 1, [cause.text() for cause in groups]
+    lines = groups[0].text().splitlines()
     assert lines[1].startswith("  looks like         ")
     assert lines[1].removeprefix("  looks like         ") == PLANTED[function]
     assert sum("smallest problem" in line for line in lines) == 1
@@ -222,11 +222,11 @@ def test_a_class_of_sizes_that_raises_is_said_once(monkeypatch, tmp_path):
         return core(q, k, v, causal, default(q, scale))
 
     monkeypatch.chdir(tmp_path)
-    found = causes(checked(cell_of(equal_heads, requires=("Q >= 1",)), examples=10))
-    assert len(found) == 1
-    assert found[0].condition == "G != H"
-    assert 'declare requires=("G == H",), or mend it' in found[0].text()
-    assert "looks like" not in found[0].text()
+    groups = causes(checked(cell_of(equal_heads, requires=("Q >= 1",)), examples=10))
+    assert len(groups) == 1
+    assert groups[0].condition == "G != H"
+    assert 'declare requires=("G == H",), or mend it' in groups[0].text()
+    assert "looks like" not in groups[0].text()
 
 
 def test_what_raises_is_not_said_to_look_like_what_is_wrong_elsewhere(monkeypatch, tmp_path):
@@ -244,9 +244,9 @@ def test_what_raises_is_not_said_to_look_like_what_is_wrong_elsewhere(monkeypatc
 
 def test_all_dtypes_share_a_cause_and_it_is_raised_once(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    found = verify(without_scale, profile="glance", dtypes=["float32", "float64"])
+    verification = verify(without_scale, profile="glance", dtypes=["float32", "float64"])
     with pytest.raises(AssertionError) as raised:
-        found.raise_for_failures()
+        verification.raise_for_failures()
     text = str(raised.value)
     assert text.count("looks like") == 1
     assert "(float64, float32)" in text

@@ -30,7 +30,7 @@ NEEDED = {
     "chromium": CHROMIUM,
     "chromedriver": DRIVER,
 }
-LACKING = [name for name, found in NEEDED.items() if not found]
+LACKING = [name for name, present in NEEDED.items() if not present]
 pytestmark = pytest.mark.skipif(
     bool(LACKING),
     reason=f"needs {', '.join(LACKING)} (pip install 'qkverify[dev]'; apt install chromium chromium-driver)",
@@ -195,11 +195,11 @@ def test_nothing_is_requested_and_nothing_complains(
     until(lambda: which == "index" or one(browser, "dialog").get_attribute("open"))
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     sent = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    asked = [
+    requested = [
         s["request"]["url"] for s in sent if not s["documentURL"].startswith("chrome")
     ]  # the browser's own pages load too
     expected = addresses[which].partition("#")[0]
-    assert {url for url in asked if not url.startswith(("data:", "about:"))} == {expected}
+    assert {url for url in requested if not url.startswith(("data:", "about:"))} == {expected}
     assert browser.get_log("browser") == []
 
 
@@ -381,12 +381,12 @@ def axe() -> str:
 def accused(browser: Any, axe: str) -> list[str]:
     """Rules of axe-core that the open page breaks, with the first element of each."""
     browser.execute_script(axe)
-    found = browser.execute_async_script(
+    violations = browser.execute_async_script(
         "axe.run(document, { resultTypes: ['violations'] }).then((found) => arguments[0](found.violations))"
     )
     return [
         f"{v['impact']}: {v['id']}, {len(v['nodes'])} times, first {v['nodes'][0]['html'][:200]}"
-        for v in found
+        for v in violations
     ]
 
 

@@ -78,19 +78,19 @@ def run(mine: list[BenchmarkCase], on: Terms | None = None) -> MeasuredGroup:
 
 def test_a_group_is_timed_in_a_process_of_its_own_and_comes_back_whole(kernels: Path) -> None:
     mine = cells(kernels, "one", "other")
-    found = run(mine)
-    assert [t.implementation for t in found.timings] == ["one", "other"]
-    assert all(t.verified and len(t.seconds) - len(t.disturbed) <= 5 <= len(t.seconds) for t in found.timings)
-    assert found.twin is not None
-    assert set(found.call_seconds) == set(mine)
-    assert found.wall_seconds > 0
+    group = run(mine)
+    assert [t.implementation for t in group.timings] == ["one", "other"]
+    assert all(t.verified and len(t.seconds) - len(t.disturbed) <= 5 <= len(t.seconds) for t in group.timings)
+    assert group.twin is not None
+    assert set(group.call_seconds) == set(mine)
+    assert group.wall_seconds > 0
 
 
 def test_the_named_cell_stands_twice(kernels: Path) -> None:
     for name in ("one", "other"):
-        found = run(cells(kernels, "one", "other"), terms(twin_of=name))
-        assert found.twin is not None
-        assert found.twin.implementation == name
+        group = run(cells(kernels, "one", "other"), terms(twin_of=name))
+        assert group.twin is not None
+        assert group.twin.implementation == name
 
 
 def test_who_ends_the_process_loses_its_own_times_and_the_next_group_has_another(kernels: Path) -> None:
@@ -114,9 +114,9 @@ def test_what_stands_in_no_file_is_timed_here() -> None:
         return np.asarray(weights / weights.sum(-1, keepdims=True) @ value)
 
     workload = Workload(name="open", source="made up", heads=2, key_size=8, queries=16, causal=False)
-    one = registry.find(made_up)[0]
-    found = run([BenchmarkCase(workload, one, "cpu", "float32", "forward")])
-    assert found.timings[0].seconds, found.timings[0].reason
+    implementation = registry.find(made_up)[0]
+    group = run([BenchmarkCase(workload, implementation, "cpu", "float32", "forward")])
+    assert group.timings[0].seconds, group.timings[0].reason
 
 
 def test_a_child_that_ends_is_told_from_one_that_answers(
@@ -142,9 +142,9 @@ def test_a_child_has_its_environment_and_the_users_own_goes_before(
         "from qkverify.timing.worker_protocol import serve\nimport os\nserve(lambda line: os.environ['SETTING'].encode())\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    for own, expected in ((None, b"theirs\n"), ("mine", b"mine\n")):
-        if own:
-            monkeypatch.setenv("SETTING", own)
+    for of_user, expected in ((None, b"theirs\n"), ("mine", b"mine\n")):
+        if of_user:
+            monkeypatch.setenv("SETTING", of_user)
         with Child("env_child", SETTING="theirs") as child:
             assert child.ask(b"?") == expected
 
@@ -162,23 +162,27 @@ def timing(name: str, seconds: list[float], reason: str = "") -> Timing:
 
 def gathered(kernels: Path, *sweeps_of: MeasuredGroup) -> Gathered:
     group = Gathered(cells(kernels, "one", "other"))
-    for process, found in enumerate(sweeps_of):
-        group.add(found, process)
+    for process, sweep in enumerate(sweeps_of):
+        group.add(sweep, process)
     return group
 
 
-def measured(one: list[float], other: list[float], twin: list[float], reason: str = "") -> MeasuredGroup:
-    return MeasuredGroup([timing("one", one), timing("other", other, reason)], timing("one", twin), {}, 1.0)
+def measured(
+    of_one: list[float], of_other: list[float], twin: list[float], reason: str = ""
+) -> MeasuredGroup:
+    return MeasuredGroup(
+        [timing("one", of_one), timing("other", of_other, reason)], timing("one", twin), {}, 1.0
+    )
 
 
 def test_sweeps_are_joined_with_rounds_numbered_through(kernels: Path) -> None:
     group = gathered(
         kernels, measured([1.0] * 3, [2.0] * 3, [1.0] * 3), measured([1.5] * 4, [3.0] * 4, [1.5] * 4)
     )
-    one, other = group.timings
-    assert other.seconds == [2.0] * 3 + [3.0] * 4
-    assert one.rounds == list(range(7))
-    assert one.processes == [0] * 3 + [1] * 4
+    first, second = group.timings
+    assert second.seconds == [2.0] * 3 + [3.0] * 4
+    assert first.rounds == list(range(7))
+    assert first.processes == [0] * 3 + [1] * 4
     assert group.control == Control("c", "one", "cpu", "float32", 1.0, 1.0, 1.0, "forward", 2)
     assert [timing.margin for timing in group.timings] == [0.5, 0.5]
 
@@ -196,8 +200,8 @@ def test_a_cell_without_room_in_a_later_sweep_keeps_its_times_and_one_that_fails
 
 
 def noisy(seed: int, scatter: float, rounds: int = 10) -> MeasuredGroup:
-    one, other, twin = np.exp(np.random.default_rng(seed).normal(0, scatter, (3, rounds)))
-    return measured(one.tolist(), other.tolist(), twin.tolist())
+    first, second, twin = np.exp(np.random.default_rng(seed).normal(0, scatter, (3, rounds)))
+    return measured(first.tolist(), second.tolist(), twin.tolist())
 
 
 def test_time_goes_where_intervals_are_widest(kernels: Path) -> None:
@@ -242,8 +246,8 @@ def written(kernels: Path, tmp_path: Path) -> list[results.Record]:
 
 
 def test_the_grid_is_swept_by_as_many_processes_as_were_asked_for(written: list[results.Record]) -> None:
-    (found,) = of_kind(written, Timing)
-    assert set(found.processes) == {0, 1}
-    assert found.rounds == sorted(set(found.rounds))
+    (recorded,) = of_kind(written, Timing)
+    assert set(recorded.processes) == {0, 1}
+    assert recorded.rounds == sorted(set(recorded.rounds))
     (control,) = of_kind(written, Control)
     assert control.processes == 2

@@ -64,7 +64,7 @@ def test_what_is_broken_is_broken_whatever_else_was_verified(outcome):
 
 
 @pytest.mark.parametrize(
-    ("found", "reason"),
+    ("verdicts", "reason"),
     [
         ([], "no law was run on it"),
         ([verdict(outcome="unavailable", reason="no CUDA device")], "no CUDA device"),
@@ -81,8 +81,8 @@ def test_what_is_broken_is_broken_whatever_else_was_verified(outcome):
         ([verdict(results=1), verdict("other", results=1)], "only 2 results compared with the reference"),
     ],
 )
-def test_nothing_or_next_to_nothing_is_not_verified_and_the_reason_is_said(found, reason):
-    said = of_cell(found, requires=["B == 7"])
+def test_nothing_or_next_to_nothing_is_not_verified_and_the_reason_is_said(verdicts, reason):
+    said = of_cell(verdicts, requires=["B == 7"])
     assert (said.word, said.exit_code()) == (NOT_VERIFIED, 4)
     assert said.reason.startswith(reason)
     assert str(said) == f"NOT VERIFIED: {said.reason}"
@@ -132,12 +132,12 @@ def test_most_problems_refused_is_said():
 
 
 def test_known_findings_are_said_in_the_last_line():
-    found = [
+    verdicts = [
         RIGHT,
         verdict("zero_scale", "finding", "findings/nan", results=1),
         verdict("nan", "finding", "findings/x"),
     ]
-    assert lines({"one": of_cell(found)}) == [
+    assert lines({"one": of_cell(verdicts)}) == [
         "all other laws hold in 1 configuration; 2 known failures: zero_scale (findings/nan), nan (findings/x)"
     ]
 
@@ -311,8 +311,8 @@ UNMET_LAWS = ("agrees_with_reference", "inputs_are_not_written")
 
 def said_of(function, *, names=FEW_LAWS, every=False, profile=5, **declared):
     """What is said of a function in its first dtype, by the named laws or by every one."""
-    one = describe(function, **{**PLAIN, **declared})
-    cell = Cell(replace(one, declared=True), "cpu", one.dtypes[0])
+    implementation = describe(function, **{**PLAIN, **declared})
+    cell = Cell(replace(implementation, declared=True), "cpu", implementation.dtypes[0])
     laws = [law for law in law_book() if every or law.name in names]
     return outcome_of(cell, list(check_cell(cell, laws, examples=profile)))
 
@@ -415,9 +415,9 @@ def test_one_dtype_refused_and_another_verified_are_two_words():
             raise NotImplementedError("no half precision")
         return softmax_attention(query, key, value)
 
-    found = {dtype: said_of(half_less, dtypes=(dtype,)) for dtype in ("float32", "float16")}
-    assert [one.word for one in found.values()] == [HOLDS, NOT_VERIFIED]
-    first, second, last = lines(found)
+    by_dtype = {dtype: said_of(half_less, dtypes=(dtype,)) for dtype in ("float32", "float16")}
+    assert [outcome.word for outcome in by_dtype.values()] == [HOLDS, NOT_VERIFIED]
+    first, second, last = lines(by_dtype)
     assert (first, last) == ("float32: all laws hold", "NOT VERIFIED: 1 of 2 configurations")
     assert second.startswith("float16: NOT VERIFIED: it refused all ")
 
@@ -430,8 +430,8 @@ def test_no_law_at_all_is_no_verdict():
 @pytest.mark.parametrize("name", ["numpy_encoding", "numpy_rotary", "numpy_slopes", "numpy_embedding",
                                   "numpy_cached", "numpy_paged", "numpy_packed", "numpy_decoder"])  # fmt: skip
 def test_our_own_implementations_hold_at_the_smallest_profile(name):
-    (one,) = registry.find(name)
-    cell = Cell(one, "cpu", "float32", name)
+    (implementation,) = registry.find(name)
+    cell = Cell(implementation, "cpu", "float32", name)
     assert str(outcome_of(cell, list(check_cell(cell, examples=5)))) == "all laws hold"
 
 
@@ -442,8 +442,13 @@ def unknown_of(signature):
     """What is said of the unknown parameters of a function with this signature."""
     scope = {}
     exec(f"def {signature}: pass", scope)  # a literal of this file
-    one = describe(next(value for name, value in scope.items() if not name.startswith("__")), arrays="numpy")
-    return {name: sentence(name, one.operation, one.offers) for name in one.unknown}
+    implementation = describe(
+        next(value for name, value in scope.items() if not name.startswith("__")), arrays="numpy"
+    )
+    return {
+        name: sentence(name, implementation.operation, implementation.offers)
+        for name in implementation.unknown
+    }
 
 
 @pytest.mark.parametrize(
@@ -520,7 +525,9 @@ def test_no_implementation_of_ours_has_an_unknown_parameter():
         *mutation_testing.planted("mutants"),
         *mutation_testing.planted("controls"),
     ]
-    assert {one.name: one.unknown for one in every if one.unknown} == {}
+    assert {
+        implementation.name: implementation.unknown for implementation in every if implementation.unknown
+    } == {}
 
 
 # -- where it is said ----------------------------------------------------------------------------------------------------

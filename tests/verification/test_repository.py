@@ -52,8 +52,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def run(program: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    own = ("PYTEST_", "QKVERIFY_")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
+    prefixes = ("PYTEST_", "QKVERIFY_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
     command = [sys.executable, "-m", program, *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 

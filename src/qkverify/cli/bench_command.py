@@ -60,16 +60,16 @@ class BenchResult(NamedTuple):
     all_timings: list[Timing]  # those without samples too
 
 
-def run(asked: BenchRequest, path: Path) -> BenchResult:
+def run(request: BenchRequest, path: Path) -> BenchResult:
     """Check and time what was asked for, appending to `path`. Raises UsageError where nothing of it exists."""
-    start, seconds = time.monotonic(), seconds_of(asked.budget)
-    if asked.lawful_only and asked.laws == "none":
+    start, seconds = time.monotonic(), seconds_of(request.budget)
+    if request.lawful_only and request.laws == "none":
         raise UsageError(
             "--lawful-only needs the verdicts of the laws, and --laws none checks none: use only one of the two"
         )
-    directions = tuple(_pass(name) for name in asked.passes) or DIRECTIONS
-    cases = resolve(asked.workloads) if asked.workloads else []
-    planned = plan(asked.targets, asked.devices, asked.dtypes)
+    directions = tuple(_pass(name) for name in request.passes) or DIRECTIONS
+    cases = resolve(request.workloads) if request.workloads else []
+    planned = plan(request.targets, request.devices, request.dtypes)
     cells = [cell for cell in planned.cells if cell.implementation.operation == "attention"]
     if not cells:
         reasons = [f"{name} on {where}: {why}" for (name, where), why in planned.unavailable.items()]
@@ -79,8 +79,8 @@ def run(asked: BenchRequest, path: Path) -> BenchResult:
             )
         )
     with Writer(path) as writer:
-        writer.append(full_run.run_start(asked.laws))
-        verdicts = None if asked.laws == "none" else _verified(writer, cells, asked.laws, seconds)
+        writer.append(full_run.run_start(request.laws))
+        verdicts = None if request.laws == "none" else _verified(writer, cells, request.laws, seconds)
         with console.progress("timing") as advance:
             run_grid(
                 writer,
@@ -90,12 +90,12 @@ def run(asked: BenchRequest, path: Path) -> BenchResult:
                 verdicts=verdicts,
                 workloads=(lambda device: cases) if cases else small_grid,
                 devices=list(dict.fromkeys(cell.device for cell in cells)),
-                dtypes=asked.dtypes,
+                dtypes=request.dtypes,
                 directions=directions,
-                processes=asked.processes,
-                most_rounds=asked.rounds,
-                cache=_cache(asked.cache),
-                lawful_only=asked.lawful_only,
+                processes=request.processes,
+                most_rounds=request.rounds,
+                cache=_cache(request.cache),
+                lawful_only=request.lawful_only,
             )
     records = last_run(read(path))
     return BenchResult(path, side_of(records), of_kind(records, Ceiling), of_kind(records, Timing))
@@ -129,10 +129,10 @@ def names_of(candidate: str, baseline: str, run: Side) -> tuple[str, str]:
 
 def seconds_of(text: str) -> float:
     """ "90", "90s", "5m" and "1h" in seconds. Raises UsageError."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|)", text.strip())
-    if not found or not float(found[1]):
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|)", text.strip())
+    if not match or not float(match[1]):
         raise UsageError(f"{text!r} is not a time; write 90s, 5m or 1h")
-    return float(found[1]) * UNITS[found[2]]
+    return float(match[1]) * UNITS[match[2]]
 
 
 def _pass(name: str) -> Direction:
@@ -149,7 +149,7 @@ def _cache(name: str) -> Cache | None:
 
 
 def _single(target: str) -> str:
-    names = [one.name for one in registry.find(target)]
+    names = [implementation.name for implementation in registry.find(target)]
     if len(names) > 1:
         raise UsageError(f"{target} names several implementations; choose one to compare: {', '.join(names)}")
     return names[0]

@@ -97,8 +97,8 @@ Jobs = Annotated[
 ]
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(given: bool) -> None:
+    if given:
         from qkverify import __version__
 
         print(f"qkverify {__version__}")
@@ -172,19 +172,19 @@ def verify(
     from qkverify.cli import console
     from qkverify.cli.full_run import run_start
     from qkverify.results import Writer
-    from qkverify.verification import requested as asked
+    from qkverify.verification import requested
     from qkverify.verification.checking import check_cells, conventions_of, info, outcome_of
     from qkverify.verification.outcomes import exit_code, without_cell
 
-    asked_for = asked.gathered(
+    request = requested.gathered(
         targets=targets, devices=device, dtypes=dtype, profile=profile, laws=law, skip=skip, own_laws=own_laws,
         known_failures=known_failures,
     )  # fmt: skip
-    planned, selection, profile = asked_for.plan, asked_for.selection, asked_for.profile
-    console.settings(asked_for)
+    planned, selection, profile = request.plan, request.selection, request.profile
+    console.settings(request)
     console.remarks(planned.implementations)
-    writer = _started(Writer(results), profile, asked_for.selected) if results else None
-    broken, found, infos = [], [], []
+    writer = _started(Writer(results), profile, request.selected) if results else None
+    broken, all_verdicts, infos = [], [], []
     outcomes = {target: without_cell(reason) for target, reason in planned.idle.items()}
     outcomes |= {str(cell): outcome_of(cell, []) for cell in planned.cells}
     for cell, verdicts in check_cells(
@@ -198,7 +198,7 @@ def verify(
         outcomes[str(cell)] = outcome_of(cell, verdicts, selection.laws_of(cell))
         infos.append(info(cell.implementation, conventions_of(cell), {}))
         broken += [v for v in verdicts if v.outcome in ("failed", "crashed", "timed out", "error")]
-        found += verdicts
+        all_verdicts += verdicts
         if writer:
             writer.append(infos[-1])
             for verdict in verdicts:
@@ -206,9 +206,9 @@ def verify(
     if junit:
         from qkverify.exports import save
 
-        save([run_start(profile, asked_for.selected), *infos, *found], junit, "junit")
-    outdated = console.known_failures(asked_for.known, found)
-    console.messages(found)
+        save([run_start(profile, request.selected), *infos, *all_verdicts], junit, "junit")
+    outdated = console.known_failures(request.known, all_verdicts)
+    console.messages(all_verdicts)
     console.verdict(broken, planned, outcomes)
     raise typer.Exit(exit_code(outcomes.values(), strict) or int(strict and outdated))
 
@@ -249,7 +249,7 @@ def bench(
     from qkverify.cli import bench_command, console_timings
     from qkverify.timing import untimed
 
-    asked = bench_command.BenchRequest(
+    request = bench_command.BenchRequest(
         targets or (),
         workload or (),
         pass_ or (),
@@ -262,10 +262,10 @@ def bench(
         cache,
         lawful_only,
     )
-    found = bench_command.run(asked, results or _bench_file())
-    console_timings.bench(found)
-    print(f"samples: {found.path}")
-    raise typer.Exit(1 if untimed.refused(found.all_timings) or not found.side.timings else 0)
+    measured = bench_command.run(request, results or _bench_file())
+    console_timings.bench(measured)
+    print(f"samples: {measured.path}")
+    raise typer.Exit(1 if untimed.refused(measured.all_timings) or not measured.side.timings else 0)
 
 
 @app.command()
@@ -292,15 +292,15 @@ def compare(
         raise UsageError.unknown("outcome", fail_on, comparison.FAIL_ON)
     if comparison.is_run(candidate) or comparison.is_run(baseline):
         new, old = comparison.load(candidate), comparison.load(baseline)
-        found = comparison.runs(new, old, relative_to=relative_to, across_devices=across_devices)
+        compared = comparison.runs(new, old, relative_to=relative_to, across_devices=across_devices)
         console_timings.changes(comparison.software_changes(new, old), relative_to)
     else:
-        asked = bench_command.BenchRequest((candidate, baseline), workload or (), pass_ or (), dtype or (), device or (), budget,
-                               processes, rounds, laws, cache, lawful_only)  # fmt: skip
-        side = comparison.load(str(results)) if results else bench_command.run(asked, _bench_file()).side
-        found = comparison.implementations(side, *bench_command.names_of(candidate, baseline, side))
-    console_timings.comparison(found)
-    raise typer.Exit(1 if comparison.fails(found, fail_on) else 0)
+        request = bench_command.BenchRequest((candidate, baseline), workload or (), pass_ or (), dtype or (),
+                                             device or (), budget, processes, rounds, laws, cache, lawful_only)  # fmt: skip
+        side = comparison.load(str(results)) if results else bench_command.run(request, _bench_file()).side
+        compared = comparison.implementations(side, *bench_command.names_of(candidate, baseline, side))
+    console_timings.comparison(compared)
+    raise typer.Exit(1 if comparison.fails(compared, fail_on) else 0)
 
 
 @app.command()
@@ -447,19 +447,19 @@ def power(
     from qkverify.results import Writer
     from qkverify.verification.mutation_testing import FOLDERS, idle_laws, left_out, measure
 
-    found = []
+    records = []
     if results:
         results.unlink(missing_ok=True)
     writer = _started(Writer(results), profile) if results else None
-    for one in measure(words or (), profile=profile, jobs=jobs, matrix=matrix, seed=seed):
-        console.planted(one)
-        found.append(one)
+    for record in measure(words or (), profile=profile, jobs=jobs, matrix=matrix, seed=seed):
+        console.planted(record)
+        records.append(record)
         if writer:
-            writer.append(one)
-    console.power(found, idle_laws(found) if matrix and not words else None)
+            writer.append(record)
+    console.power(records, idle_laws(records) if matrix and not words else None)
     for gone in [gone for folder in FOLDERS for gone in left_out(folder)]:
         console.console.print(f"left out: {gone.name}: {gone.reason}", markup=False)
-    raise typer.Exit(0 if all(bool(one.kills) == (one.kind == "mutant") for one in found) else 1)
+    raise typer.Exit(0 if all(bool(record.kills) == (record.kind == "mutant") for record in records) else 1)
 
 
 @app.command()

@@ -131,7 +131,12 @@ class Implementation:
         """What was found out of the sizes that a problem breaks, or None: it would raise for them."""
         rules = (
             *self.inferred,
-            *(rule for name, some in self.requires_with.items() if name in options for rule in some),
+            *(
+                rule
+                for name, rules_of_option in self.requires_with.items()
+                if name in options
+                for rule in rules_of_option
+            ),
         )
         return _first_broken(rules, sizes)
 
@@ -152,12 +157,12 @@ class Implementation:
             if name == "window" and convention is not None:
                 open_side = convention.unbounded if convention.unbounded is not None else 2**30
                 value = tuple(open_side if side is None else side for side in value)
-            own = self.parameters[name]
-            if own in keywords:
+            parameter = self.parameters[name]
+            if parameter in keywords:
                 raise UnsupportedCase(
-                    f"{self.name} takes {name} through its parameter {own}, which this call uses already"
+                    f"{self.name} takes {name} through its parameter {parameter}, which this call uses already"
                 )
-            keywords[own] = value
+            keywords[parameter] = value
         if grouped and "grouped_heads" in self.parameters:
             keywords[self.parameters["grouped_heads"]] = True
         for name, value in self.neutral.items():
@@ -300,13 +305,21 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
     )
 
 
-def with_defaults(one: Implementation) -> Implementation:
+def with_defaults(implementation: Implementation) -> Implementation:
     """With the `<name>_vjp` of the function's own module, which may stand below it there."""
-    if one.vjp is not None or one.arrays != "numpy" or one.differentiable is False:
-        return one
-    module = sys.modules.get(getattr(unwrapped(one.function), "__module__", ""))
-    vjp = getattr(module, f"{_plain_name(one.function)}_vjp", None)
-    return one if vjp is None else replace(one, vjp=vjp, offers=one.offers | {"gradients"})
+    if (
+        implementation.vjp is not None
+        or implementation.arrays != "numpy"
+        or implementation.differentiable is False
+    ):
+        return implementation
+    module = sys.modules.get(getattr(unwrapped(implementation.function), "__module__", ""))
+    vjp = getattr(module, f"{_plain_name(implementation.function)}_vjp", None)
+    return (
+        implementation
+        if vjp is None
+        else replace(implementation, vjp=vjp, offers=implementation.offers | {"gradients"})
+    )
 
 
 def _first_broken(rules: Sequence[str], sizes: Mapping[str, int]) -> str | None:
@@ -317,10 +330,10 @@ def _first_broken(rules: Sequence[str], sizes: Mapping[str, int]) -> str | None:
     return None
 
 
-def _checked(what: str, asked: str, exists: Sequence[str]) -> str:
-    if asked not in exists:
-        raise UsageError.unknown(what, asked, exists)
-    return asked
+def _checked(what: str, name: str, exists: Sequence[str]) -> str:
+    if name not in exists:
+        raise UsageError.unknown(what, name, exists)
+    return name
 
 
 def _semantics(declared: Mapping[str, Any]) -> dict[str, str]:

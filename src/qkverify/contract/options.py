@@ -67,7 +67,7 @@ SEMANTICS: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType(
 
 # Operation -> its first parameters.
 OPERATIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {name: tuple(one.parameters) for name, one in DESCRIBED.items()}
+    {name: tuple(operation.parameters) for name, operation in DESCRIBED.items()}
 )
 
 

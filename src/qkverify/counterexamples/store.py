@@ -34,10 +34,10 @@ KEPT = 500  # counterexamples in the folder; the oldest go first
 
 def store(law: Law, run: Run) -> str:
     """Write the failing example of a run and return its id; nothing where the folder cannot be written."""
-    one = run.implementation
+    implementation = run.implementation
     record = {
-        "law": law.name, "law_file": law.file, "implementation": one.name, "file": one.file,
-        "function": getattr(one.function, "__name__", ""), "device": run.device, "dtype": run.dtype,
+        "law": law.name, "law_file": law.file, "implementation": implementation.name, "file": implementation.file,
+        "function": getattr(implementation.function, "__name__", ""), "device": run.device, "dtype": run.dtype,
         "drawn": {name: encode(value) for name, value in run.failing.items()},
     }  # fmt: skip
     text = json.dumps(record, indent=1)

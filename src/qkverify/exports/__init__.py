@@ -73,15 +73,15 @@ def format_named(name: str | None, output: Path | None) -> ModuleType:
             raise UsageError.unknown("format", name, known)
         return known[name]
     suffix = output.suffix.lower() if output else ""
-    found = [module for module in known.values() if suffix in module.SUFFIXES]
-    if len(found) != 1:
+    matching = [module for module in known.values() if suffix in module.SUFFIXES]
+    if len(matching) != 1:
         of = f"the ending of {output} is not that of a format" if output else "no format was named"
         listed = "\n".join(
             f"  {known_name:17} {', '.join(module.SUFFIXES):15} {module.ABOUT}"
             for known_name, module in known.items()
         )
         raise UsageError(f"{of}; choose one with --to:\n{listed}")
-    return found[0]
+    return matching[0]
 
 
 def subject_of(module: ModuleType, what: str | None) -> str:
@@ -127,5 +127,5 @@ def _put(text: bytes, output: Path) -> None:
 @cache
 def _formats() -> tuple[tuple[str, ModuleType], ...]:
     names = (module.name for module in pkgutil.iter_modules(file_formats.__path__))
-    found = (importlib.import_module(f"{file_formats.__name__}.{name}") for name in names)
-    return tuple((name_of(module), module) for module in found)
+    modules = (importlib.import_module(f"{file_formats.__name__}.{name}") for name in names)
+    return tuple((name_of(module), module) for module in modules)

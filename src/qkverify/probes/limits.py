@@ -89,7 +89,7 @@ def plain_sizes(implementation: Implementation) -> dict[str, int] | None:
     widths = [{"D": d, "E": e} for d, e in ((4, 8), (4, 4), (8, 8), (16, 16), (32, 32), (64, 64), (128, 128))]
     chosen: dict[str, int] = {}
     for candidates in (heads, widths, lengths):
-        fitting = [some for some in candidates if implementation.accepts({**chosen, **some}) is None]
+        fitting = [sizes for sizes in candidates if implementation.accepts({**chosen, **sizes}) is None]
         if not fitting:
             return None
         chosen |= fitting[0]

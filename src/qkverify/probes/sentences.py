@@ -103,7 +103,9 @@ def inferred(implementations: Iterable[Implementation]) -> str:
     for implementation in implementations:
         rules = [*implementation.inferred]
         rules += [
-            f"{rule} with {name}" for name, some in implementation.requires_with.items() for rule in some
+            f"{rule} with {name}"
+            for name, of_option in implementation.requires_with.items()
+            for rule in of_option
         ]
         said += [f"{', '.join(rules)} ({implementation.name})"] if rules else []
     return f"inferred limits: {'; '.join(said)}" if said else ""

@@ -167,9 +167,9 @@ def line_of(record: Record) -> bytes:
 
 def verdict_of(line: str | bytes) -> Verdict:
     """The verdict of a line that `line_of` made in this version."""
-    found = _decoder.decode(line)
-    assert isinstance(found, Verdict)
-    return found
+    verdict = _decoder.decode(line)
+    assert isinstance(verdict, Verdict)
+    return verdict
 
 
 def of_kind(records: Iterable[Record], kind: type[Kind]) -> list[Kind]:

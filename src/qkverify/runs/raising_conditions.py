@@ -95,8 +95,8 @@ def _conditions() -> Iterator[tuple[str, Condition]]:
     for mode in ("no_grad", "inference_mode"):
         yield f"under {mode}", lambda call, mode=mode: call.mode == mode  # type: ignore[misc]
     yield from list(sizes.items())[len(FEW) :]
-    for (one, first), (other, second) in combinations(given.items(), 2):
-        yield f"{one} and {other}", _both(first, second)
+    for (first_phrase, first), (second_phrase, second) in combinations(given.items(), 2):
+        yield f"{first_phrase} and {second_phrase}", _both(first, second)
     for phrase, holds in given.items():
         for size in FEW:
             yield f"{phrase} and {size}", _both(holds, sizes[size])

@@ -106,8 +106,8 @@ COMPILED_SHORT = tuple(row for row in COMPILED if max(row) <= 33)
 def _mixtures(names: Sequence[str], count: int) -> tuple[tuple[str, ...], ...]:
     """How query, key, value and upstream are filled: all alike, or one of them differently. Simple first."""
     alike = [(name,) * 4 for name in names]
-    mixed = [(one, *[other] * 3) if turn % 2 else (other, one, other, other)
-             for turn, (one, other) in enumerate(product(names, names)) if one != other]  # fmt: skip
+    mixed = [(first, *[second] * 3) if turn % 2 else (second, first, second, second)
+             for turn, (first, second) in enumerate(product(names, names)) if first != second]  # fmt: skip
     last = [("normal", "normal", name, "normal") for name in names] + [
         ("normal",) * 3 + (name,) for name in names
     ]
@@ -365,9 +365,9 @@ def draw_options(choices: Choices, run: Run | None, s: Mapping[str, int], dtype:
         chosen = [
             name for name in chosen if name in use or run.implementation.refuses(s, {name: True}) is None
         ]
-        for one, other in run.implementation.exclusive:
-            if one in chosen and other in chosen:
-                chosen.remove(other if other not in use else one)
+        for first, second in run.implementation.exclusive:
+            if first in chosen and second in chosen:
+                chosen.remove(second if second not in use else first)
     if "mask" in chosen and "bias" in chosen and run is not None and run.one_parameter():
         chosen.remove("bias" if "bias" not in use else "mask")
     return {name: OPTION_DRAWS[name](choices, s, dtype) for name in chosen}

@@ -156,7 +156,11 @@ def through_nvml() -> Callable[[], State] | None:
             mhz=told("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
             celsius=told("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
             watts=None if milliwatts is None else milliwatts / 1e3,
-            lost_ns={name: int(one.violationTime) for name, one in violations.items() if one is not None},
+            lost_ns={
+                name: int(violation.violationTime)
+                for name, violation in violations.items()
+                if violation is not None
+            },
         )
 
     return look

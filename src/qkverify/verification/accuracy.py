@@ -89,7 +89,7 @@ def _summary(
     cell: Cell, errors: Sequence[np.ndarray], baselines: Sequence[np.ndarray], leans: Sequence[np.ndarray]
 ) -> Accuracy:
     error, baseline, rows = (
-        np.concatenate([x.ravel() for x in found]) for found in (errors, baselines, leans)
+        np.concatenate([x.ravel() for x in arrays]) for arrays in (errors, baselines, leans)
     )
     moved = error[error != 0]
     return Accuracy(

@@ -80,44 +80,56 @@ def plan(
     targets: Sequence[Any] = (), devices: Sequence[str] = (), dtypes: Sequence[str] = ()
 ) -> VerificationPlan:
     """Cells for targets (default: the whole folder), narrowed to devices and dtypes. Raises UsageError."""
-    for asked, every, what in ((devices, DEVICES, "device"), (dtypes, DTYPES, "dtype")):
-        for word in asked:
+    for requested, every, what in ((devices, DEVICES, "device"), (dtypes, DTYPES, "dtype")):
+        for word in requested:
             if word not in every:
                 raise UsageError.unknown(what, word, every)
     unavailable: dict[tuple[str, str], str] = {}
     if targets:
-        found = [(one, t if isinstance(t, str) else one.name) for t in targets for one in probes.find(t)]
+        targeted = [
+            (implementation, t if isinstance(t, str) else implementation.name)
+            for t in targets
+            for implementation in probes.find(t)
+        ]
     else:
-        found = [(one, one.name) for one in registry.load_folder()]
+        targeted = [(implementation, implementation.name) for implementation in registry.load_folder()]
         unavailable = {(gone.name, "cpu"): gone.reason for gone in registry.folder()[1]}
-    found.sort(key=lambda pair: pair[0].operation != "attention")  # attention first, its parts after it
+    targeted.sort(key=lambda pair: pair[0].operation != "attention")  # attention first, its parts after it
     cells = []
-    for one, target in found:
-        for device, reason in registry.devices_of(one).items():
+    for implementation, target in targeted:
+        for device, reason in registry.devices_of(implementation).items():
             if devices and device not in devices:
                 continue
             if reason is not None:
-                unavailable[one.name, device] = reason
+                unavailable[implementation.name, device] = reason
                 continue
             cells += [
-                Cell(one, device, dtype, target) for dtype in one.dtypes if not dtypes or dtype in dtypes
+                Cell(implementation, device, dtype, target)
+                for dtype in implementation.dtypes
+                if not dtypes or dtype in dtypes
             ]
-            refused = {dtype: why for dtype, why in one.refused_dtypes.items() if dtype in dtypes}
-            if refused and not set(one.dtypes) & set(dtypes):
-                unavailable[one.name, device] = "; ".join(
+            refused = {dtype: why for dtype, why in implementation.refused_dtypes.items() if dtype in dtypes}
+            if refused and not set(implementation.dtypes) & set(dtypes):
+                unavailable[implementation.name, device] = "; ".join(
                     f"{d} is refused: {why}" for d, why in refused.items()
                 )
-    idle = {target: _why_idle(one, unavailable) for one, target in found} if targets else {}
+    idle = (
+        {target: _why_idle(implementation, unavailable) for implementation, target in targeted}
+        if targets
+        else {}
+    )
     for cell in cells:
         idle.pop(cell.target, None)
-    return VerificationPlan(cells, unavailable, [one for one, _ in found], idle)
+    return VerificationPlan(cells, unavailable, [implementation for implementation, _ in targeted], idle)
 
 
-def _why_idle(one: Implementation, unavailable: Mapping[tuple[str, str], str]) -> str:
+def _why_idle(implementation: Implementation, unavailable: Mapping[tuple[str, str], str]) -> str:
     """Why an implementation has no cell."""
-    reasons = [f"{device}: {reason}" for (name, device), reason in unavailable.items() if name == one.name]
+    reasons = [
+        f"{device}: {reason}" for (name, device), reason in unavailable.items() if name == implementation.name
+    ]
     return "; ".join(reasons) or (
-        f"it declares {', '.join(one.dtypes)} on {', '.join(one.devices)}, and others were requested"
+        f"it declares {', '.join(implementation.dtypes)} on {', '.join(implementation.devices)}, and others were requested"
     )
 
 
@@ -135,9 +147,9 @@ def conventions_of(cell: Cell) -> dict[str, conventions.Choice]:
 
 def prepare(cell: Cell) -> Run:
     """A fresh run of a cell, held to its conventions."""
-    found = conventions_of(cell)
-    return Run(cell.implementation, cell.device, cell.dtype, conventions.settled(found),
-               **conventions.precisions_of(found, cell.dtype))  # fmt: skip
+    choices = conventions_of(cell)
+    return Run(cell.implementation, cell.device, cell.dtype, conventions.settled(choices),
+               **conventions.precisions_of(choices, cell.dtype))  # fmt: skip
 
 
 CALLS = ("contract", "calls")  # the families about how calls behave
@@ -183,24 +195,25 @@ def check(law: Law, run: Run, *, failures: Failures | None = None, **settings: A
     """
     failures = Failures() if failures is None else failures
     with messages.collected(), run.framework.restored():
-        found = _verdict(law, run, failures, settings)
+        verdict = _verdict(law, run, failures, settings)
     failures.calls_of(run)
-    if found.outcome == "crashed":
+    if verdict.outcome == "crashed":
         LOST[run.implementation.arrays, run.device] = f"{law.name} of {run.cell}"
-    return msgspec.structs.replace(found, messages=messages.taken(found.implementation))
+    return msgspec.structs.replace(verdict, messages=messages.taken(verdict.implementation))
 
 
 def _verdict(law: Law, run: Run, failures: Failures, settings: Mapping[str, Any]) -> Verdict:
-    one = run.implementation
+    implementation = run.implementation
     start = time.perf_counter()
-    after = LOST.get((one.arrays, run.device))
+    after = LOST.get((implementation.arrays, run.device))
 
     def verdict(outcome: Any, reason: str = "", counterexample: Counterexample | None = None) -> Verdict:
-        return Verdict(law=law.name, family=law.family, sentence=law.sentence, exact=law.exact, implementation=one.name,
-                       device=run.device, dtype=run.dtype, outcome=outcome, reason=reason, examples=run.examples,
+        return Verdict(law=law.name, family=law.family, sentence=law.sentence, exact=law.exact,
+                       implementation=implementation.name, device=run.device, dtype=run.dtype, outcome=outcome,
+                       reason=reason, examples=run.examples,
                        margin=run.largest_margin if run.examples and not law.exact else None,
                        seconds=time.perf_counter() - start, counterexample=counterexample,
-                       used=sorted(run.used & one.offers), tested=tested(run) if tried else None)  # fmt: skip
+                       used=sorted(run.used & implementation.offers), tested=tested(run) if tried else None)  # fmt: skip
 
     tried = False
     if after is not None:
@@ -224,12 +237,12 @@ def _verdict(law: Law, run: Run, failures: Failures, settings: Mapping[str, Any]
     except Exception as broken:
         known = finding(law, run)
         if known is None or not known.explains(run.problems):
-            found = counterexample(broken, law, run, failures)
-            return verdict("failed", _in_short(found), found)
-        found = counterexample(broken, law, run, Failures())  # what is known is no evidence for what is not
+            example = counterexample(broken, law, run, failures)
+            return verdict("failed", _in_short(example), example)
+        example = counterexample(broken, law, run, Failures())  # what is known is no evidence for what is not
         other = beside(known, law, run, **settings)
         return (
-            verdict("finding", str(known), found)
+            verdict("finding", str(known), example)
             if other is None
             else verdict("failed", _in_short(other), other)
         )
@@ -246,11 +259,11 @@ def tested(run: Run) -> Tested:
                   results=compared[RESULT], gradients=compared[GRADIENTS])  # fmt: skip
 
 
-def _in_short(found: Counterexample) -> str:
+def _in_short(example: Counterexample) -> str:
     """The worst element in one line, or what was raised."""
-    if not found.location:
-        return found.got
-    return f"{found.location}: got {found.got}, exact {found.exact}, bound {found.bound}"
+    if not example.location:
+        return example.got
+    return f"{example.location}: got {example.got}, exact {example.exact}, bound {example.bound}"
 
 
 def beside(known: Finding, law: Law, run: Run, **settings: Any) -> Counterexample | None:
@@ -281,7 +294,7 @@ def counterexample(broken: BaseException, law: Law, run: Run, failures: Failures
     """What a person needs of a failure; the problem is stored so that it can be replayed."""
     replay = store.store(law, run)
     evidence = broken.evidence if isinstance(broken, LawViolation) else None
-    seen = evidence if isinstance(evidence, Evidence) else None
+    worst = evidence if isinstance(evidence, Evidence) else None
     raised = not isinstance(broken, LawViolation | ContractError)
     lost = isinstance(broken, DeviceLost)
     calls = [] if lost else judged(run)
@@ -297,20 +310,22 @@ def counterexample(broken: BaseException, law: Law, run: Run, failures: Failures
     path = store.script_of(replay)
     return Counterexample(
         message=message, problem=run.problems[0].describe() if run.problems else "", replay=replay,
-        got=number(seen.got) if seen else foreign_text.shown(broken), exact=number(seen.exact) if seen else "",
-        bound=f"{seen.bound:.2g}" if seen else "", margin=seen.margin if seen else None,
-        location=f"{seen.what}{list(seen.location)}" if seen else "", script=path.read_text("utf-8") if path else "",
+        got=number(worst.got) if worst else foreign_text.shown(broken), exact=number(worst.exact) if worst else "",
+        bound=f"{worst.bound:.2g}" if worst else "", margin=worst.margin if worst else None,
+        location=f"{worst.what}{list(worst.location)}" if worst else "", script=path.read_text("utf-8") if path else "",
         diagnosis=diagnosis, exception=foreign_text.of_error(broken) if raised else "", line=lines[-1] if lines else "",
-        value_wrong=any(one.value for one in calls), gradient_wrong=any(one.gradient for one in calls), numbers=numbers_of(run),
-        traits=traits.of(run.problems),
+        value_wrong=any(call.value for call in calls), gradient_wrong=any(call.gradient for call in calls),
+        numbers=numbers_of(run), traits=traits.of(run.problems),
     )  # fmt: skip
 
 
 def _lines_of(broken: BaseException, run: Run) -> list[str]:
     """The last lines of the implementation's file that an exception came through."""
     frames = traceback.extract_tb(broken.__traceback__)
-    own = [frame for frame in frames if frame.filename == run.implementation.file]
-    return [f"{_place(frame)}  {foreign_text.shown_line(frame.line, characters=200)}" for frame in own[-3:]]
+    in_file = [frame for frame in frames if frame.filename == run.implementation.file]
+    return [
+        f"{_place(frame)}  {foreign_text.shown_line(frame.line, characters=200)}" for frame in in_file[-3:]
+    ]
 
 
 def _place(frame: traceback.FrameSummary) -> str:
@@ -318,15 +333,16 @@ def _place(frame: traceback.FrameSummary) -> str:
 
 
 def info(
-    one: Implementation, semantics: dict[str, conventions.Choice], unavailable: dict[str, str]
+    implementation: Implementation, semantics: dict[str, conventions.Choice], unavailable: dict[str, str]
 ) -> ImplementationInfo:
     """What the report says of an implementation."""
     return ImplementationInfo(
-        name=one.name, operation=one.operation, summary=one.summary, arrays=one.arrays,
-        file=foreign_text.shown_line(Path(one.file).name), dtypes=list(one.dtypes), devices=list(one.devices),
-        offers=sorted(one.offers), not_offered=list(one.not_offered), requires=list(one.requires), unavailable=unavailable,
+        name=implementation.name, operation=implementation.operation, summary=implementation.summary,
+        arrays=implementation.arrays, file=foreign_text.shown_line(Path(implementation.file).name),
+        dtypes=list(implementation.dtypes), devices=list(implementation.devices), offers=sorted(implementation.offers),
+        not_offered=list(implementation.not_offered), requires=list(implementation.requires), unavailable=unavailable,
         semantics={name: Semantic(choice.value, choice.how) for name, choice in semantics.items()},
-        unknown=list(one.unknown),
+        unknown=list(implementation.unknown),
     )  # fmt: skip
 
 
@@ -365,11 +381,11 @@ def check_cells(cells: Sequence[Cell], *, profile: str = "default", jobs: int = 
             yield cell, checked(cell, laws, examples=examples_of(profile))
         return
     every = {cell: applicable(law_book() if laws is None else laws, cell) for cell in cells}
-    found: dict[Cell, dict[str, Verdict]] = {cell: {} for cell in cells}
+    by_cell: dict[Cell, dict[str, Verdict]] = {cell: {} for cell in cells}
     for cell, verdicts in check_parts(every, profile=profile, jobs=jobs):
-        found[cell] |= {verdict.law: verdict for verdict in verdicts}
-        if len(found[cell]) == len(every[cell]):
-            yield cell, [found[cell][law.name] for law in every[cell]]
+        by_cell[cell] |= {verdict.law: verdict for verdict in verdicts}
+        if len(by_cell[cell]) == len(every[cell]):
+            yield cell, [by_cell[cell][law.name] for law in every[cell]]
 
 
 PARTS = 8  # of a cell with as many laws as attention has: what is lost of a run that is killed, and what each process takes
@@ -391,23 +407,26 @@ def check_parts(
     parts = [part for cell in cells for part in _parts(cell, laws[cell], -(-longest // PARTS))]
     while parts:
         tasks = [
-            (address_of(cell), [law.name for law in some], examples, own_files(some)) for cell, some in parts
+            (address_of(cell), [law.name for law in laws_of_part], examples, own_files(laws_of_part))
+            for cell, laws_of_part in parts
         ]
         left = []
         for index, verdicts in processes.each(_elsewhere, tasks, jobs, spent=_lost_its_device, until=until):
-            cell, some = parts[index]
+            cell, laws_of_part = parts[index]
             if verdicts is None:
-                verdicts = _crashed(cell, some)
+                verdicts = _crashed(cell, laws_of_part)
             yield cell, verdicts
-            left += _parts(cell, some[len(verdicts) :], -(-len(some) // jobs))
+            left += _parts(cell, laws_of_part[len(verdicts) :], -(-len(laws_of_part) // jobs))
         parts = left if time.monotonic() < until else []
 
 
 def compiled(cell: Cell) -> bool:
     """Whether a call may wait for a compiler: JAX's, or Triton's on a GPU."""
-    one = cell.implementation
-    by_triton = cell.device != "cpu" and hasattr(sys.modules.get(one.function.__module__), "triton")
-    return by_triton or one.compiles
+    implementation = cell.implementation
+    by_triton = cell.device != "cpu" and hasattr(
+        sys.modules.get(implementation.function.__module__), "triton"
+    )
+    return by_triton or implementation.compiles
 
 
 def _parts(cell: Cell, laws: Sequence[Law], size: int) -> list[tuple[Cell, Sequence[Law]]]:
@@ -430,9 +449,15 @@ def cell_at(address: Address) -> Cell:
     """The cell, found again: one and the same in a process, whose conventions are probed once."""
     if address not in _found:
         target, name, device, dtype, listed = address
-        one = probes.fitted(next(one for one in registry.find(target) if one.name == name))
-        one = replace(one, findings={**one.findings, **dict(listed)}) if listed else one
-        _found[address] = Cell(one, device, dtype, target)
+        implementation = probes.fitted(
+            next(candidate for candidate in registry.find(target) if candidate.name == name)
+        )
+        implementation = (
+            replace(implementation, findings={**implementation.findings, **dict(listed)})
+            if listed
+            else implementation
+        )
+        _found[address] = Cell(implementation, device, dtype, target)
     return _found[address]
 
 
@@ -443,12 +468,12 @@ def _elsewhere(
     address: Address, laws: Sequence[str], examples: int, files: Sequence[str] = ()
 ) -> list[Verdict]:
     """The verdicts of these laws, in their order, or up to the one over which this process lost the device."""
-    found, failures = [], Failures()
+    verdicts, failures = [], Failures()
     for verdict in _checking(cell_at(address), laws_named(laws, files), examples, failures):
-        found.append(verdict)
-        if _lost_its_device(found):
+        verdicts.append(verdict)
+        if _lost_its_device(verdicts):
             break
-    return failures.settled(found)
+    return failures.settled(verdicts)
 
 
 def _lost_its_device(verdicts: Sequence[Verdict]) -> bool:
@@ -472,9 +497,9 @@ def examples_of(profile: str) -> int:
 
 def outcome_of(cell: Cell, verdicts: Sequence[Verdict], laws: int | None = None) -> CellOutcome:
     """What is said of a cell; `laws` as in `outcomes.of_cell`: how many it has, where some were selected."""
-    one = cell.implementation
-    return of_cell(verdicts, operation=one.operation, offers=one.offers, unknown=one.unknown,
-                   requires=one.requires, laws=laws)  # fmt: skip
+    implementation = cell.implementation
+    return of_cell(verdicts, operation=implementation.operation, offers=implementation.offers,
+                   unknown=implementation.unknown, requires=implementation.requires, laws=laws)  # fmt: skip
 
 
 @dataclass
@@ -505,16 +530,20 @@ class Verification:
         """Return if the laws hold. Otherwise raise LawViolation, with the smallest counterexample of each cause and the laws that
         it breaks; or NotVerified, if nothing of a configuration was verified, or, with `strict`, not everything."""
         if self.failures:
-            found = causes(self.failures)
-            raise LawViolation("\n\n".join([*(cause.text() for cause in found), f"{summary(found)} broken"]))
+            failure_causes = causes(self.failures)
+            raise LawViolation(
+                "\n\n".join(
+                    [*(cause.text() for cause in failure_causes), f"{summary(failure_causes)} broken"]
+                )
+            )
         self.raise_if_not_verified(strict=strict)
 
     def raise_if_not_verified(self, *, strict: bool = False) -> None:
         """Raise NotVerified, with the reasons, if nothing of a configuration was verified, or, with `strict`, not everything."""
         lacking = [
-            f"{cell}: {one}"
-            for cell, one in self.outcomes.items()
-            if one.exit_code(strict) == EXIT_CODES[NOT_VERIFIED]
+            f"{cell}: {outcome}"
+            for cell, outcome in self.outcomes.items()
+            if outcome.exit_code(strict) == EXIT_CODES[NOT_VERIFIED]
         ]
         if lacking or not self.outcomes:
             raise NotVerified("\n".join(lacking) or "nothing was verified")
@@ -534,24 +563,27 @@ def verify(
 
     Raises UsageError if there is nothing to check.
     """
-    from qkverify.verification import requested as asked
-    from qkverify.verification import settings
+    from qkverify.verification import requested, settings
 
-    chosen = asked.checked(
+    chosen = requested.checked(
         settings.Settings(
             None, (target,), profile, tuple(dtypes), tuple(devices), tuple(laws), tuple(skip),
             tuple(map(str, own_laws)), str(known_failures),
         )
     )  # fmt: skip
-    found = Verification()
-    found.outcomes = {target: without_cell(reason) for target, reason in chosen.plan.idle.items()}
-    found.outcomes |= {str(cell): outcome_of(cell, []) for cell in chosen.plan.cells}
+    verification = Verification()
+    verification.outcomes = {target: without_cell(reason) for target, reason in chosen.plan.idle.items()}
+    verification.outcomes |= {str(cell): outcome_of(cell, []) for cell in chosen.plan.cells}
     for cell, verdicts in check_cells(chosen.plan.cells, profile=profile, laws=chosen.selection.laws):
-        found.verdicts += verdicts
-        found.outcomes[str(cell)] = outcome_of(cell, verdicts, chosen.selection.laws_of(cell))
-        one = cell.implementation
-        unknown = [name for name in one.unknown if not name.startswith("*")]
-        if missed := [*unknown, *unverified(one.offers, verdicts)]:
-            found.unverified[str(cell)] = missed
-    found.remarks = {one.name: list(one.remarks) for one in chosen.plan.implementations if one.remarks}
-    return found
+        verification.verdicts += verdicts
+        verification.outcomes[str(cell)] = outcome_of(cell, verdicts, chosen.selection.laws_of(cell))
+        implementation = cell.implementation
+        unknown = [name for name in implementation.unknown if not name.startswith("*")]
+        if missed := [*unknown, *unverified(implementation.offers, verdicts)]:
+            verification.unverified[str(cell)] = missed
+    verification.remarks = {
+        implementation.name: list(implementation.remarks)
+        for implementation in chosen.plan.implementations
+        if implementation.remarks
+    }
+    return verification

@@ -133,14 +133,16 @@ def applied(planned: VerificationPlan, entries: Sequence[KnownFailure]) -> Verif
 
 
 def _known(cell: Cell, entries: Sequence[KnownFailure]) -> Cell:
-    one = cell.implementation
+    implementation = cell.implementation
     findings = {}
     for law in dict.fromkeys(law for entry in entries for law in entry.laws):
-        if entry := entry_of(entries, law, one.name, cell.device, cell.dtype):
+        if entry := entry_of(entries, law, implementation.name, cell.device, cell.dtype):
             # Of all keys that `verification.finding` looks for, this one counts first.
             findings[f"{law}[{cell.device}-{cell.dtype}]"] = Finding(str(entry), listed=entry.place)
     return (
-        replace(cell, implementation=replace(one, findings={**one.findings, **findings}))
+        replace(
+            cell, implementation=replace(implementation, findings={**implementation.findings, **findings})
+        )
         if findings
         else cell
     )

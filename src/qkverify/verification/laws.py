@@ -133,10 +133,10 @@ class Law:
         """
         examples = settings().max_examples if max_examples is None else max_examples
         share = self.weight * run.implementation.effort.get(run.device, 1.0)
-        own: dict[str, Any] = {"max_examples": max(1, round(examples * share))}
+        law_settings: dict[str, Any] = {"max_examples": max(1, round(examples * share))}
         if self.chance:
-            own["phases"] = tuple(phase for phase in _ALWAYS["phases"] if phase is not Phase.shrink)
-        test = settings(**{**_ALWAYS, **own, **overrides})(
+            law_settings["phases"] = tuple(phase for phase in _ALWAYS["phases"] if phase is not Phase.shrink)
+        test = settings(**{**_ALWAYS, **law_settings, **overrides})(
             given(together(self.arguments))(self._example(run, spared))
         )
         if seed is None and SEED in os.environ:
@@ -292,8 +292,8 @@ def explain(
             for i, line in enumerate(str(broken).splitlines())
         ]
     else:
-        own = isinstance(broken, LawViolation | ContractError | HarnessError)
-        lines.append(f"  {foreign_text.shown(broken) if own else foreign_text.of_error(broken)}")
+        ours = isinstance(broken, LawViolation | ContractError | HarnessError)
+        lines.append(f"  {foreign_text.shown(broken) if ours else foreign_text.of_error(broken)}")
     if diagnosis is None:
         dropped = checked.family == "dropout"
         diagnosis = (

@@ -43,8 +43,8 @@ def checked(chosen: settings.Settings) -> Request:
         raise UsageError(NO_TARGET)
     profile = chosen.profile or "default"
     checking.examples_of(profile)
-    own = selection.laws_of_files(chosen.own_laws)
-    selected, known = _selected(chosen, own), chosen.entries()
+    own_laws = selection.laws_of_files(chosen.own_laws)
+    selected, known = _selected(chosen, own_laws), chosen.entries()
     planned = checking.plan(chosen.targets, chosen.devices, chosen.dtypes)
     if not planned.cells and not planned.unavailable:
         raise UsageError(checking.nothing_to_verify(planned))
@@ -57,14 +57,14 @@ def checked(chosen: settings.Settings) -> Request:
 
 def of_collected(chosen: settings.Settings, laws: Collection[Law]) -> set[Law]:
     """Those of the laws that pytest collected that are selected. Raises UsageError for a name that no law has."""
-    own = {law.name: law for law in (*selection.laws_of_files(chosen.own_laws), *laws)}
-    kept = {law.name for law in _selected(chosen, own.values()).laws}
+    own_laws = {law.name: law for law in (*selection.laws_of_files(chosen.own_laws), *laws)}
+    kept = {law.name for law in _selected(chosen, own_laws.values()).laws}
     return {law for law in laws if law.name in kept}
 
 
-def _selected(chosen: settings.Settings, own: Iterable[Law]) -> selection.Selection:
+def _selected(chosen: settings.Settings, own_laws: Iterable[Law]) -> selection.Selection:
     """What is selected of the built-in laws and one's own; the names of known failures are judged with it."""
-    every = list({law.name: law for law in (*checking.law_book(), *own)}.values())
+    every = list({law.name: law for law in (*checking.law_book(), *own_laws)}.values())
     known_failures.check_laws(chosen.entries(), every)
     return selection.select(every, chosen.laws, chosen.skip)
 

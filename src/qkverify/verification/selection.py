@@ -59,7 +59,7 @@ def laws_of_files(files: Iterable[str | Path]) -> tuple[Law, ...]:
     Raises UsageError for a file without a law, and for a name that a built-in law or another file has.
     """
     taken = {law.name: "a built-in law" for law in law_book()}
-    found: list[Law] = []
+    laws: list[Law] = []
     for file in files:
         module = registry.load_file(file)
         mine = [law for law in laws_in(module) if law.file == module.__file__]  # not those that it imports
@@ -71,5 +71,5 @@ def laws_of_files(files: Iterable[str | Path]) -> tuple[Law, ...]:
                     f"{file}: the name {law.name!r} is taken by {taken[law.name]}; choose another name"
                 )
             taken[law.name] = f"a law of {file}"
-        found += mine
-    return tuple(found)
+        laws += mine
+    return tuple(laws)

@@ -12,19 +12,19 @@ from qkverify.cli.init.files import File, Set
 from qkverify.verification import settings
 
 
-def candidates(found: Sequence[Candidate]) -> None:
+def candidates(proposed: Sequence[Candidate]) -> None:
     """Each function that looks like attention, and the line to run for it."""
-    if not found:
+    if not proposed:
         print("no function in this folder takes a query, a key and a value; name yours:")
         print("  qkverify init path/file.py:function")
         print("other operations, and the parameters that identify them: qkverify list operations")
         return
     print("functions in this folder that look like attention (the source was read, nothing was imported):")
-    for one in found:
-        command = f"qkverify verify {shlex.quote(one.target)}"
-        if one.needs_adapter:
-            command = f"qkverify init {shlex.quote(one.target)}    # it needs an adapter"
-        print(f"\n  {one}\n      {command}")
+    for candidate in proposed:
+        command = f"qkverify verify {shlex.quote(candidate.target)}"
+        if candidate.needs_adapter:
+            command = f"qkverify init {shlex.quote(candidate.target)}    # it needs an adapter"
+        print(f"\n  {candidate}\n      {command}")
     print("\nfiles for pytest, CI and known failures: qkverify init TARGET")
 
 

@@ -109,7 +109,7 @@ def _candidate(target: str) -> Candidate | None:
     names = candidates.names_of(file)
     if name not in names:
         raise UsageError.unknown("function", name, names)
-    return next((found for found in candidates.of_file(file) if found.name == name), None)
+    return next((candidate for candidate in candidates.of_file(file) if candidate.name == name), None)
 
 
 def _file_of(module: str) -> Path | None:
