@@ -219,9 +219,30 @@ def test_every_chart_is_drawn(page: Any) -> None:
 
 
 def test_the_verdict_is_on_the_first_screen(page: Any) -> None:
-    assert one(page, "h1").text.endswith("2 of 7 implementations break a law")
-    bottom = page.execute_script("return document.querySelector('.matrix tbody').getBoundingClientRect().top")
-    assert bottom < 700
+    assert one(page, "h1").text.endswith("2 of 7 implementations break a law; 1 has known faults")
+    bottom = page.execute_script("return document.querySelector('.overview').getBoundingClientRect().bottom")
+    assert bottom < 900
+    before = page.execute_script("return document.querySelector('table')")
+    assert before.get_attribute("class") == "overview"  # the first table of the page
+
+
+@pytest.mark.parametrize("width", [320, 390, 760, 1000, 1400])
+def test_no_cell_of_the_first_table_is_cut_off(page: Any, address: str, width: int) -> None:
+    show(page, address, width=width, phone=width < 760)
+    outside = page.execute_script("""const ends = document.documentElement.clientWidth;
+      return [...document.querySelectorAll('.overview td, .overview tbody th')]
+        .filter((e) => e.getClientRects().length)
+        .filter((e) => { const b = e.getBoundingClientRect(); return b.right > ends || e.scrollWidth > e.clientWidth + 1; })
+        .map((e) => e.textContent)""")
+    assert outside == []
+
+
+def test_on_a_phone_every_number_of_the_first_table_has_its_name(page: Any, address: str) -> None:
+    show(page, address, width=390, height=844, phone=True)
+    names = page.execute_script("""return [...document.querySelectorAll('.overview tbody tr:first-child td.number')]
+      .map((e) => getComputedStyle(e, '::before').content)""")
+    assert names
+    assert all(len(name.strip('"')) > 3 for name in names)
 
 
 def test_a_click_on_a_square_opens_its_laws_and_counterexample(page: Any) -> None:

@@ -270,8 +270,10 @@ def report(
     """Make the page and its Markdown summary from results; with --run, make the results too."""
     from qkverify.cli import console
     from qkverify.cli.bench_command import seconds_of
+    from qkverify.cli.console_overview import overview
     from qkverify.cli.full_run import best_device, record_everything
     from qkverify.report import write, write_index
+    from qkverify.report.model import Report
     from qkverify.results import Verdict, read
     from qkverify.results.fingerprint import device_slug
     from qkverify.verification.outcomes import exit_code, of_records
@@ -299,6 +301,7 @@ def report(
         made = f"no page: {error}\n         where it is installed: qkverify report {place}"
     records = read(path)
     console.matrix([record for record in records if isinstance(record, Verdict)])
+    overview(Report(records))
     print(f"\n{made}\nraw:     {path}")
     if interrupted:
         _fail("interrupted: the page shows what was done by then; --resume goes on with it", 130)

@@ -6,16 +6,18 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from qkverify import units
-from qkverify.report.charts import ChartSeries, Point
 from qkverify.report.model import DIRECTIONS, Report
 from qkverify.results import Timing
 from qkverify.timing import statistics, untimed
 from qkverify.timing.ceilings import fraction_of_roofline
+
+if TYPE_CHECKING:
+    from qkverify.report.charts import ChartSeries
 
 FASTEST, FASTEST_TIMED = "fastest", "fastest of those timed"
 FEWEST_LENGTHS = 3  # fewer points fit any exponent
@@ -140,6 +142,8 @@ def shape(timing: Timing, *, length: str = "") -> str:
 
 def series(values: Iterable[tuple[Timing, float, str]], report: Report) -> list[ChartSeries]:
     """One series over length for each implementation, from (timing, value, tooltip); zeros are left out."""
+    from qkverify.report.charts import ChartSeries, Point  # needs markupsafe, which comes with jinja2
+
     known = [(timing, value, tip) for timing, value, tip in values if value > 0]
     found = []
     for name in report.implementations:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from qkverify import units
+from qkverify.report import headline
 from qkverify.report.markdown import code, plain, table
 from qkverify.report.model import BROKEN, BY_GRAVITY, MatrixSquare, Report, VerdictRow, element_id, margin
 from qkverify.report.templating import fill
@@ -59,6 +60,7 @@ def html(report: Report) -> Markup:
     return fill(
         "verdicts.jinja",
         report=report,
+        headline=headline.of(report),
         matrices=matrices(report),
         laws={family: sum(law.family == family for law in report.laws) for family in report.families},
         details=details(report),
