@@ -674,7 +674,7 @@ def test_of_cases_that_differ_in_length_the_longest_is_drawn(records: list[Recor
     ]
 
 
-def test_names_in_a_scatter_never_overlap() -> None:
+def test_names_in_a_legend_never_overlap() -> None:
     dots = [
         charts.ChartSeries(f"kernel_{i}", i, [charts.Point(1e-3, 0.1 + i * 1e-5, f"kernel {i}")])
         for i in range(12)
@@ -684,13 +684,17 @@ def test_names_in_a_scatter_never_overlap() -> None:
             dots, [], alt="a scatter", x_unit=units.seconds, y_unit=units.margin, x_label="time"
         )
     )
-    heights = sorted(
-        float(a["y"] or 0) for tag, a in chart.elements if tag == "text" and a.get("class") == "name"
+    places = sorted(
+        (float(a["x"] or 0), float(a["y"] or 0))
+        for tag, a in chart.elements
+        if tag == "text" and a.get("class") == "name"
     )
-    assert len(heights) == 12
-    assert (
-        min(b - a for a, b in pairwise(heights)) >= charts.LABEL_GAP - 0.11
-    )  # coordinates are written to a tenth
+    assert len(set(places)) == 12
+    columns = {x: [y for other, y in places if other == x] for x, _ in places}
+    assert all(b - a >= charts.LEGEND_PITCH for ys in columns.values() for a, b in pairwise(ys))
+    assert min(y for _, y in places) > charts.HEIGHT  # under the plot
+    named = [a for tag, a in chart.elements if tag == "g"]
+    assert len(named) == 12
     assert chart.having("data-tip") == [f"kernel {i}" for i in range(12)]
 
 
@@ -741,7 +745,7 @@ def test_a_chart_of_nothing_is_nothing() -> None:
 
 
 def test_a_margin_over_one_is_drawn_at_the_line_and_counted() -> None:
-    strip = charts.Strip("mine", 0, [0.5, 3e6], "0.5", "tip", beyond=2)
+    strip = charts.Strip("mine", [0.5, 3e6], "0.5", "tip", beyond=2)
     chart = Document(charts.strip_chart([strip], alt="", axis="margin"))
     assert "0.5 ✗ 2" in chart.text
     assert max(float(x) for x in chart.having("x", "use")) < charts.WIDTH
@@ -763,13 +767,60 @@ def test_axes_have_round_ticks_around_the_values(values: list[float], base: int,
     assert low <= min(values) <= max(values) <= high
 
 
-def test_labels_keep_their_distance_and_their_order() -> None:
-    wanted = [50.0, 51.0, 52.0, 10.0, 99.0]
-    placed = svg.spread(wanted, 10, 0, 100)
-    ordered = [placed[i] for i in sorted(range(5), key=lambda i: wanted[i])]
-    assert all(b - a >= 10 - 1e-9 for a, b in pairwise(ordered))
-    assert min(placed) >= 0
-    assert max(placed) <= 100
+def test_a_legend_names_the_highest_line_first() -> None:
+    lines = [
+        charts.ChartSeries(name, 0, [charts.Point(1, y, ""), charts.Point(2, 10 * y, "")])
+        for name, y in (("low", 1.0), ("high", 5.0), ("middle", 2.0))
+    ]
+    drawn = charts.line_chart(lines, alt="", unit=units.seconds)
+    places = {
+        n: (float(x), float(y))
+        for x, y, n in re.findall(r'x="([\d.]+)" y="([\d.]+)" class="name">(\w+)<', drawn)
+    }
+    assert sorted(places, key=lambda name: places[name]) == ["high", "middle", "low"]
+
+
+def test_shares_fill_their_plot() -> None:
+    """Of a kernel at a tenth of the roofline the axis ends near a tenth, not at one."""
+    line = charts.ChartSeries("slow", 0, [charts.Point(1, 0.05, "a"), charts.Point(2, 0.09, "b")])
+    drawn = charts.line_chart([line], alt="", unit=units.percent, share=True)
+    assert re.findall(r'class="tick" text-anchor="end">([^<]*)<', drawn)[-1] == "10 %"
+
+
+def test_what_was_timed_has_the_first_colours() -> None:
+    rows = [passing(implementation=f"layer_{i}") for i in range(20)] + [
+        timing("kernel", [1.0]),
+        timing("other", [1.0]),
+    ]
+    found = Report(rows)
+    assert [found.colour(name) for name in ("kernel", "other", "layer_0")] == [0, 1, 2]
+
+
+def test_calls_of_other_operations_are_folded_unless_something_is_wrong() -> None:
+    def rows(outcome: str) -> list[Record]:
+        other = [
+            passing(implementation="gather", family="embedding"),
+            passing(implementation="turn", family="positions"),
+        ]
+        calls = [
+            passing(implementation=v.implementation, family="calls", law="no_writes", outcome=outcome)
+            for v in other
+        ]
+        return [*other, *calls]
+
+    held, broken = (verdicts.matrices(Report(rows(outcome))) for outcome in ("passed", "failed"))
+    assert [matrix.families for matrix in held] == [["embedding"], ["positions"], ["calls"]]
+    assert [matrix.open for matrix in held] == [True, True, False]
+    assert [matrix.open for matrix in broken] == [True, True, True]
+    assert report.render(rows("passed")).html.count('<details class="single folded">') == 1
+
+
+def test_an_interval_that_says_nothing_is_not_printed() -> None:
+    endless = Control("case-64", "mine", "cpu", "float32", 3.944, 0.0, 136917.086)
+    run = next(r for r in synthetic().records() if isinstance(r, results.RunStart))
+    html = report.render([run, endless]).html
+    assert "136917" not in html
+    assert statistics.TOO_FEW in html
 
 
 @pytest.mark.parametrize(

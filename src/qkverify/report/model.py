@@ -203,8 +203,13 @@ class Report:
         return sorted(names, key=lambda name: name not in ran)  # sorted is stable
 
     def colour(self, implementation: str) -> int:
-        """The number of an implementation's colour and mark, the same in every chart."""
-        return self.implementations.index(implementation)
+        """The number of an implementation's colour and mark, the same in every chart: what was timed has the first ones."""
+        return self._coloured.index(implementation)
+
+    @cached_property
+    def _coloured(self) -> list[str]:
+        timed = {t.implementation for t in self.timings if t.seconds}
+        return sorted(self.implementations, key=lambda name: name not in timed)  # sorted is stable
 
     @cached_property
     def families(self) -> list[str]:

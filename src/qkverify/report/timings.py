@@ -53,6 +53,11 @@ class TimingLine(NamedTuple):
     word: str
     share_of_slowest: float
 
+    @property
+    def without_interval(self) -> bool:
+        """Whether there is a ratio, and too few processes or rounds for its interval."""
+        return bool(self.word) and self.word not in (FASTEST, FASTEST_TIMED) and "(" not in self.ratio
+
 
 class TimeGrowth(NamedTuple):
     """time ~ length^exponent, fitted over `fitted` lengths from `shortest` to `longest`.
@@ -91,11 +96,6 @@ def timed(timing: Timing, report: Report) -> TimingNumbers | None:
     middle = statistics.median(statistics.drop_disturbed_rounds(timing))
     share = fraction_of_roofline(timing, middle, report.ceilings)
     return TimingNumbers(timing, middle, statistics.spread(timing.seconds), timing.flops / middle, share)
-
-
-def room(report: Report) -> int:
-    """Characters that labels need in every chart of timings, so that charts line up."""
-    return max(len(t.implementation) for t in report.timings)
 
 
 def at(report: Report, device: str, dtype: str) -> list[Timing]:
@@ -177,10 +177,16 @@ def _against(timing: Timing, fastest: Timing, report: Report) -> tuple[str, str]
     found = statistics.compare(timing, fastest, report.controls)
     if np.isnan(found.interval.ratio):
         return "", ""
-    low, high = found.interval.low, found.interval.high
-    told = statistics.is_told(found.interval)
-    interval = f" ({units.ratio(low)} .. {units.ratio(high)})" if told else f" ({statistics.TOO_FEW})"
-    return f"{units.ratio(found.interval.ratio)} ×{interval}", found.word
+    return f"{units.ratio(found.interval.ratio)} × {edges(found.interval)}".rstrip(), found.word
+
+
+def edges(interval: statistics.Interval) -> str:
+    """ "(1.53 .. 1.59)"; nothing where too few processes or rounds give none."""
+    return (
+        f"({units.ratio(interval.low)} .. {units.ratio(interval.high)})"
+        if statistics.is_told(interval)
+        else ""
+    )
 
 
 def exponent(lengths: Iterable[int], values: Iterable[float | None]) -> float | None:

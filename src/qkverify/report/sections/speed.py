@@ -68,6 +68,14 @@ class SpeedTable(NamedTuple):
         return any(line.timed for row in self.rows for line in row.lines.values())
 
     @property
+    def without_interval(self) -> bool:
+        return any(line.without_interval for row in self.rows for line in row.lines.values())
+
+    @property
+    def measured_memory(self) -> bool:
+        return any(row.memory for row in self.rows)
+
+    @property
     def left_out(self) -> str:
         """Who could run here and was not timed, by direction: of such a case nobody is called the fastest."""
         found = {
@@ -147,7 +155,6 @@ def _charts(report: Report, family: timings.Family, direction: str) -> SpeedChar
     mine = [t for t in family.timings if t.direction == direction]
     known = [one for t in mine if (one := timings.timed(t, report))]
     title = f"{family.name}, {direction}"
-    room = timings.room(report)
 
     def series(values: Iterable[float | None]) -> list[ChartSeries]:
         pairs = zip(known, values, strict=True)
@@ -158,13 +165,9 @@ def _charts(report: Report, family: timings.Family, direction: str) -> SpeedChar
     return SpeedCharts(
         title,
         family.shape,
-        line_chart(time, alt=_alt("Time", title, known), unit=units.seconds, room=room),
-        line_chart(
-            rate, alt=_alt("Rate", title, known), unit=units.flops, room=room, ceiling=_roofline(known)
-        ),
-        line_chart(
-            share, alt=_alt("Share of the roofline", title, known), unit=units.percent, room=room, share=True
-        ),
+        line_chart(time, alt=_alt("Time", title, known), unit=units.seconds),
+        line_chart(rate, alt=_alt("Rate", title, known), unit=units.flops, ceiling=_roofline(known)),
+        line_chart(share, alt=_alt("Share of the roofline", title, known), unit=units.percent, share=True),
     )
 
 
