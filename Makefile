@@ -20,7 +20,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
     $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install report gpu-report gpu-test gpu-tiles unpacked wheels test lint format clean
+.PHONY: help install report gpu-report gpu-test gpu-tiles unpacked wheels test lint imports docs format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -45,7 +45,7 @@ gpu-test: unpacked  ## the tests of the suite that need a GPU, likewise
 	PYTHONPATH=src:build/unpacked:$$PYTHONPATH $(PYTHON) -m pytest -m cuda -rs tests $(ARGS)
 
 gpu-tiles: unpacked  ## on a Hopper GPU, in six minutes: the best tiles of triton_flash; goes on where a killed run ended
-	PYTHONPATH=src:build/unpacked:$$PYTHONPATH $(PYTHON) -m qkverify.benchmarks.tiles $(ARGS)
+	PYTHONPATH=src:build/unpacked:$$PYTHONPATH $(PYTHON) -m qkverify.implementations.triton_flash.tuning $(ARGS)
 
 unpacked:
 	@rm -rf build/unpacked && mkdir -p build/unpacked
@@ -66,12 +66,23 @@ test: $(VENV)/installed-all  ## every test and every law
 	$(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadgroup --benchmark-disable \
 	    --hypothesis-profile=$(PROFILE) $(ARGS)
 
-lint: $(VENV)/installed-all  ## ruff, its formatter, mypy
+lint: $(VENV)/installed-all imports  ## ruff, its formatter, mypy, the order of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	mkdir -p $(VENV)/typing/qkverify && touch $(VENV)/typing/qkverify/__init__.py
 	ln -sfn ../../../reference $(VENV)/typing/qkverify/reference
 	$(BIN)/mypy
+
+# The four folders are packages of qkverify once it is installed; import-linter sees them so through links.
+imports:
+	@rm -rf build/house && mkdir -p build/house/qkverify
+	@ln -s $(CURDIR)/src/qkverify/* $(addprefix $(CURDIR)/,reference implementations properties benchmarks) build/house/qkverify/
+	PYTHONPATH=build/house $(BIN)/lint-imports --no-cache
+
+# mkdocs-material advertises its successor at every start; that is no warning of ours.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/installed-all  ## the documentation as a site in build/site; fetches nothing, a warning is an error
+	$(BIN)/mkdocs build
 
 format: $(VENV)/installed-all  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

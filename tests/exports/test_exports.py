@@ -376,7 +376,7 @@ def test_the_format_is_named_or_guessed(name: str | None, output: str | None, fo
         ("cvs", None, None, "Did you mean 'csv'"),
         (None, None, None, "no format was named; say --to"),
         (None, None, "x.doc", "x.doc says no format"),
-        ("junit", "timings", None, "junit cannot hold 'timings'"),
+        ("junit", "timings", None, "the format junit has no table 'timings'"),
         ("csv", "verdict", None, "Did you mean 'verdicts'"),
         ("parquet", None, None, "say where to with --output"),
         ("csv", "planted", None, "has no planted; it has 1 verdict"),
@@ -393,9 +393,9 @@ def test_a_mistake_gets_a_sentence(
         exports.write(path, to, what, Path(output) if output else None)
 
 
-def test_without_pyarrow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, records: list[Record]) -> None:
+def test_without_pyarrow_the_package_is_named(monkeypatch: pytest.MonkeyPatch, records: list[Record]) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UsageError, match=r"pip install 'qkverify\[parquet\]'"):
+    with pytest.raises(UsageError, match="pip install pyarrow"):
         exports.formats()["parquet"].export(records, "timings")
 
 

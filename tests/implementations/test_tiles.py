@@ -19,14 +19,26 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch")
 triton = pytest.importorskip("triton", reason="needs triton")
 
-from qkverify.benchmarks import halving, tile_candidates, tiles  # noqa: E402
-from qkverify.benchmarks.halving import Contest, DeviceLost, Journal, Session  # noqa: E402
-from qkverify.benchmarks.tile_candidates import PARTS, Entry, Needs, Tiles, candidates, read, spelled  # noqa: E402
 from qkverify.implementations import triton_flash  # noqa: E402
+from qkverify.implementations.triton_flash import autograd, backward, forward  # noqa: E402
+from qkverify.implementations.triton_flash import tiles as tile_tables  # noqa: E402
+from qkverify.implementations.triton_flash.tuning import __main__ as tuning  # noqa: E402
+from qkverify.implementations.triton_flash.tuning import candidates as tile_candidates  # noqa: E402
+from qkverify.implementations.triton_flash.tuning import halving  # noqa: E402
+from qkverify.implementations.triton_flash.tuning.candidates import (  # noqa: E402
+    PARTS,
+    Entry,
+    Needs,
+    Tiles,
+    candidates,
+    read,
+    spelled,
+)
+from qkverify.implementations.triton_flash.tuning.halving import Contest, DeviceLost, Journal, Session  # noqa: E402
 from qkverify.timing.sampling import Subject  # noqa: E402
 
 ENTRY = Entry("forward", 64, True)
-PRESENT = spelled(triton_flash.HOPPER[ENTRY])
+PRESENT = spelled(tile_tables.HOPPER[ENTRY])
 CASES = (1, 2)
 
 
@@ -219,11 +231,11 @@ def test_a_lost_device_is_booked_on_the_one_who_lost_it(tmp_path: Path) -> None:
 )
 def test_candidates_are_different_and_begin_with_the_present(entry: Entry) -> None:
     found = candidates(entry)
-    assert found[0] == triton_flash.HOPPER[entry]
+    assert found[0] == tile_tables.HOPPER[entry]
     assert len(set(found)) == len(found) >= 5
     assert all(read(spelled(one)) == one for one in found)
     for one in found:
-        assert tile_candidates.tiles_in_shared(entry, one) <= triton_flash.SHARED_MEMORY
+        assert tile_candidates.tiles_in_shared(entry, one) <= tile_tables.SHARED_MEMORY
         if one.registers is not None:  # a limit makes room for one more program
             programs = Needs(one.registers, 0, 0).programs(one.warps)
             assert programs * one.warps in (12, 16)
@@ -233,14 +245,14 @@ def test_candidates_are_different_and_begin_with_the_present(entry: Entry) -> No
 def test_what_spills_in_its_loops_is_no_candidate() -> None:
     # 256 numbers of a thread: a fifth of the instructions of its loop move what was spilled.
     large = Tiles(128, 64, 4, 3)
-    assert tile_candidates.tiles_in_shared(Entry("queries", 128, False), large) <= triton_flash.SHARED_MEMORY
+    assert tile_candidates.tiles_in_shared(Entry("queries", 128, False), large) <= tile_tables.SHARED_MEMORY
     assert large not in candidates(Entry("queries", 128, False))
     assert large in candidates(Entry("queries", 64, False))
 
 
 def test_the_present_tiles_fit_shared_memory() -> None:
-    for key, one in triton_flash.HOPPER.items():
-        assert tile_candidates.tiles_in_shared(Entry(*key), one) <= triton_flash.SHARED_MEMORY, key
+    for key, one in tile_tables.HOPPER.items():
+        assert tile_candidates.tiles_in_shared(Entry(*key), one) <= tile_tables.SHARED_MEMORY, key
 
 
 @pytest.mark.parametrize(
@@ -250,8 +262,8 @@ def test_the_present_tiles_fit_shared_memory() -> None:
         (Needs(168, 0, 65536), 4, 3),
         (Needs(128, 0, 114688), 4, 2),  # shared memory
         (Needs(32, 0, 0), 32, 2),  # warps
-        (Needs(64, 0, triton_flash.SHARED_MEMORY), 4, 1),
-        (Needs(64, 0, triton_flash.SHARED_MEMORY + 1), 4, 0),
+        (Needs(64, 0, tile_tables.SHARED_MEMORY), 4, 1),
+        (Needs(64, 0, tile_tables.SHARED_MEMORY + 1), 4, 0),
     ],
 )
 def test_programs_of_a_multiprocessor(needs: Needs, warps: int, programs: int) -> None:
@@ -290,10 +302,10 @@ def test_a_candidate_is_compiled_in_a_process_of_its_own(
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(tile_candidates.os, "cpu_count", lambda: 1)
     wanted = [
-        (ENTRY, triton_flash.HOPPER[ENTRY]),
-        (ENTRY, triton_flash.HOPPER[ENTRY]._replace(registers=128)),
+        (ENTRY, tile_tables.HOPPER[ENTRY]),
+        (ENTRY, tile_tables.HOPPER[ENTRY]._replace(registers=128)),
     ]
-    keys = Entry("keys", 64, True), triton_flash.HOPPER["keys", 64, True]
+    keys = Entry("keys", 64, True), tile_tables.HOPPER["keys", 64, True]
     found = tile_candidates.compile_all(
         [*wanted, keys], Journal(tmp_path / "journal.jsonl", {}), lambda: 300.0
     )
@@ -323,12 +335,12 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         "CHECKED": 40,
         "COMPARED_ROUNDS": 3,
     }.items():
-        monkeypatch.setattr(tiles, name, value)
+        monkeypatch.setattr(tuning, name, value)
 
 
 @pytest.mark.parametrize("diagonal", [False, True])
 def test_the_calls_of_single_kernels_are_those_of_the_whole(diagonal: bool, small: None) -> None:
-    device = tiles.Device("cpu")
+    device = tuning.Device("cpu")
     query, key, value, upstream, *_ = device._tensors(64, 20, diagonal)
     leaves = [one.detach().requires_grad_() for one in (query, key, value)]
     output = triton_flash.attention(*leaves, causal=diagonal)
@@ -341,32 +353,32 @@ def test_the_calls_of_single_kernels_are_those_of_the_whole(diagonal: bool, smal
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_wrong_kernel_is_seen_by_the_check(part: str, small: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    device, entry = tiles.Device("cpu"), Entry(part, 64, True)
+    device, entry = tuning.Device("cpu"), Entry(part, 64, True)
     assert device.check(entry, Tiles(64, 64)) == ""
-    right, wanted = triton_flash._launch, getattr(triton_flash, PARTS[part])
+    right, wanted = autograd._launch, getattr(forward if part == "forward" else backward, PARTS[part])
 
     def wrong(kernel: Any, grid: Any, tile: Any, arguments: Any, **flags: Any) -> None:
         right(
             kernel, (grid[0] - (kernel is wanted), *grid[1:]), tile, arguments, **flags
         )  # its last tile is left out
 
-    monkeypatch.setattr(triton_flash, "_launch", wrong)
+    monkeypatch.setattr(autograd, "_launch", wrong)
     monkeypatch.setattr(torch.Tensor, "new_empty", torch.Tensor.new_zeros)
     assert "wrong" in device.check(entry, Tiles(64, 64))
 
 
 def test_the_table_is_as_before_after_a_call() -> None:
-    before = dict(triton_flash.HOPPER)
-    with contextlib.suppress(RuntimeError), tiles.in_table({ENTRY: Tiles(1, 2)}):
-        assert triton_flash.HOPPER[ENTRY] == Tiles(1, 2)
+    before = dict(tile_tables.HOPPER)
+    with contextlib.suppress(RuntimeError), tuning.in_table({ENTRY: Tiles(1, 2)}):
+        assert tile_tables.HOPPER[ENTRY] == Tiles(1, 2)
         raise RuntimeError
-    assert before == triton_flash.HOPPER
+    assert before == tile_tables.HOPPER
 
 
 # -- All of it ---------------------------------------------------------------------------------------------------------
 
 
-class Fake(tiles.Device):
+class Fake(tuning.Device):
     """A CPU whose candidates take the seconds a function says; one of them is wrong."""
 
     def __init__(self, seconds: Callable[[Tiles], float], wrong: Tiles | None = None) -> None:
@@ -392,22 +404,22 @@ def test_the_best_right_candidate_comes_into_the_table(
     best, wrong, broken, large = (candidates(ENTRY)[index] for index in (5, 4, -1, -2))
     quick = {best: 1.0, wrong: 0.5, broken: 0.1, large: 0.1}
     fake = Fake(lambda one: quick.get(one, 2.0), wrong)
-    session = tiles.tune([ENTRY], fake, journal, 3600.0, needs_little)
+    session = tuning.tune([ENTRY], fake, journal, 3600.0, needs_little)
     said = capsys.readouterr().out
     text = said[said.index("HOPPER = {") : said.index("\n}\n") + 2]
     table: dict[str, Any] = {}
     exec(text, {"Tiles": Tiles}, table)
-    assert table["HOPPER"] == {**triton_flash.HOPPER, ENTRY: best}
+    assert table["HOPPER"] == {**tile_tables.HOPPER, ENTRY: best}
     reasons = {name: session.out[str(ENTRY), spelled(name)] for name in (wrong, broken, large)}
     assert reasons[wrong] == "its output is wrong"
     assert "Compilation" in reasons[broken]
     assert "does not fit" in reasons[large]
     assert not any(fake.asked[one] for one in (wrong, broken, large))
     lines = [line for line in said.splitlines() if line.startswith(("forward 64 ", "backward 64 "))]
-    assert len(lines) == 1 + 2 * 2 * len(tiles.LENGTHS), said  # the ranking's title, and every case
+    assert len(lines) == 1 + 2 * 2 * len(tuning.LENGTHS), said  # the ranking's title, and every case
     assert all(float(line.split()[-1]) >= 0 for line in lines[1:]), "ours over the CPU's own flash back end"
     assert "torch_sdpa-cudnn: " in said, "who has no time has a reason"
-    assert tiles.tune([ENTRY], Fake(lambda one: 1 / 0), journal, 0.0, needs_little), "all is in the journal"
+    assert tuning.tune([ENTRY], Fake(lambda one: 1 / 0), journal, 0.0, needs_little), "all is in the journal"
     assert text in capsys.readouterr().out
 
 
@@ -415,12 +427,12 @@ def test_a_change_must_be_worth_it() -> None:
     other = spelled(candidates(ENTRY)[3])
     for seconds, expected in ((0.995, PRESENT), (0.98, other)):
         ranking = halving.Ranking(2, {other: seconds, PRESENT: 1.0})
-        assert spelled(tiles.chosen([ENTRY], {str(ENTRY): ranking})[ENTRY]) == expected
-    assert spelled(tiles.chosen([ENTRY], {})[ENTRY]) == PRESENT
+        assert spelled(tuning.chosen([ENTRY], {str(ENTRY): ranking})[ENTRY]) == expected
+    assert spelled(tuning.chosen([ENTRY], {})[ENTRY]) == PRESENT
 
 
 def test_the_table_is_printed_as_it_stands_in_the_source() -> None:
-    assert tiles.table({}) in Path(triton_flash.__file__).read_text()
+    assert tuning.table({}) in Path(tile_tables.__file__).read_text()
 
 
 def test_without_a_gpu_it_says_so_and_exits_2(
@@ -429,7 +441,7 @@ def test_without_a_gpu_it_says_so_and_exits_2(
     monkeypatch.setattr(sys, "argv", ["tiles", "--journal", str(tmp_path / "journal.jsonl")])
     monkeypatch.setattr(triton_flash, "unavailable", lambda device: "no CUDA device")
     with pytest.raises(SystemExit) as exit:
-        tiles.main()
+        tuning.main()
     said = capsys.readouterr()
     assert exit.value.code == 2
     assert not said.out

@@ -16,9 +16,15 @@ triton = pytest.importorskip("triton", reason="needs triton")
 
 from qkverify import UnsupportedCase  # noqa: E402
 from qkverify.implementations import triton_flash  # noqa: E402
-from qkverify.implementations.triton_flash import attention  # noqa: E402
+from qkverify.implementations.triton_flash import (  # noqa: E402
+    attention,
+    autograd,
+    launch,
+    pieces,
+    tiles,
+)
 
-EDGE = triton_flash.INTERPRETED.queries
+EDGE = tiles.INTERPRETED.queries
 NAN = float("nan")
 
 
@@ -107,7 +113,7 @@ def test_offsets_reach_beyond_32_bits(axis: int, tmp_path: Path) -> None:
     ],
 )
 def test_units_say_what_is_aligned(shape: tuple[int, ...], strides: tuple[int, ...], unit: int) -> None:
-    found, steps = triton_flash._strides(torch.empty(2**25, dtype=torch.float16).as_strided(shape, strides))
+    found, steps = launch._strides(torch.empty(2**25, dtype=torch.float16).as_strided(shape, strides))
     assert found == unit
     assert all(
         step * unit == stride
@@ -124,7 +130,7 @@ def test_tiles_are_found_as_by_counting(below: int | None, above: int | None) ->
     """Against all pairs: no partner outside [begin, end), and nothing but partners inside the inner tiles."""
     block = 4
     for first, count, limit in itertools.product(range(-9, 9, 2), (1, 4), (0, 1, 7, 12)):
-        begin, inner_begin, inner_end, end = triton_flash._partners.fn(
+        begin, inner_begin, inner_end, end = pieces._partners.fn(
             first,
             first + count - 1,
             below or 0,
@@ -149,7 +155,7 @@ def test_tiles_are_found_as_by_counting(below: int | None, above: int | None) ->
         visited = [
             start
             for part in range(3)
-            for start in range(*triton_flash._part.fn((begin, inner_begin, inner_end, end), part), block)
+            for start in range(*pieces._part.fn((begin, inner_begin, inner_end, end), part), block)
         ]
         assert visited == list(range(begin, end, block))
 
@@ -195,7 +201,8 @@ def test_nan_in_a_query_or_its_upstream_gradient_reaches_the_keys_that_it_sees()
 IMPORT_ORDER = """
 import triton, triton.language as tl, torch
 assert not triton.knobs.runtime.interpret
-from qkverify.implementations.triton_flash import attention, forward_kernel
+from qkverify.implementations.triton_flash import attention
+from qkverify.implementations.triton_flash.forward import forward_kernel
 one = torch.ones(1, 1, 3, 2)
 assert torch.equal(attention(one, one, one), one)
 assert isinstance(forward_kernel, triton.JITFunction) and not triton.knobs.runtime.interpret
@@ -219,7 +226,7 @@ def compiled(
     """Each kernel's machine code for compute capability 9.0, from the arguments that a call on a GPU would launch it with."""
     binaries: dict[str, Any] = {}
 
-    def launch(kernel: Any, grid: Any, tile: Any, arguments: tuple[Any, ...], **flags: Any) -> None:
+    def compile_instead(kernel: Any, grid: Any, tile: Any, arguments: tuple[Any, ...], **flags: Any) -> None:
         values = dict(zip(kernel.arg_names, arguments, strict=False)) | flags
         source = triton.compiler.ASTSource(
             fn=kernel,
@@ -237,15 +244,15 @@ def compiled(
             },
         )
         target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
-        options = triton_flash.launch_options(tile)
+        options = launch.launch_options(tile)
         binaries[kernel.fn.__name__] = triton.compile(source, target=target, options=options)
 
-    monkeypatch.setattr(triton_flash, "_launch", launch)
-    monkeypatch.setattr(triton_flash, "_padded", lambda size, _: max(64, triton.next_power_of_2(size)))
+    monkeypatch.setattr(autograd, "_launch", compile_instead)
+    monkeypatch.setattr(autograd, "_padded", lambda size, _: max(64, triton.next_power_of_2(size)))
     monkeypatch.setattr(
-        triton_flash,
+        autograd,
         "_tiles",
-        lambda part, query, flags, unit: triton_flash.compiled_tiles(
+        lambda part, query, flags, unit: tiles.compiled_tiles(
             part, query.element_size(), flags["BLOCK_D"], unit > 1, flags["RIGHT"]
         ),
     )
@@ -298,7 +305,7 @@ def test_machine_code_fits_a_hopper_gpu(
     binaries = compiled(monkeypatch, D=sizes, E=sizes, dtype=dtype, **options)
     assert binaries.keys() == KERNELS
     for name, binary in binaries.items():
-        assert binary.metadata.shared <= triton_flash.SHARED_MEMORY, name
+        assert binary.metadata.shared <= tiles.SHARED_MEMORY, name
         if dtype is torch.bfloat16 and name != "delta_kernel":
             assert "wgmma.mma_async" in binary.asm["ptx"], f"{name}: no tensor core product"
             assert "cp.async.cg.shared.global" in binary.asm["ptx"], f"{name}: no 16-byte copies"

@@ -148,7 +148,7 @@ def test_the_tokens_are_those_of_transformers():
 
 def test_without_the_extra_a_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setattr(pretrained, "_importable", lambda name: name != "tokenizers")
-    with pytest.raises(UsageError, match=r"needs tokenizers, .* pip install 'qkverify\[models\]'"):
+    with pytest.raises(UsageError, match=r"needs tokenizers, .* pip install tokenizers"):
         pretrained.folder()
 
 

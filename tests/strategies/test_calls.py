@@ -13,7 +13,7 @@ from hypothesis.errors import HypothesisDeprecationWarning
 
 from qkverify import implementation
 from qkverify.contract import OPERATIONS, describe, frameworks
-from qkverify.contract.registry import find
+from qkverify.contract.registry import find, load_folder
 from qkverify.errors import ContractError, LawViolation
 from qkverify.problem.attention_problem import LAYOUTS
 from qkverify.problem.byte_strategies import fields
@@ -26,14 +26,6 @@ from qkverify.verification.checking import Cell, applicable, check, law_book, pr
 from qkverify.verification.laws import Law
 from qkverify.verification.replay_command import replay_counterexample
 
-NUMPY = {
-    "softmax": "control", "multi_head_attention": "numpy_multi_head", "positional_encoding": "numpy_encoding",
-    "rotary": "numpy_rotary", "rotary_pair": "numpy_rotary_pair", "embedding": "numpy_embedding",
-    "alibi_slopes": "numpy_slopes", "packed_attention": "numpy_packed", "cached_attention": "numpy_cached",
-    "paged_attention": "numpy_paged", "feed_forward": "numpy_feed_forward", "encoder_layer": "numpy_encoder",
-    "decoder_layer": "numpy_decoder", "cross_entropy": "numpy_cross_entropy",
-}  # fmt: skip
-
 
 def softmax(scores):
     """Right."""
@@ -42,8 +34,11 @@ def softmax(scores):
 
 
 def run_of(operation):
-    one = describe(softmax) if operation == "softmax" else find(NUMPY[operation])[0]
-    return Run(one, dtype="float64")
+    """On the first NumPy implementation of the folder; softmax has none, because NumPy's are controls."""
+    if operation == "softmax":
+        return Run(describe(softmax), dtype="float64")
+    of_numpy = (one for one in load_folder() if one.arrays == "numpy")
+    return Run(next(one for one in of_numpy if one.operation == operation), dtype="float64")
 
 
 def drawn(operation, last=False, seed=11):
@@ -54,7 +49,6 @@ def drawn(operation, last=False, seed=11):
 
 def test_every_operation_has_calls():
     assert {*OPERATION_SPECS, "attention"} == set(OPERATIONS)
-    assert set(NUMPY) == set(OPERATION_SPECS)
 
 
 @pytest.mark.parametrize("last", [False, True])

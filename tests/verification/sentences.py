@@ -1,7 +1,7 @@
 """Every sentence after "looks like" about what is planted, held against problems that the diagnosis has not seen.
 
-    python -m tests.sentences                  all mutants and controls, in one process; minutes
-    python -m tests.sentences B007 B041        those with one of these words in their name
+    python -m tests.verification.sentences                  all mutants and controls, in one process; minutes
+    python -m tests.verification.sentences B007 B041        those with one of these words in their name
 
 Prints each sentence that a fresh problem contradicts (there should be none), and how many mutants have a sentence. Sentences
 about what was watched (a call that writes into its argument) and about chance are counted apart: nothing could contradict them.

@@ -17,7 +17,7 @@ from qkverify.runs.framework_adapter import NUMPY_DTYPES
 from qkverify.strategies import exact_changes
 from qkverify.verification.checking import Cell, applicable, law_book, prepare
 
-from ..runs.exact_implementations import rounded_once, sources
+from ..exact_implementations import rounded_once, sources
 
 DTYPES = ("float32", "float16", "bfloat16")
 EXAMPLES = 5  # of a law: those of the profile "glance"

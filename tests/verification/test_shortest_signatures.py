@@ -23,7 +23,7 @@ from qkverify.strategies.operation_cases import OPERATION_SPECS
 from qkverify.verification.checking import Cell, applicable, law_book, prepare
 from qkverify.verification.laws import Law
 
-from ..runs.exact_implementations import sources
+from ..exact_implementations import sources
 
 EXAMPLES = 10  # of a law: fewer than those of the profile "quick"
 SEED = 1

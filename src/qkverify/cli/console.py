@@ -81,22 +81,22 @@ def families(verdicts: Sequence[Verdict]) -> None:
         known = [v.law for v in judged if v.outcome == "finding"]
         examples = sum(v.examples for v in judged)
         margins = [v.margin for v in judged if v.margin is not None and v.outcome == "passed"]
-        words = f"  {family:10} {len(judged):3} laws {examples:7,} examples   "
+        words = f"  {escape(f'{family:10}')} {len(judged):3} laws {examples:7,} examples   "
         held = any(v.outcome == "passed" for v in judged)  # of none that held nothing is exact
         words += f"largest margin {units.margin(max(margins))}" if margins else "exact" if held else ""
         if len(judged) < len(mine):
             words += f"   {len(mine) - len(judged)} not offered"
         if known:
-            words += f"   [yellow]known finding[/yellow] {', '.join(known)}"
+            words += f"   [yellow]known finding[/yellow] {escape(', '.join(known))}"
         if broken:
-            words += f"   [bold red]BROKEN[/bold red] {', '.join(broken)}"
+            words += f"   [bold red]BROKEN[/bold red] {escape(', '.join(broken))}"
         console.print(words)
 
 
 def unverified(cell: Cell, verdicts: Sequence[Verdict]) -> None:
     """A line with what the cell offers and no law put to use."""
     if names := offered.unverified(cell.implementation.offers, verdicts):
-        console.print(f"  [yellow]{offered.WORDS}[/yellow]  {', '.join(names)}")
+        console.print(f"  [yellow]{offered.WORDS}[/yellow]  {escape(', '.join(names))}")
 
 
 def conventions(cell: Cell) -> None:
@@ -171,7 +171,7 @@ def known_failures(known: Sequence[KnownFailure], verdicts: Sequence[Verdict]) -
     Returns whether there is such an entry.
     """
     for law, reason in dict.fromkeys((v.law, v.reason) for v in verdicts if v.outcome == "finding"):
-        console.print(f"[yellow]known failure[/yellow] {law}: {escape(reason)}")
+        console.print(f"[yellow]known failure[/yellow] {escape(law)}: {escape(reason)}")
     outdated = holding_again(known, verdicts)
     for sentence in outdated:
         console.print(f"[yellow]{escape(sentence)}[/yellow]")
@@ -221,7 +221,9 @@ def _of_few_families(cells: Mapping[tuple[str, str, str], Mapping[str, Sequence[
         said.setdefault((family, name, device), []).append(f"{dtype} {_cell(judged, _verified(families))}")
     longest = max((len(name) for _, name, _ in said), default=0)
     for (family, name, device), words in sorted(said.items()):
-        console.print(f"{family:12} {escape(f'{name:{longest}}')}  {device}  {'   '.join(words)}")
+        console.print(
+            f"{escape(f'{family:12}')} {escape(f'{name:{longest}}')}  {device}  {'   '.join(words)}"
+        )
 
 
 def _verified(families: Mapping[str, Sequence[Verdict]]) -> bool:
@@ -233,7 +235,7 @@ def _verified(families: Mapping[str, Sequence[Verdict]]) -> bool:
 def _cell(verdicts: Sequence[Verdict], verified: bool = True) -> str:
     broken = [v for v in verdicts if v.outcome in BROKEN]
     if broken:
-        return f"[bold red]{broken[0].law}[/bold red]"
+        return f"[bold red]{escape(broken[0].law)}[/bold red]"
     if any(v.outcome == "finding" for v in verdicts):
         return "[yellow]finding[/yellow]"
     judged = [v for v in verdicts if v.outcome == "passed"]
@@ -283,9 +285,8 @@ def laws() -> None:
     """Every law with its sentence and source, family by family."""
     for law in sorted(law_book(), key=lambda law: law.family):
         needs = f"  (needs {', '.join(law.needs)})" if law.needs else ""
-        console.print(
-            f"[bold]{law.family}[/bold] {law.name}{needs}\n    {escape(law.sentence)}\n    [dim]{escape(law.source)}[/dim]"
-        )
+        console.print(f"[bold]{escape(law.family)}[/bold] {law.name}{needs}\n    {escape(law.sentence)}")
+        console.print(f"    [dim]{escape(law.source)}[/dim]")
 
 
 def workloads() -> None:

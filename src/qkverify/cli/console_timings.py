@@ -97,7 +97,7 @@ def _group(
         [_line(timing, word, ceilings) for timing, word in zip(timed, words, strict=True)], right=(1, 2, 3)
     )
     if others:
-        console.print(f"  [yellow]left out, though it could run here: {others}[/yellow]")
+        console.print(f"  [yellow]left out, though it could run here: {escape(others)}[/yellow]")
 
 
 def _line(timing: Timing, word: str, ceilings: Sequence[Ceiling]) -> tuple[str, ...]:
@@ -113,7 +113,7 @@ def _line(timing: Timing, word: str, ceilings: Sequence[Ceiling]) -> tuple[str, 
         f"margin {units.margin(timing.margin)}" if timing.margin is not None else "",
         word,
         f"[dim]{counts}[/dim]",
-        f"[yellow]{marks.brief(timing.marks)}[/yellow]" if timing.marks else "",
+        f"[yellow]{escape(marks.brief(timing.marks))}[/yellow]" if timing.marks else "",
     )
 
 

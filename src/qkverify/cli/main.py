@@ -14,25 +14,33 @@ from typing import Annotated, Any
 
 import typer
 
+from qkverify.cli import help_texts
 from qkverify.errors import HarnessError, NothingVerified, UsageError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-                  help="Verify and time attention: laws with derived error bounds, on any implementation.",
-                  epilog="Exit codes: 0 the laws hold, 1 a law is broken, 2 wrong usage, 3 the harness failed, "
-                         "4 nothing, or next to nothing, was verified.")  # fmt: skip
+                  context_settings={"max_content_width": help_texts.WIDTH},
+                  help="Test attention kernels: check laws with derived error bounds, and time what is right.",
+                  epilog="Exit codes: 0 the laws hold, 1 a law is broken, 2 wrong usage, 3 qkverify itself failed, "
+                         "4 nothing was verified, or too little to say that the laws hold.")  # fmt: skip
 
-Dtypes = Annotated[list[str] | None, typer.Option("--dtype", help="only this dtype (repeatable)")]
-Devices = Annotated[
-    list[str] | None, typer.Option("--device", help="only this device: cpu, cuda (repeatable)")
+Dtypes = Annotated[
+    list[str] | None, typer.Option("--dtype", metavar="DTYPE", help="only this dtype (repeatable)")
 ]
-EXAMPLES = "examples a law: glance 5, quick 25, default 100, thorough 2,000"
-Profile = Annotated[str, typer.Option(help=EXAMPLES)]
+Devices = Annotated[
+    list[str] | None,
+    typer.Option("--device", metavar="DEVICE", help="only this device: cpu or cuda (repeatable)"),
+]
+EXAMPLES = "examples for each law: glance 5, quick 25, default 100, thorough 2,000"
+Profile = Annotated[str, typer.Option(metavar="PROFILE", help=EXAMPLES)]
 LawNames = Annotated[
     list[str] | None,
-    typer.Option("--law", help="only this law or family, or a pattern: 'causal_*' (repeatable)"),
+    typer.Option(
+        "--law", metavar="LAW", help="only this law, family, or pattern such as 'causal_*' (repeatable)"
+    ),
 ]
 SkippedLaws = Annotated[
-    list[str] | None, typer.Option("--skip", help="not this law or family, or a pattern (repeatable)")
+    list[str] | None,
+    typer.Option("--skip", metavar="LAW", help="leave out this law, family, or pattern (repeatable)"),
 ]
 LawFiles = Annotated[
     list[str] | None,
@@ -41,32 +49,70 @@ LawFiles = Annotated[
 KnownFailures = Annotated[
     str | None,
     typer.Option(
-        metavar="FILE", help="failures that are known, with reasons; default: qkverify-known-failures.toml"
+        metavar="FILE", help="known failures and their reasons; default: qkverify-known-failures.toml"
     ),
 ]
 Workloads = Annotated[
     list[str] | None,
-    typer.Option("--workload", help="a name, a pattern or a TOML file (repeatable)"),
+    typer.Option("--workload", metavar="WORKLOAD", help="a name, a pattern or a TOML file (repeatable)"),
 ]
 Passes = Annotated[
     list[str] | None,
-    typer.Option("--pass", help="forward, backward or both (repeatable)"),
+    typer.Option("--pass", metavar="PASS", help="forward, backward or both (repeatable)"),
 ]
-Budget = Annotated[str, typer.Option(help="time for all of it: 90s, 5m, 1h")]
+Budget = Annotated[str, typer.Option(metavar="TIME", help="time for everything: 90s, 5m, 1h")]
 Processes = Annotated[
-    int, typer.Option(min=1, help="fresh processes; what differs between them enters the intervals")
+    int,
+    typer.Option(
+        metavar="N", min=1, help="fresh processes; the intervals cover the differences between them"
+    ),
 ]
-Rounds = Annotated[int, typer.Option(min=3, help="rounds of a process at most")]
+Rounds = Annotated[int, typer.Option(metavar="N", min=3, help="at most this many rounds in each process")]
 Laws = Annotated[
-    str, typer.Option(help="profile at which the laws are checked before: glance, quick, ...; none")
+    str,
+    typer.Option(
+        metavar="PROFILE",
+        help="check the laws first, at this profile: glance, quick, ...; none leaves them out",
+    ),
 ]
 CacheState = Annotated[
-    str, typer.Option("--cache", help="hot or cold before every call; default: hot on a CPU, cold on a GPU")
+    str,
+    typer.Option(
+        "--cache",
+        metavar="STATE",
+        help="hot or cold cache at each call; default: hot on a CPU, cold on a GPU",
+    ),
 ]
 LawfulOnly = Annotated[
-    bool, typer.Option("--lawful-only", help="time only what breaks no law and has no known finding")
+    bool,
+    typer.Option(
+        "--lawful-only", help="time only implementations that break no law and have no known finding"
+    ),
 ]
-Jobs = Annotated[int, typer.Option(help="processes; a kernel that kills one costs only its own cell")]
+Jobs = Annotated[
+    int,
+    typer.Option(
+        metavar="N", help="worker processes; a kernel that kills its process loses only its own configuration"
+    ),
+]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from qkverify import __version__
+
+        print(f"qkverify {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """Test attention kernels: check laws with derived error bounds, and time what is right."""
 
 
 def main() -> None:
@@ -76,7 +122,7 @@ def main() -> None:
     except ModuleNotFoundError as error:  # a target's own missing modules are TargetImportErrors
         name = (error.name or "a module").partition(".")[0]
         _fail(f"{name} is not installed, and this command needs it: pip install {name.replace('_', '-')}\n"
-              "  without a package index: make wheels elsewhere, then make gpu-report WHEELS=folder here", 2)  # fmt: skip
+              "  without a package index: `make wheels` elsewhere, then `make gpu-report WHEELS=folder` here", 2)  # fmt: skip
 
 
 def _run() -> None:
@@ -110,18 +156,19 @@ def _fail(text: str, code: int) -> None:
 
 @app.command()
 def verify(
-    targets: Annotated[list[str] | None, typer.Argument(help="a name, module:function or path/file.py:function; "
-                                                             "default: those of [tool.qkverify] in pyproject.toml")] = None,
+    targets: Annotated[list[str] | None, typer.Argument(metavar="TARGET", help=(
+        "a name, module:function or path/file.py:function; default: the targets of [tool.qkverify] in pyproject.toml"))] = None,
     dtype: Dtypes = None, device: Devices = None,
-    profile: Annotated[str | None, typer.Option(help=f"{EXAMPLES}; default: default")] = None, jobs: Jobs = 1,
+    profile: Annotated[str | None, typer.Option(metavar="PROFILE", help=f"{EXAMPLES}; default: default")] = None, jobs: Jobs = 1,
     law: LawNames = None, skip: SkippedLaws = None, own_laws: LawFiles = None, known_failures: KnownFailures = None,
-    results: Annotated[Path | None, typer.Option(help="append the verdicts to this file, a JSON line each")] = None,
-    junit: Annotated[Path | None, typer.Option(help="write the verdicts to this file as JUnit XML, for a CI system")] = None,
+    results: Annotated[Path | None, typer.Option(metavar="FILE", help="append the verdicts to this file, as JSON lines")] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="write the verdicts to this file, as JUnit XML")] = None,
     strict: Annotated[bool, typer.Option("--strict", help=(
-        "for CI: exit 4 if anything that is offered was not verified, 1 if a known failure holds again"))] = False,
+        "for CI: exit code 4 if something that is offered was not verified, 1 if a known failure no longer fails"))] = False,
 ) -> None:  # fmt: skip
-    """Check every law on the targets. Exit code 0: the laws hold. 1: a law is broken. 4: nothing, or next to nothing, was
-    verified. The last line names what was not verified."""
+    """Check every law on the targets. A law is a property that a right result has for every input.
+
+    Exit code 0: the laws hold. 1: a law is broken. 4: too little was verified. The last line names what was not verified."""
     from qkverify.cli import console
     from qkverify.cli.full_run import run_start
     from qkverify.results import Writer
@@ -169,11 +216,11 @@ def verify(
 @app.command("list")
 def list_(
     what: Annotated[
-        str, typer.Argument(help="implementations, operations, laws or workloads")
+        str, typer.Argument(metavar="WHAT", help="implementations, operations, laws or workloads")
     ] = "implementations",
 ) -> None:
-    """What there is: implementations with what they offer, operations with what a function of them takes, laws with their
-    sentences, workloads with their sizes."""
+    """List implementations with their options, operations with their parameters, laws with their sentences, or workloads with
+    their sizes."""
     from qkverify.cli import console
 
     pages = {
@@ -189,15 +236,16 @@ def list_(
 
 @app.command()
 def bench(
-    targets: Annotated[list[str] | None, typer.Argument(help="implementations; default: all")] = None,
+    targets: Annotated[list[str] | None, typer.Argument(metavar="TARGET", help="implementations; default: all")] = None,
     workload: Workloads = None, pass_: Passes = None, dtype: Dtypes = None, device: Devices = None,
     budget: Budget = "90s", processes: Processes = 5, rounds: Rounds = 100, laws: Laws = "glance",
     cache: CacheState = "", lawful_only: LawfulOnly = False,
-    results: Annotated[Path | None, typer.Option(help="append the samples to this file, a JSON line each")] = None,
+    results: Annotated[Path | None, typer.Option(metavar="FILE", help="append the samples to this file, as JSON lines")] = None,
 ) -> None:  # fmt: skip
-    """Time implementations whose output is right: interleaved, over several processes, with an A/A control.
+    """Time implementations whose output is right. They take turns, in several processes, and one is timed under two names (the
+    A/A control): a difference as small as its own is never called a difference.
 
-    Exit 1 if nothing was timed, or if the call that was timed failed, gave a wrong result or a time above the roofline."""
+    Exit code 1: nothing was timed, or a timed call failed, gave a wrong result, or was faster than the measured roofline."""
     from qkverify.cli import bench_command, console_timings
     from qkverify.timing import untimed
 
@@ -222,17 +270,21 @@ def bench(
 
 @app.command()
 def compare(
-    candidate: Annotated[str, typer.Argument(help="an implementation, or the results of a run: FILE or REVISION:FILE")],
-    baseline: Annotated[str, typer.Argument(help="what it is compared with, of the same kind")],
-    results: Annotated[Path | None, typer.Option(help="of two implementations: take times from this file, not anew")] = None,
-    relative_to: Annotated[str, typer.Option(help="of two runs: this implementation's times take the machine's drift out")] = "",
-    fail_on: Annotated[str, typer.Option(help="exit 1 where a case is: slower, faster, different")] = "",
-    across_devices: Annotated[bool, typer.Option("--across-devices", help="of two runs: even of different machines")] = False,
+    candidate: Annotated[str, typer.Argument(metavar="CANDIDATE", help=(
+        "an implementation, or the results of a run: FILE, or REVISION:FILE in git"))],
+    baseline: Annotated[str, typer.Argument(metavar="BASELINE", help="the implementation or the results to compare with")],
+    results: Annotated[Path | None, typer.Option(metavar="FILE", help=(
+        "two implementations: take their times from this file instead of measuring"))] = None,
+    relative_to: Annotated[str, typer.Option(metavar="NAME", help=(
+        "two runs: compare ratios to this implementation, so that the machine's drift cancels"))] = "",
+    fail_on: Annotated[str, typer.Option(metavar="WORD", help="exit code 1 if a case is slower, faster or different")] = "",
+    across_devices: Annotated[bool, typer.Option("--across-devices", help=(
+        "two runs: allow that they come from different machines"))] = False,
     workload: Workloads = None, pass_: Passes = None, dtype: Dtypes = None, device: Devices = None,
     budget: Budget = "90s", processes: Processes = 5, rounds: Rounds = 100, laws: Laws = "glance",
     cache: CacheState = "", lawful_only: LawfulOnly = False,
 ) -> None:  # fmt: skip
-    """Faster, slower, same or undecided, case by case and overall: two implementations, or two runs."""
+    """Say for each case, and overall, whether the candidate is faster, slower, the same, or whether it is undecided."""
     from qkverify.cli import bench_command, console_timings
     from qkverify.timing import comparison
 
@@ -254,20 +306,21 @@ def compare(
 @app.command()
 def report(
     folder: Annotated[
-        Path | None, typer.Argument(help="a folder with results.jsonl; default: this device's")
+        Path | None,
+        typer.Argument(metavar="FOLDER", help="a folder with results.jsonl; default: this device's"),
     ] = None,
     run: Annotated[
         bool, typer.Option("--run", help="verify and time everything that runs here first")
     ] = False,
     device: Devices = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="with --run: go on with what a killed run left behind")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="with --run: continue an interrupted run")] = False,
     profile: Profile = "quick",
-    reports: Annotated[Path, typer.Option(help="where the reports of all devices are")] = Path("reports"),
-    budget: Annotated[str, typer.Option(help="time for timing: 90s, 5m")] = "75s",
+    reports: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="the folder with the reports of all devices")
+    ] = Path("reports"),
+    budget: Annotated[str, typer.Option(metavar="TIME", help="time for timing: 90s, 5m")] = "75s",
 ) -> None:
-    """Make the page and its Markdown summary from results; with --run, make the results too."""
+    """Write a page and its Markdown summary from recorded results. With --run, verify and time everything first."""
     from qkverify.cli import console
     from qkverify.cli.bench_command import seconds_of
     from qkverify.cli.console_overview import overview
@@ -311,11 +364,13 @@ def report(
 
 @app.command()
 def new(
-    name: Annotated[str, typer.Argument(help="the implementation's name, a Python identifier")],
-    arrays: Annotated[str, typer.Option(help="numpy, torch or jax")] = "numpy",
-    folder: Annotated[Path, typer.Option(help="where to write it")] = Path(),
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="the implementation's name, a Python identifier")
+    ],
+    arrays: Annotated[str, typer.Option(metavar="FRAMEWORK", help="numpy, torch or jax")] = "numpy",
+    folder: Annotated[Path, typer.Option(metavar="FOLDER", help="where to write it")] = Path(),
 ) -> None:
-    """Write a new implementation's file and say what to run next."""
+    """Write the file of a new implementation, and say what to run next."""
     from qkverify.cli.scaffold import write_new
 
     path = write_new(name, arrays, folder)
@@ -324,12 +379,13 @@ def new(
 
 @app.command()
 def init(
-    target: Annotated[str | None, typer.Argument(help="path/file.py:function or module:function; without it, what looks like "
-                                                      "attention in this folder is listed")] = None,
-    adapter: Annotated[bool, typer.Option("--adapter", help="write an adapter even where none seems to be needed")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the files and write none")] = False,
+    target: Annotated[str | None, typer.Argument(metavar="TARGET", help=(
+        "path/file.py:function or module:function; without it, list functions in this folder that look like attention"))] = None,
+    adapter: Annotated[bool, typer.Option("--adapter", help="write an adapter even if none seems to be needed")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the files, and write none")] = False,
 ) -> None:  # fmt: skip
-    """Begin in your own repository: a test, a workflow, known failures, laws of your own, and an adapter if one is needed."""
+    """Set up qkverify in your own repository. Writes a test, a CI workflow, a file for known failures, a file for your own laws,
+    and an adapter if one is needed."""
     from qkverify.cli.init import candidates, console
     from qkverify.cli.init.files import files_for
 
@@ -344,8 +400,10 @@ def init(
 
 
 @app.command()
-def replay(name: Annotated[str, typer.Argument(help="the id that a failure printed")]) -> None:
-    """Check one stored counterexample again; exit 1 if the law is still broken."""
+def replay(
+    name: Annotated[str, typer.Argument(metavar="ID", help="the id that the failure printed")],
+) -> None:
+    """Check one stored counterexample again. Exit code 1: the law is still broken."""
     from qkverify.verification.replay_command import replay_counterexample
 
     message = replay_counterexample(name)
@@ -355,10 +413,11 @@ def replay(name: Annotated[str, typer.Argument(help="the id that a failure print
 
 @app.command()
 def profile(
-    targets: Annotated[list[str], typer.Argument(help="a name, module:function or path/file.py:function")],
+    targets: Annotated[list[str], typer.Argument(metavar="TARGET", help="a name, module:function or path/file.py:function")],
     dtype: Dtypes = None, device: Devices = None,
 ) -> None:  # fmt: skip
-    """What the targets chose where libraries differ legitimately: declared, or found out by small examples."""
+    """Show which conventions a function follows. Libraries differ legitimately in some choices, such as how causal is aligned;
+    each is declared, or found out by small examples."""
     from qkverify.cli import console
     from qkverify.verification.checking import plan
 
@@ -373,14 +432,18 @@ def profile(
 
 @app.command()
 def power(
-    words: Annotated[list[str] | None, typer.Argument(help="parts of names of mutants and controls; default: all")] = None,
+    words: Annotated[list[str] | None, typer.Argument(metavar="WORD", help=(
+        "only mutants and controls with this word in their name; default: all"))] = None,
     profile: Profile = "default", jobs: Jobs = 2,
-    matrix: Annotated[bool, typer.Option("--matrix", help="every law against every mutant, past the first kill")] = False,
-    results: Annotated[Path | None, typer.Option(help="write what was found to this file")] = None,
-    seed: Annotated[int | None, typer.Option(envvar="QKVERIFY_SEED", min=0, help=(
-        "check the problems that every run with this number checks; without it, fresh ones in every run"))] = None,
+    matrix: Annotated[bool, typer.Option("--matrix", help="check every law on every mutant, also after the first kill")] = False,
+    results: Annotated[Path | None, typer.Option(metavar="FILE", help="write the records to this file")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", envvar="QKVERIFY_SEED", min=0, help=(
+        "generate the same problems in every run with this number; without it, fresh ones"))] = None,
 ) -> None:  # fmt: skip
-    """Measure the suite on planted bugs and on correct code; exit 1 if a bug survives or correct code is accused."""
+    """Mutation testing: measure how strong the laws are. A mutant is correct code with one known bug planted in it; a law that
+    breaks on it kills it. A control is correct code, which no law may accuse.
+
+    Exit code 1: a mutant survives, or a control is accused."""
     from qkverify.cli import console
     from qkverify.results import Writer
     from qkverify.verification.mutation_testing import FOLDERS, idle_laws, left_out, measure
@@ -402,9 +465,9 @@ def power(
 
 @app.command()
 def doctor(
-    probe: Annotated[bool, typer.Option("--probe", help="measure how matrix products and exp round on every device")] = False,
+    probe: Annotated[bool, typer.Option("--probe", help="also measure how matrix products and exp round on each device")] = False,
 ) -> None:  # fmt: skip
-    """What this machine can run, and why not the rest."""
+    """Show what this machine can run, and why it cannot run the rest."""
     from qkverify.cli import console
     from qkverify.contract import DEVICES, frameworks
 
@@ -419,26 +482,29 @@ def doctor(
 
 @app.command()
 def export(
-    results: Annotated[Path | None, typer.Argument(help="a results file, the folder of a report, or its history")] = None,
-    to: Annotated[str | None, typer.Option(help="csv, markdown, parquet, junit, ...; default: by --output")] = None,
-    what: Annotated[str | None, typer.Option(help="timings, samples, verdicts, accuracy, ...; default: the format's own")] = None,
-    output: Annotated[Path | None, typer.Option(help="where to; default: standard output")] = None,
-    columns: Annotated[bool, typer.Option("--columns", help="say what the columns mean, and export nothing")] = False,
+    results: Annotated[Path | None, typer.Argument(metavar="RESULTS", help=(
+        "a results file, the folder of a report, or its history folder"))] = None,
+    to: Annotated[str | None, typer.Option(metavar="FORMAT", help=(
+        "csv, markdown, parquet, junit, ...; default: by the ending of --output"))] = None,
+    what: Annotated[str | None, typer.Option(metavar="TABLE", help=(
+        "timings, samples, verdicts, accuracy, ...; default: the format's usual table"))] = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="the file to write; default: standard output")] = None,
+    columns: Annotated[bool, typer.Option("--columns", help="explain the columns, and export nothing")] = False,
 ) -> None:  # fmt: skip
-    """Results for other tools."""
+    """Write results for other tools: tables as CSV, Markdown, Parquet or JSON lines, verdicts as JUnit XML."""
     from qkverify import exports
 
     if columns:
         print(exports.explained(what))
     elif results is None:
-        raise UsageError("say which results: a file, or the folder of a report")
+        raise UsageError("export needs results: a file, or the folder of a report")
     else:
         exports.write(results, to, what, output)
 
 
 @app.command()
 def schema() -> None:
-    """Print the JSON schema of a line of a results file."""
+    """Print the JSON schema of a results file, whose lines are one record each."""
     import json
 
     from qkverify.results import json_schema
@@ -458,6 +524,8 @@ def _started(writer: Any, profile: str, selection: str = "") -> Any:
     writer.append(run_start(profile, selection))
     return writer
 
+
+help_texts.complete(app)
 
 if __name__ == "__main__":
     main()

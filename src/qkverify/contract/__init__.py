@@ -2,7 +2,8 @@
 
 It hands out the options of attention and where libraries differ (`options`), the parameter names of
 libraries (`signature_styles`), what a signature says (`signatures`), `Implementation` and its decorator (`declaration`), the
-operations (`operations`), array frameworks (`frameworks`), and how implementations are found (`registry`)."""
+operations (`operations`), array frameworks (`frameworks`), and how implementations are found (`registry`).
+"""
 
 from __future__ import annotations
 

@@ -73,8 +73,8 @@ def folder() -> tuple[tuple[Implementation, ...], tuple[Missing, ...]]:
     missing: list[Missing] = []
     modules = [
         f"{package.__name__}.{path.stem}"
-        for path in sorted(Path(package.__path__[0]).glob("*.py"))
-        if path.stem[0] != "_"
+        for path in sorted(Path(package.__path__[0]).iterdir())
+        if path.stem[0] not in "_." and (path.suffix == ".py" or (path / "__init__.py").is_file())
     ]
     modules += [point.value.partition(":")[0] for point in metadata.entry_points(group=GROUP)]
     for name in modules:

@@ -11,6 +11,7 @@ import base64
 import dataclasses
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from qkverify.verification.laws import Law
 
 FOLDER = Path(".qkverify")
+NAME = re.compile(r"[0-9a-f]{8}")  # of a counterexample
+KEPT = 500  # counterexamples in the folder; the oldest go first
 
 
 def store(law: Law, run: Run) -> str:
@@ -46,9 +49,20 @@ def store(law: Law, run: Run) -> str:
         written = scripts.script(law, run)
         if written:
             FOLDER.joinpath(f"{name}.py").write_text(written, "utf-8")
+        forget_old(FOLDER, KEPT)
     except OSError:
         return ""
     return name
+
+
+def forget_old(folder: Path, kept: int) -> None:
+    """Remove the oldest counterexamples of a folder and their scripts, so that `kept` of them stay. Other files stay too."""
+    records = [path for path in folder.glob("*.json") if NAME.fullmatch(path.stem)]
+    if len(records) <= kept:
+        return
+    for path in sorted(records, key=lambda path: path.stat().st_mtime_ns)[:-kept]:
+        path.unlink(missing_ok=True)  # another process may have done it
+        path.with_suffix(".py").unlink(missing_ok=True)
 
 
 def ignored(folder: Path) -> Path:

@@ -7,7 +7,6 @@ format is a new module, and no other file changes.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 import sys
@@ -16,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from qkverify.errors import UsageError
+from qkverify.errors import UsageError, did_you_mean
 from qkverify.exports import file_formats
 from qkverify.exports.tables import all_tables, columns_of, filled, subjects
 from qkverify.report import RESULTS
@@ -89,9 +88,10 @@ def subject_of(module: ModuleType, what: str | None) -> str:
     """What is exported: `what` where the format has it."""
     offers: Sequence[str] = module.OFFERS
     if what is not None and what not in offers:
-        nearest = difflib.get_close_matches(what, offers, n=1, cutoff=0.4)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest and len(offers) > 1 else ""
-        raise UsageError(f"{name_of(module)} cannot hold {what!r}.{hint}\n  it holds: {', '.join(offers)}")
+        hint = f" {did_you_mean(what, offers)}" if len(offers) > 1 else ""
+        raise UsageError(
+            f"the format {name_of(module)} has no table {what!r}.{hint.rstrip()}\n  it has: {', '.join(offers)}"
+        )
     return what or offers[0]
 
 

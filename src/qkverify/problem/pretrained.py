@@ -88,7 +88,8 @@ def lacking() -> str | None:
     missing = [name.partition(".")[0] for name in NEEDED if not _importable(name)]
     if not missing:
         return None
-    return f"{NAME} needs {', '.join(missing)}, not installed here: pip install 'qkverify[models]'"
+    packages = " ".join(name.replace("_", "-") for name in missing)
+    return f"{NAME} needs {', '.join(missing)}, not installed here: pip install {packages}"
 
 
 def folder() -> Path:

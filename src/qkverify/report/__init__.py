@@ -77,9 +77,7 @@ def _require_jinja() -> None:
     try:
         import jinja2  # noqa: F401
     except ModuleNotFoundError as error:
-        raise UsageError(
-            "a report needs jinja2, which is not installed: pip install 'qkverify[report]'"
-        ) from error
+        raise UsageError("a report needs jinja2, which is not installed: pip install jinja2") from error
 
 
 def _write(path: Path, text: str) -> Path:

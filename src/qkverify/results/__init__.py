@@ -1,7 +1,8 @@
 """The recorded form of a run, one JSON object a line, and the facts about the machine it took place on.
 
 It hands out every record by name, `read` and `Writer` (`files`), what older files need (`migrations`), and the facts about a
-machine (`fingerprint`)."""
+machine (`fingerprint`).
+"""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def refuse_unreadable(found: int, current: int, writer: str, migrations: Mapping
     if found > current:
         raise OtherFormat(
             f"written in schema {found} by qkverify {writer}; this is qkverify {ours}, which reads up to schema {current}: "
-            f"qkverify {writer} or newer reads it (pip install -U qkverify)"
+            f"qkverify {writer} or newer reads it"
         )
     missing = [number for number in range(found, current) if number not in migrations]
     if missing:

@@ -1,7 +1,8 @@
 """The arithmetic of error bounds. This room knows nothing of attention.
 
 It uses NumPy alone. It hands out the floating-point formats (`formats`), how an implementation rounds (`precision`), and arrays
-that carry a bound on their rounding error (`bounded`)."""
+that carry a bound on their rounding error (`bounded`).
+"""
 
 from __future__ import annotations
 

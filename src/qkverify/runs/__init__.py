@@ -2,4 +2,5 @@
 
 This room may use `problem`, `contract` and `rounding`. It hands out `Run` (`run`), the comparisons that a
 law makes (`assertions`), calls in several threads (`concurrent_calls`), and corruption of what must not be read
-(`hidden_value_corruption`)."""
+(`hidden_value_corruption`).
+"""

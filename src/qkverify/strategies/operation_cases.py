@@ -1,7 +1,7 @@
 """One call of any operation but attention, as data: how an example is drawn, and what it should return.
 
     call = example(run, drawn)         the arrays, numbers and keywords of one call; `drawn` are plain numbers from `calls()`
-    held = Held(run, call)             the same on native arrays that stay: called again, overwritten, read back
+    held = PreparedCall(run, call)             the same on native arrays that stay: called again, overwritten, read back
     call.exact(run)                    what it should return, with the bounds of the run's precision
 
 `OPERATION_SPECS` says for each operation what its sizes are drawn from, how its arguments follow from them, and which part of the

@@ -145,12 +145,17 @@ CALLS = ("contract", "calls")  # the families about how calls behave
 
 @functools.lru_cache(maxsize=1)
 def law_book() -> tuple[Law, ...]:
-    """Every law of `properties/`: first those that compare whole results with the reference, which see most; then file by file,
-    and last those about how calls behave."""
+    """Every law of `properties/`: first those that compare whole results with the reference, which see most; then family by
+    family, and last those about how calls behave."""
     package = importlib.import_module("qkverify.properties")
-    names = [path.stem for path in sorted(Path(package.__path__[0]).glob("test_*.py"))]
+    folder = Path(package.__path__[0])
+    names = [
+        ".".join(path.relative_to(folder).with_suffix("").parts) for path in sorted(folder.rglob("test_*.py"))
+    ]
     laws = [law for name in names for law in laws_in(importlib.import_module(f"qkverify.properties.{name}"))]
-    return tuple(sorted(laws, key=lambda law: ("agrees_with" not in law.name, law.family in CALLS)))
+    return tuple(
+        sorted(laws, key=lambda law: ("agrees_with" not in law.name, law.family in CALLS, law.family))
+    )
 
 
 def own_files(laws: Iterable[Law]) -> list[str]:

@@ -215,6 +215,12 @@ class Law:
         return example
 
 
+def family_of(file: Path) -> str:
+    """The family of a file's laws: "masking" of `test_masking.py`, "layers" of `properties/layers/test_encoder.py`."""
+    in_folder = file.parent.parent.name == "properties" and (file.parent / "__init__.py").is_file()
+    return file.parent.name if in_folder else file.stem.removeprefix("test_")
+
+
 def law(sentence: str, *, source: str, needs: tuple[str, ...] | str = (), operation: tuple[str, ...] | str = "attention",
         exact: bool = False, dtypes: tuple[str, ...] = (), when: Callable[[Run], str | None] | None = None, weight: float = 1.0,
         chance: bool = False, **arguments: Argument) -> Callable[[Callable[..., None]], Callable[[Run], None]]:  # fmt: skip
@@ -233,7 +239,7 @@ def law(sentence: str, *, source: str, needs: tuple[str, ...] | str = (), operat
     """
 
     def decorate(body: Callable[..., None]) -> Callable[[Run], None]:
-        family = Path(body.__code__.co_filename).stem.removeprefix("test_")
+        family = family_of(Path(body.__code__.co_filename))
         described = Law(body.__name__.removeprefix("test_"), family, sentence, source, body, arguments,
                         _names(needs), _names(operation), exact, dtypes, when, weight, chance)  # fmt: skip
 

@@ -26,7 +26,7 @@ def get(name: str) -> Any:
     try:
         return importlib.import_module(f"qkverify.contract.frameworks.{FILES[name]}")
     except ImportError as error:
-        raise UsageError(f"{name} is not installed ({error}); pip install 'qkverify[{name}]'") from error
+        raise UsageError(f"{name} is not installed ({error}): pip install {name}") from error
 
 
 def missing(name: str) -> str | None:

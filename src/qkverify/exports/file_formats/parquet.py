@@ -38,6 +38,4 @@ def _pyarrow() -> tuple[Any, Any]:
     try:
         return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ModuleNotFoundError as error:
-        raise UsageError(
-            "Parquet needs pyarrow, which is not installed: pip install 'qkverify[parquet]'"
-        ) from error
+        raise UsageError("Parquet needs pyarrow, which is not installed: pip install pyarrow") from error

@@ -11,7 +11,7 @@ import msgspec
 from qkverify.history import earlier_runs
 from qkverify.results import Ceiling, Fact, Fingerprint, Record, RunStart, Timing, Writer
 
-from .. import synthetic_results
+from . import synthetic_results
 
 SLOWED = ("synthetic_eager", "float32", "forward")  # by RATIO from run STEP on, counted from zero
 RATIO = 1.31

@@ -1,7 +1,7 @@
 """Which tiles of triton_flash are fastest on this GPU, and how do they stand beside torch's own kernels?
 
-    python -m qkverify.benchmarks.tiles              on a Hopper GPU: a table to paste, TFLOP/s, ratios
-    python -m qkverify.benchmarks.tiles --compile    anywhere: what each candidate needs of such a GPU
+    python -m qkverify.implementations.triton_flash.tuning              on a Hopper GPU: a table to paste, TFLOP/s, ratios
+    python -m qkverify.implementations.triton_flash.tuning --compile    anywhere: what each candidate needs of such a GPU
 
 Each kernel, head size and kind of mask is a contest (see `halving`). Its candidates are compiled first, by processes side
 by side that leave the machine code in Triton's cache; those that no multiprocessor can hold are out. Each that is left is
@@ -9,7 +9,7 @@ checked once against the reference, like any timed call, and then timed with the
 end torch's back ends, the present tiles and the best take turns on every length. All of it keeps to a budget, and a run
 that was stopped goes on where it was.
 
-The ugly spot: no other benchmark knows the inside of an implementation. This one exists for the table HOPPER.
+It stands with the kernels, and not among the benchmarks, because it knows their inside: it exists for the table HOPPER.
 """
 
 from __future__ import annotations
@@ -30,8 +30,11 @@ from typing import Any
 import torch
 import triton
 
-from qkverify.benchmarks.halving import Contest, DeviceLost, Journal, Ranking, Session
-from qkverify.benchmarks.tile_candidates import (
+from qkverify.contract import frameworks, registry
+from qkverify.implementations import triton_flash
+from qkverify.implementations.triton_flash import autograd
+from qkverify.implementations.triton_flash.tiles import HOPPER, SHARED_MEMORY, Tiles, _shared_memory
+from qkverify.implementations.triton_flash.tuning.candidates import (
     PARTS,
     SIZES,
     Entry,
@@ -42,9 +45,13 @@ from qkverify.benchmarks.tile_candidates import (
     read,
     spelled,
 )
-from qkverify.contract import frameworks, registry
-from qkverify.implementations import triton_flash
-from qkverify.implementations.triton_flash import HOPPER, SHARED_MEMORY, Tiles
+from qkverify.implementations.triton_flash.tuning.halving import (
+    Contest,
+    DeviceLost,
+    Journal,
+    Ranking,
+    Session,
+)
 from qkverify.results import Direction
 from qkverify.runs.run import Run
 from qkverify.timing.clocks import clock_for
@@ -167,7 +174,7 @@ class Device:
         )
         output = triton_flash.attention(query.detach().requires_grad_(), key, value, causal=diagonal)
         saved = output.grad_fn.saved_tensors
-        return query, key, value, upstream, saved[4], triton_flash._delta(saved[3], upstream, None)
+        return query, key, value, upstream, saved[4], autograd._delta(saved[3], upstream, None)
 
 
 # -- What comes of it --------------------------------------------------------------------------------------------------
@@ -229,7 +236,8 @@ def comparison(session: Session, device: Any, best: Mapping[Entry, Tiles], sizes
 
 def about() -> dict[str, str]:
     """What the measurements of a journal hold for."""
-    kernels = Path(triton_flash.__file__).read_text().replace(table({}), "")
+    sources = sorted(Path(triton_flash.__file__).parent.glob("*.py"))
+    kernels = "".join(path.read_text() for path in sources).replace(table({}), "")
     return {
         "device": torch.cuda.get_device_name(), "torch": str(torch.__version__), "triton": str(triton.__version__),
         "kernels": sha256(kernels.encode()).hexdigest()[:12],
@@ -315,7 +323,7 @@ def main() -> None:
             print(f"{entry!s:20} {spelled(tiles):18} {fit}")
         return
     absent = triton_flash.unavailable("cuda")
-    if absent is None and triton_flash._shared_memory(torch.device("cuda")) < SHARED_MEMORY:
+    if absent is None and _shared_memory(torch.device("cuda")) < SHARED_MEMORY:
         absent = "the table is for GPUs with the shared memory of Hopper"
     if absent is not None:
         print(f"tiles: {absent} (--compile needs none)", file=sys.stderr)

@@ -26,10 +26,11 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
-from qkverify.benchmarks.halving import Journal
 from qkverify.errors import raised
-from qkverify.implementations import triton_flash
-from qkverify.implementations.triton_flash import HOPPER, SHARED_MEMORY, Tiles
+from qkverify.implementations.triton_flash import autograd
+from qkverify.implementations.triton_flash.launch import launch_options
+from qkverify.implementations.triton_flash.tiles import HOPPER, SHARED_MEMORY, Tiles
+from qkverify.implementations.triton_flash.tuning.halving import Journal
 
 PARTS = {"forward": "forward_kernel", "queries": "query_gradient_kernel", "keys": "key_value_gradient_kernel"}
 SIZES = (64, 128)
@@ -129,10 +130,10 @@ def call_of(
     entry: Entry, query: Any, key: Any, value: Any, upstream: Any, lse: Any, delta: Any
 ) -> Callable[[], Any]:
     """One kernel by itself."""
-    settings = triton_flash.Settings(entry.size**-0.5, None, 0 if entry.diagonal else None, None, False)
+    settings = autograd.Settings(entry.size**-0.5, None, 0 if entry.diagonal else None, None, False)
     if entry.part == "forward":
-        return partial(triton_flash.FlashAttention.apply, query, key, value, None, settings)
-    gradient = {"queries": triton_flash._query_gradient, "keys": triton_flash._key_value_gradient}[entry.part]
+        return partial(autograd.FlashAttention.apply, query, key, value, None, settings)
+    gradient = {"queries": autograd._query_gradient, "keys": autograd._key_value_gradient}[entry.part]
     return partial(gradient, query, key, value, upstream, lse, delta, None, settings)
 
 
@@ -158,12 +159,12 @@ def compile_here(entry: Entry, tiles: Tiles, capability: int = 90) -> Needs:
     binaries = []
 
     def keep(kernel: Any, grid: Any, tile: Tiles, arguments: tuple[Any, ...], **flags: Any) -> None:
-        options = triton_flash.launch_options(tile)
+        options = launch_options(tile)
         binaries.append(kernel.warmup(*arguments, grid=grid, **flags, **options))
 
     query, key, value, upstream = (torch.empty(1, 1, 128, entry.size, dtype=torch.bfloat16) for _ in range(4))
     lse, delta = (torch.empty(1, 1, 128) for _ in range(2))
-    with patch.object(triton_flash, "_launch", keep), patch.object(triton_flash, "_tiles", lambda *_: tiles):
+    with patch.object(autograd, "_launch", keep), patch.object(autograd, "_tiles", lambda *_: tiles):
         call_of(entry, query, key, value, upstream, lse, delta)()
     (binary,) = binaries
     return needs_of(binary.asm["cubin"], int(binary.metadata.shared))
