@@ -20,7 +20,8 @@ import pytest
 
 from qkverify import report, results, units
 from qkverify.errors import UsageError
-from qkverify.report import charts, headline, svg, timings
+from qkverify.report import charts, finding_links, headline, svg, timings
+from qkverify.report.finding_links import Links
 from qkverify.report.model import Report
 from qkverify.report.sections import broken, scaling, tradeoff, verdicts
 from qkverify.results import (
@@ -374,7 +375,30 @@ def test_a_counterexample_and_its_replay_line_stand_on_the_page(document: Docume
     ],
 )
 def test_a_finding_links_to_its_reason(reason: str, link: str) -> None:
-    assert link in broken.linked(reason)
+    assert link in Links("../findings/").html(reason)
+
+
+def test_where_no_folder_of_findings_is_at_hand_a_link_leads_to_the_repository_or_is_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    text = "see reports/findings/a-slug."
+    monkeypatch.setattr(finding_links, "repository", lambda: "")
+    assert (Links().html(text), Links().markdown(text)) == (text, text)
+    monkeypatch.setattr(finding_links, "repository", lambda: "https://example.org/q")
+    address = "https://example.org/q/tree/main/reports/findings/a-slug"
+    assert f'<a href="{address}">' in Links().html(text)
+    assert f"[reports/findings/a-slug]({address})" in Links().markdown(text)
+    monkeypatch.setattr(finding_links, "CHECKOUT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert finding_links.placed(text) == f"see {address}."
+
+
+def test_a_page_links_to_the_findings_beside_its_folder_only_where_they_are(tmp_path: Path) -> None:
+    known = passing(outcome="finding", reason="reports/findings/a-slug")
+    source = write(tmp_path / "one" / "results.jsonl", [known])
+    assert "../findings/" not in report.write(source, tmp_path / "one")[0].read_text()
+    (tmp_path / "findings").mkdir()
+    assert '<a href="../findings/a-slug/">' in report.write(source, tmp_path / "one")[0].read_text()
 
 
 def test_a_broken_law_shows_the_margin_of_its_counterexample() -> None:
@@ -435,7 +459,8 @@ def test_a_finding_is_no_failure(records: list[Record], page: report.Page) -> No
     assert {v.outcome for v in found.findings} == {"finding"}
     assert not set(map(id, found.findings)) & set(map(id, found.broken))
     assert "known finding" in page.html
-    assert "](../findings/synthetic-accumulation/)" in page.markdown
+    there = report.render(records, links=Links("../findings/"))
+    assert "](../findings/synthetic-accumulation/)" in there.markdown
 
 
 def test_the_latest_record_of_a_cell_counts() -> None:
@@ -932,7 +957,7 @@ def test_the_index_of_nothing_says_so(tmp_path: Path) -> None:
 
 def test_without_jinja_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(UsageError, match=r"qkverify\[report\]"):
+    with pytest.raises(UsageError, match=r"pip install jinja2"):
         report.render([])
 
 

@@ -10,6 +10,7 @@ from qkverify import units
 from qkverify.cli.console import console
 from qkverify.cli.console_timings import aligned
 from qkverify.report import headline
+from qkverify.report.finding_links import placed
 from qkverify.report.model import Report
 from qkverify.report.overview import Overview, OverviewRow, heading, others, others_in_a_sentence, overviews
 
@@ -54,7 +55,7 @@ def _table(one: Overview) -> None:
     for sentence in one.sentences:
         console.print(f"  {sentence}", markup=False)
     for reason, names in one.reasons.items():
-        console.print(f"  no time of {', '.join(names)}: {reason}", style="dim", markup=False)
+        console.print(f"  no time of {', '.join(names)}: {placed(reason)}", style="dim", markup=False)
     if one.undecided:
         console.print(
             "  ?: the difference is too close to the noise to be sure of it", style="dim", markup=False

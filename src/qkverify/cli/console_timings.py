@@ -70,11 +70,17 @@ def changes(software: Sequence[str], relative_to: str) -> None:
     """What differs between two runs besides their times, and what that comparison cannot know."""
     for line in software:
         console.print(line, style="dim", markup=False)
+    console.print(drift(relative_to), markup=False)
+
+
+def drift(relative_to: str) -> str:
+    """What the ratios of two runs are of."""
     if relative_to:
-        console.print(f"ratios of times to those of {escape(relative_to)} in the same rounds")
-    else:
-        console.print("two runs at different times: what the machine itself did between them is in these ratios; "
-                      "--relative-to NAME takes it out")  # fmt: skip
+        return f"ratios of times to those of {relative_to} in the same rounds"
+    return (
+        "two runs at different times: what the machine itself did between them is in these ratios; "
+        "--relative-to NAME takes it out"
+    )
 
 
 def _group(

@@ -17,6 +17,7 @@ from qkverify import units
 from qkverify.history import earlier_runs
 from qkverify.history.earlier_runs import PastRun
 from qkverify.history.trends import Trends, trends_of
+from qkverify.report.finding_links import Links
 from qkverify.results import (
     Accuracy,
     Ceiling,
@@ -65,6 +66,8 @@ BY_GRAVITY: tuple[Outcome, ...] = (
 )
 BROKEN = frozenset({"failed", "crashed", "timed out", "error"})
 JUDGED = BROKEN | {"finding", "passed"}
+
+NOWHERE = Links()  # no folder of findings stands beside the page
 
 Item = TypeVar("Item")
 
@@ -133,8 +136,14 @@ class Report:
     """The records of one results file, as the sections of the page ask for them."""
 
     def __init__(
-        self, records: Sequence[Record], *, title: str | None = None, past: Sequence[PastRun] = ()
+        self,
+        records: Sequence[Record],
+        *,
+        title: str | None = None,
+        past: Sequence[PastRun] = (),
+        links: Links = NOWHERE,
     ) -> None:
+        self.links = links
         self.runs = of_kind(records, RunStart)
         self.infos = {info.name: info for info in of_kind(records, ImplementationInfo)}
         self.verdicts = _latest(
@@ -173,9 +182,16 @@ class Report:
 
     @cached_property
     def device(self) -> str:
-        """The processor or GPU in words: "Intel Xeon Platinum 8481C, 2 cores"."""
+        """What the report is of: the processor or GPU in words, "Intel Xeon Platinum 8481C, 2 cores"; of a run with a baseline
+        first who is compared with it."""
         if self._title:
             return self._title
+        baseline = self.runs[-1].against if self.runs else ""
+        compared = ", ".join(name for name in self.implementations if name != baseline)
+        return f"{compared} against {baseline}, {self._machine}" if baseline and compared else self._machine
+
+    @property
+    def _machine(self) -> str:
         gpu, cpu = self.identity.get("gpu"), self.identity.get("cpu")
         ran = {v.device for v in self.verdicts if v.outcome in JUDGED} | {
             t.device for t in self.timings if t.seconds

@@ -19,7 +19,6 @@ from qkverify.report.overview import (
     others_in_a_sentence,
     overviews,
 )
-from qkverify.report.sections.broken import linked
 from qkverify.report.templating import fill
 
 ORDER = 0
@@ -37,7 +36,7 @@ def html(report: Report) -> Markup:
         control=headline.control(report),
         notes=notes,
         heading=heading,
-        linked=linked,
+        linked=report.links.html,
         fault=any(row.right.word == "known" for one in tables for row in one.rows),
     )
 
@@ -66,17 +65,17 @@ def notes(one: Overview) -> list[str]:
 def markdown(report: Report) -> str:
     """The first table, how to read it, the other operations, then the tables of the other dtypes."""
     tables, further = overviews(report), others(report)
-    parts = [*map(_markdown_table, tables[:1])]
+    parts = [_markdown_table(report, one) for one in tables[:1]]
     if tables:
         parts.append("\n".join(f"- {line}" for line in [*notes(tables[0]), headline.control(report)] if line))
     if further:
         listed = "\n".join(f"- {other.operation}: {_in_a_line(other)}" for other in further)
         said = f"**Other operations:** {plain(others_in_a_sentence(further))}."
         parts.append(f"{said}\n\n<details><summary>each by its name</summary>\n\n{listed}\n\n</details>")
-    return "\n\n".join([*parts, *map(_markdown_table, tables[1:])])
+    return "\n\n".join([*parts, *(_markdown_table(report, one) for one in tables[1:])])
 
 
-def _markdown_table(one: Overview) -> str:
+def _markdown_table(report: Report, one: Overview) -> str:
     against = f", times against `{one.baseline}`" if one.baseline and one.cases else ""
     title = f"**{one.dtype} on {one.device}**{against}{f' ({one.title})' * bool(one.title)}"
     said = ". ".join(one.sentences)
@@ -95,7 +94,7 @@ def _markdown_table(one: Overview) -> str:
             for cells, row in zip(rows, one.rows, strict=True)
         ]
     missing = [
-        f"- no time of {', '.join(map(code, names))}: {plain(reason)}"
+        f"- no time of {', '.join(map(code, names))}: {report.links.markdown(plain(reason))}"
         for reason, names in one.reasons.items()
     ]
     return "\n\n".join(

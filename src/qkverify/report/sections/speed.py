@@ -12,7 +12,6 @@ from qkverify.report import headline, timings
 from qkverify.report.charts import ChartSeries, Point, line_chart
 from qkverify.report.markdown import code, plain, table
 from qkverify.report.model import Report
-from qkverify.report.sections.broken import linked
 from qkverify.report.templating import fill
 from qkverify.results import Mark, Timing
 from qkverify.timing import marks, statistics, untimed
@@ -139,16 +138,18 @@ def _place(report: Report, device: str, dtype: str) -> DeviceTimes:
     ]
     tables = [_table(report, here, case) for case in alone]
     rest = [_table(report, here, case) for family in families for case in family.cases]
-    return DeviceTimes(device, dtype, _ceilings(report, device, dtype), charts, tables, rest, _known(here))
+    return DeviceTimes(
+        device, dtype, _ceilings(report, device, dtype), charts, tables, rest, _known(report, here)
+    )
 
 
-def _known(here: list[Timing]) -> list[tuple[Markup, list[str]]]:
+def _known(report: Report, here: list[Timing]) -> list[tuple[Markup, list[str]]]:
     """What is known against who was timed, with links, and against whom."""
     found: dict[str, dict[str, None]] = {}
     for timing in here:
         for mark in timing.marks if timing.seconds else ():
             found.setdefault(marks.words(mark), {})[timing.implementation] = None
-    return [(linked(said), list(names)) for said, names in found.items()]
+    return [(report.links.html(said), list(names)) for said, names in found.items()]
 
 
 def _charts(report: Report, family: timings.Family, direction: str) -> SpeedCharts:
