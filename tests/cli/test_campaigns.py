@@ -38,7 +38,9 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(
         full_run,
         "plan",
-        lambda devices=(): planned if "cuda" not in devices else plan(["numpy_slopes"], devices),
+        lambda targets, devices, dtypes: (
+            planned if "cuda" not in devices else plan(targets or ["numpy_slopes"], devices, dtypes)
+        ),
     )
     monkeypatch.setattr(full_run, "check_parts", checking)
     monkeypatch.setattr(full_run, "run_grid", lambda *given, **settings: [])

@@ -170,7 +170,7 @@ def test_columns_are_a_promise() -> None:
         "verdicts": "run implementation device dtype family law outcome reason examples margin seconds exact sentence "
         "counterexample_problem counterexample_location counterexample_got counterexample_exact counterexample_bound "
         "counterexample_margin counterexample_replay counterexample_message",
-        "accuracy": "run implementation device dtype elements positive lean lean_error ratio worst_ratio",
+        "accuracy": "run implementation device dtype elements positive lean lean_error ratio worst_ratio bits_lost",
         "ceilings": "run device dtype what rate samples",
         "controls": "run case implementation device dtype direction ratio low high",
     }

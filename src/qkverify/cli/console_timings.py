@@ -58,7 +58,7 @@ def known(timed: Iterable[Timing]) -> None:
 def comparison(found: Result) -> None:
     """Every case with its interval and word, and all of them together."""
     header = ("case", "", "", "candidate", "baseline", "ratio", "", "")
-    _aligned([header, *(_case(case) for case in found.cases)], right=(3, 4, 5))
+    aligned([header, *(_case(case) for case in found.cases)], right=(3, 4, 5))
     if len(found.cases) > 1:
         console.print(f"\nover {len(found.cases)} cases   {_said(found.overall)}")
     if not all(statistics.is_told(case.comparison.interval) for case in found.cases):
@@ -70,11 +70,17 @@ def changes(software: Sequence[str], relative_to: str) -> None:
     """What differs between two runs besides their times, and what that comparison cannot know."""
     for line in software:
         console.print(line, style="dim", markup=False)
+    console.print(drift(relative_to), markup=False)
+
+
+def drift(relative_to: str) -> str:
+    """What the ratios of two runs are of."""
     if relative_to:
-        console.print(f"ratios of times to those of {escape(relative_to)} in the same rounds")
-    else:
-        console.print("the two runs took place at different times, so these ratios include changes of the machine; "
-                      "--relative-to NAME removes them")  # fmt: skip
+        return f"ratios of times to those of {relative_to} in the same rounds"
+    return (
+        "the two runs took place at different times, so these ratios include changes of the machine; "
+        "--relative-to NAME removes them"
+    )
 
 
 def _group(
@@ -93,7 +99,7 @@ def _group(
     others = untimed.names(untimed.left_out(every))
     best = "fastest of those timed" if others else "fastest"
     words = [best if is_alone and found else "1 x" if found else "the only one timed", *map(_said, found)]
-    _aligned(
+    aligned(
         [_line(timing, word, ceilings) for timing, word in zip(timed, words, strict=True)], right=(1, 2, 3)
     )
     if others:
@@ -117,8 +123,8 @@ def _line(timing: Timing, word: str, ceilings: Sequence[Ceiling]) -> tuple[str, 
     )
 
 
-def _aligned(rows: Sequence[Sequence[str]], right: Sequence[int]) -> None:
-    """Columns as wide as their longest entry: rich's tables would be cut to 80 characters in a file or a CI log."""
+def aligned(rows: Sequence[Sequence[str]], right: Sequence[int]) -> None:
+    """Print columns as wide as their longest entry: rich's tables would be cut to 80 characters in a file or a CI log."""
     widths = [max(cell_len(Text.from_markup(row[i]).plain) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         gaps = [

@@ -143,7 +143,8 @@ class Conditions(msgspec.Struct, frozen=True, tag="conditions", kw_only=True):
 class Accuracy(msgspec.Struct, frozen=True, tag="accuracy"):
     """Errors on ordinary numbers. `positive` is the share of errors above zero; `lean` the mean error away from zero in units
     of the last place, with its standard error; the ratios divide the root mean square and the largest error by those of a
-    textbook that rounds every operation to the dtype."""
+    textbook that rounds every operation to the dtype. `bits_lost` is the binary logarithm of the root mean square error over
+    that of the exact result rounded to the dtype; None where it was not measured."""
 
     implementation: str
     device: str
@@ -154,6 +155,7 @@ class Accuracy(msgspec.Struct, frozen=True, tag="accuracy"):
     lean_error: float
     ratio: float | None
     worst_ratio: float | None
+    bits_lost: float | None = None
 
 
 class TimingSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="timing summary"):

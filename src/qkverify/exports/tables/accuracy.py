@@ -22,6 +22,8 @@ TABLES = {
             Column("lean_error", float, "standard error of lean", attrgetter("lean_error")),
             Column("ratio", float, "root mean square error over a plain textbook's", attrgetter("ratio"), units.ratio),
             Column("worst_ratio", float, "largest error over a plain textbook's", attrgetter("worst_ratio"), units.ratio),
+            Column("bits_lost", float, "log2 of the root mean square error over that of the exact result rounded to the dtype",
+                   attrgetter("bits_lost"), lambda value: f"{value:.2f}"),
         ],
         lambda run: of_kind(run.records, Accuracy),
     )
