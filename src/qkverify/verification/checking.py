@@ -22,7 +22,7 @@ import msgspec
 from qkverify import foreign_text, probes
 from qkverify.contract import DEVICES, DTYPES, Finding, Implementation, messages, registry
 from qkverify.counterexamples import store
-from qkverify.counterexamples.calls_alone import judged, numbers_of
+from qkverify.counterexamples.calls_alone import blamed, judged, numbers_of
 from qkverify.counterexamples.causes import causes, summary
 from qkverify.counterexamples.failures import Failures
 from qkverify.errors import (
@@ -297,11 +297,19 @@ def counterexample(broken: BaseException, law: Law, run: Run, failures: Failures
     worst = evidence if isinstance(evidence, Evidence) else None
     raised = not isinstance(broken, LawViolation | ContractError)
     lost = isinstance(broken, DeviceLost)
-    calls = [] if lost else judged(run)
+    over_gradient = law.family == "gradients" and (worst is None or worst.what != "output")
+    calls = blamed([] if lost else judged(run), over_gradient=over_gradient)
     diagnosis = (
         ""
         if lost
-        else failures.explained(law.name, run, calls, dropped=law.family == "dropout", raised=raised)
+        else failures.explained(
+            law.name,
+            run,
+            calls,
+            dropped=law.family == "dropout",
+            raised=raised,
+            replay=lambda other: law.replay(other, run.failing),
+        )
     )
     message, lines = explain(broken, law, run, replay=replay, diagnosis=diagnosis), []
     if raised:
