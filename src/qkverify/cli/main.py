@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ import typer
 
 from qkverify.errors import HarnessError, NothingVerified, UsageError
 
+STARTED = time.monotonic()  # a budget counts what is loaded for a command as well
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Verify and time attention: laws with derived error bounds, on any implementation.",
                   epilog="Exit codes: 0 the laws hold, 1 a law is broken, 2 wrong usage, 3 the harness failed, "
@@ -214,7 +216,7 @@ def bench(
         cache,
         lawful_only,
     )
-    found = bench_command.run(asked, results or _bench_file())
+    found = bench_command.run(asked, results or _bench_file(), STARTED)
     console_timings.bench(found)
     print(f"samples: {found.path}")
     raise typer.Exit(1 if untimed.refused(found.all_timings) or not found.side.timings else 0)
@@ -245,7 +247,11 @@ def compare(
     else:
         asked = bench_command.BenchRequest((candidate, baseline), workload or (), pass_ or (), dtype or (), device or (), budget,
                                processes, rounds, laws, cache, lawful_only)  # fmt: skip
-        side = comparison.load(str(results)) if results else bench_command.run(asked, _bench_file()).side
+        side = (
+            comparison.load(str(results))
+            if results
+            else bench_command.run(asked, _bench_file(), STARTED).side
+        )
         found = comparison.implementations(side, *bench_command.names_of(candidate, baseline, side))
     console_timings.comparison(found)
     raise typer.Exit(1 if comparison.fails(found, fail_on) else 0)
