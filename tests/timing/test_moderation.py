@@ -9,15 +9,7 @@ import pytest
 
 from qkverify.results import Control, Scatter, Timing
 from qkverify.timing import moderation, statistics
-from qkverify.timing.moderation import Seen, digamma, inverse_trigamma, learnt, moderated, trigamma
-
-
-def test_the_functions_are_those_of_scipy() -> None:
-    special = pytest.importorskip("scipy.special", reason="scipy is optional")
-    for x in (0.3, 0.5, 1.0, 2.5, 7.0, 25.0):
-        assert digamma(x) == pytest.approx(special.digamma(x), abs=1e-9)
-        assert trigamma(x) == pytest.approx(special.polygamma(1, x), rel=1e-8)
-        assert inverse_trigamma(trigamma(x)) == pytest.approx(x, rel=1e-6)
+from qkverify.timing.moderation import Seen, learnt, moderated
 
 
 def drawn(seed: int, cases: int, processes: int, luck: float, alike: float = math.inf) -> list[Seen]:
@@ -33,14 +25,27 @@ def drawn(seed: int, cases: int, processes: int, luck: float, alike: float = mat
 
 @pytest.mark.parametrize("luck", [0.0, 0.02])
 def test_what_was_drawn_is_learnt(luck: float) -> None:
-    found = [scatter for seed in range(40) if (scatter := learnt(drawn(seed, 60, 3, luck))) is not None]
+    found = [scatter for seed in range(20) if (scatter := learnt(drawn(seed, 60, 3, luck))) is not None]
     expected = [scatter.factor * (scatter.luck**2 + 1e-5) for scatter in found]
     assert np.median(expected) == pytest.approx(luck**2 + 1e-5, rel=0.25)
     assert np.median([scatter.degrees for scatter in found]) > 20
 
 
+def test_the_likelihood_is_that_of_scipys_f_distribution() -> None:
+    stats = pytest.importorskip("scipy.stats", reason="scipy is optional")
+    variance, d, of_rounds = np.array(drawn(1, 20, 3, 0.01)).T
+
+    def theirs(one: Scatter) -> float:
+        expected = one.factor * (one.luck**2 + of_rounds)
+        return float(np.sum(stats.f.logpdf(variance, d, one.degrees, scale=expected)))
+
+    both = [(moderation._likelihood(variance, d, of_rounds, one), theirs(one))
+            for one in (Scatter(0.01, 1.0, 5.0), Scatter(0.003, 2.0, 30.0))]  # fmt: skip
+    assert both[0][0] - both[1][0] == pytest.approx(both[0][1] - both[1][1])
+
+
 def test_cases_that_differ_help_each_other_less() -> None:
-    degrees = [learnt(drawn(seed, 60, 3, 0.02, alike=4)) for seed in range(40)]
+    degrees = [learnt(drawn(seed, 60, 3, 0.02, alike=4)) for seed in range(20)]
     assert 2.5 < np.median([one.degrees for one in degrees if one is not None]) < 7
 
 
@@ -78,9 +83,9 @@ def run_of(seed: int, cases: int, processes: int, rounds: int = 12) -> list[tupl
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_moderated_intervals_hold_the_truth_as_often_as_they_say_and_are_narrower(processes: int) -> None:
-    """95 % of 1,200, of which those of one run are not independent."""
+    """95 % of 600, of which those of one run are not independent."""
     held, widths, alone = 0, list[float](), list[float]()
-    for seed in range(40):
+    for seed in range(20):
         pairs = run_of(seed, 30, processes)
         scatter = statistics.scatter_of(pairs)
         for mine, other in pairs:
@@ -89,7 +94,7 @@ def test_moderated_intervals_hold_the_truth_as_often_as_they_say_and_are_narrowe
             held += found.low <= 1 <= found.high
             widths.append(math.log(found.high / found.low))
             alone.append(math.log(student.high / student.low))
-    assert 0.93 <= held / 1200 <= 0.98
+    assert 0.93 <= held / 600 <= 0.98
     assert np.median(widths) < 0.9 * np.median(alone)
     assert np.quantile(widths, 0.9) < 0.7 * np.quantile(alone, 0.9)
 

@@ -271,7 +271,7 @@ def report(
     ] = False,
     profile: Profile = "quick",
     reports: Annotated[Path, typer.Option(help="where the reports of all devices are")] = Path("reports"),
-    budget: Annotated[str, typer.Option(help="time for timing: 90s, 5m")] = "75s",
+    budget: Annotated[str, typer.Option(help="time for timing: 90s, 5m")] = "140s",
 ) -> None:
     """Make the page and its Markdown summary from results; with --run, make the results too."""
     from qkverify.cli import console

@@ -93,22 +93,22 @@ def paired_ratio(
     numbers = np.asarray(processes if len(processes) else np.zeros(ratios.size))
     if scatter is not None and ratios.size >= FEWEST_ROUNDS:
         medians = _by_process(ratios, numbers)
-        one = moderation.moderated(_seen(ratios, numbers), scatter)
+        one = moderation.moderated(seen(ratios, numbers), scatter)
         return _around(float(np.mean(medians)), one.variance / len(medians), one.degrees)
     return _interval_of(ratios, numbers, seed)
 
 
 def scatter_of(pairs: Iterable[tuple[Timing, Timing]]) -> Scatter | None:
     """What these comparisons of one run have in common; None where they are too few, or of one process each."""
-    seen = []
+    found = []
     for candidate, baseline in pairs:
         mine, other, processes = paired(candidate, baseline)
         if len(mine) >= FEWEST_ROUNDS:
-            seen.append(_seen(np.log(np.asarray(mine) / np.asarray(other)), np.asarray(processes)))
-    return moderation.learnt(seen)
+            found.append(seen(np.log(np.asarray(mine) / np.asarray(other)), np.asarray(processes)))
+    return moderation.learnt(found)
 
 
-def _seen(ratios: np.ndarray, processes: np.ndarray) -> moderation.Seen:
+def seen(ratios: np.ndarray, processes: np.ndarray) -> moderation.Seen:
     """How log-ratios scatter: the medians of processes, and the median of a process by its own rounds (a bootstrap)."""
     medians = _by_process(ratios, processes)
     numbers = np.random.default_rng(0)
