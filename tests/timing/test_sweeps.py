@@ -6,6 +6,7 @@ import math
 import os
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -13,10 +14,11 @@ from qkverify import results
 from qkverify.contract import registry
 from qkverify.results import Control, Timing, Writer, of_kind
 from qkverify.timing.benchmark_cases import BenchmarkCase
-from qkverify.timing.grid import run_grid
+from qkverify.timing.grid import _Plan, run_grid
 from qkverify.timing.measurement import MeasuredGroup
 from qkverify.timing.merge_samples import NARROW, PREPARING_SECONDS, Gathered, allocate
 from qkverify.timing.sampling import FEWEST_ROUNDS
+from qkverify.timing.statistics import ALONE
 from qkverify.timing.timing_worker import Sweep, Terms
 from qkverify.timing.worker_protocol import Child, Died
 from qkverify.timing.workloads import Workload
@@ -193,6 +195,33 @@ def test_a_cell_without_room_in_a_later_sweep_keeps_its_times_and_one_that_fails
     assert (lost.timings[1].seconds, lost.timings[1].verified) == ([], False)
     assert lost.timings[1].reason == "raised ValueError: at times"
     assert [cell.implementation.name for cell in lost.live] == ["one"]
+
+
+def called_once(name: str, seconds: float) -> Timing:
+    return msgspec.structs.replace(timing(name, [seconds]), rounds=[ALONE])
+
+
+def planned(kernels: Path, left: float) -> _Plan:
+    """A plan of one group in which both cells were called once, for 0.1 s and 0.2 s, with so much time left."""
+    both = cells(kernels, "one", "other")
+    plan = _Plan(
+        [both], dict.fromkeys(both), {}, lambda: left, seed=0, most_rounds=9, cache=None, first_rounds=5
+    )
+    (group,) = plan.groups.values()
+    group.add(MeasuredGroup([called_once("one", 0.1), called_once("other", 0.2)], None, {}), 0)
+    plan._calls |= dict(zip(both, (0.1, 0.2), strict=True))
+    return plan
+
+
+def test_what_was_called_once_is_taken_in_rounds_where_there_is_time(kernels: Path) -> None:
+    ((group, on, chosen),) = planned(kernels, left=60.0).again(2)
+    assert chosen == group.called_once == group.timed == group.cells
+    assert (on.most_rounds, on.check) == (FEWEST_ROUNDS, False)
+    assert on.budget_seconds == pytest.approx(5 * 0.3)
+    assert list(planned(kernels, left=6.0).again(2)) == []  # more than a part of that
+    group.add(measured([0.1] * 3, [0.2] * 3, [0.1] * 3), 2)
+    assert (group.called_once, [len(t.seconds) for t in group.timings]) == ([], [4, 4])
+    assert group.control() is not None  # the twin came with the rounds
 
 
 def noisy(seed: int, scatter: float, rounds: int = 10) -> MeasuredGroup:

@@ -3,9 +3,9 @@
 `qkverify bench`, `make report` and `pytest benchmarks` all come here or to `measurement`, which times one
 group. The grid is swept several times, each time by a fresh process. The first sweep
 shares its time among the groups by the square root of their work (long cases need more time, and short ones
-deserve more than their length); the others go where the first saw the most scatter. What has no room for several calls
-is called once, after the second. Between them ceilings are measured, and peak memory, in processes of its own, for
-the cells that show how memory grows.
+deserve more than their length); the others go where the first saw the most scatter. What has no room for several
+calls is called once, after the second, and in rounds by those after it where they have the time. After the first,
+ceilings are measured, and peak memory, in processes of its own, for the cells that show how memory grows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from qkverify.timing.marks import Known, against
 from qkverify.timing.measurement import CALLS, Prepared, measure, prepared, refused
 from qkverify.timing.memory import Server
 from qkverify.timing.merge_samples import Gathered, allocate
-from qkverify.timing.sampling import MOST_ROUNDS, OUT_OF_TIME, SHORT_SECONDS
+from qkverify.timing.sampling import FEWEST_ROUNDS, OUT_OF_TIME, SHORT_SECONDS
 from qkverify.timing.statistics import drop_disturbed_rounds, median, scatter_of
 from qkverify.timing.timing_worker import Sweep, Terms
 from qkverify.timing.workloads import Workload, small_grid
@@ -50,7 +50,9 @@ SERVER_SECONDS = 3.0  # about what a new process needs to import a framework
 SHARES = 0.5, 0.4
 # of a group in the first sweep: what a case takes and how it scatters; the rest is for where it matters
 FIRST_ROUNDS = 5
+PROCESSES, GRID_ROUNDS = 4, 100  # of a process at most: rounds of short calls are nearly free
 LARGEST_SHARE = 0.1  # of what is left, for a group whose fewest rounds need more than its share
+AGAIN_SHARE = 0.1  # of what is left, for a group of which cells were called once only
 LEAST_SHARE = 0.02  # of what is left, for the shortest of groups
 GROWTH = (
     "float32",
@@ -74,8 +76,8 @@ def run_grid(
     dtypes: Sequence[str] = (),
     directions: Sequence[Direction] = DIRECTIONS,
     seed: int = 0,
-    processes: int = 3,
-    most_rounds: int = MOST_ROUNDS,
+    processes: int = PROCESSES,
+    most_rounds: int = GRID_ROUNDS,
     cache: Cache | None = None,
     lawful_only: bool = False,
 ) -> list[Timing]:
@@ -128,6 +130,7 @@ def run_grid(
                 if process == 0:
                     plan.foretell(sweep)
                 for group, terms, chosen in itertools.chain(
+                    plan.again(process) if process > 1 else (),
                     plan.terms(process, time.perf_counter() + share * left()),
                     plan.slow(process) if process == min(1, processes - 1) else (),
                 ):
@@ -249,6 +252,28 @@ class _Plan:
                 once=True,
             )
             yield self.groups[cell.group], terms, [cell]
+
+    def again(self, process: int) -> Iterator[tuple[Gathered, Terms, list[BenchmarkCase]]]:
+        """Groups in which something was called once only, the shortest first: the fewest rounds of all that was timed there,
+        as long as that takes no more than a part of what is left."""
+        seeds = itertools.count(self._seed + (process + 1) * len(self.groups))
+        waiting = {name: group.timed for name, group in self.groups.items() if group.called_once}
+        costs = {name: sum(self._calls[cell] for cell in cells) for name, cells in waiting.items()}
+        for name in sorted(costs, key=lambda name: costs[name]):
+            cost = (2 + FEWEST_ROUNDS) * costs[name]  # to get ready, and of the one that stands twice
+            if cost > AGAIN_SHARE * self._left():
+                return
+            group = self.groups[name]
+            terms = Terms(
+                budget_seconds=cost,
+                limit_seconds=NO_LIMIT_SECONDS,
+                seed=next(seeds),
+                most_rounds=FEWEST_ROUNDS,
+                check=False,
+                twin_of=group.twin_of,
+                cache=self._cache,
+            )
+            yield group, terms, waiting[name]
 
     def _later(
         self, left: Callable[[], float], seeds: Iterator[int]

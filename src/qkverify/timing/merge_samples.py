@@ -73,6 +73,18 @@ class Gathered:
         most = max(SHORT_SECONDS, FAR * min(timed.values(), default=0.0))
         return [cell for cell in self.cells if timed.get(cell.implementation.name, math.inf) <= most]
 
+    @property
+    def called_once(self) -> list[BenchmarkCase]:
+        """The cells that were called once, by themselves."""
+        once = {t.implementation for t in self.timings if t.rounds == [ALONE]}
+        return [cell for cell in self.cells if cell.implementation.name in once]
+
+    @property
+    def timed(self) -> list[BenchmarkCase]:
+        """The cells that have a time."""
+        timed = {t.implementation for t in self.timings if t.seconds}
+        return [cell for cell in self.cells if cell.implementation.name in timed]
+
     def add(self, found: MeasuredGroup, process: int) -> None:
         """One more sweep's samples of some of the cells."""
         before = self.rounds
@@ -86,7 +98,7 @@ class Gathered:
         else:
             by_name = {timing.implementation: timing for timing in fresh}
             self.timings = [_joined(t, by_name.get(t.implementation)) for t in self.timings]
-            self.twin = _joined(self.twin, twin) if self.twin is not None else None
+            self.twin = _joined(self.twin, twin) if self.twin is not None else twin
         if found.conditions is not None:
             self.conditions.append(msgspec.structs.replace(found.conditions, process=process))
         if process and self.rounds > before:
