@@ -378,7 +378,7 @@ def test_the_format_is_named_or_guessed(name: str | None, output: str | None, ex
         (None, None, "x.doc", "the ending of x.doc is not that of a format"),
         ("junit", "timings", None, "the format junit has no table 'timings'"),
         ("csv", "verdict", None, "Did you mean 'verdicts'"),
-        ("parquet", None, None, "say where to with --output"),
+        ("parquet", None, None, "name the file to write with --output"),
         ("csv", "planted", None, "has no planted; it has 1 verdict"),
     ],
 )
