@@ -303,7 +303,7 @@ def test_the_facts_name_device_laws_examples_and_control(document: Document) -> 
         "2 cores",
     ):
         assert fact in words
-    assert re.search(r"[\d,]+ generated examples in \d+ cells", words)
+    assert re.search(r"[\d,]+ generated examples in \d+ configurations", words)
     assert "differs by up to 1.0 % in a typical case, up to 1.0 % in the worst" in words
 
 

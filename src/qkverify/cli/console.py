@@ -97,7 +97,7 @@ def families(verdicts: Sequence[Verdict]) -> None:
 
 
 def unverified(cell: Cell, verdicts: Sequence[Verdict]) -> None:
-    """A line with what the cell offers and no law put to use."""
+    """A line with the options that are offered and that no law used."""
     if names := offered.unverified(cell.implementation.offers, verdicts):
         console.print(f"  [yellow]{offered.WORDS}[/yellow]  {escape(', '.join(names))}")
 
