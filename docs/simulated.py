@@ -114,7 +114,7 @@ def _() -> Made:
     measured = ways()
     names = ("A then B, t test", "A B A B, t test", "A B A B, paired")  # what fits beside a chart
     chart = interval_chart(
-        [_reach(i, name, way) for i, (name, way) in enumerate(zip(names, measured, strict=True))],
+        [_reach(name, way) for name, way in zip(names, measured, strict=True)],
         alt="False differences of the same code in three ways of measuring",
         axis="difference found, in per cent (95 % of the runs)",
         expected=0.0,
@@ -128,11 +128,9 @@ def _() -> Made:
     return Made(f"{table(head, rows)}\n\n{drawn.text}", drawn.pictures)
 
 
-def _reach(colour: int, name: str, way: Way) -> Reach:
+def _reach(name: str, way: Way) -> Reach:
     low, high = (100 * edge for edge in way.range)
-    return Reach(
-        name, colour, 100 * float(np.median(way.ratios) - 1), low, high, f"{low:+.0f} .. {high:+.0f}", ""
-    )
+    return Reach(name, 100 * float(np.median(way.ratios) - 1), low, high, f"{low:+.0f} .. {high:+.0f}", "")
 
 
 SLOWDOWNS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.1)

@@ -171,7 +171,7 @@ def test_batch_independence(run, problem, b):
 
 
 @law(
-    "A key that stands twice takes the weight of two, and its value comes out the same.",
+    "A key that appears twice counts as two keys with the same value.",
     source="softmax of equal scores",
     problem=problems(only=("scale", "softcap"), long=False),
 )
@@ -346,7 +346,7 @@ def test_usual_calls(run, problem):
     assert_within_bound(run(problem), run.exact(problem))
 
 
-@law("On what a trained model gives to attention the output is the reference's: scores from -39 to 42, heads that read one key.",
+@law("The output is right on the queries, keys and values of a trained model: scores from -39 to 42, heads that read one key.",
      source="all-MiniLM-L6-v2, first layer, on a page of text: qkverify.problem.activations", problem=real_problems(), weight=0.4)  # fmt: skip
 def test_agrees_with_reference_on_real_activations(run, problem):
     assert_within_bound(run(problem), run.exact(problem))
@@ -377,5 +377,5 @@ def test_half_precision_is_rounded_to_nearest(run, seed):
     room = 0.25 + 6 * lean.std() / np.sqrt(lean.size)
     assert_true(
         abs(lean.mean()) <= room,
-        f"the error leans by {lean.mean():.3f} units in the last place, within {room:.3f}",
+        f"the mean error is {lean.mean():.3f} units in the last place; at most {room:.3f} is allowed",
     )

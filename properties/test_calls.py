@@ -46,10 +46,10 @@ def assert_unwritten(held, by):
     now = held.now().arrays
     for name, before in held.call.arrays.items():
         if name not in held.call.form.written:
-            assert_true(now[name].tobytes() == before.tobytes(), f"{by} has written to {name}")
+            assert_true(now[name].tobytes() == before.tobytes(), f"{by} wrote to {name}")
 
 
-@law("A call writes to no array that it is given, but for the caches that it is there to write.", source="purity: scaled in place, and back", exact=True, **arrays,
+@law("A call does not write to its arguments, except to the caches that it is meant to write.", source="purity: scaled in place, and back", exact=True, **arrays,
      serve=served)  # fmt: skip
 def test_calls_write_to_no_argument(run, call, serve):
     held = PreparedCall(run, example(run, call))
@@ -58,7 +58,7 @@ def test_calls_write_to_no_argument(run, call, serve):
     assert_unwritten(held, "the call")
 
 
-@law("Computing gradients writes to no array that the call was given, nor to the gradient from above.", source="purity: gradients stored over the inputs", exact=True,
+@law("Computing gradients does not write to the arguments, nor to the upstream gradient.", source="purity: gradients stored over the inputs", exact=True,
      needs="gradients", **smooth)  # fmt: skip
 def test_backward_writes_to_no_argument(run, call):
     held = PreparedCall(run, example(run, call))
@@ -68,12 +68,10 @@ def test_backward_writes_to_no_argument(run, call):
     held.gradients(upstream)
     assert_unwritten(held, "the backward pass")
     left = [run.framework.to_numpy(x).tobytes() for x in upstream]
-    assert_true(
-        left == [x.tobytes() for x in above], "the backward pass has written to the gradient from above"
-    )
+    assert_true(left == [x.tobytes() for x in above], "the backward pass wrote to the upstream gradient")
 
 
-@law("What a call returned stays what it is when others follow and when its inputs are overwritten.", source="output buffers kept between calls; outputs that are views of inputs",
+@law("A returned result does not change when other calls follow, or when the inputs are overwritten.", source="output buffers kept between calls; outputs that are views of inputs",
      exact=True, **everything, serve=served)  # fmt: skip
 def test_returned_arrays_are_kept(run, call, serve):
     held, other = (PreparedCall(run, example(run, call, turn)) for turn in (0, 1))
@@ -87,7 +85,7 @@ def test_returned_arrays_are_kept(run, call, serve):
             assert_identical(after, earlier)
 
 
-@law("What a call returned is the caller's: writing to it changes no later result, and none of the arguments.", source="views of a table that is kept; arguments handed back",
+@law("A returned result belongs to the caller: writing to it changes neither later results nor arguments.", source="views of a table that is kept; arguments handed back",
      **everything, serve=served)  # fmt: skip
 def test_returned_arrays_belong_to_the_caller(run, call, serve):
     """A result that cannot be written is no danger."""
@@ -108,7 +106,7 @@ def test_returned_arrays_belong_to_the_caller(run, call, serve):
                 run.framework.overwrite(part, x)
 
 
-@law("Arguments that were overwritten in place are read anew, each on its own.", source="results cached by the object instead of its contents", **arrays,
+@law("If an argument is overwritten in place, the next call uses its new numbers, for each argument alone.", source="results cached by the object instead of its contents", **arrays,
      serve=served, which=range(1000))  # fmt: skip
 def test_arguments_are_read_anew(run, call, serve, which):
     """All of them, one, or one matrix of a layer's weights: what is cached by one array may be computed from another."""
@@ -134,7 +132,7 @@ def chosen_of(call, which):
     return names if part in ("", *call.arrays) or deeper % 2 == 0 else [names[deeper // 2 % len(names)]]
 
 
-@law("How an array lies in memory does not matter, each argument on its own.", source="strides assumed contiguous", **arrays, which=range(1000),
+@law("Memory layout does not matter, for each argument alone.", source="strides assumed contiguous", **arrays, which=range(1000),
      layout=STRIDED)  # fmt: skip
 def test_arguments_may_lie_anywhere(run, call, which, layout):
     given = example(run, call)
@@ -156,7 +154,7 @@ def test_integers_of_any_type(run, call, dtype):
     assert_same(run, given, results, PreparedCall(run, given).results())
 
 
-@law("The same call again gives the same bits, where that is declared.", source="determinism; state kept between calls", exact=True, **everything,
+@law("The same call again gives the same bits, if that is declared.", source="determinism; state kept between calls", exact=True, **everything,
      when=lambda run: None if run.semantics["deterministic"] == "yes" else "not declared: deterministic")  # fmt: skip
 def test_repeated_calls_give_the_same_bits(run, call):
     held = PreparedCall(run, example(run, call))
@@ -164,7 +162,7 @@ def test_repeated_calls_give_the_same_bits(run, call):
         assert_identical(second, first)
 
 
-@law("A result is right whether gradients are recorded or not, and whoever asks for one.", source="a loss of zero unless its scores ask for a gradient, linkedin/Liger-Kernel#507",
+@law("A result is right whether gradients are recorded or not, and whichever argument asks for one.", source="a loss of zero unless its scores ask for a gradient, linkedin/Liger-Kernel#507",
      **arrays, recorded=("", "gradients", "no_grad", "inference_mode"))  # fmt: skip
 def test_results_do_not_depend_on_recording(run, call, recorded):
     """Of every third call each keyword is left out that can be."""
@@ -196,7 +194,8 @@ def test_calls_leave_the_process_alone(run, call):
     before = run.framework.global_state()
     held()
     assert_true(
-        run.framework.global_state() == before, "the call changed a setting or a generator of the process"
+        run.framework.global_state() == before,
+        "the call changed a global setting or a random generator of the process",
     )
 
 

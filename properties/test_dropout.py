@@ -65,7 +65,7 @@ def test_dropout_drops_its_share(run, problem, share):
     room = math.sqrt(math.log(2 / ODDS) / (2 * max(n, 1)))
     assert_true(
         abs(dropped_share - share) <= room,
-        f"{dropped_share:.3f} of {n} weights were dropped, asked for {share}, within {room:.3f}",
+        f"{dropped_share:.3f} of {n} weights were dropped; {share} was asked for, give or take {room:.3f}",
     )
 
 
@@ -86,7 +86,7 @@ def masks(run, shape, calls=2):
     return np.stack([np.where(run.outputs(problem, dropout=0.5)[0] == 0, -1, 1) for _ in range(calls)])
 
 
-@law("Every call, batch entry and head drops other weights.", source="a seed or an offset that stays the same, or is the same sum of different indices", needs="dropout",
+@law("Every call, batch entry and head drops different weights.", source="a seed or an offset that stays the same, or is the same sum of different indices", needs="dropout",
      weight=0.2, shape=alike)  # fmt: skip
 def test_dropout_masks_differ(run, shape):
     """Each with each: that two of n right masks of m weights agree has odds below n^2 2^-(m + 1)."""
@@ -100,7 +100,7 @@ def test_dropout_masks_differ(run, shape):
         assert_true(False, f"the same weights were dropped twice: {' and '.join(words)}")
 
 
-@law("No weight is dropped because another one is: moved against one another, the masks of all calls, entries, heads, rows and columns agree by chance only.",
+@law("Weights are dropped independently: however they are shifted, the masks of calls, entries, heads, rows and columns agree by chance only.",
      source="Hoeffding's inequality for all shifts, one false alarm in 1e12; random numbers of one tile used for the next", needs="dropout", weight=0.2, shape=alike)  # fmt: skip
 def test_dropped_weights_do_not_repeat(run, shape):
     """Products of fair signs with those at a distance are fair signs again, and independent: their chains do not close.
@@ -179,7 +179,7 @@ def test_dropout_gradients_use_the_same_mask(run, problem, share, between):
 
 
 @law(
-    "Whoever does not ask for dropout gets none: the same call twice is the same.",
+    "Without dropout nothing is dropped: the same call twice gives the same result.",
     source="dropout left on at inference",
     exact=True,
     needs="dropout",

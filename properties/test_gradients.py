@@ -26,13 +26,13 @@ def test_vjp_agrees_with_reference(run, problem):
     assert_gradients_are_right(run, problem)
 
 
-@law("On what a trained model gives to attention the gradients are the reference's.", source="all-MiniLM-L6-v2, first layer, on a page of text: qkverify.problem.activations",
+@law("The gradients are right on the queries, keys and values of a trained model.", source="all-MiniLM-L6-v2, first layer, on a page of text: qkverify.problem.activations",
      needs="gradients", problem=real_problems(upstream=True), weight=0.2)  # fmt: skip
 def test_vjp_agrees_on_real_activations(run, problem):
     assert_gradients_are_right(run, problem)
 
 
-@law("With a scale of zero or below, too, the gradients are those of the formula.", source="d S / d Q = scale K, whatever its sign", needs=("gradients", "scale"),
+@law("The gradients are also right with a scale of zero or below.", source="d S / d Q = scale K, whatever its sign", needs=("gradients", "scale"),
      problem=problems(upstream=True, without=("scale",), tame=True, long=False), scale=(-1.0, -0.25, 0.0), dtypes=("float64", "float32"), weight=0.5)  # fmt: skip
 def test_gradients_at_scales_not_positive(run, problem, scale):
     """In full precision, where a sign is all that can be wrong."""
@@ -49,7 +49,7 @@ def test_linear_in_upstream(run, problem, factor):
 
 
 @law(
-    "No upstream gradient gives no gradient, exactly.",
+    "An upstream gradient of zero gives gradients of exactly zero.",
     source="a vector-Jacobian product is linear",
     needs="gradients",
     exact=True,
@@ -203,7 +203,7 @@ def test_backward_twice(run, problem):
             )
 
 
-@law("Gradients that were returned stay what they are when others are computed.", source="one workspace for the gradients of all calls", needs="gradients", exact=True,
+@law("Returned gradients do not change when others are computed.", source="one workspace for the gradients of all calls", needs="gradients", exact=True,
      problem=problems(upstream=True, long=False, layouts=False, tame=True), factor=(-2.0, 3.0), weight=0.5)  # fmt: skip
 def test_gradients_are_kept(run, problem, factor):
     later = problem.replace(
@@ -214,7 +214,7 @@ def test_gradients_are_kept(run, problem, factor):
         assert_identical(gradient, before[name], what=f"gradient of {name}")
 
 
-@law("What is overwritten between the two passes is noticed, or has no influence on the gradients.", source="a saved argument that is read again in the backward pass",
+@law("If an input is overwritten between the two passes, an error is raised, or the gradients do not change.", source="a saved argument that is read again in the backward pass",
      needs="gradients", problem=problems(upstream=True, long=False, layouts=False, tame=True, without=("sinks",)),
      name=("key_lengths", "mask", "bias", "query", "key", "value"), weight=0.5)  # fmt: skip
 def test_overwritten_between_the_passes(run, problem, name):
@@ -234,7 +234,7 @@ def test_gradients_of_some_inputs(run, problem, wanted):
         assert_within_bound(run.within(gradient, exact[name]), exact[name].value, what=f"gradient of {name}")
 
 
-@law("A view of what is differentiated hands the gradient on: of query, key, value and bias.", source="pytorch/pytorch#162228: a bias that is captured by a compiled function",
+@law("Gradients pass through views of query, key, value and bias.", source="pytorch/pytorch#162228: a bias that is captured by a compiled function",
      needs="gradients", problem=problems(upstream=True, long=False, tame=True))  # fmt: skip
 def test_gradients_through_views(run, problem):
     exact = run.gradient_bounds(problem)
@@ -270,7 +270,7 @@ def test_gradients_of_empty_axes(run, problem):
             assert_identical(gradient, np.zeros_like(gradient), what=f"gradient of {name}")
 
 
-@law("What stands in invisible keys and values does not reach any gradient.", source="zero times NaN in the backward pass", needs=("gradients", "mask"), exact=True,
+@law("The numbers in invisible keys and values do not influence any gradient.", source="zero times NaN in the backward pass", needs=("gradients", "mask"), exact=True,
      problem=problems(upstream=True, use=("mask",), long=False, layouts=False), which=range(6))  # fmt: skip
 def test_hidden_keys_do_not_reach_gradients(run, problem, which):
     hidden = unseen(problem)

@@ -92,7 +92,7 @@ def test_large_scores_do_not_overflow(run, problem, exponent, sign):
     )
     assert_true(
         np.isfinite(run.values(large).astype(np.float64)),
-        f"scores of {sign * limit:.3g} gave weights that are not finite",
+        f"scores of {sign * limit:.3g} give weights that are not finite",
     )
     assert_within_bound(run(large), run.exact(large), what="weight")
 
@@ -257,7 +257,7 @@ def test_softmax_passes_nan_on(run, rows, size, fill, seed, level):
     exact = np.positive(reference_softmax(run.bounded(scores)))
     got = run.call(spoilt, shape=scores.shape)
     assert_true(
-        np.isnan(got.astype(np.float64)[broken]), "a NaN among the scores has gone from the probabilities"
+        np.isnan(got.astype(np.float64)[broken]), "the scores have a NaN, and the probabilities have none"
     )
     assert_within_bound(run.within(got, exact)[~broken], exact.value[~broken], what="probability")
 

@@ -29,8 +29,9 @@ SAID = {
     "pytest --pyargs qkverify.properties --law softmax --skip-law rows_[*]*": "deselected",
     "pytest --pyargs qkverify.properties --implementation qkverify_adapter.py --law contract": "1 xfailed",
     "qkverify verify mykernel/attn.py:attention --own-laws qkverify_laws.py --law twice_the_values": "1 law",
+    "qkverify compare * --format markdown": "| `transformer-base-128` |",
     "qkverify compare *": "transformer-base-128",
-    "qkverify report *": "index.html",
+    "qkverify report --run *": "reports/attn-attention/index.html",
 }
 
 
@@ -74,6 +75,7 @@ def run(words: list[str], cwd: Path, *, glance: bool) -> subprocess.CompletedPro
         short = {
             "verify": ["--dtype", "float32"],
             "bench": ["--dtype", "float32", "--processes", "1", "--budget", "3s"],
+            "report": ["--budget", "10s"],
         }
         arguments += short.get(arguments[0], [])
         arguments += ["--profile", "glance"] if glance and arguments[0] == "verify" else []

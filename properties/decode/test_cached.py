@@ -107,7 +107,7 @@ def test_only_the_cache_is_written(run, given, spare, fresh):
             assert_identical(now, was, what=name)
 
 
-@law("What the caller does to the cache between two calls counts: entries change places, and tokens are taken back.", source="a copy of the cache kept beside it",
+@law("Changes of the cache between two calls count: entries change places, and tokens are removed again.", source="a copy of the cache kept beside it",
      **steps, seed=range(100), taken_back=(0, 0, 1, 3), weight=0.5)  # fmt: skip
 def test_cache_is_read_anew(run, given, spare, seed, taken_back):
     """Beam search reorders the entries; speculative decoding replaces the last tokens."""

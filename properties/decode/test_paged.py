@@ -57,7 +57,7 @@ def in_pages(run, given, rows, spare, seed, poison, integers="int32", common=())
 
 
 @law(
-    "A cache in pages, wherever they lie, is the cache in one piece; what no sequence holds is never read.",
+    "A cache in pages gives the result of a cache in one piece, wherever the pages lie; pages of no sequence are never read.",
     source="PagedAttention",
     **pages,
 )

@@ -99,7 +99,7 @@ def test_decoder_memory_permutation(run, shape, eps, norm_first, seed):
 
 
 @law(
-    "What stands in the padding of the memory changes nothing.",
+    "The padding of the memory changes nothing.",
     source="padded keys are masked, in the decoder as in the encoder",
     **decoder,
     when=offering("memory_lengths"),

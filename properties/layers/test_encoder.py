@@ -128,7 +128,7 @@ def test_encoder_batch_independence(run, shape, eps, norm_first, seed, b):
 
 
 @law(
-    "What stands in the padding changes nothing in the tokens, and these are right.",
+    "The padding does not change the tokens, and the tokens are right.",
     source="padded keys are masked",
     **encoder,
     when=offering("key_lengths"),

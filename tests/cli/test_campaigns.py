@@ -38,7 +38,9 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(
         full_run,
         "plan",
-        lambda devices=(): planned if "cuda" not in devices else plan(["numpy_slopes"], devices),
+        lambda targets, devices, dtypes: (
+            planned if "cuda" not in devices else plan(targets or ["numpy_slopes"], devices, dtypes)
+        ),
     )
     monkeypatch.setattr(full_run, "check_parts", checking)
     monkeypatch.setattr(full_run, "run_grid", lambda *given, **settings: [])
@@ -165,8 +167,8 @@ def test_accuracy_that_is_not_to_be_had_is_said_and_the_run_goes_on(tmp_path, ca
     ]
     said = sorted(capsys.readouterr().out.splitlines())
     assert said == [
-        "accuracy of ends-cpu-float32 is not known: its process died",
-        "accuracy of raises-cpu-float32 is not known: raised RuntimeError: no kernel image is available",
+        "the accuracy of ends-cpu-float32 was not measured: its process died",
+        "the accuracy of raises-cpu-float32 was not measured: raised RuntimeError: no kernel image is available",
     ]
 
 

@@ -83,7 +83,7 @@ def test_a_wrong_kernel_fails_with_its_smallest_problem_and_a_replay_line(folder
         (("verify", "numpy_textbook", "--device", "gpu"), "Did you mean 'cuda'?"),
         (("verify", "numpy_textbook", "--dtype", "bf16"), "Did you mean 'bfloat16'?"),
         (("export", str(Path(__file__).parent), "--to", "cvs"), "Did you mean 'csv'?"),
-        (("new", "two words"), "is no name for a Python module"),
+        (("new", "two words"), "is not a name for a Python module"),
         (("verify", "numpy_textbook", "--devise", "cpu"), "--device"),
     ],
 )
@@ -179,7 +179,7 @@ def test_new_writes_an_implementation_that_passes(folder, arrays):
     assert "qkverify verify fresh.py" in made.stdout
     again = qkverify("new", "fresh", cwd=folder)
     assert again.returncode == 2
-    assert "exists already" in again.stderr
+    assert "already exists" in again.stderr
     done = qkverify("verify", "fresh.py", "--profile", "glance", "--dtype", "float32", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -142,7 +142,7 @@ def test_the_files_are_written_once_and_never_again(folder, capsys) -> None:
     for file in files.files_for("mykernel/attn.py:attention").files:
         console.written(file)
     said = capsys.readouterr().out
-    assert said.count("already there") == 5
+    assert said.count("exists         ") == 5
     assert "wrote " not in said
     assert (folder / "qkverify_laws.py").read_text() == "mine\n"
     assert "entry: qkverify verify mykernel/attn.py:attention" in said  # what the other hooks' file lacks
@@ -238,7 +238,7 @@ def test_an_adapter_of_a_right_function_is_verified(folder) -> None:
     [
         ("mykernel/atn.py:attention", r"no such file: mykernel/atn.py\n.*Did you mean 'attn.py'\?"),
         ("mykernel/attn.py:atention", r"unknown function 'atention'. Did you mean 'attention'\?"),
-        ("mykernel/attn.py", "names no function"),
+        ("mykernel/attn.py", "does not name a function"),
         ("mykernel/broken.py:f", "cannot be read as Python"),
         ("/etc/attn.py:attention", "no such file"),
     ],

@@ -85,8 +85,8 @@ def test_onnx_names_are_known():
         ({"dtypes": ("float23",)}, "Did you mean 'float32'"),
         ({"causal_alignment": "bottomright"}, "Did you mean 'bottom-right'"),
         ({"causal_aligment": "top-left"}, "Did you mean 'causal_alignment'"),
-        ({"requires": ("D <= __import__('os')",)}, "may compare the dimension letters"),
-        ({"requires": ("D <",)}, "is no expression"),
+        ({"requires": ("D <= __import__('os')",)}, "may only compare the sizes"),
+        ({"requires": ("D <",)}, "is not an expression"),
         ({"operation": "atention"}, "Did you mean 'attention'"),
     ],
 )

@@ -170,7 +170,7 @@ def test_columns_are_a_promise() -> None:
         "verdicts": "run implementation device dtype family law outcome reason examples margin seconds exact sentence "
         "counterexample_problem counterexample_location counterexample_got counterexample_exact counterexample_bound "
         "counterexample_margin counterexample_replay counterexample_message",
-        "accuracy": "run implementation device dtype elements positive lean lean_error ratio worst_ratio",
+        "accuracy": "run implementation device dtype elements positive lean lean_error ratio worst_ratio bits_lost",
         "ceilings": "run device dtype what rate samples",
         "controls": "run case implementation device dtype direction ratio low high",
     }
@@ -374,8 +374,8 @@ def test_the_format_is_named_or_guessed(name: str | None, output: str | None, ex
     ("to", "what", "output", "said"),
     [
         ("cvs", None, None, "Did you mean 'csv'"),
-        (None, None, None, "no format was named; say --to"),
-        (None, None, "x.doc", "x.doc says no format"),
+        (None, None, None, "no format was named; choose one with --to"),
+        (None, None, "x.doc", "the ending of x.doc is not that of a format"),
         ("junit", "timings", None, "the format junit has no table 'timings'"),
         ("csv", "verdict", None, "Did you mean 'verdicts'"),
         ("parquet", None, None, "say where to with --output"),

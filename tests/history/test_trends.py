@@ -292,8 +292,8 @@ def test_a_resumed_file_shows_its_own_runs(tmp_path: Path) -> None:
 def test_a_run_chart_marks_what_has_words_and_draws_the_rest() -> None:
     points = [Point(1, 1.0, "first"), Point(2, 1.1, ""), Point(3, 1.3, "step"), Point(4, 1.3, "last")]
     drawn = charts.run_chart([ChartSeries("one", 0, points)], 4, alt="Trend")
-    assert drawn.count("<use") == 3
-    assert drawn.count("L") == 3 + 1 + 1  # the line, its leader, the line at one
+    assert drawn.count("data-tip") == 3
+    assert drawn.count("L") == 3 + 1 + 1  # the line, its key in the legend, the line at one
     assert 'aria-label="Trend"' in drawn
 
 

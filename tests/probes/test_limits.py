@@ -52,9 +52,7 @@ def test_heads_that_must_be_equal_are_found_beside_one_that_broadcasts():
         describe(attention, arrays="numpy", dtypes=("float32",), differentiable=False)
     )
     assert implementation.requires[0] == "G == H or G == 1"
-    said = (
-        "heads must be equal, or there is one key/value head (G == H or G == 1): raises otherwise: ValueError"
-    )
+    said = "heads must be equal, or there is implementation key/value head (G == H or G == 1), else it raises ValueError"
     assert implementation.remarks[0].startswith(said)
     assert not verify(implementation, profile="glance").failures
 

@@ -55,7 +55,7 @@ def attention(q, k, v, causal=True):
     )
     assert implementation.neutral == {"causal": False}
     assert (
-        "causal=False is passed where a problem does not use causal: its default is True"
+        "causal=False is passed if a problem does not use causal, because its default is True"
         in implementation.remarks
     )
     assert implementation.keywords({}) == {"causal": False}
@@ -120,7 +120,7 @@ def attention(q, k, v):
 """
     )
     assert implementation.returns == returns
-    assert "is the output and is verified, the rest is not" in implementation.remarks[0]
+    assert "is the output and is verified; the rest is not" in implementation.remarks[0]
     assert holds(implementation)
 
 
@@ -168,7 +168,7 @@ def attention(query, key, value):
     return softmax(query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5, -1) @ value
 """)
     assert implementation.arrays == "torch"
-    assert "takes torch arrays: found out by a call" in implementation.remarks
+    assert "takes torch arrays, as a first call showed" in implementation.remarks
 
 
 @pytest.mark.parametrize(("body", "layout"), [
@@ -227,11 +227,13 @@ def attention(q, k, v):
 """
     )
     assert implementation.dtypes == ("float32", "float16", "bfloat16")
-    assert "float64 is not taken, and not verified: TypeError: no double precision" in implementation.remarks
+    assert (
+        "float64 is refused, so it is not verified: TypeError: no double precision" in implementation.remarks
+    )
 
 
 @pytest.mark.parametrize(("body", "said"), [
-    ("return missing_name", "raises on the plainest call: NameError: name 'missing_name' is not defined"),
+    ("return missing_name", "raises an error on the plainest call: NameError: name 'missing_name' is not defined"),
     ("return q.sum()", "expected an array of numpy of shape"),
     ("return None", "returns a NoneType"),
 ])  # fmt: skip
@@ -244,7 +246,7 @@ def test_what_cannot_be_called_stops_the_run_with_the_call(fitted, body, said):
 
 def test_a_missing_argument_is_named_with_the_remedy(fitted):
     with pytest.raises(
-        UsageError, match="its parameter 'num_heads' has no default, and is no option"
+        UsageError, match="its parameter 'num_heads' has no default and is not an option"
     ) as stopped:
         fitted("def attention(q, k, v, num_heads):\n    return q\n")
     assert "def attention(query, key, value): return attention(query, key, value, num_heads=...)" in str(
@@ -263,7 +265,7 @@ def attention(query, key, value):
     planned = plan([implementation])
     assert planned.cells == []
     (reason,) = planned.unavailable.values()
-    assert reason.startswith("it raises on the plainest call: RuntimeError: never works (mine.py:")
+    assert reason.startswith("it raises an error on the plainest call: RuntimeError: never works (mine.py:")
 
 
 @pytest.mark.parametrize(
@@ -300,7 +302,7 @@ def attention(query, key, value, dropout=None):
 """)  # fmt: skip
     assert "dropout" not in implementation.offers
     assert (
-        "dropout takes no rate, and is not verified: TypeError: 'float' object is not callable"
+        "dropout does not accept a rate, so it is not verified: TypeError: 'float' object is not callable"
         in implementation.remarks
     )
 
@@ -331,7 +333,7 @@ def attention(q, k, v):
 """)  # fmt: skip
     assert implementation.dtypes == ("float16", "bfloat16")
     assert plan([implementation], dtypes=["float32"]).unavailable == {
-        ("mine:attention", "cpu"): "float32 is not taken: AssertionError: half precision only"
+        ("mine:attention", "cpu"): "float32 is refused: AssertionError: half precision only"
     }
 
 

@@ -20,7 +20,8 @@ import pytest
 
 from qkverify import report, results, units
 from qkverify.errors import UsageError
-from qkverify.report import charts, headline, svg, timings
+from qkverify.report import charts, finding_links, headline, svg, timings
+from qkverify.report.finding_links import Links
 from qkverify.report.model import Report
 from qkverify.report.sections import broken, scaling, tradeoff, verdicts
 from qkverify.results import (
@@ -280,10 +281,12 @@ def test_data_is_escaped_wherever_it_stands() -> None:
         (["not offered"], "Nothing was verified in this run", "empty"),
         (["passed"], "Every law holds for the one implementation", "good"),
         (["passed", "passed"], "Every law holds for all 2 implementations", "good"),
-        (["passed", "finding"], "Every law holds for all 2 implementations, but for 1 known finding", "good"),
+        (["passed", "finding"], "1 of 2 implementations keeps every law; 1 has known faults", "good"),
+        (["finding"], "Every other law holds: 1 implementation with 1 known fault", "good"),
+        (["failed", "finding"], "1 of 2 implementations breaks a law; 1 has known faults", "bad"),
         (["passed", "failed"], "1 of 2 implementations breaks a law", "bad"),
         (["crashed", "timed out", "passed"], "2 of 3 implementations break a law", "bad"),
-        (["passed", "error"], "The harness failed in 1 case; every other law holds", "bad"),
+        (["passed", "error"], "The harness failed in 1 case; no law is broken elsewhere", "bad"),
     ],
 )
 def test_the_verdict_is_one_sentence(outcomes: list[Any], sentence: str, state: str) -> None:
@@ -301,8 +304,7 @@ def test_the_facts_name_device_laws_examples_and_control(document: Document) -> 
     ):
         assert fact in words
     assert re.search(r"[\d,]+ generated examples in \d+ cells", words)
-    assert "A/A over 2 cases 1.001" in words
-    assert "1.0 % in the middle of the cases, 1.0 % at worst" in words
+    assert "differs by up to 1.0 % in a typical case, up to 1.0 % in the worst" in words
 
 
 def test_a_square_says_what_its_outcome_needs(records: list[Record]) -> None:
@@ -373,7 +375,30 @@ def test_a_counterexample_and_its_replay_line_stand_on_the_page(document: Docume
     ],
 )
 def test_a_finding_links_to_its_reason(reason: str, link: str) -> None:
-    assert link in broken.linked(reason)
+    assert link in Links("../findings/").html(reason)
+
+
+def test_where_no_folder_of_findings_is_at_hand_a_link_leads_to_the_repository_or_is_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    text = "see reports/findings/a-slug."
+    monkeypatch.setattr(finding_links, "repository", lambda: "")
+    assert (Links().html(text), Links().markdown(text)) == (text, text)
+    monkeypatch.setattr(finding_links, "repository", lambda: "https://example.org/q")
+    address = "https://example.org/q/tree/main/reports/findings/a-slug"
+    assert f'<a href="{address}">' in Links().html(text)
+    assert f"[reports/findings/a-slug]({address})" in Links().markdown(text)
+    monkeypatch.setattr(finding_links, "CHECKOUT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert finding_links.placed(text) == f"see {address}."
+
+
+def test_a_page_links_to_the_findings_beside_its_folder_only_where_they_are(tmp_path: Path) -> None:
+    known = passing(outcome="finding", reason="reports/findings/a-slug")
+    source = write(tmp_path / "one" / "results.jsonl", [known])
+    assert "../findings/" not in report.write(source, tmp_path / "one")[0].read_text()
+    (tmp_path / "findings").mkdir()
+    assert '<a href="../findings/a-slug/">' in report.write(source, tmp_path / "one")[0].read_text()
 
 
 def test_a_broken_law_shows_the_margin_of_its_counterexample() -> None:
@@ -434,7 +459,8 @@ def test_a_finding_is_no_failure(records: list[Record], page: report.Page) -> No
     assert {v.outcome for v in facts.findings} == {"finding"}
     assert not set(map(id, facts.findings)) & set(map(id, facts.broken))
     assert "known finding" in page.html
-    assert "](../findings/synthetic-accumulation/)" in page.markdown
+    there = report.render(records, links=Links("../findings/"))
+    assert "](../findings/synthetic-accumulation/)" in there.markdown
 
 
 def test_the_latest_record_of_a_cell_counts() -> None:
@@ -673,7 +699,7 @@ def test_of_cases_that_differ_in_length_the_longest_is_drawn(records: list[Recor
     ]
 
 
-def test_names_in_a_scatter_never_overlap() -> None:
+def test_names_in_a_legend_never_overlap() -> None:
     dots = [
         charts.ChartSeries(f"kernel_{i}", i, [charts.Point(1e-3, 0.1 + i * 1e-5, f"kernel {i}")])
         for i in range(12)
@@ -683,13 +709,17 @@ def test_names_in_a_scatter_never_overlap() -> None:
             dots, [], alt="a scatter", x_unit=units.seconds, y_unit=units.margin, x_label="time"
         )
     )
-    heights = sorted(
-        float(a["y"] or 0) for tag, a in chart.elements if tag == "text" and a.get("class") == "name"
+    places = sorted(
+        (float(a["x"] or 0), float(a["y"] or 0))
+        for tag, a in chart.elements
+        if tag == "text" and a.get("class") == "name"
     )
-    assert len(heights) == 12
-    assert (
-        min(b - a for a, b in pairwise(heights)) >= charts.LABEL_GAP - 0.11
-    )  # coordinates are written to a tenth
+    assert len(set(places)) == 12
+    columns = {x: [y for other, y in places if other == x] for x, _ in places}
+    assert all(b - a >= charts.LEGEND_PITCH for ys in columns.values() for a, b in pairwise(ys))
+    assert min(y for _, y in places) > charts.HEIGHT  # under the plot
+    named = [a for tag, a in chart.elements if tag == "g"]
+    assert len(named) == 12
     assert chart.having("data-tip") == [f"kernel {i}" for i in range(12)]
 
 
@@ -742,7 +772,7 @@ def test_a_chart_of_nothing_is_nothing() -> None:
 
 
 def test_a_margin_over_one_is_drawn_at_the_line_and_counted() -> None:
-    strip = charts.Strip("mine", 0, [0.5, 3e6], "0.5", "tip", beyond=2)
+    strip = charts.Strip("mine", [0.5, 3e6], "0.5", "tip", beyond=2)
     chart = Document(charts.strip_chart([strip], alt="", axis="margin"))
     assert "0.5 ✗ 2" in chart.text
     assert max(float(x) for x in chart.having("x", "use")) < charts.WIDTH
@@ -764,13 +794,60 @@ def test_axes_have_round_ticks_around_the_values(values: list[float], base: int,
     assert low <= min(values) <= max(values) <= high
 
 
-def test_labels_keep_their_distance_and_their_order() -> None:
-    wanted = [50.0, 51.0, 52.0, 10.0, 99.0]
-    placed = svg.spread(wanted, 10, 0, 100)
-    ordered = [placed[i] for i in sorted(range(5), key=lambda i: wanted[i])]
-    assert all(b - a >= 10 - 1e-9 for a, b in pairwise(ordered))
-    assert min(placed) >= 0
-    assert max(placed) <= 100
+def test_a_legend_names_the_highest_line_first() -> None:
+    lines = [
+        charts.ChartSeries(name, 0, [charts.Point(1, y, ""), charts.Point(2, 10 * y, "")])
+        for name, y in (("low", 1.0), ("high", 5.0), ("middle", 2.0))
+    ]
+    drawn = charts.line_chart(lines, alt="", unit=units.seconds)
+    places = {
+        n: (float(x), float(y))
+        for x, y, n in re.findall(r'x="([\d.]+)" y="([\d.]+)" class="name">(\w+)<', drawn)
+    }
+    assert sorted(places, key=lambda name: places[name]) == ["high", "middle", "low"]
+
+
+def test_shares_fill_their_plot() -> None:
+    """Of a kernel at a tenth of the roofline the axis ends near a tenth, not at one."""
+    line = charts.ChartSeries("slow", 0, [charts.Point(1, 0.05, "a"), charts.Point(2, 0.09, "b")])
+    drawn = charts.line_chart([line], alt="", unit=units.percent, share=True)
+    assert re.findall(r'class="tick" text-anchor="end">([^<]*)<', drawn)[-1] == "10 %"
+
+
+def test_what_was_timed_has_the_first_colours() -> None:
+    rows = [passing(implementation=f"layer_{i}") for i in range(20)] + [
+        timing("kernel", [1.0]),
+        timing("other", [1.0]),
+    ]
+    found = Report(rows)
+    assert [found.colour(name) for name in ("kernel", "other", "layer_0")] == [0, 1, 2]
+
+
+def test_calls_of_other_operations_are_folded_unless_something_is_wrong() -> None:
+    def rows(outcome: str) -> list[Record]:
+        other = [
+            passing(implementation="gather", family="embedding"),
+            passing(implementation="turn", family="positions"),
+        ]
+        calls = [
+            passing(implementation=v.implementation, family="calls", law="no_writes", outcome=outcome)
+            for v in other
+        ]
+        return [*other, *calls]
+
+    held, broken = (verdicts.matrices(Report(rows(outcome))) for outcome in ("passed", "failed"))
+    assert [matrix.families for matrix in held] == [["embedding"], ["positions"], ["calls"]]
+    assert [matrix.open for matrix in held] == [True, True, False]
+    assert [matrix.open for matrix in broken] == [True, True, True]
+    assert report.render(rows("passed")).html.count('<details class="single folded">') == 1
+
+
+def test_an_interval_that_says_nothing_is_not_printed() -> None:
+    endless = Control("case-64", "mine", "cpu", "float32", 3.944, 0.0, 136917.086)
+    run = next(r for r in synthetic().records() if isinstance(r, results.RunStart))
+    html = report.render([run, endless]).html
+    assert "136917" not in html
+    assert statistics.TOO_FEW in html
 
 
 @pytest.mark.parametrize(
@@ -882,7 +959,7 @@ def test_the_index_of_nothing_says_so(tmp_path: Path) -> None:
 
 def test_without_jinja_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(UsageError, match=r"qkverify\[report\]"):
+    with pytest.raises(UsageError, match=r"pip install jinja2"):
         report.render([])
 
 

@@ -45,6 +45,7 @@ SWITCHES = (
     "--disable-component-update",
     "--disable-sync",
 )
+REPORTS = Path(__file__).parents[2] / "reports"
 CELL = "cell-synthetic_broken-cpu-float32-masking"
 WAIT_SECONDS = 10.0
 LEGIBLE = 4.5  # WCAG 2.1, 1.4.3: contrast of text with its ground
@@ -117,6 +118,15 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     report.write_index(folder)
     page, _ = report.write(folder / "a-device" / report.RESULTS, folder / "a-device")
     return page.as_uri()
+
+
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page over results of a real machine, made anew."""
+    found = sorted(REPORTS.glob("*/results.jsonl"))
+    if not found:
+        pytest.skip("there are no committed results")
+    return report.write(found[0], tmp_path_factory.mktemp("committed"))[0].as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -219,9 +229,30 @@ def test_every_chart_is_drawn(page: Any) -> None:
 
 
 def test_the_verdict_is_on_the_first_screen(page: Any) -> None:
-    assert one(page, "h1").text.endswith("2 of 7 implementations break a law")
-    bottom = page.execute_script("return document.querySelector('.matrix tbody').getBoundingClientRect().top")
-    assert bottom < 700
+    assert one(page, "h1").text.endswith("2 of 7 implementations break a law; 1 has known faults")
+    bottom = page.execute_script("return document.querySelector('.overview').getBoundingClientRect().bottom")
+    assert bottom < 900
+    before = page.execute_script("return document.querySelector('table')")
+    assert before.get_attribute("class") == "overview"  # the first table of the page
+
+
+@pytest.mark.parametrize("width", [320, 390, 760, 1000, 1400])
+def test_no_cell_of_the_first_table_is_cut_off(page: Any, address: str, width: int) -> None:
+    show(page, address, width=width, phone=width < 760)
+    outside = page.execute_script("""const ends = document.documentElement.clientWidth;
+      return [...document.querySelectorAll('.overview td, .overview tbody th')]
+        .filter((e) => e.getClientRects().length)
+        .filter((e) => { const b = e.getBoundingClientRect(); return b.right > ends || e.scrollWidth > e.clientWidth + 1; })
+        .map((e) => e.textContent)""")
+    assert outside == []
+
+
+def test_on_a_phone_every_number_of_the_first_table_has_its_name(page: Any, address: str) -> None:
+    show(page, address, width=390, height=844, phone=True)
+    names = page.execute_script("""return [...document.querySelectorAll('.overview tbody tr:first-child td.number')]
+      .map((e) => getComputedStyle(e, '::before').content)""")
+    assert names
+    assert all(len(name.strip('"')) > 3 for name in names)
 
 
 def test_a_click_on_a_square_opens_its_laws_and_counterexample(page: Any) -> None:
@@ -332,6 +363,49 @@ def test_only_tables_scroll_sideways(page: Any, address: str, width: int) -> Non
     show(page, address, width=width, phone=width < 768)
     unfold(page)
     assert page.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def wider_boxes(page: Any) -> list[Any]:
+    """Names of the boxes that are wider than they show, and whether each says so."""
+    unfold(page)
+    page.execute_script("for (const tab of document.querySelectorAll('.tab')) tab.hidden = false")
+    return list(
+        page.execute_async_script("""const done = arguments[0];
+      requestAnimationFrame(() => setTimeout(() => done([...document.querySelectorAll('.scroll, .contents > div')]
+        .filter((box) => box.scrollWidth > box.clientWidth + 1)
+        .map((box) => [box.getAttribute('aria-label') || 'contents', box.classList.contains('more')])), 100))""")
+    )
+
+
+def test_on_a_desktop_nothing_is_cut_off(browser: Any, committed: str) -> None:
+    """On the committed report, which has all kinds of tables, names and times."""
+    show(browser, committed)
+    assert wider_boxes(browser) == []
+
+
+def test_on_a_phone_what_is_wider_than_the_screen_says_so(browser: Any, committed: str) -> None:
+    show(browser, committed, width=390, height=844, phone=True)
+    found = wider_boxes(browser)
+    assert found
+    assert [name for name, says in found if not says] == []
+    assert not [
+        name for name, _ in found if name.startswith("Verdict")
+    ]  # squares stand below one another there
+    assert (
+        len(shown(browser, ".scroll-sign")) == len(found) - 1
+    )  # each table has a line, the contents their fade
+    page_width = browser.execute_script("return document.documentElement.scrollWidth")
+    assert page_width <= 390
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_text_in_charts_is_large_enough(page: Any, address: str, width: int) -> None:
+    show(page, address, width=width, phone=width < 768)
+    unfold(page)
+    smallest = page.execute_script("""return Math.min(...[...document.querySelectorAll('.chart:not(.power) text')]
+      .filter((e) => e.getClientRects().length)
+      .map((e) => parseFloat(getComputedStyle(e).fontSize) * e.ownerSVGElement.getScreenCTM().a))""")
+    assert smallest >= 11.5
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

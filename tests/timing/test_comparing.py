@@ -183,7 +183,7 @@ def test_one_process_against_three_decides_nothing() -> None:
 
 
 def test_runs_without_a_common_cell_are_an_error() -> None:
-    with pytest.raises(UsageError, match="no timed cell in common"):
+    with pytest.raises(UsageError, match="timed no case in common"):
         runs(side(timing("mine", 1.0, 1)), side(timing("base", 1.0, 1)))
 
 

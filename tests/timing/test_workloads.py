@@ -204,9 +204,9 @@ LEAST = "heads = 4\nqueries = 8\nkey_size = 2"
         (f"[w]\n{LEAST}\nkeys = 9", "means two things"),
         (f"[w]\n{LEAST}\nkeys = 9\ncausal = false\nwindow = [1, 1]", "means two things"),
         (f"['a b']\n{LEAST}", "a name has letters, digits"),
-        (f"[w-8]\n{LEAST}\n[w]\nheads = 4\nkey_size = 2\nqueries = [8]", "two workloads are called 'w-8'"),
+        (f"[w-8]\n{LEAST}\n[w]\nheads = 4\nkey_size = 2\nqueries = [8]", "two workloads have the name 'w-8'"),
         (LEAST, "has no workload"),
-        ("[w", "is no TOML file"),
+        ("[w", "is not a TOML file"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_said_with_its_place(tmp_path: Path, text: str, said: str) -> None:
@@ -238,14 +238,14 @@ def test_names_patterns_and_files_are_resolved_in_order_and_once(tmp_path: Path)
 
 
 def test_what_cannot_be_resolved_says_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no workload is called like 'gpt9\\*'"):
+    with pytest.raises(UsageError, match="no workload has a name like 'gpt9\\*'"):
         resolve(["gpt9*"])
     with pytest.raises(UsageError, match="Did you mean 'bert-base'"):
         resolve(["bert-bas"])
     with pytest.raises(UsageError, match="No such file"):
         resolve([str(tmp_path / "none.toml")])
     other = written(tmp_path, f"[bert-base]\n{LEAST}")
-    with pytest.raises(UsageError, match="two different workloads are called 'bert-base'"):
+    with pytest.raises(UsageError, match="two different workloads have the name 'bert-base'"):
         resolve(["bert-base", str(other)])
 
 

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 
 from qkverify.contract import describe
-from qkverify.verification.accuracy import measure
+from qkverify.verification.accuracy import bits_lost, measure
 from qkverify.verification.checking import Cell
 
 
@@ -52,6 +52,16 @@ def test_cutting_off_leans_toward_zero_by_half_a_unit():
 
 def test_float32_from_float64_is_nearer_than_a_textbook():
     assert accuracy(rounded, "float32").ratio < 0.8
+
+
+def test_bits_lost_are_none_where_only_the_result_is_rounded_and_one_where_a_bit_is_cut_off():
+    """Cutting off errs by up to one unit instead of half: the root of the mean square doubles."""
+    assert abs(accuracy(rounded).bits_lost) < 0.01
+    assert abs(accuracy(cut_off).bits_lost - 1) < 0.05
+
+
+def test_bits_lost_are_unknown_of_what_is_not_finite():
+    assert bits_lost(np.array([np.nan, 1.0]), np.array([0.1, 0.1])) is None
 
 
 def test_nothing_is_said_of_float64():

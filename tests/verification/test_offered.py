@@ -156,7 +156,7 @@ def test_pytest_says_it_where_all_laws_were_run(turned):
     assert "; not verified: mode (unknown)" in said
     assert "; not verified: mode (unknown)" in pytest_says(turned.parent, "-n", "2")
     selected = pytest_says(turned.parent, "-p", "no:xdist", "-k", "norm")
-    assert "holds for the 1 law selected in 1 cell; not verified: mode (unknown)" in selected
+    assert "1 selected law holds in 1 configuration; not verified: mode (unknown)" in selected
 
 
 @pytest.mark.parametrize("operation", ["attention", "packed_attention"])

@@ -158,7 +158,7 @@ def test_the_summary_counts_what_was_found():
     assert lines[0] == "1 of 2 mutants killed"
     assert "10 examples and 0.5 s" in lines[1]
     assert lines[2].endswith("1 of 1")
-    assert lines[3] == "1 controls, 10 examples: none accused"
+    assert lines[3] == "1 control, 10 examples: none accused"
     assert "ACCUSED control-c" in summary([result("control-c", "causal_prefix", kind="control")])[-1]
 
 

@@ -64,7 +64,9 @@ def run(request: BenchRequest, path: Path) -> BenchResult:
     """Check and time what was asked for, appending to `path`. Raises UsageError where nothing of it exists."""
     start, seconds = time.monotonic(), seconds_of(request.budget)
     if request.lawful_only and request.laws == "none":
-        raise UsageError("--lawful-only goes by the laws, and --laws none checks none: leave one of them out")
+        raise UsageError(
+            "--lawful-only needs the verdicts of the laws, and --laws none checks none: use only one of the two"
+        )
     directions = tuple(_pass(name) for name in request.passes) or DIRECTIONS
     cases = resolve(request.workloads) if request.workloads else []
     planned = plan(request.targets, request.devices, request.dtypes)
@@ -72,7 +74,9 @@ def run(request: BenchRequest, path: Path) -> BenchResult:
     if not cells:
         reasons = [f"{name} on {where}: {why}" for (name, where), why in planned.unavailable.items()]
         raise UsageError(
-            "\n  ".join(["no attention to time here, in these dtypes on these devices", *reasons])
+            "\n  ".join(
+                ["no implementation of attention can be timed here with these dtypes and devices", *reasons]
+            )
         )
     with Writer(path) as writer:
         writer.append(full_run.run_start(request.laws))
@@ -102,14 +106,12 @@ def _verified(writer: Writer, cells: Sequence[Cell], profile: str, seconds: floa
     laws = full_run.unfinished(cells, [])
     most = LAWS_SHARE * seconds
     print(
-        f"budget {seconds:g} s: up to {most:.0f} s of it for the laws ({profile}), the rest for times (--laws none: all)"
+        f"budget {seconds:g} s: at most {most:.0f} s for the laws ({profile}), the rest for times (--laws none: all of it)"
     )
     verdicts = full_run.verify(writer, laws, profile, budget_seconds=most)
     every = sum(map(len, laws.values()))
     if len(verdicts) < every:
-        print(
-            f"laws: {len(verdicts)} of {every} were checked within the budget; `qkverify verify` checks all"
-        )
+        print(f"laws: {len(verdicts)} of {every} were checked within the time; `qkverify verify` checks all")
     return verdicts
 
 
@@ -129,7 +131,7 @@ def seconds_of(text: str) -> float:
     """ "90", "90s", "5m" and "1h" in seconds. Raises UsageError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|)", text.strip())
     if not match or not float(match[1]):
-        raise UsageError(f"{text!r} is no time; write 90s, 5m or 1h")
+        raise UsageError(f"{text!r} is not a time; write 90s, 5m or 1h")
     return float(match[1]) * UNITS[match[2]]
 
 
@@ -149,5 +151,5 @@ def _cache(name: str) -> Cache | None:
 def _single(target: str) -> str:
     names = [implementation.name for implementation in registry.find(target)]
     if len(names) > 1:
-        raise UsageError(f"{target} means several implementations, and one is compared: {', '.join(names)}")
+        raise UsageError(f"{target} names several implementations; choose one to compare: {', '.join(names)}")
     return names[0]

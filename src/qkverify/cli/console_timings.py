@@ -50,7 +50,7 @@ def known(timed: Iterable[Timing]) -> None:
             said = f"{marks.words(mark, finding_links.place_of)}"
             found.setdefault(said, {})[timing.implementation] = None
     if found:
-        console.print("\nknown against what was timed; the workloads above do not fall under it")
+        console.print("\nknown problems of what was timed; they do not affect the workloads above")
     for said, names in found.items():
         console.print(f"  {', '.join(names)}: {said}", markup=False)
 
@@ -58,11 +58,11 @@ def known(timed: Iterable[Timing]) -> None:
 def comparison(found: Result) -> None:
     """Every case with its interval and word, and all of them together."""
     header = ("case", "", "", "candidate", "baseline", "ratio", "", "")
-    _aligned([header, *(_case(case) for case in found.cases)], right=(3, 4, 5))
+    aligned([header, *(_case(case) for case in found.cases)], right=(3, 4, 5))
     if len(found.cases) > 1:
         console.print(f"\nover {len(found.cases)} cases   {_said(found.overall)}")
     if not all(statistics.is_told(case.comparison.interval) for case in found.cases):
-        console.print(f"[dim]no interval: {statistics.TOO_FEW} decide nothing[/dim]")
+        console.print(f"[dim]no interval: {statistics.TOO_FEW}, so nothing is decided[/dim]")
     known(timing for case in found.cases for timing in (case.candidate, case.baseline))
 
 
@@ -70,11 +70,17 @@ def changes(software: Sequence[str], relative_to: str) -> None:
     """What differs between two runs besides their times, and what that comparison cannot know."""
     for line in software:
         console.print(line, style="dim", markup=False)
+    console.print(drift(relative_to), markup=False)
+
+
+def drift(relative_to: str) -> str:
+    """What the ratios of two runs are of."""
     if relative_to:
-        console.print(f"ratios of times to those of {escape(relative_to)} in the same rounds")
-    else:
-        console.print("two runs at different times: what the machine itself did between them is in these ratios; "
-                      "--relative-to NAME takes it out")  # fmt: skip
+        return f"ratios of times to those of {relative_to} in the same rounds"
+    return (
+        "the two runs took place at different times, so these ratios include changes of the machine; "
+        "--relative-to NAME removes them"
+    )
 
 
 def _group(
@@ -93,11 +99,11 @@ def _group(
     others = untimed.names(untimed.left_out(every))
     best = "fastest of those timed" if others else "fastest"
     words = [best if is_alone and found else "1 x" if found else "the only one timed", *map(_said, found)]
-    _aligned(
+    aligned(
         [_line(timing, word, ceilings) for timing, word in zip(timed, words, strict=True)], right=(1, 2, 3)
     )
     if others:
-        console.print(f"  [yellow]left out, though it could run here: {escape(others)}[/yellow]")
+        console.print(f"  [yellow]not timed, although it can run here: {escape(others)}[/yellow]")
 
 
 def _line(timing: Timing, word: str, ceilings: Sequence[Ceiling]) -> tuple[str, ...]:
@@ -117,8 +123,8 @@ def _line(timing: Timing, word: str, ceilings: Sequence[Ceiling]) -> tuple[str, 
     )
 
 
-def _aligned(rows: Sequence[Sequence[str]], right: Sequence[int]) -> None:
-    """Columns as wide as their longest entry: rich's tables would be cut to 80 characters in a file or a CI log."""
+def aligned(rows: Sequence[Sequence[str]], right: Sequence[int]) -> None:
+    """Print columns as wide as their longest entry: rich's tables would be cut to 80 characters in a file or a CI log."""
     widths = [max(cell_len(Text.from_markup(row[i]).plain) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         gaps = [
@@ -134,7 +140,7 @@ def _aligned(rows: Sequence[Sequence[str]], right: Sequence[int]) -> None:
 
 def _control(controls: Sequence[Control]) -> str:
     if not controls:
-        return "A/A: too few rounds to say how noisy this machine is; no difference is judged"
+        return "A/A control: too few rounds to measure the noise of this machine, so no difference is judged"
     one = controls[0]
     reach = math.expm1(statistics.noise(controls))
     meaning = (

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 import qkverify
+from qkverify import probes
 from qkverify.cli import console
 from qkverify.contract import Implementation, frameworks
 from qkverify.errors import UsageError, raised
@@ -32,7 +33,7 @@ from qkverify.results import (
     read,
 )
 from qkverify.results.fingerprint import cores, fingerprint
-from qkverify.timing import complexity
+from qkverify.timing import complexity, operation_times
 from qkverify.timing.grid import run_grid
 from qkverify.verification import accuracy, processes
 from qkverify.verification.checking import (
@@ -50,6 +51,7 @@ from qkverify.verification.checking import (
 )
 from qkverify.verification.laws import Law
 
+OPERATIONS_SHARE = 0.1  # likewise: seconds for the times of other operations
 COMPLEXITY_SHARE = 0.25  # of the budget, and on top of it: seconds for how the cost of layers grows
 
 
@@ -60,7 +62,7 @@ def best_device() -> str:
     return "cpu"
 
 
-def run_start(profile: str, selection: str = "") -> RunStart:
+def run_start(profile: str, selection: str = "", against: str = "") -> RunStart:
     """The header of a run that begins now."""
     command = shlex.join(["qkverify", *sys.argv[1:]])
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -71,24 +73,36 @@ def run_start(profile: str, selection: str = "") -> RunStart:
         profile=profile,
         fingerprint=fingerprint(),
         selection=selection,
+        against=against,
     )
 
 
 def record_everything(
-    path: Path, *, profile: str, budget_seconds: float, devices: Sequence[str] = (), resume: bool = False
+    path: Path,
+    *,
+    profile: str,
+    budget_seconds: float,
+    devices: Sequence[str] = (),
+    resume: bool = False,
+    targets: Sequence[str] = (),
+    dtypes: Sequence[str] = (),
+    against: str = "",
 ) -> None:
     """Write a results file: header, verdicts as they come, accuracy, how products round, implementations, then timings.
+
+    With `targets` (default: all implementations) it is about them alone: without the pictures and the growth of layers, which
+    have nothing to do with them. `against` is the name of what they are compared with, one of them; its dtypes are theirs.
 
     With `resume` a file that a killed run left behind is gone on with: laws that have a verdict in it are not checked again.
     Otherwise, and where the file is that of a finished run or of other software, a new file begins, and what trends need of the
     one before is kept: see `history`.
     Raises UsageError where nothing of `devices` is to be had here.
     """
-    planned = plan(devices=devices)
+    planned = plan(targets, devices, dtypes or _dtypes_beside(targets, against))
     if not planned.cells:
         reasons = sorted(set(planned.unavailable.values()))
         raise UsageError(
-            f"nothing to verify on {', '.join(devices)}: {'; '.join(reasons) or 'no implementation is for it'}"
+            f"nothing to verify on {', '.join(devices) or 'this machine'}: {'; '.join(reasons) or 'no implementation runs there'}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     verdicts = recorded(path, profile) if resume else []
@@ -96,7 +110,7 @@ def record_everything(
         earlier_runs.archive(path)
         path.unlink(missing_ok=True)
     writer = Writer(path)
-    writer.append(run_start(profile))
+    writer.append(run_start(profile, against=against))
     verdicts += verify(writer, unfinished(planned.cells, verdicts), profile)
     attention = [cell for cell in planned.cells if cell.implementation.operation == "attention"]
     for measured in accuracies(attention):
@@ -108,14 +122,29 @@ def record_everything(
         verdicts += _unavailable(writer, name, device, reason, planned)
     for one in planned.implementations:
         writer.append(_described(one, planned))
-    for picture in pictures.measure(planned.cells):
+    for picture in () if targets else pictures.measure(planned.cells):
         writer.append(picture)
+    timed = tuple(dict.fromkeys(cell.dtype for cell in planned.cells)) if targets else ()
     with console.progress("timing") as advance:
         run_grid(writer, planned.implementations, budget_seconds=budget_seconds, progress=advance, verdicts=verdicts,
-                 devices=devices)  # fmt: skip
+                 devices=devices, dtypes=timed)  # fmt: skip
+    if targets:
+        return
+    with console.progress("other operations") as advance:
+        for timing in operation_times.measure(planned.implementations, budget_seconds=OPERATIONS_SHARE * budget_seconds,
+                                              devices=devices, progress=advance):  # fmt: skip
+            writer.append(timing)
     with console.progress("growth") as advance:
         for grown in complexity.measure(COMPLEXITY_SHARE * budget_seconds, devices=devices, progress=advance):
             writer.append(grown)
+
+
+def _dtypes_beside(targets: Sequence[str], against: str) -> tuple[str, ...]:
+    """The dtypes of what is reported on: what it is compared with is verified in no others. Empty without a baseline."""
+    every = [one for target in targets for one in probes.find(target)]
+    return (
+        tuple(dict.fromkeys(d for one in every if one.name != against for d in one.dtypes)) if against else ()
+    )
 
 
 def recorded(path: Path, profile: str) -> list[Verdict]:
@@ -126,7 +155,7 @@ def recorded(path: Path, profile: str) -> list[Verdict]:
     reading = read(path, strict=False)
     why = why_not_gone_on_with(reading.records, profile)
     if why:
-        console.console.print(f"a new run: that of {path} {why}", markup=False)
+        console.console.print(f"starting a new run, because the run in {path} {why}", markup=False)
         return []
     if reading.problems:
         path.unlink()
@@ -208,7 +237,7 @@ def accuracies(cells: Sequence[Cell]) -> Iterator[Accuracy]:
             yield found
         elif found != UNKNOWABLE:
             said = found or "its process died"
-            console.console.print(f"accuracy of {cells[index]} is not known: {said}", markup=False)
+            console.console.print(f"the accuracy of {cells[index]} was not measured: {said}", markup=False)
 
 
 UNKNOWABLE = "there is nothing to measure"

@@ -7,6 +7,7 @@ A user's mistake gets a sentence, never a traceback of ours; a target that raise
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import typer
 from qkverify.cli import help_texts
 from qkverify.errors import HarnessError, NothingVerified, UsageError
 
+COMPARE_FORMATS = ("text", "markdown")
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   context_settings={"max_content_width": help_texts.WIDTH},
                   help="Test attention kernels: check laws with derived error bounds, and time what is right.",
@@ -283,35 +285,49 @@ def compare(
     workload: Workloads = None, pass_: Passes = None, dtype: Dtypes = None, device: Devices = None,
     budget: Budget = "90s", processes: Processes = 5, rounds: Rounds = 100, laws: Laws = "glance",
     cache: CacheState = "", lawful_only: LawfulOnly = False,
+    format_: Annotated[str, typer.Option("--format", metavar="WORD", help=(
+        "text, or markdown for the comment of a pull request: then progress goes to standard error"))] = "text",
 ) -> None:  # fmt: skip
     """Say for each case, and overall, whether the candidate is faster, slower, the same, or whether it is undecided."""
-    from qkverify.cli import bench_command, console_timings
+    from qkverify.cli import bench_command, compare_markdown, console_timings
     from qkverify.timing import comparison
 
     if fail_on not in ("", *comparison.FAIL_ON):
         raise UsageError.unknown("outcome", fail_on, comparison.FAIL_ON)
+    if format_ not in COMPARE_FORMATS:
+        raise UsageError.unknown("format", format_, COMPARE_FORMATS)
+    notes: list[str] = []
     if comparison.is_run(candidate) or comparison.is_run(baseline):
         new, old = comparison.load(candidate), comparison.load(baseline)
         compared = comparison.runs(new, old, relative_to=relative_to, across_devices=across_devices)
-        console_timings.changes(comparison.software_changes(new, old), relative_to)
+        software = comparison.software_changes(new, old)
+        if format_ == "text":
+            console_timings.changes(software, relative_to)
+        notes = [*software, console_timings.drift(relative_to)]
     else:
         request = bench_command.BenchRequest((candidate, baseline), workload or (), pass_ or (), dtype or (),
                                              device or (), budget, processes, rounds, laws, cache, lawful_only)  # fmt: skip
-        side = comparison.load(str(results)) if results else bench_command.run(request, _bench_file()).side
+        with contextlib.redirect_stdout(sys.stderr if format_ == "markdown" else sys.stdout):
+            side = (
+                comparison.load(str(results)) if results else bench_command.run(request, _bench_file()).side
+            )
         compared = comparison.implementations(side, *bench_command.names_of(candidate, baseline, side))
-    console_timings.comparison(compared)
+    if format_ == "markdown":
+        print(compare_markdown.comment(compared, candidate, baseline, notes))
+    else:
+        console_timings.comparison(compared)
     raise typer.Exit(1 if comparison.fails(compared, fail_on) else 0)
 
 
 @app.command()
 def report(
-    folder: Annotated[
-        Path | None,
-        typer.Argument(metavar="FOLDER", help="a folder with results.jsonl; default: this device's"),
-    ] = None,
-    run: Annotated[
-        bool, typer.Option("--run", help="verify and time everything that runs here first")
-    ] = False,
+    words: Annotated[list[str] | None, typer.Argument(metavar="[FOLDER | TARGET...]", help=(
+        "a folder with results.jsonl, default: this device's; with --run implementations, default: all"))] = None,
+    run: Annotated[bool, typer.Option("--run", help=(
+        "first verify and time everything that runs here, or only the implementations that are named"))] = False,
+    against: Annotated[str, typer.Option(metavar="NAME", help=(
+        "with implementations: what they are compared with; default: torch's scaled_dot_product_attention"))] = "",
+    dtype: Dtypes = None,
     device: Devices = None,
     resume: Annotated[bool, typer.Option("--resume", help="with --run: continue an interrupted run")] = False,
     profile: Profile = "quick",
@@ -319,23 +335,31 @@ def report(
         Path, typer.Option(metavar="FOLDER", help="the folder with the reports of all devices")
     ] = Path("reports"),
     budget: Annotated[str, typer.Option(metavar="TIME", help="time for timing: 90s, 5m")] = "75s",
-) -> None:
-    """Write a page and its Markdown summary from recorded results. With --run, verify and time everything first."""
-    from qkverify.cli import console
+) -> None:  # fmt: skip
+    """Write a page and its Markdown summary from recorded results. With --run, verify and time everything first, or only the
+    implementations that are named: their report goes into a folder of their name."""
+    from qkverify.cli import console, own_report
     from qkverify.cli.bench_command import seconds_of
+    from qkverify.cli.console_overview import overview
     from qkverify.cli.full_run import best_device, record_everything
     from qkverify.report import write, write_index
+    from qkverify.report.model import Report
     from qkverify.results import Verdict, read
     from qkverify.results.fingerprint import device_slug
     from qkverify.verification.outcomes import exit_code, of_records
 
-    place = folder or reports / device_slug(best_device())
+    folder, targets = own_report.folder_or_targets(words or ())
+    own = own_report.gathered(targets, against, device or (), run)
+    if dtype and not own:
+        raise UsageError("--dtype narrows a report of implementations: name them")
+    place = own_report.folder_of(own, reports) if own else folder or reports / device_slug(best_device())
     path = place / "results.jsonl"
     interrupted = False
     if run:
         try:
             record_everything(path, profile=profile, budget_seconds=seconds_of(budget),
-                              devices=device or (), resume=resume)  # fmt: skip
+                              devices=device or (), resume=resume, targets=own.everything if own else (),
+                              dtypes=dtype or (), against=own_report.name_of(own.against) if own else "")  # fmt: skip
         except KeyboardInterrupt:
             if not path.is_file():
                 raise
@@ -352,10 +376,11 @@ def report(
         made = f"no page: {error}\n         where it is installed: qkverify report {place}"
     records = read(path)
     console.matrix([record for record in records if isinstance(record, Verdict)])
+    overview(Report(records))
     print(f"\n{made}\nraw:     {path}")
     if interrupted:
         _fail("interrupted: the page shows what was done by then; --resume goes on with it", 130)
-    outcomes = of_records(records)
+    outcomes = of_records(own_report.without_baseline(records, own) if own else records)
     raise typer.Exit(exit_code(outcomes.values()) if outcomes else 0)
 
 
@@ -420,7 +445,9 @@ def profile(
 
     planned = plan(targets, device or (), dtype or ())
     if not planned.cells:
-        raise UsageError("nothing to profile here: no target has these devices and dtypes on this machine")
+        raise UsageError(
+            "nothing to profile: no target can run with these devices and dtypes on this machine"
+        )
     for cell in planned.cells:
         console.heading(cell)
         console.conventions(cell)

@@ -136,7 +136,7 @@ def reload_implementation(name: str, file: str, function: str) -> Implementation
     for target in (*(f"{file}:{attribute}" for attribute in (name, function)), name):
         with contextlib.suppress(UsageError):
             return find(target)[0]
-    raise UsageError(f"{name} cannot be found again by another process")
+    raise UsageError(f"{name} cannot be loaded again in another process: define it in a file")
 
 
 def load_file(path: str | Path) -> ModuleType:
@@ -207,7 +207,7 @@ def _alone(file: Path, path: str, packaged: BaseException | None) -> ModuleType:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise UsageError(f"{path} is no Python file")
+        raise UsageError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -240,7 +240,9 @@ def _of_module(module: ModuleType, attribute: str, target: str) -> list[Implemen
     declared = registered_by(module)
     if not attribute:
         if not declared:
-            raise UsageError(f"{target} declares no @implementation; name the function: {target}:function")
+            raise UsageError(
+                f"{target} has no function with @implementation; name the function: {target}:function"
+            )
         return declared
     value: Any = module
     for part in attribute.split("."):

@@ -89,7 +89,7 @@ def load(name: str) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(path.read_text())
         record["drawn"] = {key: decode(value) for key, value in record["drawn"].items()}
     except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is no replay file: {error}") from error
+        raise UsageError(f"{path} is not a stored counterexample: {error}") from error
     return record
 
 

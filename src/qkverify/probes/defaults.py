@@ -78,7 +78,7 @@ def remark(implementation: Implementation) -> list[str]:
         default = parameters[keyword].default
         shown = STANDARD_SCALE if value == STANDARD_SCALE else repr(value)
         why = "it has no default" if default is inspect.Parameter.empty else f"its default is {default!r}"
-        said.append(f"{keyword}={shown} is passed where a problem does not use {option}: {why}")
+        said.append(f"{keyword}={shown} is passed if a problem does not use {option}, because {why}")
     return said
 
 
@@ -86,7 +86,7 @@ def _missing(implementation: Implementation, name: str) -> str:
     function, operation = implementation.name.rpartition(":")[2], implementation.operation
     first = ", ".join(DESCRIBED[operation].parameters)
     return (
-        f"{implementation.name} cannot be called: its parameter {name!r} has no default, and is no option of {operation}\n"
+        f"{implementation.name} cannot be called: its parameter {name!r} has no default and is not an option of {operation}\n"
         f"  options: {', '.join(OPTIONS)}\n"
         f"  give it a default, or verify a function that passes it: "
         f"def {operation}({first}): return {function}({first}, {name}=...)"
@@ -103,7 +103,7 @@ def without_module(
     if not all(isinstance(error, TypeError | AttributeError) for error in errors):
         return implementation
     keyword = implementation.parameters["dropout"]
-    said = f"{keyword} takes no rate, and is not verified: {first_line(errors[0])}"
+    said = f"{keyword} does not accept a rate, so it is not verified: {first_line(errors[0])}"
     kept = {name: parameter for name, parameter in implementation.parameters.items() if name != "dropout"}
     return replace(implementation, parameters=kept, offers=implementation.offers - {"dropout"},
                    neutral={name: value for name, value in implementation.neutral.items() if name != "dropout"},

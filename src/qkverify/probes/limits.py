@@ -135,7 +135,7 @@ def _value_size(probe: Probe) -> None:
     size = probe.sizes["D"]
     if probe.sizes["E"] == size:
         probe.infer(["E == D"], [{"D": 2 * size, "E": 2 * size}], [{"E": 2 * size}, {"D": 2 * size}],
-                    "keys and values must be of one size")  # fmt: skip
+                    "keys and values must have the same size")  # fmt: skip
 
 
 def _lengths(probe: Probe) -> None:

@@ -22,6 +22,9 @@ from qkverify import results
 from qkverify.errors import UsageError
 from qkverify.history import earlier_runs
 from qkverify.history.earlier_runs import PastRun
+from qkverify.report.finding_links import Links, of_folder
+
+NOWHERE = Links()
 
 PAGE, SUMMARY, RESULTS = "index.html", "summary.md", "results.jsonl"
 POWER = "power.jsonl"  # beside the devices' folders: how strong the laws are does not depend on the device
@@ -35,9 +38,14 @@ class Page(NamedTuple):
 
 
 def render(
-    records: Sequence[results.Record], *, title: str | None = None, past: Sequence[PastRun] = ()
+    records: Sequence[results.Record],
+    *,
+    title: str | None = None,
+    past: Sequence[PastRun] = (),
+    links: Links = NOWHERE,
 ) -> Page:
-    """The report on these records. `title` replaces the device's name; `past` are earlier runs, for trends.
+    """The report on these records. `title` replaces the device's name; `past` are earlier runs, for trends; `links`
+    says where findings can be read.
 
     Raises UsageError where jinja2 is not installed.
     """
@@ -45,7 +53,7 @@ def render(
     from qkverify.report.model import Report
     from qkverify.report.page import html, markdown
 
-    report = Report(records, title=title, past=past)
+    report = Report(records, title=title, past=past, links=links)
     return Page(html(report), markdown(report))
 
 
@@ -57,7 +65,11 @@ def write(results_path: str | Path, folder: str | Path) -> tuple[Path, Path]:
     """
     power = Path(folder).parent / POWER
     planted = results.of_kind(results.read(power), results.Planted) if power.is_file() else []
-    page = render([*results.read(results_path), *planted], past=earlier_runs.load(Path(results_path)))
+    page = render(
+        [*results.read(results_path), *planted],
+        past=earlier_runs.load(Path(results_path)),
+        links=of_folder(Path(folder)),
+    )
     return _write(Path(folder) / PAGE, page.html), _write(Path(folder) / SUMMARY, page.markdown)
 
 

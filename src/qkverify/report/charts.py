@@ -2,7 +2,8 @@
 
 All are small multiples: drawn 400 units wide, about one to one on a phone, and set side by side where there
 is room. A mark carries its tooltip as `data-tip`, its series carries the names that the page's filters go by.
-Colour is never the only sign: every series has a mark of its own shape and its name at the end of its line.
+Colour is never the only sign: every series has a mark of its own shape, and both stand before its name in the
+legend under the plot, whose order is that of the right ends of the lines, from top to bottom.
 """
 
 from __future__ import annotations
@@ -14,13 +15,18 @@ from dataclasses import dataclass, field
 from markupsafe import Markup
 
 from qkverify import units
-from qkverify.report.svg import COLOURS, MARKS, Scale, element, even, path, powers, spread
+from qkverify.report.svg import COLOURS, MARKS, Scale, element, even, path, powers
 
 WIDTH = 400.0
 HEIGHT = 268.0
-TOP, BOTTOM = 14.0, 40.0
-LABEL_GAP = 12.5
-CHARACTER, BOLD_CHARACTER = 6.3, 6.9  # mean widths in 11 px type, a little more than any system font has
+TOP, BOTTOM, RIGHT = 14.0, 44.0, 12.0
+LEGEND_PITCH, LEGEND_COLUMNS = 18.0, 2
+CHARACTER, BOLD_CHARACTER = 7.5, 8.1  # mean widths in 13 px type, a little more than any system font has
+ROW_PITCH, ROW_NAME, ROW_VALUE = (
+    24.0,
+    176.0,
+    78.0,
+)  # of charts with a row for each name: its height, and room beside the plot
 LONGEST_LABEL = 20
 ROUND_STEPS = (0.5, 1, 2, 5, 10, 20, 50, 100)  # between the ticks of an interval chart
 MOST_STEPS = 5
@@ -35,7 +41,7 @@ class Point:
 
 @dataclass(frozen=True)
 class ChartSeries:
-    """A line: `label` stands at its end, `colour` numbers its colour and mark, `data` is for the filters. `guide` is a dashed
+    """A line: `label` stands in the legend, `colour` numbers its colour and mark, `data` is for the filters. `guide` is a dashed
     line beside it, what it is to be held against."""
 
     label: str
@@ -45,12 +51,14 @@ class ChartSeries:
     guide: Sequence[tuple[float, float]] = ()
 
 
+PLAIN = 0  # the colour of charts whose rows are named: there it would say nothing
+
+
 @dataclass(frozen=True)
 class Reach:
     """One value with its interval (none: the same value three times); `words` stand beside it."""
 
     name: str
-    colour: int
     middle: float
     low: float
     high: float
@@ -64,7 +72,6 @@ class Strip:
     """The margins of one row: `margins` of the laws that hold, `beyond` those over the line (law, margin)."""
 
     name: str
-    colour: int
     margins: Sequence[float]
     value: str
     tip: str
@@ -81,27 +88,23 @@ def line_chart(
     base: int = 10,
     ceiling: Sequence[Point] = (),
     share: bool = False,
-    room: int = 0,
 ) -> Markup:
     """Lines over a logarithmic x axis; nothing without a series.
 
-    `share` draws y from 0 to 1, else it is logarithmic with powers of `base`. `ceiling` is a further line,
-    dashed, that the others are to be held against. `room` is the length of the longest label of all charts
-    that should line up.
+    `share` draws y linearly, from 0 to a round share above the largest, else it is logarithmic with powers of
+    `base`. `ceiling` is a further line, dashed, that the others are to be held against.
     """
     if not series:
         return Markup("")
     xs = sorted({p.x for s in series for p in s.points})
     ys = [p.y for s in series for p in s.points] + [p.y for p in ceiling]
     ys += [value for s in series for _, value in s.guide]
-    low, high, ticks = (0.0, max(1.0, *ys), [0, 0.25, 0.5, 0.75, 1.0]) if share else powers(ys, base)
+    shares = even(0.0, max(ys)) if share else []
+    low, high, ticks = (0.0, shares[-1], shares) if share else powers(ys, base)
     names = [units.tick(unit, t) for t in ticks]
     left = 12 + CHARACTER * max(map(len, names))
-    longest = max(room, *(len(s.label) for s in series))
-    right = 20 + BOLD_CHARACTER * min(longest, LONGEST_LABEL)
-    x = Scale(xs[0], max(xs[-1], xs[0] * 1.01), left, WIDTH - right, logarithmic=True)
+    x = Scale(xs[0], max(xs[-1], xs[0] * 1.01), left, WIDTH - RIGHT, logarithmic=True)
     y = Scale(low, high, HEIGHT - BOTTOM, TOP, logarithmic=not share)
-    ends = spread([y(s.points[-1].y) for s in series], LABEL_GAP, TOP, HEIGHT - BOTTOM)
     parts = [
         *(_gridline(x, y(t), name) for t, name in zip(ticks, names, strict=True)),
         *(_x_tick(x(value), f"{value:g}") for value in _thinned(xs, x)),
@@ -115,35 +118,32 @@ def line_chart(
                 "text", ceiling[0].tip, x=line[-1][0], y=line[-1][1] - 6, class_="axis", text_anchor="end"
             ),
         ]
-    parts += [_line(s, x, y, end) for s, end in zip(series, ends, strict=True)]
-    return _figure(parts, HEIGHT, alt)
+    return _figure([*parts, *_lines(series, x, y)], _height(series), alt)
 
 
-def run_chart(series: Sequence[ChartSeries], runs: int, *, alt: str, room: int = 0) -> Markup:
+def run_chart(series: Sequence[ChartSeries], runs: int, *, alt: str) -> Markup:
     """Ratios over runs, 1 .. `runs` at equal distances, around a line at one; only points with a tooltip get a mark."""
     ys = [p.y for s in series for p in s.points]
     ticks = even(min([0.95, *ys]), max([1.05, *ys]))  # a few per cent must not fill the chart
     names = [f"{tick:.4g}" for tick in ticks]
     left = 12 + CHARACTER * max(map(len, names))
-    right = 20 + BOLD_CHARACTER * min(max(room, *(len(s.label) for s in series)), LONGEST_LABEL)
-    x = Scale(1, max(runs, 2), left, WIDTH - right)
+    x = Scale(1, max(runs, 2), left, WIDTH - RIGHT)
     y = Scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
-    ends = spread([y(s.points[-1].y) for s in series], LABEL_GAP, TOP, HEIGHT - BOTTOM)
     parts = [
         *(_gridline(x, y(tick), name) for tick, name in zip(ticks, names, strict=True)),
         *(_x_tick(x(run), f"{run:g}") for run in _thinned(range(1, runs + 1), x)),
         element("text", "run", x=(x.start + x.stop) / 2, y=HEIGHT - 3, class_="axis", text_anchor="middle"),
         element("path", d=path([(x.start, y(1)), (x.stop, y(1))]), class_="ceiling"),
-        *(_line(s, x, y, end) for s, end in zip(series, ends, strict=True)),
+        *_lines(series, x, y),
     ]
-    return _figure(parts, HEIGHT, alt)
+    return _figure(parts, _height(series), alt)
 
 
 def strip_chart(strips: Sequence[Strip], *, alt: str, axis: str) -> Markup:
     """One row per strip: a tick for every margin from 0 to the line at 1, a mark on the largest."""
-    pitch, left, right, top = 23.0, 138.0, 74.0, 8.0
-    height = top + pitch * len(strips) + 38
-    bottom = height - 36
+    pitch, left, right, top = ROW_PITCH, ROW_NAME, ROW_VALUE, 8.0
+    height = top + pitch * len(strips) + 42
+    bottom = height - 40
     x = Scale(0.0, 1.0, left, WIDTH - right)
     parts = [element("rect", x=x(1.0), y=top, width=right, height=bottom - top, class_="over")]
     for value in (0.0, 0.25, 0.5, 0.75, 1.0):
@@ -153,7 +153,7 @@ def strip_chart(strips: Sequence[Strip], *, alt: str, axis: str) -> Markup:
             )
         )
         parts.append(
-            element("text", f"{value:g}", x=x(value), y=bottom + 14, class_="tick", text_anchor="middle")
+            element("text", f"{value:g}", x=x(value), y=bottom + 16, class_="tick", text_anchor="middle")
         )
     parts.append(
         element("text", axis, x=(left + WIDTH - right) / 2, y=height - 6, class_="axis", text_anchor="middle")
@@ -169,9 +169,9 @@ def interval_chart(
 
     `span` is what the axis has to reach at least, so that charts beside each other can share one.
     """
-    pitch, left, right, top = 23.0, 138.0, 74.0, 8.0
-    height = top + pitch * len(reaches) + 38
-    bottom = height - 36
+    pitch, left, right, top = ROW_PITCH, ROW_NAME, ROW_VALUE, 8.0
+    height = top + pitch * len(reaches) + 42
+    bottom = height - 40
     low = min([expected - 0.5, span[0], *(r.low for r in reaches)])
     high = max([expected + 0.5, span[1], *(r.high for r in reaches)])
     step = next((s for s in ROUND_STEPS if high - low <= MOST_STEPS * s), high - low)
@@ -189,7 +189,7 @@ def interval_chart(
 
 def _upright(x: float, top: float, bottom: float, text: str) -> Markup:
     return element("line", x1=x, x2=x, y1=top, y2=bottom, class_="grid") + element(
-        "text", text, x=x, y=bottom + 14, class_="tick", text_anchor="middle"
+        "text", text, x=x, y=bottom + 16, class_="tick", text_anchor="middle"
     )
 
 
@@ -197,10 +197,10 @@ def _reach(reach: Reach, x: Scale, y: float) -> Markup:
     parts = [
         element("text", shortened(reach.name), x=x.start - 10, y=y + 4, class_="name", text_anchor="end"),
         element("path", d=path([(x(reach.low), y), (x(reach.high), y)]), class_="reach"),
-        _mark(reach.colour, x(reach.middle), y, reach.tip),
+        _mark(PLAIN, x(reach.middle), y, reach.tip),
         element("text", reach.words, x=x.stop + 11, y=y + 4, class_="value"),
     ]
-    return element("g", *parts, class_=f"series c{reach.colour % COLOURS}", **_data(reach.data))
+    return element("g", *parts, class_=f"series c{PLAIN}", **_data(reach.data))
 
 
 def scatter_chart(
@@ -214,26 +214,23 @@ def scatter_chart(
 ) -> Markup:
     """One point for each series, both axes logarithmic, less of both being better; `front` is joined by a line.
 
-    Names stand at the right in the order of the points, each led to its point, so that they never overlap.
+    Names stand in the legend, in the order of the points from top to bottom.
     """
     points = [dot.points[0] for dot in dots]
     left_low, left_high, x_ticks = powers([p.x for p in points])
     low, high, y_ticks = powers([p.y for p in points])
     names = [units.tick(y_unit, t) for t in y_ticks]
     left = 12 + CHARACTER * max(map(len, names))
-    right = 20 + BOLD_CHARACTER * min(max(len(dot.label) for dot in dots), LONGEST_LABEL)
-    x = Scale(left_low, left_high, left, WIDTH - right, logarithmic=True)
+    x = Scale(left_low, left_high, left, WIDTH - RIGHT, logarithmic=True)
     y = Scale(low, high, HEIGHT - BOTTOM, TOP, logarithmic=True)
-    ends = spread([y(p.y) for p in points], LABEL_GAP, TOP, HEIGHT - BOTTOM)
     parts = [
         *(_gridline(x, y(t), name) for t, name in zip(y_ticks, names, strict=True)),
-        *(_x_tick(x(t), units.tick(x_unit, t)) for t in _thinned(x_ticks, x, 46)),
+        *(_x_tick(x(t), units.tick(x_unit, t)) for t in _thinned(x_ticks, x, 58)),
         element("text", x_label, x=(x.start + x.stop) / 2, y=HEIGHT - 3, class_="axis", text_anchor="middle"),
         element("text", "↙ better", x=x.start + 6, y=HEIGHT - BOTTOM - 6, class_="axis"),
         element("path", d=path([(x(p.x), y(p.y)) for p in front]), class_="front"),
     ]
-    parts += [_line(dot, x, y, end) for dot, end in zip(dots, ends, strict=True)]
-    return _figure(parts, HEIGHT, alt)
+    return _figure([*parts, *_lines(dots, x, y)], _height(dots), alt)
 
 
 def _strip(strip: Strip, x: Scale, y: float) -> Markup:
@@ -241,31 +238,48 @@ def _strip(strip: Strip, x: Scale, y: float) -> Markup:
     name = element("text", shortened(strip.name), x=x.start - 10, y=y + 4, class_="name", text_anchor="end")
     marks = [element("path", d=ticks, class_="law")] if ticks else []
     if strip.margins:
-        marks.append(_mark(strip.colour, x(min(max(strip.margins), 1.0)), y, strip.tip))
+        marks.append(_mark(PLAIN, x(min(max(strip.margins), 1.0)), y, strip.tip))
     words = f"{strip.value} ✗ {strip.beyond}" if strip.beyond else strip.value
     value = element("text", words, x=x.stop + 11, y=y + 4, class_="value broken" if strip.beyond else "value")
-    return element("g", name, *marks, value, class_=f"series c{strip.colour % COLOURS}", **_data(strip.data))
+    return element("g", name, *marks, value, class_=f"series c{PLAIN}", **_data(strip.data))
 
 
-def _line(series: ChartSeries, x: Scale, y: Scale, end: float) -> Markup:
+def _height(series: Sequence[ChartSeries]) -> float:
+    """A plot with its legend."""
+    return HEIGHT + 8 + LEGEND_PITCH * _legend_rows(len(series))
+
+
+def _legend_rows(count: int) -> int:
+    return -(-count // LEGEND_COLUMNS)
+
+
+def _lines(series: Sequence[ChartSeries], x: Scale, y: Scale) -> list[Markup]:
+    """Each series with its place in the legend: down the first column, then the second."""
+    order = sorted(range(len(series)), key=lambda i: y(series[i].points[-1].y))
+    places = {i: divmod(place, _legend_rows(len(series))) for place, i in enumerate(order)}
+    return [_line(s, x, y, *places[i]) for i, s in enumerate(series)]
+
+
+def _line(series: ChartSeries, x: Scale, y: Scale, column: int, row: int) -> Markup:
     line = [(x(p.x), y(p.y)) for p in series.points]
-    label_x = x.stop + 13
     guide = [(x(size), y(value)) for size, value in series.guide]
+    at = 12 + column * WIDTH / LEGEND_COLUMNS, HEIGHT + 14 + row * LEGEND_PITCH
     parts = [
         *([element("path", d=path(guide), class_="guide")] if guide else []),
         element("path", d=path(line), class_="line"),
-        element("path", d=path([line[-1], (label_x - 3, end)]), class_="leader"),
         *(
             _mark(series.colour, px, py, p.tip)
             for (px, py), p in zip(line, series.points, strict=True)
             if p.tip
         ),
-        element("text", shortened(series.label), x=label_x, y=end + 3.5, class_="name"),
+        element("path", d=path([(at[0] - 8, at[1] - 4), (at[0] + 8, at[1] - 4)]), class_="key"),
+        _mark(series.colour, at[0], at[1] - 4, None),
+        element("text", shortened(series.label), x=at[0] + 14, y=at[1], class_="name"),
     ]
     return element("g", *parts, class_=f"series c{series.colour % COLOURS}", **_data(series.data))
 
 
-def _mark(colour: int, x: float, y: float, tip: str) -> Markup:
+def _mark(colour: int, x: float, y: float, tip: str | None) -> Markup:
     return element("use", href=f"#m{colour % MARKS}", x=x, y=y, data_tip=tip)
 
 
@@ -282,10 +296,10 @@ def _gridline(x: Scale, y: float, text: str) -> Markup:
 
 
 def _x_tick(x: float, text: str) -> Markup:
-    return element("text", text, x=x, y=HEIGHT - BOTTOM + 18, class_="tick", text_anchor="middle")
+    return element("text", text, x=x, y=HEIGHT - BOTTOM + 17, class_="tick", text_anchor="middle")
 
 
-def _thinned(values: Sequence[float], x: Scale, gap: float = 34) -> list[float]:
+def _thinned(values: Sequence[float], x: Scale, gap: float = 44) -> list[float]:
     """Ticks that do not touch: from the right, so that the longest length is always named."""
     kept: list[float] = []
     for value in reversed(values):

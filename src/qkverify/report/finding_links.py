@@ -1,15 +1,24 @@
-"""Where a recorded finding can be read: its folder where it is at hand, else the repository, else its name alone."""
+"""Where a recorded finding can be read: its folder where it is at hand, else the repository, else its name alone.
+
+A terminal shows a path (`place_of`, `placed`), a page or a comment an address (`Links`). What leads nowhere is no link.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 CHECKOUT = (
     Path(__file__).resolve().parents[3]
 )  # of a checkout; of an installed package a folder without reports
+ADDRESS = re.compile(r"reports/findings/([\w.-]*\w)/?|https?://[^\s<>\"')]*[^\s<>\"').,;]")
 REPOSITORY = ("repository", "source", "source code")
 
 
@@ -21,6 +30,52 @@ def place_of(folder: str) -> str:
         return min(os.path.relpath(CHECKOUT / folder), str(CHECKOUT / folder), key=len)
     address = repository()
     return f"{address}/tree/main/{folder}" if address else f"{folder} in the source of qkverify"
+
+
+def placed(text: str) -> str:
+    """Text for a terminal, every finding in it named by its place."""
+    return ADDRESS.sub(lambda found: place_of(found[0].rstrip("/")) if found[1] else found[0], text)
+
+
+class Links(NamedTuple):
+    """Addresses of findings as one page needs them: `beside` is the folder of findings seen from the page, "" if none."""
+
+    beside: str = ""
+
+    def target(self, found: re.Match[str]) -> str:
+        """Where an address in a text leads: to the findings beside the page, else to the repository's; "" is nowhere."""
+        if not found[1]:
+            return found[0]
+        if self.beside:
+            return f"{self.beside}{found[1]}/"
+        address = repository()
+        return f"{address}/tree/main/reports/findings/{found[1]}" if address else ""
+
+    def html(self, text: str) -> Markup:
+        """Text with its addresses as links."""
+        from markupsafe import Markup, escape  # comes with jinja2, which only pages need
+
+        made, end = Markup(""), 0
+        for found in ADDRESS.finditer(text):
+            target = self.target(found)
+            link = Markup('{}<a href="{}">{}</a>') if target else Markup("{}{}{}")
+            made += link.format(text[end : found.start()], target, found[0])
+            end = found.end()
+        return made + escape(text[end:])
+
+    def markdown(self, text: str) -> str:
+        """The same in Markdown; `text` is Markdown already."""
+
+        def link(found: re.Match[str]) -> str:
+            target = self.target(found)
+            return f"[{found[0]}]({target})" if target else found[0]
+
+        return ADDRESS.sub(link, text)
+
+
+def of_folder(folder: Path) -> Links:
+    """The links of a page in `folder`: findings stand beside the folder of a device."""
+    return Links("../findings/" if (folder.parent / "findings").is_dir() else "")
 
 
 @cache

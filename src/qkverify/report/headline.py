@@ -71,19 +71,23 @@ def sentence(report: Report) -> str:
     )  # in one run of the file, and so said of all
     broken = {v.implementation for v in report.broken if v.outcome != "error"}
     errors = sum(v.outcome == "error" for v in report.broken)
-    known = len({(v.implementation, v.law) for v in report.findings})
-    rest = f", but for {units.number_of(known, 'known finding')}" if known else ""
+    faulty = len({v.implementation for v in report.findings} - broken)
+    more = f"; {unverified}" if unverified else ""
+    rest = f"; {faulty} {'has' if faulty == 1 else 'have'} known faults" if faulty else ""
     if broken:
         verb = "breaks a law" if len(broken) == 1 else "break a law"
-        more = f"; {unverified}" if unverified else ""
-        return f"{len(broken)} of {units.number_of(total, 'implementation')} {verb}{more}"
+        return f"{len(broken)} of {units.number_of(total, 'implementation')} {verb}{rest}{more}"
     if errors:
-        more = f"; {unverified}" if unverified else ""
-        return f"The harness failed in {units.number_of(errors, 'case')}; every other {selected}law holds{rest}{more}"
+        return f"The harness failed in {units.number_of(errors, 'case')}; no {selected}law is broken elsewhere{rest}{more}"
     if unverified:
         return f"{unverified}; every {selected}law holds for what was verified{rest}"
-    whom = "the one implementation" if total == 1 else f"all {total} implementations"
-    return f"Every {selected}law holds for {whom}{rest}"
+    if not faulty:
+        return f"Every {selected}law holds for {'the one implementation' if total == 1 else f'all {total} implementations'}"
+    if faulty == total:
+        faults = units.number_of(len({v.reason for v in report.findings}), "known fault")
+        return f"Every other {selected}law holds: {units.number_of(total, 'implementation')} with {faults}"
+    kept, verb = total - faulty, "keeps" if total - faulty == 1 else "keep"
+    return f"{kept} of {units.number_of(total, 'implementation')} {verb} every {selected}law{rest}"
 
 
 NOTHING = "Nothing was verified in this run"
@@ -134,14 +138,13 @@ def control(report: Report) -> str:
     worst = report.worst_control
     if worst is None:
         return ""
-    mean = statistics.pooled(report.controls)
-    reach = _reach(math.exp(statistics.noise([worst])))
-    if len(report.controls) == 1:
-        return f"A/A {worst.ratio:.3f} ({worst.low:.3f} .. {worst.high:.3f}): differences within {reach} are not judged"
-    middle = _reach(math.exp(statistics.median([statistics.noise([c]) for c in report.controls])))
+    typical = statistics.median([statistics.noise([c]) for c in report.controls])
+    reach = f"up to {_reach(math.exp(typical))}"
+    if len(report.controls) > 1:
+        reach += f" in a typical case, up to {_reach(math.exp(statistics.noise([worst])))} in the worst"
     return (
-        f"A/A over {len(report.controls)} cases {mean.ratio:.3f} ({mean.low:.3f} .. {mean.high:.3f}); nothing is judged "
-        f"within a case's own control: {middle} in the middle of the cases, {reach} at worst"
+        f"Noise of the times: one implementation, timed under two names, differs by {reach}; "
+        "smaller differences are called neither faster nor slower"
     )
 
 
@@ -152,5 +155,5 @@ def _reach(factor: float) -> str:
 
 def markdown(report: Report) -> str:
     head = of(report)
-    lines = [f"# {report.device}: {head.sentence}", ", ".join(head.facts) + ".", head.control]
+    lines = [f"# {report.device}: {head.sentence}", ", ".join(head.facts) + "."]
     return "\n\n".join(line for line in lines if line)

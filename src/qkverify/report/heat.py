@@ -18,7 +18,7 @@ from qkverify.results import Picture
 NUMBERED = 64  # a matrix of at most so many cells is drawn cell by cell
 POSITIVE, NEGATIVE = (61, 125, 216), (222, 110, 38)  # seen on light and on dark paper alike
 CELL, WIDE_CELL, NUMBER_CELL = 13.0, 2.0, 38.0
-CHARACTER = 6.2  # the width of one in 11 px type
+CHARACTER = 6.8  # the width of one in 12 px type
 
 
 def weights_palette() -> list[png.Colour]:

@@ -17,6 +17,7 @@ from qkverify import units
 from qkverify.history import earlier_runs
 from qkverify.history.earlier_runs import PastRun
 from qkverify.history.trends import Trends, trends_of
+from qkverify.report.finding_links import Links
 from qkverify.results import (
     Accuracy,
     Ceiling,
@@ -25,6 +26,7 @@ from qkverify.results import (
     Control,
     Fact,
     ImplementationInfo,
+    OperationTiming,
     Outcome,
     Picture,
     Planted,
@@ -65,6 +67,8 @@ BY_GRAVITY: tuple[Outcome, ...] = (
 )
 BROKEN = frozenset({"failed", "crashed", "timed out", "error"})
 JUDGED = BROKEN | {"finding", "passed"}
+
+NOWHERE = Links()  # no folder of findings stands beside the page
 
 Item = TypeVar("Item")
 
@@ -133,8 +137,14 @@ class Report:
     """The records of one results file, as the sections of the page ask for them."""
 
     def __init__(
-        self, records: Sequence[Record], *, title: str | None = None, past: Sequence[PastRun] = ()
+        self,
+        records: Sequence[Record],
+        *,
+        title: str | None = None,
+        past: Sequence[PastRun] = (),
+        links: Links = NOWHERE,
     ) -> None:
+        self.links = links
         self.runs = of_kind(records, RunStart)
         self.infos = {info.name: info for info in of_kind(records, ImplementationInfo)}
         self.verdicts = _latest(
@@ -142,6 +152,10 @@ class Report:
         )
         self.timings = _latest(
             of_kind(records, Timing), lambda t: (t.case, t.device, t.dtype, t.direction, t.implementation)
+        )
+        self.operation_timings = _latest(
+            of_kind(records, OperationTiming),
+            lambda t: (t.operation, t.case, t.device, t.dtype, t.implementation),
         )
         self.ceilings = _latest(of_kind(records, Ceiling), lambda c: (c.device, c.dtype, c.what))
         self.controls = _latest(
@@ -173,9 +187,16 @@ class Report:
 
     @cached_property
     def device(self) -> str:
-        """The processor or GPU in words: "Intel Xeon Platinum 8481C, 2 cores"."""
+        """What the report is of: the processor or GPU in words, "Intel Xeon Platinum 8481C, 2 cores"; of a run with a baseline
+        first who is compared with it."""
         if self._title:
             return self._title
+        baseline = self.runs[-1].against if self.runs else ""
+        compared = ", ".join(name for name in self.implementations if name != baseline)
+        return f"{compared} against {baseline}, {self._machine}" if baseline and compared else self._machine
+
+    @property
+    def _machine(self) -> str:
         gpu, cpu = self.identity.get("gpu"), self.identity.get("cpu")
         ran = {v.device for v in self.verdicts if v.outcome in JUDGED} | {
             t.device for t in self.timings if t.seconds
@@ -203,8 +224,13 @@ class Report:
         return sorted(names, key=lambda name: name not in ran)  # sorted is stable
 
     def colour(self, implementation: str) -> int:
-        """The number of an implementation's colour and mark, the same in every chart."""
-        return self.implementations.index(implementation)
+        """The number of an implementation's colour and mark, the same in every chart: what was timed has the first ones."""
+        return self._coloured.index(implementation)
+
+    @cached_property
+    def _coloured(self) -> list[str]:
+        timed = {t.implementation for t in self.timings if t.seconds}
+        return sorted(self.implementations, key=lambda name: name not in timed)  # sorted is stable
 
     @cached_property
     def families(self) -> list[str]:

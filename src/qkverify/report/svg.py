@@ -79,23 +79,6 @@ def even(low: float, high: float) -> list[float]:
     return [tick * step for tick in range(first, last + 1)]
 
 
-def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Positions as near to the wanted ones as a distance of `gap` allows, within low .. high, in that order.
-
-    Labels at line ends: pushed down from the top, and what falls out at the bottom is pushed up again.
-    """
-    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    gap = min(gap, (high - low) / max(1, len(wanted) - 1))
-    placed = dict.fromkeys(order, low)
-    edge = low - gap
-    for i in order:
-        edge = placed[i] = max(wanted[i], edge + gap)
-    edge = high + gap
-    for i in reversed(order):
-        edge = placed[i] = min(placed[i], edge - gap)
-    return [placed[i] for i in range(len(wanted))]
-
-
 def _number(value: object) -> object:
     """Coordinates to a tenth of a pixel, without trailing zeros."""
     return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else value

@@ -6,16 +6,18 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from qkverify import units
-from qkverify.report.charts import ChartSeries, Point
 from qkverify.report.model import DIRECTIONS, Report
 from qkverify.results import Timing
 from qkverify.timing import statistics, untimed
 from qkverify.timing.ceilings import fraction_of_roofline
+
+if TYPE_CHECKING:
+    from qkverify.report.charts import ChartSeries
 
 FASTEST, FASTEST_TIMED = "fastest", "fastest of those timed"
 FEWEST_LENGTHS = 3  # fewer points fit any exponent
@@ -50,6 +52,11 @@ class TimingLine(NamedTuple):
     ratio: str
     word: str
     share_of_slowest: float
+
+    @property
+    def without_interval(self) -> bool:
+        """Whether there is a ratio, and too few processes or rounds for its interval."""
+        return bool(self.word) and self.word not in (FASTEST, FASTEST_TIMED) and "(" not in self.ratio
 
 
 class TimeGrowth(NamedTuple):
@@ -89,11 +96,6 @@ def timed(timing: Timing, report: Report) -> TimingNumbers | None:
     middle = statistics.median(statistics.drop_disturbed_rounds(timing))
     share = fraction_of_roofline(timing, middle, report.ceilings)
     return TimingNumbers(timing, middle, statistics.spread(timing.seconds), timing.flops / middle, share)
-
-
-def room(report: Report) -> int:
-    """Characters that labels need in every chart of timings, so that charts line up."""
-    return max(len(t.implementation) for t in report.timings)
 
 
 def at(report: Report, device: str, dtype: str) -> list[Timing]:
@@ -140,6 +142,8 @@ def shape(timing: Timing, *, length: str = "") -> str:
 
 def series(values: Iterable[tuple[Timing, float, str]], report: Report) -> list[ChartSeries]:
     """One series over length for each implementation, from (timing, value, tooltip); zeros are left out."""
+    from qkverify.report.charts import ChartSeries, Point  # needs markupsafe, which comes with jinja2
+
     known = [(timing, value, tip) for timing, value, tip in values if value > 0]
     found = []
     for name in report.implementations:
@@ -173,10 +177,16 @@ def _against(timing: Timing, fastest: Timing, report: Report) -> tuple[str, str]
     found = statistics.compare(timing, fastest, report.controls)
     if np.isnan(found.interval.ratio):
         return "", ""
-    low, high = found.interval.low, found.interval.high
-    told = statistics.is_told(found.interval)
-    interval = f" ({units.ratio(low)} .. {units.ratio(high)})" if told else f" ({statistics.TOO_FEW})"
-    return f"{units.ratio(found.interval.ratio)} ×{interval}", found.word
+    return f"{units.ratio(found.interval.ratio)} × {edges(found.interval)}".rstrip(), found.word
+
+
+def edges(interval: statistics.Interval) -> str:
+    """ "(1.53 .. 1.59)"; nothing where too few processes or rounds give none."""
+    return (
+        f"({units.ratio(interval.low)} .. {units.ratio(interval.high)})"
+        if statistics.is_told(interval)
+        else ""
+    )
 
 
 def exponent(lengths: Iterable[int], values: Iterable[float | None]) -> float | None:

@@ -24,7 +24,15 @@ from qkverify import foreign_text
 from qkverify.results.figure_records import Complexity, Picture, Rounding, Travel
 from qkverify.results.migrations import MIGRATIONS, OtherFormat, format_of, migrated, refuse_unreadable
 from qkverify.results.run_records import SCHEMA, RunStart
-from qkverify.results.timing_records import Accuracy, Ceiling, Conditions, Control, Timing, TimingSummary
+from qkverify.results.timing_records import (
+    Accuracy,
+    Ceiling,
+    Conditions,
+    Control,
+    OperationTiming,
+    Timing,
+    TimingSummary,
+)
 from qkverify.results.verdict_records import ImplementationInfo, Planted, Tally, Verdict
 
 
@@ -45,6 +53,7 @@ Record: TypeAlias = (
     | ImplementationInfo
     | Verdict
     | Timing
+    | OperationTiming
     | Ceiling
     | Control
     | Conditions

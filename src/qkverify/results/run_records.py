@@ -19,7 +19,8 @@ class Fingerprint(msgspec.Struct, frozen=True):
 
 class RunStart(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
     """The first record of a run. `started` is ISO 8601 in UTC; `command` is what repeats the run; `selection` says which laws
-    were checked, where some were left out."""
+    were checked, where some were left out; `against` is the implementation that the others are compared
+    with, where one was named."""
 
     schema: int = SCHEMA
     qkverify: str
@@ -29,3 +30,4 @@ class RunStart(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
     seed: int | None = None
     fingerprint: Fingerprint
     selection: str = ""
+    against: str = ""

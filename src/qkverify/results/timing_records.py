@@ -70,6 +70,26 @@ class Timing(msgspec.Struct, frozen=True, tag="timing"):
         return self.case, self.direction, self.device, self.dtype
 
 
+class OperationTiming(msgspec.Struct, frozen=True, tag="operation timing", kw_only=True):
+    """One implementation of another operation than attention, forward, at one size ("short", "long").
+
+    `seconds[i]` is the time of one call, measured in round `rounds[i]`, in which all implementations of the operation took their
+    turn. `margin` is that of the timed call's own result. Without seconds, `reason` says why.
+    """
+
+    operation: str
+    case: str
+    sizes: dict[str, int]
+    implementation: str
+    device: str
+    dtype: str
+    clock: Clock
+    seconds: list[float]
+    rounds: list[int]
+    margin: float | None = None
+    reason: str = ""
+
+
 class Ceiling(msgspec.Struct, frozen=True, tag="ceiling"):
     """What this device was seen to reach: `rate` in FLOP/s (matmul) or bytes/s (copy)."""
 
@@ -123,7 +143,8 @@ class Conditions(msgspec.Struct, frozen=True, tag="conditions", kw_only=True):
 class Accuracy(msgspec.Struct, frozen=True, tag="accuracy"):
     """Errors on ordinary numbers. `positive` is the share of errors above zero; `lean` the mean error away from zero in units
     of the last place, with its standard error; the ratios divide the root mean square and the largest error by those of a
-    textbook that rounds every operation to the dtype."""
+    textbook that rounds every operation to the dtype. `bits_lost` is the binary logarithm of the root mean square error over
+    that of the exact result rounded to the dtype; None where it was not measured."""
 
     implementation: str
     device: str
@@ -134,6 +155,7 @@ class Accuracy(msgspec.Struct, frozen=True, tag="accuracy"):
     lean_error: float
     ratio: float | None
     worst_ratio: float | None
+    bits_lost: float | None = None
 
 
 class TimingSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="timing summary"):

@@ -120,6 +120,7 @@ class GradientRun(AttentionRun):
         Raises UnsupportedCase where the implementation or its framework says that it cannot.
         """
         native, attention = self._differentiated(problem)
+        self.problems.append(problem.replace(value=direction))  # whose first gradients they are
         upstream, along = self._laid_out(problem.upstream, None), self._laid_out(direction, None)
         gradients = self._guarded(lambda: self.framework.second(attention, native, upstream, "value", along))
         return self._gradients_received({name: gradients[name] for name in ("query", "key")}, problem)
@@ -179,7 +180,7 @@ class GradientRun(AttentionRun):
             log_sums = attention(query, key, native["value"])[1]
             if not self.framework.differentiable(log_sums):
                 if self.semantics.get("lse_gradient") == "yes":
-                    raise LawViolation("the log-sum-exp has no gradient, and is declared to have one")
+                    raise LawViolation("the log-sum-exp has no gradient, although it is declared to have one")
                 raise UnsupportedCase(f"{self.implementation.name} does not differentiate the log-sum-exp")
             return log_sums
 

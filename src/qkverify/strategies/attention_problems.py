@@ -243,15 +243,19 @@ def problems(
     long: bool = True,
     usual: bool = False,
 ) -> st.SearchStrategy[Problem]:
-    """One attention problem.
+    """A Hypothesis strategy for attention problems: arrays, options and memory layouts that suit the run being checked.
 
-    use      options that must be in use                 without / only   options that must not / that alone may be
-    values   "any", "identity" (E = K: the output is the weights) or "ones"
-    keys     "any" or "identity" (D = K and scale 1: the scores are the query)
-    sizes    {"K": 1} fixes a size, {"H": "G"} makes it equal to another
-    upstream draw an upstream gradient as well           tame             moderate numbers only
-    layouts  draw memory layouts                         zero             lengths of 0 as well
-    long     tile edges beyond 33 as well                usual            sizes that models have (USUAL), and no others
+    - `use`, `without`: options that every problem has, or that none has
+    - `only`: the only options that a problem may have; by default all
+    - `values`: "any", "identity" (then E = K, and the output is the weights) or "ones"
+    - `keys`: "any" or "identity" (then D = K and the scale is 1, so the scores are the query)
+    - `sizes`: `{"K": 1}` fixes a size, `{"H": "G"}` makes it equal to another
+    - `upstream`: also generate an upstream gradient
+    - `tame`: only numbers of moderate size
+    - `layouts`: also generate memory layouts that are not contiguous
+    - `zero`: also generate lengths of 0
+    - `long`: also generate lengths above 33, at the edges of tiles
+    - `usual`: only sizes that models have
     """
     given = {"value": values, "key": keys}
     chosen = partial(

@@ -56,7 +56,7 @@ def read(path: Path) -> list[Workload]:
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no TOML file: {error}") from error
+        raise UsageError(f"{path} is not a TOML file: {error}") from error
     workloads = [
         workload for where, table in _innermost(content, {}, ()) for workload in _series(path, where, table)
     ]
@@ -84,7 +84,7 @@ def _series(path: Path, where: tuple[str, ...], table: Mapping[str, Any]) -> Ite
     """The workload of a table, or several where it has lists for single values."""
     place, name = f"{path}, table [{'.'.join(where)}]", "-".join(where)
     if not NAME.fullmatch(name):
-        raise UsageError(f"{place}: a name has letters, digits and . _ + - only, and {name!r} has others")
+        raise UsageError(f"{place}: the name {name!r} may only have letters, digits and the signs . _ + -")
     unknown = next((key for key in table if key not in _hints()), None)
     if unknown is not None:
         raise UsageError(f"{place}: {UsageError.unknown('key', unknown, _hints())}")
@@ -151,7 +151,7 @@ def _distinct(workloads: Iterable[Workload], place: str) -> None:
     names: set[str] = set()
     for workload in workloads:
         if workload.name in names:
-            raise UsageError(f"{place}: two workloads are called {workload.name!r}")
+            raise UsageError(f"{place}: two workloads have the name {workload.name!r}")
         names.add(workload.name)
 
 

@@ -185,7 +185,7 @@ def resolve(names_or_files: Sequence[str]) -> list[Workload]:
         for workload in _meant(name):
             if workloads.setdefault(workload.name, workload) != workload:
                 raise UsageError(
-                    f"two different workloads are called {workload.name!r}; {name} has the second one"
+                    f"two different workloads have the name {workload.name!r}; the second is in {name}"
                 )
     return list(workloads.values())
 
@@ -199,7 +199,7 @@ def _meant(name: str) -> list[Workload]:
         return [named(name)]
     matching = [workload for workload in table().values() if fnmatchcase(workload.name, name)]
     if not matching:
-        raise UsageError(f"no workload is called like {name!r}\n  workloads: {', '.join(sorted(table()))}")
+        raise UsageError(f"no workload has a name like {name!r}\n  workloads: {', '.join(sorted(table()))}")
     return matching
 
 

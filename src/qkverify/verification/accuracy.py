@@ -46,7 +46,7 @@ def measure(cell: Cell) -> Accuracy | None:
     if cell.dtype == "float64":
         return None
     run = prepare(cell)
-    errors, baselines, leans = [], [], []
+    errors, baselines, rounding, leans = [], [], [], []
     for problem in problems(run.numpy_dtype):
         if run.implementation.accepts(problem.sizes) is not None:
             continue
@@ -57,8 +57,9 @@ def measure(cell: Cell) -> Accuracy | None:
         exact = run.exact(problem)
         errors.append(got - exact)
         baselines.append(textbook(problem).astype(np.float64) - exact)
+        rounding.append(exact.astype(run.numpy_dtype).astype(np.float64) - exact)
         leans.append(signed_bias(got, exact, run))
-    return _summary(cell, errors, baselines, leans) if errors else None
+    return _summary(cell, errors, baselines, rounding, leans) if errors else None
 
 
 def textbook(problem: Problem) -> np.ndarray:
@@ -86,10 +87,14 @@ def signed_bias(got: np.ndarray, exact: np.ndarray, run: Run) -> np.ndarray:
 
 
 def _summary(
-    cell: Cell, errors: Sequence[np.ndarray], baselines: Sequence[np.ndarray], leans: Sequence[np.ndarray]
+    cell: Cell,
+    errors: Sequence[np.ndarray],
+    baselines: Sequence[np.ndarray],
+    rounding: Sequence[np.ndarray],
+    leans: Sequence[np.ndarray],
 ) -> Accuracy:
-    error, baseline, rows = (
-        np.concatenate([x.ravel() for x in arrays]) for arrays in (errors, baselines, leans)
+    error, baseline, least, rows = (
+        np.concatenate([x.ravel() for x in arrays]) for arrays in (errors, baselines, rounding, leans)
     )
     moved = error[error != 0]
     return Accuracy(
@@ -98,7 +103,17 @@ def _summary(
         lean=float(rows.mean()), lean_error=float(rows.std() / np.sqrt(rows.size)),
         ratio=_ratio(np.sqrt(np.mean(error**2)), np.sqrt(np.mean(baseline**2))),
         worst_ratio=_ratio(np.abs(error).max(), np.abs(baseline).max()),
+        bits_lost=bits_lost(error, least),
     )  # fmt: skip
+
+
+def bits_lost(error: np.ndarray, rounding: np.ndarray) -> float | None:
+    """log2 of the root mean square of `error` over that of `rounding`, the error of the exact result rounded to the dtype.
+
+    0 is as near as the dtype allows; 1 is twice as far. None where an error is not finite, or there is none to hold it against.
+    """
+    found, least = (float(np.sqrt(np.mean(x**2))) for x in (error, rounding))
+    return float(np.log2(found / least)) if np.isfinite(found) and min(found, least) > 0 else None
 
 
 def _ratio(error: float, baseline: float) -> float | None:

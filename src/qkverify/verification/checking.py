@@ -22,7 +22,7 @@ import msgspec
 from qkverify import foreign_text, probes
 from qkverify.contract import DEVICES, DTYPES, Finding, Implementation, messages, registry
 from qkverify.counterexamples import store
-from qkverify.counterexamples.calls_alone import judged, numbers_of
+from qkverify.counterexamples.calls_alone import blamed, judged, numbers_of
 from qkverify.counterexamples.causes import causes, summary
 from qkverify.counterexamples.failures import Failures
 from qkverify.errors import (
@@ -111,7 +111,7 @@ def plan(
             refused = {dtype: why for dtype, why in implementation.refused_dtypes.items() if dtype in dtypes}
             if refused and not set(implementation.dtypes) & set(dtypes):
                 unavailable[implementation.name, device] = "; ".join(
-                    f"{d} is not taken: {why}" for d, why in refused.items()
+                    f"{d} is refused: {why}" for d, why in refused.items()
                 )
     idle = (
         {target: _why_idle(implementation, unavailable) for implementation, target in targeted}
@@ -129,15 +129,14 @@ def _why_idle(implementation: Implementation, unavailable: Mapping[tuple[str, st
         f"{device}: {reason}" for (name, device), reason in unavailable.items() if name == implementation.name
     ]
     return "; ".join(reasons) or (
-        f"it declares {', '.join(implementation.dtypes)} on {', '.join(implementation.devices)}, "
-        "and others were asked for"
+        f"it declares {', '.join(implementation.dtypes)} on {', '.join(implementation.devices)}, and others were requested"
     )
 
 
 def nothing_to_verify(planned: VerificationPlan) -> str:
     """What is said where no target has a cell here, because other devices or dtypes were asked for."""
     reasons = "".join(f"\n  {target}: {reason}" for target, reason in planned.idle.items())
-    return "nothing to verify here" + (reasons or "\n  no target has these devices and dtypes")
+    return "nothing can be verified here" + (reasons or "\n  no target has these devices and dtypes")
 
 
 @functools.lru_cache(maxsize=256)
@@ -218,7 +217,7 @@ def _verdict(law: Law, run: Run, failures: Failures, settings: Mapping[str, Any]
 
     tried = False
     if after is not None:
-        return verdict("error", f"not checked: {run.device} answers this process no more since {after}")
+        return verdict("error", f"not checked: {run.device} has not answered this process since {after}")
     unfit = law.unfit(run)
     if unfit is not None:
         return verdict("not offered", unfit)
@@ -228,7 +227,7 @@ def _verdict(law: Law, run: Run, failures: Failures, settings: Mapping[str, Any]
     except UnsupportedCase as refusal:
         return verdict("not offered", foreign_text.shown(refusal))
     except HarnessError as error:
-        return verdict("error", f"the harness failed: {foreign_text.shown(error)}")
+        return verdict("error", f"qkverify itself failed: {foreign_text.shown(error)}")
     except DeviceLost as error:
         return verdict(
             "crashed",
@@ -298,11 +297,19 @@ def counterexample(broken: BaseException, law: Law, run: Run, failures: Failures
     worst = evidence if isinstance(evidence, Evidence) else None
     raised = not isinstance(broken, LawViolation | ContractError)
     lost = isinstance(broken, DeviceLost)
-    calls = [] if lost else judged(run)
+    over_gradient = law.family == "gradients" and (worst is None or worst.what != "output")
+    calls = blamed([] if lost else judged(run), over_gradient=over_gradient)
     diagnosis = (
         ""
         if lost
-        else failures.explained(law.name, run, calls, dropped=law.family == "dropout", raised=raised)
+        else failures.explained(
+            law.name,
+            run,
+            calls,
+            dropped=law.family == "dropout",
+            raised=raised,
+            replay=lambda other: law.replay(other, run.failing),
+        )
     )
     message, lines = explain(broken, law, run, replay=replay, diagnosis=diagnosis), []
     if raised:
@@ -505,7 +512,13 @@ def outcome_of(cell: Cell, verdicts: Sequence[Verdict], laws: int | None = None)
 
 @dataclass
 class Verification:
-    """The verdicts of `verify`, and of each cell what is said of it; `unverified` names what it offers and no law put to use."""
+    """The result of `verify`.
+
+    - `verdicts`: one `Verdict` for each law and configuration (an implementation on one device in one dtype)
+    - `outcomes`: for each configuration its outcome, a sentence with an exit code
+    - `unverified`: for each configuration the options that it offers and that no law used
+    - `remarks`: for each implementation what its first calls showed
+    """
 
     verdicts: list[Verdict] = field(default_factory=list)
     unverified: dict[str, list[str]] = field(default_factory=dict)
@@ -518,12 +531,12 @@ class Verification:
 
     @property
     def messages(self) -> dict[str, list[str]]:
-        """What each implementation warned of and printed while it was called, a sentence each with how often."""
+        """For each implementation the warnings and prints during its calls, each once, with its count."""
         return {name: messages.lines(said) for name, said in messages.summed(self.verdicts).items()}
 
     def raise_for_failures(self, *, strict: bool = False) -> None:
-        """Raise LawViolation with the smallest counterexample of every cause, and the laws that it breaks, and NotVerified if
-        nothing of a cell was verified, or with `strict` if anything was not; return if the laws hold."""
+        """Return if the laws hold. Otherwise raise LawViolation, with the smallest counterexample of each cause and the laws that
+        it breaks; or NotVerified, if nothing of a configuration was verified, or, with `strict`, not everything."""
         if self.failures:
             failure_causes = causes(self.failures)
             raise LawViolation(
@@ -534,7 +547,7 @@ class Verification:
         self.raise_if_not_verified(strict=strict)
 
     def raise_if_not_verified(self, *, strict: bool = False) -> None:
-        """Raise NotVerified with the reason for each cell of which nothing was verified; with `strict`, or not everything."""
+        """Raise NotVerified, with the reasons, if nothing of a configuration was verified, or, with `strict`, not everything."""
         lacking = [
             f"{cell}: {outcome}"
             for cell, outcome in self.outcomes.items()
@@ -548,10 +561,15 @@ def verify(
     target: Any, *, devices: Sequence[str] = (), dtypes: Sequence[str] = (), profile: str = "default",
     laws: Sequence[str] = (), skip: Sequence[str] = (), own_laws: Sequence[str | Path] = (), known_failures: str | Path = "",
 ) -> Verification:  # fmt: skip
-    """Check every law on a function, an implementation or a target string; nothing is printed.
+    """Check every law on a function, an implementation, or a target such as "mine.py:attention". Prints nothing.
 
-    `laws` and `skip` select laws by name, family or pattern; `own_laws` are files with further laws, `known_failures` is a file
-    of failures that are not raised for. Raises UsageError if there is nothing to check.
+    - `devices`, `dtypes`: only these; by default all that it declares
+    - `profile`: examples for each law: "glance" 5, "quick" 25, "default" 100, "thorough" 2,000
+    - `laws`, `skip`: only these laws, or all but these: names, families or patterns such as "causal_*"
+    - `own_laws`: Python files with further laws
+    - `known_failures`: a file of failures that do not count
+
+    Raises UsageError if there is nothing to check.
     """
     from qkverify.verification import requested, settings
 

@@ -26,6 +26,7 @@ from qkverify.contract.registry import Missing
 from qkverify.errors import UsageError
 from qkverify.results import Kill, Planted
 from qkverify.runs.run import Run
+from qkverify.units import number_of
 from qkverify.verification import processes
 from qkverify.verification.checking import Cell, applicable, check, law_book, prepare
 from qkverify.verification.laws import PROFILES, Law
@@ -191,7 +192,7 @@ def summary(records: Sequence[Planted]) -> list[str]:
             (mutant.sizes["H"], mutant.sizes["Q"], mutant.sizes["K"]) for mutant in killed if mutant.sizes
         ]
         small = sum(h <= 2 and q <= 3 and k <= 3 for h, q, k in quantities)
-        lines.append(f"to kill one: median {median(mutant.examples for mutant in killed):,.0f} examples and "
+        lines.append(f"cost of killing mutant: median {median(mutant.examples for mutant in killed):,.0f} examples and "
                      f"{median(mutant.seconds for mutant in killed):.2g} s, shrinking included")  # fmt: skip
         lines.append(
             f"counterexamples of at most 2 heads, 3 queries and 3 keys: {small} of {len(quantities)}"
@@ -199,6 +200,6 @@ def summary(records: Sequence[Planted]) -> list[str]:
     if controls:
         accused = [control.name for control in controls if control.kills]
         examples = sum(control.examples for control in controls)
-        lines.append(f"{len(controls)} controls, {examples:,} examples: "
+        lines.append(f"{number_of(len(controls), 'control')}, {examples:,} examples: "
                      + (f"ACCUSED {', '.join(accused)}" if accused else "none accused"))  # fmt: skip
     return lines

@@ -51,7 +51,7 @@ def checked(chosen: settings.Settings) -> Request:
     operations = {cell.implementation.operation for cell in planned.cells}
     if operations and not any(operations & set(law.operations) for law in selected.laws):
         names = ", ".join(sorted(operations))
-        raise UsageError(f"none of the selected laws speaks of {names}\n  all laws: qkverify list laws")
+        raise UsageError(f"none of the selected laws is about {names}\n  all laws: qkverify list laws")
     return Request(known_failures.applied(planned, known), selected, profile, known, chosen)
 
 
@@ -72,7 +72,7 @@ def _selected(chosen: settings.Settings, own_laws: Iterable[Law]) -> selection.S
 NO_TARGET = """say what to verify:
   qkverify verify path/file.py:function       a function of a file
   qkverify verify package.module:function     a function that can be imported
-  qkverify init                               lists what looks like attention in this folder
+  qkverify init                               lists functions in this folder that look like attention
 or name it in pyproject.toml:
   [tool.qkverify]
   targets = ["path/file.py:function"]"""

@@ -82,7 +82,7 @@ def _table(file: Path) -> Any:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("qkverify")
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{_shown(file)} is no TOML: {error}") from None
+        raise UsageError(f"{_shown(file)} is not valid TOML: {error}") from None
 
 
 def _settings(file: Path, table: Any) -> Settings:
@@ -95,12 +95,12 @@ def _settings(file: Path, table: Any) -> Settings:
             raise UsageError(f"{where}: {UsageError.unknown('key', key, KEYS)}")
         if key in ("profile", "known_failures"):
             if not isinstance(value, str):
-                raise UsageError(f"{where}: {key} is {value!r}; it must be a text")
+                raise UsageError(f"{where}: {key} is {value!r}; it must be a string")
             values[key] = value
         elif isinstance(value, list) and all(isinstance(word, str) for word in value):
             values[key] = tuple(value)
         else:
-            raise UsageError(f"{where}: {key} is {value!r}; it must be a list of texts")
+            raise UsageError(f"{where}: {key} is {value!r}; it must be a list of strings")
     return Settings(file=Path(_shown(file)), **_placed(file.parent, values))
 
 

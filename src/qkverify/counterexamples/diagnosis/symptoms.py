@@ -84,8 +84,12 @@ def lse_switch(observer: Observer, problem: Problem, aspect: str) -> Claim | Non
 
 def written(observer: Observer) -> Claim | None:
     """Arguments that the call has changed."""
-    names = " and ".join(sorted(observer.written))
-    return watched(f"The call writes into its argument {names}.", "output") if names else None
+    return writes_into(sorted(observer.written)) if observer.written else None
+
+
+def writes_into(names: Sequence[str], aspect: str = "output") -> Claim:
+    """A call changes arguments of these names."""
+    return watched(f"The call writes into its argument {' and '.join(names)}.", aspect)
 
 
 def remembered(observer: Observer, aspect: str) -> Claim | None:

@@ -192,7 +192,7 @@ class Sheet:
         return [*ready, f"before = numbers({name}).copy()", self._call(),
                 f'print("before", before.ravel(), "  after", numbers({name}).ravel())',
                 f"assert np.array_equal(numbers({name}), before, equal_nan=True), "
-                f'"the call has written to {name}"']  # fmt: skip
+                f'"the call wrote to {name}"']  # fmt: skip
 
     def _raises(self) -> list[str]:
         """A call that must not raise."""

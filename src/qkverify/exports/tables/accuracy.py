@@ -10,7 +10,7 @@ from qkverify.results import Accuracy, of_kind
 
 TABLES = {
     "accuracy": Table(
-        "one row for each cell whose errors were measured on ordinary numbers",
+        "one row for each configuration whose errors were measured on ordinary numbers",
         [
             Column("implementation", str, "whose", attrgetter("implementation"), str),
             Column("device", str, "cpu or cuda", attrgetter("device"), str),
@@ -22,6 +22,8 @@ TABLES = {
             Column("lean_error", float, "standard error of lean", attrgetter("lean_error")),
             Column("ratio", float, "root mean square error over a plain textbook's", attrgetter("ratio"), units.ratio),
             Column("worst_ratio", float, "largest error over a plain textbook's", attrgetter("worst_ratio"), units.ratio),
+            Column("bits_lost", float, "log2 of the root mean square error over that of the exact result rounded to the dtype",
+                   attrgetter("bits_lost"), lambda value: f"{value:.2f}"),
         ],
         lambda run: of_kind(run.records, Accuracy),
     )

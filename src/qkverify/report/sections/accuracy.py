@@ -108,7 +108,6 @@ def _strip(report: Report, one: Margins) -> Strip:
     )
     return Strip(
         name=row.implementation,
-        colour=report.colour(row.implementation),
         margins=[v.margin or 0.0 for v in one.held],
         value=units.margin(largest.margin) if largest else "",
         tip=tip,

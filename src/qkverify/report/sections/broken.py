@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from pathlib import Path
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from qkverify import units
 from qkverify.counterexamples.causes import causes, summary
-from qkverify.report import finding_links
 from qkverify.report.markdown import block, code, plain
 from qkverify.report.model import Report, margin
 from qkverify.report.sections.verdicts import HARNESS, SHOWN, card_id
@@ -21,7 +18,6 @@ ORDER = 20
 TITLE = "Broken laws and findings"
 
 UNFOLDED = 8  # cards; the others are folded away
-_ADDRESS = re.compile(r"reports/findings/([\w.-]*\w)/?|https?://[^\s<>\"')]*[^\s<>\"').,;]")
 
 
 def html(report: Report) -> Markup:
@@ -40,7 +36,7 @@ def html(report: Report) -> Markup:
         card_id=card_id,
         label=label,
         margin=margin,
-        why=lambda verdict: linked(reason(verdict)),
+        why=lambda verdict: report.links.html(reason(verdict)),
     )
 
 
@@ -83,44 +79,23 @@ def reason(verdict: Verdict) -> str:
     return "" if verdict.reason.strip() in shown else verdict.reason
 
 
-def linked(text: str) -> Markup:
-    """Text with its addresses as links: the folder of the findings stands beside the device's."""
-    found, end = Markup(""), 0
-    for address in _ADDRESS.finditer(text):
-        target = _target(address)
-        link = Markup('{}<a href="{}">{}</a>') if target else Markup("{}{}{}")
-        found += link.format(text[end : address.start()], target, address[0])
-        end = address.end()
-    return found + escape(text[end:])
-
-
-def _target(address: re.Match[str]) -> str:
-    """Where an address leads: to the findings beside the device's folder, else to the repository's; "" is nowhere."""
-    if not address[1]:
-        return address[0]
-    if any((root / "reports" / "findings").is_dir() for root in (Path(), finding_links.CHECKOUT)):
-        return f"../findings/{address[1]}/"
-    repository = finding_links.repository()
-    return f"{repository}/tree/main/reports/findings/{address[1]}" if repository else ""
-
-
-def _in_markdown(text: str, target: str) -> str:
-    return f"[{text}]({target})" if target else text
-
-
 def markdown(report: Report) -> str:
     """Each cause, and each finding once for an implementation on a device: with its laws and dtypes."""
     found = causes(report.broken)
-    broken = [_paragraph([cause.first], cause.lines()) for cause in found]
+    broken = [_paragraph(report, [cause.first], cause.lines()) for cause in found]
     findings: dict[tuple[str, ...], list[Verdict]] = {}
     for verdict in report.findings:
         findings.setdefault((verdict.reason, verdict.implementation, verdict.device), []).append(verdict)
     return "\n\n".join(
-        [*([f"{summary(found)} broken."] if found else []), *broken, *map(_paragraph, findings.values())]
+        [
+            *([f"{summary(found)} broken."] if found else []),
+            *broken,
+            *(_paragraph(report, group) for group in findings.values()),
+        ]
     )
 
 
-def _paragraph(group: Sequence[Verdict], beside: Sequence[str] = ()) -> str:
+def _paragraph(report: Report, group: Sequence[Verdict], beside: Sequence[str] = ()) -> str:
     verdict = group[0]
     laws, dtypes = (
         list(dict.fromkeys(words)) for words in zip(*((v.law, v.dtype) for v in group), strict=True)
@@ -130,7 +105,7 @@ def _paragraph(group: Sequence[Verdict], beside: Sequence[str] = ()) -> str:
     if len(laws) > 1:
         lines.append(f"It shows in {len(laws)} laws: {', '.join(laws)}.")
     if why := reason(verdict):
-        lines.append(_ADDRESS.sub(lambda address: _in_markdown(address[0], _target(address)), plain(why)))
+        lines.append(report.links.markdown(plain(why)))
     if example := verdict.counterexample:
         lines.append(block("\n".join([example.message, *beside])))
         again = f", again: `qkverify replay {example.replay}`" if example.replay else ""

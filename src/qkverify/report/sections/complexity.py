@@ -124,7 +124,7 @@ def figure(
         return None
     said = ", ".join(f"{s.label} {units.seconds(s.points[-1].y)} at {s.points[-1].x:g}" for s in series)
     alt = f"Time against {label}, {place}. At the largest: {said}"
-    chart = line_chart(series, alt=alt, unit=units.seconds, x_label=label, room=18)
+    chart = line_chart(series, alt=alt, unit=units.seconds, x_label=label)
     return Figure(place, title, chart)
 
 

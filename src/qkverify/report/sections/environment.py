@@ -12,7 +12,9 @@ from qkverify import units
 from qkverify.report.markdown import table
 from qkverify.report.model import Report
 from qkverify.report.templating import fill
-from qkverify.results import Conditions
+from qkverify.results import Conditions, Control
+from qkverify.results.fingerprint import alike
+from qkverify.timing import statistics
 
 ORDER = 80
 TITLE = "Environment"
@@ -27,8 +29,19 @@ def html(report: Report) -> Markup:
         ("State: what only was so at the time", last.state),
     )
     return fill(
-        "environment.jinja", report=report, parts=parts, changed=changed(report), watched=watched(report)
+        "environment.jinja",
+        report=report,
+        parts=parts,
+        changed=changed(report),
+        watched=watched(report),
+        interval=interval,
     )
+
+
+def interval(control: Control) -> str:
+    """The interval of a control, or that there is none."""
+    known = statistics.is_told(statistics.Interval(control.ratio, control.low, control.high))
+    return f"{control.low:.3f} .. {control.high:.3f}" if known else statistics.TOO_FEW
 
 
 class Watched(NamedTuple):
@@ -92,7 +105,8 @@ def changed(report: Report) -> list[str]:
     """Identity facts that differ between the runs of this file: such records should not be compared."""
     identities = [run.fingerprint.identity for run in report.runs]
     names = dict.fromkeys(name for identity in identities for name in identity)
-    return [name for name in names if len({identity.get(name) for identity in identities}) > 1]
+    first, *others = identities or [{}]
+    return [n for n in names if any(not alike(n, first.get(n), other.get(n)) for other in others)]
 
 
 def markdown(report: Report) -> str:

@@ -146,7 +146,8 @@ def left_behind(report: Report) -> list[str]:
 def ratio(change: Change | None) -> str:
     if change is None:
         return ""
-    return f"{units.ratio(change.ratio)} ({units.ratio(change.low)} .. {units.ratio(change.high)})"
+    edges = timings.edges(statistics.Interval(change.ratio, change.low, change.high))
+    return f"{units.ratio(change.ratio)} {edges or f'({statistics.TOO_FEW})'}"
 
 
 def _places(report: Report) -> list[DeviceHistory]:
@@ -196,7 +197,7 @@ def _chart(report: Report, mine: Sequence[Trend], direction: str, *, normalised:
     alt = (
         f"{what} over {len(report.trends.runs)} runs, {direction}, the first 1. The latest: {', '.join(said)}"
     )
-    return run_chart(series, len(report.trends.runs), alt=alt, room=timings.room(report))
+    return run_chart(series, len(report.trends.runs), alt=alt)
 
 
 def _points(report: Report, name: str, line: Floats, marked: set[int]) -> list[Point]:
@@ -225,7 +226,12 @@ def _pace(report: Report, number: int) -> str:
 def _control(run: PastRun) -> str:
     """The worst A/A control of a run: what a difference of nothing looked like."""
     worst = max(run.controls, key=lambda c: statistics.noise([c]) + abs(c.ratio - 1), default=None)
-    return f"{worst.ratio:.3f} ({worst.low:.3f} .. {worst.high:.3f})" if worst else ""
+    if worst is None:
+        return ""
+    told = statistics.is_told(statistics.Interval(worst.ratio, worst.low, worst.high))
+    return f"{worst.ratio:.3f} " + (
+        f"({worst.low:.3f} .. {worst.high:.3f})" if told else f"({statistics.TOO_FEW})"
+    )
 
 
 def _verdicts(run: PastRun) -> str:

@@ -69,7 +69,7 @@ def _panel(report: Report, family: timings.Family, direction: str, mine: list[Ti
     said = ", ".join(f"{g.implementation} {units.size(g.peak_bytes)}" for g in growth)
     drawn = timings.series([(t, t.peak_bytes or 0, _tip(t)) for t in mine], report)
     alt = f"Peak memory against length, {family.name}, {direction}. At the longest: {said}"
-    chart = line_chart(drawn, alt=alt, unit=units.size, base=2, room=timings.room(report))
+    chart = line_chart(drawn, alt=alt, unit=units.size, base=2)
     return MemoryPanel(mine[0].device, mine[0].dtype, direction, family.name, family.shape, chart, growth)
 
 

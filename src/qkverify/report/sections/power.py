@@ -15,7 +15,10 @@ from qkverify.verification.mutation_testing import summary
 
 ORDER = 65
 TITLE = "How strong the laws are"
-STEP, GAP, TOP = 9.0, 8.0, 16.0  # a square with its margin; between families; above the first row
+STEP, GAP, TOP = 9.0, 8.0, 18.0  # a square with its margin; between families; above the first row
+PITCH = 14.0  # of the rows, each with its name
+CHARACTER = 6.7  # the width of one in 12 px type
+LONGEST_NAME = 44
 
 
 class LawColumn(NamedTuple):
@@ -52,7 +55,7 @@ def columns(mutants: list[Planted]) -> list[LawColumn]:
     for one in mutants:
         for kill in one.kills:
             counts[kill.family, kill.law] = counts.get((kill.family, kill.law), 0) + 1
-    found, x = [], 0.0
+    found, x = [], CHARACTER * LONGEST_NAME + 10
     for family in in_order({family for family, _ in counts}, FAMILIES):
         for _, law in sorted(
             (key for key in counts if key[0] == family), key=lambda key: (-counts[key], key)
@@ -73,20 +76,37 @@ def matrix(report: Report, mutants: list[Planted]) -> Markup:
     places = {column.law: column for column in across}
     rows = [
         element("path", class_="kills", data_tip=f"{one.name}: {_laws(one)}",
-                d="".join(f"M{places[kill.law].x:g} {TOP + i * STEP:g}h7v7h-7z" for kill in one.kills))
+                d="".join(f"M{places[kill.law].x:g} {TOP + i * PITCH + 2:g}h7v9h-7z" for kill in one.kills))
         for i, one in enumerate(mutants)
         if one.kills
     ]  # fmt: skip
+    names = [
+        element(
+            "text",
+            _name(one),
+            x=across[0].x - 8,
+            y=TOP + i * PITCH + 11,
+            text_anchor="end",
+            data_tip=one.sentence,
+        )
+        for i, one in enumerate(mutants)
+    ]
     heads = []
     for family in dict.fromkeys(column.family for column in across):
         mine = [column for column in across if column.family == family]
         heads.append(element("text", Markup(family), x=mine[0].x, y=10.0))
-        heads += [element("rect", x=column.x, y=TOP, width=7.0, height=STEP * len(mutants) - 2, class_="column",
+        heads += [element("rect", x=column.x, y=TOP, width=7.0, height=PITCH * len(mutants) - 2, class_="column",
                           data_tip=f"{column.law} kills {_killed(column.law, mutants)}") for column in mine]  # fmt: skip
-    width, height = across[-1].x + STEP + 40, TOP + STEP * len(mutants)
+    width, height = across[-1].x + STEP + 40, TOP + PITCH * len(mutants)
     alt = f"{len(mutants)} mutants down, {len(across)} laws across; a square where the law kills the mutant"
-    return element("svg", *heads, *rows, class_="chart power", viewBox=f"0 0 {width:g} {height:g}", width=width, height=height,
-                   role="img", aria_label=alt)  # fmt: skip
+    size = {"viewBox": f"0 0 {width:g} {height:g}", "width": width, "height": height}
+    return element("svg", *heads, *rows, *names, class_="chart power", role="img", aria_label=alt, **size)
+
+
+def _name(one: Planted) -> str:
+    """A mutant's name as it fits beside its row; what is cut off stands in the table below."""
+    name = one.name.removeprefix("mutant-")
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
 def _laws(one: Planted) -> str:

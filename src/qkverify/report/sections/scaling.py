@@ -127,7 +127,6 @@ def _chart(report: Report, rows: list[ScalingRow], title: str, span: tuple[float
     reaches = [
         Reach(
             row.implementation,
-            report.colour(row.implementation),
             row.growth.exponent,
             *_ends(row),
             f"{row.growth.exponent:.2f}",

@@ -12,7 +12,6 @@ from qkverify.report import headline, timings
 from qkverify.report.charts import ChartSeries, Point, line_chart
 from qkverify.report.markdown import code, plain, table
 from qkverify.report.model import Report
-from qkverify.report.sections.broken import linked
 from qkverify.report.templating import fill
 from qkverify.results import Mark, Timing
 from qkverify.timing import marks, statistics, untimed
@@ -66,6 +65,14 @@ class SpeedTable(NamedTuple):
     @property
     def timed(self) -> bool:
         return any(line.timed for row in self.rows for line in row.lines.values())
+
+    @property
+    def without_interval(self) -> bool:
+        return any(line.without_interval for row in self.rows for line in row.lines.values())
+
+    @property
+    def measured_memory(self) -> bool:
+        return any(row.memory for row in self.rows)
 
     @property
     def left_out(self) -> str:
@@ -131,23 +138,24 @@ def _place(report: Report, device: str, dtype: str) -> DeviceTimes:
     ]
     tables = [_table(report, here, case) for case in alone]
     rest = [_table(report, here, case) for family in families for case in family.cases]
-    return DeviceTimes(device, dtype, _ceilings(report, device, dtype), charts, tables, rest, _known(here))
+    return DeviceTimes(
+        device, dtype, _ceilings(report, device, dtype), charts, tables, rest, _known(report, here)
+    )
 
 
-def _known(here: list[Timing]) -> list[tuple[Markup, list[str]]]:
+def _known(report: Report, here: list[Timing]) -> list[tuple[Markup, list[str]]]:
     """What is known against who was timed, with links, and against whom."""
     found: dict[str, dict[str, None]] = {}
     for timing in here:
         for mark in timing.marks if timing.seconds else ():
             found.setdefault(marks.words(mark), {})[timing.implementation] = None
-    return [(linked(said), list(names)) for said, names in found.items()]
+    return [(report.links.html(said), list(names)) for said, names in found.items()]
 
 
 def _charts(report: Report, family: timings.Family, direction: str) -> SpeedCharts:
     mine = [t for t in family.timings if t.direction == direction]
     known = [one for t in mine if (one := timings.timed(t, report))]
     title = f"{family.name}, {direction}"
-    room = timings.room(report)
 
     def series(values: Iterable[float | None]) -> list[ChartSeries]:
         pairs = zip(known, values, strict=True)
@@ -158,13 +166,9 @@ def _charts(report: Report, family: timings.Family, direction: str) -> SpeedChar
     return SpeedCharts(
         title,
         family.shape,
-        line_chart(time, alt=_alt("Time", title, known), unit=units.seconds, room=room),
-        line_chart(
-            rate, alt=_alt("Rate", title, known), unit=units.flops, room=room, ceiling=_roofline(known)
-        ),
-        line_chart(
-            share, alt=_alt("Share of the roofline", title, known), unit=units.percent, room=room, share=True
-        ),
+        line_chart(time, alt=_alt("Time", title, known), unit=units.seconds),
+        line_chart(rate, alt=_alt("Rate", title, known), unit=units.flops, ceiling=_roofline(known)),
+        line_chart(share, alt=_alt("Share of the roofline", title, known), unit=units.percent, share=True),
     )
 
 

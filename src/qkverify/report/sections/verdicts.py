@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from qkverify import units
+from qkverify.report import headline
 from qkverify.report.markdown import code, plain, table
 from qkverify.report.model import BROKEN, BY_GRAVITY, MatrixSquare, Report, VerdictRow, element_id, margin
 from qkverify.report.templating import fill
@@ -22,6 +23,7 @@ GLYPHS = {
     "not verified": "?",
     **dict.fromkeys(BROKEN, "✗"),
 }
+CALLS = "calls"  # the family of what every call owes its caller
 HARNESS = "harness failed"
 SHOWN = BROKEN | {"finding"}  # in full, on a card
 
@@ -29,16 +31,29 @@ SHOWN = BROKEN | {"finding"}  # in full, on a card
 class Matrix(NamedTuple):
     """Implementations that are judged by the same families of laws.
 
-    Where there are several families they stand across, and dtypes down; a single one has its dtypes across.
+    Where there are several families they stand across, and dtypes down; a single one has its dtypes across. `folded` is what
+    every call owes its caller, beside a family of its own: it stands open only if something in it is broken or known.
     """
 
     families: list[str]
     dtypes: list[str]
     groups: list[tuple[str, ImplementationInfo | None, list[VerdictRow]]]
+    folded: bool = False
 
     @property
     def single(self) -> bool:
         return len(self.families) == 1
+
+    @property
+    def open(self) -> bool:
+        cells = [
+            row.cells[f]
+            for _, _, rows in self.groups
+            for row in rows
+            for f in self.families
+            if f in row.cells
+        ]
+        return not self.folded or any(cell.gravest_outcome in SHOWN for cell in cells)
 
     @property
     def several_devices(self) -> bool:
@@ -49,7 +64,8 @@ class Matrix(NamedTuple):
         (family,) = self.families
         found: dict[str, dict[str, MatrixSquare]] = {}
         for row in rows:
-            found.setdefault(row.device, {})[row.dtype] = row.cells[family]
+            if family in row.cells:
+                found.setdefault(row.device, {})[row.dtype] = row.cells[family]
         return list(found.items())
 
 
@@ -59,6 +75,7 @@ def html(report: Report) -> Markup:
     return fill(
         "verdicts.jinja",
         report=report,
+        headline=headline.of(report),
         matrices=matrices(report),
         laws={family: sum(law.family == family for law in report.laws) for family in report.families},
         details=details(report),
@@ -72,24 +89,32 @@ def html(report: Report) -> Markup:
 
 
 def matrices(report: Report) -> list[Matrix]:
-    """One matrix for whatever many families judge, and one for each family (or two) that judges something by itself."""
-    found: dict[str, list[str]] = {}
+    """One matrix for whatever many families judge, one for each family that judges something by itself, and one for the calls
+    of these."""
+    many: list[str] = []
+    few: dict[str, list[str]] = {}
     for name in report.implementations:
-        families = {family for row in report.rows if row.implementation == name for family in row.cells}
-        if families:
-            found.setdefault(
-                ", ".join(sorted(families)) if len(families) <= units.FEW_FAMILIES else "", []
-            ).append(name)
-    return [
-        _matrix(report, found[key])
-        for key in sorted(found, key=lambda key: (key != "", list(found).index(key)))
+        judged = {family for row in report.rows if row.implementation == name for family in row.cells}
+        families = [family for family in report.families if family in judged]
+        if len(families) > units.FEW_FAMILIES:
+            many.append(name)
+        for family in families if len(families) <= units.FEW_FAMILIES else ():
+            few.setdefault(family, []).append(name)
+    calls = few.pop(CALLS, []) if len(few) > 1 else []
+    found = [_matrix(report, many)] if many else []
+    found += [_matrix(report, names, family) for family, names in few.items()]
+    return [*found, *([_matrix(report, calls, CALLS)._replace(folded=True)] if calls else [])]
+
+
+def _matrix(report: Report, names: list[str], family: str = "") -> Matrix:
+    """`family` alone, or all families of these implementations."""
+    rows = [
+        row
+        for row in report.rows
+        if row.implementation in names and (family in row.cells if family else row.cells)
     ]
-
-
-def _matrix(report: Report, names: list[str]) -> Matrix:
-    rows = [row for row in report.rows if row.implementation in names and row.cells]
     groups = [(name, report.infos.get(name), [r for r in rows if r.implementation == name]) for name in names]
-    families = [family for family in report.families if any(family in row.cells for row in rows)]
+    families = [family] if family else [f for f in report.families if any(f in row.cells for row in rows)]
     return Matrix(families, [d for d in report.dtypes if any(row.dtype == d for row in rows)], groups)
 
 
@@ -120,7 +145,7 @@ def words(cell: MatrixSquare) -> tuple[str, str]:
     over = "" if worst is None else f"margin {units.margin(worst)}"
     match cell.outcome:
         case "passed":
-            exact = "exact" if all(v.exact for v in cell.gravest) else "holds"
+            exact = "exact" if cell.gravest and all(v.exact for v in cell.gravest) else "holds"
             return units.margin(cell.margin) or exact, ""
         case "failed":
             return first.law, joined(over, rest)

@@ -179,6 +179,21 @@
   }
   addEventListener("scroll", () => show(null), { passive: true });
 
+  // A box that is wider than the screen says so, until it is scrolled to its end.
+  const boxes = all(".scroll, .contents > div");
+  function mark(box) {
+    const wider = box.scrollWidth > box.clientWidth + 1;
+    box.classList.toggle("more", wider && box.scrollLeft + box.clientWidth < box.scrollWidth - 2);
+    const sign = box.nextElementSibling;
+    if (sign?.classList.contains("scroll-sign")) sign.hidden = !wider;
+    else if (wider && box.classList.contains("scroll")) box.after(make("p", "wider than the screen: scroll sideways \u2192", { className: "scroll-sign" }));
+  }
+  const resized = new ResizeObserver((seen) => seen.forEach(({ target }) => mark(target)));
+  for (const box of boxes) {
+    resized.observe(box);
+    box.addEventListener("scroll", () => mark(box), { passive: true });
+  }
+
   // The contents mark the section in view.
   const links = new Map(all(".contents a").map((link) => [link.hash.slice(1), link]));
   const watch = new IntersectionObserver((seen) => seen.forEach(({ target, isIntersecting }) => {

@@ -1,0 +1,74 @@
+"""The table that ends a report on the terminal: right, accurate, fast, memory. What it says is decided in `report.overview`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.markup import escape
+
+from qkverify import units
+from qkverify.cli.console import console
+from qkverify.cli.console_timings import aligned
+from qkverify.report import headline
+from qkverify.report.finding_links import placed
+from qkverify.report.model import Report
+from qkverify.report.overview import Overview, OverviewRow, heading, others, others_in_a_sentence, overviews
+
+STYLES = {"holds": "green", "known": "yellow", "broken": "bold red", "not verified": "yellow"}
+
+
+def overview(report: Report) -> None:
+    """A table for each dtype that was timed, that with most times last, nearest to the prompt; other operations before."""
+    tables, further = overviews(report), others(report)
+    tables = [one for one in tables if one.timed] or tables
+    if further:
+        console.print(f"\nother operations: {others_in_a_sentence(further)}", markup=False)
+    for one in reversed(tables):
+        _table(one)
+    if tables and (noise := headline.control(report)):
+        console.print(noise, style="dim", markup=False)
+    console.print(f"\n{headline.sentence(report)}", style="bold", markup=False)
+
+
+def _table(one: Overview) -> None:
+    against = f", times as a multiple of those of {one.baseline}" if one.baseline and one.cases else ""
+    console.print(f"\n[bold]{escape(one.place)}[/bold]{escape(against)}")
+    directions = [
+        name
+        for direction, cases in one.directions.items()
+        for name in (heading(direction).lower(), *[""] * (len(cases) - 1))
+    ]
+    top = ["", "", "", "", *directions, *[""] * bool(one.memory_case)]
+    head = [
+        "implementation",
+        "right?",
+        "bits lost" if one.bits else "error",
+        "margin",
+        *(case.label for case in one.cases),
+    ]
+    head += [f"memory at {one.memory_case.label}"] if one.memory_case else []
+    rows = [top, head] if any(directions) else [head]
+    aligned(
+        [[escape(word) for word in row] for row in rows] + [_row(one, row) for row in one.rows],
+        right=range(2, len(head)),
+    )
+    for sentence in one.sentences:
+        console.print(f"  {sentence}", markup=False)
+    for reason, names in one.reasons.items():
+        console.print(f"  no time of {', '.join(names)}: {placed(reason)}", style="dim", markup=False)
+    if one.undecided:
+        console.print(
+            "  ?: the difference is too close to the noise to be sure of it", style="dim", markup=False
+        )
+
+
+def _row(one: Overview, row: OverviewRow) -> Sequence[str]:
+    style = STYLES[row.right.word]
+    cells = [
+        escape(row.implementation),
+        f"[{style}]{row.right.sign} {escape(row.right.text)}[/{style}]",
+        escape(row.accurate),
+        units.margin(row.margin),
+        *(escape(speed.short) for speed in row.speeds),
+    ]
+    return [*cells, "" if row.memory is None else units.size(row.memory)] if one.memory_case else cells
