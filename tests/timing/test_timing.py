@@ -30,7 +30,7 @@ from qkverify.timing import (
     statistics,
 )
 from qkverify.timing.benchmark_cases import BenchmarkCase
-from qkverify.timing.nvml import DeviceReading
+from qkverify.timing.nvml import WAITED, DeviceReading
 from qkverify.timing.sampling import SamplingPlan, Subject
 from qkverify.timing.work import Work, work
 from qkverify.timing.workloads import Workload
@@ -89,10 +89,11 @@ class FakeTime:
 
 
 class FakeMonitor:
-    """Says of each round in turn whether the device was held back."""
+    """Says of each round in turn whether the device was held back, and of each sample in turn whether it had to wait."""
 
-    def __init__(self, held_back: Sequence[bool]) -> None:
+    def __init__(self, held_back: Sequence[bool], samples: Sequence[bool] = ()) -> None:
         self.left, self.open, self.settled = list(held_back), False, 0
+        self.samples, self.began = list(samples), 0
 
     def before(self) -> None:
         assert not self.open
@@ -101,6 +102,13 @@ class FakeMonitor:
     def settle(self) -> None:
         assert self.open
         self.settled += 1
+
+    def begin_sample(self) -> None:
+        assert self.open
+        self.began += 1
+
+    def held_back(self, seconds: float) -> bool:
+        return self.samples.pop(0) if self.samples else False
 
     def after(self) -> DeviceReading:
         assert self.open
@@ -325,6 +333,41 @@ def test_a_round_in_which_the_device_was_held_back_is_marked_and_taken_again() -
     assert watch.marks == dict.fromkeys((1, 3, 4), ("power cap",))
     assert samples["a"].rounds == samples["b"].rounds == list(range(8))
     assert monitor.settled == 2 * 8
+
+
+def test_a_short_sample_that_shared_its_core_is_taken_again_at_once() -> None:
+    monitor, time = FakeMonitor([], samples=[True, True, False, False]), FakeTime()
+    watch, subjects = sampling.Watch(monitor), {"a": time.subject("a", 0.01)}
+    found = sampling.interleave(subjects, budget_seconds=9, plans={"a": SamplingPlan(1, 0.01)}, most_rounds=2,
+                                now=time.now, watch=watch)  # fmt: skip
+    assert monitor.began == len(time.log) == 4
+    assert (found["a"].rounds, watch.disturbed("a"), watch.causes()) == ([0, 1], set(), {})
+
+
+def test_a_sample_that_shared_its_core_whenever_it_was_tried_is_marked_and_tried_less_often() -> None:
+    monitor, time = FakeMonitor([], samples=[True] * 99), FakeTime()
+    watch = sampling.Watch(monitor)
+    subjects = {name: time.subject(name, seconds) for name, seconds in (("short", 0.01), ("long", 0.07))}
+    plans = {"short": SamplingPlan(1, 0.01), "long": SamplingPlan(1, 0.07)}
+    found = sampling.interleave(
+        subjects, budget_seconds=99, plans=plans, most_rounds=4, now=time.now, watch=watch
+    )
+    assert (
+        time.log.count("long") == len(found["long"].rounds) == 4
+    )  # a long call is not tried again, nor its round
+    assert time.log.count("short") == sampling.TRIES + sampling.TRIES // 2 + sampling.TRIES // 4 + 1
+    assert watch.disturbed("short") == watch.disturbed("long") == {0, 1, 2, 3}
+    assert watch.causes() == {WAITED: 4}
+
+
+def test_a_sample_is_marked_for_its_own_subject_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measurement, "_monitor", lambda device: FakeMonitor([], samples=[True]))
+    prepare = prepared_from(FakeTime(), {"mine": 0.1, "other": 0.3})
+    found = measurement.measure(
+        [cell("mine"), cell("other")], budget_seconds=99.0, most_rounds=4, prepare=prepare
+    )
+    disturbed = [t.disturbed for t in (*found.timings, found.twin) if t is not None]
+    assert sorted(disturbed) == [[], [], [0]]
 
 
 def test_before_a_short_sample_stands_a_call_that_does_not_count() -> None:
