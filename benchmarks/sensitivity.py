@@ -94,26 +94,28 @@ def main() -> None:
     options.add_argument("--processes", type=int, default=5)
     options.add_argument("--rounds", type=int, default=100, help="rounds of a process at most")
     options.add_argument("--load", action="store_true", help="keep another process busy meanwhile")
-    asked = options.parse_args()
-    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if asked.load else None
-    seen: list[Seen] = []
+    arguments = options.parse_args()
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if arguments.load else None
+    comparisons: list[Seen] = []
     try:
-        for run in range(asked.runs):
-            seen += once(run, seconds=asked.seconds, processes=asked.processes, rounds=asked.rounds)
-            for one in seen[-len(PLANTED) :]:
-                interval, control = one.found.interval, one.control
+        for run in range(arguments.runs):
+            comparisons += once(
+                run, seconds=arguments.seconds, processes=arguments.processes, rounds=arguments.rounds
+            )
+            for comparison in comparisons[-len(PLANTED) :]:
+                interval, control = comparison.found.interval, comparison.control
                 reach = (
                     ""
                     if control is None
                     else f"   A/A {control.ratio:.3f} ({control.low:.3f} .. {control.high:.3f})"
                 )
-                print(f"run {run + 1:3}  {one.planted:14} {one.found.word:10} {interval.ratio:.3f} "
+                print(f"run {run + 1:3}  {comparison.planted:14} {comparison.found.word:10} {interval.ratio:.3f} "
                       f"({interval.low:.3f} .. {interval.high:.3f}){reach}", flush=True)  # fmt: skip
     finally:
         if busy is not None:
             busy.kill()
     for name in PLANTED:
-        words = [one.found.word for one in seen if one.planted == name]
+        words = [comparison.found.word for comparison in comparisons if comparison.planted == name]
         print(f"{name:14} " + ", ".join(f"{word} {words.count(word)}" for word in dict.fromkeys(words)))
 
 

@@ -111,16 +111,16 @@ def ways() -> list[Way]:
 
 @block("same-code-twice")
 def _() -> Made:
-    found = ways()
+    measured = ways()
     names = ("A then B, t test", "A B A B, t test", "A B A B, paired")  # what fits beside a chart
     chart = interval_chart(
-        [_reach(name, way) for name, way in zip(names, found, strict=True)],
+        [_reach(name, way) for name, way in zip(names, measured, strict=True)],
         alt="False differences of the same code in three ways of measuring",
         axis="difference found, in per cent (95 % of the runs)",
         expected=0.0,
         span=(0.0, 0.0),
     )
-    rows = [[w.name, percent(w.usual), percent(w.worst), share(w.told_apart)] for w in found]
+    rows = [[w.name, percent(w.usual), percent(w.worst), share(w.told_apart)] for w in measured]
     head = ["way", "usual false difference", "worst", "called a difference"]
     drawn = picture(
         "same-code-twice", chart, "How far apart the same code is found to be, in three ways of measuring"

@@ -148,9 +148,9 @@ SPARED = [
 @pytest.mark.parametrize(("condition", "rule", "raised", "spared"), SPARED)
 def test_sizes_that_are_spared_are_part_of_the_condition(condition, rule, raised, spared):
     others = {call(Q=16, K=16), call(Q=32, K=32), call(Q=16, K=16, D=8, E=8), call(Q=48, K=48)}
-    found = separating(set(raised), {*others, *spared})
-    assert condition in found
-    assert remedy(found[0]).startswith("declare requires=(")
+    conditions = separating(set(raised), {*others, *spared})
+    assert condition in conditions
+    assert remedy(conditions[0]).startswith("declare requires=(")
     assert remedy(condition) == f'declare requires=("{rule}",), or mend it'
 
 
@@ -270,9 +270,9 @@ def test_heads_that_broadcast_are_spared_by_the_condition(monkeypatch, tmp_path)
 
     monkeypatch.chdir(tmp_path)
     laws = [law for law in law_book() if law.family in ("attention", "heads")]
-    found = causes(checked(cell_of(equal_heads_or_one, requires=("Q >= 1",)), laws, examples=20))
-    assert [cause.condition for cause in found] == ["G != H and G != 1"]
-    assert 'declare requires=("G == H or G == 1",), or mend it' in found[0].text()
+    groups = causes(checked(cell_of(equal_heads_or_one, requires=("Q >= 1",)), laws, examples=20))
+    assert [cause.condition for cause in groups] == ["G != H and G != 1"]
+    assert 'declare requires=("G == H or G == 1",), or mend it' in groups[0].text()
 
 
 def test_what_raises_is_not_said_to_look_like_what_is_wrong_elsewhere(monkeypatch, tmp_path):

@@ -59,8 +59,10 @@ def without_scale_and_values_halved(q, k, v, *, scale=None):
 
 
 def cell_of(function):
-    one = describe(function, arrays="torch", dtypes=("float32",), requires=("B >= 1", "K >= 1", "Q >= 1"))
-    return Cell(one, "cpu", "float32")
+    implementation = describe(
+        function, arrays="torch", dtypes=("float32",), requires=("B >= 1", "K >= 1", "Q >= 1")
+    )
+    return Cell(implementation, "cpu", "float32")
 
 
 def a_problem():
@@ -108,15 +110,15 @@ def blocks(function, names=VALUES, examples=10):
 @pytest.mark.parametrize("function", [scale_ignored, values_of_first_head])
 def test_gradients_of_a_wrong_output_stand_in_its_block(function, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    found = blocks(function)
-    assert [set(cause.laws) for cause in found] == [set(VALUES)]
-    assert found[0].first.law == "agrees_with_reference"
+    groups = blocks(function)
+    assert [set(cause.laws) for cause in groups] == [set(VALUES)]
+    assert groups[0].first.law == "agrees_with_reference"
 
 
 def test_a_second_mistake_in_the_backward_pass_is_a_cause_of_its_own(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    found = blocks(without_scale_and_values_halved, VALUES[:2], examples=20)
-    said = [(cause.first.law, cause.first.counterexample.diagnosis) for cause in found]
+    groups = blocks(without_scale_and_values_halved, VALUES[:2], examples=20)
+    said = [(cause.first.law, cause.first.counterexample.diagnosis) for cause in groups]
     assert said == [
         ("agrees_with_reference", "The result equals attention without a scale."),
         ("vjp_agrees_with_reference", ""),
@@ -132,11 +134,11 @@ def test_laws_broken_by_a_call_that_writes_to_its_arguments_are_one_cause(monkey
         return core(q, k, v, 1.0)
 
     monkeypatch.chdir(tmp_path)
-    found = blocks(in_place, CALLS)
-    assert [cause.first.counterexample.diagnosis for cause in found] == [
+    groups = blocks(in_place, CALLS)
+    assert [cause.first.counterexample.diagnosis for cause in groups] == [
         "The call writes into its argument query."
     ]
-    assert len(found[0].laws) > 1
+    assert len(groups[0].laws) > 1
 
 
 def test_what_is_wrong_even_on_copies_is_not_put_down_to_writing(monkeypatch, tmp_path):

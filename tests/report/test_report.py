@@ -819,8 +819,8 @@ def test_what_was_timed_has_the_first_colours() -> None:
         timing("kernel", [1.0]),
         timing("other", [1.0]),
     ]
-    found = Report(rows)
-    assert [found.colour(name) for name in ("kernel", "other", "layer_0")] == [0, 1, 2]
+    facts = Report(rows)
+    assert [facts.colour(name) for name in ("kernel", "other", "layer_0")] == [0, 1, 2]
 
 
 def test_calls_of_other_operations_are_folded_unless_something_is_wrong() -> None:

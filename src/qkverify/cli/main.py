@@ -353,17 +353,21 @@ def report(
     from qkverify.verification.outcomes import exit_code, of_records
 
     folder, targets = own_report.folder_or_targets(words or ())
-    own = own_report.gathered(targets, against, device or (), run)
-    if dtype and not own:
+    requested = own_report.gathered(targets, against, device or (), run)
+    if dtype and not requested:
         raise UsageError("--dtype narrows a report of implementations: name them")
-    place = own_report.folder_of(own, reports) if own else folder or reports / device_slug(best_device())
+    place = (
+        own_report.folder_of(requested, reports)
+        if requested
+        else folder or reports / device_slug(best_device())
+    )
     path = place / "results.jsonl"
     interrupted = False
     if run:
         try:
             record_everything(path, profile=profile, budget_seconds=seconds_of(budget),
-                              devices=device or (), resume=resume, targets=own.everything if own else (),
-                              dtypes=dtype or (), against=own_report.name_of(own.against) if own else "")  # fmt: skip
+                              devices=device or (), resume=resume, targets=requested.everything if requested else (),
+                              dtypes=dtype or (), against=own_report.name_of(requested.against) if requested else "")  # fmt: skip
         except KeyboardInterrupt:
             if not path.is_file():
                 raise
@@ -384,7 +388,7 @@ def report(
     print(f"\n{made}\nraw:     {path}")
     if interrupted:
         _fail("interrupted: the page shows what was done by then; --resume goes on with it", 130)
-    outcomes = of_records(own_report.without_baseline(records, own) if own else records)
+    outcomes = of_records(own_report.without_baseline(records, requested) if requested else records)
     raise typer.Exit(exit_code(outcomes.values()) if outcomes else 0)
 
 

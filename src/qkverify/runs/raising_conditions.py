@@ -78,11 +78,11 @@ def separating(raised: Collection[CallShape], returned: Collection[CallShape]) -
     """The conditions that all calls which raised meet and no call that returned does, the simplest first."""
     if not raised or len(returned) < RETURNED:
         return []
-    found = [
+    plain = [
         phrase for phrase, holds in conditions() if all(map(holds, raised)) and not any(map(holds, returned))
     ]
     shown = [phrase for phrase, size, part in _with_exceptions() if _shown(size, part, raised, returned)]
-    return found + shown
+    return plain + shown
 
 
 def _shown(

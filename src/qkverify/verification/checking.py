@@ -209,8 +209,8 @@ def _verdict(law: Law, run: Run, failures: Failures, settings: Mapping[str, Any]
 
     def verdict(outcome: Any, reason: str = "", counterexample: Counterexample | None = None) -> Verdict:
         return Verdict(law=law.name, family=law.family, sentence=law.sentence, exact=law.exact,
-                       implementation=implementation.name, device=run.device, dtype=run.dtype, outcome=outcome,
-                       reason=reason, examples=run.examples,
+                       implementation=implementation.name, device=run.device, dtype=run.dtype,
+                       outcome=outcome, reason=reason, examples=run.examples,
                        margin=run.largest_margin if run.examples and not law.exact else None,
                        seconds=time.perf_counter() - start, counterexample=counterexample,
                        used=sorted(run.used & implementation.offers), tested=tested(run) if tried else None)  # fmt: skip

@@ -148,8 +148,8 @@ def _as_far_off(coarse: str, too_far: Callable[[Observation], bool]) -> Iterator
     text = f"result is as far off as sums would be that are kept in {coarse}."
     yield Claim(f"The {text}", "output", too_far)
     yield Claim(
-        f"Without options the {text}", "output", lambda observation: _optionless(observation.subject) and too_far(observation),
-        inside=_optionless,
+        f"Without options the {text}", "output",
+        lambda observation: _optionless(observation.subject) and too_far(observation), inside=_optionless,
     )  # fmt: skip
 
 
