@@ -138,7 +138,7 @@ def test_known_findings_are_said_in_the_last_line():
         verdict("nan", "finding", "findings/x"),
     ]
     assert lines({"one": of_cell(found)}) == [
-        "all laws hold in 1 cell, but for 2 known failures: zero_scale (findings/nan), nan (findings/x)"
+        "all other laws hold in 1 cell; 2 known failures: zero_scale (findings/nan), nan (findings/x)"
     ]
 
 

@@ -185,7 +185,9 @@ def test_a_known_failure_fails_no_run_and_is_told_with_its_reason(folder) -> Non
         done = verify("kernel.py:attention", *arguments, "--jobs", jobs, cwd=folder)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "known failure thrice: three is not two, see issue 7" in done.stdout
-        told = "holds for the 1 law selected in 1 cell, but for 1 known failure: thrice (three is not two, see issue 7)"
+        told = (
+            "holds for the 1 law selected in 1 cell; 1 known failure: thrice (three is not two, see issue 7)"
+        )
         assert told in done.stdout
     (folder / known_failures.FILE).write_text(THRICE + 'dtype = "float64"\n')
     assert verify("kernel.py:attention", *arguments, cwd=folder).returncode == 1  # it speaks of another dtype
