@@ -24,7 +24,7 @@ import numpy as np
 
 from qkverify.errors import raised
 from qkverify.timing.clocks import Call, Clock
-from qkverify.timing.nvml import WAITED, DeviceReading, Monitor
+from qkverify.timing.nvml import DISTURBING_SHARE, WAITED, DeviceReading, Monitor
 
 MOST_ROUNDS = 20
 SHORT_SECONDS = 0.05  # a longer call is warm for most of its time
@@ -96,9 +96,9 @@ class Watch:
         if self._monitor is not None:
             self._monitor.begin_sample()
 
-    def held_back(self, seconds: float) -> bool:
-        """Whether the sample of so many seconds that ends here had to share its device."""
-        return self._monitor is not None and self._monitor.held_back(seconds)
+    def share_lost(self, seconds: float) -> float:
+        """How much of the sample of so many seconds that ends here was others'."""
+        return 0.0 if self._monitor is None else self._monitor.share_lost(seconds)
 
     def after(self, round_number: int) -> bool:
         """Whether the round that ends here was held back."""
@@ -160,8 +160,9 @@ def interleave(
     tries = {name: TRIES if plan.sample_seconds < SHORT_SECONDS else 1 for name, plan in plans.items()}
 
     def one_sample(name: str, number: int) -> bool:
-        """Whether the sample of this round was held back, after short ones were taken again while the budget lasted."""
-        subject, plan = subjects[name], plans[name]
+        """Whether the sample of this round was held back, after short ones were taken again while the budget lasted. Of several
+        the one that lost least to others counts."""
+        subject, plan, lost, best = subjects[name], plans[name], math.inf, 0.0
         for _ in range(tries[name]):
             subject.renew(plan.repeats + plan.warm)
             watch.settle()
@@ -169,10 +170,12 @@ def interleave(
                 subject.call()
             watch.begin_sample()
             seconds = subject.clock.sample(subject.call, plan.repeats)
-            held_back = watch.held_back(seconds * plan.repeats)
-            if not held_back or now() - start > budget_seconds:
+            share = watch.share_lost(seconds * plan.repeats)
+            lost, best = min((lost, best), (share, seconds))
+            if lost <= DISTURBING_SHARE or now() - start > budget_seconds:
                 break
-        found[name].add(seconds, number)
+        found[name].add(best, number)
+        held_back = lost > DISTURBING_SHARE
         if held_back:
             tries[name] = max(
                 1, tries[name] // 2
