@@ -90,6 +90,10 @@ def record_everything(
         raise UsageError(
             f"nothing to verify on {', '.join(devices)}: {'; '.join(reasons) or 'no implementation is for it'}"
         )
+    growth = COMPLEXITY_SHARE * budget_seconds
+    console.console.print(
+        f"all laws first ({profile}), then {budget_seconds:g} s of times and {growth:g} s of how they grow"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     verdicts = recorded(path, profile) if resume else []
     if not verdicts:
