@@ -335,6 +335,18 @@ def test_a_round_in_which_the_device_was_held_back_is_marked_and_taken_again() -
     assert monitor.settled == 2 * 8
 
 
+def test_every_two_have_the_fewest_rounds_in_common_however_late_it_gets() -> None:
+    """The plans foretell a tenth of what calls take, and different numbers of rounds."""
+    time, costs = FakeTime(), {"a": 0.01, "b": 0.012, "c": 0.03}
+    subjects = {name: time.subject(name, 10 * cost) for name, cost in costs.items()}
+    plans = {name: SamplingPlan(1, cost) for name, cost in costs.items()}
+    found = sampling.interleave(subjects, budget_seconds=0.5, plans=plans, now=time.now)
+    assert len(set(sampling.share_rounds(costs, 0.5).values())) > 1
+    assert (
+        len(set.intersection(*(set(samples.rounds) for samples in found.values()))) >= sampling.FEWEST_ROUNDS
+    )
+
+
 def test_a_short_sample_that_shared_its_core_is_taken_again_at_once() -> None:
     monitor, time = FakeMonitor([], samples=[0.5, 0.5, 0.0, 0.009]), FakeTime()
     watch, subjects = sampling.Watch(monitor), {"a": time.subject("a", 0.01)}

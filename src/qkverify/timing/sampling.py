@@ -196,17 +196,16 @@ def interleave(
         elif held_back:
             shared.append(list(names))  # all of them: a pair needs both
 
+    places = _by_turns(last) if last else {}
     for number in range(last):
-        is_late = now() - start > budget_seconds
-        taking_part = [name for name, count in counts.items() if _takes_part(number, count, last)]
-        one_round(
-            number,
-            [
-                name
-                for name in taking_part
-                if not found[name].reason and not (is_late and len(found[name].rounds) >= FEWEST_ROUNDS)
-            ],
-        )
+        names = [name for name, count in counts.items() if places[number] < count and not found[name].reason]
+        if (
+            now() - start > budget_seconds
+        ):  # only for who has not had the fewest, and what is no dearer beside them
+            needy = [plans[name].cost_seconds for name in names if len(found[name].rounds) < FEWEST_ROUNDS]
+            names = [name for name in names if needy and plans[name].cost_seconds <= max(needy)]
+        if names:
+            one_round(number, names)
     # A round that was held back is taken again, once; where most of them had to share a core, another one would as well.
     again = throttled + (shared if len(shared) <= last / 2 else [])
     for number, names in enumerate(again[:last], start=last):
@@ -271,9 +270,14 @@ def share_rounds(
     return counts
 
 
-def _takes_part(round_number: int, count: int, last: int) -> bool:
-    """Whether a subject with `count` of `last` rounds runs in this one: its rounds are spread evenly."""
-    return (round_number + 1) * count // last > round_number * count // last
+def _by_turns(last: int) -> dict[int, int]:
+    """The place of each of `last` rounds in an order that is spread evenly wherever it ends: first, last, middle, quarters, ...
+
+    A subject of n rounds runs in the first n of that order, so that every two have the fewer of theirs in common.
+    """
+    bits = max(1, (last - 1).bit_length())
+    halves = [int(f"{i:0{bits}b}"[::-1], 2) * last >> bits for i in range(2**bits)]
+    return {number: place for place, number in enumerate(dict.fromkeys([0, last - 1, *halves]))}
 
 
 def too_slow(call_seconds: float) -> str:
