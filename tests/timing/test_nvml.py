@@ -227,26 +227,26 @@ def read(kernel: Kernel, **after: Any) -> tuple[str, ...]:
     return reading.throttled
 
 
-def sampled(kernel: Kernel, waited: dict[str, float]) -> bool:
-    """Whether a monitor says of a sample of one second that ends with these counters that it was held back."""
+def sampled(kernel: Kernel, waited: dict[str, float]) -> float:
+    """What a monitor says that a sample of one second lost which ends with these counters."""
     monitor = scheduling.CpuMonitor(kernel.folder)
     monitor.begin_sample()
     kernel.set(waited)
-    return monitor.held_back(1.0)
+    return monitor.share_lost(1.0)
 
 
 def test_a_thread_that_waited_for_a_core_holds_its_sample_back(tmp_path: Path) -> None:
     kernel = Kernel(tmp_path)
     kernel.set({"10": 5.0, "11": 7.0})
-    assert not sampled(kernel, {"10": 5.0, "11": 7.009})
-    assert sampled(kernel, {"10": 5.0, "11": 7.03})
+    assert sampled(kernel, {"10": 5.001, "11": 7.009}) == pytest.approx(0.009)
+    assert sampled(kernel, {"10": 5.001, "11": 7.039}) == pytest.approx(0.03)
     assert (
         read(kernel, waited={"10": 5.0, "11": 8.0}) == ()
     )  # what other samples of the round waited is theirs
 
 
 def test_a_thread_that_is_new_counts_from_its_beginning(tmp_path: Path) -> None:
-    assert sampled(Kernel(tmp_path), {"10": 0.0, "99": 0.2})
+    assert sampled(Kernel(tmp_path), {"10": 0.0, "99": 0.2}) == pytest.approx(0.2)
 
 
 def test_what_the_hypervisor_took_is_a_mean_over_cores(tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_the_monitor_of_this_very_processor_reads() -> None:
     assert reading.load is not None
     assert set(reading.throttled) <= {nvml.STOLEN}
     monitor.begin_sample()
-    assert not monitor.held_back(1e9)
+    assert monitor.share_lost(1e9) < nvml.DISTURBING_SHARE
 
 
 @pytest.mark.skipif(not scheduling.waited(scheduling.PROC), reason="this kernel does not count waiting")
@@ -326,7 +326,7 @@ def test_a_process_that_shares_its_core_with_itself_is_seen_to_wait() -> None:
         "monitor.begin_sample()\n"
         "end = time.perf_counter() + 1.0\n"
         "while time.perf_counter() < end: pass\n"
-        "print(monitor.held_back(1.0))\n"
+        "print(monitor.share_lost(1.0) > 0.01)\n"
         "os.kill(child, 9)\n"
     )
     done = subprocess.run(

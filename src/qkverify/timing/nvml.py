@@ -69,8 +69,8 @@ class DeviceReading:
 class Monitor(Protocol):
     """Watches one device: `before` and `after` a round, and within it each sample.
 
-    `settle` returns when the device is at rest; `held_back` says whether the sample of so many seconds that began at the last
-    `begin_sample` lost a share of them to others.
+    `settle` returns when the device is at rest; `share_lost` says how much of the sample of so many seconds that began at the
+    last `begin_sample` was others'. More than `DISTURBING_SHARE` is too much.
     """
 
     def before(self) -> None: ...
@@ -79,7 +79,7 @@ class Monitor(Protocol):
 
     def begin_sample(self) -> None: ...
 
-    def held_back(self, seconds: float) -> bool: ...
+    def share_lost(self, seconds: float) -> float: ...
 
     def after(self) -> DeviceReading: ...
 
@@ -110,8 +110,8 @@ class GpuMonitor:
     def begin_sample(self) -> None:
         """Nothing to do: what slows a GPU does so for longer than a sample, and is told by the round."""
 
-    def held_back(self, seconds: float) -> bool:
-        return False
+    def share_lost(self, seconds: float) -> float:
+        return 0.0
 
     def after(self) -> DeviceReading:
         seconds, end = self._now() - self._since, self._look()

@@ -24,7 +24,7 @@ import numpy as np
 
 from qkverify.errors import raised
 from qkverify.timing.clocks import Call, Clock
-from qkverify.timing.nvml import WAITED, DeviceReading, Monitor
+from qkverify.timing.nvml import DISTURBING_SHARE, WAITED, DeviceReading, Monitor
 
 MOST_ROUNDS = 20
 SHORT_SECONDS = 0.05  # a longer call is warm for most of its time
@@ -96,9 +96,9 @@ class Watch:
         if self._monitor is not None:
             self._monitor.begin_sample()
 
-    def held_back(self, seconds: float) -> bool:
-        """Whether the sample of so many seconds that ends here had to share its device."""
-        return self._monitor is not None and self._monitor.held_back(seconds)
+    def share_lost(self, seconds: float) -> float:
+        """How much of the sample of so many seconds that ends here was others'."""
+        return 0.0 if self._monitor is None else self._monitor.share_lost(seconds)
 
     def after(self, round_number: int) -> bool:
         """Whether the round that ends here was held back."""
@@ -160,8 +160,9 @@ def interleave(
     tries = {name: TRIES if plan.sample_seconds < SHORT_SECONDS else 1 for name, plan in plans.items()}
 
     def one_sample(name: str, number: int) -> bool:
-        """Whether the sample of this round was held back, after short ones were taken again while the budget lasted."""
-        subject, plan = subjects[name], plans[name]
+        """Whether the sample of this round was held back, after short ones were taken again while the budget lasted. Of several
+        the one that lost least to others counts."""
+        subject, plan, lost, best = subjects[name], plans[name], math.inf, 0.0
         for _ in range(tries[name]):
             subject.renew(plan.repeats + plan.warm)
             watch.settle()
@@ -169,10 +170,12 @@ def interleave(
                 subject.call()
             watch.begin_sample()
             seconds = subject.clock.sample(subject.call, plan.repeats)
-            held_back = watch.held_back(seconds * plan.repeats)
-            if not held_back or now() - start > budget_seconds:
+            share = watch.share_lost(seconds * plan.repeats)
+            lost, best = min((lost, best), (share, seconds))
+            if lost <= DISTURBING_SHARE or now() - start > budget_seconds:
                 break
-        found[name].add(seconds, number)
+        found[name].add(best, number)
+        held_back = lost > DISTURBING_SHARE
         if held_back:
             tries[name] = max(
                 1, tries[name] // 2
@@ -193,17 +196,16 @@ def interleave(
         elif held_back:
             shared.append(list(names))  # all of them: a pair needs both
 
+    places = _by_turns(last) if last else {}
     for number in range(last):
-        is_late = now() - start > budget_seconds
-        taking_part = [name for name, count in counts.items() if _takes_part(number, count, last)]
-        one_round(
-            number,
-            [
-                name
-                for name in taking_part
-                if not found[name].reason and not (is_late and len(found[name].rounds) >= FEWEST_ROUNDS)
-            ],
-        )
+        names = [name for name, count in counts.items() if places[number] < count and not found[name].reason]
+        if (
+            now() - start > budget_seconds
+        ):  # only for who has not had the fewest, and what is no dearer beside them
+            needy = [plans[name].cost_seconds for name in names if len(found[name].rounds) < FEWEST_ROUNDS]
+            names = [name for name in names if needy and plans[name].cost_seconds <= max(needy)]
+        if names:
+            one_round(number, names)
     # A round that was held back is taken again, once; where most of them had to share a core, another one would as well.
     again = throttled + (shared if len(shared) <= last / 2 else [])
     for number, names in enumerate(again[:last], start=last):
@@ -268,9 +270,14 @@ def share_rounds(
     return counts
 
 
-def _takes_part(round_number: int, count: int, last: int) -> bool:
-    """Whether a subject with `count` of `last` rounds runs in this one: its rounds are spread evenly."""
-    return (round_number + 1) * count // last > round_number * count // last
+def _by_turns(last: int) -> dict[int, int]:
+    """The place of each of `last` rounds in an order that is spread evenly wherever it ends: first, last, middle, quarters, ...
+
+    A subject of n rounds runs in the first n of that order, so that every two have the fewer of theirs in common.
+    """
+    bits = max(1, (last - 1).bit_length())
+    halves = [int(f"{i:0{bits}b}"[::-1], 2) * last >> bits for i in range(2**bits)]
+    return {number: place for place, number in enumerate(dict.fromkeys([0, last - 1, *halves]))}
 
 
 def too_slow(call_seconds: float) -> str:

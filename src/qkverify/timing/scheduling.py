@@ -50,12 +50,12 @@ class CpuMonitor:
     def begin_sample(self) -> None:
         self._waited = waited(self._proc)
 
-    def held_back(self, seconds: float) -> bool:
-        """Whether a thread waited for more than a hundredth of them. One that was not there before has waited all it ever
-        waited in this sample."""
+    def share_lost(self, seconds: float) -> float:
+        """What the thread that waited longest waited, of them. One that was not there before has waited all it ever waited in
+        this sample."""
         now = waited(self._proc)
         longest = max((at - self._waited.get(thread, 0.0) for thread, at in now.items()), default=0.0)
-        return longest > DISTURBING_SHARE * seconds
+        return longest / seconds if seconds > 0 else 0.0
 
     def after(self) -> DeviceReading:
         seconds, taken = self._now() - self._since, stolen(self._proc) - self._stolen
