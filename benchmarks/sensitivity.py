@@ -119,8 +119,8 @@ def main() -> None:
                     if control is None
                     else f"   A/A {control.ratio:.3f} ({control.low:.3f} .. {control.high:.3f})"
                 )
-                print(f"run {run + 1:3}  {comparison.case:14} {comparison.planted:16} {comparison.found.word:10} {interval.ratio:.3f} "
-                      f"({interval.low:.3f} .. {interval.high:.3f}){reach}", flush=True)  # fmt: skip
+                print(f"run {run + 1:3}  {comparison.case:14} {comparison.planted:16} {comparison.found.word:10} "
+                      f"{interval.ratio:.3f} ({interval.low:.3f} .. {interval.high:.3f}){reach}", flush=True)  # fmt: skip
     finally:
         if busy is not None:
             busy.kill()
