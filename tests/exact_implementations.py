@@ -62,11 +62,11 @@ def rounded_once(implementation: Implementation, dtype: str) -> Implementation:
         return narrow(returned, dtype)
 
     return describe(
-        function, name=f"exact_{implementation.name}", operation=implementation.operation, arrays=implementation.arrays,
-        dtypes=dtype, differentiable="gradients" in implementation.offers,
+        function, name=f"exact_{implementation.name}", operation=implementation.operation,
+        arrays=implementation.arrays, dtypes=dtype, differentiable="gradients" in implementation.offers,
         precision=Precision(WIDE, WIDE, WIDE, FORMATS[dtype]), requires=implementation.requires,
-        exclusive=implementation.exclusive, convention=implementation.convention, layout=implementation.layout,
-        **implementation.semantics,
+        exclusive=implementation.exclusive, convention=implementation.convention,
+        layout=implementation.layout, **implementation.semantics,
     )  # fmt: skip
 
 

@@ -7,8 +7,9 @@ from functools import partial
 
 from rich.console import Console
 
-from qkverify.cli import console
-from qkverify.results import Verdict
+from qkverify.cli import console, console_overview, console_timings
+from qkverify.report.model import Report
+from qkverify.results import Timing, Verdict
 
 
 def test_where_there_is_no_terminal_progress_is_a_line_now_and_then(monkeypatch):
@@ -52,3 +53,22 @@ def test_a_family_that_is_not_offered_has_no_figures(monkeypatch):
         "  dropout    not offered (2 laws)",
         "  softmax      1 law        5 examples   largest margin 0.25   1 not offered",
     ]
+
+
+def test_words_in_brackets_are_printed(monkeypatch):
+    """What others write may look like markup: [bold] of theirs is a word."""
+    written = io.StringIO()
+    monkeypatch.setattr(console, "console", Console(file=written, width=300))
+    verdict = Verdict(law="a[law]", family="own[family]", sentence="It holds.", exact=False, implementation="mine[x]",
+                      device="cpu", dtype="float32", outcome="failed", examples=1)  # fmt: skip
+    console.families([verdict])
+    console.matrix([verdict])
+    record = Report([verdict, Timing(
+        case="case[1]", sizes={"B": 1, "H": 1, "G": 1, "Q": 8, "K": 8, "D": 4, "E": 4}, causal=False, options="",
+        implementation="mine[x]", device="cpu", dtype="float32", direction="forward", clock="host", seconds=[], rounds=[],
+        flops=1, bytes=1, reason="raised ValueError: no [such] key")])  # fmt: skip
+    for module in (console_overview, console_timings):
+        monkeypatch.setattr(module, "console", Console(file=written, width=300))
+    console_overview.overview(record)
+    for word in ("a[law]", "own[family]", "mine[x]", "no [such] key"):
+        assert word in written.getvalue()

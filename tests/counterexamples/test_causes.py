@@ -131,6 +131,38 @@ def test_the_simplest_condition_that_separates_all_calls(raised, condition):
     assert separating(raised, returned)[0] == condition
 
 
+SPARED = [
+    ("G != H and G != 1", "G == H or G == 1",
+     [call(H=4), call(H=6), call(H=6, G=3)], [call(G=1), call(G=1, H=3), call(G=1, H=4)]),
+    ("Q != K and Q != 1", "Q == K or Q == 1",
+     [call(Q=2), call(Q=5), call(K=9)], [call(Q=1), call(Q=1, K=7), call(Q=1, K=9)]),
+    ("Q > K and K != 0", "Q <= K or K == 0",
+     [call(Q=4), call(Q=5), call(Q=9, K=4)], [call(K=0), call(K=0, Q=1), call(K=0, Q=9)]),
+    ("K % 16 != 0 and K > 16", "K % 16 == 0 or K <= 16",
+     [call(K=17), call(K=33), call(K=40)], [call(K=3), call(K=7), call(K=15)]),
+    ("D & (D - 1) != 0 and D >= 8", "D & (D - 1) == 0 or D < 8",
+     [call(D=9), call(D=12), call(D=24)], [call(D=3), call(D=5), call(D=7)]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("condition", "rule", "raised", "spared"), SPARED)
+def test_sizes_that_are_spared_are_part_of_the_condition(condition, rule, raised, spared):
+    others = {call(Q=16, K=16), call(Q=32, K=32), call(Q=16, K=16, D=8, E=8), call(Q=48, K=48)}
+    conditions = separating(set(raised), {*others, *spared})
+    assert condition in conditions
+    assert remedy(conditions[0]).startswith("declare requires=(")
+    assert remedy(condition) == f'declare requires=("{rule}",), or mend it'
+
+
+@pytest.mark.parametrize(("condition", "rule", "raised", "spared"), SPARED)
+def test_a_condition_of_two_parts_wants_several_calls_on_every_side(condition, rule, raised, spared):
+    others = {call(Q=16, K=16), call(Q=32, K=32), call(Q=16, K=16, D=8, E=8), call(Q=48, K=48)}
+    assert condition not in separating(set(raised[:2]), {*others, *spared})
+    assert condition not in separating(set(raised), {*others, *spared[:2]})
+    assert condition not in separating(set(raised), {*spared, call(Q=16, K=16)})
+    assert condition not in separating(set(raised), {*others, *spared, raised[0]})
+
+
 def test_no_condition_is_said_that_one_call_contradicts():
     raised = {call(G=1), call(G=1, Q=7)}
     assert "G != H" not in separating(raised, {*RETURNED, call(G=1, B=3)})
@@ -227,6 +259,20 @@ def test_a_class_of_sizes_that_raises_is_said_once(monkeypatch, tmp_path):
     assert groups[0].condition == "G != H"
     assert 'declare requires=("G == H",), or mend it' in groups[0].text()
     assert "looks like" not in groups[0].text()
+
+
+def test_heads_that_broadcast_are_spared_by_the_condition(monkeypatch, tmp_path):
+    def equal_heads_or_one(q, k, v, *, scale=None):
+        if q.shape[1] != k.shape[1] != 1:
+            raise ValueError(f"{q.shape[1]} heads and {k.shape[1]}")
+        k, v = (np.broadcast_to(x, (*q.shape[:2], *x.shape[2:])) for x in (k, v) if sizes_fit(k, k, v))
+        return core(q, k, v, False, default(q, scale))
+
+    monkeypatch.chdir(tmp_path)
+    laws = [law for law in law_book() if law.family in ("attention", "heads")]
+    groups = causes(checked(cell_of(equal_heads_or_one, requires=("Q >= 1",)), laws, examples=20))
+    assert [cause.condition for cause in groups] == ["G != H and G != 1"]
+    assert 'declare requires=("G == H or G == 1",), or mend it' in groups[0].text()
 
 
 def test_what_raises_is_not_said_to_look_like_what_is_wrong_elsewhere(monkeypatch, tmp_path):

@@ -36,6 +36,7 @@ from qkverify.results import (
     of_kind,
 )
 from qkverify.timing import statistics
+from qkverify.verification import outcomes
 
 REPORTS = Path(__file__).parents[2] / "reports"
 SECTIONS_LIMIT = 80_000  # of Scaling and of Speed and accuracy together
@@ -807,6 +808,34 @@ def test_a_legend_names_the_highest_line_first() -> None:
     assert sorted(places, key=lambda name: places[name]) == ["high", "middle", "low"]
 
 
+def test_charts_state_their_conclusion(page: report.Page) -> None:
+    text = " ".join(re.sub(r"<[^>]+>", " ", page.html).split())
+    assert re.search(r"Time of one call: synthetic_flash takes the least at [\d,]+, [\d.]+ m?s", text)
+    assert re.search(r"Share of the measured roofline: synthetic_\w+ comes nearest at [\d,]+, [\d.]+ %", text)
+    assert re.search(
+        r"synthetic_flash needs the least at [\d,]+, [\d.]+ [KMG]iB; synthetic_\w+ the most", text
+    )
+    assert re.search(r"the largest error that keeps a law is [\d.]+ of its bound \(synthetic_\w+\)", text)
+
+
+def test_a_family_without_a_law_that_holds_is_not_called_exact() -> None:
+    def said(*verdicts: Verdict) -> str:
+        return outcomes.margin_in_words(verdicts)
+
+    assert said() == ""
+    assert said(passing(outcome="failed", margin=None, exact=True)) == ""
+    assert said(passing(margin=None, exact=True)) == "exact"
+    assert said(passing(margin=None, exact=False)) == "holds"
+    assert said(passing(margin=0.25), passing(margin=None, exact=True)) == "0.25"
+
+
+def test_the_summary_tells_a_finding_once() -> None:
+    known = {"outcome": "finding", "law": "zero_scale", "reason": "reports/findings/a"}
+    rows = [passing(dtype=dtype, **known) for dtype in ("float32", "float64")]
+    text = report.render(rows).markdown
+    assert text.count("zero_scale") == 1
+
+
 def test_shares_fill_their_plot() -> None:
     """Of a kernel at a tenth of the roofline the axis ends near a tenth, not at one."""
     line = charts.ChartSeries("slow", 0, [charts.Point(1, 0.05, "a"), charts.Point(2, 0.09, "b")])
@@ -819,8 +848,8 @@ def test_what_was_timed_has_the_first_colours() -> None:
         timing("kernel", [1.0]),
         timing("other", [1.0]),
     ]
-    found = Report(rows)
-    assert [found.colour(name) for name in ("kernel", "other", "layer_0")] == [0, 1, 2]
+    facts = Report(rows)
+    assert [facts.colour(name) for name in ("kernel", "other", "layer_0")] == [0, 1, 2]
 
 
 def test_calls_of_other_operations_are_folded_unless_something_is_wrong() -> None:

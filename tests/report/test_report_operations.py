@@ -26,8 +26,8 @@ RECORDS: list[Record] = [
 
 
 def test_the_fastest_comes_first_and_torch_is_what_others_are_measured_by() -> None:
-    found = section.rows(Report(RECORDS))
-    assert [(row.timing.implementation, row.ratio) for row in found] == [
+    rows = section.rows(Report(RECORDS))
+    assert [(row.timing.implementation, row.ratio) for row in rows] == [
         ("torch_softmax", None), ("numpy_<mine>", 2.5), ("numpy_none", None),
     ]  # fmt: skip
 

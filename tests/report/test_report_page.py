@@ -123,10 +123,10 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def committed(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The page over results of a real machine, made anew."""
-    found = sorted(REPORTS.glob("*/results.jsonl"))
-    if not found:
+    files = sorted(REPORTS.glob("*/results.jsonl"))
+    if not files:
         pytest.skip("there are no committed results")
-    return report.write(found[0], tmp_path_factory.mktemp("committed"))[0].as_uri()
+    return report.write(files[0], tmp_path_factory.mktemp("committed"))[0].as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -385,14 +385,14 @@ def test_on_a_desktop_nothing_is_cut_off(browser: Any, committed: str) -> None:
 
 def test_on_a_phone_what_is_wider_than_the_screen_says_so(browser: Any, committed: str) -> None:
     show(browser, committed, width=390, height=844, phone=True)
-    found = wider_boxes(browser)
-    assert found
-    assert [name for name, says in found if not says] == []
+    wide = wider_boxes(browser)
+    assert wide
+    assert [name for name, says in wide if not says] == []
     assert not [
-        name for name, _ in found if name.startswith("Verdict")
+        name for name, _ in wide if name.startswith("Verdict")
     ]  # squares stand below one another there
     assert (
-        len(shown(browser, ".scroll-sign")) == len(found) - 1
+        len(shown(browser, ".scroll-sign")) == len(wide) - 1
     )  # each table has a line, the contents their fade
     page_width = browser.execute_script("return document.documentElement.scrollWidth")
     assert page_width <= 390

@@ -44,10 +44,14 @@ def test_every_operation_has_a_short_and_a_long_case() -> None:
 )
 def test_what_is_here_is_timed_within_its_bound(case: OperationCase, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operation_times, "OPERATION_CASES", {case.operation: [case]})
-    here = [one for one in registry.load_folder() if one.operation == case.operation]
+    here = [
+        implementation
+        for implementation in registry.load_folder()
+        if implementation.operation == case.operation
+    ]
     timings = timed(*here)
     assert {timing.implementation for timing in timings} == {
-        one.name for one in here if "float32" in one.dtypes
+        implementation.name for implementation in here if "float32" in implementation.dtypes
     }
     for timing in timings:
         assert timing.reason == ""

@@ -6,6 +6,7 @@ import math
 import os
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -13,10 +14,11 @@ from qkverify import results
 from qkverify.contract import registry
 from qkverify.results import Control, Timing, Writer, of_kind
 from qkverify.timing.benchmark_cases import BenchmarkCase
-from qkverify.timing.grid import run_grid
+from qkverify.timing.grid import _Plan, run_grid
 from qkverify.timing.measurement import MeasuredGroup
-from qkverify.timing.merge_samples import NARROW, Gathered, allocate
+from qkverify.timing.merge_samples import NARROW, PREPARING_SECONDS, Gathered, allocate
 from qkverify.timing.sampling import FEWEST_ROUNDS
+from qkverify.timing.statistics import ALONE
 from qkverify.timing.timing_worker import Sweep, Terms
 from qkverify.timing.worker_protocol import Child, Died
 from qkverify.timing.workloads import Workload
@@ -183,7 +185,7 @@ def test_sweeps_are_joined_with_rounds_numbered_through(kernels: Path) -> None:
     assert second.seconds == [2.0] * 3 + [3.0] * 4
     assert first.rounds == list(range(7))
     assert first.processes == [0] * 3 + [1] * 4
-    assert group.control == Control("c", "one", "cpu", "float32", 1.0, 1.0, 1.0, "forward", 2)
+    assert group.control() == Control("c", "one", "cpu", "float32", 1.0, 1.0, 1.0, "forward", 2)
     assert [timing.margin for timing in group.timings] == [0.5, 0.5]
 
 
@@ -199,6 +201,33 @@ def test_a_cell_without_room_in_a_later_sweep_keeps_its_times_and_one_that_fails
     assert [cell.implementation.name for cell in lost.live] == ["one"]
 
 
+def called_once(name: str, seconds: float) -> Timing:
+    return msgspec.structs.replace(timing(name, [seconds]), rounds=[ALONE])
+
+
+def planned(kernels: Path, left: float) -> _Plan:
+    """A plan of one group in which both cells were called once, for 0.1 s and 0.2 s, with so much time left."""
+    both = cells(kernels, "one", "other")
+    plan = _Plan(
+        [both], dict.fromkeys(both), {}, lambda: left, seed=0, most_rounds=9, cache=None, first_rounds=5
+    )
+    (group,) = plan.groups.values()
+    group.add(MeasuredGroup([called_once("one", 0.1), called_once("other", 0.2)], None, {}), 0)
+    plan._calls |= dict(zip(both, (0.1, 0.2), strict=True))
+    return plan
+
+
+def test_what_was_called_once_is_taken_in_rounds_where_there_is_time(kernels: Path) -> None:
+    ((group, on, chosen),) = planned(kernels, left=60.0).again(2)
+    assert chosen == group.called_once == group.timed == group.cells
+    assert (on.most_rounds, on.check) == (FEWEST_ROUNDS, False)
+    assert on.budget_seconds == pytest.approx(5 * 0.3)
+    assert list(planned(kernels, left=6.0).again(2)) == []  # more than a part of that
+    group.add(measured([0.1] * 3, [0.2] * 3, [0.1] * 3), 2)
+    assert (group.called_once, [len(t.seconds) for t in group.timings]) == ([], [4, 4])
+    assert group.control() is not None  # the twin came with the rounds
+
+
 def noisy(seed: int, scatter: float, rounds: int = 10) -> MeasuredGroup:
     first, second, twin = np.exp(np.random.default_rng(seed).normal(0, scatter, (3, rounds)))
     return measured(first.tolist(), second.tolist(), twin.tolist())
@@ -209,10 +238,10 @@ def test_time_goes_where_intervals_are_widest(kernels: Path) -> None:
         ("quiet", "forward", "cpu", "float32"): gathered(kernels, noisy(1, 0.002)),
         ("noisy", "forward", "cpu", "float32"): gathered(kernels, noisy(2, 0.05)),
     }
-    quiet, loud = allocate(groups, 10.0, most_rounds=10_000).values()
+    quiet, loud = allocate(groups, 1000.0, most_rounds=10_000).values()
     assert quiet == FEWEST_ROUNDS
     assert loud > 50
-    assert sum(group.cost(n) for group, n in zip(groups.values(), (quiet, loud), strict=True)) <= 10.0
+    assert sum(group.cost(n) for group, n in zip(groups.values(), (quiet, loud), strict=True)) <= 1000.0
 
 
 def test_no_more_rounds_than_a_narrow_interval_needs_and_never_fewer_than_the_fewest(kernels: Path) -> None:
@@ -220,6 +249,14 @@ def test_no_more_rounds_than_a_narrow_interval_needs_and_never_fewer_than_the_fe
     (plenty,) = allocate(group, 1e9, most_rounds=10_000).values()
     assert FEWEST_ROUNDS <= plenty < 100
     assert allocate(group, 0.0, most_rounds=10_000) == dict.fromkeys(group, FEWEST_ROUNDS)
+
+
+def test_a_further_sweep_is_foretold_by_the_calls_and_not_by_what_only_the_first_did(kernels: Path) -> None:
+    first = measured([0.1] * 3, [0.2] * 3, [0.1] * 3)._replace(wall_seconds=60.0, round_seconds=9.0)
+    group = gathered(kernels, first)
+    assert group.cost(10) == pytest.approx(10 * 0.4 + 0.4 + 3 * PREPARING_SECONDS)
+    group.add(measured([0.1] * 5, [0.2] * 5, [0.1] * 5)._replace(wall_seconds=4.0, round_seconds=0.6), 1)
+    assert group.cost(10) == pytest.approx(10 * 0.6 + 1.0)  # and after that by the last
 
 
 @pytest.mark.parametrize("scatter", [0.005, 0.03])
@@ -240,7 +277,7 @@ def written(kernels: Path, tmp_path: Path) -> list[results.Record]:
     path = tmp_path / "results.jsonl"
     ones = [cell.implementation for cell in cells(kernels, "one", "deadly")]
     with Writer(path) as writer:
-        run_grid(writer, ones[:1], budget_seconds=12, workloads=lambda device: [TINY], directions=("forward",),
+        run_grid(writer, ones[:1], budget_seconds=60, workloads=lambda device: [TINY], directions=("forward",),
                  processes=2, most_rounds=4)  # fmt: skip
     return results.read(path)
 

@@ -30,7 +30,7 @@ from qkverify.timing import (
     statistics,
 )
 from qkverify.timing.benchmark_cases import BenchmarkCase
-from qkverify.timing.nvml import DeviceReading
+from qkverify.timing.nvml import WAITED, DeviceReading
 from qkverify.timing.sampling import SamplingPlan, Subject
 from qkverify.timing.work import Work, work
 from qkverify.timing.workloads import Workload
@@ -89,10 +89,11 @@ class FakeTime:
 
 
 class FakeMonitor:
-    """Says of each round in turn whether the device was held back."""
+    """Says of each round in turn whether the device was held back, and of each sample in turn how much of it was lost."""
 
-    def __init__(self, held_back: Sequence[bool]) -> None:
+    def __init__(self, held_back: Sequence[bool], samples: Sequence[float] = ()) -> None:
         self.left, self.open, self.settled = list(held_back), False, 0
+        self.samples, self.began = list(samples), 0
 
     def before(self) -> None:
         assert not self.open
@@ -101,6 +102,13 @@ class FakeMonitor:
     def settle(self) -> None:
         assert self.open
         self.settled += 1
+
+    def begin_sample(self) -> None:
+        assert self.open
+        self.began += 1
+
+    def share_lost(self, seconds: float) -> float:
+        return self.samples.pop(0) if self.samples else 0.0
 
     def after(self) -> DeviceReading:
         assert self.open
@@ -325,6 +333,63 @@ def test_a_round_in_which_the_device_was_held_back_is_marked_and_taken_again() -
     assert watch.marks == dict.fromkeys((1, 3, 4), ("power cap",))
     assert samples["a"].rounds == samples["b"].rounds == list(range(8))
     assert monitor.settled == 2 * 8
+
+
+def test_every_two_have_the_fewest_rounds_in_common_however_late_it_gets() -> None:
+    """The plans foretell a tenth of what calls take, and different numbers of rounds."""
+    time, costs = FakeTime(), {"a": 0.01, "b": 0.012, "c": 0.03}
+    subjects = {name: time.subject(name, 10 * cost) for name, cost in costs.items()}
+    plans = {name: SamplingPlan(1, cost) for name, cost in costs.items()}
+    found = sampling.interleave(subjects, budget_seconds=0.5, plans=plans, now=time.now)
+    assert len(set(sampling.share_rounds(costs, 0.5).values())) > 1
+    assert (
+        len(set.intersection(*(set(samples.rounds) for samples in found.values()))) >= sampling.FEWEST_ROUNDS
+    )
+
+
+def test_a_short_sample_that_shared_its_core_is_taken_again_at_once() -> None:
+    monitor, time = FakeMonitor([], samples=[0.5, 0.5, 0.0, 0.009]), FakeTime()
+    watch, subjects = sampling.Watch(monitor), {"a": time.subject("a", 0.01)}
+    found = sampling.interleave(subjects, budget_seconds=9, plans={"a": SamplingPlan(1, 0.01)}, most_rounds=2,
+                                now=time.now, watch=watch)  # fmt: skip
+    assert monitor.began == len(time.log) == 4
+    assert (found["a"].rounds, watch.disturbed("a"), watch.causes()) == ([0, 1], set(), {})
+
+
+def test_a_sample_that_shared_its_core_whenever_it_was_tried_is_marked_and_tried_less_often() -> None:
+    monitor, time = FakeMonitor([], samples=[0.5] * 99), FakeTime()
+    watch = sampling.Watch(monitor)
+    subjects = {name: time.subject(name, seconds) for name, seconds in (("short", 0.01), ("long", 0.07))}
+    plans = {"short": SamplingPlan(1, 0.01), "long": SamplingPlan(1, 0.07)}
+    found = sampling.interleave(
+        subjects, budget_seconds=99, plans=plans, most_rounds=4, now=time.now, watch=watch
+    )
+    assert (
+        time.log.count("long") == len(found["long"].rounds) == 4
+    )  # a long call is not tried again, nor its round
+    assert time.log.count("short") == sampling.TRIES + sampling.TRIES // 2 + sampling.TRIES // 4 + 1
+    assert watch.disturbed("short") == watch.disturbed("long") == {0, 1, 2, 3}
+    assert watch.causes() == {WAITED: 4}
+
+
+def test_of_samples_that_all_shared_their_core_the_one_counts_that_lost_least() -> None:
+    time, lost = FakeTime(), [0.5, 0.3, 0.05, *[0.4] * 7]
+    watch, seconds = sampling.Watch(FakeMonitor([], samples=lost)), iter([0.04, 0.03, 0.02, *[0.01] * 7])
+    subject = Subject(lambda: time.call("a", next(seconds))(), clocks.HostClock(now=time.now))
+    found = sampling.interleave({"a": subject}, budget_seconds=9, plans={"a": SamplingPlan(1, 0.01)}, most_rounds=1,
+                                now=time.now, watch=watch)  # fmt: skip
+    assert found["a"].seconds == [pytest.approx(0.02)]  # by the waiting, and not the fastest
+    assert watch.disturbed("a") == {0}
+
+
+def test_a_sample_is_marked_for_its_own_subject_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measurement, "_monitor", lambda device: FakeMonitor([], samples=[0.5]))
+    prepare = prepared_from(FakeTime(), {"mine": 0.1, "other": 0.3})
+    found = measurement.measure(
+        [cell("mine"), cell("other")], budget_seconds=99.0, most_rounds=4, prepare=prepare
+    )
+    disturbed = [t.disturbed for t in (*found.timings, found.twin) if t is not None]
+    assert sorted(disturbed) == [[], [], [0]]
 
 
 def test_before_a_short_sample_stands_a_call_that_does_not_count() -> None:

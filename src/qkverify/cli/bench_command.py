@@ -31,6 +31,7 @@ from qkverify.verification.checking import Cell, plan
 
 PASSES: dict[str, Direction] = {"forward": "forward", "backward": "backward", "both": "forward+backward"}
 LAWS_SHARE = 0.4  # of the budget, at most
+LEAST_LAWS_SECONDS = 10.0  # in less their processes have hardly begun
 LEAST_SECONDS = 1.0  # for times, however long the laws took
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -60,9 +61,10 @@ class BenchResult(NamedTuple):
     all_timings: list[Timing]  # those without samples too
 
 
-def run(request: BenchRequest, path: Path) -> BenchResult:
-    """Check and time what was asked for, appending to `path`. Raises UsageError where nothing of it exists."""
-    start, seconds = time.monotonic(), seconds_of(request.budget)
+def run(request: BenchRequest, path: Path, since: float | None = None) -> BenchResult:
+    """Check and time what was asked for, appending to `path`. The budget counts from `since`, by time.monotonic(); now, without.
+    Raises UsageError where nothing of it exists."""
+    start, seconds = time.monotonic() if since is None else since, seconds_of(request.budget)
     if request.lawful_only and request.laws == "none":
         raise UsageError(
             "--lawful-only needs the verdicts of the laws, and --laws none checks none: use only one of the two"
@@ -104,12 +106,15 @@ def run(request: BenchRequest, path: Path) -> BenchResult:
 def _verified(writer: Writer, cells: Sequence[Cell], profile: str, seconds: float) -> list[Verdict]:
     """The verdicts of the laws, within their part of the budget; what it had no room for is said."""
     laws = full_run.unfinished(cells, [])
-    most = LAWS_SHARE * seconds
+    most, every = LAWS_SHARE * seconds, sum(map(len, laws.values()))
+    if most < LEAST_LAWS_SECONDS:
+        print(f"budget {seconds:g} s: too short for the {every} laws ({profile}), all of it is for times; "
+              "`qkverify verify` checks them")  # fmt: skip
+        return []
     print(
         f"budget {seconds:g} s: at most {most:.0f} s for the laws ({profile}), the rest for times (--laws none: all of it)"
     )
     verdicts = full_run.verify(writer, laws, profile, budget_seconds=most)
-    every = sum(map(len, laws.values()))
     if len(verdicts) < every:
         print(f"laws: {len(verdicts)} of {every} were checked within the time; `qkverify verify` checks all")
     return verdicts

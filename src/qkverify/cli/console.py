@@ -52,7 +52,7 @@ def heading(cell: Cell) -> None:
         console.print(f"  not offered  {', '.join(one.not_offered) or 'nothing'}")
     for name in one.unknown:
         said = unknown_parameters.sentence(name, one.operation, one.offers)
-        console.print(f"  [yellow]{escape(name)}[/yellow]: {said}")
+        console.print(f"  [yellow]{escape(name)}[/yellow]: {escape(said)}")
     declared = [rule for rule in one.requires if rule not in one.inferred]
     if declared:
         console.print(f"  requires     {escape(', '.join(declared))}")
@@ -85,8 +85,7 @@ def families(verdicts: Sequence[Verdict]) -> None:
         examples, plural = sum(v.examples for v in judged), "laws" if len(judged) != 1 else "law "
         margins = [v.margin for v in judged if v.margin is not None and v.outcome == "passed"]
         words = f"  {escape(f'{family:10}')} {len(judged):3} {plural} {examples:7,} examples   "
-        held = any(v.outcome == "passed" for v in judged)  # of none that held nothing is exact
-        words += f"largest margin {units.margin(max(margins))}" if margins else "exact" if held else ""
+        words += "largest margin " * bool(margins) + outcomes.margin_in_words(judged)
         if len(judged) < len(mine):
             words += f"   {len(mine) - len(judged)} not offered"
         if known:
@@ -111,7 +110,10 @@ def conventions(cell: Cell) -> None:
         about = SEMANTICS[name][1] if name in SEMANTICS else "where half-precision numbers are rounded"
         known = choice.how if choice.how != "not applicable" else "does not apply"
         table.add_row(
-            name.replace("_", " "), choice.value if choice.how != "not applicable" else "-", known, about
+            name.replace("_", " "),
+            escape(choice.value) if choice.how != "not applicable" else "-",
+            known,
+            about,
         )
     console.print(table)
 
@@ -247,8 +249,7 @@ def _cell(verdicts: Sequence[Verdict], verified: bool = True) -> str:
     if not judged:
         gone = [v for v in verdicts if v.outcome == "unavailable"]
         return f"[dim]{escape(gone[0].reason)}[/dim]" if gone else "[dim]-[/dim]"
-    margins = [v.margin for v in judged if v.margin is not None]
-    return units.margin(max(margins)) if margins else "exact"
+    return outcomes.margin_in_words(judged)
 
 
 def implementations() -> None:

@@ -104,6 +104,10 @@ def record_everything(
         raise UsageError(
             f"nothing to verify on {', '.join(devices) or 'this machine'}: {'; '.join(reasons) or 'no implementation runs there'}"
         )
+    growth = COMPLEXITY_SHARE * budget_seconds
+    console.console.print(
+        f"all laws first ({profile}), then {budget_seconds:g} s of times and {growth:g} s of how they grow"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     verdicts = recorded(path, profile) if resume else []
     if not verdicts:

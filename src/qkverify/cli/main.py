@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from qkverify.cli import help_texts
 from qkverify.errors import HarnessError, NothingVerified, UsageError
 
 COMPARE_FORMATS = ("text", "markdown")
+STARTED = time.monotonic()  # a budget counts what is loaded for a command as well
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   context_settings={"max_content_width": help_texts.WIDTH},
                   help="Test attention kernels: check laws with derived error bounds, and time what is right.",
@@ -264,7 +266,7 @@ def bench(
         cache,
         lawful_only,
     )
-    measured = bench_command.run(request, results or _bench_file())
+    measured = bench_command.run(request, results or _bench_file(), STARTED)
     console_timings.bench(measured)
     print(f"samples: {measured.path}")
     raise typer.Exit(1 if untimed.refused(measured.all_timings) or not measured.side.timings else 0)
@@ -309,7 +311,9 @@ def compare(
                                              device or (), budget, processes, rounds, laws, cache, lawful_only)  # fmt: skip
         with contextlib.redirect_stdout(sys.stderr if format_ == "markdown" else sys.stdout):
             side = (
-                comparison.load(str(results)) if results else bench_command.run(request, _bench_file()).side
+                comparison.load(str(results))
+                if results
+                else bench_command.run(request, _bench_file(), STARTED).side
             )
         compared = comparison.implementations(side, *bench_command.names_of(candidate, baseline, side))
     if format_ == "markdown":
@@ -334,7 +338,7 @@ def report(
     reports: Annotated[
         Path, typer.Option(metavar="FOLDER", help="the folder with the reports of all devices")
     ] = Path("reports"),
-    budget: Annotated[str, typer.Option(metavar="TIME", help="time for timing: 90s, 5m")] = "75s",
+    budget: Annotated[str, typer.Option(metavar="TIME", help="time for timing: 90s, 5m")] = "140s",
 ) -> None:  # fmt: skip
     """Write a page and its Markdown summary from recorded results. With --run, verify and time everything first, or only the
     implementations that are named: their report goes into a folder of their name."""
@@ -349,17 +353,21 @@ def report(
     from qkverify.verification.outcomes import exit_code, of_records
 
     folder, targets = own_report.folder_or_targets(words or ())
-    own = own_report.gathered(targets, against, device or (), run)
-    if dtype and not own:
+    requested = own_report.gathered(targets, against, device or (), run)
+    if dtype and not requested:
         raise UsageError("--dtype narrows a report of implementations: name them")
-    place = own_report.folder_of(own, reports) if own else folder or reports / device_slug(best_device())
+    place = (
+        own_report.folder_of(requested, reports)
+        if requested
+        else folder or reports / device_slug(best_device())
+    )
     path = place / "results.jsonl"
     interrupted = False
     if run:
         try:
             record_everything(path, profile=profile, budget_seconds=seconds_of(budget),
-                              devices=device or (), resume=resume, targets=own.everything if own else (),
-                              dtypes=dtype or (), against=own_report.name_of(own.against) if own else "")  # fmt: skip
+                              devices=device or (), resume=resume, targets=requested.everything if requested else (),
+                              dtypes=dtype or (), against=own_report.name_of(requested.against) if requested else "")  # fmt: skip
         except KeyboardInterrupt:
             if not path.is_file():
                 raise
@@ -380,7 +388,7 @@ def report(
     print(f"\n{made}\nraw:     {path}")
     if interrupted:
         _fail("interrupted: the page shows what was done by then; --resume goes on with it", 130)
-    outcomes = of_records(own_report.without_baseline(records, own) if own else records)
+    outcomes = of_records(own_report.without_baseline(records, requested) if requested else records)
     raise typer.Exit(exit_code(outcomes.values()) if outcomes else 0)
 
 

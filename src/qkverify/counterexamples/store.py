@@ -36,8 +36,9 @@ def store(law: Law, run: Run) -> str:
     """Write the failing example of a run and return its id; nothing where the folder cannot be written."""
     implementation = run.implementation
     record = {
-        "law": law.name, "law_file": law.file, "implementation": implementation.name, "file": implementation.file,
-        "function": getattr(implementation.function, "__name__", ""), "device": run.device, "dtype": run.dtype,
+        "law": law.name, "law_file": law.file, "implementation": implementation.name,
+        "file": implementation.file, "function": getattr(implementation.function, "__name__", ""),
+        "device": run.device, "dtype": run.dtype,
         "drawn": {name: encode(value) for name, value in run.failing.items()},
     }  # fmt: skip
     text = json.dumps(record, indent=1)

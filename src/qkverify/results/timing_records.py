@@ -100,8 +100,21 @@ class Ceiling(msgspec.Struct, frozen=True, tag="ceiling"):
     seconds: list[float] = []
 
 
+class Scatter(msgspec.Struct, frozen=True):
+    """How the median log-ratio of one process scatters, learnt from all cases of a run (see `timing.moderation`): its variance is
+    `factor` times that of its rounds and the squared `luck` of processes, known as well as from so many `degrees` of freedom."""
+
+    luck: float
+    factor: float
+    degrees: float
+
+
 class Control(msgspec.Struct, frozen=True, tag="control"):
-    """The A/A control: one implementation timed under two names. A quiet machine gives a ratio near one."""
+    """The A/A control: one implementation timed under two names. A quiet machine gives a ratio near one.
+
+    `scatter` is what all cases of the run together say of its processes; None in runs of few cases, or of one process, and in
+    files from before it was recorded.
+    """
 
     case: str
     implementation: str
@@ -112,6 +125,7 @@ class Control(msgspec.Struct, frozen=True, tag="control"):
     high: float
     direction: Direction = "forward"
     processes: int = 1
+    scatter: Scatter | None = None
 
     @property
     def group(self) -> Group:

@@ -120,6 +120,7 @@ class GradientRun(AttentionRun):
         Raises UnsupportedCase where the implementation or its framework says that it cannot.
         """
         native, attention = self._differentiated(problem)
+        self.problems.append(problem.replace(value=direction))  # whose first gradients they are
         upstream, along = self._laid_out(problem.upstream, None), self._laid_out(direction, None)
         gradients = self._guarded(lambda: self.framework.second(attention, native, upstream, "value", along))
         return self._gradients_received({name: gradients[name] for name in ("query", "key")}, problem)

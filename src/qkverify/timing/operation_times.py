@@ -112,21 +112,21 @@ def _record(
     samples: dict[str, Samples],
     reason: str,
 ) -> OperationTiming:
-    taken, found = samples.get(name, Samples(reason=reason)), None
+    taken, worst = samples.get(name, Samples(reason=reason)), None
     reason = reason or taken.reason
     if prepared is not None and not reason:
         try:
-            found = prepared.check()
+            worst = prepared.check()
             reason = (
                 ""
-                if found <= 1
-                else f"the timed call's result is wrong: {found:.3g} times its bound away from the reference"
+                if worst <= 1
+                else f"the timed call's result is wrong: {worst:.3g} times its bound away from the reference"
             )
         except Exception as error:
             reason = raised(error)
     return OperationTiming(
         operation=case.operation, case=case.name, sizes=dict(case.shown), implementation=name, device=device, dtype=DTYPE,
-        seconds=[] if reason else taken.seconds, rounds=[] if reason else taken.rounds, margin=found, reason=reason,
+        seconds=[] if reason else taken.seconds, rounds=[] if reason else taken.rounds, margin=worst, reason=reason,
         clock=prepared.clock.name if prepared is not None else "host",
     )  # fmt: skip
 

@@ -22,8 +22,8 @@ import msgspec
 from qkverify import foreign_text, probes
 from qkverify.contract import DEVICES, DTYPES, Finding, Implementation, messages, registry
 from qkverify.counterexamples import store
-from qkverify.counterexamples.calls_alone import judged, numbers_of
-from qkverify.counterexamples.causes import causes, summary
+from qkverify.counterexamples.calls_alone import blamed, judged, numbers_of
+from qkverify.counterexamples.causes import causes, settled, summary
 from qkverify.counterexamples.failures import Failures
 from qkverify.errors import (
     ContractError,
@@ -39,6 +39,7 @@ from qkverify.problem import traits
 from qkverify.results import Counterexample, ImplementationInfo, Semantic, Tested, Verdict
 from qkverify.runs.assertions import Evidence, number
 from qkverify.runs.comparisons import GRADIENTS, RESULT
+from qkverify.runs.raising_conditions import CallShape
 from qkverify.runs.run import Run
 from qkverify.verification import processes
 from qkverify.verification.laws import PROFILES, Law, explain
@@ -209,8 +210,8 @@ def _verdict(law: Law, run: Run, failures: Failures, settings: Mapping[str, Any]
 
     def verdict(outcome: Any, reason: str = "", counterexample: Counterexample | None = None) -> Verdict:
         return Verdict(law=law.name, family=law.family, sentence=law.sentence, exact=law.exact,
-                       implementation=implementation.name, device=run.device, dtype=run.dtype, outcome=outcome,
-                       reason=reason, examples=run.examples,
+                       implementation=implementation.name, device=run.device, dtype=run.dtype,
+                       outcome=outcome, reason=reason, examples=run.examples,
                        margin=run.largest_margin if run.examples and not law.exact else None,
                        seconds=time.perf_counter() - start, counterexample=counterexample,
                        used=sorted(run.used & implementation.offers), tested=tested(run) if tried else None)  # fmt: skip
@@ -297,11 +298,19 @@ def counterexample(broken: BaseException, law: Law, run: Run, failures: Failures
     worst = evidence if isinstance(evidence, Evidence) else None
     raised = not isinstance(broken, LawViolation | ContractError)
     lost = isinstance(broken, DeviceLost)
-    calls = [] if lost else judged(run)
+    over_gradient = law.family == "gradients" and (worst is None or worst.what != "output")
+    calls = blamed([] if lost else judged(run), over_gradient=over_gradient)
     diagnosis = (
         ""
         if lost
-        else failures.explained(law.name, run, calls, dropped=law.family == "dropout", raised=raised)
+        else failures.explained(
+            law.name,
+            run,
+            calls,
+            dropped=law.family == "dropout",
+            raised=raised,
+            replay=lambda other: law.replay(other, run.failing),
+        )
     )
     message, lines = explain(broken, law, run, replay=replay, diagnosis=diagnosis), []
     if raised:
@@ -382,23 +391,35 @@ def check_cells(cells: Sequence[Cell], *, profile: str = "default", jobs: int = 
         return
     every = {cell: applicable(law_book() if laws is None else laws, cell) for cell in cells}
     by_cell: dict[Cell, dict[str, Verdict]] = {cell: {} for cell in cells}
-    for cell, verdicts in check_parts(every, profile=profile, jobs=jobs):
+    calls = {cell: Failures() for cell in cells}
+    for cell, verdicts in check_parts(every, profile=profile, jobs=jobs, calls=calls):
         by_cell[cell] |= {verdict.law: verdict for verdict in verdicts}
         if len(by_cell[cell]) == len(every[cell]):
-            yield cell, [by_cell[cell][law.name] for law in every[cell]]
+            yield (
+                cell,
+                explained_together(cell, [by_cell[cell][law.name] for law in every[cell]], calls[cell]),
+            )
 
 
 PARTS = 8  # of a cell with as many laws as attention has: what is lost of a run that is killed, and what each process takes
 
 
 def check_parts(
-    laws: Mapping[Cell, Sequence[Law]], *, profile: str = "default", jobs: int = 1, until: float = math.inf
+    laws: Mapping[Cell, Sequence[Law]],
+    *,
+    profile: str = "default",
+    jobs: int = 1,
+    until: float = math.inf,
+    calls: Mapping[Cell, Failures] | None = None,
 ) -> Iterator[tuple[Cell, list[Verdict]]]:
     """The verdicts of these laws of each cell, a part of a cell at a time, as they finish.
 
     Parts are checked in processes of one thread each. If one dies, its part is checked again; a part over which a process dies
     again is recorded as crashed, and the others go on. Where a process only loses its device, the laws after that one are
     checked by another. Nothing is begun or waited for after `until`, by time.monotonic().
+
+    What is said of a failure was held against those of its part alone. With `calls` nothing is said: the calls of each cell are
+    gathered there, for `explained_together`.
     """
     examples = examples_of(profile)
     longest = max((len(every) for every in laws.values()), default=0)
@@ -407,14 +428,22 @@ def check_parts(
     parts = [part for cell in cells for part in _parts(cell, laws[cell], -(-longest // PARTS))]
     while parts:
         tasks = [
-            (address_of(cell), [law.name for law in laws_of_part], examples, own_files(laws_of_part))
+            (
+                address_of(cell),
+                [law.name for law in laws_of_part],
+                examples,
+                own_files(laws_of_part),
+                calls is not None,
+            )
             for cell, laws_of_part in parts
         ]
         left = []
-        for index, verdicts in processes.each(_elsewhere, tasks, jobs, spent=_lost_its_device, until=until):
+        for index, part in processes.each(_elsewhere, tasks, jobs, spent=_spent, until=until):
             cell, laws_of_part = parts[index]
-            if verdicts is None:
-                verdicts = _crashed(cell, laws_of_part)
+            verdicts = _crashed(cell, laws_of_part) if part is None else part.verdicts
+            if calls is not None and part is not None:
+                calls[cell].returned |= part.returned
+                calls[cell].raised |= part.raised
             yield cell, verdicts
             left += _parts(cell, laws_of_part[len(verdicts) :], -(-len(laws_of_part) // jobs))
         parts = left if time.monotonic() < until else []
@@ -464,16 +493,79 @@ def cell_at(address: Address) -> Cell:
 _found: dict[Address, Cell] = {}
 
 
+@dataclass(frozen=True)
+class Part:
+    """The verdicts of some laws of a cell, and the calls that they made."""
+
+    verdicts: list[Verdict]
+    returned: set[CallShape]
+    raised: set[CallShape]
+
+
 def _elsewhere(
-    address: Address, laws: Sequence[str], examples: int, files: Sequence[str] = ()
-) -> list[Verdict]:
+    address: Address, laws: Sequence[str], examples: int, files: Sequence[str], silent: bool
+) -> Part:
     """The verdicts of these laws, in their order, or up to the one over which this process lost the device."""
-    verdicts, failures = [], Failures()
+    verdicts, failures = [], Failures(silent=silent)
     for verdict in _checking(cell_at(address), laws_named(laws, files), examples, failures):
         verdicts.append(verdict)
         if _lost_its_device(verdicts):
             break
-    return failures.settled(verdicts)
+    return Part(failures.settled(verdicts), failures.returned, failures.raised)
+
+
+def explained_together(
+    cell: Cell, verdicts: Sequence[Verdict], calls: Failures | None = None
+) -> list[Verdict]:
+    """The verdicts of a cell that several processes gave, each failure explained with a look at all others.
+
+    Another process replays every counterexample. If it dies nothing is said of any; nor of one that holds when it is replayed.
+    `calls` are all calls of the cell; without them it is not said when calls raise.
+    """
+    unsaid = [settled(verdict, diagnosis="", raises_when=[]) for verdict in verdicts]
+    if not any(_replayable(verdict) for verdict in verdicts):
+        return unsaid
+    known = calls or Failures()
+    task = (address_of(cell), unsaid, known.returned, known.raised)
+    ((_, said),) = processes.each(_explaining, [task], 1)
+    return unsaid if said is None else said
+
+
+def _explaining(
+    address: Address, verdicts: Sequence[Verdict], returned: set[CallShape], raised: set[CallShape]
+) -> list[Verdict]:
+    cell, failures = cell_at(address), Failures(returned, raised)
+    return failures.settled([_explained(verdict, cell, failures) for verdict in verdicts])
+
+
+def _replayable(verdict: Verdict) -> bool:
+    return verdict.outcome == "failed" and bool(verdict.counterexample and verdict.counterexample.replay)
+
+
+def _explained(verdict: Verdict, cell: Cell, failures: Failures) -> Verdict:
+    """The verdict with what its counterexample shows when it is replayed, if it fails again."""
+    if not _replayable(verdict) or verdict.counterexample is None:
+        return verdict
+    run = prepare(cell)
+    try:
+        record = store.load(verdict.counterexample.replay)
+        (law,) = laws_named([verdict.law]) or laws_named([verdict.law], [record["law_file"]])
+    except (UsageError, ValueError):
+        return verdict
+    run.failing = record["drawn"]
+    try:
+        with messages.collected(), run.framework.restored():
+            law.replay(run, run.failing)
+    except Exception as broken:
+        again = counterexample(broken, law, run, failures)
+        return settled(
+            verdict, diagnosis=again.diagnosis, value_wrong=again.value_wrong, gradient_wrong=again.gradient_wrong
+        )  # fmt: skip
+    return verdict
+
+
+def _spent(part: Part) -> bool:
+    return _lost_its_device(part.verdicts)
 
 
 def _lost_its_device(verdicts: Sequence[Verdict]) -> bool:

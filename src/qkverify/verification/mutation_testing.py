@@ -109,10 +109,11 @@ def attack(implementation: Implementation, *, examples: int, matrix: bool = Fals
         if not matrix:
             break
     return Planted(
-        name=implementation.name, kind=_kind(implementation), operation=implementation.operation, dtype=cell.dtype,
-        sentence=_sentence(implementation), threads=_threads(implementation), kills=kills, matrix=matrix,
-        examples=cost[0] if kills else spent, seconds=cost[1] if kills else time.perf_counter() - start, sizes=sizes,
-        message=smallest, profile=profile,
+        name=implementation.name, kind=_kind(implementation), operation=implementation.operation,
+        dtype=cell.dtype, sentence=_sentence(implementation), threads=_threads(implementation), kills=kills,
+        matrix=matrix, examples=cost[0] if kills else spent,
+        seconds=cost[1] if kills else time.perf_counter() - start, sizes=sizes, message=smallest,
+        profile=profile,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from typing import Literal
 from qkverify.contract import unknown_parameters
 from qkverify.contract.operations import DESCRIBED
 from qkverify.results import ImplementationInfo, Record, Tested, Verdict, of_kind
-from qkverify.units import number_of
+from qkverify.units import margin, number_of
 from qkverify.verification import unverified_options
 from qkverify.verification.laws import PROFILES
 
@@ -110,6 +110,15 @@ def of_cell(
     findings = tuple(f"{law} ({link})" for law, link in known.items())
     held = len({v.law for v in verdicts if v.outcome == "passed"})
     return CellOutcome(PARTLY if missing else HOLDS, "", missing, findings, (), compared, selected, held)
+
+
+def margin_in_words(verdicts: Sequence[Verdict]) -> str:
+    """The largest margin of the laws that hold; without one "exact" if all compare bit for bit, else "holds"; "" of no law."""
+    held = [verdict for verdict in verdicts if verdict.outcome == "passed"]
+    margins = [verdict.margin for verdict in held if verdict.margin is not None]
+    if margins:
+        return margin(max(margins))
+    return ("exact" if all(verdict.exact for verdict in held) else "holds") if held else ""
 
 
 def without_cell(reason: str) -> CellOutcome:

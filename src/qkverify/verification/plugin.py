@@ -179,10 +179,13 @@ def _causes_told_once(terminalreporter: Any, config: pytest.Config) -> list[Any]
 
     here = config.stash.get(FAILURES, {})
     verdicts = {report: verdict_of(line) for report, line in failed.items()}
+    by_cell: dict[str, list[Any]] = {}
     for report, verdict in verdicts.items():
-        cell = f"{verdict.implementation}-{verdict.device}-{verdict.dtype}"
-        if cell in here:  # not where workers of pytest-xdist checked it
-            verdicts[report] = here[cell].settled([verdict])[0]
+        by_cell.setdefault(f"{verdict.implementation}-{verdict.device}-{verdict.dtype}", []).append(report)
+    for cell, reports in by_cell.items():
+        mine = [verdicts[report] for report in reports]
+        said = here[cell].settled(mine) if cell in here else _of_workers(config, cell, mine)
+        verdicts |= dict(zip(reports, said, strict=True))
     failure_causes = causes(verdicts.values())
     for cause in failure_causes:
         for report, verdict in verdicts.items():
@@ -191,6 +194,14 @@ def _causes_told_once(terminalreporter: Any, config: pytest.Config) -> list[Any]
             elif any(verdict is other for other in cause.verdicts):
                 report.longrepr = cause.same(verdict)
     return failure_causes
+
+
+def _of_workers(config: pytest.Config, name: str, verdicts: list[Any]) -> list[Any]:
+    """The verdicts of a cell that workers of pytest-xdist checked, explained with a look at one another."""
+    from qkverify.verification.checking import explained_together
+
+    cell = next(cell for cell in _plan(config).cells if str(cell) == name)
+    return explained_together(cell, verdicts)
 
 
 def _left_out(terminalreporter: Any, config: pytest.Config) -> None:

@@ -84,8 +84,12 @@ def lse_switch(observer: Observer, problem: Problem, aspect: str) -> Claim | Non
 
 def written(observer: Observer) -> Claim | None:
     """Arguments that the call has changed."""
-    names = " and ".join(sorted(observer.written))
-    return watched(f"The call writes into its argument {names}.", "output") if names else None
+    return writes_into(sorted(observer.written)) if observer.written else None
+
+
+def writes_into(names: Sequence[str], aspect: str = "output") -> Claim:
+    """A call changes arguments of these names."""
+    return watched(f"The call writes into its argument {' and '.join(names)}.", aspect)
 
 
 def remembered(observer: Observer, aspect: str) -> Claim | None:
@@ -144,8 +148,8 @@ def _as_far_off(coarse: str, too_far: Callable[[Observation], bool]) -> Iterator
     text = f"result is as far off as sums would be that are kept in {coarse}."
     yield Claim(f"The {text}", "output", too_far)
     yield Claim(
-        f"Without options the {text}", "output", lambda observation: _optionless(observation.subject) and too_far(observation),
-        inside=_optionless,
+        f"Without options the {text}", "output",
+        lambda observation: _optionless(observation.subject) and too_far(observation), inside=_optionless,
     )  # fmt: skip
 
 

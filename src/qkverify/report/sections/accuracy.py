@@ -38,6 +38,19 @@ class AccuracyPanel(NamedTuple):
     chart: Markup
     rows: list[Margins]
 
+    @property
+    def conclusion(self) -> str:
+        """The largest margin of the laws that hold, and how many go over their bound."""
+        held = [(one.largest.margin or 0.0, one.row.implementation) for one in self.rows if one.largest]
+        over = sum(one.broken > 0 for one in self.rows)
+        said = (
+            f"the largest error that keeps a law is {units.margin(max(held)[0])} of its bound ({max(held)[1]})"
+            if held
+            else ""
+        )
+        beyond = f"{units.number_of(over, 'implementation')} over it" if over else "nobody over it"
+        return f"{said}; {beyond}" if said else beyond
+
 
 def html(report: Report) -> Markup:
     panels = [_panel(report, device, dtype, rows) for (device, dtype), rows in _by_place(report).items()]

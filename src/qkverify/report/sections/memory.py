@@ -38,6 +38,15 @@ class MemoryPanel(NamedTuple):
     chart: Markup
     growth: list[MemoryGrowth]
 
+    @property
+    def conclusion(self) -> str:
+        """Who needs the least at the longest length, and who the most."""
+        longest = max(one.length for one in self.growth)
+        there = sorted((one.peak_bytes, one.implementation) for one in self.growth if one.length == longest)
+        (least, first), (most, last) = there[0], there[-1]
+        said = f"{first} needs the least at {longest:,}, {units.size(least)}"
+        return said + (f"; {last} the most, {units.size(most)}" if last != first else "")
+
 
 def html(report: Report) -> Markup:
     found = panels(report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -18,6 +19,9 @@ ORDER = 61
 TITLE = "Scaling"
 
 THEORY = 2.0  # every query meets every key
+
+
+WORDS = ("as theory", "grows slower", "grows faster")
 
 
 class ScalingRow(NamedTuple):
@@ -58,6 +62,12 @@ class ScalingPanel(NamedTuple):
     direction: str
     chart: Markup
     rows: list[ScalingRow]
+
+    @property
+    def conclusion(self) -> str:
+        """How many grow as theory says, and how many not."""
+        words = Counter(row.word or "without an interval" for row in self.rows)
+        return ", ".join(f"{words[word]} {word}" for word in (*WORDS, "without an interval") if words[word])
 
 
 def html(report: Report) -> Markup:

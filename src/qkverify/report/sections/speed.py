@@ -96,13 +96,16 @@ class SpeedTable(NamedTuple):
 
 
 class SpeedCharts(NamedTuple):
-    """Three charts of one family of cases in one direction; one without a series is empty."""
+    """Three charts of one family of cases in one direction; one without a series is empty. `least` and `nearest` are what they
+    show: who takes the least time at the longest length, and who comes nearest to the roofline there."""
 
     title: str
     shape: str
     time: Markup
     rate: Markup
     share: Markup
+    least: str
+    nearest: str
 
 
 class DeviceTimes(NamedTuple):
@@ -169,7 +172,23 @@ def _charts(report: Report, family: timings.Family, direction: str) -> SpeedChar
         line_chart(time, alt=_alt("Time", title, known), unit=units.seconds),
         line_chart(rate, alt=_alt("Rate", title, known), unit=units.flops, ceiling=_roofline(known)),
         line_chart(share, alt=_alt("Share of the roofline", title, known), unit=units.percent, share=True),
+        *_conclusions(known),
     )
+
+
+def _conclusions(known: list[timings.TimingNumbers]) -> tuple[str, str]:
+    """The titles of the charts: at the longest length, the least time and the highest share of the roofline."""
+    longest = max(one.timing.sizes["K"] for one in known)
+    there = [one for one in known if one.timing.sizes["K"] == longest]
+    best = min(there, key=lambda one: one.seconds)
+    least = f"{best.timing.implementation} takes the least at {longest:,}, {units.seconds(best.seconds)}"
+    if len(there) == 1:
+        least = f"only {best.timing.implementation} was timed at {longest:,}, {units.seconds(best.seconds)}"
+    shares = [(one.share, one.timing.implementation) for one in there if one.share is not None]
+    if not shares:
+        return least, ""
+    share, name = max(shares)
+    return least, f"{name} comes nearest at {longest:,}, {units.percent(share)}"
 
 
 def _roofline(known: list[timings.TimingNumbers]) -> list[Point]:

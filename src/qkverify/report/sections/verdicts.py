@@ -12,6 +12,7 @@ from qkverify.report.markdown import code, plain, table
 from qkverify.report.model import BROKEN, BY_GRAVITY, MatrixSquare, Report, VerdictRow, element_id, margin
 from qkverify.report.templating import fill
 from qkverify.results import ImplementationInfo, Verdict
+from qkverify.verification.outcomes import margin_in_words
 
 ORDER = 10
 TITLE = "Verdicts"
@@ -145,8 +146,7 @@ def words(cell: MatrixSquare) -> tuple[str, str]:
     over = "" if worst is None else f"margin {units.margin(worst)}"
     match cell.outcome:
         case "passed":
-            exact = "exact" if cell.gravest and all(v.exact for v in cell.gravest) else "holds"
-            return units.margin(cell.margin) or exact, ""
+            return margin_in_words(cell.verdicts), ""
         case "failed":
             return first.law, joined(over, rest)
         case "finding":
@@ -220,7 +220,7 @@ def markdown(report: Report) -> str:
         for phrase, names in unverified(report).items()
     ]
     legend = "✓ with the largest margin (|error| / derived bound; 1 is the limit), "
-    legend += "✗ with the broken law, ◆ with a known finding."
+    legend += "✗ with the broken law, ◆ with how many laws known findings break: each is told below, once."
     judged = [table(["implementation", "device", "dtype", *report.families], rows), legend] if rows else []
     return "\n\n".join(filter(None, [*judged, "\n".join(missed), "\n".join(untested)]))
 
@@ -229,5 +229,7 @@ def _short(cell: MatrixSquare | None) -> str:
     if cell is None:
         return ""
     main, small = words(cell)
+    if cell.outcome == "finding":  # told once for all dtypes, below
+        return f"{GLYPHS[cell.outcome]} {units.number_of(len(cell.gravest), 'law')}"
     glyph = "" if cell.outcome == "not offered" else f"{GLYPHS[cell.outcome]} "
     return f"{glyph}{main}{f' ({small})' * bool(small)}"

@@ -11,7 +11,7 @@ from qkverify.counterexamples.diagnosis.claims import Claim, Observation
 from qkverify.counterexamples.diagnosis.fitting import SHOWN, agrees
 from qkverify.counterexamples.diagnosis.operations.calling import Caller
 from qkverify.counterexamples.diagnosis.operations.kind import Example
-from qkverify.counterexamples.diagnosis.symptoms import REPEATS, watched
+from qkverify.counterexamples.diagnosis.symptoms import REPEATS, watched, writes_into
 
 SUBJECTS: Mapping[str, str] = {"result": "The result is", "gradients": "The gradients are"}
 MEMORY = ("heads after length", "last axes swapped", "every second", "slice of longer")
@@ -33,8 +33,8 @@ def written(caller: Caller) -> Claim | None:
     """Arguments that calls have changed, but for those that the operation is to change."""
     names = OPERATIONS[caller.run.implementation.operation]
     last = len(names) if caller.operation.updated is None else caller.operation.updated
-    changed = " and ".join(names[i] for i in sorted(caller.written) if i < last)
-    return watched(f"The call writes into its argument {changed}.", "result") if changed else None
+    changed = [names[i] for i in sorted(caller.written) if i < last]
+    return writes_into(changed, "result") if changed else None
 
 
 def layouts(caller: Caller) -> Claim | None:
