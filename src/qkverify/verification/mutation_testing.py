@@ -193,7 +193,7 @@ def summary(records: Sequence[Planted]) -> list[str]:
             (mutant.sizes["H"], mutant.sizes["Q"], mutant.sizes["K"]) for mutant in killed if mutant.sizes
         ]
         small = sum(h <= 2 and q <= 3 and k <= 3 for h, q, k in quantities)
-        lines.append(f"cost of killing mutant: median {median(mutant.examples for mutant in killed):,.0f} examples and "
+        lines.append(f"to kill a mutant: median {median(mutant.examples for mutant in killed):,.0f} examples and "
                      f"{median(mutant.seconds for mutant in killed):.2g} s, shrinking included")  # fmt: skip
         lines.append(
             f"counterexamples of at most 2 heads, 3 queries and 3 keys: {small} of {len(quantities)}"
