@@ -72,16 +72,16 @@ def main() -> None:
     )
     options.add_argument("--rounds", type=int, default=20, help="of one case at least")
     options.add_argument("--most-rounds", type=int, default=200, help="of one case at most")
-    asked = options.parse_args()
+    arguments = options.parse_args()
     worst = 0.0
     for case in CASES:
         for direction in DIRECTIONS:
             for name in NAMES:
                 cell = BenchmarkCase(named(case), registry.find(name)[0], "cpu", "float32", direction)
-                found = ratio_of(cell, asked.rounds, asked.most_rounds)
-                if found is None:
+                measured = ratio_of(cell, arguments.rounds, arguments.most_rounds)
+                if measured is None:
                     continue
-                seconds, ratio, rounds = found
+                seconds, ratio, rounds = measured
                 worst = max(worst, abs(ratio.ratio - 1))
                 print(f"{case:22} {direction:17} {name:18} {1e3 * seconds:8.2f} ms   ours / theirs {ratio.ratio:.4f} "
                       f"({ratio.low:.4f} .. {ratio.high:.4f}, {rounds} rounds)", flush=True)  # fmt: skip

@@ -2,9 +2,10 @@
 
     python -m qkverify.benchmarks.sensitivity --runs 20 --load
 
-Four implementations do the same attention over a hundred sequences, one after the other; two of them do some sequences
-twice, which is 2 % and 5 % more of the very same work. Each run times all four as `qkverify bench` does. The twin that
-does nothing more must be called neither faster nor slower, the others slower. `--load` keeps another process busy.
+Five implementations do the same attention over a hundred sequences, one after the other; three of them do some sequences
+twice, which is 2 %, 5 % and 15 % more of the very same work. Each run times all of them at three lengths as `qkverify bench`
+does. The twin that does nothing more must be called neither faster nor slower, the others slower. `--load` keeps another
+process busy. The last lines say how often each was called what, and how far the A/A controls reached.
 """
 
 from __future__ import annotations
@@ -26,10 +27,18 @@ from qkverify.timing.grid import run_grid
 from qkverify.timing.workloads import Workload
 
 SEQUENCES = 100
-WORKLOAD = Workload(
-    name="one-by-one", source="made for this", batch=SEQUENCES, heads=2, key_size=32, queries=48
-)
-PLANTED = {"nothing": 0, "two_per_cent": 2, "five_per_cent": 5}
+WORKLOADS = [
+    Workload(
+        name=f"one-by-one-{queries}",
+        source="made for this",
+        batch=SEQUENCES,
+        heads=2,
+        key_size=32,
+        queries=queries,
+    )
+    for queries in (32, 48, 64)
+]
+PLANTED = {"nothing": 0, "two_per_cent": 2, "five_per_cent": 5, "fifteen_per_cent": 15}
 
 
 def one_by_one(query: np.ndarray, key: np.ndarray, value: np.ndarray, again: int) -> np.ndarray:
@@ -58,8 +67,9 @@ for planted, extra in PLANTED.items():
 
 
 class Seen(NamedTuple):
-    """What one run said of one planted slow-down, and the A/A control's interval in that run."""
+    """What one run said of one planted slow-down in one case, and that case's A/A control."""
 
+    case: str
     planted: str
     found: statistics.Comparison
     control: Control | None
@@ -71,17 +81,17 @@ def once(seed: int, *, seconds: float, processes: int, rounds: int) -> list[Seen
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "results.jsonl"
         with Writer(path) as writer:
-            run_grid(writer, declared, budget_seconds=seconds, workloads=lambda device: [WORKLOAD],
+            run_grid(writer, declared, budget_seconds=seconds, workloads=lambda device: WORKLOADS,
                      directions=("forward",), seed=seed, processes=processes, most_rounds=rounds)  # fmt: skip
         records = read(path)
-    timings = {t.implementation: t for t in of_kind(records, Timing)}
-    controls = of_kind(records, Control)
+    timings = {(t.case, t.implementation): t for t in of_kind(records, Timing)}
+    controls = {control.case: control for control in of_kind(records, Control)}
     return [
-        Seen(
-            name, statistics.compare(timings[name], timings["baseline"], controls), next(iter(controls), None)
-        )
+        Seen(case, name, statistics.compare(timings[case, name], timings[case, "baseline"], controls.values()),
+             controls.get(case))
+        for case in (workload.name for workload in WORKLOADS)
         for name in PLANTED
-    ]
+    ]  # fmt: skip
 
 
 def main() -> None:
@@ -94,27 +104,37 @@ def main() -> None:
     options.add_argument("--processes", type=int, default=5)
     options.add_argument("--rounds", type=int, default=100, help="rounds of a process at most")
     options.add_argument("--load", action="store_true", help="keep another process busy meanwhile")
-    asked = options.parse_args()
-    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if asked.load else None
-    seen: list[Seen] = []
+    arguments = options.parse_args()
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if arguments.load else None
+    comparisons: list[Seen] = []
     try:
-        for run in range(asked.runs):
-            seen += once(run, seconds=asked.seconds, processes=asked.processes, rounds=asked.rounds)
-            for one in seen[-len(PLANTED) :]:
-                interval, control = one.found.interval, one.control
+        for run in range(arguments.runs):
+            comparisons += once(
+                run, seconds=arguments.seconds, processes=arguments.processes, rounds=arguments.rounds
+            )
+            for comparison in comparisons[-len(PLANTED) * len(WORKLOADS) :]:
+                interval, control = comparison.found.interval, comparison.control
                 reach = (
                     ""
                     if control is None
                     else f"   A/A {control.ratio:.3f} ({control.low:.3f} .. {control.high:.3f})"
                 )
-                print(f"run {run + 1:3}  {one.planted:14} {one.found.word:10} {interval.ratio:.3f} "
-                      f"({interval.low:.3f} .. {interval.high:.3f}){reach}", flush=True)  # fmt: skip
+                print(f"run {run + 1:3}  {comparison.case:14} {comparison.planted:16} {comparison.found.word:10} "
+                      f"{interval.ratio:.3f} ({interval.low:.3f} .. {interval.high:.3f}){reach}", flush=True)  # fmt: skip
     finally:
         if busy is not None:
             busy.kill()
     for name in PLANTED:
-        words = [one.found.word for one in seen if one.planted == name]
-        print(f"{name:14} " + ", ".join(f"{word} {words.count(word)}" for word in dict.fromkeys(words)))
+        words = [comparison.found.word for comparison in comparisons if comparison.planted == name]
+        print(f"{name:16} " + ", ".join(f"{word} {words.count(word)}" for word in dict.fromkeys(words)))
+
+    reach = [
+        np.expm1(statistics.noise([comparison.control]))
+        for comparison in comparisons
+        if comparison.control is not None
+    ]
+    if reach:
+        print(f"A/A reach: {100 * np.median(reach):.1f} % in the middle, {100 * max(reach):.1f} % at worst")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     elif "row" in metafunc.fixturenames:
         metafunc.parametrize("row", rows_of(metafunc.config).parameters())
     else:
-        metafunc.parametrize("name", [one.name for one in all_layers()])
+        metafunc.parametrize("name", [layer.name for layer in all_layers()])
 
 
 def test_growth(row: str, benchmark: Any, request: pytest.FixtureRequest) -> None:
@@ -35,7 +35,7 @@ def test_growth(row: str, benchmark: Any, request: pytest.FixtureRequest) -> Non
 
 
 def test_signals_travel_as_far_as_theory_says(name: str) -> None:
-    one, found = layer(name), travel(layer(name))
-    sizes = [{**found.fixed, "n": n} for n in found.lengths]
-    assert found.steps == [one.steps_at(s) for s in sizes]
-    assert found.path == ([one.path_at(s) for s in sizes] if one.path else [])
+    known, travelled = layer(name), travel(layer(name))
+    sizes = [{**travelled.fixed, "n": n} for n in travelled.lengths]
+    assert travelled.steps == [known.steps_at(s) for s in sizes]
+    assert travelled.path == ([known.path_at(s) for s in sizes] if known.path else [])

@@ -39,8 +39,8 @@ class Block:
 
     @cached_property
     def made(self) -> Made:
-        found = self.make()
-        return found if isinstance(found, Made) else Made(found, {})
+        text_or_made = self.make()
+        return text_or_made if isinstance(text_or_made, Made) else Made(text_or_made, {})
 
 
 BLOCKS: dict[str, Block] = {}

@@ -51,24 +51,24 @@ def filled(path: Path, pictures: Path) -> Page:
     stale: list[str] = []
     notes: list[str] = []
 
-    def fill(found: re.Match[str]) -> str:
-        name = found["name"]
+    def fill(match: re.Match[str]) -> str:
+        name = match["name"]
         if name not in BLOCKS:
             stale.append(
                 f"{path.name}: no function makes the block {name}; there are {', '.join(sorted(BLOCKS))}"
             )
-            return found[0]
+            return match[0]
         block = BLOCKS[name]
         if not block.available:
             notes.append(f"{path.name}: {name} needs the results under reports/, and there are none")
-            return found[0]
+            return match[0]
         made = block.made
         drawn.update(made.pictures)
         text = f"<!-- generated: {name}{block.source} -->\n{made.text.strip()}\n<!-- end -->"
-        differs = text != found[0] or any(
+        differs = text != match[0] or any(
             _read(pictures / file) != svg for file, svg in made.pictures.items()
         )
-        if differs and block.source and f" from {found['digest']}" != block.source:
+        if differs and block.source and f" from {match['digest']}" != block.source:
             notes.append(f"{path.name}: {name} was made from other results than those under reports/")
         elif differs:
             stale.append(f"{path.name}: {name} is not what its code makes")

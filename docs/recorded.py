@@ -39,8 +39,8 @@ def of_power() -> str:
 
 def _digest(*paths: object) -> str:
     """Of files; nothing where there are none."""
-    found = b"".join(hashlib.sha256(path.read_bytes()).digest() for path in paths)  # type: ignore[attr-defined]
-    return hashlib.sha256(found).hexdigest()[:12] if paths else ""
+    digests = b"".join(hashlib.sha256(path.read_bytes()).digest() for path in paths)  # type: ignore[attr-defined]
+    return hashlib.sha256(digests).hexdigest()[:12] if paths else ""
 
 
 @block("reports", of_devices)
@@ -83,7 +83,7 @@ def _() -> str:
     for report in devices().values():
         off = [abs(np.log(c.ratio)) for c in report.controls]
         if off:
-            quiet = sum(one <= statistics.QUIET for one in off)
+            quiet = sum(difference <= statistics.QUIET for difference in off)
             rows.append(
                 [
                     report.device,
@@ -128,18 +128,18 @@ def _() -> str:
     rows = []
     for report in devices().values():
         for dtype in report.dtypes:
-            found = [
+            margins = [
                 v.margin
                 for v in report.verdicts
                 if v.dtype == dtype and v.outcome == "passed" and v.margin is not None
             ]
-            if found:
+            if margins:
                 rows.append(
                     [
                         report.device,
                         dtype,
-                        f"{len(found):,}",
-                        *map(units.margin, (float(np.median(found)), max(found))),
+                        f"{len(margins):,}",
+                        *map(units.margin, (float(np.median(margins)), max(margins))),
                     ]
                 )
     return table(["device", "dtype", "laws times implementations", "median margin", "largest"], rows)

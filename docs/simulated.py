@@ -13,8 +13,8 @@ from block import Made, block, picture
 
 from qkverify.report.charts import ChartSeries, Point, Reach, interval_chart, line_chart
 from qkverify.report.markdown import table
-from qkverify.results import Control
-from qkverify.timing import statistics
+from qkverify.results import Control, Scatter
+from qkverify.timing import moderation, statistics
 from qkverify.units import percent
 
 ROUNDS = 20
@@ -111,16 +111,16 @@ def ways() -> list[Way]:
 
 @block("same-code-twice")
 def _() -> Made:
-    found = ways()
+    measured = ways()
     names = ("A then B, t test", "A B A B, t test", "A B A B, paired")  # what fits beside a chart
     chart = interval_chart(
-        [_reach(name, way) for name, way in zip(names, found, strict=True)],
+        [_reach(name, way) for name, way in zip(names, measured, strict=True)],
         alt="False differences of the same code in three ways of measuring",
         axis="difference found, in per cent (95 % of the runs)",
         expected=0.0,
         span=(0.0, 0.0),
     )
-    rows = [[w.name, percent(w.usual), percent(w.worst), share(w.told_apart)] for w in found]
+    rows = [[w.name, percent(w.usual), percent(w.worst), share(w.told_apart)] for w in measured]
     head = ["way", "usual false difference", "worst", "called a difference"]
     drawn = picture(
         "same-code-twice", chart, "How far apart the same code is found to be, in three ways of measuring"
@@ -193,10 +193,64 @@ def _() -> str:
     return table(head, rows)
 
 
-def _interval(logs: np.ndarray, by_process: bool = True) -> statistics.Interval:
+CASES = 40
+
+
+@block("moderated")
+def _() -> str:
+    """The same code twice in the many cases of a run: each judged by its own processes, and with what all of them say."""
+    rng = np.random.default_rng(14)
+    rows = []
+    for processes in (1, 2, 3, 5):
+        wrong, widths = {"own": 0, "all": 0}, {"own": list[float](), "all": list[float]()}
+        for _ in range(RUNS // 20):
+            learnt = _cases(max(2, processes), rng)
+            cases = learnt if processes > 1 else [logs[:1] for logs in learnt]
+            scatter = moderation.learnt([_seen(logs) for logs in learnt])
+            for logs in cases:
+                for name, known in (("own", None), ("all", scatter)):
+                    found = _interval(logs, scatter=known)
+                    wrong[name] += not found.low <= 1 <= found.high
+                    widths[name].append(np.log(found.high / found.low) / 2 if found.low else np.inf)
+        count = len(widths["own"])
+        half = [
+            percent(float(np.expm1(np.quantile(widths[name], at)))) for name in widths for at in (0.5, 0.9)
+        ]
+        rows.append(
+            [str(processes), share(wrong["own"] / count), *half[:2], share(wrong["all"] / count), *half[2:]]
+        )
+    head = [
+        "processes",
+        "wrong, by its own",
+        "reach",
+        "of the widest tenth",
+        "wrong, moderated",
+        "reach",
+        "of the widest tenth",
+    ]
+    return table(head, rows)
+
+
+def _cases(processes: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Log-ratios (processes, rounds) of equal code, a case each: luck of 1 % for every process, rounds that scatter by 0.5 to
+    8 %, with heavy tails."""
+    scatters = np.exp(rng.uniform(np.log(0.005), np.log(0.08), CASES))
+    return [
+        0.01 * rng.standard_normal((processes, 1)) + scatter * rng.standard_t(3, (processes, 12))
+        for scatter in scatters
+    ]
+
+
+def _seen(logs: np.ndarray) -> moderation.Seen:
+    return statistics.seen(logs.ravel(), np.repeat(np.arange(logs.shape[0]), logs.shape[1]))
+
+
+def _interval(
+    logs: np.ndarray, by_process: bool = True, scatter: Scatter | None = None
+) -> statistics.Interval:
     """The interval of log-ratios (processes, rounds), with or without knowing which process each round ran in."""
     numbers = np.repeat(np.arange(logs.shape[0]), logs.shape[1]).tolist() if by_process else []
-    return statistics.paired_ratio(np.exp(logs).ravel().tolist(), [1.0] * logs.size, numbers)
+    return statistics.paired_ratio(np.exp(logs).ravel().tolist(), [1.0] * logs.size, numbers, scatter=scatter)
 
 
 def _clustered_bootstrap(logs: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:

@@ -32,10 +32,12 @@ LINKED = (  # patterns in the checkout
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """mkdocs calls this with the files of docs/. Returns the site's files at their places in the checkout."""
-    own = [file for file in files if not file.inclusion.is_excluded() and Path(file.src_uri).suffix != ".py"]
+    included = [
+        file for file in files if not file.inclusion.is_excluded() and Path(file.src_uri).suffix != ".py"
+    ]
     theirs = [
         file
-        for file in own
+        for file in included
         if file.abs_src_path is None or not Path(file.abs_src_path).is_relative_to(ROOT / "docs")
     ]
     pages = [path for path in (ROOT / "docs").rglob("*") if path.suffix in (".md", ".svg", ".png")]

@@ -47,8 +47,8 @@ def packed_attention_vjp(
     for q, k in pieces(query_starts, key_starts):
         given = heads_first(query[q], key[k], value[k], upstream[q])
         rows = pull(*given, causal, scale, softcap, window, alibi_slopes, sinks)
-        for gradient, place, found in zip(gradients, (q, k, k), rows, strict=True):
-            gradient[place] = found.swapaxes(0, 1)
+        for gradient, place, d_rows in zip(gradients, (q, k, k), rows, strict=True):
+            gradient[place] = d_rows.swapaxes(0, 1)
     return gradients
 
 
@@ -87,8 +87,8 @@ def cached_attention_vjp(
         d_query[b], *d_kept = pull(
             query[b], *kept, upstream[b], True, scale, softcap, window, alibi_slopes, sinks
         )
-        for i, found in enumerate(d_kept):
-            d_new_and_held[i][b], d_new_and_held[i + 2][b, :, :n] = found[:, n:], found[:, :n]
+        for i, gradient in enumerate(d_kept):
+            d_new_and_held[i][b], d_new_and_held[i + 2][b, :, :n] = gradient[:, n:], gradient[:, :n]
     return gradients
 
 
@@ -129,8 +129,8 @@ def paged_attention_vjp(
         d_query[b], *d_held = pull(
             query[b], *held, upstream[b], True, scale, softcap, window, alibi_slopes, sinks
         )
-        for d_pool, found in zip(d_pools, d_held, strict=True):
-            np.add.at(d_pool, place, found.swapaxes(0, 1))
+        for d_pool, gradient in zip(d_pools, d_held, strict=True):
+            np.add.at(d_pool, place, gradient.swapaxes(0, 1))
     return d_query, d_pools[0].reshape(key_pages.shape), d_pools[1].reshape(value_pages.shape)
 
 

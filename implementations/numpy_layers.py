@@ -34,16 +34,22 @@ def norm(x: Array, weights: Weights, number: int, eps: float) -> Array:
     return scaled * weights[f"gain_{number}"] + weights[f"shift_{number}"]
 
 
-def attention(x: Array, source: Array, weights: Weights, heads: int, seen: Array, prefix: str = "") -> Array:
+def attention(
+    x: Array, source: Array, weights: Weights, heads: int, allowed: Array, prefix: str = ""
+) -> Array:
     """Of x (B,L,M) to source (B,K,M) where seen, which broadcasts to (B,L,K): (B,L,M)."""
     w_q, w_k, w_v, w_o = (weights[prefix + name] for name in ("w_q", "w_k", "w_v", "w_o"))
     size = x.shape[-1] // heads
     output = np.zeros_like(x)
-    for own in (slice(head * size, (head + 1) * size) for head in range(heads)):
-        query, key, value = x @ w_q[:, own], source @ w_k[:, own], source @ w_v[:, own]  # (B,L,D), (B,K,D)
-        scores = np.where(seen, query @ key.swapaxes(-1, -2) * x.dtype.type(size**-0.5), -np.inf)
+    for columns in (slice(head * size, (head + 1) * size) for head in range(heads)):
+        query, key, value = (
+            x @ w_q[:, columns],
+            source @ w_k[:, columns],
+            source @ w_v[:, columns],
+        )  # (B,L,D), (B,K,D)
+        scores = np.where(allowed, query @ key.swapaxes(-1, -2) * x.dtype.type(size**-0.5), -np.inf)
         weight = np.exp(scores - scores.max(-1, keepdims=True))
-        output += weight / weight.sum(-1, keepdims=True) @ value @ w_o[own]
+        output += weight / weight.sum(-1, keepdims=True) @ value @ w_o[columns]
     return output
 
 
@@ -60,12 +66,12 @@ def encoder_layer(
     key_lengths: Array | None = None,
 ) -> Array:  # fmt: skip
     """Self-attention and feed-forward, each added to its input and normalised: x (B,L,M) -> (B,L,M)."""
-    seen = visible(x, key_lengths)
+    allowed = visible(x, key_lengths)
     if norm_first:
         y = norm(x, weights, 1, eps)
-        x = x + attention(y, y, weights, heads, seen)
+        x = x + attention(y, y, weights, heads, allowed)
         return x + inner(norm(x, weights, 2, eps), weights)
-    x = norm(x + attention(x, x, weights, heads, seen), weights, 1, eps)
+    x = norm(x + attention(x, x, weights, heads, allowed), weights, 1, eps)
     return norm(x + inner(x, weights), weights, 2, eps)
 
 
@@ -75,14 +81,14 @@ def decoder_layer(
     memory_lengths: Array | None = None,
 ) -> Array:  # fmt: skip
     """Causal self-attention, attention to the memory, feed-forward: x (B,L,M), memory (B,K,M) -> (B,L,M)."""
-    past, seen = np.tri(x.shape[1], dtype=bool), visible(memory, memory_lengths)
+    past, allowed = np.tri(x.shape[1], dtype=bool), visible(memory, memory_lengths)
     if norm_first:
         y = norm(x, weights, 1, eps)
         x = x + attention(y, y, weights, heads, past)
-        x = x + attention(norm(x, weights, 2, eps), memory, weights, heads, seen, "cross_")
+        x = x + attention(norm(x, weights, 2, eps), memory, weights, heads, allowed, "cross_")
         return x + inner(norm(x, weights, 3, eps), weights)
     x = norm(x + attention(x, x, weights, heads, past), weights, 1, eps)
-    x = norm(x + attention(x, memory, weights, heads, seen, "cross_"), weights, 2, eps)
+    x = norm(x + attention(x, memory, weights, heads, allowed, "cross_"), weights, 2, eps)
     return norm(x + inner(x, weights), weights, 3, eps)
 
 
@@ -96,8 +102,8 @@ def log_softmax(scores: Array) -> Array:
 def cross_entropy(scores: Array, targets: Array, *, smoothing: float = 0.0) -> Array:
     """1 - smoothing times the loss of the target, and smoothing times the mean loss: (N,C), (N) -> (N)."""
     losses = -log_softmax(scores)
-    own, keep = losses[np.arange(len(targets)), targets], scores.dtype.type(1 - smoothing)
-    return keep * own + scores.dtype.type(smoothing) * losses.mean(-1)
+    of_target, keep = losses[np.arange(len(targets)), targets], scores.dtype.type(1 - smoothing)
+    return keep * of_target + scores.dtype.type(smoothing) * losses.mean(-1)
 
 
 def cross_entropy_vjp(

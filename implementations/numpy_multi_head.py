@@ -22,11 +22,11 @@ def multi_head_attention(
     size = w_q.shape[1] // heads
     output = np.zeros((*x.shape[:2], w_o.shape[1]), x.dtype)
     for head in range(heads):
-        own = slice(head * size, (head + 1) * size)
-        query, key, value = x @ w_q[:, own], x @ w_k[:, own], x @ w_v[:, own]  # (B,L,D)
+        columns = slice(head * size, (head + 1) * size)
+        query, key, value = x @ w_q[:, columns], x @ w_k[:, columns], x @ w_v[:, columns]  # (B,L,D)
         scores = query @ key.swapaxes(-1, -2) * x.dtype.type(size**-0.5)  # (B,L,L)
         if causal:
             scores = np.where(np.tri(x.shape[1], dtype=bool), scores, -np.inf)
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        output += weights / weights.sum(axis=-1, keepdims=True) @ value @ w_o[own]
+        output += weights / weights.sum(axis=-1, keepdims=True) @ value @ w_o[columns]
     return output

@@ -41,11 +41,11 @@ def attention(
 ) -> Array | tuple[Array, Array]:  # fmt: skip
     """softmax(query key^T) value, (B,H,Q,E), and the log-sum-exp, (B,H,Q), if it is asked for."""
     key, value = per_query_head(query, key, value)
-    seen = visible(query, key, mask, bias, causal, window, key_lengths)
+    allowed = visible(query, key, mask, bias, causal, window, key_lengths)
     scores = scaled_products(query, key, scale)  # (B,H,Q,K)
-    logits = np.where(seen, added(capped(scores, softcap), bias, alibi_slopes), -np.inf)
+    logits = np.where(allowed, added(capped(scores, softcap), bias, alibi_slopes), -np.inf)
     weights, lse = softmax(logits, sinks)
-    output = product_of_seen(weights, value, seen)  # (B,H,Q,E)
+    output = product_of_seen(weights, value, allowed)  # (B,H,Q,E)
     return (output, lse) if return_lse else output
 
 
@@ -59,17 +59,17 @@ def attention_vjp(
     """The gradients of sum(upstream * attention(...)) by query, key and value."""
     groups = key.shape[1]
     key, value = per_query_head(query, key, value)
-    seen = visible(query, key, mask, bias, causal, window, key_lengths)
+    allowed = visible(query, key, mask, bias, causal, window, key_lengths)
     scores = scaled_products(query, key, scale)
-    logits = np.where(seen, added(capped(scores, softcap), bias, alibi_slopes), -np.inf)
+    logits = np.where(allowed, added(capped(scores, softcap), bias, alibi_slopes), -np.inf)
     weights, _ = softmax(logits, sinks)
 
-    d_value = product_of_seen(weights.swapaxes(-1, -2), upstream, seen.swapaxes(-1, -2))  # (B,H,K,E)
-    d_weights = np.where(seen, upstream @ value.swapaxes(-1, -2), 0)  # (B,H,Q,K)
+    d_value = product_of_seen(weights.swapaxes(-1, -2), upstream, allowed.swapaxes(-1, -2))  # (B,H,K,E)
+    d_weights = np.where(allowed, upstream @ value.swapaxes(-1, -2), 0)  # (B,H,Q,K)
     d_logits = weights * (d_weights - (weights * d_weights).sum(axis=-1, keepdims=True))
-    d_scores = np.where(seen, d_logits * capped_slope(scores, softcap), 0) * scale_of(query, scale)
-    d_query = product_of_seen(d_scores, key, seen)  # (B,H,Q,D)
-    d_key = product_of_seen(d_scores.swapaxes(-1, -2), query, seen.swapaxes(-1, -2))  # (B,H,K,D)
+    d_scores = np.where(allowed, d_logits * capped_slope(scores, softcap), 0) * scale_of(query, scale)
+    d_query = product_of_seen(d_scores, key, allowed)  # (B,H,Q,D)
+    d_key = product_of_seen(d_scores.swapaxes(-1, -2), query, allowed.swapaxes(-1, -2))  # (B,H,K,D)
     return d_query, summed_over_group(d_key, groups), summed_over_group(d_value, groups)
 
 
@@ -94,14 +94,16 @@ def visible(query: Array, key: Array, mask: Array | None, bias: Array | None, ca
     (batch, heads, queries, _), keys = query.shape, key.shape[2]
     distance = np.arange(keys) - np.arange(keys - queries, keys)[:, None]  # (Q,K): key less query position
     left, right = window or (None, None)
-    seen = np.ones((queries, keys), dtype=bool)
-    seen &= distance <= 0 if causal else True
-    seen &= True if left is None else distance >= -left
-    seen &= True if right is None else distance <= right
-    seen = seen if mask is None else seen & mask
-    seen = seen if bias is None else seen & (bias != -np.inf)
-    seen = seen if key_lengths is None else seen & (np.arange(keys) < key_lengths[:, None, None, None])
-    return np.broadcast_to(seen, (batch, heads, queries, keys))
+    allowed = np.ones((queries, keys), dtype=bool)
+    allowed &= distance <= 0 if causal else True
+    allowed &= True if left is None else distance >= -left
+    allowed &= True if right is None else distance <= right
+    allowed = allowed if mask is None else allowed & mask
+    allowed = allowed if bias is None else allowed & (bias != -np.inf)
+    allowed = (
+        allowed if key_lengths is None else allowed & (np.arange(keys) < key_lengths[:, None, None, None])
+    )
+    return np.broadcast_to(allowed, (batch, heads, queries, keys))
 
 
 def scale_of(query: Array, scale: float | None) -> float:
@@ -146,13 +148,13 @@ def softmax(logits: Array, sinks: Array | None) -> tuple[Array, Array]:
     return weights[..., :keys], (top + np.log(total))[..., 0]
 
 
-def product_of_seen(weights: Array, matrix: Array, seen: Array) -> Array:
+def product_of_seen(weights: Array, matrix: Array, allowed: Array) -> Array:
     """weights @ matrix, where a number that is not finite reaches only the rows that see it."""
     finite = np.isfinite(matrix)
     if finite.all():
         return weights @ matrix
     product = weights @ np.where(finite, matrix, 0)
     for n in np.flatnonzero(~finite.all(axis=(0, 1, 3))):
-        reached = seen[..., n, None] & ~finite[:, :, None, n]
+        reached = allowed[..., n, None] & ~finite[:, :, None, n]
         product = np.where(reached, product + weights[..., n, None] * matrix[:, :, None, n], product)
     return product

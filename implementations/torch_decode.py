@@ -35,14 +35,14 @@ def packed_attention(
         places(query_starts, len(query)),
         places(key_starts, len(key)),
     )
-    seen = q_sequence[:, None] == k_sequence
+    allowed = q_sequence[:, None] == k_sequence
     if causal:
         later = (key_starts.long().diff() - query_starts.long().diff())[
             q_sequence
         ]  # the last query stands at the last key
-        seen = seen & (k_place <= (q_place + later)[:, None])
+        allowed = allowed & (k_place <= (q_place + later)[:, None])
     return masked(
-        query.transpose(0, 1)[None], key.transpose(0, 1)[None], value.transpose(0, 1)[None], seen, scale
+        query.transpose(0, 1)[None], key.transpose(0, 1)[None], value.transpose(0, 1)[None], allowed, scale
     )[0].transpose(0, 1)
 
 
@@ -85,11 +85,11 @@ def paged_attention(
 
 def seeing_up_to(query: Tensor, key: Tensor, value: Tensor, place: Tensor, scale: float | None) -> Tensor:
     """Each query sees the keys up to its own place, (B,Q)."""
-    seen = torch.arange(key.shape[2], device=query.device) <= place[:, None, :, None]
-    return masked(query, key, value, seen, scale)
+    allowed = torch.arange(key.shape[2], device=query.device) <= place[:, None, :, None]
+    return masked(query, key, value, allowed, scale)
 
 
-def masked(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scale: float | None) -> Tensor:
+def masked(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor, scale: float | None) -> Tensor:
     return scaled_dot_product_attention(
-        query, key, value, attn_mask=seen, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+        query, key, value, attn_mask=allowed, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
     )

@@ -57,8 +57,8 @@ def attention(
         scores = scores + bias.expand(scores.shape)
     if alibi_slopes is not None:
         scores = scores - (alibi_slopes[:, None, None] * distance.abs()).to(scores.dtype)
-    seen = visible(scores, distance, mask, bias, causal, window, key_lengths)  # (B,H,Q,K)
-    weights, lse = softmax(scores, seen, sinks)
+    allowed = visible(scores, distance, mask, bias, causal, window, key_lengths)  # (B,H,Q,K)
+    weights, lse = softmax(scores, allowed, sinks)
     output = weights.to(value.dtype).reshape(batch, groups, group * queries, keys) @ value
     output = output.reshape(batch, heads, queries, value.shape[3])
     return (output, lse) if return_lse else output
@@ -81,29 +81,29 @@ def visible(scores: Tensor, distance: Tensor, mask: Tensor | None, bias: Tensor 
             window: Window | None, key_lengths: Tensor | None) -> Tensor:  # fmt: skip
     """(B,H,Q,K): which keys each query sees."""
     left, right = window or (None, None)
-    seen = torch.ones(scores.shape, dtype=torch.bool, device=scores.device)
+    allowed = torch.ones(scores.shape, dtype=torch.bool, device=scores.device)
     if causal:
-        seen &= distance <= 0
+        allowed &= distance <= 0
     if left is not None:
-        seen &= distance >= -left
+        allowed &= distance >= -left
     if right is not None:
-        seen &= distance <= right
+        allowed &= distance <= right
     if mask is not None:
-        seen &= mask
+        allowed &= mask
     if bias is not None:
-        seen &= ~torch.isneginf(bias)
+        allowed &= ~torch.isneginf(bias)
     if key_lengths is not None:
-        seen &= torch.arange(scores.shape[-1], device=scores.device) < key_lengths[:, None, None, None]
-    return seen
+        allowed &= torch.arange(scores.shape[-1], device=scores.device) < key_lengths[:, None, None, None]
+    return allowed
 
 
-def softmax(scores: Tensor, seen: Tensor, sinks: Tensor | None) -> tuple[Tensor, Tensor]:
+def softmax(scores: Tensor, allowed: Tensor, sinks: Tensor | None) -> tuple[Tensor, Tensor]:
     """Weights (B,H,Q,K) and log-sum-exp (B,H,Q). A sink is one more logit, whose weight goes nowhere."""
     keys = scores.shape[-1]
-    empty = ~seen.any(dim=-1, keepdim=True) & (sinks is None)
-    logits = scores.masked_fill(~seen, -torch.inf).masked_fill(empty, 0.0)
+    empty = ~allowed.any(dim=-1, keepdim=True) & (sinks is None)
+    logits = scores.masked_fill(~allowed, -torch.inf).masked_fill(empty, 0.0)
     if sinks is not None:
         column = sinks[:, None, None].expand(*scores.shape[:-1], 1)
         logits = torch.cat([logits, column], dim=-1)  # in the wider of both dtypes
-    weights = torch.softmax(logits, dim=-1)[..., :keys].masked_fill(~seen, 0.0)
+    weights = torch.softmax(logits, dim=-1)[..., :keys].masked_fill(~allowed, 0.0)
     return weights, torch.logsumexp(logits, dim=-1).masked_fill(empty[..., 0], -torch.inf)

@@ -89,12 +89,12 @@ def attention_by(run: Callable[..., Any]) -> Callable[..., Any]:
                 visible.append(within(key_lengths))
             blocks = create_block_mask(all_of(visible), batch, heads, queries, keys, device=str(query.device))
 
-        found = run(
+        returned = run(
             query, key, value, score_mod=in_turn(modify), block_mask=blocks,
             scale=None if scale is None else 1.0, enable_gqa=heads != groups,
             return_aux=AuxRequest(lse=True) if return_lse else None,
         )  # fmt: skip
-        return (found[0], found[1].lse) if return_lse else found
+        return (returned[0], returned[1].lse) if return_lse else returned
 
     return attention
 
@@ -112,8 +112,8 @@ def at(array: Tensor, *positions: Tensor) -> Tensor:
 
     Not by `array.expand`: in a compiled function torch 2.11 to 2.13 give a view that is captured no gradient.
     """
-    own = positions[-array.ndim :]
-    return array[tuple(p if size > 1 else p * 0 for p, size in zip(own, array.shape, strict=True))]
+    indices = positions[-array.ndim :]
+    return array[tuple(p if size > 1 else p * 0 for p, size in zip(indices, array.shape, strict=True))]
 
 
 def biased(bias: Tensor) -> Modify:
@@ -130,8 +130,8 @@ def in_turn(modify: list[Modify]) -> Modify | None:
         return None
 
     def score_mod(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        for one in modify:
-            score = one(score, b, h, i, j)
+        for step in modify:
+            score = step(score, b, h, i, j)
         return score
 
     return score_mod
@@ -159,10 +159,10 @@ def within(lengths: Tensor) -> Visible:
 
 def all_of(visible: list[Visible]) -> Visible:
     def mask_mod(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        seen = j >= 0
-        for one in visible:
-            seen = seen & one(b, h, i, j)
-        return seen
+        inside = j >= 0
+        for condition in visible:
+            inside = inside & condition(b, h, i, j)
+        return inside
 
     return mask_mod
 

@@ -86,15 +86,15 @@ def refusal(error: RuntimeError, backend: SDPBackend, device: str, warned: Seque
         return said[0].strip() if device == "cuda" and said else None
     # On CUDA torch goes through all fused back ends, a line ahead of each, and of the others it says that they are disabled.
     sentences = [sentence.partition(" (Triggered internally")[0].strip() for sentence in warned]
-    title, own, every = "", list[str](), list[str]()
+    title, of_backend, every = "", list[str](), list[str]()
     for sentence in sentences:
         if sentence.endswith("because:"):
             title = sentence.lower()
             continue
         every.append(sentence)
         if title.startswith(TITLES.get(backend, "")):
-            own.append(sentence)
-    return " ".join(own or every) or f"{REFUSAL} torch says no more."
+            of_backend.append(sentence)
+    return " ".join(of_backend or every) or f"{REFUSAL} torch says no more."
 
 
 def joined_mask(

@@ -41,12 +41,14 @@ def test_equals_word_by_word_steps(run, problem):
     rows = []
     for i, q in enumerate(query):
         scores = [sum(a * b for a, b in zip(q, k, strict=True)) / math.sqrt(size) for k in key]
-        seen = problem.visible[0, 0, i]
-        if not seen.any():
+        row_visible = problem.visible[0, 0, i]
+        if not row_visible.any():
             rows.append(run.exact(problem)[0, 0, i].tolist())
             continue
-        top = max(s for s, visible in zip(scores, seen, strict=True) if visible)
-        weights = [math.exp(s - top) if visible else 0.0 for s, visible in zip(scores, seen, strict=True)]
+        top = max(s for s, visible in zip(scores, row_visible, strict=True) if visible)
+        weights = [
+            math.exp(s - top) if visible else 0.0 for s, visible in zip(scores, row_visible, strict=True)
+        ]
         rows.append(
             [
                 sum(w * v[e] for w, v in zip(weights, value, strict=True)) / sum(weights)
@@ -63,18 +65,18 @@ def test_equals_word_by_word_steps(run, problem):
 def test_one_hot_lookup(run, problem, sharpness):
     """Keys are one-hot rows; query i asks for row i mod D. The sharper the scale, the nearer the output is to that value."""
     s = problem.sizes
-    table, asked = np.eye(s["D"]), np.arange(s["Q"]) % s["D"]
+    table, targets = np.eye(s["D"]), np.arange(s["Q"]) % s["D"]
     key = np.broadcast_to(table[np.arange(s["K"]) % s["D"]], problem.key.shape).astype(run.numpy_dtype)
-    query = np.broadcast_to(table[asked], problem.query.shape).astype(run.numpy_dtype)
+    query = np.broadcast_to(table[targets], problem.query.shape).astype(run.numpy_dtype)
     sharp = {"scale": sharpness} if run.offers("scale") else {}
     lookup = problem.replace(query=query, key=key, **sharp)
-    holders = np.arange(s["K"])[None, :] % s["D"] == asked[:, None]  # (Q,K): the keys that match
-    found = run(lookup)
-    assert_within_bound(found, run.exact(lookup))
+    holders = np.arange(s["K"])[None, :] % s["D"] == targets[:, None]  # (Q,K): the keys that match
+    output = run(lookup)
+    assert_within_bound(output, run.exact(lookup))
     if sharp and sharpness >= 4096.0 and holders.any(-1).all():
         value = np.repeat(problem.value.astype(np.float64), problem.group, axis=1)
         mean = holders @ value / holders.sum(-1, keepdims=True)
-        assert_within_bound(found, mean, what="looked-up value")
+        assert_within_bound(output, mean, what="looked-up value")
 
 
 @law(
@@ -93,14 +95,14 @@ def test_constant_values_are_returned(run, problem):
 )
 def test_output_stays_in_hull_of_visible_values(run, problem):
     value = np.repeat(problem.value.astype(np.float64), problem.group, axis=1)[:, :, None]  # (B,H,1,K,E)
-    seen = problem.visible[..., None]
+    visible = problem.visible[..., None]
     rows = problem.some_visible
-    low, high = np.where(seen, value, np.inf).min(-2), np.where(seen, value, -np.inf).max(-2)
+    low, high = np.where(visible, value, np.inf).min(-2), np.where(visible, value, -np.inf).max(-2)
     if problem.sinks is not None:  # a sink is one more value of zero
         low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
-    found = run(problem)[rows]
-    assert_at_least(found, low[rows], what="output")
-    assert_at_most(found, high[rows], what="output")
+    output = run(problem)[rows]
+    assert_at_least(output, low[rows], what="output")
+    assert_at_most(output, high[rows], what="output")
 
 
 @law(
@@ -169,7 +171,7 @@ def test_batch_independence(run, problem, b):
 
 
 @law(
-    "A key that stands twice takes the weight of two, and its value comes out the same.",
+    "A key that appears twice counts as two keys with the same value.",
     source="softmax of equal scores",
     problem=problems(only=("scale", "softcap"), long=False),
 )
@@ -261,9 +263,9 @@ def test_softcap_limits(run, problem, cap):
 @law("A cap c bounds the scores to [-c, c]: no weight is more than e^(2c) times another.", source="c tanh(s / c)", needs="softcap",
      problem=problems(values="identity", only=("softcap", "scale")), cap=(0.5, 1.0, 2.0))  # fmt: skip
 def test_softcap_bounds_scores(run, problem, cap):
-    found = run(problem.replace(softcap=cap))
+    weights = run(problem.replace(softcap=cap))
     ceiling = np.exp(2 * cap) / (problem.sizes["K"] - 1 + np.exp(2 * cap))
-    assert_at_most(found, np.full(found.shape, ceiling), what="weight")
+    assert_at_most(weights, np.full(weights.shape, ceiling), what="weight")
 
 
 @law(
@@ -282,12 +284,12 @@ def test_bias_adds_to_scores(run, problem):
 def test_log_sum_exp_is_right(run, problem, level):
     if problem.sinks is not None and level is not None:
         problem = problem.replace(sinks=np.full_like(problem.sinks, level))
-    found, exact = run.lse(problem), run.lse_bound(problem).value
+    lse, exact = run.lse(problem), run.lse_bound(problem).value
     empty = np.isneginf(exact)
     if run.semantics["empty_lse"] == "finite":  # a number that stands for -inf: lower than any score
-        assert_at_most(found.value[empty], HARDLY_A_SCORE, what="log-sum-exp of an empty row")
-        found, exact = found[~empty], exact[~empty]
-    assert_within_bound(found, exact, what="log-sum-exp")
+        assert_at_most(lse.value[empty], HARDLY_A_SCORE, what="log-sum-exp of an empty row")
+        lse, exact = lse[~empty], exact[~empty]
+    assert_within_bound(lse, exact, what="log-sum-exp")
 
 
 @law(
@@ -344,7 +346,7 @@ def test_usual_calls(run, problem):
     assert_within_bound(run(problem), run.exact(problem))
 
 
-@law("On what a trained model gives to attention the output is the reference's: scores from -39 to 42, heads that read one key.",
+@law("The output is right on the queries, keys and values of a trained model: scores from -39 to 42, heads that read one key.",
      source="all-MiniLM-L6-v2, first layer, on a page of text: qkverify.problem.activations", problem=real_problems(), weight=0.4)  # fmt: skip
 def test_agrees_with_reference_on_real_activations(run, problem):
     assert_within_bound(run(problem), run.exact(problem))
@@ -375,5 +377,5 @@ def test_half_precision_is_rounded_to_nearest(run, seed):
     room = 0.25 + 6 * lean.std() / np.sqrt(lean.size)
     assert_true(
         abs(lean.mean()) <= room,
-        f"the error leans by {lean.mean():.3f} units in the last place, within {room:.3f}",
+        f"the mean error is {lean.mean():.3f} units in the last place; at most {room:.3f} is allowed",
     )

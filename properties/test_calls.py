@@ -34,10 +34,10 @@ def serving(run, whether):
     return run.framework.inference("no_grad" if whether else "")
 
 
-def assert_same(run, call, found, wanted, what="result"):
+def assert_same(run, call, results, wanted, what="result"):
     """Two results of what should be one call, within both bounds: whether they are right is another law's business."""
-    for i, (got, other, exact) in enumerate(zip(found, wanted, call.exact(run), strict=True)):
-        part = f"part {i} of the {what}" if len(found) > 1 else what
+    for i, (got, other, exact) in enumerate(zip(results, wanted, call.exact(run), strict=True)):
+        part = f"part {i} of the {what}" if len(results) > 1 else what
         assert_within_bound(run.within(got, exact), run.within(other, exact), what=part)
 
 
@@ -46,10 +46,10 @@ def assert_unwritten(held, by):
     now = held.now().arrays
     for name, before in held.call.arrays.items():
         if name not in held.call.form.written:
-            assert_true(now[name].tobytes() == before.tobytes(), f"{by} has written to {name}")
+            assert_true(now[name].tobytes() == before.tobytes(), f"{by} wrote to {name}")
 
 
-@law("A call writes to no array that it is given, but for the caches that it is there to write.", source="purity: scaled in place, and back", exact=True, **arrays,
+@law("A call does not write to its arguments, except to the caches that it is meant to write.", source="purity: scaled in place, and back", exact=True, **arrays,
      serve=served)  # fmt: skip
 def test_calls_write_to_no_argument(run, call, serve):
     held = PreparedCall(run, example(run, call))
@@ -58,7 +58,7 @@ def test_calls_write_to_no_argument(run, call, serve):
     assert_unwritten(held, "the call")
 
 
-@law("Computing gradients writes to no array that the call was given, nor to the gradient from above.", source="purity: gradients stored over the inputs", exact=True,
+@law("Computing gradients does not write to the arguments, nor to the upstream gradient.", source="purity: gradients stored over the inputs", exact=True,
      needs="gradients", **smooth)  # fmt: skip
 def test_backward_writes_to_no_argument(run, call):
     held = PreparedCall(run, example(run, call))
@@ -68,12 +68,10 @@ def test_backward_writes_to_no_argument(run, call):
     held.gradients(upstream)
     assert_unwritten(held, "the backward pass")
     left = [run.framework.to_numpy(x).tobytes() for x in upstream]
-    assert_true(
-        left == [x.tobytes() for x in above], "the backward pass has written to the gradient from above"
-    )
+    assert_true(left == [x.tobytes() for x in above], "the backward pass wrote to the upstream gradient")
 
 
-@law("What a call returned stays what it is when others follow and when its inputs are overwritten.", source="output buffers kept between calls; outputs that are views of inputs",
+@law("A returned result does not change when other calls follow, or when the inputs are overwritten.", source="output buffers kept between calls; outputs that are views of inputs",
      exact=True, **everything, serve=served)  # fmt: skip
 def test_returned_arrays_are_kept(run, call, serve):
     held, other = (PreparedCall(run, example(run, call, turn)) for turn in (0, 1))
@@ -83,11 +81,11 @@ def test_returned_arrays_are_kept(run, call, serve):
         other()
         for name, x in other.now().arrays.items():
             run.framework.overwrite(held.native[name], x)
-        for one, after in zip(before, held.numbers(returned), strict=True):
-            assert_identical(after, one)
+        for earlier, after in zip(before, held.numbers(returned), strict=True):
+            assert_identical(after, earlier)
 
 
-@law("What a call returned is the caller's: writing to it changes no later result, and none of the arguments.", source="views of a table that is kept; arguments handed back",
+@law("A returned result belongs to the caller: writing to it changes neither later results nor arguments.", source="views of a table that is kept; arguments handed back",
      **everything, serve=served)  # fmt: skip
 def test_returned_arrays_belong_to_the_caller(run, call, serve):
     """A result that cannot be written is no danger."""
@@ -108,7 +106,7 @@ def test_returned_arrays_belong_to_the_caller(run, call, serve):
                 run.framework.overwrite(part, x)
 
 
-@law("Arguments that were overwritten in place are read anew, each on its own.", source="results cached by the object instead of its contents", **arrays,
+@law("If an argument is overwritten in place, the next call uses its new numbers, for each argument alone.", source="results cached by the object instead of its contents", **arrays,
      serve=served, which=range(1000))  # fmt: skip
 def test_arguments_are_read_anew(run, call, serve, which):
     """All of them, one, or one matrix of a layer's weights: what is cached by one array may be computed from another."""
@@ -120,9 +118,9 @@ def test_arguments_are_read_anew(run, call, serve, which):
             if not run.framework.overwrite(held.native[name], other.arrays[name]):
                 raise UnsupportedCase("arrays that cannot be written cannot change")
         changed = held.now()
-        found = held.results()  # before another call, which would be the one that is remembered
+        results = held.results()  # before another call, which would be the one that is remembered
         wanted = PreparedCall(run, changed).results()
-        assert_same(run, changed, found, wanted, what="result for what the arrays hold now")
+        assert_same(run, changed, results, wanted, what="result for what the arrays hold now")
 
 
 def chosen_of(call, which):
@@ -134,7 +132,7 @@ def chosen_of(call, which):
     return names if part in ("", *call.arrays) or deeper % 2 == 0 else [names[deeper // 2 % len(names)]]
 
 
-@law("How an array lies in memory does not matter, each argument on its own.", source="strides assumed contiguous", **arrays, which=range(1000),
+@law("Memory layout does not matter, for each argument alone.", source="strides assumed contiguous", **arrays, which=range(1000),
      layout=STRIDED)  # fmt: skip
 def test_arguments_may_lie_anywhere(run, call, which, layout):
     given = example(run, call)
@@ -150,13 +148,13 @@ def test_integers_of_any_type(run, call, dtype):
     integers = {name: x.astype(dtype) for name, x in given.arrays.items() if x.dtype.kind in "iu"}
     assume(integers)
     try:
-        found = PreparedCall(run, given.but(integers)).results()
+        results = PreparedCall(run, given.but(integers)).results()
     except (TypeError, ValueError, RuntimeError, IndexError):
         return
-    assert_same(run, given, found, PreparedCall(run, given).results())
+    assert_same(run, given, results, PreparedCall(run, given).results())
 
 
-@law("The same call again gives the same bits, where that is declared.", source="determinism; state kept between calls", exact=True, **everything,
+@law("The same call again gives the same bits, if that is declared.", source="determinism; state kept between calls", exact=True, **everything,
      when=lambda run: None if run.semantics["deterministic"] == "yes" else "not declared: deterministic")  # fmt: skip
 def test_repeated_calls_give_the_same_bits(run, call):
     held = PreparedCall(run, example(run, call))
@@ -164,18 +162,18 @@ def test_repeated_calls_give_the_same_bits(run, call):
         assert_identical(second, first)
 
 
-@law("A result is right whether gradients are recorded or not, and whoever asks for one.", source="a loss of zero unless its scores ask for a gradient, linkedin/Liger-Kernel#507",
+@law("A result is right whether gradients are recorded or not, and whichever argument asks for one.", source="a loss of zero unless its scores ask for a gradient, linkedin/Liger-Kernel#507",
      **arrays, recorded=("", "gradients", "no_grad", "inference_mode"))  # fmt: skip
 def test_results_do_not_depend_on_recording(run, call, recorded):
     """Of every third call each keyword is left out that can be."""
     held = PreparedCall(run, example(run, call))
-    exact, found = held.call.exact(run), None
+    exact, results = held.call.exact(run), None
     if recorded == "gradients" and run.offers("gradients"):
-        found = recorded_results(run, held, exact)
-    if found is None:
+        results = recorded_results(run, held, exact)
+    if results is None:
         with run.framework.inference("" if recorded == "gradients" else recorded):
-            found = held.results()
-    for got, part in zip(found, exact, strict=True):
+            results = held.results()
+    for got, part in zip(results, exact, strict=True):
         assert_within_bound(run.within(got, part), part.value, what="result")
 
 
@@ -196,7 +194,8 @@ def test_calls_leave_the_process_alone(run, call):
     before = run.framework.global_state()
     held()
     assert_true(
-        run.framework.global_state() == before, "the call changed a setting or a generator of the process"
+        run.framework.global_state() == before,
+        "the call changed a global setting or a random generator of the process",
     )
 
 
@@ -209,8 +208,8 @@ def test_calls_leave_the_process_alone(run, call):
 )
 def test_concurrent_calls_do_not_disturb(run, call):
     given = [example(run, call, turn) for turn in range(3)]
-    alone = [PreparedCall(run, one).results() for one in given]
-    held = [PreparedCall(run, one) for one in given * 12]
-    for i, found in enumerate(together(run, [one.results for one in held])):
+    alone = [PreparedCall(run, variant).results() for variant in given]
+    held = [PreparedCall(run, variant) for variant in given * 12]
+    for i, results in enumerate(together(run, [prepared.results for prepared in held])):
         turn = i % len(given)
-        assert_same(run, given[turn], found, alone[turn], what=f"result of call {i}")
+        assert_same(run, given[turn], results, alone[turn], what=f"result of call {i}")

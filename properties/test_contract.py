@@ -17,7 +17,7 @@ from qkverify.verification.laws import law
 
 
 @law(
-    "The output has the shape (B,H,Q,E), the dtype of the query, and numbers in it.",
+    "The output has the shape (B,H,Q,E) and the dtype of the query, and it is finite where the exact result is.",
     source="the contract",
     problem=problems(),
 )
@@ -25,9 +25,7 @@ def test_shape_dtype_device(run, problem):
     """Shape and dtype are checked on every call; here every size differs and the numbers must be finite."""
     got = run.values(problem).astype(np.float64)
     judged = np.isfinite(run.bound(problem)[0].errors) & np.isfinite(run.exact(problem))
-    assert_true(
-        np.isfinite(got[judged]), "the output holds numbers that are not finite where the exact ones are"
-    )
+    assert_true(np.isfinite(got[judged]), "the output is not finite where the exact result is")
 
 
 @law(
@@ -41,7 +39,7 @@ def test_inputs_are_not_written(run, problem):
     before = {name: x.tobytes() for name, x in arrays.items()}
     run.values(problem)
     for name, x in arrays.items():
-        assert_true(x.tobytes() == before[name], f"the call has written to {name}")
+        assert_true(x.tobytes() == before[name], f"the call wrote to {name}")
 
 
 @law(
@@ -56,11 +54,11 @@ def test_gradients_write_to_no_input(run, problem):
     before = {name: x.tobytes() for name, x in arrays.items()}
     run.gradient_values(problem)
     for name, x in arrays.items():
-        assert_true(x.tobytes() == before[name], f"the backward pass has written to {name}")
+        assert_true(x.tobytes() == before[name], f"the backward pass wrote to {name}")
 
 
 @law(
-    "The same call twice gives the same: bit for bit where that is declared.",
+    "The same call twice gives the same result, bit for bit if that is declared.",
     source="determinism; state kept between calls",
     problem=problems(),
 )
@@ -73,7 +71,7 @@ def test_same_call_twice(run, problem):
 
 
 @law(
-    "A call gives the same after other calls of other sizes.",
+    "A call gives the same result after calls of other sizes.",
     source="caches with an incomplete key",
     problem=problems(long=False),
     other=problems(long=False),
@@ -86,7 +84,7 @@ def test_history_does_not_matter(run, problem, other):
 
 
 @law(
-    "What a call returned stays what it is when others follow and when its inputs are overwritten.",
+    "A returned result does not change when other calls follow, or when the inputs are overwritten.",
     source="output buffers kept between calls; outputs that are views of inputs",
     exact=True,
     problem=problems(long=False, layouts=False),
@@ -102,7 +100,7 @@ def test_results_are_kept(run, problem, alone):
 
 
 @law(
-    "Arrays that were overwritten in place are read anew.",
+    "If an input is overwritten in place, the next call uses its new numbers.",
     source="results cached by the object instead of its contents",
     problem=problems(long=False, layouts=False),
     other=range(100),
@@ -134,8 +132,8 @@ def test_threads_do_not_disturb(run, problem):
         for factor in (1.0, -1.0, 2.0, -2.0)
     ]
     alone = [run.values(call) for call in calls]
-    found = together(run, [partial(run.values, call) for call in calls * 12])
-    for i, got in enumerate(found):
+    outputs = together(run, [partial(run.values, call) for call in calls * 12])
+    for i, got in enumerate(outputs):
         bound = run.bound(calls[i % len(calls)])[0]
         assert_within_bound(
             run.within(got, bound), run.within(alone[i % len(calls)], bound), what=f"output of call {i}"
@@ -150,9 +148,9 @@ def test_threads_do_not_disturb(run, problem):
     dtype=("int64", "int32", "int16", "uint8"),
 )
 def test_lengths_of_any_integer_type(run, problem, dtype):
-    asked = problem.replace(key_lengths=problem.key_lengths.astype(dtype))
+    converted = problem.replace(key_lengths=problem.key_lengths.astype(dtype))
     try:
-        got = run.values(asked)
+        got = run.values(converted)
     except (TypeError, ValueError, RuntimeError):
         return
     assert_within_bound(run.within(got, run.bound(problem)[0]), run.exact(problem))
@@ -175,7 +173,7 @@ def test_global_state_is_left_alone(run, problem):
         before = run.framework.global_state()
         run.values(problem)
         after = run.framework.global_state()
-    assert_true(after == before, "the call changed a setting or a generator of the process")
+    assert_true(after == before, "the call changed a global setting or a random generator of the process")
 
 
 @law(
@@ -190,7 +188,7 @@ def test_one_buffer_in_any_order(run, problem, order):
     assert_within_bound(run.from_one_buffer(problem, order), run.exact(problem))
 
 
-@law("Memory layout is no input: views give what copies give, each argument on its own.", source="strides assumed contiguous", problem=problems(layouts=False),
+@law("Memory layout does not matter: a view gives the same result as a copy, for each argument alone.", source="strides assumed contiguous", problem=problems(layouts=False),
      name=("query", "key", "value", "mask", "bias"), layout=STRIDED)  # fmt: skip
 def test_layout_invariance(run, problem, name, layout):
     placed = (
@@ -216,7 +214,7 @@ def test_stride_zero_batch(run, problem, name):
 def test_finite_in_finite_out(run, problem):
     got, exact = run(problem), run.exact(problem)
     judged = np.isfinite(got.errors) & np.isfinite(exact)
-    assert_true(np.isfinite(got.value[judged]), "a finite problem gave NaN or infinity")
+    assert_true(np.isfinite(got.value[judged]), "finite inputs give NaN or infinity")
 
 
 @law(
@@ -232,7 +230,7 @@ def test_empty_axes(run, problem):
 
 
 @law(
-    "One of everything works.",
+    "Sizes of one work: one batch entry, one head, one query, one key.",
     source="sizes of one",
     problem=problems(sizes={"B": 1, "G": 1, "H": 1, "Q": 1, "K": 1}),
     weight=0.25,
@@ -247,14 +245,14 @@ def test_mismatched_sizes_raise(run, problem, which):
     # Twice a batch or a length of one broadcasts in array libraries; only sizes that no rule allows are asked for.
     assume(which != "batches differ" or problem.sizes["B"] > 1)
     assume(problem.sizes["K"] > 1 and problem.sizes["D"] > 1)
-    asked = mismatched(problem, which)
+    misfit = mismatched(problem, which)
     try:
-        run.native_call(asked)
+        run.native_call(misfit)
     except Exception:
         return
     if run.semantics["mismatched_sizes"] == "cut":
-        got = run.values(asked)
+        got = run.values(misfit)
         assert_within_bound(run.within(got, run.bound(problem)[0]), run.exact(problem))
         return
-    assert_true(False, f"{which} than the rest of the call, and no error: query {problem.query.shape}, "
-                f"key {asked.key.shape}, value {asked.value.shape}")  # fmt: skip
+    assert_true(False, f"{which} than the rest of the call, but no error: query {problem.query.shape}, "
+                f"key {misfit.key.shape}, value {misfit.value.shape}")  # fmt: skip

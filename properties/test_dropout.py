@@ -61,11 +61,11 @@ def test_dropout_drops_its_share(run, problem, share):
     got = run.outputs(problem, dropout=share)[0]
     counted = run.exact(problem) > run.bound(problem)[0].errors  # a weight that underflows is no sign
     n = int(counted.sum())
-    found = float((got[counted] == 0).mean()) if n else share
+    dropped_share = float((got[counted] == 0).mean()) if n else share
     room = math.sqrt(math.log(2 / ODDS) / (2 * max(n, 1)))
     assert_true(
-        abs(found - share) <= room,
-        f"{found:.3f} of {n} weights were dropped, asked for {share}, within {room:.3f}",
+        abs(dropped_share - share) <= room,
+        f"{dropped_share:.3f} of {n} weights were dropped; {share} was asked for, give or take {room:.3f}",
     )
 
 
@@ -86,29 +86,29 @@ def masks(run, shape, calls=2):
     return np.stack([np.where(run.outputs(problem, dropout=0.5)[0] == 0, -1, 1) for _ in range(calls)])
 
 
-@law("Every call, batch entry and head drops other weights.", source="a seed or an offset that stays the same, or is the same sum of different indices", needs="dropout",
+@law("Every call, batch entry and head drops different weights.", source="a seed or an offset that stays the same, or is the same sum of different indices", needs="dropout",
      weight=0.2, shape=alike)  # fmt: skip
 def test_dropout_masks_differ(run, shape):
     """Each with each: that two of n right masks of m weights agree has odds below n^2 2^-(m + 1)."""
-    found = masks(run, shape)
-    calls, batch, heads = found.shape[:3]
-    each = found.reshape(calls * batch * heads, -1)
+    all_masks = masks(run, shape)
+    calls, batch, heads = all_masks.shape[:3]
+    each = all_masks.reshape(calls * batch * heads, -1)
     same = np.argwhere(np.triu(each @ each.T == each.shape[1], 1))
     if len(same):
-        one, other = (np.unravel_index(i, (calls, batch, heads)) for i in same[0])
-        words = (f"head {h} of entry {b} in call {c}" for c, b, h in (one, other))
+        first, second = (np.unravel_index(i, (calls, batch, heads)) for i in same[0])
+        words = (f"head {h} of entry {b} in call {c}" for c, b, h in (first, second))
         assert_true(False, f"the same weights were dropped twice: {' and '.join(words)}")
 
 
-@law("No weight is dropped because another one is: moved against one another, the masks of all calls, entries, heads, rows and columns agree by chance only.",
+@law("Weights are dropped independently: however they are shifted, the masks of calls, entries, heads, rows and columns agree by chance only.",
      source="Hoeffding's inequality for all shifts, one false alarm in 1e12; random numbers of one tile used for the next", needs="dropout", weight=0.2, shape=alike)  # fmt: skip
 def test_dropped_weights_do_not_repeat(run, shape):
     """Products of fair signs with those at a distance are fair signs again, and independent: their chains do not close.
 
     Their mean over n of them is past sqrt(2 log(2 / odds) / n) with odds at most, and one of N shifts with N times those.
     """
-    found = masks(run, shape)
-    signs, counts = (_correlated(x) for x in (found, np.ones_like(found)))
+    all_masks = masks(run, shape)
+    signs, counts = (_correlated(x) for x in (all_masks, np.ones_like(all_masks)))
     apart = counts > 0.5
     apart[(0,) * apart.ndim] = False  # a mask agrees with itself
     room = np.sqrt(2 * math.log(2 * counts.size / ODDS) / np.where(apart, counts, 1))
@@ -138,8 +138,8 @@ def test_dropout_of_one_is_zero(run, problem):
         raise UnsupportedCase(f"p = 1 is refused: {refusal}") from refusal
     assert_identical(np.abs(output), np.zeros_like(output), what="output")
     if run.offers("gradients") and run.implementation.vjp is None:
-        for name, found in run.output_and_gradients(problem, dropout=1.0)[1].items():
-            assert_identical(np.abs(found), np.zeros_like(found), what=f"gradient of {name}")
+        for name, gradient in run.output_and_gradients(problem, dropout=1.0)[1].items():
+            assert_identical(np.abs(gradient), np.zeros_like(gradient), what=f"gradient of {name}")
 
 
 @law("The gradients drop what the output dropped, and scale what it kept by 1 / (1 - p).", source="the chain rule through inverted dropout", needs=("dropout", "gradients"),
@@ -147,7 +147,7 @@ def test_dropout_of_one_is_zero(run, problem):
      between=(False, True))  # fmt: skip
 def test_dropout_gradients_use_the_same_mask(run, problem, share, between):
     """Its own call's mask: half of the time another call comes between the two passes, as one layer after another does."""
-    output, found = run.output_and_gradients(problem, problem if between else None, dropout=share)
+    output, gradients = run.output_and_gradients(problem, problem if between else None, dropout=share)
     precision = run.gradient_precision.either_side(problem.scale or 1.0)
     query, key, value, upstream = (
         run.bounded(getattr(problem, name), precision) for name in ("query", "key", "value", "upstream")
@@ -173,11 +173,13 @@ def test_dropout_gradients_use_the_same_mask(run, problem, share, between):
         "value": per_key_head(weights * kept, upstream, shared),
     }
     for name, gradient in wanted.items():
-        assert_within_bound(run.within(found[name], +gradient), gradient.value, what=f"gradient of {name}")
+        assert_within_bound(
+            run.within(gradients[name], +gradient), gradient.value, what=f"gradient of {name}"
+        )
 
 
 @law(
-    "Whoever does not ask for dropout gets none: the same call twice is the same.",
+    "Without dropout nothing is dropped: the same call twice gives the same result.",
     source="dropout left on at inference",
     exact=True,
     needs="dropout",

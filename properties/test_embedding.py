@@ -62,8 +62,8 @@ words = {
 def test_embedding_is_scaled_by_sqrt_d(run, batch, length, size, layout, seed):
     """The encoding of the positions drops out: it is what a table of zeros gives."""
     tokens, table = drawn(run, batch, length, size, seed)
-    found, alone = (embedded(run, tokens, x, layout=layout)[0] for x in (table, np.zeros_like(table)))
-    assert_within_bound(found - alone, table[tokens].astype(np.float64) * size**0.5, what="word")
+    output, alone = (embedded(run, tokens, x, layout=layout)[0] for x in (table, np.zeros_like(table)))
+    assert_within_bound(output - alone, table[tokens].astype(np.float64) * size**0.5, what="word")
 
 
 @law(
@@ -75,10 +75,10 @@ def test_embedding_is_scaled_by_sqrt_d(run, batch, length, size, layout, seed):
 def test_embedding_left_padding(run, batch, length, size, layout, seed):
     tokens, table = drawn(run, batch, length, size, seed)
     padding = np.random.default_rng(seed + 1).integers(0, length, batch)
-    found, _ = embedded(run, tokens, table, layout=layout, padding=padding)
+    output, _ = embedded(run, tokens, table, layout=layout, padding=padding)
     for b, first in enumerate(padding):
         alone, _ = embedded(run, tokens[b : b + 1, first:], table, layout=layout)
-        assert_within_bound(found[b, first:], alone[0], what="embedding behind the padding")
+        assert_within_bound(output[b, first:], alone[0], what="embedding behind the padding")
 
 
 @law(
@@ -87,8 +87,8 @@ def test_embedding_left_padding(run, batch, length, size, layout, seed):
     **words,
 )
 def test_embedding_agrees_with_formula(run, batch, length, size, layout, seed):
-    found, exact = embedded(run, *drawn(run, batch, length, size, seed), layout=layout)
-    assert_within_bound(found, exact, what="embedding")
+    output, exact = embedded(run, *drawn(run, batch, length, size, seed), layout=layout)
+    assert_within_bound(output, exact, what="embedding")
 
 
 @law(
@@ -103,8 +103,8 @@ def test_embedding_gradient_sums_over_places(run, batch, length, size, layout, s
     rng = np.random.default_rng(seed + 1)
     upstream = rng.standard_normal((*tokens.shape, size)).astype(run.numpy_dtype)
     options = run.given(layout=layout, padding=rng.integers(0, length, batch) if padded else None)
-    found = run.call_gradients({"tokens": tokens, "table": table}, upstream=upstream, **options)
-    assert_gradients(run, found, exact_gradients.of_embedding(run, upstream, tokens, table))
+    gradients = run.call_gradients({"tokens": tokens, "table": table}, upstream=upstream, **options)
+    assert_gradients(run, gradients, exact_gradients.of_embedding(run, upstream, tokens, table))
 
 
 # -- rotary, query and key in one call -------------------------------------------------------------------------------
@@ -133,8 +133,8 @@ def turned(run, query, key, positions, layout):
     """Query and key, each with its bound, and the exact ones."""
     exact = [exact_positions.rotary(run, x, positions[:, None], layout=layout) for x in (query, key)]
     shapes = {"query": query.shape, "key": key.shape}
-    found = run.call_parts(query, key, positions, shapes=shapes, **run.given(layout=layout))
-    return [run.within(got, x) for got, x in zip(found, exact, strict=True)], [x.value for x in exact]
+    parts = run.call_parts(query, key, positions, shapes=shapes, **run.given(layout=layout))
+    return [run.within(got, x) for got, x in zip(parts, exact, strict=True)], [x.value for x in exact]
 
 
 @law(
@@ -159,9 +159,9 @@ def test_rotary_pair_keeps_query_and_key_apart(run, heads, batch, length, size, 
     **rope,
 )
 def test_rotary_pair_agrees_with_formula(run, heads, batch, length, size, layout, seed):
-    found, exact = turned(run, *query_and_key(run, heads, batch, length, size, seed), layout)
-    assert_within_bound(found[0], exact[0], what="query")
-    assert_within_bound(found[1], exact[1], what="key")
+    outputs, exact = turned(run, *query_and_key(run, heads, batch, length, size, seed), layout)
+    assert_within_bound(outputs[0], exact[0], what="query")
+    assert_within_bound(outputs[1], exact[1], what="key")
 
 
 @law(
@@ -175,5 +175,7 @@ def test_rotary_pair_gradients_turn_back(run, heads, batch, length, size, layout
     rng = np.random.default_rng(seed + 1)
     above = tuple(rng.standard_normal(x.shape).astype(run.numpy_dtype) for x in (query, key))
     exact = [exact_positions.rotary_gradient(run, at[:, None], x, layout=layout) for x in above]
-    found = run.call_gradients({"query": query, "key": key}, at, upstream=above, **run.given(layout=layout))
-    assert_gradients(run, found, dict(zip(("query", "key"), exact, strict=True)))
+    gradients = run.call_gradients(
+        {"query": query, "key": key}, at, upstream=above, **run.given(layout=layout)
+    )
+    assert_gradients(run, gradients, dict(zip(("query", "key"), exact, strict=True)))

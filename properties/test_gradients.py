@@ -16,8 +16,8 @@ anything = problems(upstream=True)
 
 def assert_gradients_are_right(run, problem):
     exact = run.exact_gradients(problem)
-    for name, found in run.gradients(problem).items():
-        assert_within_bound(found, exact[name], what=f"gradient of {name}")
+    for name, gradient in run.gradients(problem).items():
+        assert_within_bound(gradient, exact[name], what=f"gradient of {name}")
 
 
 @law("The gradients are those of softmax(Q K^T * scale) V: dS = P (dP - rowsum(P dP)), summed over all that shares an input.",
@@ -26,13 +26,13 @@ def test_vjp_agrees_with_reference(run, problem):
     assert_gradients_are_right(run, problem)
 
 
-@law("On what a trained model gives to attention the gradients are the reference's.", source="all-MiniLM-L6-v2, first layer, on a page of text: qkverify.problem.activations",
+@law("The gradients are right on the queries, keys and values of a trained model.", source="all-MiniLM-L6-v2, first layer, on a page of text: qkverify.problem.activations",
      needs="gradients", problem=real_problems(upstream=True), weight=0.2)  # fmt: skip
 def test_vjp_agrees_on_real_activations(run, problem):
     assert_gradients_are_right(run, problem)
 
 
-@law("With a scale of zero or below, too, the gradients are those of the formula.", source="d S / d Q = scale K, whatever its sign", needs=("gradients", "scale"),
+@law("The gradients are also right with a scale of zero or below.", source="d S / d Q = scale K, whatever its sign", needs=("gradients", "scale"),
      problem=problems(upstream=True, without=("scale",), tame=True, long=False), scale=(-1.0, -0.25, 0.0), dtypes=("float64", "float32"), weight=0.5)  # fmt: skip
 def test_gradients_at_scales_not_positive(run, problem, scale):
     """In full precision, where a sign is all that can be wrong."""
@@ -49,7 +49,7 @@ def test_linear_in_upstream(run, problem, factor):
 
 
 @law(
-    "No upstream gradient gives no gradient, exactly.",
+    "An upstream gradient of zero gives gradients of exactly zero.",
     source="a vector-Jacobian product is linear",
     needs="gradients",
     exact=True,
@@ -58,8 +58,8 @@ def test_linear_in_upstream(run, problem, factor):
 def test_zero_upstream_gives_zero(run, problem):
     silent = problem.replace(upstream=np.zeros_like(problem.upstream))
     assume(run.in_range(silent))
-    for name, found in run.gradient_values(silent).items():
-        assert_identical(found, np.zeros_like(found), what=f"gradient of {name}")
+    for name, gradient in run.gradient_values(silent).items():
+        assert_identical(gradient, np.zeros_like(gradient), what=f"gradient of {name}")
 
 
 @law(
@@ -70,20 +70,20 @@ def test_zero_upstream_gives_zero(run, problem):
 )
 def test_value_gradient_is_weights_transposed(run, problem):
     s = problem.sizes
-    found = run.gradients(problem)["value"]
+    gradient = run.gradients(problem)["value"]
     eye = np.broadcast_to(np.eye(s["K"], dtype=run.numpy_dtype), problem.value.shape)
     weights = run(problem.replace(value=eye, layouts={}))
     rows = weights.reshape(s["B"], s["G"], -1, s["K"]).swapaxes(-1, -2)
     upstream = problem.upstream.astype(np.float64).reshape(s["B"], s["G"], -1, s["E"])
-    assert_within_bound(found, rows @ upstream, what="gradient of value")
+    assert_within_bound(gradient, rows @ upstream, what="gradient of value")
 
 
 @law("If all values are equal, scores have no influence: the gradients of queries and keys vanish.", source="delta: dP - rowsum(P dP) = 0", needs="gradients",
      problem=problems(values="ones", upstream=True, without=("sinks",), long=False))  # fmt: skip
 def test_equal_values_give_no_score_gradient(run, problem):
-    found = run.gradients(problem)
+    gradients = run.gradients(problem)
     for name in ("query", "key"):
-        assert_within_bound(found[name], 0.0, what=f"gradient of {name}")
+        assert_within_bound(gradients[name], 0.0, what=f"gradient of {name}")
 
 
 @law("Moving every key by the same vector changes no weight, so the key gradients of a head sum to zero along the query.", source="softmax is shift invariant", needs="gradients",
@@ -109,21 +109,23 @@ def test_gradient_shift_invariance(run, problem, shift):
      problem=problems(upstream=True, use=("mask",)))  # fmt: skip
 def test_masked_keys_get_zero_gradient(run, problem):
     s = problem.sizes
-    seen = problem.visible.reshape(s["B"], s["G"], s["H"] // s["G"], s["Q"], s["K"]).any(axis=(2, 3))
+    visible = problem.visible.reshape(s["B"], s["G"], s["H"] // s["G"], s["Q"], s["K"]).any(axis=(2, 3))
     assume(problem.empty_row == "zero" or problem.some_visible.all())
     assume(run.in_range(problem))
-    found = run.gradient_values(problem)
+    gradients = run.gradient_values(problem)
     for name in ("key", "value"):
-        assert_identical(found[name][~seen], np.zeros_like(found[name][~seen]), what=f"gradient of {name}")
+        assert_identical(
+            gradients[name][~visible], np.zeros_like(gradients[name][~visible]), what=f"gradient of {name}"
+        )
 
 
 @law("The gradient of a bias that was broadcast is the sum over what it was broadcast to.", source="gradient of broadcasting", needs=("gradients", "bias"),
      problem=problems(upstream=True, use=("bias",), only=("bias", "scale", "causal"), long=False),
      when=lambda run: "its vjp gives no gradient of the bias" if run.implementation.vjp else None)  # fmt: skip
 def test_gradient_of_broadcast_bias_is_summed(run, problem):
-    found = run.gradients(problem)
-    assume("bias" in found)
-    assert_within_bound(found["bias"], run.exact_gradients(problem)["bias"], what="gradient of bias")
+    gradients = run.gradients(problem)
+    assume("bias" in gradients)
+    assert_within_bound(gradients["bias"], run.exact_gradients(problem)["bias"], what="gradient of bias")
 
 
 @law("The memory layout of the upstream gradient does not matter.", source="strides assumed contiguous in backward kernels", needs="gradients", problem=problems(upstream=True, layouts=False, long=False),
@@ -163,8 +165,10 @@ def test_backward_belongs_to_its_forward(run, problem, factor):
         query=(problem.query.astype(np.float64) * factor).astype(run.numpy_dtype), layouts={}
     )
     bounds = run.gradient_bounds(problem)
-    for name, found in run.gradients_of(problem, between=between).items():
-        assert_within_bound(run.within(found, bounds[name]), bounds[name].value, what=f"gradient of {name}")
+    for name, gradient in run.gradients_of(problem, between=between).items():
+        assert_within_bound(
+            run.within(gradient, bounds[name]), bounds[name].value, what=f"gradient of {name}"
+        )
 
 
 @law("The gradient of the log-sum-exp by the scores is the weights, and so by query and key.", source="d logsumexp / d s = softmax(s)", needs="lse_gradient",
@@ -173,8 +177,8 @@ def test_gradient_of_lse(run, problem, seed):
     upstream = np.random.default_rng(seed).integers(-2, 3, problem.query.shape[:3]).astype(run.numpy_dtype)
     assume(problem.some_visible.all())
     exact = run.lse_gradient_bounds(problem, upstream)
-    for name, found in run.lse_gradients(problem, upstream).items():
-        assert_within_bound(run.within(found, exact[name]), exact[name].value, what=f"gradient of {name}")
+    for name, gradient in run.lse_gradients(problem, upstream).items():
+        assert_within_bound(run.within(gradient, exact[name]), exact[name].value, what=f"gradient of {name}")
 
 
 @law("An upstream gradient of stride zero, along the last axis or along all, is what it is when written out.", source="output.sum().backward(), output.mean(-1)",
@@ -193,47 +197,49 @@ def test_upstream_of_stride_zero(run, problem, axes):
 def test_backward_twice(run, problem):
     exact = run.gradient_bounds(problem)
     for time, gradients in zip(("first", "second"), run.repeated_gradients(problem), strict=True):
-        for name, found in gradients.items():
+        for name, gradient in gradients.items():
             assert_within_bound(
-                run.within(found, exact[name]), exact[name].value, what=f"{time} gradient of {name}"
+                run.within(gradient, exact[name]), exact[name].value, what=f"{time} gradient of {name}"
             )
 
 
-@law("Gradients that were returned stay what they are when others are computed.", source="one workspace for the gradients of all calls", needs="gradients", exact=True,
+@law("Returned gradients do not change when others are computed.", source="one workspace for the gradients of all calls", needs="gradients", exact=True,
      problem=problems(upstream=True, long=False, layouts=False, tame=True), factor=(-2.0, 3.0), weight=0.5)  # fmt: skip
 def test_gradients_are_kept(run, problem, factor):
     later = problem.replace(
         upstream=(problem.upstream.astype(np.float64) * factor + 1).astype(run.numpy_dtype)
     )
     before, after = run.kept_gradients(problem, later)
-    for name, found in after.items():
-        assert_identical(found, before[name], what=f"gradient of {name}")
+    for name, gradient in after.items():
+        assert_identical(gradient, before[name], what=f"gradient of {name}")
 
 
-@law("What is overwritten between the two passes is noticed, or has no influence on the gradients.", source="a saved argument that is read again in the backward pass",
+@law("If an input is overwritten between the two passes, an error is raised, or the gradients do not change.", source="a saved argument that is read again in the backward pass",
      needs="gradients", problem=problems(upstream=True, long=False, layouts=False, tame=True, without=("sinks",)),
      name=("key_lengths", "mask", "bias", "query", "key", "value"), weight=0.5)  # fmt: skip
 def test_overwritten_between_the_passes(run, problem, name):
     assume(getattr(problem, name) is not None)
     exact = run.gradient_bounds(problem)
-    for other, found in run.gradients_of_overwritten(problem, name).items():
-        assert_within_bound(run.within(found, exact[other]), exact[other].value, what=f"gradient of {other}")
+    for other, gradient in run.gradients_of_overwritten(problem, name).items():
+        assert_within_bound(
+            run.within(gradient, exact[other]), exact[other].value, what=f"gradient of {other}"
+        )
 
 
 @law("Which inputs ask for a gradient does not change the gradients that the others get.", source="gradients returned in the wrong places where one is not needed",
      needs="gradients", problem=problems(upstream=True, long=False, tame=True), wanted=(("key", "value"), ("query",), ("value",), ("key",), ("query", "value")))  # fmt: skip
 def test_gradients_of_some_inputs(run, problem, wanted):
     exact = run.gradient_bounds(problem)
-    for name, found in run.gradients_of(problem, wanted).items():
-        assert_within_bound(run.within(found, exact[name]), exact[name].value, what=f"gradient of {name}")
+    for name, gradient in run.gradients_of(problem, wanted).items():
+        assert_within_bound(run.within(gradient, exact[name]), exact[name].value, what=f"gradient of {name}")
 
 
-@law("A view of what is differentiated hands the gradient on: of query, key, value and bias.", source="pytorch/pytorch#162228: a bias that is captured by a compiled function",
+@law("Gradients pass through views of query, key, value and bias.", source="pytorch/pytorch#162228: a bias that is captured by a compiled function",
      needs="gradients", problem=problems(upstream=True, long=False, tame=True))  # fmt: skip
 def test_gradients_through_views(run, problem):
     exact = run.gradient_bounds(problem)
-    for name, found in run.gradient_values(problem, views=True).items():
-        assert_within_bound(run.within(found, exact[name]), exact[name].value, what=f"gradient of {name}")
+    for name, gradient in run.gradient_values(problem, views=True).items():
+        assert_within_bound(run.within(gradient, exact[name]), exact[name].value, what=f"gradient of {name}")
 
 
 @law("The gradient of the values is differentiable again: <dV, W> has the gradients that attention over the values W has.", source="<P^T g, W> = <g, P W>; gradient penalties",
@@ -243,9 +249,11 @@ def test_double_backward(run, problem, seed):
     direction = np.random.default_rng(seed).integers(-2, 3, problem.value.shape).astype(run.numpy_dtype)
     assume(problem.some_visible.all())
     exact = run.gradient_bounds(problem.replace(value=direction))
-    for name, found in run.second_gradients(problem, direction).items():
+    for name, gradient in run.second_gradients(problem, direction).items():
         assert_within_bound(
-            run.within(found, exact[name]), exact[name].value, what=f"second derivative by value and {name}"
+            run.within(gradient, exact[name]),
+            exact[name].value,
+            what=f"second derivative by value and {name}",
         )
 
 
@@ -253,14 +261,16 @@ def test_double_backward(run, problem, seed):
      problem=problems(upstream=True, zero=True, long=False, layouts=False, without=("sinks",)), weight=0.5)  # fmt: skip
 def test_gradients_of_empty_axes(run, problem):
     exact = run.gradient_bounds(problem) if problem.sizes["K"] else None
-    for name, found in run.gradient_values(problem).items():
+    for name, gradient in run.gradient_values(problem).items():
         if exact is not None:
-            assert_within_bound(run.within(found, exact[name]), exact[name].value, what=f"gradient of {name}")
+            assert_within_bound(
+                run.within(gradient, exact[name]), exact[name].value, what=f"gradient of {name}"
+            )
         else:
-            assert_identical(found, np.zeros_like(found), what=f"gradient of {name}")
+            assert_identical(gradient, np.zeros_like(gradient), what=f"gradient of {name}")
 
 
-@law("What stands in invisible keys and values does not reach any gradient.", source="zero times NaN in the backward pass", needs=("gradients", "mask"), exact=True,
+@law("The numbers in invisible keys and values do not influence any gradient.", source="zero times NaN in the backward pass", needs=("gradients", "mask"), exact=True,
      problem=problems(upstream=True, use=("mask",), long=False, layouts=False), which=range(6))  # fmt: skip
 def test_hidden_keys_do_not_reach_gradients(run, problem, which):
     hidden = unseen(problem)
@@ -275,7 +285,7 @@ def test_hidden_keys_do_not_reach_gradients(run, problem, which):
         if np.isfinite(spoilt.value[hidden]).all() and run.adds_in_order:
             assert_identical(after[name], before[name], what=f"gradient of {name}")
         else:  # NaN may be cleaned away by a path that sums in another order
-            first, second = (run.within(found[name], bounds[name]) for found in (before, after))
+            first, second = (run.within(gradients[name], bounds[name]) for gradients in (before, after))
             assert_within_bound(second, first, what=f"gradient of {name}")
 
 
@@ -283,8 +293,8 @@ def test_hidden_keys_do_not_reach_gradients(run, problem, which):
      problem=problems(upstream=True, long=False, tame=True))  # fmt: skip
 def test_gradients_do_not_depend_on_return_lse(run, problem):
     exact = run.gradient_bounds(problem)
-    _, found = run.output_and_gradients(problem.replace(return_lse=True))
-    for name, got in found.items():
+    _, gradients = run.output_and_gradients(problem.replace(return_lse=True))
+    for name, got in gradients.items():
         assert_within_bound(run.within(got, exact[name]), exact[name].value, what=f"gradient of {name}")
 
 

@@ -47,15 +47,17 @@ def test_causal_gradient_ignores_future(run, problem, cut):
     s = problem.sizes
     upstream = problem.upstream.copy()
     upstream[:, :, cut % s["Q"] + 1 :] = 0
-    seen = visible(s["B"], s["Q"], s["K"], causal=True, causal_alignment=problem.causal_alignment)[
+    reached = visible(s["B"], s["Q"], s["K"], causal=True, causal_alignment=problem.causal_alignment)[
         ..., : cut % s["Q"] + 1, :
     ].any(-2)
-    hidden = np.broadcast_to(~seen, (s["B"], s["G"], s["K"]))
+    hidden = np.broadcast_to(~reached, (s["B"], s["G"], s["K"]))
     early = problem.replace(upstream=upstream)
     assume(run.in_range(early))
-    found = run.gradient_values(early)
+    gradients = run.gradient_values(early)
     for name in ("key", "value"):
-        assert_identical(found[name][hidden], np.zeros_like(found[name][hidden]), what=f"gradient of {name}")
+        assert_identical(
+            gradients[name][hidden], np.zeros_like(gradients[name][hidden]), what=f"gradient of {name}"
+        )
 
 
 @law("The first n queries and keys give the first n outputs: what follows does not matter.", source="masked decoder attention; decoding step by step",
@@ -154,7 +156,7 @@ def test_all_true_mask_is_neutral(run, problem):
     assert_within_bound(run(problem.replace(mask=np.ones((1, 1, s["Q"], s["K"]), dtype=bool))), run(problem))
 
 
-@law("A mask that looks like another (causal, a band, padding, none) but for one element is itself.", source="short cuts: a mask known by its corners or its first head",
+@law("A mask that differs in one element from a usual one (causal, a band, padding, none) is not taken for it.", source="short cuts: a mask known by its corners or its first head",
      needs="mask", problem=problems(only=("scale",), sizes={"K": "Q"}, long=False, tame=True),
      kind=("causal", "band", "padding", "none"), row=range(64), column=range(64), last=(False, True), weight=0.5)  # fmt: skip
 def test_nearly_regular_masks(run, problem, kind, row, column, last):
@@ -196,7 +198,7 @@ def test_bias_broadcasts(run, problem, pattern, drop, bits):
     assert_within_bound(run(given.replace(bias=bias)), run(given.replace(bias=whole)))
 
 
-@law("Masks of all kinds hold together: a key is seen exactly when every one of them allows it.", source="masks compose by 'and'",
+@law("All kinds of masks combine: a key is visible exactly if each of them allows it.", source="masks compose by 'and'",
      problem=problems(), when=lambda run: None if len({"mask", "causal", "window", "key_lengths"} & run.implementation.offers) > 1 else "has one kind of mask")  # fmt: skip
 def test_masks_compose(run, problem):
     assume(len({"mask", "causal", "window", "key_lengths"} & problem.options.keys()) > 1)
@@ -264,11 +266,15 @@ def test_empty_rows_give_zero_gradient(run, problem):
     hidden = problem.replace(mask=mask)
     empty = ~hidden.some_visible
     assume(hidden.empty_row == "zero" and run.in_range(hidden))
-    found = run.gradient_values(hidden)
-    assert_identical(found["query"][empty], np.zeros_like(found["query"][empty]), what="gradient of query")
+    gradients = run.gradient_values(hidden)
+    assert_identical(
+        gradients["query"][empty], np.zeros_like(gradients["query"][empty]), what="gradient of query"
+    )
     dark = unseen(hidden)
     for name in ("key", "value"):
-        assert_identical(found[name][dark], np.zeros_like(found[name][dark]), what=f"gradient of {name}")
+        assert_identical(
+            gradients[name][dark], np.zeros_like(gradients[name][dark]), what=f"gradient of {name}"
+        )
 
 
 @law("ALiBi lowers a score by slope times distance, no more and no less.", source="Press et al. 2021: the penalty is linear in the distance", needs=("alibi_slopes", "bias"),
@@ -283,7 +289,7 @@ def test_alibi_is_linear_in_distance(run, problem):
     assert_within_bound(run(problem.replace(alibi_slopes=None, bias=rounded[None])), run(problem))
 
 
-@law("Every option that is accepted matters: where the exact result moves by more than both bounds, so does the result.", source="options that are silently ignored",
+@law("Every accepted option has an effect: if the exact result changes by more than both bounds, so does the result.", source="options that are silently ignored",
      problem=problems(tame=True))  # fmt: skip
 def test_accepted_parameters_matter(run, problem):
     for name in problem.options:
@@ -300,7 +306,7 @@ def test_accepted_parameters_matter(run, problem):
             )
 
 
-@law("Not a number in a key, value or query reaches every row that sees it: a broken input is not made to look fine.", source="nan_to_num against empty rows",
+@law("NaN in a query, key or value reaches every row that sees it: a broken input must not look fine.", source="nan_to_num against empty rows",
      problem=problems(long=False, tame=True, layouts=False), which=range(200), name=("value", "key", "query"), alone=(False, False, True))  # fmt: skip
 def test_nan_goes_where_it_must(run, problem, which, name, alone):
     """The softmax of one key is 1 whatever its score is, unless that is NaN: a short cut forgets it."""
@@ -317,10 +323,10 @@ def test_nan_goes_where_it_must(run, problem, which, name, alone):
         else (np.arange(s["Q"]) == place) & problem.some_visible
     )
     rows = np.isnan(got.astype(np.float64)).all(-1)
-    assert_true(rows[touched], f"NaN in {name} {place} left rows that see it without a trace")
+    assert_true(rows[touched], f"{name} {place} is NaN, but rows that see it are not")
 
 
-@law("However low the scores of the keys that are seen, those that are hidden have no weight.", source="a finite number for minus infinity: -1e4, -1e5, -1e9",
+@law("Hidden keys have no weight, however low the scores of the visible keys are.", source="a finite number for minus infinity: -1e4, -1e5, -1e9",
      problem=problems(only=("mask", "causal", "key_lengths", "window", "scale"), long=False, layouts=False), size=(1024.0, 16384.0, 262144.0, 128.0), sign=(-1.0, -1.0, 1.0))  # fmt: skip
 def test_hidden_keys_at_any_score(run, problem, size, sign):
     """All scores are one number, +-size^2 times the scale: each row is the mean of the values that it sees."""
@@ -390,7 +396,7 @@ def test_lowest_number_in_log_sum_exp(run, problem, seed):
         & (output > 0).all(-1)
         & (not biased(run, small, hidden, -np.inf).empty_row.startswith("uniform"))
     )
-    found = Bounded(
+    lse = Bounded(
         np.where(shared, got.astype(np.float64), lowest), np.where(shared, 2.0 * near.errors, 0.0), EXACT
     )
-    assert_within_bound(found, np.full(got.shape, lowest), what="log-sum-exp")
+    assert_within_bound(lse, np.full(got.shape, lowest), what="log-sum-exp")

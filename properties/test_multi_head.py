@@ -57,9 +57,9 @@ def output(run, arrays, heads, causal):
 )
 def test_multi_head_agrees_with_reference(run, sizes, causal, seed):
     arrays = draw(run, sizes, seed)
-    found, options = output(run, arrays, sizes["heads"], causal)
+    projected, options = output(run, arrays, sizes["heads"], causal)
     assert_within_bound(
-        found, reference(*[x.astype(np.float64) for x in arrays], heads=sizes["heads"], **options)
+        projected, reference(*[x.astype(np.float64) for x in arrays], heads=sizes["heads"], **options)
     )
 
 
@@ -121,9 +121,9 @@ def test_multi_head_weights_are_read_anew(run, sizes, causal, seed):
     output(run, (x, *weights), sizes["heads"], causal)
     for w in weights:
         w *= -2
-    found, options = output(run, (x, *weights), sizes["heads"], causal)
+    projected, options = output(run, (x, *weights), sizes["heads"], causal)
     assert_within_bound(
-        found,
+        projected,
         reference(
             x.astype(np.float64), *[w.astype(np.float64) for w in weights], heads=sizes["heads"], **options
         ),
@@ -137,9 +137,9 @@ def test_multi_head_sizes_of_their_own(run, sizes, causal, seed, width):
     inner = sizes["heads"] * sizes["size"]
     shapes = (sizes["batch"], sizes["length"], width), *[(width, inner)] * 3, (inner, width)
     arrays = [rng.integers(-2, 3, shape).astype(run.numpy_dtype) for shape in shapes]
-    found, options = output(run, arrays, sizes["heads"], causal)
+    projected, options = output(run, arrays, sizes["heads"], causal)
     assert_within_bound(
-        found, reference(*[x.astype(np.float64) for x in arrays], heads=sizes["heads"], **options)
+        projected, reference(*[x.astype(np.float64) for x in arrays], heads=sizes["heads"], **options)
     )
 
 
@@ -159,12 +159,13 @@ def test_multi_head_gradients_agree_with_reference(run, sizes, causal, seed):
     precision = run.gradient_precision.either_side(number)
     scale = Bounded(number, number * precision.accumulate.unit, precision)
     inputs = [run.bounded(x, precision) for x in (*arrays.values(), upstream)]
-    one, other = (
+    by_weights, by_output = (
         multi_head_vjp(*inputs, heads=sizes["heads"], scale=scale, delta=delta, **options)
         for delta in ("weights", "output")
     )
     exact = {
-        name: Bounded(x.value, np.maximum(x.errors, other[name].errors), precision) for name, x in one.items()
+        name: Bounded(x.value, np.maximum(x.errors, by_output[name].errors), precision)
+        for name, x in by_weights.items()
     }
-    found = run.call_gradients(arrays, upstream=upstream, heads=sizes["heads"], **options)
-    assert_gradients(run, found, exact)
+    gradients = run.call_gradients(arrays, upstream=upstream, heads=sizes["heads"], **options)
+    assert_gradients(run, gradients, exact)

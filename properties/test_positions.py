@@ -61,9 +61,9 @@ pe = {"operation": "positional_encoding", "length": lengths, "dim": dims, "layou
 
 @law("Every entry lies between -1 and 1.", source="Illustrated Transformer, part 2: values in [-1, 1]", **pe)
 def test_bounded_by_one(run, length, dim, layout):
-    found = encoding(run, length, dim, layout)
-    assert_at_most(found, 1.0, what="entry")
-    assert_at_least(found, -1.0, what="entry")
+    entries = encoding(run, length, dim, layout)
+    assert_at_most(entries, 1.0, what="entry")
+    assert_at_least(entries, -1.0, what="entry")
 
 
 @law("The sine and the cosine of a pair have squares that sum to one.", source="sin^2 + cos^2 = 1", **pe)
@@ -98,9 +98,9 @@ def test_shift_is_a_rotation(run, length, dim, layout, step):
     "The inner product of two positions depends on their distance only.", source="sum of cos(w (p - q))", **pe
 )
 def test_inner_product_depends_on_distance_only(run, length, dim, layout):
-    found = encoding(run, length, dim, layout)
+    entries = encoding(run, length, dim, layout)
     for distance in {0, 1, length // 2, length - 1}:
-        products = (found[: length - distance] * found[distance:]).sum(-1)
+        products = (entries[: length - distance] * entries[distance:]).sum(-1)
         assert_within_bound(products, products[:1], what=f"inner product at distance {distance}")
 
 
@@ -127,14 +127,14 @@ def test_prefix_of_longer_is_same(run, length, dim, layout, extra):
 @law("Lengths never seen before work the same: thousands of positions.", source="Illustrated Transformer, part 2: can scale to unseen lengths", operation="positional_encoding",
      dim=(2, 8, 16, 512), layout=layouts, length=(1000, 5000, 20000), weight=0.2)  # fmt: skip
 def test_unseen_lengths(run, length, dim, layout):
-    found = encoding(run, length, dim, layout)
-    assert_within_bound(found, exact_encoding(run, length, dim, layout), what="entry")
+    entries = encoding(run, length, dim, layout)
+    assert_within_bound(entries, exact_encoding(run, length, dim, layout), what="entry")
 
 
 @law("No two positions have the same encoding.", source="positions must be told apart", **pe)
 def test_positions_are_distinct(run, length, dim, layout):
-    found = encoding(run, length, dim, layout).value
-    assert_true(len(np.unique(found, axis=0)) == length, "two positions have the same encoding")
+    entries = encoding(run, length, dim, layout).value
+    assert_true(len(np.unique(entries, axis=0)) == length, "two positions have the same encoding")
 
 
 @law(
@@ -143,8 +143,8 @@ def test_positions_are_distinct(run, length, dim, layout):
     **pe,
 )
 def test_agrees_with_formula(run, length, dim, layout):
-    found = encoding(run, length, dim, layout)
-    assert_within_bound(found, exact_encoding(run, length, dim, layout), what="entry")
+    entries = encoding(run, length, dim, layout)
+    assert_within_bound(entries, exact_encoding(run, length, dim, layout), what="entry")
 
 
 # -- rotary ----------------------------------------------------------------------------------------------------------
@@ -247,8 +247,8 @@ def test_rotary_gradient_turns_back(run, length, dim, layout, seed, start):
     x, at = draw_x(run, length, dim, seed), np.arange(length) + start
     upstream = draw_x(run, length, dim, seed + 1)
     exact = exact_positions.rotary_gradient(run, at, upstream, layout=layout)
-    found = run.call_gradients({"x": x}, at, upstream=upstream, **run.given(layout=layout))
-    assert_gradients(run, found, {"x": exact})
+    gradients = run.call_gradients({"x": x}, at, upstream=upstream, **run.given(layout=layout))
+    assert_gradients(run, gradients, {"x": exact})
 
 
 @law("How the tokens lie in memory does not matter.", source="heads of a projection seen through swapped axes", **rope,

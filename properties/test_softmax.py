@@ -36,10 +36,10 @@ def test_rows_sum_to_one(run, problem):
 
 @law("Every attention weight lies between 0 and 1.", source="softmax definition", problem=weights)
 def test_weights_lie_in_unit_interval(run, problem):
-    found = run(problem)
-    seen = found[problem.some_visible]
-    assert_at_least(seen, 0.0, what="weight")
-    assert_at_most(seen, 1.0, what="weight")
+    output = run(problem)
+    visible_rows = output[problem.some_visible]
+    assert_at_least(visible_rows, 0.0, what="weight")
+    assert_at_most(visible_rows, 1.0, what="weight")
 
 
 @law("Adding a constant to all scores of a row changes no weight.", source="softmax definition: exp(s + c) / sum exp(s + c)", needs="bias",
@@ -68,9 +68,9 @@ def test_permutation_equivariance(run, problem, seed):
 )
 def test_order_is_kept(run, problem):
     order = np.argsort(problem.query.astype(np.float64), axis=-1, kind="stable")
-    found = run(problem)
-    ordered = type(found)(
-        np.take_along_axis(found.value, order, -1), np.take_along_axis(found.errors, order, -1)
+    output = run(problem)
+    ordered = type(output)(
+        np.take_along_axis(output.value, order, -1), np.take_along_axis(output.errors, order, -1)
     )
     assert_at_least(ordered[..., 1:] - ordered[..., :-1], 0.0, what="step between ordered weights")
 
@@ -92,7 +92,7 @@ def test_large_scores_do_not_overflow(run, problem, exponent, sign):
     )
     assert_true(
         np.isfinite(run.values(large).astype(np.float64)),
-        f"scores of {sign * limit:.3g} gave weights that are not finite",
+        f"scores of {sign * limit:.3g} give weights that are not finite",
     )
     assert_within_bound(run(large), run.exact(large), what="weight")
 
@@ -167,10 +167,10 @@ def test_saturated_rows_have_vanishing_gradient(run, problem, row):
     one_hot = np.zeros_like(problem.upstream)
     one_hot[..., at] = 1
     y = run.oracle(problem)[..., at : at + 1]
-    found = run.gradients(problem.replace(upstream=one_hot))["query"]
-    ceiling = np.broadcast_to(y * (1.0 - y), found.shape)
-    assert_at_most(found, ceiling, what="gradient")
-    assert_at_least(found, -ceiling, what="gradient")
+    gradient = run.gradients(problem.replace(upstream=one_hot))["query"]
+    ceiling = np.broadcast_to(y * (1.0 - y), gradient.shape)
+    assert_at_most(gradient, ceiling, what="gradient")
+    assert_at_least(gradient, -ceiling, what="gradient")
 
 
 @law("Divided by sqrt(d), the scores of unit-variance queries and keys have unit variance, so weights do not depend on d systematically.",
@@ -237,10 +237,10 @@ def test_softmax_of_minus_infinity(run, rows, size, fill, seed, level):
     hidden = np.random.default_rng(seed).random(scores.shape) < 0.3
     hidden[..., seed % size] = False  # every row keeps one
     masked = np.where(hidden, -np.inf, scores).astype(run.numpy_dtype)
-    found = probabilities(run, masked)
-    assert_identical(found.value[hidden], np.zeros(int(hidden.sum())), what="weight of a masked score")
+    shares = probabilities(run, masked)
+    assert_identical(shares.value[hidden], np.zeros(int(hidden.sum())), what="weight of a masked score")
     assert_within_bound(
-        found[~hidden], reference_softmax(masked.astype(np.float64))[~hidden], what="probability"
+        shares[~hidden], reference_softmax(masked.astype(np.float64))[~hidden], what="probability"
     )
 
 
@@ -257,7 +257,7 @@ def test_softmax_passes_nan_on(run, rows, size, fill, seed, level):
     exact = np.positive(reference_softmax(run.bounded(scores)))
     got = run.call(spoilt, shape=scores.shape)
     assert_true(
-        np.isnan(got.astype(np.float64)[broken]), "a NaN among the scores has gone from the probabilities"
+        np.isnan(got.astype(np.float64)[broken]), "the scores have a NaN, and the probabilities have none"
     )
     assert_within_bound(run.within(got, exact)[~broken], exact.value[~broken], what="probability")
 
@@ -271,8 +271,8 @@ def test_softmax_passes_nan_on(run, rows, size, fill, seed, level):
 def test_softmax_gradient_agrees_with_formula(run, rows, size, fill, seed, level):
     scores = scores_of(run, rows, size, fill, seed, level)
     upstream = distributions.fill("normal", scores.shape, seed + 1).astype(run.numpy_dtype)
-    found = run.call_gradients({"scores": scores}, upstream=upstream)
-    assert_gradients(run, found, exact_gradients.of_softmax(run, upstream, scores))
+    gradients = run.call_gradients({"scores": scores}, upstream=upstream)
+    assert_gradients(run, gradients, exact_gradients.of_softmax(run, upstream, scores))
 
 
 @law("Where n scores are equal, their gradient is the upstream gradient less its mean, over n.", source="softmax gradient with y = 1/n: y_i (g_i - sum_k y_k g_k)",

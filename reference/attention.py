@@ -21,7 +21,7 @@ def with_sinks(logits: Array, sinks: Array | None) -> Array:
     if sinks is None:
         return logits
     column = np.broadcast_to(sinks[:, None, None], (*logits.shape[:3], 1))  # (B,H,Q,1)
-    return np.concatenate([logits, column], axis=-1)                        # (B,H,Q,K+1)
+    return np.concatenate([logits, column], axis=-1)  # (B,H,Q,K+1)
 
 
 def weights(logits: Array, *, sinks: Array | None = None, empty_rows: str = "zero") -> Array:
@@ -29,11 +29,11 @@ def weights(logits: Array, *, sinks: Array | None = None, empty_rows: str = "zer
     keys = logits.shape[-1]
     even = 1.0 / max(keys, 1)
     empty = {"zero": 0.0, "nan": np.nan, "uniform": even, "uniform with gradients": even}[empty_rows]
-    probabilities = softmax(with_sinks(logits, sinks))[..., :keys]          # (B,H,Q,K)
+    probabilities = softmax(with_sinks(logits, sinks))[..., :keys]  # (B,H,Q,K)
     if empty == 0.0 or sinks is not None:
         return probabilities
-    seen = np.max(logits, axis=-1, keepdims=True, initial=-np.inf) > -np.inf  # (B,H,Q,1)
-    return np.where(seen, probabilities, empty)                             # (B,H,Q,K)
+    nonempty = np.max(logits, axis=-1, keepdims=True, initial=-np.inf) > -np.inf  # (B,H,Q,1)
+    return np.where(nonempty, probabilities, empty)  # (B,H,Q,K)
 
 
 def attention(
@@ -54,6 +54,6 @@ def attention(
         query, key, mask=mask, bias=bias, causal=causal, window=window, scale=scale, softcap=softcap,
         alibi_slopes=alibi_slopes, key_lengths=key_lengths, causal_alignment=causal_alignment,
     )  # fmt: skip                                                          # (B,H,Q,K)
-    probabilities = weights(logits, sinks=sinks, empty_rows=empty_rows)     # (B,H,Q,K)
+    probabilities = weights(logits, sinks=sinks, empty_rows=empty_rows)  # (B,H,Q,K)
     output = stored(probabilities @ per_query_head(value, query.shape[1]))  # (B,H,Q,E)
     return (output, log_sum_exp(with_sinks(logits, sinks))) if return_lse else output

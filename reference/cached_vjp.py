@@ -17,16 +17,16 @@ from qkverify.reference.sizes import Array
 
 def taken_apart(alone: Sequence[Mapping[str, Array]], lengths: Array, room: int) -> dict[str, Array]:
     """From the gradients of each entry, (1,G,n+Q,.), those of its new tokens (B,G,Q,.) and of its cache (B,G,M,.)."""
-    found = {"query": np.concatenate([one["query"] for one in alone])}      # (B,H,Q,D)
+    gradients = {"query": np.concatenate([of_entry["query"] for of_entry in alone])}  # (B,H,Q,D)
     for name in ("key", "value"):
         new, held = [], []
-        for one, n in zip(alone, lengths, strict=True):
-            every = one[name]                                               # (1,G,n+Q,.)
+        for of_entry, n in zip(alone, lengths, strict=True):
+            every = of_entry[name]  # (1,G,n+Q,.)
             unread = np.zeros((*every.shape[:2], room - n, every.shape[3]))  # (1,G,M-n,.)
-            new.append(every[:, :, n:])                                     # (1,G,Q,.)
+            new.append(every[:, :, n:])  # (1,G,Q,.)
             held.append(np.concatenate([every[:, :, :n], unread], axis=2))  # (1,G,M,.)
-        found |= {name: np.concatenate(new), f"{name}_cache": np.concatenate(held)}
-    return found
+        gradients |= {name: np.concatenate(new), f"{name}_cache": np.concatenate(held)}
+    return gradients
 
 
 def cached_vjp(

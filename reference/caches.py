@@ -17,7 +17,7 @@ from qkverify.reference.sizes import Array
 def appended(cache: Array, new: Array, lengths: Array) -> list[Array]:
     """For each entry b the first lengths[b] rows of its cache (B,G,M,.), then its new ones (B,G,Q,.)."""
     return [
-        np.concatenate([cache[b : b + 1, :, :n], new[b : b + 1]], axis=2)   # (1,G,n+Q,.)
+        np.concatenate([cache[b : b + 1, :, :n], new[b : b + 1]], axis=2)  # (1,G,n+Q,.)
         for b, n in enumerate(lengths)
     ]
 
@@ -25,7 +25,7 @@ def appended(cache: Array, new: Array, lengths: Array) -> list[Array]:
 def gathered(pages: Array, table: Array, lengths: Array) -> list[Array]:
     """For each entry the rows of its pages (N,P,G,.), in the order of its row of the table (B,.)."""
     rows = (pages[entry].reshape(-1, *pages.shape[2:])[:n] for entry, n in zip(table, lengths, strict=True))
-    return [np.swapaxes(one, 0, 1)[None] for one in rows]                   # (1,G,n,.)
+    return [np.swapaxes(of_entry, 0, 1)[None] for of_entry in rows]  # (1,G,n,.)
 
 
 def cached_attention(
@@ -36,7 +36,7 @@ def cached_attention(
     rows = zip(appended(key_cache, key, lengths), appended(value_cache, value, lengths), strict=True)
     return np.concatenate(
         [attention(query[b : b + 1], k, v, causal=True, **options) for b, (k, v) in enumerate(rows)]
-    )                                                                       # (B,H,Q,E)
+    )  # (B,H,Q,E)
 
 
 def paged_attention(
@@ -46,4 +46,4 @@ def paged_attention(
     rows = zip(*(gathered(pages, page_table, lengths) for pages in (key_pages, value_pages)), strict=True)
     return np.concatenate(
         [attention(query[b : b + 1], k, v, causal=True, **options) for b, (k, v) in enumerate(rows)]
-    )                                                                       # (B,H,Q,E)
+    )  # (B,H,Q,E)

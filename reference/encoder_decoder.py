@@ -16,7 +16,7 @@ from qkverify.reference.sizes import Array
 
 def attend(weights: Weights, prefix: str = "", **options: Any) -> Sublayer:
     """Multi-head attention of x, to itself or to `context` if given, with the weights of this prefix."""
-    w = [weights[prefix + name] for name in ("w_q", "w_k", "w_v", "w_o")]   # (M,M)
+    w = [weights[prefix + name] for name in ("w_q", "w_k", "w_v", "w_o")]  # (M,M)
     return lambda x: multi_head_attention(x, *w, **options)
 
 
@@ -45,6 +45,6 @@ def decoder_layer(
 
     The memory is what the encoder gave, taken as it is; from memory_lengths (B) on it is padding.
     """
-    own = attend(weights, heads=heads, causal=True, scale=scale)
+    self_attention = attend(weights, heads=heads, causal=True, scale=scale)
     cross = attend(weights, "cross_", heads=heads, context=memory, key_lengths=memory_lengths, scale=scale)
-    return layer(x, weights, own, cross, feed(weights), norm_first=norm_first, eps=eps)
+    return layer(x, weights, self_attention, cross, feed(weights), norm_first=norm_first, eps=eps)

@@ -19,8 +19,8 @@ def attend_vjp(weights: Weights, prefix: str = "", *, delta: str, **options: Any
     names = {name: prefix + name for name in w} | {"context": "memory"}
 
     def pull(x: Array, upstream: Array) -> Gradients:
-        found = multi_head_vjp(x, **w, upstream=upstream, delta=delta, **options)
-        return {names.get(name, name): gradient for name, gradient in found.items()}
+        gradients = multi_head_vjp(x, **w, upstream=upstream, delta=delta, **options)
+        return {names.get(name, name): gradient for name, gradient in gradients.items()}
 
     return attend(weights, prefix, **options), pull
 
@@ -36,8 +36,8 @@ def encoder_layer_vjp(
     key_lengths: Array | None = None, scale: Array | None = None, delta: str = "weights",
 ) -> Gradients:  # fmt: skip
     """The gradients of sum(upstream * encoder_layer) in x and in each of the weights, by name; upstream (B,L,M)."""
-    own = attend_vjp(weights, heads=heads, key_lengths=key_lengths, scale=scale, delta=delta)
-    return layer_vjp(x, weights, upstream, own, feed_vjp(weights), norm_first=norm_first, eps=eps)
+    self_attention = attend_vjp(weights, heads=heads, key_lengths=key_lengths, scale=scale, delta=delta)
+    return layer_vjp(x, weights, upstream, self_attention, feed_vjp(weights), norm_first=norm_first, eps=eps)
 
 
 def decoder_layer_vjp(
@@ -45,8 +45,10 @@ def decoder_layer_vjp(
     eps: Array = 1e-5, memory_lengths: Array | None = None, scale: Array | None = None, delta: str = "weights",
 ) -> Gradients:  # fmt: skip
     """The gradients of sum(upstream * decoder_layer) in x, the memory and each of the weights, by name."""
-    own = attend_vjp(weights, heads=heads, causal=True, scale=scale, delta=delta)
+    self_attention = attend_vjp(weights, heads=heads, causal=True, scale=scale, delta=delta)
     cross = attend_vjp(
         weights, "cross_", heads=heads, context=memory, key_lengths=memory_lengths, scale=scale, delta=delta
     )
-    return layer_vjp(x, weights, upstream, own, cross, feed_vjp(weights), norm_first=norm_first, eps=eps)
+    return layer_vjp(
+        x, weights, upstream, self_attention, cross, feed_vjp(weights), norm_first=norm_first, eps=eps
+    )

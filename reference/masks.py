@@ -30,17 +30,17 @@ def visible(
 ) -> Array:  # fmt: skip
     """bool, broadcastable to (B,H,Q,K): True where all given conditions let the query see the key."""
     left, right = (None, None) if window is None else window
-    seen = np.ones((queries, keys), dtype=bool)                             # (Q,K)
-    ahead = offsets(queries, keys, causal_alignment)                        # (Q,K)
+    allowed = np.ones((queries, keys), dtype=bool)  # (Q,K)
+    ahead = offsets(queries, keys, causal_alignment)  # (Q,K)
     if causal:
-        seen = seen & (ahead <= 0)
+        allowed = allowed & (ahead <= 0)
     if left is not None:
-        seen = seen & (ahead >= -left)
+        allowed = allowed & (ahead >= -left)
     if right is not None:
-        seen = seen & (ahead <= right)
+        allowed = allowed & (ahead <= right)
     if key_lengths is not None:
         lengths = np.reshape(key_lengths, (batch, 1, 1, 1))
-        seen = seen & (np.arange(keys) < lengths)                           # (B,1,Q,K)
+        allowed = allowed & (np.arange(keys) < lengths)  # (B,1,Q,K)
     if mask is not None:
-        seen = seen & mask                                                  # (B,H,Q,K)
-    return seen
+        allowed = allowed & mask  # (B,H,Q,K)
+    return allowed

@@ -16,21 +16,21 @@ from qkverify.reference.caches import gathered
 from qkverify.reference.sizes import Array
 
 
-def put_back(
-    alone: Sequence[Mapping[str, Array]], table: Array, pages: int, rows: int
-) -> dict[str, Array]:
+def put_back(alone: Sequence[Mapping[str, Array]], table: Array, pages: int, rows: int) -> dict[str, Array]:
     """From the gradients of each entry, (1,G,n,.), those of so many pages of so many rows, (N,P,G,.)."""
-    found = {"query": np.concatenate([one["query"] for one in alone])}      # (B,H,Q,D)
+    gradients = {"query": np.concatenate([of_entry["query"] for of_entry in alone])}  # (B,H,Q,D)
     for name in ("key", "value"):
-        parts: list[list[Array]] = [[] for _ in range(pages)]               # of each page
-        for one, entry in zip(alone, table, strict=True):
-            every = np.swapaxes(one[name][0], 0, 1)                         # (n,G,.)
-            unread = np.zeros((-every.shape[0] % rows, *every.shape[1:]))   # of the last page
+        parts: list[list[Array]] = [[] for _ in range(pages)]  # of each page
+        for of_entry, entry in zip(alone, table, strict=True):
+            every = np.swapaxes(of_entry[name][0], 0, 1)  # (n,G,.)
+            unread = np.zeros((-every.shape[0] % rows, *every.shape[1:]))  # of the last page
             for i, page in enumerate(range(0, every.shape[0], rows)):
                 parts[entry[i]].append(np.concatenate([every, unread])[page : page + rows])  # (P,G,.)
-        nobody = np.zeros((rows, *alone[0][name].shape[1::2]))              # (P,G,.)
-        found[f"{name}_pages"] = np.stack([added(each) if each else nobody for each in parts])  # (N,P,G,.)
-    return found
+        nobody = np.zeros((rows, *alone[0][name].shape[1::2]))  # (P,G,.)
+        gradients[f"{name}_pages"] = np.stack(
+            [added(each) if each else nobody for each in parts]
+        )  # (N,P,G,.)
+    return gradients
 
 
 def added(parts: list[Array]) -> Array:

@@ -18,16 +18,18 @@ def factor(size: int, scale: float | None) -> float:
 
 def products(query: Array, key: Array, scale: float | None = None) -> Array:
     """q_i . k_j, scaled: query (B,H,Q,D), key (B,G,K,D) -> (B,H,Q,K)."""
-    key = per_query_head(key, query.shape[1])                               # (B,H,K,D)
+    key = per_query_head(key, query.shape[1])  # (B,H,K,D)
     return query @ np.swapaxes(key, -1, -2) * factor(query.shape[-1], scale)  # (B,H,Q,K)
 
 
-def through_softcap(gradient: Array, query: Array, key: Array, scale: float | None, softcap: float | None) -> Array:
+def through_softcap(
+    gradient: Array, query: Array, key: Array, scale: float | None, softcap: float | None
+) -> Array:
     """The gradient by the products, (B,H,Q,K), from the one by what a softcap made of them."""
     if softcap is None or not np.isfinite(softcap):
         return gradient
-    capped = np.tanh(products(query, key, scale) / softcap)                 # (B,H,Q,K)
-    return gradient * (1.0 - capped * capped)                               # d tanh = 1 - tanh^2
+    capped = np.tanh(products(query, key, scale) / softcap)  # (B,H,Q,K)
+    return gradient * (1.0 - capped * capped)  # d tanh = 1 - tanh^2
 
 
 def scores(
@@ -37,7 +39,7 @@ def scores(
     key_lengths: Array | None = None, causal_alignment: str = "bottom-right",
 ) -> Array:  # fmt: skip
     """query (B,H,Q,D), key (B,G,K,D) -> (B,H,Q,K), -inf where it is invisible; options as in `attention`."""
-    logits = products(query, key, scale)                                    # (B,H,Q,K)
+    logits = products(query, key, scale)  # (B,H,Q,K)
     batch, _, queries, keys = logits.shape
     if softcap is not None and np.isfinite(softcap):  # an infinite cap caps nothing
         logits = softcap * np.tanh(logits / softcap)
@@ -49,9 +51,9 @@ def scores(
     if causal or any(option is not None for option in (mask, window, key_lengths)):
         if mask is not None:
             check_broadcasts("mask", mask, logits.shape)
-        seen = visible(
+        allowed = visible(
             batch, queries, keys, causal=causal, window=window, mask=mask, key_lengths=key_lengths,
             causal_alignment=causal_alignment,
         )  # fmt: skip                                                      # (B,H,Q,K)
-        logits = np.where(seen, logits, -np.inf)
+        logits = np.where(allowed, logits, -np.inf)
     return logits

@@ -22,7 +22,7 @@ def check_sizes(query: Array, key: Array, value: Array) -> None:
 
 def check_broadcasts(name: str, array: Array, shape: tuple[int, ...]) -> None:
     """ValueError, naming the two shapes, unless `array` broadcasts to `shape` without enlarging it."""
-    own = array.shape
-    tail = shape[len(shape) - len(own) :]
-    if len(own) > len(shape) or any(n not in (1, m) for n, m in zip(own, tail, strict=True)):
-        raise ValueError(f"{name} {own} does not broadcast to {shape}")
+    given = array.shape
+    tail = shape[len(shape) - len(given) :]
+    if len(given) > len(shape) or any(n not in (1, m) for n, m in zip(given, tail, strict=True)):
+        raise ValueError(f"{name} {given} does not broadcast to {shape}")

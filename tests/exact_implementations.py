@@ -25,37 +25,48 @@ WRITTEN = {"cached_attention": ("key_cache", "value_cache")}
 def sources() -> dict[str, Implementation]:
     """An implementation of every operation that has one here, by a name: with gradients if there is one, in torch if there
     is one; two of attention, for only one of them has dropout."""
-    found: dict[str, Implementation] = {}
-    ranked = sorted(load_folder(), key=lambda one: ("gradients" not in one.offers, one.arrays != "torch"))
-    for one in ranked:
-        found.setdefault(one.operation, one)
-    every = {one.name: one for one in load_folder()}
-    return {**found, "attention": every["torch_eager"], "attention with dropout": every["torch_sdpa-math"]}
+    by_operation: dict[str, Implementation] = {}
+    ranked = sorted(
+        load_folder(),
+        key=lambda implementation: (
+            "gradients" not in implementation.offers,
+            implementation.arrays != "torch",
+        ),
+    )
+    for implementation in ranked:
+        by_operation.setdefault(implementation.operation, implementation)
+    every = {implementation.name: implementation for implementation in load_folder()}
+    return {
+        **by_operation,
+        "attention": every["torch_eager"],
+        "attention with dropout": every["torch_sdpa-math"],
+    }
 
 
-def rounded_once(one: Implementation, dtype: str) -> Implementation:
-    """An implementation with every result of `one` for float64 arguments, rounded to `dtype`."""
-    wide, narrow = CASTS[one.arrays]
+def rounded_once(implementation: Implementation, dtype: str) -> Implementation:
+    """An implementation with every result of `implementation` for float64 arguments, rounded to `dtype`."""
+    wide, narrow = CASTS[implementation.arrays]
 
-    @functools.wraps(one.function)
+    @functools.wraps(implementation.function)
     def function(*arguments: Any, **keywords: Any) -> Any:
-        if "dtype" in one.parameters:
+        if "dtype" in implementation.parameters:
             keywords["dtype"] = "float64"
         taken = [wide(x) for x in arguments]
-        returned = one.function(*taken, **wide(keywords))
-        if one.operation in WRITTEN:  # the caches, where new tokens stand now
+        returned = implementation.function(*taken, **wide(keywords))
+        if implementation.operation in WRITTEN:  # the caches, where new tokens stand now
             for before, after in zip(arguments[3:5], taken[3:5], strict=True):
                 before.copy_(after.to(before.dtype))
         # The log-sum-exp stays as it is: what its dtype is, is nobody's business.
-        if one.operation == "attention" and isinstance(returned, tuple):
+        if implementation.operation == "attention" and isinstance(returned, tuple):
             return narrow(returned[0], dtype), returned[1]
         return narrow(returned, dtype)
 
     return describe(
-        function, name=f"exact_{one.name}", operation=one.operation, arrays=one.arrays, dtypes=dtype,
-        differentiable="gradients" in one.offers,
-        precision=Precision(WIDE, WIDE, WIDE, FORMATS[dtype]), requires=one.requires, exclusive=one.exclusive,
-        convention=one.convention, layout=one.layout, **one.semantics,
+        function, name=f"exact_{implementation.name}", operation=implementation.operation,
+        arrays=implementation.arrays, dtypes=dtype, differentiable="gradients" in implementation.offers,
+        precision=Precision(WIDE, WIDE, WIDE, FORMATS[dtype]), requires=implementation.requires,
+        exclusive=implementation.exclusive, convention=implementation.convention,
+        layout=implementation.layout, **implementation.semantics,
     )  # fmt: skip
 
 

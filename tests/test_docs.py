@@ -35,9 +35,9 @@ def generate(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def fences(language: str) -> Iterator[tuple[Path, str]]:
     for page in PAGES:
-        for found in FENCE.finditer(page.read_text(encoding="utf-8")):
-            if found[2] == language and not found[1]:  # the files of a repository: test_use_in_a_repository
-                yield page, found[3]
+        for fence in FENCE.finditer(page.read_text(encoding="utf-8")):
+            if fence[2] == language and not fence[1]:  # the files of a repository: test_use_in_a_repository
+                yield page, fence[3]
 
 
 def test_there_are_the_pages_that_the_index_names() -> None:
@@ -111,7 +111,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("page", "block"), list(fences("python")), ids=lambda found: getattr(found, "stem", None)
+    ("page", "block"), list(fences("python")), ids=lambda argument: getattr(argument, "stem", None)
 )
 def test_code_runs(page: Path, block: str) -> None:
     exec(compile(block, str(page), "exec"), {})

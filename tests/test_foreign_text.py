@@ -107,9 +107,9 @@ def attention_that(raises):
 
 
 def verdict_of(function, law="agrees_with_reference", **declared):
-    one = describe(function, arrays="numpy", dtypes=("float32",), **declared)
+    implementation = describe(function, arrays="numpy", dtypes=("float32",), **declared)
     laws = {law.name: law for law in law_book()}
-    return check(laws[law], prepare(Cell(one, "cpu", "float32")), max_examples=5)
+    return check(laws[law], prepare(Cell(implementation, "cpu", "float32")), max_examples=5)
 
 
 @pytest.fixture
@@ -226,10 +226,10 @@ def on_screen(monkeypatch, show):
 
 
 def test_the_terminal_shows_brackets_as_they_are(hostile, monkeypatch):
-    one = describe(
+    implementation = describe(
         attention_that(ValueError(HOSTILE)), arrays="numpy", dtypes=("float32",), name="mine[/v2] [red]"
     )
-    cell = Cell(one, "cpu", "float32")
+    cell = Cell(implementation, "cpu", "float32")
     said = on_screen(monkeypatch, lambda: screen.heading(cell))
     assert "mine[/v2] [red] · numpy" in said
     said = on_screen(monkeypatch, lambda: screen.counterexamples([hostile]))
@@ -277,9 +277,9 @@ def test_the_script_of_a_failure_loads_a_file_of_any_name(tmp_path, monkeypatch,
     file.write_text(
         "import numpy as np\n\ndef attention(query, key, value, *, scale=None):\n    return np.zeros_like(value)\n"
     )
-    (one,) = find(f"{file}:attention")
+    (implementation,) = find(f"{file}:attention")
     law = next(law for law in law_book() if law.name == "agrees_with_reference")
-    verdict = check(law, prepare(Cell(one, "cpu", "float32")), max_examples=20)
+    verdict = check(law, prepare(Cell(implementation, "cpu", "float32")), max_examples=20)
     assert verdict.outcome == "failed"
     assert verdict.counterexample.script
     (tmp_path / "script.py").write_text(verdict.counterexample.script, "utf-8")

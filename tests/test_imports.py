@@ -47,8 +47,10 @@ def import_seconds() -> float:
     """Seconds of `import qkverify` alone: interpreter start and site-packages are not ours."""
     done = run_python("-X", "importtime", "-c", "import qkverify")
     assert done.returncode == 0, done.stderr
-    own, cumulative, name = done.stderr.splitlines()[-1].removeprefix("import time:").split("|")
-    assert name.strip() == "qkverify", f"the last import was of {name.strip()}, after {own.strip()} us"
+    microseconds, cumulative, name = done.stderr.splitlines()[-1].removeprefix("import time:").split("|")
+    assert name.strip() == "qkverify", (
+        f"the last import was of {name.strip()}, after {microseconds.strip()} us"
+    )
     return int(cumulative) / 1_000_000
 
 

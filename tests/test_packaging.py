@@ -48,8 +48,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("packaging")]
 
 def run(*command: str | Path, cwd: Path) -> str:
     """Standard output and error together; the command knows nothing of the pytest run that starts it."""
-    own = ("PYTEST", "PYTHON", "HYPOTHESIS")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
+    prefixes = ("PYTEST", "PYTHON", "HYPOTHESIS")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
     done = subprocess.run(
         [*map(str, command)], cwd=cwd, env=environment, text=True, check=False,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,

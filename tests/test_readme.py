@@ -86,9 +86,9 @@ def test_the_bug_of_the_opening_shows(capsys: pytest.CaptureFixture[str]) -> Non
     results = {}
     for backend in ("FLASH_ATTENTION", "MATH"):
         exec(compile(code.replace("FLASH_ATTENTION", backend), "README.md", "exec"), {})
-        found = re.search(r"\d+", capsys.readouterr().out)
-        assert found
-        results[backend] = int(found[0])
+        match = re.search(r"\d+", capsys.readouterr().out)
+        assert match
+        results[backend] = int(match[0])
     assert results == {"FLASH_ATTENTION": 256, "MATH": 258}
 
 
@@ -135,7 +135,9 @@ def test_every_implementation_of_attention_is_described() -> None:
     from qkverify.contract.registry import load_folder
 
     page = (ROOT / "docs" / "what-is-verified.md").read_text(encoding="utf-8")
-    names = {one.name for one in load_folder() if one.operation == "attention"}
+    names = {
+        implementation.name for implementation in load_folder() if implementation.operation == "attention"
+    }
     assert len(names) > 5
     assert {name for name in names if f"`{name}`" not in page} == set()
 

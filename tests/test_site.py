@@ -108,7 +108,7 @@ def test_it_builds_without_a_warning_and_has_every_page(site: Path) -> None:
 def test_nothing_is_loaded_from_another_host(site: Path) -> None:
     for page, addresses in pages(site):
         assert addresses.loaded
-        assert [one for one in addresses.loaded if re.match(r"(https?:)?//", one)] == [], page
+        assert [address for address in addresses.loaded if re.match(r"(https?:)?//", address)] == [], page
     for sheet in site.rglob("*.css"):
         assert (
             re.findall(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", sheet.read_text(encoding="utf-8")) == []

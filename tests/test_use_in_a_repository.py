@@ -85,8 +85,8 @@ def run(words: list[str], cwd: Path, *, glance: bool) -> subprocess.CompletedPro
         words += ["--dtype", "float32"] if "--pyargs" in words else []
     else:
         words = [sys.executable, *arguments]
-    own = ("PYTEST_", "QKVERIFY_", "HYPOTHESIS_")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
+    prefixes = ("PYTEST_", "QKVERIFY_", "HYPOTHESIS_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
     environment |= {"QKVERIFY_SEED": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 

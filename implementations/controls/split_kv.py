@@ -28,7 +28,7 @@ class SplitTree(Split):
         while len(parts) > 1:
             left = [parts[-1]] if len(parts) % 2 else []
             parts = [
-                self.merge(one, other) for one, other in zip(parts[0::2], parts[1::2], strict=False)
+                self.merge(first, second) for first, second in zip(parts[0::2], parts[1::2], strict=False)
             ] + left
         output, lse = parts[0]
         return (output, lse[..., 0]) if call.return_lse else output

@@ -20,12 +20,12 @@ def word_by_word(call: Call) -> Any:
     visible = textbook.TEXTBOOK.visible(call)
     added = textbook.TEXTBOOK.bias(call, np.zeros(visible.shape, call.dtype))
     for b, h, i in np.ndindex(lse.shape):
-        seen = visible[b, h, i] & ~np.isneginf(added[b, h, i])
-        key, value = (array[b, h // call.group, seen] for array in (call.key, call.value))
+        usable = visible[b, h, i] & ~np.isneginf(added[b, h, i])
+        key, value = (array[b, h // call.group, usable] for array in (call.key, call.value))
         scores = textbook.softcap(call, (key * call.query[b, h, i]).sum(axis=-1) * textbook.scale(call))
-        scores = scores + added[b, h, i, seen]
+        scores = scores + added[b, h, i, usable]
         sink = call.sinks[h : h + 1].astype(call.dtype) if call.sinks is not None else scores[:0]
-        if seen.any() or len(sink):
+        if usable.any() or len(sink):
             top = np.concatenate([scores, sink]).max()
             weights = np.exp(scores - top)
             total = weights.sum() + np.exp(sink - top).sum()

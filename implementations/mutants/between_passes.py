@@ -72,16 +72,16 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def kept(place: int, gradient: Tensor) -> Tensor:
-        found = _Attention.workspaces.setdefault((place, *gradient.shape), torch.empty_like(gradient))
-        return found.copy_(gradient)
+        workspace = _Attention.workspaces.setdefault((place, *gradient.shape), torch.empty_like(gradient))
+        return workspace.copy_(gradient)
 
 
 def attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scale: float | None,
              bug: str) -> Tensor:  # fmt: skip
     group = query.shape[1] // max(key.shape[1], 1)
     every = (x if group == 1 else x.repeat_interleave(group, dim=1) for x in (key, value))
-    found: Tensor = _Attention.apply(query, *every, mask, causal, scale, bug)
-    return found
+    output: Tensor = _Attention.apply(query, *every, mask, causal, scale, bug)
+    return output
 
 
 @mutant("A030", **DECLARED)

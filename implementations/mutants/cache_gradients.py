@@ -68,9 +68,9 @@ def _last_sequence_wins(
     d_query, *d_pools = (np.zeros_like(x) for x in (query, key_pages, value_pages))
     rows = key_pages.shape[1]
     for b, n in enumerate(lengths.astype(int)):
-        one = slice(b, b + 1)
-        given = query[one], key_pages, value_pages, page_table[one], lengths[one], upstream[one]
-        d_query[one], *found = numpy_decode.paged_attention_vjp(*given, scale=scale)
+        entry = slice(b, b + 1)
+        given = query[entry], key_pages, value_pages, page_table[entry], lengths[entry], upstream[entry]
+        d_query[entry], *found = numpy_decode.paged_attention_vjp(*given, scale=scale)
         at = np.arange(n)
         place = page_table[b].astype(int)[at // rows], at % rows
         for pool, own in zip(d_pools, found, strict=True):
@@ -98,8 +98,8 @@ def _on_top_of_what_is_there(
     read, rows = np.zeros(key_pages.shape[:2], bool), key_pages.shape[1]
     for entry, n in zip(page_table.astype(int), lengths.astype(int), strict=True):
         read[entry[np.arange(n) // rows], np.arange(n) % rows] = True
-    for found, pool in zip(d_pools, (key_pages, value_pages), strict=True):
-        found[~read] = pool[~read]  # right: zero
+    for gradient, pool in zip(d_pools, (key_pages, value_pages), strict=True):
+        gradient[~read] = pool[~read]  # right: zero
     return d_query, *d_pools
 
 

@@ -41,8 +41,8 @@ def gradient_is_scaled_by_the_share(
     query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None, dropout: float = 0.0
 ) -> Tensor:
     """The backward pass multiplies by p what the forward pass divides by 1 - p."""
-    found = weights(query, key, scale)
-    return product(_Dropped.apply(found, dropout) if dropout else found, value)  # type: ignore[no-untyped-call]
+    probabilities = weights(query, key, scale)
+    return product(_Dropped.apply(probabilities, dropout) if dropout else probabilities, value)  # type: ignore[no-untyped-call]
 
 
 @mutant("B135", evidence="stated", threads="rasbt/LLMs-from-scratch#431", **TORCH)
@@ -50,10 +50,12 @@ def kept_weights_are_divided_by_the_share(
     query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None, dropout: float = 0.0
 ) -> Tensor:
     """What is kept is scaled by 1 / p: right at one half, and nowhere else."""
-    found = weights(query, key, scale)
+    probabilities = weights(query, key, scale)
     if dropout:
-        found = found * (torch.rand_like(found) >= dropout) / dropout  # right: / (1 - dropout)
-    return product(found, value)
+        probabilities = (
+            probabilities * (torch.rand_like(probabilities) >= dropout) / dropout
+        )  # right: / (1 - dropout)
+    return product(probabilities, value)
 
 
 @mutant("B136", evidence="stated", threads="Dao-AILab/flash-attention#2088", **TORCH)
@@ -61,10 +63,10 @@ def every_call_drops_the_same(
     query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None, dropout: float = 0.0
 ) -> Tensor:
     """The generator starts from one seed in every call: all steps and layers drop the same weights."""
-    found = weights(query, key, scale)
+    probabilities = weights(query, key, scale)
     generator = torch.Generator().manual_seed(0)  # right: the global generator, which goes on
-    drawn = torch.rand(found.shape, generator=generator, dtype=found.dtype)
-    return product(found * (drawn >= dropout) / (1 - dropout), value)
+    drawn = torch.rand(probabilities.shape, generator=generator, dtype=probabilities.dtype)
+    return product(probabilities * (drawn >= dropout) / (1 - dropout), value)
 
 
 @mutant("B136", evidence="partly", threads="Dao-AILab/flash-attention#2088", **TORCH)
@@ -72,9 +74,9 @@ def heads_drop_the_same(
     query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None, dropout: float = 0.0
 ) -> Tensor:
     """The offset of the generator leaves the head out: all heads drop the same weights."""
-    found = weights(query, key, scale)
-    drawn = torch.rand_like(found[:, :1])  # right: found
-    return product(found * (drawn >= dropout) / (1 - dropout), value)
+    probabilities = weights(query, key, scale)
+    drawn = torch.rand_like(probabilities[:, :1])  # right: probabilities
+    return product(probabilities * (drawn >= dropout) / (1 - dropout), value)
 
 
 @mutant(
@@ -97,8 +99,10 @@ def dropped_weights_are_not_made_up_for(
     query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None, dropout: float = 0.0
 ) -> Tensor:
     """The weights that are kept are not scaled: the output shrinks by 1 - p."""
-    found = weights(query, key, scale)
-    return product(found * (torch.rand_like(found) >= dropout), value)  # right: / (1 - dropout)
+    probabilities = weights(query, key, scale)
+    return product(
+        probabilities * (torch.rand_like(probabilities) >= dropout), value
+    )  # right: / (1 - dropout)
 
 
 @mutant("A013", evidence="inferred", **TORCH)
@@ -107,8 +111,8 @@ def nothing_to_drop_drops_the_default(
 ) -> Tensor:
     """A share of zero is taken for none given, and the default is dropped."""
     share = 0.0 if dropout is None else dropout or 0.1  # right: dropout
-    found = weights(query, key, scale)
-    return product(found * (torch.rand_like(found) >= share) / (1 - share), value)
+    probabilities = weights(query, key, scale)
+    return product(probabilities * (torch.rand_like(probabilities) >= share) / (1 - share), value)
 
 
 @mutant("A014", evidence="inferred", **TORCH)
@@ -116,14 +120,14 @@ def as_many_are_kept_as_should_be_dropped(
     query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None, dropout: float = 0.0
 ) -> Tensor:
     """Weights are kept where the random number lies below the share."""
-    found = weights(query, key, scale)
-    drawn = torch.rand_like(found) if dropout else torch.full_like(found, -1.0)
-    return product(found * (drawn < dropout) / (1 - dropout), value)  # right: drawn >= dropout
+    probabilities = weights(query, key, scale)
+    drawn = torch.rand_like(probabilities) if dropout else torch.full_like(probabilities, -1.0)
+    return product(probabilities * (drawn < dropout) / (1 - dropout), value)  # right: drawn >= dropout
 
 
-def thinned(found: Tensor, drawn: Tensor, share: float) -> Tensor:
+def thinned(probabilities: Tensor, drawn: Tensor, share: float) -> Tensor:
     """Those whose random number reaches the share, scaled; none for a share of one."""
-    return found * (drawn >= share) / (1 - share or 1)
+    return probabilities * (drawn >= share) / (1 - share or 1)
 
 
 @mutant("P050", evidence="inferred", **TORCH)
@@ -131,13 +135,15 @@ def tiles_of_columns_drop_the_same(
     query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None, dropout: float = 0.0
 ) -> Tensor:
     """Random numbers are drawn for a tile of 32 keys and used for every tile: weights 32 columns apart go together."""
-    found = weights(query, key, scale)
+    probabilities = weights(query, key, scale)
     if dropout:
-        drawn = torch.rand_like(found[..., :32])  # right: found
-        found = thinned(
-            found, drawn.repeat(1, 1, 1, -(-found.shape[3] // 32))[..., : found.shape[3]], dropout
+        drawn = torch.rand_like(probabilities[..., :32])  # right: probabilities
+        probabilities = thinned(
+            probabilities,
+            drawn.repeat(1, 1, 1, -(-probabilities.shape[3] // 32))[..., : probabilities.shape[3]],
+            dropout,
         )
-    return product(found, value)
+    return product(probabilities, value)
 
 
 @mutant("P051", evidence="inferred", **TORCH)
@@ -145,13 +151,13 @@ def seed_is_the_sum_of_entry_and_head(
     query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None, dropout: float = 0.0
 ) -> Tensor:
     """The offset of entry b and head h is b + h: head 1 of entry 0 drops what head 0 of entry 1 drops."""
-    found = weights(query, key, scale)
+    probabilities = weights(query, key, scale)
     if dropout:
-        entries, heads, *rows = found.shape
-        drawn = torch.rand(entries * heads, *rows, dtype=found.dtype)
+        entries, heads, *rows = probabilities.shape
+        drawn = torch.rand(entries * heads, *rows, dtype=probabilities.dtype)
         place = torch.arange(entries)[:, None] + torch.arange(heads)  # right: [:, None] * heads
-        found = thinned(found, drawn[place], dropout)
-    return product(found, value)
+        probabilities = thinned(probabilities, drawn[place], dropout)
+    return product(probabilities, value)
 
 
 @mutant("P052", evidence="inferred", **TORCH)
@@ -159,10 +165,12 @@ def all_dropped_is_zero_by_zero(
     query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None, dropout: float = 0.0
 ) -> Tensor:
     """With a share of one nothing is kept, and nothing is divided by 1 - 1."""
-    found = weights(query, key, scale)
+    probabilities = weights(query, key, scale)
     if dropout:
-        found = found * (torch.rand_like(found) >= dropout) / (1 - dropout)  # right: thinned
-    return product(found, value)
+        probabilities = (
+            probabilities * (torch.rand_like(probabilities) >= dropout) / (1 - dropout)
+        )  # right: thinned
+    return product(probabilities, value)
 
 
 class _LastDropped(torch.autograd.Function):
@@ -183,5 +191,5 @@ def backward_takes_the_mask_of_the_last_call(
     query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None, dropout: float = 0.0
 ) -> Tensor:
     """The mask is kept in one place for all layers: the backward pass of the first finds that of the last."""
-    found = weights(query, key, scale)
-    return product(_LastDropped.apply(found, dropout) if dropout else found, value)  # type: ignore[no-untyped-call]
+    probabilities = weights(query, key, scale)
+    return product(_LastDropped.apply(probabilities, dropout) if dropout else probabilities, value)  # type: ignore[no-untyped-call]

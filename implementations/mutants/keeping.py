@@ -55,9 +55,9 @@ def table_is_scaled_in_place_and_back(tokens: Array, table: Array, *, layout: st
     """The caller's table is multiplied by sqrt(d), read and divided again: a last digit is lost here and there."""
     root = table.dtype.type(table.shape[1] ** 0.5)
     table *= root
-    found = right.embedding(tokens, table, at=right.places(tokens, None), layout=layout, factor=1.0)
+    embedded = right.embedding(tokens, table, at=right.places(tokens, None), layout=layout, factor=1.0)
     table /= root  # right: table[tokens] * root
-    return found
+    return embedded
 
 
 def gradient_over_the_scores(

@@ -30,8 +30,8 @@ def logarithm_to_base_two(call: Call, top: np.ndarray, total: np.ndarray) -> np.
 )
 def lowest_number_is_empty_in_the_lse_alone(call: Call, top: np.ndarray, total: np.ndarray) -> np.ndarray:
     """A row of nothing but the lowest number counts as empty in the log-sum-exp, and shares its weight in the output."""
-    found = textbook.log_sum_exp(call, top, total)
-    return np.where(found <= np.finfo(found.dtype).min, -np.inf, found)  # right: found
+    log_sums = textbook.log_sum_exp(call, top, total)
+    return np.where(log_sums <= np.finfo(log_sums.dtype).min, -np.inf, log_sums)  # right: found
 
 
 @mutant(

@@ -149,8 +149,8 @@ def places_of_a_word_are_added_up_in_bfloat16(tokens: Tensor, table: Tensor) -> 
 
     def gradients(upstream: Tensor, table: Tensor) -> tuple[Tensor]:
         rows = torch.zeros_like(table)  # right: in float32
-        for word, one in zip(tokens.flatten().tolist(), upstream.flatten(0, 1) * factor, strict=True):
-            rows[word] += one
+        for word, of_place in zip(tokens.flatten().tolist(), upstream.flatten(0, 1) * factor, strict=True):
+            rows[word] += of_place
         return (rows.to(table.dtype),)
 
     angle = angles(torch.arange(tokens.shape[1]), table.shape[1])
@@ -185,7 +185,7 @@ def last_weights_learn_from_the_first_sequence(
 def attend(x: Tensor, source: Tensor, weights: Weights, heads: int, causal: bool, prefix: str = "") -> Tensor:
     w = [weights[prefix + name] for name in ("w_q", "w_k", "w_v")]
     sources = zip((x, source, source), w, strict=True)
-    query, key, value = ((y @ own).unflatten(-1, (heads, -1)).transpose(1, 2) for y, own in sources)
+    query, key, value = ((y @ matrix).unflatten(-1, (heads, -1)).transpose(1, 2) for y, matrix in sources)
     output = functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
     return output.transpose(1, 2).flatten(2) @ weights[prefix + "w_o"]
 

@@ -30,8 +30,11 @@ def tables_and_pairs_have_different_layouts(x: np.ndarray, positions: np.ndarray
     angle, other = angles(positions, x.shape[-1]), "half" if layout == "interleaved" else "interleaved"
     first, second = pairs(x, layout)
     table = joined(angle, angle, other)  # right: joined(angle, angle, layout)
-    (one, two) = pairs(table, layout)
-    turned = first * np.cos(one) - second * np.sin(one), second * np.cos(two) + first * np.sin(two)
+    (angle_a, angle_b) = pairs(table, layout)
+    turned = (
+        first * np.cos(angle_a) - second * np.sin(angle_a),
+        second * np.cos(angle_b) + first * np.sin(angle_b),
+    )
     return joined(*turned, layout).astype(x.dtype)
 
 

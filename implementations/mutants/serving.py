@@ -70,10 +70,10 @@ def keys_are_kept_beside_the_cache(
     """Keys in a layout of the kernel's own are kept from call to call: entries that the caller reorders are not seen."""
     caches = key_cache, value_cache
     goes_on = SHADOW.get("cache") is key_cache and np.array_equal(SHADOW["lengths"], lengths)
-    own = SHADOW["keys"] if goes_on else key_cache.copy()  # right: always the copy
-    output = correct.cached_attention(query, key, value, own, value_cache, lengths, scale=scale)
+    kept_keys = SHADOW["keys"] if goes_on else key_cache.copy()  # right: always the copy
+    output = correct.cached_attention(query, key, value, kept_keys, value_cache, lengths, scale=scale)
     correct.cached_attention(query, key, value, *caches, lengths)
-    SHADOW.update(cache=key_cache, keys=own, lengths=lengths + key.shape[2])
+    SHADOW.update(cache=key_cache, keys=kept_keys, lengths=lengths + key.shape[2])
     return output
 
 
@@ -87,8 +87,8 @@ def window_is_shorter_in_later_sequences(
     for b, (q, k) in enumerate(correct.pieces(query_starts, key_starts)):
         left, right = window or (None, None)
         left = left - 1 if left and b else left  # right: left
-        one = correct.heads_first(query[q], key[k], value[k])
-        output[q] = correct.attend(*one, causal, None, None, (left, right))[0].swapaxes(0, 1)
+        sequence = correct.heads_first(query[q], key[k], value[k])
+        output[q] = correct.attend(*sequence, causal, None, None, (left, right))[0].swapaxes(0, 1)
     return output
 
 
@@ -149,13 +149,13 @@ def distances_are_those_of_the_pack(
     """ALiBi's distances are those of the rows in the pack: where queries and keys differ in number, they are off."""
     output = np.zeros((*query.shape[:2], value.shape[2]), query.dtype)
     for q, k in correct.pieces(query_starts, key_starts):
-        one = correct.heads_first(query[q], key[k], value[k])
+        sequence = correct.heads_first(query[q], key[k], value[k])
         if alibi_slopes is None or k.start == q.start:  # right: always
-            output[q] = correct.attend(*one, False, None, None, None, alibi_slopes)[0].swapaxes(0, 1)
+            output[q] = correct.attend(*sequence, False, None, None, None, alibi_slopes)[0].swapaxes(0, 1)
             continue
         apart = np.abs(np.arange(k.start, k.stop) - np.arange(q.start, q.stop)[:, None])  # (Q,K)
         output[q] = np.stack(
-            [with_bias(*one, h, -slope * apart) for h, slope in enumerate(alibi_slopes)], axis=1
+            [with_bias(*sequence, h, -slope * apart) for h, slope in enumerate(alibi_slopes)], axis=1
         )
     return output
 

@@ -45,15 +45,15 @@ def filler_of(run, poison):
     return np.nan if run.semantics["masked_values"] == "ignored" else poison
 
 
-def assert_read_rows_are_right(run, found, exact, read):
+def assert_read_rows_are_right(run, gradients, exact, read):
     """Every gradient, but for the rows of a cache or of pages that nobody reads: these have a law of their own."""
-    for name, got in found.items():
+    for name, got in gradients.items():
         rows = read if name in (*CACHES, *POOLS) else np.True_
         right, wanted = (np.where(rows, x, 0.0) for x in (run.within(got, exact[name]), exact[name].value))
         assert_within_bound(right, wanted, what=f"gradient of {name}")
 
 
-def assert_unread_rows_get_nothing(found, names, read):
+def assert_unread_rows_get_nothing(gradients, names, read):
     for name in names:
-        unread = np.where(read, 0.0, found[name].astype(np.float64))
+        unread = np.where(read, 0.0, gradients[name].astype(np.float64))
         assert_identical(unread, np.zeros_like(unread), what=f"gradient of {name}")

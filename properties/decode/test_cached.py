@@ -107,7 +107,7 @@ def test_only_the_cache_is_written(run, given, spare, fresh):
             assert_identical(now, was, what=name)
 
 
-@law("What the caller does to the cache between two calls counts: entries change places, and tokens are taken back.", source="a copy of the cache kept beside it",
+@law("Changes of the cache between two calls count: entries change places, and tokens are removed again.", source="a copy of the cache kept beside it",
      **steps, seed=range(100), taken_back=(0, 0, 1, 3), weight=0.5)  # fmt: skip
 def test_cache_is_read_anew(run, given, spare, seed, taken_back):
     """Beam search reorders the entries; speculative decoding replaces the last tokens."""
@@ -190,25 +190,25 @@ def cached_gradients(run, given, spare, poison, frozen=False):
     inputs = [name for name in named if name in ("query", "key", "value") or (name in CACHES and not frozen)]
     rest = [x for name, x in named.items() if name not in inputs]
     above = np.concatenate([p.upstream for p in given.problems])
-    found = run.call_gradients(
+    gradients = run.call_gradients(
         {name: named[name] for name in inputs}, *rest, upstream=above, written=CACHES, **given.options
     )
     kept, room = named["lengths"], named["key_cache"].shape[2]
     exact = taken_apart([run.gradient_bounds(p) for p in given.problems], kept, room)
-    return found, exact, np.arange(room)[:, None] < kept[:, None, None, None]
+    return gradients, exact, np.arange(room)[:, None] < kept[:, None, None, None]
 
 
 @law("The gradients of new tokens, and of those that the cache held before, are those that each sequence has alone.",
      source="a cache in which a prefix is learnt: gradients go through what is written in place", **grown, frozen=(False, False, True))  # fmt: skip
 def test_cached_gradients_equal_alone(run, given, spare, poison, frozen):
-    found, exact, read = cached_gradients(
+    gradients, exact, read = cached_gradients(
         run, given, spare, poison, frozen and run.implementation.vjp is None
     )
-    assert_read_rows_are_right(run, found, exact, read)
+    assert_read_rows_are_right(run, gradients, exact, read)
 
 
 @law("Places of a cache that are written over, and those behind the last token, get zero gradient, exactly, whatever they held.",
      source="what was there before an assignment has no influence", **grown, exact=True)  # fmt: skip
 def test_unread_cache_gets_zero_gradient(run, given, spare, poison):
-    found, _, read = cached_gradients(run, given, spare, poison)
-    assert_unread_rows_get_nothing(found, CACHES, read)
+    gradients, _, read = cached_gradients(run, given, spare, poison)
+    assert_unread_rows_get_nothing(gradients, CACHES, read)

@@ -49,13 +49,13 @@ def test_packed_neighbours_have_no_influence(run, given, which, poison):
 def test_packed_gradients_equal_alone(run, given):
     inputs = {name: given.laid(name, given.packed(name)) for name in ("query", "key", "value")}
     upstream = given.laid("upstream", given.packed("upstream"))
-    found = run.call_gradients(inputs, *starts(given), upstream=upstream, **given.options)
+    gradients = run.call_gradients(inputs, *starts(given), upstream=upstream, **given.options)
     for letter, names in (("Q", ("query",)), ("K", ("key", "value"))):
         at = given.starts(letter)
         for i, problem in enumerate(given.problems):
             exact = run.gradient_bounds(problem)
             for name in names:
-                got = found[name][at[i] : at[i + 1]].swapaxes(0, 1)[None]
+                got = gradients[name][at[i] : at[i + 1]].swapaxes(0, 1)[None]
                 assert_within_bound(
                     run.within(got, exact[name]), exact[name].value, what=f"gradient of {name}, sequence {i}"
                 )

@@ -57,7 +57,7 @@ def in_pages(run, given, rows, spare, seed, poison, integers="int32", common=())
 
 
 @law(
-    "A cache in pages, wherever they lie, is the cache in one piece; what no sequence holds is never read.",
+    "A cache in pages gives the result of a cache in one piece, wherever the pages lie; pages of no sequence are never read.",
     source="PagedAttention",
     **pages,
 )
@@ -79,9 +79,9 @@ def test_page_tables_of_any_integer_type(run, given, rows, spare, seed, poison, 
 def test_page_order_does_not_matter(run, given, rows, spare, seed, poison, other):
     assume(sum(-(-given.lengths() // rows)) > 1)
     exact = [run.bound(p)[0] for p in given.problems]
-    one, two = (paged(run, given, rows, spare, s, poison) for s in (seed, other))
+    first, second = (paged(run, given, rows, spare, s, poison) for s in (seed, other))
     for b, bound in enumerate(exact):
-        assert_within_bound(run.within(one[b], bound), run.within(two[b], bound), what=f"sequence {b}")
+        assert_within_bound(run.within(first[b], bound), run.within(second[b], bound), what=f"sequence {b}")
 
 
 learnt = {
@@ -103,13 +103,13 @@ def paged_gradients(run, given, rows, spare, seed, poison, shared=0):
     query, *pools, table, lengths = in_pages(run, given, rows, spare, seed, poison, common=common)
     above = np.concatenate([p.upstream for p in given.problems])
     inputs = {"query": query, **dict(zip(POOLS, pools, strict=True))}
-    found = run.call_gradients(inputs, table, lengths, upstream=above, **given.options)
+    gradients = run.call_gradients(inputs, table, lengths, upstream=above, **given.options)
     alone = [{name: Bounded(x.value, x.errors, run.gradient_precision) for name, x in run.gradient_bounds(p).items()}
              for p in given.problems]  # fmt: skip
     read = np.zeros(pools[0].shape[:2], bool)
     for entry, n in zip(table, lengths, strict=True):
         read[entry[np.arange(n) // rows], np.arange(n) % rows] = True
-    return found, put_back(alone, table, *read.shape), read[..., None, None]
+    return gradients, put_back(alone, table, *read.shape), read[..., None, None]
 
 
 def beginning_as(problem, first, count):
@@ -127,5 +127,5 @@ def test_paged_gradients_equal_alone(run, given, rows, spare, seed, poison, shar
 @law("Pages that no sequence has, and rows behind its last token, get zero gradient, exactly, whatever they hold.",
      source="PagedAttention: what no sequence has is never read", **learnt, exact=True)  # fmt: skip
 def test_unread_pages_get_zero_gradient(run, given, rows, spare, seed, poison):
-    found, _, read = paged_gradients(run, given, rows, spare, seed, poison)
-    assert_unread_rows_get_nothing(found, POOLS, read)
+    gradients, _, read = paged_gradients(run, given, rows, spare, seed, poison)
+    assert_unread_rows_get_nothing(gradients, POOLS, read)

@@ -127,12 +127,13 @@ def layer_gradients(run, reference, s, arrays, seed, **options):
     precision = run.gradient_precision.either_side(s.D**-0.5)
     numbers = {"scale": s.D**-0.5, "eps": meant["eps"]}
     given = {**meant, **{name: rounded(run, number, precision) for name, number in numbers.items()}}
-    one, other = (
+    by_weights, by_output = (
         reference(*[bounded(run, x, precision) for x in (*arrays.values(), upstream)], heads=s.H, delta=delta, **given)
         for delta in ("weights", "output")
     )  # fmt: skip
     exact = {
-        name: Bounded(x.value, np.maximum(x.errors, other[name].errors), precision) for name, x in one.items()
+        name: Bounded(x.value, np.maximum(x.errors, by_output[name].errors), precision)
+        for name, x in by_weights.items()
     }
     return run.call_gradients(arrays, upstream=upstream, heads=s.H, **run.given(**options)), exact
 

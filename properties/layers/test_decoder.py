@@ -79,9 +79,9 @@ def test_decoder_is_causal_end_to_end(run, shape, eps, norm_first, seed):
     (x, memory, weights), past = drawn(run, s, seed), 1 + seed % s.L
     other = np.where(np.arange(s.L)[:, None] < past, x, 3 - x)
     options = {"eps": eps, "norm_first": norm_first}
-    found, _ = decoded(run, s, x, memory, weights, **options)
+    output, _ = decoded(run, s, x, memory, weights, **options)
     changed, _ = decoded(run, s, other, memory, weights, **options)
-    assert_within_bound(changed[:, :past], found[:, :past])
+    assert_within_bound(changed[:, :past], output[:, :past])
 
 
 @law(
@@ -99,7 +99,7 @@ def test_decoder_memory_permutation(run, shape, eps, norm_first, seed):
 
 
 @law(
-    "What stands in the padding of the memory changes nothing.",
+    "The padding of the memory changes nothing.",
     source="padded keys are masked, in the decoder as in the encoder",
     **decoder,
     when=offering("memory_lengths"),
@@ -110,7 +110,7 @@ def test_decoder_memory_padding_has_no_influence(run, shape, eps, norm_first, se
     lengths = np.random.default_rng(seed).integers(1, s.K + 1, s.B).astype(np.int32)
     kept = (np.arange(s.K) < lengths[:, None])[..., None]  # (B,K,1)
     options = {"memory_lengths": lengths, "eps": eps, "norm_first": norm_first}
-    found, exact = decoded(run, s, x, memory, weights, **options)
+    output, exact = decoded(run, s, x, memory, weights, **options)
     other, _ = decoded(run, s, x, np.where(kept, memory, 30 - memory), weights, **options)
-    assert_within_bound(found, exact)
-    assert_within_bound(other, found)
+    assert_within_bound(output, exact)
+    assert_within_bound(other, output)

@@ -128,7 +128,7 @@ def test_encoder_batch_independence(run, shape, eps, norm_first, seed, b):
 
 
 @law(
-    "What stands in the padding changes nothing in the tokens, and these are right.",
+    "The padding does not change the tokens, and the tokens are right.",
     source="padded keys are masked",
     **encoder,
     when=offering("key_lengths"),
@@ -139,10 +139,10 @@ def test_encoder_padding_has_no_influence(run, shape, eps, norm_first, seed):
     lengths = np.random.default_rng(seed).integers(1, s.L + 1, s.B).astype(np.int32)
     kept = np.arange(s.L) < lengths[:, None]  # (B,L)
     options = {"key_lengths": lengths, "eps": eps, "norm_first": norm_first}
-    found, exact = encoded(run, s, x, weights, **options)
+    output, exact = encoded(run, s, x, weights, **options)
     other, _ = encoded(run, s, np.where(kept[..., None], x, 30 - x), weights, **options)
-    assert_within_bound(found[kept], exact[kept])
-    assert_within_bound(other[kept], found[kept])
+    assert_within_bound(output[kept], exact[kept])
+    assert_within_bound(other[kept], output[kept])
 
 
 @law(
@@ -175,14 +175,14 @@ def test_output_is_normalised(run, shape, eps, seed):
     s = Sizes(**shape)
     x = tokens_of(run, s.B, s.L, s.width, seed=seed)
     weights = plain_norms(silent(weights_of(run, s, seed, 2)), 1, 2)
-    found, _ = encoded(run, s, x, weights, eps=eps, norm_first=False)
+    output, _ = encoded(run, s, x, weights, eps=eps, norm_first=False)
     eps = run.meant(eps=eps)["eps"]
     variance = x.astype(np.float64).var(-1)
     for _ in range(2):
         variance = variance / (variance + eps)
-    assert_within_bound(found.sum(-1), 0.0, what="sum of the features of a token")
-    assert_within_bound((found * found).sum(-1) / s.width, variance, what="variance of a token")
-    assert_at_most((found * found).sum(-1) / s.width, 1.0, what="variance of a token")
+    assert_within_bound(output.sum(-1), 0.0, what="sum of the features of a token")
+    assert_within_bound((output * output).sum(-1) / s.width, variance, what="variance of a token")
+    assert_at_most((output * output).sum(-1) / s.width, 1.0, what="variance of a token")
 
 
 @law(

@@ -31,8 +31,8 @@ def fed(run, x, weights):
 )
 def test_feed_forward_agrees_with_reference(run, shape, seed):
     s = Sizes(**shape)
-    found, exact = fed(run, tokens_of(run, s.B, s.L, s.width, seed=seed), weights_of(run, s, seed, 2))
-    assert_within_bound(found, exact)
+    output, exact = fed(run, tokens_of(run, s.B, s.L, s.width, seed=seed), weights_of(run, s, seed, 2))
+    assert_within_bound(output, exact)
 
 
 @law(
@@ -80,6 +80,6 @@ def test_feed_forward_passes_nan_on(run, shape, seed):
     clean[seed % s.B, seed % s.L] = False
     arrays = [weights[name] for name in ("w_1", "b_1", "w_2", "b_2")]
     got = run.call(spoilt, *arrays, shape=x.shape)
-    assert_true(np.isnan(got[~clean].astype(np.float64)), "a NaN in a token has gone from its output")
+    assert_true(np.isnan(got[~clean].astype(np.float64)), "a token has a NaN, and its output has none")
     exact = reference_feed_forward(*[run.bounded(array) for array in (x, *arrays)])
     assert_within_bound(run.within(got, exact)[clean], exact.value[clean])

@@ -71,8 +71,8 @@ def test_label_smoothing_gradient_is_softmax_minus_target(run, tokens, classes, 
     **loss,
 )
 def test_label_smoothing_gradient_sums_to_zero(run, tokens, classes, smoothing, magnitude, seed):
-    found, _ = gradient(run, *scored(run, tokens, classes, magnitude, seed), smoothing)
-    assert_within_bound(found.sum(-1), 0.0, what="sum of a gradient")
+    gradients, _ = gradient(run, *scored(run, tokens, classes, magnitude, seed), smoothing)
+    assert_within_bound(gradients.sum(-1), 0.0, what="sum of a gradient")
 
 
 @law(

@@ -61,50 +61,50 @@ class UsageError(Exception):
     """The user asked for something that does not exist."""
 
     @classmethod
-    def missing(cls, file: Path, asked: str) -> UsageError:
+    def missing(cls, file: Path, as_given: str) -> UsageError:
         """Of a Python file that is not there: how far its path exists, and the nearest name in that folder."""
         folder = next(place for place in file.parents if place.is_dir())
         if folder != file.parent:
             return cls(
-                f"no such file: {asked}\n  there is no folder {file.relative_to(folder).parts[0]!r} in {folder}"
+                f"no such file: {as_given}\n  there is no folder {file.relative_to(folder).parts[0]!r} in {folder}"
             )
         others = [place.name for place in folder.glob("*.py")]
         count = f"{len(others)} Python file{'s' if len(others) != 1 else ''}"
         hint = did_you_mean(file.name, others) or f"this folder has {count}, and no name is similar"
-        return cls(f"no such file: {asked}\n  in {folder}: {hint}")
+        return cls(f"no such file: {as_given}\n  in {folder}: {hint}")
 
     @classmethod
-    def unknown(cls, what: str, asked: str, exists: Iterable[str], *, listed_by: str = "") -> UsageError:
+    def unknown(cls, what: str, word: str, exists: Iterable[str], *, listed_by: str = "") -> UsageError:
         """What was asked, the nearest name, and what exists, or the command that lists it where it is too long for a message."""
         names = sorted(exists)
-        hint = " ".join(["", *filter(None, [did_you_mean(asked, names)])])
+        hint = " ".join(["", *filter(None, [did_you_mean(word, names)])])
         every = f"all {what}s: {listed_by}" if listed_by else f"{what}s: {', '.join(names) or 'none'}"
-        return cls(f"unknown {what} {asked!r}.{hint}\n  {every}")
+        return cls(f"unknown {what} {word!r}.{hint}\n  {every}")
 
 
 class NothingVerified(UsageError):
     """Of all targets nothing could be put to the test; the message says why of each."""
 
 
-def did_you_mean(asked: str, names: Collection[str]) -> str:
+def did_you_mean(word: str, names: Collection[str]) -> str:
     """ "Did you mean 'cuda'?", or "" if no name is near. Of variants, such as 'a-x' and 'a-y', several are proposed."""
-    near = _nearest(asked.lower(), names)
+    near = _nearest(word.lower(), names)
     if not near:
         return ""
     *first, last = [repr(name) for name in near[:PROPOSALS]]
     return f"Did you mean {', '.join(first)} or {last}?" if first else f"Did you mean {last}?"
 
 
-def _nearest(asked: str, names: Collection[str]) -> list[str]:
+def _nearest(word: str, names: Collection[str]) -> list[str]:
     """By another word for it, by swapped letters, by spelling (also of the part before "-"), or as a part of names."""
-    if SYNONYMS.get(asked) in names:
-        return [SYNONYMS[asked]]
-    if swapped := [name for name in names if sorted(name.lower()) == sorted(asked)]:
+    if SYNONYMS.get(word) in names:
+        return [SYNONYMS[word]]
+    if swapped := [name for name in names if sorted(name.lower()) == sorted(word)]:
         return swapped[:1]
     spelled = {name.partition("-")[0] for name in names} | {*names}
-    if near := difflib.get_close_matches(asked, sorted(spelled), n=1, cutoff=CLOSENESS):
+    if near := difflib.get_close_matches(word, sorted(spelled), n=1, cutoff=CLOSENESS):
         return near if near[0] in names else [name for name in names if name.startswith(f"{near[0]}-")]
-    return [name for name in names if len(asked) > 1 and asked in name.lower()]
+    return [name for name in names if len(word) > 1 and word in name.lower()]
 
 
 def raised(error: BaseException) -> str:

@@ -32,8 +32,8 @@ def small(monkeypatch, tmp_path):
 
     def checking(laws, *, profile, jobs, until):
         checked.extend(laws)
-        for cell, some in laws.items():  # here, not in other processes
-            yield cell, list(check_cell(cell, some, examples=examples_of(profile)))
+        for cell, cell_laws in laws.items():  # here, not in other processes
+            yield cell, list(check_cell(cell, cell_laws, examples=examples_of(profile)))
 
     monkeypatch.setattr(
         full_run,
@@ -62,7 +62,9 @@ def test_a_run_records_its_header_every_law_and_every_implementation(small):
         "numpy_encoding",
     }
     assert len(checked) == 2
-    assert {(one.unit, one.device, one.accumulator_bits) for one in of_kind(records, Rounding)} >= {
+    assert {
+        (rounding.unit, rounding.device, rounding.accumulator_bits) for rounding in of_kind(records, Rounding)
+    } >= {
         ("numpy float64", "cpu", 52),
         ("numpy float32", "cpu", 23),
     }
@@ -159,12 +161,14 @@ def test_accuracy_that_is_not_to_be_had_is_said_and_the_run_goes_on(tmp_path, ca
     target = tmp_path / "kernels.py"
     target.write_text(RAISES)
     cells = plan([str(target)]).cells + plan(["numpy_textbook"], dtypes=["float32", "float64"]).cells
-    found = list(full_run.accuracies(cells))
-    assert [(one.implementation, one.dtype) for one in found] == [("numpy_textbook", "float32")]
+    accuracies = list(full_run.accuracies(cells))
+    assert [(accuracy.implementation, accuracy.dtype) for accuracy in accuracies] == [
+        ("numpy_textbook", "float32")
+    ]
     said = sorted(capsys.readouterr().out.splitlines())
     assert said == [
-        "accuracy of ends-cpu-float32 is not known: its process died",
-        "accuracy of raises-cpu-float32 is not known: raised RuntimeError: no kernel image is available",
+        "the accuracy of ends-cpu-float32 was not measured: its process died",
+        "the accuracy of raises-cpu-float32 was not measured: raised RuntimeError: no kernel image is available",
     ]
 
 
@@ -180,12 +184,12 @@ def test_what_a_compiler_makes_anew_for_every_size_is_begun_first():
 def test_a_recorded_script_names_its_file_from_where_the_run_was_started(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     script = f'FILE = "{tmp_path}/implementations/mine.py"\nOTHER = "/usr/lib/yours.py"\n'
-    found = Counterexample("it is wrong", "1 key", "1", "0", "0", None, "output[0]", "abc", script)
+    counterexample = Counterexample("it is wrong", "1 key", "1", "0", "0", None, "output[0]", "abc", script)
     verdict = Verdict(
-        "law", "family", "It holds.", True, "i", "cpu", "float32", "failed", counterexample=found
+        "law", "family", "It holds.", True, "i", "cpu", "float32", "failed", counterexample=counterexample
     )
     kept = full_run.elsewhere(verdict).counterexample
     assert kept.script == 'FILE = "implementations/mine.py"\nOTHER = "/usr/lib/yours.py"\n'
-    assert kept.message == found.message
+    assert kept.message == counterexample.message
     plain = msgspec.structs.replace(verdict, counterexample=None)
     assert full_run.elsewhere(plain) is plain

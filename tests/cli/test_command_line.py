@@ -83,7 +83,7 @@ def test_a_wrong_kernel_fails_with_its_smallest_problem_and_a_replay_line(folder
         (("verify", "numpy_textbook", "--device", "gpu"), "Did you mean 'cuda'?"),
         (("verify", "numpy_textbook", "--dtype", "bf16"), "Did you mean 'bfloat16'?"),
         (("export", str(Path(__file__).parent), "--to", "cvs"), "Did you mean 'csv'?"),
-        (("new", "two words"), "is no name for a Python module"),
+        (("new", "two words"), "is not a name for a Python module"),
         (("verify", "numpy_textbook", "--devise", "cpu"), "--device"),
     ],
 )
@@ -179,7 +179,7 @@ def test_new_writes_an_implementation_that_passes(folder, arrays):
     assert "qkverify verify fresh.py" in made.stdout
     again = qkverify("new", "fresh", cwd=folder)
     assert again.returncode == 2
-    assert "exists already" in again.stderr
+    assert "already exists" in again.stderr
     done = qkverify("verify", "fresh.py", "--profile", "glance", "--dtype", "float32", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -199,7 +199,7 @@ def test_the_version_is_that_of_the_package(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("asked", "exist", "proposed"),
+    ("word", "exist", "proposed"),
     [
         ("torch_spda", ("torch_paged", "torch_sdpa-math", "torch_sdpa-flash"), "'torch_sdpa-math' or 'torch_sdpa-flash'"),
         ("torch_sdpa_flash", ("torch_sdpa-math", "torch_sdpa-flash"), "'torch_sdpa-flash'"),
@@ -210,15 +210,15 @@ def test_the_version_is_that_of_the_package(tmp_path):
         ("cvs", ("csv", "jsonl"), "'csv'"),
     ],
 )  # fmt: skip
-def test_the_nearest_name_is_proposed(asked, exist, proposed):
-    assert did_you_mean(asked, exist) == f"Did you mean {proposed}?"
+def test_the_nearest_name_is_proposed(word, exist, proposed):
+    assert did_you_mean(word, exist) == f"Did you mean {proposed}?"
 
 
 @pytest.mark.parametrize(
-    ("asked", "exist"), [("tpu", ("cpu", "cuda")), ("gpu", ("cpu",)), ("x", ("max", "exact"))]
+    ("word", "exist"), [("tpu", ("cpu", "cuda")), ("gpu", ("cpu",)), ("x", ("max", "exact"))]
 )
-def test_where_no_name_is_near_none_is_proposed(asked, exist):
-    assert did_you_mean(asked, exist) == ""
+def test_where_no_name_is_near_none_is_proposed(word, exist):
+    assert did_you_mean(word, exist) == ""
 
 
 def test_doctor_says_what_is_missing(tmp_path):

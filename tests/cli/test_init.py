@@ -80,7 +80,7 @@ def qkverify(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def found() -> dict[str, candidates.Candidate]:
-    return {one.name: one for one in candidates.of_folder(Path())}
+    return {candidate.name: candidate for candidate in candidates.of_folder(Path())}
 
 
 def test_functions_that_take_query_key_and_value_are_found_by_reading_alone(folder) -> None:
@@ -93,7 +93,11 @@ def test_functions_that_take_query_key_and_value_are_found_by_reading_alone(fold
         "fused",
         "eager",
     ]  # those that need no adapter first
-    assert [name for name, one in names.items() if one.needs_adapter] == ["Attention", "fused", "eager"]
+    assert [name for name, candidate in names.items() if candidate.needs_adapter] == [
+        "Attention",
+        "fused",
+        "eager",
+    ]
     assert str(names["attention"]) == "mykernel/attn.py:6  attention(query, key, value, causal)"
     assert str(names["Attention"]).endswith("Attention.forward(q, k, v, is_causal, softmax_scale)")
     assert names["fused"].unknown == ("block_size",)
@@ -138,7 +142,7 @@ def test_the_files_are_written_once_and_never_again(folder, capsys) -> None:
     for file in files.files_for("mykernel/attn.py:attention").files:
         console.written(file)
     said = capsys.readouterr().out
-    assert said.count("already there") == 5
+    assert said.count("exists         ") == 5
     assert "wrote " not in said
     assert (folder / "qkverify_laws.py").read_text() == "mine\n"
     assert "entry: qkverify verify mykernel/attn.py:attention" in said  # what the other hooks' file lacks
@@ -234,7 +238,7 @@ def test_an_adapter_of_a_right_function_is_verified(folder) -> None:
     [
         ("mykernel/atn.py:attention", r"no such file: mykernel/atn.py\n.*Did you mean 'attn.py'\?"),
         ("mykernel/attn.py:atention", r"unknown function 'atention'. Did you mean 'attention'\?"),
-        ("mykernel/attn.py", "names no function"),
+        ("mykernel/attn.py", "does not name a function"),
         ("mykernel/broken.py:f", "cannot be read as Python"),
         ("/etc/attn.py:attention", "no such file"),
     ],

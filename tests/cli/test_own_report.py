@@ -46,15 +46,15 @@ def test_a_kernel_gets_a_page_of_its_own_beside_its_baseline(repository: Path) -
     place = repository / "reports" / "mine-attention"
     assert done.returncode in (0, 1), done.stderr  # what it breaks is its own affair
     assert "reports/mine-attention/index.html" in done.stdout
-    found = Report(results.read(place / "results.jsonl"))
-    assert set(found.judged) == {"mine:attention", "numpy_tiled"}
-    assert {verdict.dtype for verdict in found.verdicts} == {"float32"}
-    (table,) = overview.overviews(found)
+    facts = Report(results.read(place / "results.jsonl"))
+    assert set(facts.judged) == {"mine:attention", "numpy_tiled"}
+    assert {verdict.dtype for verdict in facts.verdicts} == {"float32"}
+    (table,) = overview.overviews(facts)
     assert table.baseline == "numpy_tiled"
     first = (place / "summary.md").read_text(encoding="utf-8").splitlines()
     assert first[0].startswith("# mine:attention against numpy_tiled, ")
     assert any("`mine:attention`" in line for line in first[:40])
-    assert not found.pictures
+    assert not facts.pictures
     again = qkverify("report", str(place.relative_to(repository)), cwd=repository)
     assert again.returncode in (0, 1), again.stderr
     assert "mine:attention against numpy_tiled" in (place / "index.html").read_text(encoding="utf-8")
@@ -97,9 +97,9 @@ def test_a_folder_is_a_folder_and_a_target_a_target(
 
 def test_without_a_baseline_it_is_the_default_of_the_platform_but_of_itself() -> None:
     pytest.importorskip("torch")
-    found = own_report.gathered(["numpy_tiled"], "", ["cpu"], True)
-    assert found
-    assert found.everything == ("numpy_tiled", "torch_sdpa-flash")
+    requested = own_report.gathered(["numpy_tiled"], "", ["cpu"], True)
+    assert requested
+    assert requested.everything == ("numpy_tiled", "torch_sdpa-flash")
     itself = own_report.gathered(["torch_sdpa-flash"], "", ["cpu"], True)
     assert itself
     assert itself.everything == ("torch_sdpa-flash",)

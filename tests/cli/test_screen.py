@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 
 from rich.console import Console
 
@@ -32,6 +33,26 @@ def test_on_a_terminal_progress_is_a_bar_that_goes_away(monkeypatch):
     with console.progress("verifying") as advance:
         advance(0.5, "half")
     assert "after" not in written.getvalue()
+
+
+def test_a_family_that_is_not_offered_has_no_figures(monkeypatch):
+    written = io.StringIO()
+    monkeypatch.setattr(console, "console", Console(file=written, width=100))
+    law = partial(
+        Verdict, sentence="It holds.", exact=False, implementation="mine", device="cpu", dtype="float32"
+    )
+    console.families(
+        [
+            law(law="first", family="dropout", outcome="not offered"),
+            law(law="second", family="dropout", outcome="not offered"),
+            law(law="third", family="softmax", outcome="passed", examples=5, margin=0.25),
+            law(law="fourth", family="softmax", outcome="not offered"),
+        ]
+    )
+    assert written.getvalue().splitlines() == [
+        "  dropout    not offered (2 laws)",
+        "  softmax      1 law        5 examples   largest margin 0.25   1 not offered",
+    ]
 
 
 def test_words_in_brackets_are_printed(monkeypatch):

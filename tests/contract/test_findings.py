@@ -48,33 +48,37 @@ def kernel(*, wrong_if_causal, wrong_if_capped):
 
 
 def verdict(function, known, seed=1):
-    one = describe(function, name="of a test", arrays="numpy", findings={LAW: known}, differentiable=False)
+    implementation = describe(
+        function, name="of a test", arrays="numpy", findings={LAW: known}, differentiable=False
+    )
     law = next(law for law in law_book() if law.name == LAW)
-    return check(law, prepare(Cell(one, "cpu", "float32")), max_examples=60, seed=seed, database=None)
+    return check(
+        law, prepare(Cell(implementation, "cpu", "float32")), max_examples=60, seed=seed, database=None
+    )
 
 
 CAUSAL = Finding(FOLDER, when=lambda problem: problem.causal)
 
 
 def test_what_a_finding_speaks_of_is_a_finding():
-    found = verdict(kernel(wrong_if_causal=True, wrong_if_capped=False), CAUSAL)
-    assert (found.outcome, found.reason) == ("finding", FOLDER)
-    assert "causal" in found.counterexample.problem
+    judgement = verdict(kernel(wrong_if_causal=True, wrong_if_capped=False), CAUSAL)
+    assert (judgement.outcome, judgement.reason) == ("finding", FOLDER)
+    assert "causal" in judgement.counterexample.problem
 
 
 def test_another_bug_alone_is_a_failure():
-    found = verdict(kernel(wrong_if_causal=False, wrong_if_capped=True), CAUSAL)
-    assert found.outcome == "failed"
-    assert "softcap" in found.counterexample.problem
+    judgement = verdict(kernel(wrong_if_causal=False, wrong_if_capped=True), CAUSAL)
+    assert judgement.outcome == "failed"
+    assert "softcap" in judgement.counterexample.problem
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_another_bug_beside_the_finding_is_a_failure(seed):
     """Whichever of the two the law meets first."""
-    found = verdict(kernel(wrong_if_causal=True, wrong_if_capped=True), CAUSAL, seed)
-    assert found.outcome == "failed"
-    assert "softcap" in found.counterexample.problem
-    assert "causal" not in found.counterexample.problem
+    judgement = verdict(kernel(wrong_if_causal=True, wrong_if_capped=True), CAUSAL, seed)
+    assert judgement.outcome == "failed"
+    assert "softcap" in judgement.counterexample.problem
+    assert "causal" not in judgement.counterexample.problem
 
 
 def test_a_finding_without_a_condition_explains_every_failure_of_its_law():
@@ -82,9 +86,9 @@ def test_a_finding_without_a_condition_explains_every_failure_of_its_law():
 
 
 def test_a_finding_that_does_not_show_is_said():
-    found = verdict(kernel(wrong_if_causal=False, wrong_if_capped=False), CAUSAL)
-    assert found.outcome == "passed"
-    assert FOLDER in found.reason
+    judgement = verdict(kernel(wrong_if_causal=False, wrong_if_capped=False), CAUSAL)
+    assert judgement.outcome == "passed"
+    assert FOLDER in judgement.reason
 
 
 def test_torch_findings_say_where_they_show():
@@ -92,14 +96,16 @@ def test_torch_findings_say_where_they_show():
     from qkverify.implementations.torch_sdpa import ACCUMULATES, KEY_COUNT, NAN_QUERY, SCALE_NOT_POSITIVE
     from qkverify.problem.attention_problem import Problem
 
-    one = np.zeros((1, 1, 1, 1), np.float32)
-    plain = Problem(query=one, key=one, value=one)
+    single = np.zeros((1, 1, 1, 1), np.float32)
+    plain = Problem(query=single, key=single, value=single)
     every = (ACCUMULATES, KEY_COUNT, NAN_QUERY, SCALE_NOT_POSITIVE)
     assert not [known for known in every if known.explains([plain])]
-    assert NAN_QUERY.explains([plain.replace(query=one * np.nan)])
-    two = np.zeros((1, 1, 2, 1), np.float32)
-    assert NAN_QUERY.explains([plain.replace(key=one * np.nan)])
-    assert not NAN_QUERY.explains([plain.replace(key=np.concatenate([one * np.nan, one], 2), value=two)])
+    assert NAN_QUERY.explains([plain.replace(query=single * np.nan)])
+    double = np.zeros((1, 1, 2, 1), np.float32)
+    assert NAN_QUERY.explains([plain.replace(key=single * np.nan)])
+    assert not NAN_QUERY.explains(
+        [plain.replace(key=np.concatenate([single * np.nan, single], 2), value=double)]
+    )
     assert SCALE_NOT_POSITIVE.explains([plain, plain.replace(causal=True, scale=0.0)])
     assert KEY_COUNT.explains([plain.replace(value=np.zeros((1, 1, 2, 1), np.float32))])
     assert ACCUMULATES.explains([plain.replace(query=np.zeros((1, 3, 1, 1), np.float32))])
@@ -126,10 +132,10 @@ def test_scripts_of_onnxruntime_findings_show_them(folder, onnxruntime_as_record
 @pytest.mark.parametrize("folder", IN_ONNXRUNTIME)
 def test_laws_find_what_is_recorded_of_onnxruntime(folder, onnxruntime_as_recorded):
     """The law that the finding names breaks; in the operator's right cases attention agrees with the reference."""
-    (one,) = registry.find(f"{RECORDED / folder / 'reproduce.py'}:attention")
+    (implementation,) = registry.find(f"{RECORDED / folder / 'reproduce.py'}:attention")
     laws = {law.name: law for law in law_book()}
-    cell = prepare(Cell(one, "cpu", "float32"))
-    found = check(laws[IN_ONNXRUNTIME[folder][0]], cell, max_examples=40, seed=1, database=None)
-    assert found.outcome == "failed"
-    found = check(laws["head_permutation"], cell, max_examples=10, seed=1, database=None)
-    assert found.outcome == "passed"
+    cell = prepare(Cell(implementation, "cpu", "float32"))
+    verdict = check(laws[IN_ONNXRUNTIME[folder][0]], cell, max_examples=40, seed=1, database=None)
+    assert verdict.outcome == "failed"
+    verdict = check(laws["head_permutation"], cell, max_examples=10, seed=1, database=None)
+    assert verdict.outcome == "passed"

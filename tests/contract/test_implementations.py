@@ -66,8 +66,12 @@ def problem(dtype: Any = np.float32, **sizes: int) -> Problem:
 
 @pytest.mark.parametrize("name", OFFERED)
 def test_each_offers_what_it_is_there_for(name: str) -> None:
-    one, (options, dtypes, devices) = named(name), OFFERED[name]
-    assert (one.offers, set(one.dtypes), set(one.devices)) == (options, dtypes, devices)
+    implementation, (options, dtypes, devices) = named(name), OFFERED[name]
+    assert (implementation.offers, set(implementation.dtypes), set(implementation.devices)) == (
+        options,
+        dtypes,
+        devices,
+    )
 
 
 @pytest.mark.parametrize("name", ["torch_sdpa-efficient", "torch_sdpa-cudnn", "torch_flex-compiled"])
@@ -145,9 +149,9 @@ def test_torch_tiled_never_makes_a_tensor_of_every_pair() -> None:
 
     def largest(name: str, length: int) -> int:
         call = Run(named(name)).callable(problem(B=1, G=1, group=1, Q=length, K=length), "forward+backward")
-        with Largest() as seen:
+        with Largest() as recorded:
             call()
-        return seen.elements
+        return recorded.elements
 
     assert 0 < largest("torch_tiled", 512) < 512**2 <= largest("torch_eager", 512)
 
@@ -283,5 +287,5 @@ def test_a_log_sum_exp_that_jax_cuts_off_is_not_differentiated() -> None:
         scores = query @ key.swapaxes(-1, -2) * query.shape[-1] ** -0.5
         return jax.nn.softmax(scores) @ value, jax.scipy.special.logsumexp(scores, axis=-1)
 
-    found = Run(describe(attention, arrays="jax"), dtype="float32").lse_gradients(small, upstream)
-    assert np.abs(found["query"]).max() > 0
+    gradients = Run(describe(attention, arrays="jax"), dtype="float32").lse_gradients(small, upstream)
+    assert np.abs(gradients["query"]).max() > 0

@@ -80,10 +80,10 @@ QUICK = ("agrees_with_reference", "vjp_agrees_with_reference", "log_sum_exp_is_r
 SILENT = ("B039",)  # a rounding that only an exact law sees
 
 
-def broken(one, examples=100):
+def broken(implementation, examples=100):
     """The run on which the first law is broken, with what it raised and the law."""
-    dtype = next(d for d in ("float32", "float64", "bfloat16") if d in one.dtypes)
-    cell = Cell(one, "cpu", dtype, one.name)
+    dtype = next(d for d in ("float32", "float64", "bfloat16") if d in implementation.dtypes)
+    cell = Cell(implementation, "cpu", dtype, implementation.name)
     first = (*QUICK, *(law.name for law in law_book() if "dropout" in law.name))  # the latter apply to few
     for law in sorted(applicable(law_book(), cell), key=lambda law: law.name not in first):
         run = prepare(cell)
@@ -95,11 +95,11 @@ def broken(one, examples=100):
             continue
         except Exception as error:
             return run, error, law
-    raise AssertionError(f"{one.name} breaks no law")
+    raise AssertionError(f"{implementation.name} breaks no law")
 
 
 def mutant(word):
-    return next(one for one in planted() if word in one.name)
+    return next(implementation for implementation in planted() if word in implementation.name)
 
 
 def problem(B=2, H=2, Q=3, K=5, D=4, **options):
@@ -147,8 +147,8 @@ def test_what_no_known_mistake_explains_gets_no_sentence(word):
     "options", [{}, {"causal": True}, {"mask": np.tri(3, 5, dtype=bool)}, {"window": (1, 0)}]
 )
 def test_right_results_get_no_sentence(name, options):
-    one = registry.find(name)[0]
-    assert diagnose(Run(one), problem(**options)) == ""
+    implementation = registry.find(name)[0]
+    assert diagnose(Run(implementation), problem(**options)) == ""
 
 
 def one_percent_more(query, key, value, *, mask=None, causal=False, scale=None, bias=None):
@@ -181,10 +181,10 @@ def test_a_bug_of_no_known_kind_gets_no_sentence(function):
 
 def sentences_of(function, examples=25, requires=("G == H",), **declared):
     """What is said of every law of attention and masking that a function breaks, settled."""
-    one = describe(function, arrays="numpy", dtypes=("float32",), empty_rows="zero", causal_alignment="bottom-right",
+    implementation = describe(function, arrays="numpy", dtypes=("float32",), empty_rows="zero", causal_alignment="bottom-right",
                    requires=requires, **declared)  # fmt: skip
     laws = [law for law in law_book() if law.family in ("attention", "masking")]
-    verdicts = checked(Cell(one, "cpu", "float32"), laws, examples=examples)
+    verdicts = checked(Cell(implementation, "cpu", "float32"), laws, examples=examples)
     return {v.counterexample.diagnosis for v in verdicts if v.outcome == "failed"} - {""}
 
 
@@ -231,8 +231,8 @@ def test_a_convention_that_was_only_detected_is_not_called_declared():
     def attention(query, key, value, *, causal=False, scale=None):
         return textbook(query, key, value, causal=causal, scale=scale)
 
-    one = describe(attention, arrays="numpy", dtypes=("float32",), requires=("G == H",))
-    run = Run(one, semantics={"causal_alignment": "top-left", "empty_rows": "zero"})
+    implementation = describe(attention, arrays="numpy", dtypes=("float32",), requires=("G == H",))
+    run = Run(implementation, semantics={"causal_alignment": "top-left", "empty_rows": "zero"})
     said = diagnose(run, problem(causal=True, causal_alignment="top-left"))
     assert said == "The result equals attention with causal aligned bottom-right; top-left was detected."
 
@@ -258,14 +258,14 @@ def test_an_infinite_cap_that_gives_nan_is_told_from_a_cap_in_the_wrong_place():
             weights = np.exp(s - s.max(-1, keepdims=True))
         return weights / weights.sum(-1, keepdims=True) @ value
 
-    one = describe(
+    implementation = describe(
         attention, name="literal", arrays="numpy", dtypes=("float32",), requires=("G == H", "K >= Q")
     )
-    run = prepare(Cell(one, "cpu", "float32"))
+    run = prepare(Cell(implementation, "cpu", "float32"))
     law = next(law for law in law_book() if law.name == "infinite_cap_is_none")
-    found = check(law, run, max_examples=20, seed=1, database=None)
-    assert "looks like" in found.counterexample.message
-    assert "infinite softcap is infinity times tanh(0)" in found.counterexample.message
+    verdict = check(law, run, max_examples=20, seed=1, database=None)
+    assert "looks like" in verdict.counterexample.message
+    assert "infinite softcap is infinity times tanh(0)" in verdict.counterexample.message
 
 
 def test_an_implementation_that_raises_when_it_is_asked_again_is_harmless():

@@ -43,9 +43,17 @@ def of(operation):
     """A right implementation of an operation, in NumPy: one that gives gradients, if there is one."""
     planted("controls")
     registry.find("numpy_textbook")
-    named = (one for one in REGISTERED if one.arrays == "numpy" and not one.name.startswith("mutant"))
-    right = [with_defaults(one) for one in named if one.operation == operation]
-    return next((one for one in right if "gradients" in one.offers), right[0])
+    named = (
+        implementation
+        for implementation in REGISTERED
+        if implementation.arrays == "numpy" and not implementation.name.startswith("mutant")
+    )
+    right = [
+        with_defaults(implementation) for implementation in named if implementation.operation == operation
+    ]
+    return next(
+        (implementation for implementation in right if "gradients" in implementation.offers), right[0]
+    )
 
 
 def other_operation(run, until):
@@ -59,10 +67,10 @@ def other_operation(run, until):
 def sentence_of(run, monkeypatch, aspect="result", compute=None):
     """The diagnosis of a function that returns what `compute` predicts; without it, of the run's own function."""
 
-    def called(self, example, asked, lent):
+    def called(self, example, of_aspect, lent):
         operation = self.operation
-        right = operation.exact if asked == "result" else operation.gradients.exact
-        predict = self.computing(compute if asked == aspect else right, asked)
+        right = operation.exact if of_aspect == "result" else operation.gradients.exact
+        predict = self.computing(compute if of_aspect == aspect else right, of_aspect)
         parts = predict(Observation(replace(example, judged=None), {}, {}, True))
         return {name: np.asarray(getattr(x, "value", x)).astype(run.numpy_dtype) for name, x in parts.items()}
 
@@ -161,8 +169,8 @@ def raising(tokens, table):
     ],
 )
 def test_a_bug_that_is_no_variant(function, said):
-    one = describe(function, arrays="numpy", operation="softmax" if function is moody else None)
-    assert looks_like(Run(one)) == said
+    implementation = describe(function, arrays="numpy", operation="softmax" if function is moody else None)
+    assert looks_like(Run(implementation)) == said
 
 
 def test_what_stands_in_the_padding_is_not_judged():
@@ -192,10 +200,10 @@ def test_an_implementation_that_refuses_what_shows_dropout_keeps_its_other_diagn
         assert query.shape[-1] <= 16
         return torch.softmax(query @ key.mT, dim=-1) @ value
 
-    one = describe(
+    implementation = describe(
         small, arrays="torch", empty_rows="zero", causal_alignment="bottom-right", requires=("G == H",)
     )
-    run, rng = Run(one), np.random.default_rng(0)
+    run, rng = Run(implementation), np.random.default_rng(0)
     arrays = [rng.standard_normal((1, 1, n, 4)).astype(np.float32) for n in (2, 3, 3)]
     run.problems = [Problem(query=arrays[0], key=arrays[1], value=arrays[2])]
     assert looks_like(run) == "The result equals attention without a scale."

@@ -83,15 +83,21 @@ def found(cell: Cell, *laws: str) -> Counterexample:
 
 
 def of_mutant(word: str, *laws: str) -> Counterexample:
-    return found(cell_of(next(one for one in planted() if word in one.name)), *laws)
+    return found(
+        cell_of(next(implementation for implementation in planted() if word in implementation.name)), *laws
+    )
 
 
 def of_file(name: str, text: str, dtype: str, *laws: str, **declared: Any) -> Counterexample:
     """Of the function in a file, as it is inferred or declared."""
     Path(name).write_text(text)
-    one = registry.find(f"{Path(name).resolve()}:attention")[0]
-    one = dataclasses.replace(one, declared=True, **declared) if declared else probes.fitted(one)
-    return found(Cell(one, "cpu", dtype), *laws)
+    implementation = registry.find(f"{Path(name).resolve()}:attention")[0]
+    implementation = (
+        dataclasses.replace(implementation, declared=True, **declared)
+        if declared
+        else probes.fitted(implementation)
+    )
+    return found(Cell(implementation, "cpu", dtype), *laws)
 
 
 def text_of(counterexample: Counterexample) -> str:
@@ -246,8 +252,10 @@ def feed_forward(x, w_1, b_1, w_2, b_2):
 def test_a_gradient_in_jax_has_a_script(folder):
     pytest.importorskip("jax", reason="needs jax")
     Path("feed.py").write_text(FEED.format(below="upstream * 0.01"))
-    one = registry.find(f"{Path('feed.py').resolve()}:feed_forward")[0]
-    counterexample = found(Cell(one, "cpu", "float32"), "feed_forward_gradients_agree_with_reference")
+    implementation = registry.find(f"{Path('feed.py').resolve()}:feed_forward")[0]
+    counterexample = found(
+        Cell(implementation, "cpu", "float32"), "feed_forward_gradients_agree_with_reference"
+    )
     text = text_of(counterexample)
     assert "jax.vjp(" in text
     assert_fails_as(counterexample, executed(text, folder))
@@ -282,7 +290,7 @@ def test_a_failure_that_depends_on_chance_has_a_script_that_fails_every_time(wor
     text = text_of(of_mutant(word, law))
     assert "torch.manual_seed(" in text
     done = [executed(text, folder) for _ in range(2)]
-    assert all(one.returncode == 1 for one in done), done
+    assert all(process.returncode == 1 for process in done), done
     assert "AssertionError" in done[0].stderr.splitlines()[-1]
     assert done[0].stdout == done[1].stdout
     (folder / "right.py").write_text(DROPOUT)
@@ -295,7 +303,9 @@ def test_writing_a_script_about_dropout_leaves_the_generators_as_they_were(folde
     import torch
 
     law = next(law for law in law_book() if law.name == "dropout_drops_its_share")
-    run = prepare(cell_of(next(one for one in planted() if "A014" in one.name)))
+    run = prepare(
+        cell_of(next(implementation for implementation in planted() if "A014" in implementation.name))
+    )
     with pytest.raises(LawViolation):
         law.check(run, max_examples=50, seed=1, database=None)
     with scripts.dropout.generators_kept():
@@ -315,8 +325,8 @@ def alibi_slopes(heads):
 
 def test_a_result_that_its_law_compares_with_nothing_is_held_against_the_formula(folder):
     Path("slopes.py").write_text(UNJUDGED)
-    one = registry.find(f"{Path('slopes.py').resolve()}:alibi_slopes")[0]
-    counterexample = found(Cell(one, "cpu", "float64"), "alibi_slopes_are_distinct")
+    implementation = registry.find(f"{Path('slopes.py').resolve()}:alibi_slopes")[0]
+    counterexample = found(Cell(implementation, "cpu", "float64"), "alibi_slopes_are_distinct")
     assert not counterexample.exact
     assert executed(text_of(counterexample), folder).returncode == 1
 
@@ -339,8 +349,8 @@ def cached_attention(query, key, value, key_cache, value_cache, lengths):
 @pytest.mark.parametrize("after", ["value_cache[b, :, end:] = 0", "key_cache[b, :, length:end] *= 2"])
 def test_a_cache_that_is_left_wrong_has_a_script(after, folder):
     Path("cache.py").write_text(CACHE.format(after=after))
-    one = registry.find(f"{Path('cache.py').resolve()}:cached_attention")[0]
-    counterexample = found(Cell(one, "cpu", "float32"), "cache_takes_exactly_the_new_tokens")
+    implementation = registry.find(f"{Path('cache.py').resolve()}:cached_attention")[0]
+    counterexample = found(Cell(implementation, "cpu", "float32"), "cache_takes_exactly_the_new_tokens")
     text = text_of(counterexample)
     done = executed(text, folder)
     assert done.returncode == 1
@@ -361,8 +371,10 @@ def cross_entropy(scores, targets, *, smoothing=0.0):
 def test_a_gradient_of_another_operation_has_a_script(folder):
     """The loss is right and its graph is cut in two."""
     Path("loss.py").write_text(LOSS.format(given="scores + (scores - scores.detach())"))
-    one = registry.find(f"{Path('loss.py').resolve()}:cross_entropy")[0]
-    counterexample = found(Cell(one, "cpu", "float64"), "label_smoothing_gradient_is_softmax_minus_target")
+    implementation = registry.find(f"{Path('loss.py').resolve()}:cross_entropy")[0]
+    counterexample = found(
+        Cell(implementation, "cpu", "float64"), "label_smoothing_gradient_is_softmax_minus_target"
+    )
     text = text_of(counterexample)
     assert "torch.autograd.grad(" in text
     assert executed(text, folder).returncode == 1

@@ -49,7 +49,7 @@ def test_a_new_counterexample_makes_room_for_itself(tmp_path: Path, monkeypatch:
     laws = {law.name: law for law in law_book()}
     stored = [check(laws[name], prepare(cell), max_examples=5).counterexample
               for name in ("agrees_with_reference", "one_head_is_plain_attention")]  # fmt: skip
-    first, last = (one.replay for one in stored if one)
+    first, last = (counterexample.replay for counterexample in stored if counterexample)
     assert first != last
     assert [path.stem for path in Path(".qkverify").glob("*.json")] == [last]
 

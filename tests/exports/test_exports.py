@@ -69,7 +69,7 @@ RECORDS = st.lists(
     | st.builds(Ceiling, NASTY, NASTY, st.just("matmul"), SECONDS, st.lists(SECONDS, max_size=2))
     | st.builds(Accuracy, NASTY, NASTY, NASTY, COUNTS, st.none() | NUMBERS, NUMBERS, NUMBERS, st.none() | NUMBERS, st.none()),
     max_size=6,
-).map(lambda found: [run_start(), *found])  # fmt: skip
+).map(lambda drawn: [run_start(), *drawn])  # fmt: skip
 MANY = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
@@ -98,13 +98,13 @@ def records() -> list[Record]:
 
 
 @MANY
-@given(found=RECORDS)
+@given(drawn=RECORDS)
 @pytest.mark.parametrize("what", ["timings", "samples", "verdicts", "accuracy", "ceilings", "runs"])
-def test_csv_holds_every_value_whatever_stands_in_it(what: str, found: list[Record], tmp_path: Path) -> None:
-    found = stored(found, tmp_path / "results.jsonl")
+def test_csv_holds_every_value_whatever_stands_in_it(what: str, drawn: list[Record], tmp_path: Path) -> None:
+    drawn = stored(drawn, tmp_path / "results.jsonl")
     table = tables.all_tables()[what]
-    rows = read_csv(exports.formats()["csv"].export(found, what))
-    expected = tables.filled(table, found)
+    rows = read_csv(exports.formats()["csv"].export(drawn, what))
+    expected = tables.filled(table, drawn)
     assert len(rows) == len(expected)
     for row, values in zip(rows, expected, strict=True):
         for column, value in zip(tables.columns_of(table), values, strict=True):
@@ -112,17 +112,17 @@ def test_csv_holds_every_value_whatever_stands_in_it(what: str, found: list[Reco
 
 
 @MANY
-@given(found=RECORDS)
+@given(drawn=RECORDS)
 @pytest.mark.parametrize("what", ["timings", "samples", "verdicts", "accuracy"])
 def test_parquet_holds_every_value_and_tells_nothing_from_empty(
-    what: str, found: list[Record], tmp_path: Path
+    what: str, drawn: list[Record], tmp_path: Path
 ) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow, the extra parquet, is not installed")
-    found = stored(found, tmp_path / "results.jsonl")
+    drawn = stored(drawn, tmp_path / "results.jsonl")
     table = tables.all_tables()[what]
-    read = parquet.read_table(io.BytesIO(exports.formats()["parquet"].export(found, what)))
+    read = parquet.read_table(io.BytesIO(exports.formats()["parquet"].export(drawn, what)))
     names = [column.name for column in tables.columns_of(table)]
-    assert [list(row.values()) for row in read.to_pylist()] == tables.filled(table, found)
+    assert [list(row.values()) for row in read.to_pylist()] == tables.filled(table, drawn)
     assert read.schema.names == names
     assert read.schema.field("run").metadata == {b"about": b"when the run that recorded it started"}
 
@@ -155,9 +155,9 @@ def test_a_row_belongs_to_the_run_that_wrote_it_and_to_its_ceilings(records: lis
     timing = next(t for t in of_kind(records, Timing) if t.seconds)
     twice = [run_start(started="one"), Ceiling("cpu", timing.dtype, "matmul", 1e9), timing,
              run_start(started="two"), Ceiling("cpu", timing.dtype, "matmul", 2e9), timing]  # fmt: skip
-    one, two = read_csv(exports.formats()["csv"].export(twice, "timings"))
-    assert (one["run"], two["run"]) == ("one", "two")
-    assert float(one["roofline_share"]) == pytest.approx(2 * float(two["roofline_share"]))
+    first, second = read_csv(exports.formats()["csv"].export(twice, "timings"))
+    assert (first["run"], second["run"]) == ("one", "two")
+    assert float(first["roofline_share"]) == pytest.approx(2 * float(second["roofline_share"]))
 
 
 def test_columns_are_a_promise() -> None:
@@ -212,10 +212,10 @@ def test_markdown_is_one_table_with_units(records: list[Record]) -> None:
 
 
 @MANY
-@given(found=RECORDS)
-def test_markdown_stays_a_table_whatever_stands_in_it(found: list[Record]) -> None:
+@given(drawn=RECORDS)
+def test_markdown_stays_a_table_whatever_stands_in_it(drawn: list[Record]) -> None:
     for what in ("timings", "verdicts"):
-        lines = exports.formats()["markdown"].export(found, what).decode().split("\n")[:-1]
+        lines = exports.formats()["markdown"].export(drawn, what).decode().split("\n")[:-1]
         bars = {len(re.findall(r"(?<!\\)\|", line)) for line in lines}
         assert len(bars) == 1
 
@@ -272,15 +272,15 @@ def test_pytest_benchmark_gets_what_pytest_benchmark_writes(records: list[Record
     subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=120, check=True)
     theirs = json.loads((tmp_path / "theirs.json").read_text())
     ours = json.loads(pytest_benchmark.export(records, "timings"))
-    one, other = theirs["benchmarks"][0], ours["benchmarks"][0]
+    their_benchmark, our_benchmark = theirs["benchmarks"][0], ours["benchmarks"][0]
     assert ours.keys() == theirs.keys()
-    assert other.keys() == one.keys()
-    assert {*other["stats"]} == {*one["stats"]}
-    assert {*other["options"]} <= {*one["options"]}
+    assert our_benchmark.keys() == their_benchmark.keys()
+    assert {*our_benchmark["stats"]} == {*their_benchmark["stats"]}
+    assert {*our_benchmark["options"]} <= {*their_benchmark["options"]}
     for part in ("machine_info", "commit_info"):
         assert {*theirs[part]} <= {*ours[part]}
     assert ours["commit_info"]["id"] == "0" * 40
-    assert other["stats"]["data"] == next(t for t in of_kind(records, Timing) if t.seconds).seconds
+    assert our_benchmark["stats"]["data"] == next(t for t in of_kind(records, Timing) if t.seconds).seconds
 
 
 def test_cells_have_the_names_that_pytest_benchmarks_gives_them() -> None:
@@ -317,10 +317,10 @@ ALLOWED = {
 
 
 @MANY
-@given(found=RECORDS)
-def test_junit_is_well_formed_and_counts_right_whatever_stands_in_it(found: list[Record]) -> None:
-    root = ET.fromstring(junit.export(found, "verdicts"))
-    latest = {(v.implementation, v.device, v.dtype, v.family, v.law): v for v in of_kind(found, Verdict)}
+@given(drawn=RECORDS)
+def test_junit_is_well_formed_and_counts_right_whatever_stands_in_it(drawn: list[Record]) -> None:
+    root = ET.fromstring(junit.export(drawn, "verdicts"))
+    latest = {(v.implementation, v.device, v.dtype, v.family, v.law): v for v in of_kind(drawn, Verdict)}
     for node in root.iter():
         assert set(node.attrib) <= ALLOWED[node.tag]
     for suite in [root, *root.iter("testsuite")]:
@@ -362,23 +362,23 @@ def test_control_characters_are_written_as_pytest_writes_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "output", "found"),
+    ("name", "output", "expected"),
     [("csv", None, "csv"), (None, "x.csv", "csv"), (None, "x.MD", "markdown"), (None, "x.json", "pytest-benchmark"),
      (None, "x.xml", "junit"), (None, "x.parquet", "parquet"), ("jsonl", "x.txt", "jsonl")],
 )  # fmt: skip
-def test_the_format_is_named_or_guessed(name: str | None, output: str | None, found: str) -> None:
-    assert exports.name_of(exports.format_named(name, Path(output) if output else None)) == found
+def test_the_format_is_named_or_guessed(name: str | None, output: str | None, expected: str) -> None:
+    assert exports.name_of(exports.format_named(name, Path(output) if output else None)) == expected
 
 
 @pytest.mark.parametrize(
     ("to", "what", "output", "said"),
     [
         ("cvs", None, None, "Did you mean 'csv'"),
-        (None, None, None, "no format was named; say --to"),
-        (None, None, "x.doc", "x.doc says no format"),
+        (None, None, None, "no format was named; choose one with --to"),
+        (None, None, "x.doc", "the ending of x.doc is not that of a format"),
         ("junit", "timings", None, "the format junit has no table 'timings'"),
         ("csv", "verdict", None, "Did you mean 'verdicts'"),
-        ("parquet", None, None, "say where to with --output"),
+        ("parquet", None, None, "name the file to write with --output"),
         ("csv", "planted", None, "has no planted; it has 1 verdict"),
     ],
 )

@@ -50,7 +50,7 @@ def test_a_run_is_kept_before_the_next_takes_its_place(path: Path) -> None:
     assert kept(path) == ["2026-01-01T03-04-05-00-00.jsonl"]
     write(path, run(3))
     (first, second) = load(path)
-    assert [one.start.started[:10] for one in (first, second)] == ["2026-01-01", "2026-01-02"]
+    assert [past_run.start.started[:10] for past_run in (first, second)] == ["2026-01-01", "2026-01-02"]
 
 
 def test_what_a_trend_needs_is_kept_and_is_small(path: Path) -> None:
@@ -58,20 +58,20 @@ def test_what_a_trend_needs_is_kept_and_is_small(path: Path) -> None:
     write(path, records)
     (file,) = archive(path)
     assert file.stat().st_size < LARGEST
-    found = results.read(file)
+    kept_records = results.read(file)
     timed = [t for t in of_kind(records, Timing) if t.seconds]
-    assert of_kind(found, RunStart) == of_kind(records, RunStart)
-    assert of_kind(found, Control) == of_kind(records, Control)
-    assert [c.rate for c in of_kind(found, Ceiling)] == [c.rate for c in of_kind(records, Ceiling)]
-    assert [c.seconds for c in of_kind(found, Ceiling)] == [[]] * len(of_kind(records, Ceiling))
-    summaries = of_kind(found, TimingSummary)
+    assert of_kind(kept_records, RunStart) == of_kind(records, RunStart)
+    assert of_kind(kept_records, Control) == of_kind(records, Control)
+    assert [c.rate for c in of_kind(kept_records, Ceiling)] == [c.rate for c in of_kind(records, Ceiling)]
+    assert [c.seconds for c in of_kind(kept_records, Ceiling)] == [[]] * len(of_kind(records, Ceiling))
+    summaries = of_kind(kept_records, TimingSummary)
     assert len(summaries) == len(timed) > 50
     assert LARGEST / (file.stat().st_size / len(timed)) > 250  # so many cells of a run fit
     for timing, summary in zip(timed, summaries, strict=True):
         assert summary.median_seconds == np.median(timing.seconds)
         assert min(timing.seconds) <= summary.low_seconds <= summary.median_seconds <= summary.high_seconds
         assert (summary.samples, summary.flops, summary.margin) == (20, timing.flops, timing.margin)
-    (tally,) = of_kind(found, Tally)
+    (tally,) = of_kind(kept_records, Tally)
     verdicts = of_kind(records, Verdict)
     assert sum(tally.outcomes.values()) == len(verdicts)
     assert tally.outcomes["failed"] == sum(v.outcome == "failed" for v in verdicts)
@@ -133,7 +133,11 @@ def test_a_run_in_both_places_counts_once(path: Path) -> None:
 def test_runs_come_in_the_order_of_their_starts_however_these_are_written() -> None:
     starts = ["2026-01-02T00:00:00Z", "2026-01-02T00:30:00+01:00", "2026-01-01T23:59:00+00:00"]
     runs = [earlier_runs.PastRun(run_start(started=start), {}, [], [], None) for start in starts]
-    assert [one.start.started for one in earlier_runs.in_order(runs)] == [starts[1], starts[2], starts[0]]
+    assert [past_run.start.started for past_run in earlier_runs.in_order(runs)] == [
+        starts[1],
+        starts[2],
+        starts[0],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -142,8 +146,8 @@ def test_runs_come_in_the_order_of_their_starts_however_these_are_written() -> N
      ({"memory_gib": 15.5}, "memory gib 15.5 instead of 7.5"), ({"gpu": "NVIDIA H200"}, "gpu NVIDIA H200 instead of None")],
 )  # fmt: skip
 def test_only_the_machine_decides_what_is_comparable(facts: dict[str, results.Fact], differs: str) -> None:
-    (one,), (latest,) = runs_of(run(1, facts=facts)), runs_of(run(2))
-    assert another_machine(one, latest) == differs
+    (earlier,), (latest,) = runs_of(run(1, facts=facts)), runs_of(run(2))
+    assert another_machine(earlier, latest) == differs
 
 
 def timed(seconds: list[float], processes: int = 1) -> Timing:
@@ -154,8 +158,8 @@ def timed(seconds: list[float], processes: int = 1) -> Timing:
 
 def test_the_interval_covers_the_median_as_often_as_it_says() -> None:
     random = np.random.default_rng(0)
-    found = [median_interval(timed(random.lognormal(0, 0.1, 21).tolist())) for _ in range(200)]
-    assert 0.88 < sum(low <= 1 <= high for low, high in found) / len(found) <= 1.0
+    intervals = [median_interval(timed(random.lognormal(0, 0.1, 21).tolist())) for _ in range(200)]
+    assert 0.88 < sum(low <= 1 <= high for low, high in intervals) / len(intervals) <= 1.0
     assert median_interval(timed([2.0])) == (2.0, 2.0)
     assert median_interval(timed([1.0, 3.0])) == (1.0, 3.0)
 

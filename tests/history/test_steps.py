@@ -19,8 +19,8 @@ def noise(cells: int, runs: int, seed: int) -> np.ndarray:
     return np.random.default_rng([cells, runs, seed]).normal(0, NOISE, (cells, runs))
 
 
-def found_in(series: np.ndarray, own: float = 0.0) -> list[list[int]]:
-    return steps_of(series, np.full(series.shape, own))[0]
+def found_in(series: np.ndarray, interval_noise: float = 0.0) -> list[list[int]]:
+    return steps_of(series, np.full(series.shape, interval_noise))[0]
 
 
 @pytest.mark.parametrize(("cells", "runs"), [(1, 3), (1, 12), (10, 4), (10, 12), (40, 5)])
@@ -29,12 +29,12 @@ def test_pure_noise_has_no_step(cells: int, runs: int) -> None:
     assert false <= MOST_FALSE  # FALSE_PAGES of them are expected
 
 
-@pytest.mark.parametrize(("share", "own"), [(0.3, 0.0), (0.0, 3 * NOISE)])
-def test_noise_of_which_some_cells_have_more_has_no_step_either(share: float, own: float) -> None:
+@pytest.mark.parametrize(("share", "interval_noise"), [(0.3, 0.0), (0.0, 3 * NOISE)])
+def test_noise_of_which_some_cells_have_more_has_no_step_either(share: float, interval_noise: float) -> None:
     """Three times the noise in some cells: seen in their differences alone, or said by the intervals of the runs."""
     cells, runs = 10, 10
     loud = np.where(np.arange(cells)[:, None] < max(share, 0.3) * cells, 3.0, 1.0)
-    reach = np.where(loud > 1, own, 0.0) * np.ones((cells, runs))
+    reach = np.where(loud > 1, interval_noise, 0.0) * np.ones((cells, runs))
     false = sum(any(steps_of(noise(cells, runs, seed) * loud, reach)[0]) for seed in range(PAGES))
     assert false <= MOST_FALSE
 
@@ -42,17 +42,17 @@ def test_noise_of_which_some_cells_have_more_has_no_step_either(share: float, ow
 @pytest.mark.parametrize("ratio", [1.10, 1 / 1.10])
 def test_a_step_of_ten_per_cent_is_found_where_it_is(ratio: float) -> None:
     cells, runs, since = 10, 14, 8
-    found = []
+    pages = []
     for seed in range(PAGES):
         series = noise(cells, runs, seed)
         series[3, since:] += np.log(ratio)
-        found.append(found_in(series))
-    assert sum(bool(one[3]) for one in found) >= 99
-    assert sum(len(one[3]) == 1 and abs(one[3][0] - since) <= 1 for one in found) >= 95
+        pages.append(found_in(series))
+    assert sum(bool(page[3]) for page in pages) >= 99
+    assert sum(len(page[3]) == 1 and abs(page[3][0] - since) <= 1 for page in pages) >= 95
     assert (
-        sum(one[3] == [since] for one in found) >= 90
+        sum(page[3] == [since] for page in pages) >= 90
     )  # the best fit may give the run beside it to the other side
-    assert sum(any(one[i] for i in range(cells) if i != 3) for one in found) <= MOST_FALSE
+    assert sum(any(page[i] for i in range(cells) if i != 3) for page in pages) <= MOST_FALSE
 
 
 def test_a_large_step_in_the_latest_run_is_found() -> None:
@@ -65,9 +65,9 @@ def test_there_and_back_are_two_steps_and_one_odd_run_is_none() -> None:
     series = noise(10, 14, 1)
     series[0, 5:9] += np.log(1.3)
     series[1, 6] += np.log(1.3)
-    found = found_in(series)
-    assert found[0] == [5, 9]
-    assert found[1] == []
+    steps = found_in(series)
+    assert steps[0] == [5, 9]
+    assert steps[1] == []
 
 
 def test_missing_runs_are_passed_over() -> None:
@@ -76,8 +76,8 @@ def test_missing_runs_are_passed_over() -> None:
     series[0, [1, 5, 8, 12]] = np.nan
     series[1, :12] = np.nan  # two runs are too few
     series[2:5, :] = np.nan
-    found, scatter = steps_of(series, np.zeros(series.shape))
-    assert found[:5] == [[9], [], [], [], []]
+    steps, scatter = steps_of(series, np.zeros(series.shape))
+    assert steps[:5] == [[9], [], [], [], []]
     assert 0.5 * NOISE < np.nanmedian(scatter) < 2 * NOISE
     assert np.isfinite(scatter).tolist() == np.isfinite(series).tolist()
 
@@ -92,11 +92,11 @@ def test_series_that_never_change_have_no_step() -> None:
 
 def test_a_wide_interval_of_a_run_counts_less() -> None:
     """The same jump, once in a run that knows its time well and once in one that does not."""
-    series, own = noise(10, 6, 3), np.zeros((10, 6))
+    series, interval_noise = noise(10, 6, 3), np.zeros((10, 6))
     series[:2, -1] += np.log(1.3)
-    own[1, -1] = 0.5
-    found, scatter = steps_of(series, own)
-    assert (found[0], found[1]) == ([5], [])
+    interval_noise[1, -1] = 0.5
+    steps, scatter = steps_of(series, interval_noise)
+    assert (steps[0], steps[1]) == ([5], [])
     assert scatter[1, -1] == 0.5
 
 
@@ -106,14 +106,14 @@ def test_the_fit_is_the_best_there_is(penalty: float) -> None:
     for seed in range(20):
         random = np.random.default_rng(seed)
         series, scatter = random.normal(0, 2, (1, runs)), random.uniform(0.5, 2, (1, runs))
-        (found,) = change_points._starts(series, scatter, penalty)
-        assert cost(series[0], scatter[0], found, penalty) == pytest.approx(
+        (starts,) = change_points._starts(series, scatter, penalty)
+        assert cost(series[0], scatter[0], starts, penalty) == pytest.approx(
             min(cost(series[0], scatter[0], each, penalty) for each in every_fit(runs))
         )
 
 
 def every_fit(runs: int) -> list[list[int]]:
-    return [list(one) for size in range(runs) for one in itertools.combinations(range(1, runs), size)]
+    return [list(starts) for size in range(runs) for starts in itertools.combinations(range(1, runs), size)]
 
 
 def cost(series: np.ndarray, scatter: np.ndarray, starts: list[int], penalty: float) -> float:

@@ -31,7 +31,7 @@ LARGEST = 80_000  # bytes of the section with twenty runs
 
 
 def past(count: int, **settings: Any) -> list[PastRun]:
-    return [one for day in range(1, count + 1) for one in runs_of(run(day, **settings))]
+    return [past_run for day in range(1, count + 1) for past_run in runs_of(run(day, **settings))]
 
 
 @pytest.fixture(scope="module")
@@ -48,19 +48,19 @@ def written(folder: Path, count: int, **settings: Any) -> report.Page:
 
 
 def section(page: report.Page) -> str:
-    _, found, rest = page.html.partition('<section id="history"')
-    return found + rest.partition("\n</section>\n<section id=")[0]
+    _, opening, rest = page.html.partition('<section id="history"')
+    return opening + rest.partition("\n</section>\n<section id=")[0]
 
 
 def test_the_drift_of_the_machine_is_taken_out() -> None:
-    found = trends_of(past(8, drift=0.2, noise=0.01))
-    for trend in found.cells:
+    trends = trends_of(past(8, drift=0.2, noise=0.01))
+    for trend in trends.cells:
         assert np.std(np.log(trend.seconds)) > 0.1
         assert np.std(np.log(trend.normalised)) < 0.03
-    assert findings_of(found) == []
-    assert found.pace["cpu"][-1] == 1
-    raw = [math.log(trend.seconds[0] / trend.seconds[-1]) for trend in found.cells]
-    assert math.log(found.pace["cpu"][0]) == pytest.approx(np.median(raw), abs=0.01)
+    assert findings_of(trends) == []
+    assert trends.pace["cpu"][-1] == 1
+    raw = [math.log(trend.seconds[0] / trend.seconds[-1]) for trend in trends.cells]
+    assert math.log(trends.pace["cpu"][0]) == pytest.approx(np.median(raw), abs=0.01)
 
 
 def test_a_step_is_named_with_its_run_its_size_and_its_cases(ten: Trends) -> None:
@@ -79,8 +79,8 @@ def test_a_step_is_named_with_its_run_its_size_and_its_cases(ten: Trends) -> Non
 
 @functools.cache
 def first_run() -> PastRun:
-    (one,) = runs_of(run(1))
-    return one
+    (first,) = runs_of(run(1))
+    return first
 
 
 def bare(
@@ -88,9 +88,9 @@ def bare(
 ) -> list[PastRun]:
     """Runs of four implementations and four cases in pure noise; the first implementation gets 10 % slower at run `since`."""
     random = np.random.default_rng(seed)
-    one = first_run()
-    summary = next(iter(one.cells.values()))
-    found = []
+    first = first_run()
+    summary = next(iter(first.cells.values()))
+    past_runs = []
     for number in range(runs):
         pace, cells = random.normal(0, drift), {}
         for name, case in itertools.product("abcd", "wxyz"):
@@ -100,9 +100,11 @@ def bare(
             cells[cell] = msgspec.structs.replace(
                 summary, median_seconds=seconds, low_seconds=0.99 * seconds, high_seconds=1.01 * seconds
             )
-        start = msgspec.structs.replace(one.start, started=f"2026-01-{number + 1:02}T00:00:00Z")
-        found.append(PastRun(start, cells, [Ceiling("cpu", "float32", "matmul", math.exp(-pace))], [], None))
-    return found
+        start = msgspec.structs.replace(first.start, started=f"2026-01-{number + 1:02}T00:00:00Z")
+        past_runs.append(
+            PastRun(start, cells, [Ceiling("cpu", "float32", "matmul", math.exp(-pace))], [], None)
+        )
+    return past_runs
 
 
 def test_pages_of_noise_and_drift_name_no_step() -> None:
@@ -113,16 +115,19 @@ def test_pages_of_noise_and_drift_name_no_step() -> None:
 def test_a_step_of_ten_per_cent_is_found_and_nobody_else_is_named() -> None:
     pages = [findings_of(trends_of(bare(seed, runs=10, since=6))) for seed in range(50)]
     right = [
-        one for found in pages for one in found if one.cell.implementation == "a" and one.change.since == 6
+        finding
+        for findings in pages
+        for finding in findings
+        if finding.cell.implementation == "a" and finding.change.since == 6
     ]
     assert len(right) >= 48
-    assert sum(one.change.low <= 1.1 <= one.change.high for one in right) >= 0.95 * len(right)
-    assert sum(any(one.cell.implementation != "a" for one in found) for found in pages) <= 2
+    assert sum(finding.change.low <= 1.1 <= finding.change.high for finding in right) >= 0.95 * len(right)
+    assert sum(any(finding.cell.implementation != "a" for finding in findings) for findings in pages) <= 2
 
 
 def test_an_implementation_has_no_say_in_its_own_pace() -> None:
     """Most cells are of the one that changed: the others and the ceilings still tell that it did, and not they."""
-    every = [r for one in range(1, 9) for r in runs_of(run(one, step=4))]
+    every = [r for day in range(1, 9) for r in runs_of(run(day, step=4))]
 
     def kept(cell: earlier_runs.TimedCase) -> bool:
         slowed = (cell.implementation, cell.dtype, cell.direction) == SLOWED
@@ -143,7 +148,7 @@ def test_an_implementation_has_no_say_in_its_own_pace() -> None:
     assert {(f.cell.implementation, f.cell.dtype, f.cell.direction) for f in findings_of(trends_of(few))} == {
         SLOWED
     }
-    assert all(one.change.since == 4 for one in findings_of(trends_of(few)))
+    assert all(finding.change.since == 4 for finding in findings_of(trends_of(few)))
 
 
 def test_without_other_witnesses_times_are_judged_as_measured() -> None:
@@ -151,57 +156,58 @@ def test_without_other_witnesses_times_are_judged_as_measured() -> None:
         PastRun(r.start, {c: s for c, s in r.cells.items() if c.implementation == SLOWED[0]}, [], [], None)
         for r in past(8, step=4, drift=0.0)
     ]
-    found = trends_of(alone)
-    assert all(np.array_equal(t.seconds, t.normalised) for t in found.cells)
-    assert {f.change.since for f in findings_of(found)} == {4}
+    trends = trends_of(alone)
+    assert all(np.array_equal(t.seconds, t.normalised) for t in trends.cells)
+    assert {f.change.since for f in findings_of(trends)} == {4}
 
 
 def test_two_runs_are_compared_and_not_judged() -> None:
-    found = trends_of(past(2, step=1))
-    assert not found.judged
-    assert findings_of(found) == []
+    trends = trends_of(past(2, step=1))
+    assert not trends.judged
+    assert findings_of(trends) == []
     slowed = [
-        t.last for t in found.cells if (t.cell.implementation, t.cell.dtype, t.cell.direction) == SLOWED
+        t.last for t in trends.cells if (t.cell.implementation, t.cell.dtype, t.cell.direction) == SLOWED
     ]
     assert [change.ratio for change in slowed if change] == pytest.approx([RATIO] * len(slowed), rel=0.15)
 
 
 def test_runs_of_another_machine_are_left_out_with_the_reason() -> None:
     runs = [*runs_of(run(1, facts={"cores": 64})), *runs_of(run(2)), *runs_of(run(3))]
-    found = trends_of(runs)
-    assert [one.start.started[:10] for one in found.runs] == ["2026-01-02", "2026-01-03"]
-    assert [(one.start.started[:10], why) for one, why in found.others] == [
+    trends = trends_of(runs)
+    assert [past_run.start.started[:10] for past_run in trends.runs] == ["2026-01-02", "2026-01-03"]
+    assert [(past_run.start.started[:10], why) for past_run, why in trends.others] == [
         ("2026-01-01", "cores 64 instead of 2")
     ]
 
 
 def test_only_the_latest_runs_are_shown() -> None:
-    (one,) = runs_of(run(1))
+    (past_run,) = runs_of(run(1))
     starts = [
-        msgspec.structs.replace(one.start, started=f"2026-01-01T00:{minute:02}:00Z") for minute in range(30)
+        msgspec.structs.replace(past_run.start, started=f"2026-01-01T00:{minute:02}:00Z")
+        for minute in range(30)
     ]
-    many = [PastRun(start, one.cells, [], [], None) for start in starts]
-    found = trends_of(many)
-    assert (len(found.runs), found.older) == (trends.MOST_RUNS, 30 - trends.MOST_RUNS)
-    assert findings_of(found) == []
+    many = [PastRun(start, past_run.cells, [], [], None) for start in starts]
+    shown = trends_of(many)
+    assert (len(shown.runs), shown.older) == (trends.MOST_RUNS, 30 - trends.MOST_RUNS)
+    assert findings_of(shown) == []
 
 
 def test_a_case_that_was_redefined_is_another_case() -> None:
     (before,), (after,) = runs_of(run(1)), runs_of(run(2))
     cells = {earlier_runs.TimedCase(*cell[:-1], cell.flops * 2): s for cell, s in before.cells.items()}
-    found = trends_of([PastRun(before.start, cells, before.ceilings, [], None), after])
-    assert found.cells == ()
+    trends = trends_of([PastRun(before.start, cells, before.ceilings, [], None), after])
+    assert trends.cells == ()
 
 
 def test_changes_of_software_are_said() -> None:
     (before,), (after,) = runs_of(run(1, facts={"torch": "2.12.0"})), runs_of(run(2))
     assert software_changes(before, after) == ["torch 2.12.0 → 2.13.0"]
     assert software_changes(after, after) == []
-    (one,), (other,) = (
+    (before_swap,), (after_swap,) = (
         runs_of(run(1, facts={"blas_threads": said}))
         for said in ("openblas 2, openmp 2", "openmp 2, openblas 2")
     )
-    assert software_changes(one, other) == []
+    assert software_changes(before_swap, after_swap) == []
     (with_jax,), (without,) = (runs_of(run(1, facts={"jax": version})) for version in ("0.10.2", None))
     assert software_changes(with_jax, without) == []  # an environment that merely lacks the extra
 
@@ -279,8 +285,8 @@ def test_a_broken_kept_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_resumed_file_shows_its_own_runs(tmp_path: Path) -> None:
-    found = Report([*run(1), *run(2)]).trends
-    assert len(found.runs) == 2
+    shown = Report([*run(1), *run(2)]).trends
+    assert len(shown.runs) == 2
 
 
 def test_a_run_chart_marks_what_has_words_and_draws_the_rest() -> None:

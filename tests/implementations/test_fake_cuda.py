@@ -68,7 +68,7 @@ class OnCpu(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = {name: "cpu" if value == "cuda" else value for name, value in (kwargs or {}).items()}
-        args = ["cpu" if isinstance(one, str) and one == "cuda" else one for one in args]
+        args = ["cpu" if isinstance(argument, str) and argument == "cuda" else argument for argument in args]
         return function(*args, **kwargs)
 
 
@@ -113,8 +113,10 @@ def test_peak_memory_is_counted_from_the_call_on(device: Device) -> None:
         device.asked.append(f"call of {query.shape[2]} queries")
         return query
 
-    one = describe(attention, name="modest", arrays="torch", dtypes=("float32",), devices=("cuda",))
-    assert memory.cuda_peak_bytes(one, case, "float32", "forward") == 4000
+    implementation = describe(
+        attention, name="modest", arrays="torch", dtypes=("float32",), devices=("cuda",)
+    )
+    assert memory.cuda_peak_bytes(implementation, case, "float32", "forward") == 4000
     assert device.asked == [
         "call of 128 queries", "synchronize", "reset", "allocated", "call of 256 queries", "synchronize", "highest",
     ]  # fmt: skip
@@ -145,12 +147,12 @@ def test_products_are_probed_under_every_setting_that_torch_has(device: Device, 
     monkeypatch.setattr(
         precision, "torch_product", partial(product, least_edge=1)
     )  # a large one takes a CPU long
-    asked = [(name, value) for several in precision.SETTINGS["cuda"].values() for name, value in several]
-    before = [precision.operator.attrgetter(name)(torch) for name, _ in asked]
-    found = list(precision.records("cuda"))
-    assert [one.reason for one in found if one.reason] == []
-    assert len(found) == 1 + len(asked)  # and float64, which has no setting
-    assert [precision.operator.attrgetter(name)(torch) for name, _ in asked] == before
+    settings = [(name, value) for several in precision.SETTINGS["cuda"].values() for name, value in several]
+    before = [precision.operator.attrgetter(name)(torch) for name, _ in settings]
+    records = list(precision.records("cuda"))
+    assert [record.reason for record in records if record.reason] == []
+    assert len(records) == 1 + len(settings)  # and float64, which has no setting
+    assert [precision.operator.attrgetter(name)(torch) for name, _ in settings] == before
 
 
 def test_a_product_on_cuda_is_that_of_a_large_one(device: Device, monkeypatch: Any) -> None:

@@ -35,15 +35,15 @@ def clock(torch: Any, cache: clocks.Cache = "cold") -> clocks.Clock:
 def best_seconds(torch: Any, call: Any, times: int = 30) -> float:
     """The plain loop with torch's own events: every call between two of them, the best counts."""
     call()
-    found = []
+    seconds = []
     for _ in range(times):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         call()
         end.record()
         torch.cuda.synchronize()
-        found.append(start.elapsed_time(end) / 1e3)
-    return min(found)
+        seconds.append(start.elapsed_time(end) / 1e3)
+    return min(seconds)
 
 
 def test_long_kernels_take_as_long_by_our_clock_as_by_torchs_events(torch: Any) -> None:
@@ -87,20 +87,20 @@ def test_a_gpu_becomes_steady(torch: Any) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_matmul_ceiling_is_that_of_a_plain_loop(torch: Any, dtype: str) -> None:
-    found = ceilings.matmul_ceiling("torch", "cuda", dtype, clock(torch), seconds=3.0)
+    ceiling = ceilings.matmul_ceiling("torch", "cuda", dtype, clock(torch), seconds=3.0)
     rates = []
     for edge in (2048, 4096, 8192):
         operand = torch.randn(edge, edge, device="cuda").to(getattr(torch, dtype))
-        rates.append(2 * edge**3 / best_seconds(torch, lambda one=operand: torch.mm(one, one)))
-    assert 1 / NEAR <= found.rate / max(rates) <= NEAR
+        rates.append(2 * edge**3 / best_seconds(torch, lambda matrix=operand: torch.mm(matrix, matrix)))
+    assert 1 / NEAR <= ceiling.rate / max(rates) <= NEAR
 
 
 def test_the_copy_ceiling_is_that_of_a_plain_loop(torch: Any) -> None:
-    found = ceilings.copy_ceiling("torch", "cuda", clock(torch), seconds=3.0)
+    ceiling = ceilings.copy_ceiling("torch", "cuda", clock(torch), seconds=3.0)
     source = torch.ones(ceilings.copy_bytes("cuda") // 4, device="cuda")
     target = torch.empty_like(source)
     plain = 2 * source.nbytes / best_seconds(torch, lambda: target.copy_(source))
-    assert 1 / NEAR <= found.rate / plain <= NEAR
+    assert 1 / NEAR <= ceiling.rate / plain <= NEAR
 
 
 def greedy(query: Any, key: Any, value: Any) -> Any:
@@ -130,9 +130,9 @@ def test_a_cell_that_does_not_fit_is_an_outcome_and_its_memory_is_free_again(tor
     def prepare(cell: BenchmarkCase) -> measurement.Prepared:
         if cell is group[1]:
             return ready
-        own = torch.randn(1024, 1024, device="cuda")
+        matrix = torch.randn(1024, 1024, device="cuda")
         return measurement.Prepared(
-            lambda: greedy(own, own, own), ready.clock, ready.work, lambda output: 0.0
+            lambda: greedy(matrix, matrix, matrix), ready.clock, ready.work, lambda output: 0.0
         )
 
     large, small = measurement.measure(group, budget_seconds=10.0, prepare=prepare).timings
@@ -143,8 +143,8 @@ def test_a_cell_that_does_not_fit_is_an_outcome_and_its_memory_is_free_again(tor
 
 def test_peak_memory_is_what_the_allocator_gave_out(torch: Any) -> None:
     case = Workload(name="case", source="these tests", heads=4, queries=2048, key_size=64, causal=False)
-    one = describe(modest, name="modest", arrays="torch", dtypes=("float32",), devices=("cuda",))
+    implementation = describe(modest, name="modest", arrays="torch", dtypes=("float32",), devices=("cuda",))
     scores = 4 * 2048 * 2048 * 4
-    peak = memory.cuda_peak_bytes(one, case, "float32", "forward")
+    peak = memory.cuda_peak_bytes(implementation, case, "float32", "forward")
     assert peak is not None
     assert 2 * scores <= peak <= 4 * scores

@@ -227,19 +227,19 @@ def test_a_lost_device_is_booked_on_the_one_who_lost_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "entry", [Entry(*one) for one in itertools.product(PARTS, tile_candidates.SIZES, (False, True))]
+    "entry", [Entry(*fields) for fields in itertools.product(PARTS, tile_candidates.SIZES, (False, True))]
 )
 def test_candidates_are_different_and_begin_with_the_present(entry: Entry) -> None:
-    found = candidates(entry)
-    assert found[0] == tile_tables.HOPPER[entry]
-    assert len(set(found)) == len(found) >= 5
-    assert all(read(spelled(one)) == one for one in found)
-    for one in found:
-        assert tile_candidates.tiles_in_shared(entry, one) <= tile_tables.SHARED_MEMORY
-        if one.registers is not None:  # a limit makes room for one more program
-            programs = Needs(one.registers, 0, 0).programs(one.warps)
-            assert programs * one.warps in (12, 16)
-            assert Needs(one.registers + 8, 0, 0).programs(one.warps) < programs
+    proposed = candidates(entry)
+    assert proposed[0] == tile_tables.HOPPER[entry]
+    assert len(set(proposed)) == len(proposed) >= 5
+    assert all(read(spelled(tiles)) == tiles for tiles in proposed)
+    for tiles in proposed:
+        assert tile_candidates.tiles_in_shared(entry, tiles) <= tile_tables.SHARED_MEMORY
+        if tiles.registers is not None:  # a limit makes room for one more program
+            programs = Needs(tiles.registers, 0, 0).programs(tiles.warps)
+            assert programs * tiles.warps in (12, 16)
+            assert Needs(tiles.registers + 8, 0, 0).programs(tiles.warps) < programs
 
 
 def test_what_spills_in_its_loops_is_no_candidate() -> None:
@@ -251,8 +251,8 @@ def test_what_spills_in_its_loops_is_no_candidate() -> None:
 
 
 def test_the_present_tiles_fit_shared_memory() -> None:
-    for key, one in tile_tables.HOPPER.items():
-        assert tile_candidates.tiles_in_shared(Entry(*key), one) <= tile_tables.SHARED_MEMORY, key
+    for key, tiles in tile_tables.HOPPER.items():
+        assert tile_candidates.tiles_in_shared(Entry(*key), tiles) <= tile_tables.SHARED_MEMORY, key
 
 
 @pytest.mark.parametrize(
@@ -272,18 +272,18 @@ def test_programs_of_a_multiprocessor(needs: Needs, warps: int, programs: int) -
 
 def test_what_does_not_compile_or_not_in_time_is_out(tmp_path: Path) -> None:
     good, bad, late = (Tiles(64, 64, 4, stages) for stages in (2, 3, 4))
-    asked = []
+    compiled = []
 
-    def compiler(entry: Entry, one: Tiles) -> Needs:
-        asked.append(one)
-        if one == bad:
+    def compiler(entry: Entry, tiles: Tiles) -> Needs:
+        compiled.append(tiles)
+        if tiles == bad:
             raise RuntimeError("ptxas died\nof a long story")
-        time.sleep(1.0 if one == late else 0.0)
+        time.sleep(1.0 if tiles == late else 0.0)
         return Needs(100, 0, 1000)
 
     def run() -> dict[Any, Any]:
         journal = Journal(tmp_path / "journal.jsonl", {})
-        wanted = [(ENTRY, one) for one in (good, bad, late)]
+        wanted = [(ENTRY, candidate) for candidate in (good, bad, late)]
         return tile_candidates.compile_all(
             wanted, journal, lambda: 0.3, compiler, partial(ThreadPoolExecutor, 3)
         )
@@ -292,7 +292,7 @@ def test_what_does_not_compile_or_not_in_time_is_out(tmp_path: Path) -> None:
     expected = {(ENTRY, good): Needs(100, 0, 1000), **reasons}
     assert run() == expected
     assert run() == expected
-    assert Counter(asked) == {good: 1, bad: 1, late: 2}, "only what was late is compiled again"
+    assert Counter(compiled) == {good: 1, bad: 1, late: 2}, "only what was late is compiled again"
 
 
 @pytest.mark.slow
@@ -306,20 +306,20 @@ def test_a_candidate_is_compiled_in_a_process_of_its_own(
         (ENTRY, tile_tables.HOPPER[ENTRY]._replace(registers=128)),
     ]
     keys = Entry("keys", 64, True), tile_tables.HOPPER["keys", 64, True]
-    found = tile_candidates.compile_all(
+    outcomes = tile_candidates.compile_all(
         [*wanted, keys], Journal(tmp_path / "journal.jsonl", {}), lambda: 300.0
     )
-    free, limited = (found[one] for one in wanted)
+    free, limited = (outcomes[pair] for pair in wanted)
     assert isinstance(free, Needs), free
     assert isinstance(limited, Needs), limited
     assert limited.registers == 128 < free.registers
     assert limited.spilled > 0
     assert free.shared == limited.shared > 0
     assert free.programs(4) == 2
-    for (entry, one), needs in found.items():
-        expected = tile_candidates.tiles_in_shared(entry, one)
+    for (entry, tiles), needs in outcomes.items():
+        expected = tile_candidates.tiles_in_shared(entry, tiles)
         assert expected <= needs.shared <= expected + 2048, "beside the tiles, only some rows of numbers"
-    assert found[keys].spilled == 0, "where each key head has one query head there is no loop over heads"
+    assert outcomes[keys].spilled == 0, "where each key head has one query head there is no loop over heads"
     assert any((tmp_path / "cache").rglob("*.cubin"))
 
 
@@ -342,13 +342,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_calls_of_single_kernels_are_those_of_the_whole(diagonal: bool, small: None) -> None:
     device = tuning.Device("cpu")
     query, key, value, upstream, *_ = device._tensors(64, 20, diagonal)
-    leaves = [one.detach().requires_grad_() for one in (query, key, value)]
+    leaves = [tensor.detach().requires_grad_() for tensor in (query, key, value)]
     output = triton_flash.attention(*leaves, causal=diagonal)
     gradients = torch.autograd.grad(output, leaves, upstream)
-    found = {part: device.subject(Entry(part, 64, diagonal), Tiles(64, 64), 20).call() for part in PARTS}
-    assert torch.equal(found["forward"][0], output)
-    assert torch.equal(found["queries"], gradients[0])
-    assert all(torch.equal(*pair) for pair in zip(found["keys"], gradients[1:], strict=True))
+    by_part = {part: device.subject(Entry(part, 64, diagonal), Tiles(64, 64), 20).call() for part in PARTS}
+    assert torch.equal(by_part["forward"][0], output)
+    assert torch.equal(by_part["queries"], gradients[0])
+    assert all(torch.equal(*pair) for pair in zip(by_part["keys"], gradients[1:], strict=True))
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -385,17 +385,17 @@ class Fake(tuning.Device):
         super().__init__("cpu")
         self.seconds, self.wrong, self.asked = seconds, wrong, Counter[Tiles]()
 
-    def check(self, entry: Entry, one: Tiles) -> str:
-        return "its output is wrong" if one == self.wrong else ""
+    def check(self, entry: Entry, tiles: Tiles) -> str:
+        return "its output is wrong" if tiles == self.wrong else ""
 
-    def subject(self, entry: Entry, one: Tiles, length: int) -> Subject:
-        self.asked[one] += 1
-        return Subject(lambda: self.seconds(one), Believing())  # type: ignore[arg-type]
+    def subject(self, entry: Entry, tiles: Tiles, length: int) -> Subject:
+        self.asked[tiles] += 1
+        return Subject(lambda: self.seconds(tiles), Believing())  # type: ignore[arg-type]
 
 
 def needs_little(wanted: Any, journal: Journal, left: Callable[[], float]) -> dict[Any, Any]:
-    found = dict.fromkeys(wanted, Needs(128, 0, 1000))
-    return found | {wanted[-1]: "raised CompilationError", wanted[-2]: Needs(255, 0, 2**20)}
+    needs = dict.fromkeys(wanted, Needs(128, 0, 1000))
+    return needs | {wanted[-1]: "raised CompilationError", wanted[-2]: Needs(255, 0, 2**20)}
 
 
 def test_the_best_right_candidate_comes_into_the_table(
@@ -403,7 +403,7 @@ def test_the_best_right_candidate_comes_into_the_table(
 ) -> None:
     best, wrong, broken, large = (candidates(ENTRY)[index] for index in (5, 4, -1, -2))
     quick = {best: 1.0, wrong: 0.5, broken: 0.1, large: 0.1}
-    fake = Fake(lambda one: quick.get(one, 2.0), wrong)
+    fake = Fake(lambda tiles: quick.get(tiles, 2.0), wrong)
     session = tuning.tune([ENTRY], fake, journal, 3600.0, needs_little)
     said = capsys.readouterr().out
     text = said[said.index("HOPPER = {") : said.index("\n}\n") + 2]
@@ -414,12 +414,14 @@ def test_the_best_right_candidate_comes_into_the_table(
     assert reasons[wrong] == "its output is wrong"
     assert "Compilation" in reasons[broken]
     assert "does not fit" in reasons[large]
-    assert not any(fake.asked[one] for one in (wrong, broken, large))
+    assert not any(fake.asked[tiles] for tiles in (wrong, broken, large))
     lines = [line for line in said.splitlines() if line.startswith(("forward 64 ", "backward 64 "))]
     assert len(lines) == 1 + 2 * 2 * len(tuning.LENGTHS), said  # the ranking's title, and every case
     assert all(float(line.split()[-1]) >= 0 for line in lines[1:]), "ours over the CPU's own flash back end"
     assert "torch_sdpa-cudnn: " in said, "who has no time has a reason"
-    assert tuning.tune([ENTRY], Fake(lambda one: 1 / 0), journal, 0.0, needs_little), "all is in the journal"
+    assert tuning.tune([ENTRY], Fake(lambda tiles: 1 / 0), journal, 0.0, needs_little), (
+        "all is in the journal"
+    )
     assert text in capsys.readouterr().out
 
 

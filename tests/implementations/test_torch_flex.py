@@ -27,27 +27,27 @@ from qkverify.implementations import torch_flex  # noqa: E402
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The graphs that torch compiled since."""
-    found: list[Any] = []
+    compiled_graphs: list[Any] = []
     backend = torch._dynamo.lookup_backend("aot_eager")
 
     def noted(graph: Any, inputs: Any) -> Callable[..., Any]:
-        found.append(graph)
+        compiled_graphs.append(graph)
         return backend(graph, inputs)
 
     torch._dynamo.reset()
     compiled = torch.compile(torch_flex.flex_attention, dynamic=True, fullgraph=True, backend=noted)
     monkeypatch.setattr(torch_flex, "compiled_once", lambda: compiled)
     monkeypatch.setattr(library, "_validate_device", lambda *_: None)
-    return found
+    return compiled_graphs
 
 
 def compiled_run(**declared: Any) -> Run:
-    one = describe(
+    implementation = describe(
         torch_flex.attention_by(torch_flex.compiled), name="compiled", arrays="torch", compiles=True,
         requires=("B >= 1", "Q >= 1", "K >= 1"), effort={"cpu": 0.1}, causal_alignment="bottom-right",
         empty_rows="zero", lse="natural", **declared,
     )  # fmt: skip
-    return Run(one, dtype="float32")
+    return Run(implementation, dtype="float32")
 
 
 @pytest.mark.parametrize(

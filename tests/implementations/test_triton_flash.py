@@ -46,7 +46,7 @@ def results(query: Any, key: Any, value: Any, upstream: Any, **options: Any) -> 
 
 
 def equal(got: list[Any], expected: list[Any]) -> bool:
-    return all(torch.equal(one, other) for one, other in zip(got, expected, strict=True))
+    return all(torch.equal(left, right) for left, right in zip(got, expected, strict=True))
 
 
 # -- Memory ------------------------------------------------------------------------------------------------------------
@@ -79,9 +79,9 @@ def test_strides_are_followed_and_nothing_is_copied(layout: str, monkeypatch: py
 
 def test_an_expanded_upstream_gradient_is_read_through_its_strides() -> None:
     query, key, value, upstream = tensors()
-    one = torch.tensor(0.5)
+    half = torch.tensor(0.5)
     expected = results(query, key, value, torch.full_like(upstream, 0.5))
-    assert equal(results(query, key, value, one.expand(upstream.shape)), expected)
+    assert equal(results(query, key, value, half.expand(upstream.shape)), expected)
 
 
 @pytest.mark.parametrize("axis", [1, 2])
@@ -113,8 +113,8 @@ def test_offsets_reach_beyond_32_bits(axis: int, tmp_path: Path) -> None:
     ],
 )
 def test_units_say_what_is_aligned(shape: tuple[int, ...], strides: tuple[int, ...], unit: int) -> None:
-    found, steps = launch._strides(torch.empty(2**25, dtype=torch.float16).as_strided(shape, strides))
-    assert found == unit
+    unit_found, steps = launch._strides(torch.empty(2**25, dtype=torch.float16).as_strided(shape, strides))
+    assert unit_found == unit
     assert all(
         step * unit == stride
         for size, step, stride in zip(shape[:3], steps, strides, strict=False)
@@ -265,7 +265,7 @@ def described(value: Any) -> Any:
     if value is None:
         return "constexpr"
     if isinstance(value, tuple):
-        return tuple(described(one) for one in value)
+        return tuple(described(part) for part in value)
     if torch.is_tensor(value):
         return (
             "*"

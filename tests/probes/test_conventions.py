@@ -43,7 +43,7 @@ def kernel(**fixed):
 
 
 def cell(function, dtype="float64", **declared):
-    one = describe(
+    implementation = describe(
         function,
         arrays="numpy",
         dtypes=(dtype,),
@@ -51,7 +51,7 @@ def cell(function, dtype="float64", **declared):
         differentiable=False,
         **declared,
     )
-    return Cell(one, "cpu", dtype)
+    return Cell(implementation, "cpu", dtype)
 
 
 def verdict(at, name="log_sum_exp_is_right"):
@@ -62,8 +62,8 @@ def verdict(at, name="log_sum_exp_is_right"):
 @pytest.mark.parametrize(("lowest", "expected"), [(-np.inf, "-inf"), (-1e30, "finite")])
 def test_the_log_sum_exp_of_an_empty_row_is_found_out_and_held_to(lowest, expected):
     at = cell(kernel(lowest=lowest))
-    found = conventions.detect(at.implementation, "cpu", "float64")["empty_lse"]
-    assert (found.value, found.how) == (expected, "detected")
+    choice = conventions.detect(at.implementation, "cpu", "float64")["empty_lse"]
+    assert (choice.value, choice.how) == (expected, "detected")
     assert verdict(at) == "passed"
 
 
@@ -83,12 +83,12 @@ def test_bits_are_compared_where_that_is_declared_and_only_there():
 
     def attention(query, key, value):
         calls.append(1)
-        found = kernel()(query, key, value)
-        return found if len(calls) < 20 or len(calls) % 2 else np.nextafter(found, np.float32(np.inf))
+        output = kernel()(query, key, value)
+        return output if len(calls) < 20 or len(calls) % 2 else np.nextafter(output, np.float32(np.inf))
 
-    found = conventions.detect(cell(attention, "float32").implementation, "cpu", "float32")
-    assert found["deterministic"] == found["batch_invariant"] == conventions.Choice("yes", "detected")
-    assert {"deterministic", "batch_invariant"}.isdisjoint(conventions.settled(found))
+    choices = conventions.detect(cell(attention, "float32").implementation, "cpu", "float32")
+    assert choices["deterministic"] == choices["batch_invariant"] == conventions.Choice("yes", "detected")
+    assert {"deterministic", "batch_invariant"}.isdisjoint(conventions.settled(choices))
     calls[:] = [1] * 20
     assert verdict(cell(attention, "float32"), "same_call_twice") == "passed"
     assert verdict(cell(attention, "float32", deterministic=True), "same_call_twice") == "failed"
@@ -102,19 +102,19 @@ def rounded_backward(query, key, value, upstream):
     weights /= weights.sum(-1, keepdims=True)
     d_weights = (g @ np.swapaxes(v, -1, -2)).astype(ml_dtypes.bfloat16).astype(np.float64)
     d_scores = weights * (d_weights - (weights * d_weights).sum(-1, keepdims=True)) * q.shape[-1] ** -0.5
-    found = d_scores @ k, np.swapaxes(d_scores, -1, -2) @ q, np.swapaxes(weights, -1, -2) @ g
-    return tuple(x.astype(query.dtype) for x in found)
+    gradients = d_scores @ k, np.swapaxes(d_scores, -1, -2) @ q, np.swapaxes(weights, -1, -2) @ g
+    return tuple(x.astype(query.dtype) for x in gradients)
 
 
 def test_gradients_may_round_more_than_the_output():
     function = kernel()
-    one = describe(
+    implementation = describe(
         function, arrays="numpy", dtypes=("bfloat16",), requires=("G == H", "K >= 1"), vjp=rounded_backward
     )
-    found = conventions.detect(one, "cpu", "bfloat16")
-    assert (found["precision"].value, found["gradient_precision"].value) == ("fused", "eager")
-    assert found["delta"].value == "weights"
-    run = prepare(Cell(one, "cpu", "bfloat16"))
+    choices = conventions.detect(implementation, "cpu", "bfloat16")
+    assert (choices["precision"].value, choices["gradient_precision"].value) == ("fused", "eager")
+    assert choices["delta"].value == "weights"
+    run = prepare(Cell(implementation, "cpu", "bfloat16"))
     assert run.gradient_precision.elementwise.unit > run.precision.elementwise.unit
 
 
@@ -138,8 +138,8 @@ def test_scores_stored_in_half_precision_are_found_out(dtype, offered, stored, e
             weights = weights.astype(query.dtype).astype(np.float32)
         return (weights @ v / total).astype(query.dtype)
 
-    found = conventions.detect(cell(scaled if offered else plain, dtype).implementation, "cpu", dtype)
-    assert found["precision"] == conventions.Choice(expected, "detected")
+    choices = conventions.detect(cell(scaled if offered else plain, dtype).implementation, "cpu", dtype)
+    assert choices["precision"] == conventions.Choice(expected, "detected")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -161,19 +161,19 @@ def test_a_fast_exponential_is_found_out(dtype, stored, exponential, expected):
             weights = weights.astype(query.dtype).astype(np.float32)
         return (weights @ v / total).astype(query.dtype)
 
-    found = conventions.detect(cell(attention, dtype).implementation, "cpu", dtype)
-    assert found["precision"] == conventions.Choice(expected, "detected")
-    assert conventions.precisions_of(found, dtype)["precision"] == Precision.named(expected, dtype)
+    choices = conventions.detect(cell(attention, dtype).implementation, "cpu", dtype)
+    assert choices["precision"] == conventions.Choice(expected, "detected")
+    assert conventions.precisions_of(choices, dtype)["precision"] == Precision.named(expected, dtype)
 
 
 def attending(operation, exponential):
     """A fused kernel of an operation: float32 inside, with this exponential."""
 
-    def attend(query, key, value, seen=True):
+    def attend(query, key, value, visible=True):
         q, k, v = (x.astype(np.float32) for x in (query, key, value))
-        scores = np.where(seen, q @ np.swapaxes(k, -1, -2) * np.float32(q.shape[-1] ** -0.5), -80)
+        scores = np.where(visible, q @ np.swapaxes(k, -1, -2) * np.float32(q.shape[-1] ** -0.5), -80)
         weights = exponential(scores - scores.max(-1, keepdims=True)).astype(np.float32)
-        weights = np.where(seen, weights, np.float32(0))
+        weights = np.where(visible, weights, np.float32(0))
         return (weights @ v / weights.sum(-1, keepdims=True)).astype(query.dtype)
 
     def last(query, key, value, lengths):
@@ -207,14 +207,14 @@ def attending(operation, exponential):
 @pytest.mark.parametrize("operation", sorted(set(fast_exponential.OF) - {"attention"}))
 def test_a_fast_exponential_is_found_out_wherever_it_attends(operation):
     for exponential, expected in ((np.exp, None), (cubic_exponential, "fused-fast-exp")):
-        one = describe(attending(operation, exponential), arrays="numpy", dtypes=("float16",))
-        found = conventions.detect(one, "cpu", "float16")
-        assert one.operation == operation
-        assert found == ({"precision": conventions.Choice(expected, "detected")} if expected else {})
-        assert prepare(Cell(one, "cpu", "float16")).precision == Precision.named(
+        implementation = describe(attending(operation, exponential), arrays="numpy", dtypes=("float16",))
+        choices = conventions.detect(implementation, "cpu", "float16")
+        assert implementation.operation == operation
+        assert choices == ({"precision": conventions.Choice(expected, "detected")} if expected else {})
+        assert prepare(Cell(implementation, "cpu", "float16")).precision == Precision.named(
             expected or "fused", "float16"
         )
-        assert conventions.detect(one, "cpu", "float32") == {}
+        assert conventions.detect(implementation, "cpu", "float32") == {}
         declared = describe(
             attending(operation, exponential), arrays="numpy", dtypes=("float16",), precision="fused"
         )
@@ -223,17 +223,17 @@ def test_a_fast_exponential_is_found_out_wherever_it_attends(operation):
 
 @pytest.mark.parametrize("name", ["torch_packed", "torch_cached", "torch_paged"])
 def test_torchs_fused_attention_is_found_out_in_what_calls_it(name):
-    one = replace(registry.find(name)[0], precision={})
-    assert conventions.detect(one, "cpu", "float16")["precision"].value == "fused-fast-exp"
+    implementation = replace(registry.find(name)[0], precision={})
+    assert conventions.detect(implementation, "cpu", "float16")["precision"].value == "fused-fast-exp"
 
 
 def test_what_is_declared_for_a_device_is_not_asked_for():
-    one = cell(
+    implementation = cell(
         kernel(), "float16", precision={"float16": "eager", "float16-cpu": "fused-fast-exp"}
     ).implementation
-    found = conventions.detect(one, "cpu", "float16")
-    assert found["precision"] == conventions.Choice("fused-fast-exp", "declared")
-    assert Run(one, "cpu", "float16").precision == Precision.fused_fast_exp("float16")
+    choices = conventions.detect(implementation, "cpu", "float16")
+    assert choices["precision"] == conventions.Choice("fused-fast-exp", "declared")
+    assert Run(implementation, "cpu", "float16").precision == Precision.fused_fast_exp("float16")
 
 
 def flash_backward(query, key, value, upstream):
@@ -244,20 +244,20 @@ def flash_backward(query, key, value, upstream):
     weights /= weights.sum(-1, keepdims=True)
     delta = (g * (weights @ v).astype(query.dtype).astype(np.float64)).sum(-1, keepdims=True)
     d_scores = weights * (g @ np.swapaxes(v, -1, -2) - delta) * q.shape[-1] ** -0.5
-    found = d_scores @ k, np.swapaxes(d_scores, -1, -2) @ q, np.swapaxes(weights, -1, -2) @ g
-    return tuple(x.astype(query.dtype) for x in found)
+    gradients = d_scores @ k, np.swapaxes(d_scores, -1, -2) @ q, np.swapaxes(weights, -1, -2) @ g
+    return tuple(x.astype(query.dtype) for x in gradients)
 
 
 def test_delta_of_the_stored_output_is_found_out():
-    one = describe(
+    implementation = describe(
         kernel(), arrays="numpy", dtypes=("bfloat16",), requires=("G == H", "K >= 1"), vjp=flash_backward
     )
-    found = conventions.detect(one, "cpu", "bfloat16")
-    assert (found["gradient_precision"].value, found["delta"]) == (
+    choices = conventions.detect(implementation, "cpu", "bfloat16")
+    assert (choices["gradient_precision"].value, choices["delta"]) == (
         "fused",
         conventions.Choice("output", "detected"),
     )
-    assert conventions.settled(found)["delta"] == "output"
+    assert conventions.settled(choices)["delta"] == "output"
 
 
 @pytest.mark.parametrize(
@@ -276,11 +276,13 @@ def test_a_row_that_sees_no_key_may_pass_gradients_on(added, expected):
             scores = scores + torch.where(mask, 0.0, lowest) if added else scores.masked_fill(~mask, lowest)
         return torch.softmax(scores, -1) @ value
 
-    one = describe(attention, arrays="torch", dtypes=("float32",), requires=("G == H", "K >= 1"))
-    at = Cell(one, "cpu", "float32")
-    found = conventions.detect(one, "cpu", "float32")["empty_rows"]
-    assert (found.value, found.how) == (expected, "detected")
+    implementation = describe(attention, arrays="torch", dtypes=("float32",), requires=("G == H", "K >= 1"))
+    at = Cell(implementation, "cpu", "float32")
+    choice = conventions.detect(implementation, "cpu", "float32")["empty_rows"]
+    assert (choice.value, choice.how) == (expected, "detected")
     assert verdict(at, "vjp_agrees_with_reference") == "passed"
     other = ({"uniform", "uniform with gradients"} - {expected}).pop()
-    wrong = Cell(replace(one, semantics={**one.semantics, "empty_rows": other}), "cpu", "float32")
+    wrong = Cell(
+        replace(implementation, semantics={**implementation.semantics, "empty_rows": other}), "cpu", "float32"
+    )
     assert verdict(wrong, "vjp_agrees_with_reference") == "failed"

@@ -36,27 +36,27 @@ def described(function, **declared):
 
 @pytest.mark.parametrize("function", CUT_OFF, ids=["no_grad", "inference_mode", "detached", "through_numpy"])
 def test_no_gradients_are_found_out_and_said(function):
-    found = probes.fitted(described(function))
-    assert "gradients" not in found.offers
-    assert REMARK in found.remarks
+    implementation = probes.fitted(described(function))
+    assert "gradients" not in implementation.offers
+    assert REMARK in implementation.remarks
 
 
 def test_no_law_of_gradients_accuses_it():
-    found = verify(described(torch.no_grad()(attention)), profile="glance", dtypes=["float32"])
-    assert [verdict.law for verdict in found.failures] == []
-    assert {v.outcome for v in found.verdicts if v.family == "gradients"} == {"not offered"}
+    verification = verify(described(torch.no_grad()(attention)), profile="glance", dtypes=["float32"])
+    assert [verdict.law for verdict in verification.failures] == []
+    assert {v.outcome for v in verification.verdicts if v.family == "gradients"} == {"not offered"}
 
 
 def test_what_is_declared_is_judged():
-    found = probes.fitted(described(torch.no_grad()(attention), differentiable=True))
-    assert "gradients" in found.offers
-    assert REMARK not in found.remarks
+    implementation = probes.fitted(described(torch.no_grad()(attention), differentiable=True))
+    assert "gradients" in implementation.offers
+    assert REMARK not in implementation.remarks
 
 
 def test_what_gives_gradients_keeps_them():
-    found = probes.fitted(described(attention))
-    assert "gradients" in found.offers
-    assert REMARK not in found.remarks
+    implementation = probes.fitted(described(attention))
+    assert "gradients" in implementation.offers
+    assert REMARK not in implementation.remarks
 
 
 def test_any_other_error_is_left_to_the_laws():

@@ -28,13 +28,13 @@ def kernel(values, *offered):
         b, h, q, k = *query.shape[:3], key.shape[2]
         scale = options.pop("scale", None)
         bias = options.pop("bias", None)
-        seen = np.broadcast_to(visible(b, q, k, **options), (b, h, q, k))
+        allowed = np.broadcast_to(visible(b, q, k, **options), (b, h, q, k))
         scores = (
             query.astype(np.float64)
             @ key.swapaxes(-1, -2)
             * (query.shape[-1] ** -0.5 if scale is None else scale)
         )
-        scores = np.where(seen, scores + (0 if bias is None else bias), -np.inf)
+        scores = np.where(allowed, scores + (0 if bias is None else bias), -np.inf)
         top = scores.max(-1, keepdims=True, initial=-np.inf)
         weights = np.exp(scores - np.where(np.isneginf(top), 0, top))
         total = weights.sum(-1, keepdims=True)
@@ -57,10 +57,10 @@ def kernel(values, *offered):
 
 
 def cell(function, **declared):
-    one = describe(
+    implementation = describe(
         function, arrays="numpy", dtypes=("float64",), requires=("K >= 1",), differentiable=False, **declared
     )
-    return Cell(one, "cpu", "float64")
+    return Cell(implementation, "cpu", "float64")
 
 
 def outcomes(at, examples=60):
@@ -79,10 +79,10 @@ PAIRS = [(a, b) for a, b in itertools.combinations(empty_rows.WAYS, 2)]
 def test_two_ways_that_differ_are_both_found_out_and_held_to(pair):
     values = {pair[0]: "zero", pair[1]: "nan"}
     at = cell(kernel(values, *pair))
-    found = conventions.detect(at.implementation, "cpu", "float64")["empty_rows"]
-    assert (found.value, found.how) == (f"nan ({pair[1]}), zero ({pair[0]})", "detected")
+    choice = conventions.detect(at.implementation, "cpu", "float64")["empty_rows"]
+    assert (choice.value, choice.how) == (f"nan ({pair[1]}), zero ({pair[0]})", "detected")
     assert failed(at) == {}
-    assert info(at.implementation, {"empty_rows": found}, {}).semantics["empty_rows"].value == found.value
+    assert info(at.implementation, {"empty_rows": choice}, {}).semantics["empty_rows"].value == choice.value
 
 
 @pytest.mark.parametrize("value", ["zero", "nan", "uniform"])
@@ -109,8 +109,8 @@ def test_a_way_declared_otherwise_is_broken():
 
 def test_a_way_that_is_not_declared_is_found_out():
     at = cell(kernel({"mask": "zero", "bias": "nan"}, "mask", "bias"), empty_rows={"mask": "zero"})
-    found = conventions.detect(at.implementation, "cpu", "float64")["empty_rows"]
-    assert (found.value, found.how) == ("nan (bias), zero (mask)", "declared")
+    choice = conventions.detect(at.implementation, "cpu", "float64")["empty_rows"]
+    assert (choice.value, choice.how) == ("nan (bias), zero (mask)", "declared")
 
 
 def test_a_declaration_by_way_is_checked():
@@ -174,24 +174,24 @@ def test_gradients_are_judged_by_the_way_too(values):
         past = torch.ones(scores.shape[-2:], dtype=torch.bool).tril(
             key.shape[2] - query.shape[2] if causal else 10**6
         )
-        seen = past if mask is None else past & mask
-        weights = torch.softmax(scores.masked_fill(~seen, -torch.inf), -1)
-        empty = ~seen.any(-1, keepdim=True)
+        visible = past if mask is None else past & mask
+        weights = torch.softmax(scores.masked_fill(~visible, -torch.inf), -1)
+        empty = ~visible.any(-1, keepdim=True)
         weights = torch.where(empty, 0.0, weights.masked_fill(empty, 0.0))
         if mask is not None:
             weights = torch.where(empty, torch.nan if values["mask"] == "nan" else 1 / key.shape[2], weights)
         return weights @ value
 
-    one = describe(attention, arrays="torch", dtypes=("float64",), requires=("K >= 1",))
-    at = Cell(one, "cpu", "float64")
-    found = conventions.detect(one, "cpu", "float64")["empty_rows"]
-    assert found.value == empty_rows.joined(values)
+    implementation = describe(attention, arrays="torch", dtypes=("float64",), requires=("K >= 1",))
+    at = Cell(implementation, "cpu", "float64")
+    choice = conventions.detect(implementation, "cpu", "float64")["empty_rows"]
+    assert choice.value == empty_rows.joined(values)
     law = next(law for law in law_book() if law.name == "vjp_agrees_with_reference")
     assert check(law, prepare(at), max_examples=60, seed=1, database=None).outcome == "passed"
     if values["mask"] == "nan":  # a NaN that is passed on is natural, and nothing is said of it
         return
     wrong = Cell(
-        replace(one, semantics={"empty_rows": "zero"}),
+        replace(implementation, semantics={"empty_rows": "zero"}),
         "cpu",
         "float64",
     )
@@ -213,9 +213,9 @@ def test_the_nan_of_a_row_may_reach_gradients_and_no_others_of_another_head():
         return torch.softmax(scores, -1) @ value
 
     law = next(law for law in law_book() if law.name == "vjp_agrees_with_reference")
-    one = describe(attention, arrays="torch", dtypes=("float64",), requires=("K >= 1",))
-    at = Cell(one, "cpu", "float64")
-    assert conventions.detect(one, "cpu", "float64")["empty_rows"].value == "nan"
+    implementation = describe(attention, arrays="torch", dtypes=("float64",), requires=("K >= 1",))
+    at = Cell(implementation, "cpu", "float64")
+    assert conventions.detect(implementation, "cpu", "float64")["empty_rows"].value == "nan"
     assert check(law, prepare(at), max_examples=100, seed=1, database=None).outcome == "passed"
     run = prepare(at)
     mask = np.ones((1, 2, 2, 2), bool)

@@ -48,13 +48,13 @@ def limited(rule):
 
 
 def test_heads_that_must_be_equal_are_found_beside_one_that_broadcasts():
-    one = probes.fitted(describe(attention, arrays="numpy", dtypes=("float32",), differentiable=False))
-    assert one.requires[0] == "G == H or G == 1"
-    said = (
-        "heads must be equal, or there is one key/value head (G == H or G == 1): raises otherwise: ValueError"
+    implementation = probes.fitted(
+        describe(attention, arrays="numpy", dtypes=("float32",), differentiable=False)
     )
-    assert one.remarks[0].startswith(said)
-    assert not verify(one, profile="glance").failures
+    assert implementation.requires[0] == "G == H or G == 1"
+    said = "heads must be equal, or there is implementation key/value head (G == H or G == 1), else it raises ValueError"
+    assert implementation.remarks[0].startswith(said)
+    assert not verify(implementation, profile="glance").failures
 
 
 @pytest.mark.parametrize(("rule", "expected"), [
@@ -74,10 +74,10 @@ def test_heads_that_must_be_equal_are_found_beside_one_that_broadcasts():
     ("True", set()),
 ])  # fmt: skip
 def test_a_limit_is_inferred_where_the_function_raises(rule, expected):
-    one = probes.fitted(limited(rule))
-    assert set(one.inferred) >= expected
-    assert set(one.inferred) - expected <= {"K >= 1", "B >= 1", "Q >= 1"}
-    assert not verify(one, profile="glance").failures
+    implementation = probes.fitted(limited(rule))
+    assert set(implementation.inferred) >= expected
+    assert set(implementation.inferred) - expected <= {"K >= 1", "B >= 1", "Q >= 1"}
+    assert not verify(implementation, profile="glance").failures
 
 
 def test_a_wrong_result_is_no_limit():
@@ -86,9 +86,11 @@ def test_a_wrong_result_is_no_limit():
             return np.zeros((*query.shape[:3], value.shape[3]), query.dtype)
         return attention(query, key, value)
 
-    one = probes.fitted(describe(attention_, arrays="numpy", dtypes=("float32",), differentiable=False))
-    assert not {"G == H", "G == H or G == 1"} & set(one.inferred)
-    assert verify(one, profile="quick").failures
+    implementation = probes.fitted(
+        describe(attention_, arrays="numpy", dtypes=("float32",), differentiable=False)
+    )
+    assert not {"G == H", "G == H or G == 1"} & set(implementation.inferred)
+    assert verify(implementation, profile="quick").failures
 
 
 def test_a_single_size_that_raises_is_no_limit():
@@ -97,14 +99,18 @@ def test_a_single_size_that_raises_is_no_limit():
             raise RuntimeError("a bug of three keys")
         return grouped(query, key, value)
 
-    one = probes.fitted(describe(attention_, arrays="numpy", dtypes=("float32",), differentiable=False))
-    assert not any("K %" in rule or "K ==" in rule for rule in one.inferred)
-    assert verify(one, profile="quick").failures
+    implementation = probes.fitted(
+        describe(attention_, arrays="numpy", dtypes=("float32",), differentiable=False)
+    )
+    assert not any("K %" in rule or "K ==" in rule for rule in implementation.inferred)
+    assert verify(implementation, profile="quick").failures
 
 
 def test_what_is_declared_is_not_second_guessed():
-    one = probes.fitted(describe(attention, arrays="numpy", dtypes=("float32",), requires=("K >= 1",)))
-    assert (one.requires, one.inferred) == (("K >= 1",), ())
+    implementation = probes.fitted(
+        describe(attention, arrays="numpy", dtypes=("float32",), requires=("K >= 1",))
+    )
+    assert (implementation.requires, implementation.inferred) == (("K >= 1",), ())
 
 
 def test_a_causal_call_may_need_as_many_queries_as_keys():
@@ -116,22 +122,24 @@ def test_a_causal_call_may_need_as_many_queries_as_keys():
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         return weights @ value / weights.sum(-1, keepdims=True)
 
-    one = probes.fitted(describe(attention_, arrays="numpy", dtypes=("float32",), differentiable=False))
-    assert one.requires_with == {"causal": ("Q == K",)}
-    assert "Q == K" not in one.requires
-    assert one.refuses({"Q": 2, "K": 3}, {"causal": True}) == "Q == K"
-    assert one.refuses({"Q": 2, "K": 3}, {}) is None
-    assert not verify(one, profile="glance").failures
+    implementation = probes.fitted(
+        describe(attention_, arrays="numpy", dtypes=("float32",), differentiable=False)
+    )
+    assert implementation.requires_with == {"causal": ("Q == K",)}
+    assert "Q == K" not in implementation.requires
+    assert implementation.refuses({"Q": 2, "K": 3}, {"causal": True}) == "Q == K"
+    assert implementation.refuses({"Q": 2, "K": 3}, {}) is None
+    assert not verify(implementation, profile="glance").failures
 
 
 def test_what_is_too_long_may_be_left_out_by_a_function_that_nobody_declared():
     def looped(query, key, value):
-        found = np.empty((*query.shape[:3], value.shape[3]), query.dtype)
+        output = np.empty((*query.shape[:3], value.shape[3]), query.dtype)
         for entry in range(query.shape[0]):
-            found[entry] = grouped(
+            output[entry] = grouped(
                 query[entry : entry + 1], key[entry : entry + 1], value[entry : entry + 1]
             )[0]
-        return found
+        return output
 
     law = next(law for law in law_book() if law.name == "mismatched_sizes_raise")
     undeclared = probes.fitted(describe(looped, arrays="numpy", dtypes=("float32",), differentiable=False))

@@ -118,16 +118,16 @@ def test_a_simulated_unit_is_told_by_its_answers(name: str) -> None:
 
 
 def test_no_two_of_the_units_are_taken_for_each_other() -> None:
-    known = [(name.split()[0], found) for name, (_, found) in UNITS.items()]
-    assert all(one != other for one, other in itertools.combinations(known, 2))
+    known = [(name.split()[0], rounding) for name, (_, rounding) in UNITS.items()]
+    assert all(left != right for left, right in itertools.combinations(known, 2))
 
 
-@pytest.mark.parametrize(("units", "found"), [(1, 1.0), (20, 20.0), (300, 300.0)])
-def test_the_error_of_exp_is_found_in_unit_roundoffs(units: int, found: float) -> None:
+@pytest.mark.parametrize(("units", "expected"), [(1, 1.0), (20, 20.0), (300, 300.0)])
+def test_the_error_of_exp_is_found_in_unit_roundoffs(units: int, expected: float) -> None:
     def exp(x: Array) -> Array:
         return np.exp(x) * np.where(x > 50, 1 + units * 2.0**-24, 1.0)  # wrong in one part of the range
 
-    assert exp_error(exp, STORAGES["float32"]).units == pytest.approx(found, rel=1e-3)
+    assert exp_error(exp, STORAGES["float32"]).units == pytest.approx(expected, rel=1e-3)
 
 
 def test_exp_by_a_rounded_logarithm_of_two_is_wrong_by_its_argument() -> None:
@@ -202,17 +202,17 @@ def test_a_setting_is_as_it_was_afterwards_and_one_that_is_missing_is_left_out()
 def test_what_was_found_becomes_records_and_a_probe_that_fails_is_one_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def some(device: str) -> Iterator[precision.AlignedRow]:
+    def one_row(device: str) -> Iterator[precision.AlignedRow]:
         yield precision.AlignedRow("a unit", PLAIN, ExpError(3.5, 2.5), ["it departs"])
         raise RuntimeError("no kernel image is available\nfor this device")
 
-    monkeypatch.setattr(precision, "rows", some)
-    found, failed = precision.records("cuda")
-    assert found == Rounding(
+    monkeypatch.setattr(precision, "rows", one_row)
+    record, failed = precision.records("cuda")
+    assert record == Rounding(
         "a unit", "cuda", 23, "none", 23, "nearest", 1, True, True, 3.5, 2.5, ["it departs"]
     )
     assert (failed.device, failed.reason) == ("cuda", "raised RuntimeError: no kernel image is available")
-    assert json.loads(msgspec.json.encode(found))["type"] == "rounding"
+    assert json.loads(msgspec.json.encode(record))["type"] == "rounding"
 
 
 INTERPRETED = """

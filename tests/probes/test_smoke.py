@@ -42,7 +42,7 @@ def holds(implementation, dtype="float32"):
 
 
 def test_a_default_of_true_is_passed_false_where_a_problem_is_not_causal(fitted):
-    one = fitted(
+    implementation = fitted(
         TORCH
         + """
 def attention(q, k, v, causal=True):
@@ -53,15 +53,18 @@ def attention(q, k, v, causal=True):
     return torch.softmax(scores, -1) @ v
 """
     )
-    assert one.neutral == {"causal": False}
-    assert "causal=False is passed where a problem does not use causal: its default is True" in one.remarks
-    assert one.keywords({}) == {"causal": False}
-    assert one.keywords({"causal": True}) == {"causal": True}
-    assert holds(one)
+    assert implementation.neutral == {"causal": False}
+    assert (
+        "causal=False is passed if a problem does not use causal, because its default is True"
+        in implementation.remarks
+    )
+    assert implementation.keywords({}) == {"causal": False}
+    assert implementation.keywords({"causal": True}) == {"causal": True}
+    assert holds(implementation)
 
 
 def test_a_scale_of_one_is_passed_the_standard_scale(fitted):
-    one = fitted(
+    implementation = fitted(
         NUMPY
         + NUMPY_ATTENTION
         + """
@@ -69,12 +72,12 @@ def attention(q, k, v, scale=1.0):
     return softmax(q @ k.swapaxes(-1, -2) * scale) @ v
 """
     )
-    assert one.keywords({}, size=16) == {"scale": 0.25}
-    assert holds(one)
+    assert implementation.keywords({}, size=16) == {"scale": 0.25}
+    assert holds(implementation)
 
 
 def test_a_cap_is_switched_off_by_the_value_that_does_so(fitted):
-    one = fitted(
+    implementation = fitted(
         NUMPY
         + NUMPY_ATTENTION
         + """
@@ -85,11 +88,11 @@ def attention(q, k, v, softcap=50.0):
     return softmax(scores) @ v
 """
     )
-    assert one.neutral == {"softcap": 0.0}
+    assert implementation.neutral == {"softcap": 0.0}
 
 
 def test_a_required_mask_is_passed_none(fitted):
-    one = fitted(
+    implementation = fitted(
         NUMPY
         + NUMPY_ATTENTION
         + """
@@ -98,8 +101,8 @@ def attention(q, k, v, mask):
     return softmax(scores if mask is None else np.where(mask, scores, -1e9)) @ v
 """
     )
-    assert one.neutral == {"mask": None}
-    assert holds(one)
+    assert implementation.neutral == {"mask": None}
+    assert holds(implementation)
 
 
 @pytest.mark.parametrize(("result", "returns"), [
@@ -107,7 +110,7 @@ def attention(q, k, v, mask):
     ("{'weights': weights, 'output': output}", "output"),
 ])  # fmt: skip
 def test_of_several_results_the_output_is_found_by_its_shape(fitted, result, returns):
-    one = fitted(
+    implementation = fitted(
         TORCH
         + f"""
 def attention(q, k, v):
@@ -116,9 +119,9 @@ def attention(q, k, v):
     return {result}
 """
     )
-    assert one.returns == returns
-    assert "is the output and is verified, the rest is not" in one.remarks[0]
-    assert holds(one)
+    assert implementation.returns == returns
+    assert "is the output and is verified; the rest is not" in implementation.remarks[0]
+    assert holds(implementation)
 
 
 def test_a_declared_part_is_taken_and_an_undeclared_one_is_asked_for(fitted):
@@ -133,9 +136,9 @@ def attention(query, key, value):
 """
     )
     declared = 'requires="G == H", arrays="torch"'
-    one = fitted(text.format(f"{declared}, returns=1"), file="said.py")
-    assert (one.returns, one.remarks) == (1, ())
-    assert holds(one)
+    implementation = fitted(text.format(f"{declared}, returns=1"), file="said.py")
+    assert (implementation.returns, implementation.remarks) == (1, ())
+    assert holds(implementation)
     with pytest.raises(UsageError, match=r"declare @implementation\(returns=1\)"):
         fitted(text.format(declared), file="unsaid.py")
 
@@ -146,26 +149,26 @@ def test_an_adapter_of_its_own_package_is_called_with_the_arrays_that_it_takes(f
 def run(q, k, v):
     return torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, -1) @ v
 """)  # fmt: skip
-    one = fitted("""
+    implementation = fitted("""
 import kernels_of_mine
 
 def attention(query, key, value):
     return kernels_of_mine.run(query, key, value)
 """)
-    assert (one.arrays, "gradients" in one.offers) == ("torch", True)
+    assert (implementation.arrays, "gradients" in implementation.offers) == ("torch", True)
     del sys.modules["kernels_of_mine"]
 
 
 def test_what_no_name_shows_is_found_out_by_calling(fitted):
-    one = fitted("""
+    implementation = fitted("""
 import importlib
 
 def attention(query, key, value):
     softmax = getattr(importlib.import_module("tor" + "ch"), "softmax")
     return softmax(query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5, -1) @ value
 """)
-    assert one.arrays == "torch"
-    assert "takes torch arrays: found out by a call" in one.remarks
+    assert implementation.arrays == "torch"
+    assert "takes torch arrays, as a first call showed" in implementation.remarks
 
 
 @pytest.mark.parametrize(("body", "layout"), [
@@ -174,7 +177,7 @@ def attention(query, key, value):
     ("softmax(q @ k.T * q.shape[-1] ** -0.5) @ v", "LD"),
 ])  # fmt: skip
 def test_the_axes_are_found_out_by_the_shape_of_the_output(fitted, body, layout):
-    one = fitted(
+    implementation = fitted(
         NUMPY
         + NUMPY_ATTENTION
         + f"""
@@ -182,13 +185,13 @@ def attention(q, k, v):
     return {body}
 """
     )
-    assert one.layout == layout
-    assert one.remarks[0].startswith("arrays are (")
-    assert holds(one)
+    assert implementation.layout == layout
+    assert implementation.remarks[0].startswith("arrays are (")
+    assert holds(implementation)
 
 
 def test_a_wider_result_is_judged_and_said(fitted):
-    one = fitted(
+    implementation = fitted(
         NUMPY
         + NUMPY_ATTENTION
         + """
@@ -196,25 +199,25 @@ def attention(q, k, v):
     return softmax(q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])) @ v
 """
     )
-    assert one.result_dtypes == {"float32": "float64"}
-    assert "returns float64 for float32 input" in " ".join(one.remarks)
-    assert holds(one)
+    assert implementation.result_dtypes == {"float32": "float64"}
+    assert "returns float64 for float32 input" in " ".join(implementation.remarks)
+    assert holds(implementation)
 
 
 def test_a_result_of_fewer_digits_is_no_convention(fitted):
-    one = fitted(
+    implementation = fitted(
         TORCH
         + """
 def attention(q, k, v):
     return (torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, -1) @ v).half()
 """
     )
-    assert "float32" in one.dtypes
-    assert not holds(one)
+    assert "float32" in implementation.dtypes
+    assert not holds(implementation)
 
 
 def test_a_dtype_that_the_plain_call_refuses_is_dropped_and_said(fitted):
-    one = fitted(
+    implementation = fitted(
         TORCH
         + """
 def attention(q, k, v):
@@ -223,12 +226,14 @@ def attention(q, k, v):
     return torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, -1) @ v
 """
     )
-    assert one.dtypes == ("float32", "float16", "bfloat16")
-    assert "float64 is not taken, and not verified: TypeError: no double precision" in one.remarks
+    assert implementation.dtypes == ("float32", "float16", "bfloat16")
+    assert (
+        "float64 is refused, so it is not verified: TypeError: no double precision" in implementation.remarks
+    )
 
 
 @pytest.mark.parametrize(("body", "said"), [
-    ("return missing_name", "raises on the plainest call: NameError: name 'missing_name' is not defined"),
+    ("return missing_name", "raises an error on the plainest call: NameError: name 'missing_name' is not defined"),
     ("return q.sum()", "expected an array of numpy of shape"),
     ("return None", "returns a NoneType"),
 ])  # fmt: skip
@@ -241,7 +246,7 @@ def test_what_cannot_be_called_stops_the_run_with_the_call(fitted, body, said):
 
 def test_a_missing_argument_is_named_with_the_remedy(fitted):
     with pytest.raises(
-        UsageError, match="its parameter 'num_heads' has no default, and is no option"
+        UsageError, match="its parameter 'num_heads' has no default and is not an option"
     ) as stopped:
         fitted("def attention(q, k, v, num_heads):\n    return q\n")
     assert "def attention(query, key, value): return attention(query, key, value, num_heads=...)" in str(
@@ -250,17 +255,17 @@ def test_a_missing_argument_is_named_with_the_remedy(fitted):
 
 
 def test_a_declared_implementation_that_always_raises_is_unavailable(fitted):
-    one = fitted("""
+    implementation = fitted("""
 from qkverify import implementation
 
 @implementation(requires="G == H")
 def attention(query, key, value):
     raise RuntimeError("never works")
 """)
-    planned = plan([one])
+    planned = plan([implementation])
     assert planned.cells == []
     (reason,) = planned.unavailable.values()
-    assert reason.startswith("it raises on the plainest call: RuntimeError: never works (mine.py:")
+    assert reason.startswith("it raises an error on the plainest call: RuntimeError: never works (mine.py:")
 
 
 @pytest.mark.parametrize(
@@ -273,11 +278,11 @@ def test_a_file_of_a_package_is_imported_as_part_of_it(fitted, tmp_path, monkeyp
     (tmp_path / "pyproject.toml").write_text("")
     (package / "__init__.py").write_text("")
     (package / "numbers_of_mine.py").write_text("SCALE = -0.5\n")
-    one = fitted(NUMPY + import_ + NUMPY_ATTENTION + """
+    implementation = fitted(NUMPY + import_ + NUMPY_ATTENTION + """
 def attention(q, k, v):
     return softmax(q @ k.swapaxes(-1, -2) * q.shape[-1] ** SCALE) @ v
 """, file="src/kernels_package/attn.py")  # fmt: skip
-    assert one.function.__module__ == "kernels_package.attn"
+    assert implementation.function.__module__ == "kernels_package.attn"
     for name in [name for name in sys.modules if name.startswith("kernels_package")]:
         del sys.modules[name]
 
@@ -290,19 +295,20 @@ def test_an_import_that_fails_says_where_it_was_looked_up(fitted, tmp_path):
 
 
 def test_a_dropout_that_is_a_module_is_not_verified(fitted):
-    one = fitted(TORCH + """
+    implementation = fitted(TORCH + """
 def attention(query, key, value, dropout=None):
     weights = torch.softmax(query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5, -1)
     return (weights if dropout is None else dropout(weights)) @ value
 """)  # fmt: skip
-    assert "dropout" not in one.offers
+    assert "dropout" not in implementation.offers
     assert (
-        "dropout takes no rate, and is not verified: TypeError: 'float' object is not callable" in one.remarks
+        "dropout does not accept a rate, so it is not verified: TypeError: 'float' object is not callable"
+        in implementation.remarks
     )
 
 
 def test_a_decorator_that_names_no_parameters_is_looked_through(fitted):
-    one = fitted(TORCH + """
+    implementation = fitted(TORCH + """
 def counted(function):
     def inner(*args, **kwargs):
         inner.calls += 1
@@ -314,34 +320,35 @@ def counted(function):
 def attention(q, k, v, *, scale=None):
     return torch.softmax(q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale), -1) @ v
 """)  # fmt: skip
-    assert one.offers == {"scale", "gradients"}
-    assert holds(one)
+    assert implementation.offers == {"scale", "gradients"}
+    assert holds(implementation)
 
 
 def test_a_kernel_of_half_precision_alone_is_called_in_half_precision(fitted):
-    one = fitted(TORCH + """
+    implementation = fitted(TORCH + """
 def attention(q, k, v):
     assert q.dtype != torch.float32 and q.dtype != torch.float64, "half precision only"
     scores = q.float() @ k.float().transpose(-1, -2) * q.shape[-1] ** -0.5
     return (torch.softmax(scores, -1) @ v.float()).to(q.dtype)
 """)  # fmt: skip
-    assert one.dtypes == ("float16", "bfloat16")
-    assert plan([one], dtypes=["float32"]).unavailable == {
-        ("mine:attention", "cpu"): "float32 is not taken: AssertionError: half precision only"
+    assert implementation.dtypes == ("float16", "bfloat16")
+    assert plan([implementation], dtypes=["float32"]).unavailable == {
+        ("mine:attention", "cpu"): "float32 is refused: AssertionError: half precision only"
     }
 
 
 def test_another_process_finds_the_same(fitted):
-    one = fitted(TORCH + """
+    implementation = fitted(TORCH + """
 def attention(q, k, v, causal=True):
     scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
     if causal:
         scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1), float("-inf"))
     return torch.softmax(scores, -1) @ v, scores
 """)  # fmt: skip
-    code = f"from qkverify import probes; one = probes.reload_implementation({one.name!r}, {one.file!r}, 'attention'); " \
+    of_process = (implementation.name, implementation.file, "attention")
+    code = f"from qkverify import probes; one = probes.reload_implementation(*{of_process!r}); " \
            "print(one.requires, one.neutral, one.returns, one.layout, one.arrays, one.remarks)"  # fmt: skip
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert (
-        said.strip() == f"{one.requires} {one.neutral} {one.returns} {one.layout} {one.arrays} {one.remarks}"
-    )
+    facts = (implementation.requires, implementation.neutral, implementation.returns, implementation.layout,
+             implementation.arrays, implementation.remarks)  # fmt: skip
+    assert said.strip() == " ".join(map(str, facts))

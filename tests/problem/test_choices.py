@@ -29,15 +29,15 @@ PLACES = {"first": (0, 2), "second": (2, 4), "numbers": (4, 8), "digits": (8, 16
 
 def drawn(source: st.SearchStrategy[Any], count: int = 100) -> list[Any]:
     """So many examples of a strategy."""
-    found: list[Any] = []
+    examples: list[Any] = []
 
     @settings(max_examples=count, database=None, phases=(Phase.generate,), deadline=None)
     @given(source)
     def collect(value: Any) -> None:
-        found.append(value)
+        examples.append(value)
 
     collect()
-    return found
+    return examples
 
 
 def test_zero_bytes_are_the_simplest() -> None:
@@ -105,16 +105,16 @@ def test_examples_are_no_copies_of_one_another() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_what_is_not_asked_for_shrinks_to_nothing(seed: int) -> None:
-    found = find(
+    problem = find(
         problems(),
         lambda p: p.causal and p.sizes["Q"] >= 3 and p.value.max(initial=0) >= 1,
         settings=settings(database=None, max_examples=2000, deadline=None),
         random=Random(seed),
     )
-    assert found.sizes == {"B": 1, "H": 1, "G": 1, "Q": 3, "K": 2, "D": 1, "E": 1}
-    assert found.options == {"causal": True}
-    assert not found.layouts
-    assert sorted(found.value.ravel()) == [0, 1]
+    assert problem.sizes == {"B": 1, "H": 1, "G": 1, "Q": 3, "K": 2, "D": 1, "E": 1}
+    assert problem.options == {"causal": True}
+    assert not problem.layouts
+    assert sorted(problem.value.ravel()) == [0, 1]
 
 
 def test_arguments_of_every_kind_go_together() -> None:

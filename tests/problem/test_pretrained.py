@@ -32,11 +32,11 @@ def theirs(text):
     """What transformers' BertModel computes, by step and layer: (1,L,...), float64 of its float32."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     model = transformers.BertModel.from_pretrained(pretrained.folder(), attn_implementation="eager").eval()
-    found = {}
+    by_step = {}
 
     def keep(name):
         def hook(module, inputs, output):
-            found[name] = (output[0] if isinstance(output, tuple) else output).double().numpy()
+            by_step[name] = (output[0] if isinstance(output, tuple) else output).double().numpy()
 
         return hook
 
@@ -48,9 +48,9 @@ def theirs(text):
     numbers, _ = pretrained.tokenise(text, longest=128)
     with torch.no_grad():
         output = model(torch.tensor([numbers]), output_hidden_states=True, output_attentions=True)
-    found |= {("in", i): state.double().numpy() for i, state in enumerate(output.hidden_states)}
-    found |= {("weights", i): weights.double().numpy() for i, weights in enumerate(output.attentions)}
-    return numbers, found
+    by_step |= {("in", i): state.double().numpy() for i, state in enumerate(output.hidden_states)}
+    by_step |= {("weights", i): weights.double().numpy() for i, weights in enumerate(output.attentions)}
+    return numbers, by_step
 
 
 @pytest.fixture(scope="module", params=["sentence", "page"])
@@ -116,23 +116,24 @@ def test_the_bounds_are_narrow_enough_to_see_a_wrong_step(run):
 @needs_model
 def test_our_run_is_made_of_the_same_steps():
     """In float64, with the multi-head attention and the attention weights of implementations, against the reference."""
-    found, model = pretrained.trace(ANIMAL), pretrained.load()
-    own = registry.find("numpy_multi_head")[0].function
+    trace, model = pretrained.trace(ANIMAL), pretrained.load()
+    multi_head = registry.find("numpy_multi_head")[0].function
     for layer in range(model.layers):
         plain = model.layer(layer)
         w, x = (
             {name: bounded(array, FLOAT64) for name, array in plain.items()},
-            bounded(found.states[layer], FLOAT64),
+            bounded(trace.states[layer], FLOAT64),
         )
         mixed = pretrained.mixed(x, w, model.heads, multi_head_attention)
-        got = pretrained.mixed(found.states[layer], plain, model.heads, own)
+        got = pretrained.mixed(trace.states[layer], plain, model.heads, multi_head)
         assert_within_bound(
             Bounded(got, 2 * mixed.errors), mixed.value
         )  # twice: the reference rounds as well
         weights = attention_weights(scores(*pretrained.projected(x, w, model.heads)[:2]))
-        assert_within_bound(Bounded(found.attention[layer], 2 * weights.errors), weights.value)
+        assert_within_bound(Bounded(trace.attention[layer], 2 * weights.errors), weights.value)
         assert np.array_equal(
-            found.states[layer + 1], pretrained.layer(found.states[layer], plain, model.heads, model.eps, own)
+            trace.states[layer + 1],
+            pretrained.layer(trace.states[layer], plain, model.heads, model.eps, multi_head),
         )
 
 
@@ -141,8 +142,8 @@ def test_the_tokens_are_those_of_transformers():
     transformers = pytest.importorskip("transformers")
     tokenizer = transformers.AutoTokenizer.from_pretrained(pretrained.folder())
     for text in (ANIMAL, alice()):
-        asked = tokenizer(text, truncation=True, max_length=512, padding=False)["input_ids"]
-        assert pretrained.tokenise(text)[0] == asked
+        expected = tokenizer(text, truncation=True, max_length=512, padding=False)["input_ids"]
+        assert pretrained.tokenise(text)[0] == expected
     assert pretrained.tokenise(ANIMAL)[1][:4] == ["[CLS]", "the", "animal", "didn"]
 
 
@@ -155,6 +156,6 @@ def test_without_the_extra_a_sentence_says_what_to_install(monkeypatch):
 @pytest.mark.parametrize("x", [-9.0, -2.5, -1.0, -1e-3, 0.0, 0.7, 3.0])
 def test_the_error_of_erf_covers_what_its_argument_may_be(x):
     error = 0.05
-    found = pretrained.erf(Bounded(np.array(x), np.array(error), FLOAT64))
+    bounded = pretrained.erf(Bounded(np.array(x), np.array(error), FLOAT64))
     nearby = pretrained.erf(np.linspace(x - error, x + error, 101))
-    assert (np.abs(nearby - found.value) <= found.errors).all()
+    assert (np.abs(nearby - bounded.value) <= bounded.errors).all()

@@ -131,8 +131,8 @@ def test_rows_that_see_nothing_follow_the_policy() -> None:
     np.testing.assert_array_max_ulp(
         outputs["uniform"][:, :, rows], means[:, :, rows], maxulp=2 * value.shape[2]
     )
-    seen = attention(query, key, value)[:, :, ~rows]
-    assert all((output[:, :, ~rows] == seen).all() for output in outputs.values())
+    expected = attention(query, key, value)[:, :, ~rows]
+    assert all((output[:, :, ~rows] == expected).all() for output in outputs.values())
 
 
 @pytest.mark.parametrize("policy", ["zero", "nan", "uniform"])
@@ -157,7 +157,7 @@ def test_an_infinite_cap_caps_nothing() -> None:
 
 def test_masks_drawn_as_pictures() -> None:
     def picture(**options: Any) -> list[str]:
-        return ["".join(".#"[int(seen)] for seen in row) for row in visible(1, 3, 5, **options)]
+        return ["".join(".#"[int(allowed)] for allowed in row) for row in visible(1, 3, 5, **options)]
 
     assert picture() == ["#####", "#####", "#####"]
     assert picture(causal=True) == ["###..", "####.", "#####"]
@@ -169,9 +169,9 @@ def test_masks_drawn_as_pictures() -> None:
 
 
 def test_alignment_stays_with_the_key_array_where_sequences_are_shorter() -> None:
-    seen = visible(2, 2, 4, causal=True, key_lengths=np.array([2, 4]))
-    assert seen[0, 0].tolist() == [[True, True, False, False]] * 2
-    assert seen[1, 0].tolist() == [[True, True, True, False], [True, True, True, True]]
+    allowed = visible(2, 2, 4, causal=True, key_lengths=np.array([2, 4]))
+    assert allowed[0, 0].tolist() == [[True, True, False, False]] * 2
+    assert allowed[1, 0].tolist() == [[True, True, True, False], [True, True, True, True]]
 
 
 def test_distance_is_counted_from_the_position_of_the_query() -> None:

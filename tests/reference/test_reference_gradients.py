@@ -93,16 +93,16 @@ def bounds(arguments: dict[str, Any], upstream: Any, lse_upstream: Any) -> dict[
     row = (p * d_p).sum(-1, keepdims=True) + np.abs(lse_upstream)[..., None]
     d_logits = p * (d_p + row)
     d_products = d_logits * abs(arguments.get("scale", D**-0.5)) * (2 if "softcap" in arguments else 1)
-    found = {"query": d_products @ key}
+    majorants = {"query": d_products @ key}
     for name, rows, columns in (("key", d_products, query), ("value", p, upstream)):
-        found[name] = (rows.swapaxes(-1, -2) @ columns).reshape(*shared[:2], group, shared[2], -1).sum(2)
+        majorants[name] = (rows.swapaxes(-1, -2) @ columns).reshape(*shared[:2], group, shared[2], -1).sum(2)
     if (bias := arguments.get("bias")) is not None:
         aligned = (1,) * (4 - bias.ndim) + bias.shape
         axes = tuple(i for i, n in enumerate(aligned) if n == 1)
-        found["bias"] = d_logits.sum(axes, keepdims=True).reshape(bias.shape)
+        majorants["bias"] = d_logits.sum(axes, keepdims=True).reshape(bias.shape)
     if sinks is not None:
-        found["sinks"] = row[..., 0].sum((0, 2))
-    return {name: growth(**arguments) * majorant for name, majorant in found.items()}
+        majorants["sinks"] = row[..., 0].sum((0, 2))
+    return {name: growth(**arguments) * majorant for name, majorant in majorants.items()}
 
 
 def check(arguments: dict[str, Any]) -> None:
@@ -136,10 +136,10 @@ def test_gradients_of_every_size_are_the_slopes_of_the_words(sizes: dict[str, in
 
 
 def test_rows_that_see_nothing_have_no_gradient() -> None:
-    seen = np.array([True, False])[:, None]
+    mask = np.array([True, False])[:, None]
     upstream = numbers(B, H, Q, E)
     for policy in ("zero", "nan", "uniform"):
-        got = attention_vjp(**problem(), upstream=upstream, mask=seen, empty_rows=policy)
+        got = attention_vjp(**problem(), upstream=upstream, mask=mask, empty_rows=policy)
         assert (got["query"][:, :, 1] == 0).all()
         assert all(np.isfinite(gradient).all() for gradient in got.values())
 
@@ -158,16 +158,16 @@ def test_the_mean_of_the_values_gives_each_value_its_part() -> None:
 
 def test_a_row_whose_scores_a_lowest_number_absorbed_passes_gradients_on() -> None:
     torch = pytest.importorskip("torch", reason="needs torch")
-    upstream, seen = numbers(B, H, Q, E), np.array([True, False])[:, None]
+    upstream, mask = numbers(B, H, Q, E), np.array([True, False])[:, None]
     given = {name: torch.from_numpy(x).requires_grad_() for name, x in problem().items()}
     query, key, value = given.values()
     key, value = (x.repeat_interleave(H // G, dim=1) for x in (key, value))
-    hidden = torch.from_numpy(np.where(seen, 0.0, np.finfo(np.float64).min))
+    hidden = torch.from_numpy(np.where(mask, 0.0, np.finfo(np.float64).min))
     output = torch.softmax(query @ key.mT * query.shape[-1] ** -0.5 + hidden, -1) @ value
     output.backward(torch.from_numpy(upstream))
     for delta in ("weights", "output"):
         got = attention_vjp(
-            **problem(), upstream=upstream, mask=seen, empty_rows="uniform with gradients", delta=delta
+            **problem(), upstream=upstream, mask=mask, empty_rows="uniform with gradients", delta=delta
         )
         assert got["query"][:, :, 1].all()
         for name, x in given.items():

@@ -34,13 +34,13 @@ def normal(*shape: int, seed: int = 0) -> Any:
 
 def weights(norms: int) -> dict[str, Any]:
     """Of an encoder layer (two norms) or a decoder layer (three)."""
-    found = {}
+    by_name = {}
     for place, prefix in enumerate(("", "cross_")[: norms - 1]):
-        found |= {f"{prefix}w_{name}": normal(M, M, seed=10 * place + i) for i, name in enumerate("qkvo")}
-    found |= {"w_1": normal(M, F), "b_1": normal(F), "w_2": normal(F, M), "b_2": normal(M, seed=1)}
+        by_name |= {f"{prefix}w_{name}": normal(M, M, seed=10 * place + i) for i, name in enumerate("qkvo")}
+    by_name |= {"w_1": normal(M, F), "b_1": normal(F), "w_2": normal(F, M), "b_2": normal(M, seed=1)}
     for i in range(1, norms + 1):
-        found |= {f"gain_{i}": normal(M, seed=20 + i), f"shift_{i}": normal(M, seed=30 + i)}
-    return found
+        by_name |= {f"gain_{i}": normal(M, seed=20 + i), f"shift_{i}": normal(M, seed=30 + i)}
+    return by_name
 
 
 def bounded(x: Any) -> Any:
@@ -73,16 +73,16 @@ def normed(token: Any, w: Mapping[str, Any], i: int, eps: float = 1e-5) -> list[
     return [(t - mean) * factor * w[f"gain_{i}"][m] + w[f"shift_{i}"][m] for m, t in enumerate(token)]
 
 
-def attended(token: Any, seen: Any, w: Mapping[str, Any], prefix: str = "") -> Any:
+def attended(token: Any, visible: Any, w: Mapping[str, Any], prefix: str = "") -> Any:
     """One token's attention to the tokens that it sees, head by head, word by word."""
     w_q, w_k, w_v, w_o = (w[f"{prefix}w_{name}"] for name in "qkvo")
     heads = []
     for h in range(H):
-        own = slice(h * M // H, (h + 1) * M // H)
-        query = token @ w_q[:, own]
-        scores = [math.fsum(query * (other @ w_k[:, own])) / math.sqrt(M / H) for other in seen]
+        columns = slice(h * M // H, (h + 1) * M // H)
+        query = token @ w_q[:, columns]
+        scores = [math.fsum(query * (other @ w_k[:, columns])) / math.sqrt(M / H) for other in visible]
         shares = [math.exp(score) for score in scores]
-        mixed = sum(share * (other @ w_v[:, own]) for share, other in zip(shares, seen, strict=True))
+        mixed = sum(share * (other @ w_v[:, columns]) for share, other in zip(shares, visible, strict=True))
         heads.append(mixed / math.fsum(shares))
     return np.concatenate(heads) @ w_o
 

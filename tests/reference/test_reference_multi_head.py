@@ -39,14 +39,16 @@ def test_heads_attend_on_their_own_columns_and_are_added_up_by_w_o(
     with mp.workdps(DIGITS):
         exact, limit = np.full(x.shape, mpf(0)), np.zeros(x.shape)
         for h in range(heads):
-            own = slice(h * size, (h + 1) * size)
+            columns = slice(h * size, (h + 1) * size)
             g = h * key_heads // heads
             shared = slice(g * size, (g + 1) * size)
-            inputs = [(x @ w)[:, None] for w in (w_q[:, own], w_k[:, shared], w_v[:, shared])]
+            inputs = [(x @ w)[:, None] for w in (w_q[:, columns], w_k[:, shared], w_v[:, shared])]
             output = attention_by_words(*inputs, **options)[0][:, 0]
-            exact = exact + output @ w_o[own].astype(object)
+            exact = exact + output @ w_o[columns].astype(object)
             bound, magnitude = bounds(*inputs, **options)[0][:, 0], np.abs(output).astype(float)
-            limit += bound @ np.abs(w_o[own]) + heads * size * U * (magnitude + bound) @ np.abs(w_o[own])
+            limit += bound @ np.abs(w_o[columns]) + heads * size * U * (magnitude + bound) @ np.abs(
+                w_o[columns]
+            )
         assert off(got, exact, limit * (1 + heads * size * U)) <= 1
 
 

@@ -65,19 +65,19 @@ def cases(operator: str, file: str) -> list[tuple[str, dict[str, Any], dict[str,
     command = [sys.executable, "-W", "ignore", "-c", COLLECT, operator, file]
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
-    found: list[Any] = pickle.loads(done.stdout)
-    assert len(found) >= FEWEST[operator]
-    return found
+    collected: list[Any] = pickle.loads(done.stdout)
+    assert len(collected) >= FEWEST[operator]
+    return collected
 
 
 def test_every_attention_case_of_onnx_agrees() -> None:
     wrong = []
     for name, attributes, inputs, outputs in cases("Attention", "attention"):
         unit = UNITS[str(inputs["Q"].dtype)]
-        found = expected(attributes, inputs, unit)
-        assert outputs.keys() - {"present_key", "present_value"} <= found.keys(), name
-        wrong += [(name, output) for output in outputs.keys() & found.keys()
-                  if not agree(outputs[output], *found[output], unit)]  # fmt: skip
+        by_reference = expected(attributes, inputs, unit)
+        assert outputs.keys() - {"present_key", "present_value"} <= by_reference.keys(), name
+        wrong += [(name, output) for output in outputs.keys() & by_reference.keys()
+                  if not agree(outputs[output], *by_reference[output], unit)]  # fmt: skip
     assert wrong == []
 
 
@@ -138,17 +138,17 @@ def expected(attributes: dict[str, Any], inputs: dict[str, Any], unit: float) ->
     if lengths is None or not ordered:
         options |= {} if lengths is None else {"key_lengths": lengths}
         options = ordering(attributes, window, past, query, key, options)
-        found = results(query, key, value, options, mode, unit)
+        outputs = results(query, key, value, options, mode, unit)
     else:
         parts = []
         for b, n in enumerate(lengths):
             q, k, v = query[b : b + 1], key[b : b + 1, :, :n], value[b : b + 1, :, :n]
-            own = {name: of_entry(x, b, n) for name, x in options.items()}
-            own = ordering(attributes, window, n - q.shape[2], q, k, own)
-            parts.append(results(q, k, v, own, mode, unit)["Y"])
-        found = {"Y": tuple(np.concatenate(x) for x in zip(*parts, strict=True))}
-    found["Y"] = tuple(merge_heads(x) for x in found["Y"]) if flat else found["Y"]
-    return found
+            entry_options = {name: of_entry(x, b, n) for name, x in options.items()}
+            entry_options = ordering(attributes, window, n - q.shape[2], q, k, entry_options)
+            parts.append(results(q, k, v, entry_options, mode, unit)["Y"])
+        outputs = {"Y": tuple(np.concatenate(x) for x in zip(*parts, strict=True))}
+    outputs["Y"] = tuple(merge_heads(x) for x in outputs["Y"]) if flat else outputs["Y"]
+    return outputs
 
 
 def results(
@@ -184,8 +184,8 @@ def of_entry(option: Any, entry: int, keys: int) -> Any:
     """The part of a mask or bias that belongs to one batch entry of so many keys."""
     if np.ndim(option) == 0:
         return option
-    own = option[entry : entry + 1] if option.ndim == 4 and option.shape[0] > 1 else option
-    return own[..., :keys]
+    part = option[entry : entry + 1] if option.ndim == 4 and option.shape[0] > 1 else option
+    return part[..., :keys]
 
 
 def ordering(
@@ -200,6 +200,6 @@ def ordering(
             sides = None if left is None and right is None else (left, right)
             return options | {"causal": causal, "window": sides, "causal_alignment": alignment}
     ahead = np.arange(K) - (np.arange(Q)[:, None] + offset)
-    seen = (ahead <= (0 if causal else K)) & (ahead >= (-K if left is None else -left))
-    seen &= ahead <= (K if right is None else right)
-    return options | {"mask": seen & options.get("mask", True)}
+    allowed = (ahead <= (0 if causal else K)) & (ahead >= (-K if left is None else -left))
+    allowed &= ahead <= (K if right is None else right)
+    return options | {"mask": allowed & options.get("mask", True)}

@@ -62,7 +62,7 @@ def under(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 def cases() -> dict[str, Case]:
     """Operation and options -> the function, its gradients, the arguments by name, the options."""
-    found: dict[str, Case] = {
+    by_name: dict[str, Case] = {
         "softmax": (plain(reference.softmax), under("x", lambda g, u: reference.softmax_vjp(reference.softmax(g["x"]), u)),
                     {"x": X}, {}),
         "feed-forward": (plain(reference.feed_forward), plain(reference.feed_forward_vjp), {"x": X, **FEED}, {}),
@@ -79,31 +79,31 @@ def cases() -> dict[str, Case]:
     pools = {"key_pages": normal(4, 2, H, 3, seed=8), "value_pages": normal(4, 2, H, 4, seed=9)}
     for options in ({}, {"softcap": 1.5, "window": (1, None), "sinks": normal(2 * H)}):
         more = " with options" if options else ""
-        found[f"cached{more}"] = (
+        by_name[f"cached{more}"] = (
             lambda g, **o: reference.cached_attention(*g.values(), HELD, **o),
             lambda g, u, **o: reference.cached_vjp(*g.values(), HELD, u, **o), {**rows, **caches}, options)  # fmt: skip
-        found[f"paged{more}"] = (
+        by_name[f"paged{more}"] = (
             lambda g, **o: reference.paged_attention(*g.values(), TABLE, FILLED, **o),
             lambda g, u, **o: reference.paged_vjp(*g.values(), TABLE, FILLED, u, **o),
             {"query": rows["query"], **pools}, options)  # fmt: skip
     for layout in ("interleaved", "half"):
-        found[f"rotary {layout}"] = (
+        by_name[f"rotary {layout}"] = (
             lambda g, layout: reference.rotary(g["x"], PLACES, layout=layout),
             under("x", lambda g, u, layout: reference.rotary_vjp(PLACES, u, layout=layout)), {"x": X}, {"layout": layout},
         )  # fmt: skip
     for causal in (False, True):
         options = {"heads": H, "causal": causal}
-        found[f"multi-head causal={causal}"] = (
+        by_name[f"multi-head causal={causal}"] = (
             plain(reference.multi_head_attention), plain(reference.multi_head_vjp), {"x": X, **HEADS}, options)  # fmt: skip
     for norm_first in (False, True):
         options = {"heads": H, "eps": 0.1, "norm_first": norm_first}
-        found[f"encoder norm_first={norm_first}"] = (
+        by_name[f"encoder norm_first={norm_first}"] = (
             layered(reference.encoder_layer, "x"), layered(reference.encoder_layer_vjp, "x"),
             {"x": X, **HEADS, **FEED, **TWO}, {**options, "key_lengths": LENGTHS})  # fmt: skip
-        found[f"decoder norm_first={norm_first}"] = (
+        by_name[f"decoder norm_first={norm_first}"] = (
             layered(reference.decoder_layer, "x", "memory"), layered(reference.decoder_layer_vjp, "x", "memory"),
             {"x": X, "memory": MEMORY, **HEADS, **CROSS, **FEED, **NORMS}, {**options, "memory_lengths": LENGTHS})  # fmt: skip
-    return found
+    return by_name
 
 
 CASES = cases()
@@ -117,8 +117,8 @@ def bounded(given: Mapping[str, Any]) -> dict[str, Bounded]:
 def test_a_gradient_by_central_differences(case: str) -> None:
     function, gradients, given, options = CASES[case]
     upstream = normal(*function(given, **options).shape, seed=30)
-    found = gradients(given, upstream, **options)
-    assert found.keys() == given.keys()
+    computed = gradients(given, upstream, **options)
+    assert computed.keys() == given.keys()
     rounding = (np.abs(upstream) * function(bounded(given), **options).errors).sum()
 
     def slope(name: str, at: tuple[int, ...], step: float) -> float:
@@ -129,7 +129,7 @@ def test_a_gradient_by_central_differences(case: str) -> None:
             ends.append((upstream * function({**given, name: moved}, **options)).sum())
         return float((ends[0] - ends[1]) / (2 * step))
 
-    for name, gradient in found.items():
+    for name, gradient in computed.items():
         assert gradient.shape == given[name].shape
         for at in np.ndindex(gradient.shape):
             once, twice = (slope(name, at, step) for step in (STEP, 2 * STEP))
@@ -170,6 +170,6 @@ def test_both_ways_to_delta_give_one_gradient(delta: str) -> None:
 
 def test_the_slope_of_relu_is_open_where_the_sign_is() -> None:
     """Where rounding could turn the sign of a hidden number, and at zero, any slope between 0 and 1 is right."""
-    found = np.heaviside(Bounded([-1.0, 1.0, 1e-3, 0.0], [0.0, 0.0, 1e-2, 0.0]), 0.0)
-    assert found.value.tolist() == [0.0, 1.0, 1.0, 0.0]
-    assert found.errors.tolist() == [0.0, 0.0, 1.0, 1.0]
+    slope = np.heaviside(Bounded([-1.0, 1.0, 1e-3, 0.0], [0.0, 0.0, 1e-2, 0.0]), 0.0)
+    assert slope.value.tolist() == [0.0, 1.0, 1.0, 0.0]
+    assert slope.errors.tolist() == [0.0, 0.0, 1.0, 1.0]

@@ -71,8 +71,8 @@ def records() -> list[Record]:
 
 @pytest.fixture
 def table(records: list[Record]) -> overview.Overview:
-    (found,) = overview.overviews(Report(records))
-    return found
+    (only,) = overview.overviews(Report(records))
+    return only
 
 
 def row(table: overview.Overview, name: str) -> overview.OverviewRow:
@@ -180,13 +180,13 @@ def test_files_without_bits_lost_show_the_error_beside_a_textbook(records: list[
 
 def test_the_table_with_most_times_comes_first() -> None:
     rows = [timing("a", 256, 1.0, dtype="float64"), *(timing("a", n, 1.0, dtype="bfloat16") for n in LENGTHS)]
-    assert [one.dtype for one in overview.overviews(Report(rows))] == ["bfloat16", "float64"]
+    assert [table.dtype for table in overview.overviews(Report(rows))] == ["bfloat16", "float64"]
 
 
 def test_other_operations_have_a_line_each_with_all_their_dtypes(records: list[Record]) -> None:
     (other,) = overview.others(Report(records))
     assert other.operation == "rotary"
-    assert [(one.implementation, one.right.text, one.margin) for one in other.implementations] == [
+    assert [(entry.implementation, entry.right.text, entry.margin) for entry in other.implementations] == [
         ("other", "the 1 law", 0.75)
     ]
     assert overview.others_in_a_sentence([other]) == "1 of 1 implementation keeps every law"
@@ -214,9 +214,9 @@ def test_page_summary_and_terminal_say_the_same(
         assert sentence in written.getvalue()
         assert sentence in page.markdown
         assert sentence in words(page.html)
-    for one in table.rows:
+    for entry in table.rows:
         for text in (page.markdown, words(page.html), written.getvalue()):
-            assert f"{one.right.sign} {one.right.text}" in text
+            assert f"{entry.right.sign} {entry.right.text}" in text
     assert "2.00x" in written.getvalue()
     assert "2.00 × slower" in words(page.html)
     assert "2.00 × slower (2.0" in page.markdown

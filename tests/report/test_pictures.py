@@ -53,10 +53,10 @@ def test_cells_of_the_encoding_are_the_papers_formula(measured, size, layout):
 
 
 def test_the_measured_jacobian_is_the_formula_and_its_rows_sum_to_zero():
-    found = saturation.jacobian(saturation.SCORES)
-    assert_within_bound(found, softmax_jacobian(softmax(saturation.SCORES)))
-    assert_within_bound(found.sum(-1), np.zeros(len(saturation.SCORES)))
-    assert_within_bound(found, found.swapaxes(0, 1))
+    jacobian = saturation.jacobian(saturation.SCORES)
+    assert_within_bound(jacobian, softmax_jacobian(softmax(saturation.SCORES)))
+    assert_within_bound(jacobian.sum(-1), np.zeros(len(saturation.SCORES)))
+    assert_within_bound(jacobian, jacobian.swapaxes(0, 1))
 
 
 def test_the_picture_of_the_jacobian_is_what_was_measured(measured):
@@ -80,9 +80,9 @@ def test_the_standard_error_is_what_repeated_measurements_scatter_by():
     rng, repeats, size = np.random.default_rng(1), 200, 3
     query = rng.standard_normal((repeats, saturation.QUERIES, 1, size))
     key = rng.standard_normal((repeats, saturation.QUERIES, saturation.KEYS, size))
-    found = ((query @ key.swapaxes(-1, -2)) ** 2).mean((1, 2, 3))
+    variances = ((query @ key.swapaxes(-1, -2)) ** 2).mean((1, 2, 3))
     room = STANDARD_ERRORS * math.sqrt((7 - 1) / (4 * repeats))
-    assert abs(found.std() / saturation.variance_error(size) - 1) <= room
+    assert abs(variances.std() / saturation.variance_error(size) - 1) <= room
 
 
 def test_the_norm_of_the_jacobian_is_that_of_its_matrix():
@@ -144,15 +144,15 @@ def test_without_the_model_the_picture_says_what_to_install(monkeypatch):
 
 def test_masks_are_named_as_the_conventions_that_the_implementations_hold():
     cells = plan(dtypes=["float32"]).cells
-    found = list(masks.measure(cells))
-    seen = {(p.name.rsplit("-", 1)[0], name): p.title for p in found for name in p.made_by}
+    drawn = list(masks.measure(cells))
+    titles = {(p.name.rsplit("-", 1)[0], name): p.title for p in drawn for name in p.made_by}
     for cell in cells:
         run = prepare(cell) if cell.implementation.operation == "attention" else None
         if run is None or not run.offers("causal"):
             continue
         for case in ("mask-causal-wide", "mask-causal-tall"):
-            assert run.semantics["causal_alignment"] in seen[case, cell.implementation.name]
-    assert len({p.name for p in found}) == len(found)
+            assert run.semantics["causal_alignment"] in titles[case, cell.implementation.name]
+    assert len({p.name for p in drawn}) == len(drawn)
 
 
 def test_half_precision_reads_the_same_keys():
@@ -172,27 +172,30 @@ def short_window(query, key, value, *, causal=False, window=None, mask=None):
         raise ValueError("no causal\ntoday")
     rows, columns = np.arange(query.shape[2])[:, None], np.arange(key.shape[2])
     left, right = window or (len(columns), len(columns))
-    seen = (columns >= rows - left) & (columns < rows + right)
+    inside = (columns >= rows - left) & (columns < rows + right)
     with np.errstate(invalid="ignore"):
-        scores = np.where(seen if mask is None else mask, query @ key.swapaxes(-1, -2), -np.inf)
+        scores = np.where(inside if mask is None else mask, query @ key.swapaxes(-1, -2), -np.inf)
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         return (weights / weights.sum(-1, keepdims=True) @ value).astype(query.dtype)
 
 
 def test_an_implementation_that_differs_gets_a_picture_of_its_own():
     other = plan(["numpy_textbook"]).cells[0].implementation
-    cells = [Cell(one, "cpu", "float32") for one in (other, *plan([short_window]).implementations)]
-    found = list(masks.measure(cells))
+    cells = [
+        Cell(implementation, "cpu", "float32")
+        for implementation in (other, *plan([short_window]).implementations)
+    ]
+    drawn = list(masks.measure(cells))
     windows = {
-        p.title: p.made_by for p in found if p.name.startswith("mask-window-") and "wide" not in p.name
+        p.title: p.made_by for p in drawn if p.name.startswith("mask-window-") and "wide" not in p.name
     }
     assert windows == {
         "window (2, 1): both ends included": ["numpy_textbook"],
         "window (2, 1)": ["short_window"],
     }
-    empty = {p.title.rpartition(": ")[2]: p.made_by for p in found if p.name.startswith("mask-empty")}
+    empty = {p.title.rpartition(": ")[2]: p.made_by for p in drawn if p.name.startswith("mask-empty")}
     assert empty == {"zero there": ["numpy_textbook"], "NaN there": ["short_window"]}
-    refused = next(p for p in found if p.name == "mask-causal-wide-refused")
+    refused = next(p for p in drawn if p.name == "mask-causal-wide-refused")
     assert refused.reason == "short_window: ValueError: no causal"
 
 
@@ -249,8 +252,8 @@ def decoded(address):
 def test_a_png_holds_its_pixels(shape):
     levels = np.random.default_rng(0).integers(0, 16, shape).tolist()
     palette = [(level, 2 * level, 3 * level, 17 * level) for level in range(16)]
-    found, opacities = decoded(png.address(levels, palette))
-    assert found == levels
+    pixels, opacities = decoded(png.address(levels, palette))
+    assert pixels == levels
     assert list(opacities) == [17 * level for level in range(16)]
 
 

@@ -293,8 +293,8 @@ def test_data_is_escaped_wherever_it_stands() -> None:
 )
 def test_the_verdict_is_one_sentence(outcomes: list[Any], sentence: str, state: str) -> None:
     rows = [passing(implementation=f"kernel_{i}", outcome=outcome) for i, outcome in enumerate(outcomes)]
-    found = headline.of(Report(rows))
-    assert (found.sentence, found.state) == (sentence, state)
+    verdict = headline.of(Report(rows))
+    assert (verdict.sentence, verdict.state) == (sentence, state)
 
 
 def test_the_facts_name_device_laws_examples_and_control(document: Document) -> None:
@@ -305,7 +305,7 @@ def test_the_facts_name_device_laws_examples_and_control(document: Document) -> 
         "2 cores",
     ):
         assert fact in words
-    assert re.search(r"[\d,]+ generated examples in \d+ cells", words)
+    assert re.search(r"[\d,]+ generated examples in \d+ configurations", words)
     assert "differs by up to 1.0 % in a typical case, up to 1.0 % in the worst" in words
 
 
@@ -350,9 +350,9 @@ def test_an_implementation_that_nothing_was_run_on_is_still_there() -> None:
 def test_every_square_has_its_laws_behind_it(
     records: list[Record], document: Document, page: report.Page
 ) -> None:
-    found = re.search(r'id="verdict-data">(.*?)</script>', page.html, re.DOTALL)
-    assert found
-    data = json.loads(found[1])
+    match = re.search(r'id="verdict-data">(.*?)</script>', page.html, re.DOTALL)
+    assert match
+    data = json.loads(match[1])
     assert len([v for v in of_kind(records, Verdict)]) == sum(map(len, data["cells"].values()))
     assert set(data["cells"]) == set(document.having("data-cell"))
     assert {card for cards in data["cards"].values() for card in cards} <= set(
@@ -457,20 +457,20 @@ def test_what_one_family_judges_stands_in_a_matrix_of_its_own(records: list[Reco
 
 
 def test_a_finding_is_no_failure(records: list[Record], page: report.Page) -> None:
-    found = Report(records)
-    assert {v.outcome for v in found.findings} == {"finding"}
-    assert not set(map(id, found.findings)) & set(map(id, found.broken))
+    facts = Report(records)
+    assert {v.outcome for v in facts.findings} == {"finding"}
+    assert not set(map(id, facts.findings)) & set(map(id, facts.broken))
     assert "known finding" in page.html
     there = report.render(records, links=Links("../findings/"))
     assert "](../findings/synthetic-accumulation/)" in there.markdown
 
 
 def test_the_latest_record_of_a_cell_counts() -> None:
-    found = Report(
+    facts = Report(
         [passing(outcome="failed"), passing(margin=0.1), timing("mine", []), timing("mine", [0.5])]
     )
-    assert [v.outcome for v in found.verdicts] == ["passed"]
-    assert [t.seconds for t in found.timings] == [[0.5]]
+    assert [v.outcome for v in facts.verdicts] == ["passed"]
+    assert [t.seconds for t in facts.timings] == [[0.5]]
 
 
 def test_runs_that_are_not_alike_are_pointed_out() -> None:
@@ -543,9 +543,9 @@ def test_the_share_is_of_the_roofline_that_was_measured() -> None:
     matmul, copy = (
         results.Ceiling("cpu", "float32", what, rate) for what, rate in (("matmul", 4000.0), ("copy", 1e9))
     )
-    found = timings.timed(timing("mine", [1.0]), Report([matmul, copy]))
-    assert found
-    assert (found.rate, found.share) == (1000.0, 0.25)
+    timed = timings.timed(timing("mine", [1.0]), Report([matmul, copy]))
+    assert timed
+    assert (timed.rate, timed.share) == (1000.0, 0.25)
 
 
 @pytest.mark.parametrize("power", [1.0, 2.0])
@@ -582,11 +582,11 @@ def test_the_exponent_of_time_has_an_interval_that_other_rounds_respect() -> Non
     rng = np.random.default_rng(5)
     missed = 0
     for _ in range(runs):
-        found = timings.growth(growing("mine", lambda n: list(1e-9 * n**2 * np.exp(rng.normal(0, 0.1, 12)))))
-        assert found
-        assert found.low is not None
-        assert found.high is not None
-        missed += not found.low <= 2 <= found.high
+        growth = timings.growth(growing("mine", lambda n: list(1e-9 * n**2 * np.exp(rng.normal(0, 0.1, 12)))))
+        assert growth
+        assert growth.low is not None
+        assert growth.high is not None
+        missed += not growth.low <= 2 <= growth.high
     assert 0 < missed <= runs * share + 4 * (runs * share * (1 - share)) ** 0.5
 
 
@@ -674,12 +674,12 @@ def test_errors_that_read_the_same_are_the_same() -> None:
 
 
 def test_the_error_against_a_textbook_is_taken_where_it_was_recorded(records: list[Record]) -> None:
-    found = tradeoff.cases(Report(records))
-    assert {(c.dtype, c.measure) for c in found} == {
+    cases = tradeoff.cases(Report(records))
+    assert {(c.dtype, c.measure) for c in cases} == {
         ("float32", tradeoff.MARGIN),
         ("bfloat16", tradeoff.RATIO),
     }
-    half = next(c for c in found if c.dtype == "bfloat16")
+    half = next(c for c in cases if c.dtype == "bfloat16")
     assert {s.implementation: s.error for s in half.standings} == {
         "synthetic_eager": 0.8,
         "synthetic_flash": 1.3,
@@ -692,8 +692,8 @@ def test_one_implementation_is_no_trade_off() -> None:
 
 
 def test_of_cases_that_differ_in_length_the_longest_is_drawn(records: list[Record]) -> None:
-    found = Report(records)
-    drawn = tradeoff.chosen(found, tradeoff.cases(found))
+    facts = Report(records)
+    drawn = tradeoff.chosen(facts, tradeoff.cases(facts))
     assert [c.case for c in drawn if c.dtype == "float32"] == [
         "synthetic-base-2048",
         "synthetic-gpt2",
@@ -739,18 +739,20 @@ def test_both_sections_stay_small_over_many_cases_and_implementations() -> None:
         ]
         for t in several(name, dtype, heads, lengths, float(rng.uniform(1, 3)))
     ]
-    found = Report(rows)
-    size = sum(len(section.html(found).encode()) for section in (scaling, tradeoff))
-    assert len(tradeoff.cases(found)) == 3 * 13
+    facts = Report(rows)
+    size = sum(len(section.html(facts).encode()) for section in (scaling, tradeoff))
+    assert len(tradeoff.cases(facts)) == 3 * 13
     assert size < SECTIONS_LIMIT
 
 
 def several(name: str, dtype: str, heads: int, lengths: tuple[int, ...], slow: float) -> list[Timing]:
-    found = growing(name, lambda n: [slow * heads * 1e-9 * n**2] * 3, lengths, dtype=dtype, margin=0.1 * slow)
-    sizes = [{**t.sizes, "H": heads, "G": heads} for t in found]
+    series = growing(
+        name, lambda n: [slow * heads * 1e-9 * n**2] * 3, lengths, dtype=dtype, margin=0.1 * slow
+    )
+    sizes = [{**t.sizes, "H": heads, "G": heads} for t in series]
     return [
         msgspec.structs.replace(t, case=f"heads-{heads}-{t.sizes['K']}", sizes=s)
-        for t, s in zip(found, sizes, strict=True)
+        for t, s in zip(series, sizes, strict=True)
     ]
 
 
@@ -789,8 +791,8 @@ def test_a_margin_over_one_is_drawn_at_the_line_and_counted() -> None:
     ],
 )
 def test_axes_have_round_ticks_around_the_values(values: list[float], base: int, ticks: list[float]) -> None:
-    low, high, found = svg.powers(values, base)
-    assert found == pytest.approx(ticks)
+    low, high, placed = svg.powers(values, base)
+    assert placed == pytest.approx(ticks)
     assert low <= min(values) <= max(values) <= high
 
 
@@ -847,8 +849,8 @@ def test_what_was_timed_has_the_first_colours() -> None:
         timing("kernel", [1.0]),
         timing("other", [1.0]),
     ]
-    found = Report(rows)
-    assert [found.colour(name) for name in ("kernel", "other", "layer_0")] == [0, 1, 2]
+    facts = Report(rows)
+    assert [facts.colour(name) for name in ("kernel", "other", "layer_0")] == [0, 1, 2]
 
 
 def test_calls_of_other_operations_are_folded_unless_something_is_wrong() -> None:
@@ -1029,9 +1031,9 @@ def test_a_page_without_planted_bugs_says_nothing_of_power(page: report.Page) ->
 
 def test_the_power_file_beside_the_devices_is_read(records: list[Record], tmp_path: Path) -> None:
     folder = tmp_path / "a-device"
-    for path, found in ((folder / "results.jsonl", records), (tmp_path / report.POWER, PLANTED)):
+    for path, contents in ((folder / "results.jsonl", records), (tmp_path / report.POWER, PLANTED)):
         with Writer(path) as writer:
-            for record in found:
+            for record in contents:
                 writer.append(record)
     made, _ = report.write(folder / "results.jsonl", folder)
     assert "1 of 2 mutants killed" in made.read_text()

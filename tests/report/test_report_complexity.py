@@ -91,15 +91,15 @@ def test_it_says_where_self_attention_becomes_the_dearer_one(records: list[Recor
 
 
 def test_what_was_not_timed_says_why(records: list[Record]) -> None:
-    found = Report(records)
-    assert "not timed: raised MemoryError: no room" in text(section.html(found))
-    assert "not timed: raised MemoryError: no room" in section.markdown(found)
+    facts = Report(records)
+    assert "not timed: raised MemoryError: no room" in text(section.html(facts))
+    assert "not timed: raised MemoryError: no room" in section.markdown(facts)
 
 
 def test_a_word_stands_only_where_theory_is_not_singled_out(records: list[Record]) -> None:
-    one = next(r for r in of_kind(records, Complexity) if (r.layer, r.variable) == ("recurrent", "d"))
-    linear = msgspec.structs.replace(one, seconds=[[1e-6 * n] * 3 for n in one.sizes])
-    squared = msgspec.structs.replace(one, seconds=[[1e-6 * n * n] * 3 for n in one.sizes])
+    complexity = next(r for r in of_kind(records, Complexity) if (r.layer, r.variable) == ("recurrent", "d"))
+    linear = msgspec.structs.replace(complexity, seconds=[[1e-6 * n] * 3 for n in complexity.sizes])
+    squared = msgspec.structs.replace(complexity, seconds=[[1e-6 * n * n] * 3 for n in complexity.sizes])
     assert '<b class="word">differs</b>' in section.html(Report([linear]))
     assert '<b class="word">' not in section.html(Report([squared]))
     assert "1.00 (1.00 .. 1.00), differs" in section.markdown(Report([linear]))
@@ -142,27 +142,31 @@ def test_a_record_without_samples_draws_nothing() -> None:
 
 
 def test_the_latest_record_counts(records: list[Record]) -> None:
-    one = next(r for r in of_kind(records, Complexity) if r.seconds)
-    again = msgspec.structs.replace(one, seconds=[[1.0 * n] * 3 for n in one.sizes])
-    assert section.html(Report([one, again])) == section.html(Report([again]))
+    complexity = next(r for r in of_kind(records, Complexity) if r.seconds)
+    again = msgspec.structs.replace(complexity, seconds=[[1.0 * n] * 3 for n in complexity.sizes])
+    assert section.html(Report([complexity, again])) == section.html(Report([again]))
 
 
 def test_data_is_escaped_wherever_it_stands(records: list[Record]) -> None:
     evil = '<img src=x onerror="alert(1)">'
-    one = next(r for r in of_kind(records, Complexity) if r.seconds)
+    complexity = next(r for r in of_kind(records, Complexity) if r.seconds)
     names = dict.fromkeys(
         ("layer", "formula", "variable", "implementation", "device", "dtype", "reason"), evil
     )
-    hostile = msgspec.structs.replace(one, **names, fixed={evil: 1})
+    hostile = msgspec.structs.replace(complexity, **names, fixed={evil: 1})
     travel = msgspec.structs.replace(
         of_kind(records, Travel)[1], layer=evil, steps_theory=evil, path_theory=evil, fixed={evil: 2}
     )
-    found = Report(
-        [hostile, msgspec.structs.replace(hostile, variable="n", seconds=[[] for _ in one.sizes]), travel]
+    facts = Report(
+        [
+            hostile,
+            msgspec.structs.replace(hostile, variable="n", seconds=[[] for _ in complexity.sizes]),
+            travel,
+        ]
     )
-    assert "<img" not in section.html(found)
-    assert "<img" not in section.markdown(found)
-    assert "alert(1)" in section.html(found)
+    assert "<img" not in section.html(facts)
+    assert "<img" not in section.markdown(facts)
+    assert "alert(1)" in section.html(facts)
 
 
 def test_the_section_stays_small(records: list[Record]) -> None:

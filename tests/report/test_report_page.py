@@ -30,7 +30,7 @@ NEEDED = {
     "chromium": CHROMIUM,
     "chromedriver": DRIVER,
 }
-LACKING = [name for name, found in NEEDED.items() if not found]
+LACKING = [name for name, present in NEEDED.items() if not present]
 pytestmark = pytest.mark.skipif(
     bool(LACKING),
     reason=f"needs {', '.join(LACKING)} (pip install 'qkverify[dev]'; apt install chromium chromium-driver)",
@@ -123,10 +123,10 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def committed(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The page over results of a real machine, made anew."""
-    found = sorted(REPORTS.glob("*/results.jsonl"))
-    if not found:
+    files = sorted(REPORTS.glob("*/results.jsonl"))
+    if not files:
         pytest.skip("there are no committed results")
-    return report.write(found[0], tmp_path_factory.mktemp("committed"))[0].as_uri()
+    return report.write(files[0], tmp_path_factory.mktemp("committed"))[0].as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -205,11 +205,11 @@ def test_nothing_is_requested_and_nothing_complains(
     until(lambda: which == "index" or one(browser, "dialog").get_attribute("open"))
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     sent = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    asked = [
+    requested = [
         s["request"]["url"] for s in sent if not s["documentURL"].startswith("chrome")
     ]  # the browser's own pages load too
     expected = addresses[which].partition("#")[0]
-    assert {url for url in asked if not url.startswith(("data:", "about:"))} == {expected}
+    assert {url for url in requested if not url.startswith(("data:", "about:"))} == {expected}
     assert browser.get_log("browser") == []
 
 
@@ -385,14 +385,14 @@ def test_on_a_desktop_nothing_is_cut_off(browser: Any, committed: str) -> None:
 
 def test_on_a_phone_what_is_wider_than_the_screen_says_so(browser: Any, committed: str) -> None:
     show(browser, committed, width=390, height=844, phone=True)
-    found = wider_boxes(browser)
-    assert found
-    assert [name for name, says in found if not says] == []
+    wide = wider_boxes(browser)
+    assert wide
+    assert [name for name, says in wide if not says] == []
     assert not [
-        name for name, _ in found if name.startswith("Verdict")
+        name for name, _ in wide if name.startswith("Verdict")
     ]  # squares stand below one another there
     assert (
-        len(shown(browser, ".scroll-sign")) == len(found) - 1
+        len(shown(browser, ".scroll-sign")) == len(wide) - 1
     )  # each table has a line, the contents their fade
     page_width = browser.execute_script("return document.documentElement.scrollWidth")
     assert page_width <= 390
@@ -455,12 +455,12 @@ def axe() -> str:
 def accused(browser: Any, axe: str) -> list[str]:
     """Rules of axe-core that the open page breaks, with the first element of each."""
     browser.execute_script(axe)
-    found = browser.execute_async_script(
+    violations = browser.execute_async_script(
         "axe.run(document, { resultTypes: ['violations'] }).then((found) => arguments[0](found.violations))"
     )
     return [
         f"{v['impact']}: {v['id']}, {len(v['nodes'])} times, first {v['nodes'][0]['html'][:200]}"
-        for v in found
+        for v in violations
     ]
 
 

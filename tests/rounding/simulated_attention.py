@@ -151,15 +151,15 @@ class Attention:
             peak = new
         return finite(peak), total, sums
 
-    def merged(self, one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, Array]:
+    def merged(self, left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
         """The output and log-sum-exp of two parts together."""
         m = self.machine
-        peak = finite(np.maximum(one[1], other[1]))
-        first, second = (m.exp(m.result(lse - peak)) for _, lse in (one, other))
+        peak = finite(np.maximum(left[1], right[1]))
+        first, second = (m.exp(m.result(lse - peak)) for _, lse in (left, right))
         total = m.result(first + second)
         divisor = np.where(total > 0, total, 1.0)
         shares = (m.result(first / divisor), m.result(second / divisor))
-        output = m.result(m.result(shares[0] * one[0]) + m.result(shares[1] * other[0]))
+        output = m.result(m.result(shares[0] * left[0]) + m.result(shares[1] * right[0]))
         return output, m.result(m.log(divisor) + peak)
 
     # -- backward ------------------------------------------------------------------------------------------
@@ -173,8 +173,8 @@ class Attention:
         shift = self.to_base2(shift) if self.in_base2 else shift
         weights = self.weights(shift)
         d_weights = m.product(upstream, self.per_head(self.value).swapaxes(-1, -2))
-        seen = np.where(self.rows, output, 0.0)
-        row = m.dot(upstream, seen) if delta == "output" else m.dot(weights, d_weights)
+        used = np.where(self.rows, output, 0.0)
+        row = m.dot(upstream, used) if delta == "output" else m.dot(weights, d_weights)
         d_logits = m.result(weights * m.result(d_weights - row))
         late = m.habits.scaled_late
         d_products = d_logits if late else m.result(d_logits * self.scale)
@@ -185,13 +185,13 @@ class Attention:
         d_query, d_key = m.product(d_products, self.per_head(self.key)), self.by_key(d_products, self.query)
         if late:
             d_query, d_key = m.result(d_query * self.scale), m.result(d_key * self.scale)
-        found = {"query": d_query, "key": d_key, "value": self.by_key(weights, upstream)}
+        gradients = {"query": d_query, "key": d_key, "value": self.by_key(weights, upstream)}
         if p.bias is not None:
-            found["bias"] = self.summed_to(m.stored(d_logits), p.bias.shape)
+            gradients["bias"] = self.summed_to(m.stored(d_logits), p.bias.shape)
         if p.sinks is not None:
             terms = m.result(self.exp(m.result(self.sink() - shift)) * row)[..., 0]  # (B,H,Q)
-            found["sinks"] = -m.result(m.total(np.moveaxis(terms, 1, -1).reshape(-1, self.sizes["H"])))
-        return {name: m.stored(x) for name, x in found.items()}
+            gradients["sinks"] = -m.result(m.total(np.moveaxis(terms, 1, -1).reshape(-1, self.sizes["H"])))
+        return {name: m.stored(x) for name, x in gradients.items()}
 
     def weights(self, shift: Array) -> Array:
         """The probabilities again, (B,H,Q,K)."""

@@ -37,14 +37,14 @@ def centred(query, key, value, *, scale=None):
 def margin(dtype, precision, key):
     """How far the result is off at most, in bounds, over keys like these: queries of ones, the values 0 and 1 in turn."""
     moved = np.random.default_rng(0).uniform(0, 1, (60, len(key)))
-    return max(_margin(dtype, precision, np.array(key) + some) for some in moved)
+    return max(_margin(dtype, precision, np.array(key) + shifts) for shifts in moved)
 
 
 def _margin(dtype, precision, key):
     key = np.array(key, np.float64).reshape(1, 1, -1, 1).astype(dtype)
     query, value = np.full((1, 1, 1, 1), 1, dtype), (np.arange(key.size) % 2).reshape(key.shape).astype(dtype)
-    one = describe(centred, arrays="numpy", differentiable=False, dtypes=("float32", "bfloat16"))
-    run = Run(one, "cpu", np.dtype(dtype).name, precision=precision)
+    implementation = describe(centred, arrays="numpy", differentiable=False, dtypes=("float32", "bfloat16"))
+    run = Run(implementation, "cpu", np.dtype(dtype).name, precision=precision)
     problem = Problem(query=query, key=key, value=value)
     exact = run.bound(problem)[0]
     got = centred(query, key, value).astype(np.float64)
@@ -72,10 +72,10 @@ def test_declared_they_stay_within_theirs_and_come_near_it(case):
 
 @pytest.mark.parametrize("precision", [Precision.plain("float32"), Precision.fused("bfloat16")])
 def test_an_error_of_a_key_is_as_large_as_the_largest_key(precision):
-    found = precision.of_centred(np.array([[1.0], [-8.0], [0.0]]))
+    errors = precision.of_centred(np.array([[1.0], [-8.0], [0.0]]))
     unit = BFLOAT16.unit if precision.operand is BFLOAT16 else FLOAT32.unit
-    assert (found >= unit * np.array([[9.0], [16.0], [8.0]])).all()
-    assert (found[:, 0] / found[2, 0] == [9 / 8, 2, 1]).all()
+    assert (errors >= unit * np.array([[9.0], [16.0], [8.0]])).all()
+    assert (errors[:, 0] / errors[2, 0] == [9 / 8, 2, 1]).all()
     assert not precision.of_centred(np.zeros((2, 1, 0, 3))).size
 
 
@@ -83,9 +83,11 @@ def test_an_error_of_a_key_is_as_large_as_the_largest_key(precision):
 def test_declared_centring_is_not_accused(law, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     declared = {"float32": replace(Precision.plain("float32"), centred=True)}
-    one = describe(
+    implementation = describe(
         centred, arrays="numpy", requires=("G == H", "K >= 1"), precision=declared, dtypes=("float32",)
     )
-    held = next(one for one in law_book() if one.name == law)
-    verdict = check(held, prepare(Cell(one, "cpu", "float32")), max_examples=60, seed=1, database=None)
+    held = next(candidate for candidate in law_book() if candidate.name == law)
+    verdict = check(
+        held, prepare(Cell(implementation, "cpu", "float32")), max_examples=60, seed=1, database=None
+    )
     assert verdict.outcome == "passed", verdict.counterexample.message

@@ -100,7 +100,7 @@ def sample(rng: np.random.Generator, x: Bounded) -> Any:
 def margins(rule: str, precision: Precision, *, problems: int = 16, samples: int = 4) -> list[float]:
     """|computed - value| / error of each sample, the share of float64's own rounding added to the error."""
     call, compute, shapes = RULES[rule]
-    share, found = 1 + FLOAT64.unit / precision.accumulate.unit, []
+    share, sizes = 1 + FLOAT64.unit / precision.accumulate.unit, []
     for seed in range(problems):
         rng = np.random.default_rng(seed)
         arguments = [drawn(rng, shape, precision) for shape in shapes]
@@ -109,16 +109,16 @@ def margins(rule: str, precision: Precision, *, problems: int = 16, samples: int
             machine = Machine(precision, Habits.drawn(rng, precision), rng)
             off = np.abs(compute(machine, *(sample(rng, x) for x in arguments)) - result.value)
             size = np.where((off == 0) | np.isposinf(result.errors), 0.0, off / (result.errors * share))
-            found.append(float(np.max(np.where(np.isnan(size), np.inf, size))))
-    return found
+            sizes.append(float(np.max(np.where(np.isnan(size), np.inf, size))))
+    return sizes
 
 
 @every_model
 @pytest.mark.parametrize("rule", RULES)
 def test_no_sample_leaves_the_bound_of_a_rule_and_some_come_near_it(rule: str, precision: Precision) -> None:
-    found = margins(rule, precision)
-    assert max(found) <= 1
-    assert max(found) >= 0.25
+    sizes = margins(rule, precision)
+    assert max(sizes) <= 1
+    assert max(sizes) >= 0.25
 
 
 def test_softmax_stays_within_its_bound_where_the_shift_is_uncertain() -> None:
@@ -128,8 +128,8 @@ def test_softmax_stays_within_its_bound_where_the_shift_is_uncertain() -> None:
         precision = MODELS["float32"]
         scores = Bounded(3 * rng.standard_normal((4, 20)), np.asarray(1e-3), precision)
         bound = reference.softmax(scores)
-        found = reference.softmax(sample(rng, scores))
-        assert np.all(np.abs(found - bound.value) <= bound.errors)
+        probabilities = reference.softmax(sample(rng, scores))
+        assert np.all(np.abs(probabilities - bound.value) <= bound.errors)
 
 
 # -- the edges of the range --------------------------------------------------------------------------------
@@ -176,16 +176,21 @@ def test_what_is_stored_may_overflow_although_it_was_computed(name: str) -> None
 @every_format
 def test_the_largest_number_is_still_in_range(format: Any) -> None:
     largest = Bounded(np.array([format.huge / 4, -format.huge / 4]), 0.0, plain(format))
-    for found in (largest + largest, largest * 1.5, largest.sum(-1), largest.reshape(1, 2) @ np.ones((2, 1))):
-        assert np.all(np.isfinite(found.errors))
+    for result in (
+        largest + largest,
+        largest * 1.5,
+        largest.sum(-1),
+        largest.reshape(1, 2) @ np.ones((2, 1)),
+    ):
+        assert np.all(np.isfinite(result.errors))
 
 
 @every_format
 def test_underflow_costs_the_smallest_error_of_the_format(format: Any) -> None:
     small = Bounded(np.array([math.sqrt(format.tiny) / 4]), 0.0, plain(format))
-    for found in (small * small, small / (1 / small), np.exp(small * 0 - 1e4)):
-        assert found.errors[0] >= format.tiny
-        assert found.errors[0] <= 2 * format.tiny
+    for result in (small * small, small / (1 / small), np.exp(small * 0 - 1e4)):
+        assert result.errors[0] >= format.tiny
+        assert result.errors[0] <= 2 * format.tiny
     product = small.reshape(1, 1) @ small.reshape(1, 1)
     assert product.errors[0, 0] >= format.tiny
 
@@ -195,8 +200,8 @@ def test_differences_and_sums_may_be_flushed_to_zero(format: Any) -> None:
     """1.5 - 1 of the smallest normal number is subnormal."""
     smallest = 2.0**-126
     x = Bounded(np.array([1.5 * smallest, -smallest]), 0.0, plain(format))
-    for found in (x[:1] + x[1:], x[:1] - -x[1:], x.sum(0)):
-        assert np.all(found.errors >= 0.5 * smallest)
+    for result in (x[:1] + x[1:], x[:1] - -x[1:], x.sum(0)):
+        assert np.all(result.errors >= 0.5 * smallest)
 
 
 def test_a_masked_score_is_an_exact_zero_whatever_its_error() -> None:
@@ -210,21 +215,21 @@ def test_a_masked_score_is_an_exact_zero_whatever_its_error() -> None:
 @pytest.mark.parametrize("error", [0.0, 1.0, 36.0, 100.0, 599.0, 690.0, 720.0, 760.0, np.inf, np.nan])
 def test_an_exp_that_underflows_float64_still_covers_what_its_error_allows(error: float, format: Any) -> None:
     score = -746.0
-    found = np.exp(Bounded(np.array([score]), np.array([error]), plain(format)))
-    assert found.value[0] == 0
+    power = np.exp(Bounded(np.array([score]), np.array([error]), plain(format)))
+    assert power.value[0] == 0
     with np.errstate(over="ignore"):
         reached = np.exp(score + error)
-    assert not found.errors[0] < reached
-    assert np.isfinite(error) or not np.isfinite(found.errors[0])
+    assert not power.errors[0] < reached
+    assert np.isfinite(error) or not np.isfinite(power.errors[0])
 
 
 def test_masked_scores_stay_masked_through_sums_and_differences() -> None:
     scores = Bounded(np.array([-np.inf, 0.5]), np.array([np.nan, 1e-7]), MODELS["float32"])
     with np.errstate(invalid="ignore"):
-        for found in (scores + 1.0, scores - 1.0, scores + np.array([2.0, 3.0])):
-            assert np.isneginf(found.value).tolist() == [True, False]
-            assert np.isfinite(found.errors[1])
-            assert np.exp(found).errors[0] <= FLOAT32.tiny
+        for shifted in (scores + 1.0, scores - 1.0, scores + np.array([2.0, 3.0])):
+            assert np.isneginf(shifted.value).tolist() == [True, False]
+            assert np.isfinite(shifted.errors[1])
+            assert np.exp(shifted).errors[0] <= FLOAT32.tiny
 
 
 def test_dividing_by_what_may_be_zero_says_nothing() -> None:
@@ -235,8 +240,8 @@ def test_dividing_by_what_may_be_zero_says_nothing() -> None:
 
 def test_an_infinite_error_times_zero_is_infinite() -> None:
     unknown, zero = Bounded(np.ones((2, 2)), np.inf, EXACT), np.zeros((2, 2))
-    for found in (unknown * zero, zero * unknown, unknown @ zero, zero @ unknown):
-        assert np.all(np.isposinf(found.errors))
+    for product in (unknown * zero, zero * unknown, unknown @ zero, zero @ unknown):
+        assert np.all(np.isposinf(product.errors))
     nowhere = Bounded(np.full((1, 1), np.nan), 0.0, EXACT)  # a row that is NaN by contract
     assert not np.any(np.isposinf((nowhere @ np.ones((1, 1))).errors))
 
@@ -376,17 +381,17 @@ def test_rearranging_moves_the_errors_with_the_values(move: str, error: str) -> 
 
 def test_where_takes_value_and_error_from_the_same_side() -> None:
     x = Bounded(np.array([1.0, 2.0]), np.array([0.1, 0.2]), MODELS["float32"])
-    for found, value, error in (
+    for chosen, value, error in (
         (np.where([True, False], x, -np.inf), [1.0, -np.inf], [0.1, 0.0]),
         (np.where([True, False], 0.0, x), [0.0, 2.0], [0.0, 0.2]),
     ):
-        np.testing.assert_array_equal(found.value, value)
-        np.testing.assert_array_equal(found.errors, error)
+        np.testing.assert_array_equal(chosen.value, value)
+        np.testing.assert_array_equal(chosen.errors, error)
 
 
 def test_a_scalar_error_is_that_of_every_element() -> None:
-    one = Bounded(np.arange(6.0).reshape(2, 3), np.asarray(0.5), MODELS["float32"])
-    full = Bounded(one.value, np.full((2, 3), 0.5), MODELS["float32"])
+    scalar = Bounded(np.arange(6.0).reshape(2, 3), np.asarray(0.5), MODELS["float32"])
+    full = Bounded(scalar.value, np.full((2, 3), 0.5), MODELS["float32"])
     for call in (
         lambda x: x + x,
         lambda x: 2 * x,
@@ -394,8 +399,8 @@ def test_a_scalar_error_is_that_of_every_element() -> None:
         lambda x: x.sum(-1),
         lambda x: x @ x.swapaxes(0, 1),
     ):
-        np.testing.assert_array_equal(call(one).errors, call(full).errors)
-        assert call(one).errors.shape == call(one).shape
+        np.testing.assert_array_equal(call(scalar).errors, call(full).errors)
+        assert call(scalar).errors.shape == call(scalar).shape
 
 
 def test_comparisons_look_at_the_values() -> None:
@@ -533,24 +538,24 @@ def called(name: str, bounded: Callable[[str], bool], precision: Precision = EXA
 @pytest.mark.parametrize("model", ["float32", "bfloat16-fused", "float16-eager"])
 def test_the_unchanged_reference_gives_the_same_values_and_a_bound(call: str, model: str) -> None:
     exact = called(call, lambda name: False)
-    for found, expected in zip(called(call, lambda name: True, MODELS[model]), exact, strict=True):
-        assert isinstance(found, Bounded)
-        assert found.precision is MODELS[model]
-        assert found.errors.shape == found.shape
-        np.testing.assert_array_equal(found.value, expected)
-        assert np.all(found.errors[np.isfinite(expected)] >= 0)
+    for bounded, expected in zip(called(call, lambda name: True, MODELS[model]), exact, strict=True):
+        assert isinstance(bounded, Bounded)
+        assert bounded.precision is MODELS[model]
+        assert bounded.errors.shape == bounded.shape
+        np.testing.assert_array_equal(bounded.value, expected)
+        assert np.all(bounded.errors[np.isfinite(expected)] >= 0)
 
 
 @pytest.mark.parametrize("call", CALLS)
 def test_one_bounded_argument_is_enough_to_get_bounds(call: str) -> None:
     _, positional, keywords = CALLS[call]
     exact = called(call, lambda name: False)
-    for one in (*positional, *keywords):
-        found = called(call, lambda name, one=one: name == one, MODELS["float32"])
-        untouched = [x for x in found if not isinstance(x, Bounded)]
+    for argument in (*positional, *keywords):
+        outputs = called(call, lambda name, argument=argument: name == argument, MODELS["float32"])
+        untouched = [x for x in outputs if not isinstance(x, Bounded)]
         # Some gradients do not depend on some arguments: d value has nothing of value in it.
-        assert len(untouched) < len(found)
-        for got, expected in zip(found, exact, strict=True):
+        assert len(untouched) < len(outputs)
+        for got, expected in zip(outputs, exact, strict=True):
             np.testing.assert_array_equal(got.value if isinstance(got, Bounded) else got, expected)
 
 

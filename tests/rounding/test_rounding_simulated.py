@@ -160,10 +160,10 @@ def exact(problem: Problem, delta: str) -> dict[str, Any]:
 def allowed(run: Run, problem: Problem) -> dict[str, Any]:
     """What the engine allows; its own share, of a float64 reference, exchanged for that of long double."""
     output, lse = run.bound(problem)
-    found = {"output": output, "lse": lse}
-    found |= {f"d {name}": x for name, x in run.gradient_bounds(problem).items()}
+    bounds = {"output": output, "lse": lse}
+    bounds |= {f"d {name}": x for name, x in run.gradient_bounds(problem).items()}
     share = 1 + FLOAT64.unit / run.precision.accumulate.unit
-    return {name: with_long(x.errors / share, run.precision) for name, x in found.items()}
+    return {name: with_long(x.errors / share, run.precision) for name, x in bounds.items()}
 
 
 def with_long(error: Any, precision: Precision) -> Any:
@@ -182,8 +182,8 @@ def margin(got: Any, truth: Any, bound: Any) -> float:
     """The largest |got - truth| / bound: inf for a NaN where a number is due."""
     got = np.asarray(got, LONG)
     same = (got == truth) | (np.isnan(got) & np.isnan(truth)) | np.isposinf(bound)
-    found = np.where(same, 0.0, np.abs(got - truth) / np.where(bound == 0, 0.0, bound))
-    return float(np.max(np.where(np.isnan(found), np.inf, found), initial=0.0))
+    ratios = np.where(same, 0.0, np.abs(got - truth) / np.where(bound == 0, 0.0, bound))
+    return float(np.max(np.where(np.isnan(ratios), np.inf, ratios), initial=0.0))
 
 
 class Margin(NamedTuple):
@@ -203,7 +203,7 @@ def attention_margins(
 
     The bound is that of `model`; the machines have the precision of `actual`, by default the same.
     """
-    precision, found = precision_of(actual or model), []
+    precision, margins = precision_of(actual or model), []
     for seed in range(start, start + problems):
         rng = np.random.default_rng(seed)
         problem = drawn_problem(rng, MODELS[model][0])
@@ -213,15 +213,15 @@ def attention_margins(
             habits = Habits.drawn(rng, precision)
             got = computed(problem, Machine(precision, habits, rng), delta)
             for name in truth:
-                found.append(Margin(name, margin(got[name], truth[name], bound[name]), habits, problem))
-    return found
+                margins.append(Margin(name, margin(got[name], truth[name], bound[name]), habits, problem))
+    return margins
 
 
-def judged(found: list[Margin]) -> None:
+def judged(margins: list[Margin]) -> None:
     """All margins at most 1, and for each quantity one of `APPROACHED` at least. The largest are printed."""
-    worst = max(found, key=lambda margin: margin.size)
+    worst = max(margins, key=lambda margin: margin.size)
     assert worst.size <= 1, "{} is off by {:.4g} of its bound\n{}\n{}".format(*worst)
-    largest = {name: max(m.size for m in found if m.name == name) for name in {m.name: 0 for m in found}}
+    largest = {name: max(m.size for m in margins if m.name == name) for name in {m.name: 0 for m in margins}}
     print(", ".join(f"{name} {size:.2f}" for name, size in largest.items()))
     assert min(largest.values()) >= APPROACHED, largest
 
@@ -261,7 +261,7 @@ def test_positions_stay_within_the_bound_and_come_near_it(model: str) -> None:
 
 @np.errstate(all="ignore")
 def multi_head_margins(model: str) -> list[Margin]:
-    precision, dtype, found = precision_of(model), MODELS[model][0], []
+    precision, dtype, margins = precision_of(model), MODELS[model][0], []
     for seed in range(40):
         rng = np.random.default_rng(seed)
         heads, length, size, inner = (int(rng.integers(1, n)) for n in (3, 5, 4, 3))
@@ -272,14 +272,14 @@ def multi_head_margins(model: str) -> list[Margin]:
         habits = Habits.drawn(rng, precision)
         got = multi_head(Machine(precision, habits, rng), arrays[0], arrays[1:], heads)
         size = margin(got, truth, with_long(bound, precision))
-        found.append(Margin("multi-head output", size, habits, f"seed {seed}"))
-    return found
+        margins.append(Margin("multi-head output", size, habits, f"seed {seed}"))
+    return margins
 
 
 @np.errstate(all="ignore")
 def position_margins(model: str) -> list[Margin]:
     """The encoding and the rotary embedding, at positions up to a million."""
-    precision, dtype, found = precision_of(model), MODELS[model][0], []
+    precision, dtype, margins = precision_of(model), MODELS[model][0], []
     base = Bounded(10000.0, 0.0, precision)
     for seed in range(40):
         rng = np.random.default_rng(seed)
@@ -293,14 +293,14 @@ def position_margins(model: str) -> list[Margin]:
         truth = reference_encoding(5, dim, layout=layout, base=LONG(10000), start=start)
         got = positional_encoding(machine, positions, dim, layout, way)
         size = margin(got, truth, with_long(bound, precision))
-        found.append(Margin("encoding", size, habits, f"seed {seed}, {way}"))
+        margins.append(Margin("encoding", size, habits, f"seed {seed}, {way}"))
         x = rng.standard_normal((2, 5, dim)).astype(NUMPY_DTYPES[dtype])
         bound = reference_rotary(bounded(x, model), positions, layout=halves, base=base).errors
         truth = reference_rotary(long(x), long(positions), layout=halves, base=LONG(10000))
         got = rotary(machine, np.asarray(x, np.float64), positions, halves, way)
         size = margin(got, truth, with_long(bound, precision))
-        found.append(Margin("rotary", size, habits, f"seed {seed}, {way}"))
-    return found
+        margins.append(Margin("rotary", size, habits, f"seed {seed}, {way}"))
+    return margins
 
 
 def bounded(x: Any, model: str) -> Bounded:
@@ -330,6 +330,6 @@ def test_every_rounding_is_within_the_unit_roundoff(rounding: str) -> None:
     rng = np.random.default_rng(1)
     numbers = rng.standard_normal(2000)
     for format in FORMATS.values():
-        found = to_format(numbers, format, rounding, rng)
-        assert np.all(np.abs(found - numbers) <= format.unit * np.abs(numbers))
-        np.testing.assert_array_equal(to_format(found, format, rounding, rng), found)
+        rounded = to_format(numbers, format, rounding, rng)
+        assert np.all(np.abs(rounded - numbers) <= format.unit * np.abs(numbers))
+        np.testing.assert_array_equal(to_format(rounded, format, rounding, rng), rounded)

@@ -26,10 +26,10 @@ def test_integers_have_no_gradient_wherever_they_stand() -> None:
     def embedding(tokens: Any, table: Any) -> Any:
         return table[tokens] * 2
 
-    found = run_of(embedding, "embedding").call_gradients(
+    gradients = run_of(embedding, "embedding").call_gradients(
         {"tokens": TOKENS, "table": TABLE}, upstream=UPSTREAM
     )
-    assert {name: x.tolist() for name, x in found.items()} == {"table": [[6.0], [10.0]]}
+    assert {name: x.tolist() for name, x in gradients.items()} == {"table": [[6.0], [10.0]]}
 
 
 def test_each_weight_of_a_layer_has_its_own_gradient() -> None:
@@ -41,8 +41,8 @@ def test_each_weight_of_a_layer_has_its_own_gradient() -> None:
     run = run_of(layer, "encoder_layer")
     one = np.ones((1, 2, 1))
     inputs = {"x": 3 * one, "weights": {"a": 5 * one, "b": one, "unused": one}}
-    found = run.call_gradients(inputs, upstream=UPSTREAM, heads=2, key_lengths=np.array([1]))
-    assert {name: x.ravel().tolist() for name, x in found.items()} == {
+    gradients = run.call_gradients(inputs, upstream=UPSTREAM, heads=2, key_lengths=np.array([1]))
+    assert {name: x.ravel().tolist() for name, x in gradients.items()} == {
         "x": [15.0, 25.0], "a": [9.0, 15.0], "b": [21.0, 35.0], "unused": [0.0, 0.0]}  # fmt: skip
 
 
@@ -53,8 +53,8 @@ def test_a_function_of_its_own_gives_them_in_order() -> None:
         return (rows,)
 
     run = run_of(lambda tokens, table: table[tokens], "embedding", arrays="numpy", vjp=pull)
-    found = run.call_gradients({"tokens": TOKENS, "table": TABLE}, upstream=UPSTREAM)
-    assert found["table"].tolist() == [[3.0], [5.0]]
+    gradients = run.call_gradients({"tokens": TOKENS, "table": TABLE}, upstream=UPSTREAM)
+    assert gradients["table"].tolist() == [[3.0], [5.0]]
 
 
 class Writing(torch.autograd.Function):
@@ -66,12 +66,12 @@ class Writing(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, upstream: Any) -> Any:
-        found = upstream.clone()
+        gradient = upstream.clone()
         if context.written == "upstream":
             upstream.mul_(2)
         if context.written == "scores":
             context.saved_tensors[0].detach().mul_(2)
-        return found, None
+        return gradient, None
 
 
 @pytest.mark.parametrize("written", ["upstream", "scores", ""])
@@ -104,19 +104,19 @@ def test_each_of_several_results_has_its_upstream(arrays: str) -> None:
         return 2 * of_query, 3 * of_key
 
     pytest.importorskip(arrays, reason=f"needs {arrays}")
-    own = {"vjp": pull} if arrays == "numpy" else {}
-    run = Run(describe(both, operation="rotary_pair", arrays=arrays, **own), dtype="float32")
+    declared = {"vjp": pull} if arrays == "numpy" else {}
+    run = Run(describe(both, operation="rotary_pair", arrays=arrays, **declared), dtype="float32")
     one = np.ones((1, 1, 1, 1), np.float32)
-    found = run.call_gradients(
+    gradients = run.call_gradients(
         {"query": one, "key": one}, np.array([[0]], np.int32), upstream=(5 * one, 7 * one)
     )
-    assert {name: x.item() for name, x in found.items()} == {"query": 10.0, "key": 21.0}
+    assert {name: x.item() for name, x in gradients.items()} == {"query": 10.0, "key": 21.0}
 
 
 def test_a_result_that_is_cut_off_has_no_influence() -> None:
     run, one = run_of(lambda query, key, positions: (query * 2, key.detach()), "rotary_pair"), np.ones(1)
-    found = run.call_gradients({"query": one, "key": one}, np.array([[0]]), upstream=(one, one))
-    assert {name: x.item() for name, x in found.items()} == {"query": 2.0, "key": 0.0}
+    gradients = run.call_gradients({"query": one, "key": one}, np.array([[0]]), upstream=(one, one))
+    assert {name: x.item() for name, x in gradients.items()} == {"query": 2.0, "key": 0.0}
     cut = run_of(lambda query, key, positions: (query.detach(), key.detach()), "rotary_pair")
     with pytest.raises(RuntimeError, match="does not require grad"):
         cut.call_gradients({"query": one, "key": one}, np.array([[0]]), upstream=(one, one))
@@ -135,16 +135,16 @@ CACHES = ("key_cache", "value_cache")
 
 def test_what_is_written_in_place_has_the_gradient_of_what_it_held() -> None:
     run = run_of(kept, "cached_attention")
-    found = run.call_gradients(CACHE, np.array([1]), upstream=np.ones(1), written=CACHES)
-    assert {name: x.tolist() for name, x in found.items()} == {
+    gradients = run.call_gradients(CACHE, np.array([1]), upstream=np.ones(1), written=CACHES)
+    assert {name: x.tolist() for name, x in gradients.items()} == {
         "query": [8.0], "key": [2.0], "value": [0.0], "key_cache": [2.0, 0.0], "value_cache": [0.0, 0.0]}  # fmt: skip
     assert CACHE["key_cache"].tolist() == [3.0, 9.0]
     with pytest.raises(RuntimeError, match="in-place"):  # torch says so where nobody said that it is written
         run.call_gradients(CACHE, np.array([1]), upstream=np.ones(1))
     learnt = {name: x for name, x in CACHE.items() if name not in CACHES}
     rest = [CACHE[name].copy() for name in CACHES]
-    found = run.call_gradients(learnt, *rest, np.array([1]), upstream=np.ones(1), written=CACHES)
-    assert found["key"].tolist() == [2.0]
+    gradients = run.call_gradients(learnt, *rest, np.array([1]), upstream=np.ones(1), written=CACHES)
+    assert gradients["key"].tolist() == [2.0]
     with pytest.raises(ContractError, match="wrote to an argument"):
         run.call_gradients(learnt, *rest, np.array([1]), upstream=np.ones(1), written=CACHES[1:])
 

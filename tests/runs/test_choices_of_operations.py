@@ -30,9 +30,9 @@ def implementation(function: Callable[..., Any], operation: str, **declared: Any
     return probes.fitted(describe(function, operation=operation, **{"arrays": "torch", **declared}))
 
 
-def broken(one: Implementation, dtype: str) -> list[str]:
+def broken(implementation: Implementation, dtype: str) -> list[str]:
     """The laws that an implementation breaks in a dtype."""
-    cell, found = Cell(one, "cpu", dtype, one.name), []
+    cell, broken_laws = Cell(implementation, "cpu", dtype, implementation.name), []
     for law in applicable(law_book(), cell):
         run = prepare(cell)
         if law.unfit(run):
@@ -42,12 +42,15 @@ def broken(one: Implementation, dtype: str) -> list[str]:
         except UnsupportedCase:
             continue
         except Exception:
-            found.append(law.name)
-    return found
+            broken_laws.append(law.name)
+    return broken_laws
 
 
-def found_out(one: Implementation, dtype: str = "float32") -> dict[str, str]:
-    return {name: choice.value for name, choice in conventions_of(Cell(one, "cpu", dtype, one.name)).items()}
+def found_out(implementation: Implementation, dtype: str = "float32") -> dict[str, str]:
+    return {
+        name: choice.value
+        for name, choice in conventions_of(Cell(implementation, "cpu", dtype, implementation.name)).items()
+    }
 
 
 # -- layouts ---------------------------------------------------------------------------------------------------------
@@ -113,9 +116,9 @@ def without_layout(operation: str, layout: str) -> Implementation:
 @pytest.mark.parametrize("operation", LAYOUTS)
 def test_a_layout_that_is_not_a_parameter_is_found_out_and_held_to(operation: str, other: bool) -> None:
     layout = LAYOUTS[operation][1] if other else "interleaved"
-    one = without_layout(operation, layout)
-    assert found_out(one)["layout"] == layout
-    assert not broken(one, "float32")
+    fitted = without_layout(operation, layout)
+    assert found_out(fitted)["layout"] == layout
+    assert not broken(fitted, "float32")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -131,9 +134,9 @@ def test_the_layout_of_a_call_that_leaves_it_out_is_that_of_the_function() -> No
     def by_default(x: Tensor, positions: Tensor, *, layout: str = "half") -> Tensor:
         return rotary(x, positions, layout=layout)
 
-    one = implementation(by_default, "rotary")
-    assert found_out(one)["layout"] == "half"
-    assert not broken(one, "float32")
+    fitted = implementation(by_default, "rotary")
+    assert found_out(fitted)["layout"] == "half"
+    assert not broken(fitted, "float32")
 
     def usual(x: Tensor, positions: Tensor, *, layout: str = "interleaved") -> Tensor:
         return rotary(x, positions, layout=layout)
@@ -164,12 +167,12 @@ def test_a_layout_is_found_out_of_a_function_that_is_wrong_and_of_large_heads() 
 @pytest.mark.parametrize("operation", LAYOUTS)
 def test_of_zeros_no_layout_is_found(operation: str) -> None:
     def zero(*arguments: Any, layout: str) -> Any:
-        found = LAYOUTS[operation][0](*arguments, layout="interleaved")
-        return tuple(0 * x for x in found) if isinstance(found, tuple) else 0 * found
+        computed = LAYOUTS[operation][0](*arguments, layout="interleaved")
+        return tuple(0 * x for x in computed) if isinstance(computed, tuple) else 0 * computed
 
-    one = implementation(SIGNATURES[operation](zero, ""), operation)
-    assert "layout" not in found_out(one)
-    assert broken(one, "float32")
+    fitted = implementation(SIGNATURES[operation](zero, ""), operation)
+    assert "layout" not in found_out(fitted)
+    assert broken(fitted, "float32")
 
 
 @pytest.mark.parametrize("missing", ["positions", "scale"])
@@ -190,9 +193,9 @@ def test_an_encoding_without_dtype_is_verified_once_in_the_dtype_that_it_has() -
     def in_numpy(length: int, dim: int) -> np.ndarray:
         return positional_encoding(length, dim, layout="interleaved").double().numpy()
 
-    one = implementation(in_numpy, "positional_encoding", arrays="numpy")
-    assert one.dtypes == ("float64",)
-    assert found_out(one, "float64") == {"layout": "interleaved", "angles": "float32"}
+    fitted = implementation(in_numpy, "positional_encoding", arrays="numpy")
+    assert fitted.dtypes == ("float64",)
+    assert found_out(fitted, "float64") == {"layout": "interleaved", "angles": "float32"}
 
     def told(length: int, dim: int, *, dtype: str = "float32") -> Tensor:
         return positional_encoding(length, dim, layout="interleaved").to(getattr(torch, dtype))
@@ -257,9 +260,9 @@ def test_bounds_that_say_nothing_are_no_excuse() -> None:
     def zeros(x: Tensor, weights: Mapping[str, Tensor], *, heads: int) -> Tensor:
         return 0 * x
 
-    one = implementation(zeros, "encoder_layer")
-    assert "precision" not in found_out(one, "bfloat16")
-    assert broken(one, "bfloat16")
+    fitted = implementation(zeros, "encoder_layer")
+    assert "precision" not in found_out(fitted, "bfloat16")
+    assert broken(fitted, "bfloat16")
 
 
 # -- norms and heads -------------------------------------------------------------------------------------------------
@@ -271,8 +274,8 @@ def attend(y: Any, weights: Any, heads: int) -> Any:
     )
     scores = q @ k.swapaxes(-1, -2) / q.shape[-1] ** 0.5
     exponentials = np.exp(scores - scores.max(-1, keepdims=True))
-    found = exponentials / exponentials.sum(-1, keepdims=True) @ v
-    return found.swapaxes(1, 2).reshape(y.shape) @ weights["w_o"]
+    output = exponentials / exponentials.sum(-1, keepdims=True) @ v
+    return output.swapaxes(1, 2).reshape(y.shape) @ weights["w_o"]
 
 
 def encode(x: Any, weights: Any, heads: int, norm_first: bool, eps: float) -> Any:
@@ -302,18 +305,18 @@ def test_where_norms_stand_and_what_is_added_is_found_out(norm_first: bool, eps:
     def encoder_layer(x: Any, weights: Any, *, heads: int) -> Any:
         return encode(x, weights, heads, norm_first, eps)
 
-    one = implementation(encoder_layer, "encoder_layer", arrays="numpy")
-    assert found_out(one, dtype) == {"norm_first": "yes" if norm_first else "no", "eps": str(eps)}
-    assert not broken(one, dtype)
+    fitted = implementation(encoder_layer, "encoder_layer", arrays="numpy")
+    assert found_out(fitted, dtype) == {"norm_first": "yes" if norm_first else "no", "eps": str(eps)}
+    assert not broken(fitted, dtype)
 
 
 def test_another_number_that_is_added_is_broken() -> None:
     def encoder_layer(x: Any, weights: Any, *, heads: int) -> Any:
         return encode(x, weights, heads, False, 1e-2)
 
-    one = implementation(encoder_layer, "encoder_layer", arrays="numpy")
-    assert not found_out(one)
-    assert "encoder_agrees_with_reference" in broken(one, "float32")
+    fitted = implementation(encoder_layer, "encoder_layer", arrays="numpy")
+    assert not found_out(fitted)
+    assert "encoder_agrees_with_reference" in broken(fitted, "float32")
 
 
 def powers(heads: int) -> np.ndarray:
@@ -326,9 +329,9 @@ def test_slopes_of_powers_of_two_alone_are_enough_if_the_others_raise() -> None:
             raise ValueError("the number of heads must be a power of two")
         return powers(heads)
 
-    one = implementation(strict, "alibi_slopes", arrays="numpy")
-    assert found_out(one) == {"heads": "powers of two"}
-    assert not broken(one, "float32")
+    fitted = implementation(strict, "alibi_slopes", arrays="numpy")
+    assert found_out(fitted) == {"heads": "powers of two"}
+    assert not broken(fitted, "float32")
 
     def silent(heads: int) -> np.ndarray:
         return powers(heads)
@@ -347,9 +350,9 @@ def test_a_function_of_servers_without_gradients_owes_none() -> None:
 
 
 def test_what_is_found_out_is_what_a_run_is_held_to() -> None:
-    one = without_layout("rotary", "half")
-    settled = conventions.settled(conventions_of(Cell(one, "cpu", "float32", one.name)))
-    run = Run(one, semantics=settled)
+    fitted = without_layout("rotary", "half")
+    settled = conventions.settled(conventions_of(Cell(fitted, "cpu", "float32", fitted.name)))
+    run = Run(fitted, semantics=settled)
     assert run.defaults == {"layout": "half"}
     assert run.given(layout="interleaved", padding=None) == {}
     assert run.meant(layout="interleaved") == {"layout": "half"}
@@ -370,9 +373,9 @@ def test_causal_that_is_on_by_default_is_switched_off() -> None:
         return packed(query, key, value, query_starts, key_starts, causal=causal, scale=scale)
 
     assert not broken(implementation(many, "multi_head_attention"), "float32")
-    one = implementation(pack, "packed_attention", masked_values="read")
-    assert any("causal=False is passed" in remark for remark in one.remarks)
-    assert not broken(one, "float32")
+    fitted = implementation(pack, "packed_attention", masked_values="read")
+    assert any("causal=False is passed" in remark for remark in fitted.remarks)
+    assert not broken(fitted, "float32")
 
 
 def test_norms_that_come_first_by_default_come_last_if_that_is_asked_for() -> None:
@@ -382,8 +385,8 @@ def test_norms_that_come_first_by_default_come_last_if_that_is_asked_for() -> No
     def always(x: Any, weights: Any, *, heads: int, norm_first: bool = True) -> Any:
         return encode(x, weights, heads, True, 1e-5)
 
-    one = implementation(first, "encoder_layer", arrays="numpy")
-    assert found_out(one) == {"norm_first": "yes", "eps": "1e-06"}
-    assert not broken(one, "float32")
+    fitted = implementation(first, "encoder_layer", arrays="numpy")
+    assert found_out(fitted) == {"norm_first": "yes", "eps": "1e-06"}
+    assert not broken(fitted, "float32")
     ignoring = implementation(always, "encoder_layer", arrays="numpy")
     assert "encoder_agrees_with_reference" in broken(ignoring, "float32")

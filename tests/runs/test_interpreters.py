@@ -144,4 +144,4 @@ def test_a_kernel_is_found_behind_whatever_calls_it(kernel):
         wrapped,
         lambda: lambda: launch(),
     )
-    assert [triton_interpreter.interpreted(one) for one in reaching] == [True] * len(reaching)
+    assert [triton_interpreter.interpreted(callable_) for callable_ in reaching] == [True] * len(reaching)

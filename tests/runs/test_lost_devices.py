@@ -61,15 +61,15 @@ def test_the_problem_that_lost_the_device_is_shown_and_later_laws_are_not_blamed
             raise RuntimeError(f"{SAID}\nSearch for it")
         raise NotImplementedError("every other problem is refused")
 
-    one = describe(attention, name="breaks", arrays="numpy", dtypes=("float32",))
-    first = checking.check(law("agrees_with_reference"), Run(one), max_examples=200)
+    implementation = describe(attention, name="breaks", arrays="numpy", dtypes=("float32",))
+    first = checking.check(law("agrees_with_reference"), Run(implementation), max_examples=200)
     assert first.outcome == "crashed"
     assert first.reason == f"cpu answers its process no more: {SAID}"
     assert first.counterexample is not None
     assert "3 queries" in first.counterexample.problem
     assert "first problem" in first.counterexample.message
     calls = len(problems)
-    second = checking.check(law("weights_lie_in_unit_interval"), Run(one))
+    second = checking.check(law("weights_lie_in_unit_interval"), Run(implementation))
     assert (second.outcome, len(problems)) == ("error", calls)
     assert "agrees_with_reference of breaks-cpu-float32" in second.reason
 
@@ -80,19 +80,19 @@ def test_the_laws_after_one_that_lost_the_device_are_checked_by_another_process(
     target = tmp_path / "breaks.py"
     target.write_text(TARGET)
     (cell,) = checking.plan([f"{target}:attention"]).cells
-    asked = [
+    laws = [
         law(name)
         for name in ("agrees_with_reference", "constant_values_are_returned", "weights_lie_in_unit_interval")
     ]
-    found = [
+    verdicts_found = [
         verdict
-        for _, verdicts in checking.check_parts({cell: asked}, profile="default", jobs=1)
+        for _, verdicts in checking.check_parts({cell: laws}, profile="default", jobs=1)
         for verdict in verdicts
     ]
-    assert [(v.law, v.outcome) for v in found] == [
-        (asked[0].name, "crashed"),
-        (asked[1].name, "passed"),
-        (asked[2].name, "passed"),
+    assert [(v.law, v.outcome) for v in verdicts_found] == [
+        (laws[0].name, "crashed"),
+        (laws[1].name, "passed"),
+        (laws[2].name, "passed"),
     ]
 
 

@@ -37,8 +37,11 @@ def run_of(operation):
     """On the first NumPy implementation of the folder; softmax has none, because NumPy's are controls."""
     if operation == "softmax":
         return Run(describe(softmax), dtype="float64")
-    of_numpy = (one for one in load_folder() if one.arrays == "numpy")
-    return Run(next(one for one in of_numpy if one.operation == operation), dtype="float64")
+    of_numpy = (implementation for implementation in load_folder() if implementation.arrays == "numpy")
+    return Run(
+        next(implementation for implementation in of_numpy if implementation.operation == operation),
+        dtype="float64",
+    )
 
 
 def drawn(operation, last=False, seed=11):
@@ -94,10 +97,11 @@ def test_what_is_held_is_overwritten_and_read_back():
 
 
 def test_a_result_of_another_shape_is_no_result():
-    one = describe(lambda scores: scores[..., :1], operation="softmax", name="cut", arrays="numpy")
+    implementation = describe(lambda scores: scores[..., :1], operation="softmax", name="cut", arrays="numpy")
     with pytest.raises(ContractError, match=r"shape \(1, 1, 1\)"):
         PreparedCall(
-            Run(one, dtype="float64"), example(Run(one, dtype="float64"), {**drawn("softmax"), "K": 3})
+            Run(implementation, dtype="float64"),
+            example(Run(implementation, dtype="float64"), {**drawn("softmax"), "K": 3}),
         ).results()
 
 
@@ -157,7 +161,7 @@ def test_what_depends_on_chance_is_not_shrunk(tmp_path, monkeypatch):
         if size > 10:
             raise LawViolation(f"{size}")
 
-    found = []
+    sizes = []
     for chance in (False, True):
         law = Law(
             "above_ten",
@@ -169,8 +173,8 @@ def test_what_depends_on_chance_is_not_shrunk(tmp_path, monkeypatch):
             operations=("softmax",),
             chance=chance,
         )
-        found.append(int(check(law, run_of("softmax"), max_examples=50, seed=3).counterexample.got))
-    assert found[0] < 100 < found[1]
+        sizes.append(int(check(law, run_of("softmax"), max_examples=50, seed=3).counterexample.got))
+    assert sizes[0] < 100 < sizes[1]
 
 
 KEPT = []
@@ -187,9 +191,9 @@ def keeps_its_result(scores):
 
 def test_a_failure_is_replayed_from_plain_numbers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    one = next(one for one in find(f"{__file__}:keeps_its_result"))
+    implementation = next(candidate for candidate in find(f"{__file__}:keeps_its_result"))
     kept = next(law for law in law_book() if law.name == "returned_arrays_are_kept")
-    verdict = check(kept, prepare(Cell(one, "cpu", "float64")), max_examples=50)
+    verdict = check(kept, prepare(Cell(implementation, "cpu", "float64")), max_examples=50)
     assert verdict.outcome == "failed"
     assert "returned_arrays_are_kept" in replay_counterexample(verdict.counterexample.replay)
 
@@ -247,7 +251,7 @@ def test_masks_that_repeat_are_found(made, words):
 
 def test_the_correlation_is_the_sum_that_it_stands_for():
     x = np.random.default_rng(2).choice([-1, 1], (2, 3, 5))
-    found = test_dropout._correlated(x)
-    assert found[0, 0, 0] == x.size
-    assert found[1, 2, 3] == (x[1:, 2:, 3:] * x[:-1, :-2, :-3]).sum()
-    assert found[0, -1, 2] == (x[:, :-1, 2:] * x[:, 1:, :-2]).sum()
+    correlation = test_dropout._correlated(x)
+    assert correlation[0, 0, 0] == x.size
+    assert correlation[1, 2, 3] == (x[1:, 2:, 3:] * x[:-1, :-2, :-3]).sum()
+    assert correlation[0, -1, 2] == (x[:, :-1, 2:] * x[:, 1:, :-2]).sum()

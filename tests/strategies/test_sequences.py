@@ -49,17 +49,17 @@ def test_pages_hold_every_key_where_the_table_says():
     assert pool[:, :, 0, 0].tolist() == [[12, -1], [50, 51], [10, 11]]
 
 
-def drawn(count, **asked):
+def drawn(count, **limits):
     """So many examples of the strategy, outside of a run: every option may be in use."""
-    found = []
+    examples = []
 
     @hypothesis.settings(max_examples=count, database=None, phases=(Phase.generate,), deadline=None)
-    @hypothesis.given(sequences(**asked))
+    @hypothesis.given(sequences(**limits))
     def collect(value):
-        found.append(value)
+        examples.append(value)
 
     collect()
-    return found
+    return examples
 
 
 MANY = drawn(600, empty=True)
@@ -179,9 +179,9 @@ def test_sizes_are_those_that_are_required(rules):
     def cached_attention(query, key, value, key_cache, value_cache, lengths):
         raise NotImplementedError
 
-    one = describe(cached_attention, operation="cached_attention", arrays="numpy", requires=rules)
-    with Run(one, dtype="float32").activated():
-        found = drawn(60)
-    assert len(found) >= 20
-    assert all(one.accepts(p.sizes) is None for given in found for p in given.problems)
-    assert len({tuple(p.sizes.items()) for given in found for p in given.problems}) > 5
+    implementation = describe(cached_attention, operation="cached_attention", arrays="numpy", requires=rules)
+    with Run(implementation, dtype="float32").activated():
+        examples = drawn(60)
+    assert len(examples) >= 20
+    assert all(implementation.accepts(p.sizes) is None for given in examples for p in given.problems)
+    assert len({tuple(p.sizes.items()) for given in examples for p in given.problems}) > 5

@@ -35,9 +35,9 @@ class FakeDevice:
 
 def test_the_best_size_counts_and_not_the_largest() -> None:
     device = FakeDevice({256: 1e11, 512: 4e11, 1024: 2e11, 2048: 1e9})
-    found = ceilings.matmul_ceiling("numpy", "cpu", "float32", device, seconds=2.0)
-    assert found.rate == pytest.approx(4e11)
-    assert min(found.seconds) == pytest.approx(2 * 512**3 / 4e11)
+    ceiling = ceilings.matmul_ceiling("numpy", "cpu", "float32", device, seconds=2.0)
+    assert ceiling.rate == pytest.approx(4e11)
+    assert min(ceiling.seconds) == pytest.approx(2 * 512**3 / 4e11)
 
 
 def test_a_copy_is_larger_than_any_cache(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,8 +93,8 @@ def test_calls_that_take_turns_never_find_their_inputs_in_the_cache(footprint: i
     held = FakeCache(watch, 100)
 
     def make() -> Callable[[], None]:
-        own = next(numbers)
-        return lambda: held.touch(own, footprint)
+        number = next(numbers)
+        return lambda: held.touch(number, footprint)
 
     call = clocks.rotating(make, footprint, 100)
     others = next(numbers) - 1
@@ -153,23 +153,23 @@ def samples(watch: Watch, seconds: list[float]) -> tuple[clocks.HostClock, Calla
 def test_warm_up_ends_once_two_rows_of_samples_agree() -> None:
     watch = Watch()
     rising = [0.1 * 0.97**step for step in range(60)]  # a clock that rises, then stays
-    found = clocks.warm_up(*samples(watch, rising), now=watch.now)
-    assert found.steady
-    assert 60 < len(found.samples) < 90
-    assert found.samples[-1] == pytest.approx(rising[-1])
+    warmed = clocks.warm_up(*samples(watch, rising), now=watch.now)
+    assert warmed.steady
+    assert 60 < len(warmed.samples) < 90
+    assert warmed.samples[-1] == pytest.approx(rising[-1])
 
 
 def test_a_device_between_two_steps_of_its_clock_is_not_taken_for_warm() -> None:
     watch = Watch()
     steps = [0.01] * 25 + [0.005] * 30
-    found = clocks.warm_up(*samples(watch, steps), least_seconds=0.3, now=watch.now)
-    assert found.steady
-    assert len(found.samples) > 25 + clocks.WARM_ROW
+    warmed = clocks.warm_up(*samples(watch, steps), least_seconds=0.3, now=watch.now)
+    assert warmed.steady
+    assert len(warmed.samples) > 25 + clocks.WARM_ROW
 
 
 def test_a_device_that_never_settles_is_given_up_and_said_so() -> None:
     watch = Watch()
     slower = [0.01 * 1.01**step for step in range(2000)]
-    found = clocks.warm_up(*samples(watch, slower), most_seconds=3.0, now=watch.now)
-    assert not found.steady
-    assert math.fsum(found.samples) < 3.5
+    warmed = clocks.warm_up(*samples(watch, slower), most_seconds=3.0, now=watch.now)
+    assert not warmed.steady
+    assert math.fsum(warmed.samples) < 3.5

@@ -59,9 +59,9 @@ def both(factor: float, seed: int = 1, **more: object) -> Side:
 
 @pytest.mark.parametrize(("factor", "word"), [(1.05, "slower"), (0.95, "faster"), (1.0, "same")])
 def test_two_implementations_of_a_run_are_compared_round_by_round(factor: float, word: str) -> None:
-    found = implementations(both(factor), "mine", "base")
-    assert found.overall.word == word
-    assert found.overall.interval.ratio == pytest.approx(factor, rel=0.005)
+    compared = implementations(both(factor), "mine", "base")
+    assert compared.overall.word == word
+    assert compared.overall.interval.ratio == pytest.approx(factor, rel=0.005)
 
 
 def test_the_noise_that_a_control_shows_is_no_difference() -> None:
@@ -85,15 +85,15 @@ def test_the_mean_over_cases_is_geometric_and_counts_processes_once() -> None:
     timings = [
         timing(n, f if n == "mine" else 1.0, 3, case=c) for c, f in cases.items() for n in ("mine", "base")
     ]
-    found = implementations(side(*timings), "mine", "base")
-    assert [case.comparison.word for case in found.cases] == ["slower", "faster", "slower"]
-    assert found.overall.interval.ratio == pytest.approx(1.1 ** (1 / 3), rel=0.003)
-    assert found.overall.rounds == 3
+    compared = implementations(side(*timings), "mine", "base")
+    assert [case.comparison.word for case in compared.cases] == ["slower", "faster", "slower"]
+    assert compared.overall.interval.ratio == pytest.approx(1.1 ** (1 / 3), rel=0.003)
+    assert compared.overall.rounds == 3
 
 
 def test_a_change_between_runs_is_seen_beyond_what_processes_scatter() -> None:
-    found = runs(both(1.2, seed=2), both(1.0, seed=1))
-    words = {case.candidate.implementation: case.comparison.word for case in found.cases}
+    compared = runs(both(1.2, seed=2), both(1.0, seed=1))
+    words = {case.candidate.implementation: case.comparison.word for case in compared.cases}
     assert words["mine"] == "slower"
     assert words["base"] in ("same", "undecided")
 
@@ -133,8 +133,8 @@ def test_threads_in_another_order_and_an_extra_that_is_not_there_are_no_change()
             [msgspec.structs.replace(first, fingerprint=Fingerprint(identity, {})), timing("mine", 1.0, 1)]
         )
 
-    one = run(blas_threads="openblas 2, openmp 2", jax="0.10.2")
-    assert comparison.software_changes(one, run(blas_threads="openmp 2, openblas 2", jax=None)) == []
+    with_jax = run(blas_threads="openblas 2, openmp 2", jax="0.10.2")
+    assert comparison.software_changes(with_jax, run(blas_threads="openmp 2, openblas 2", jax=None)) == []
     assert comparison.software_changes(run(blas="x"), run(blas=None)) == ["blas: unknown, now x"]
 
 
@@ -159,10 +159,10 @@ def called_once(seconds: float) -> Timing:
 
 @pytest.mark.parametrize(("seconds", "word"), [(10.0, "slower"), (1.3, "undecided"), (0.1, "faster")])
 def test_a_call_that_was_made_once_is_judged_only_where_it_is_far_away(seconds: float, word: str) -> None:
-    found = implementations(side(called_once(seconds), timing("base", 1.0, 1)), "once", "base").overall
-    assert (found.word, found.rounds) == (word, 0)
-    assert found.interval.ratio == pytest.approx(seconds, rel=0.05)
-    assert not statistics.is_told(found.interval)
+    overall = implementations(side(called_once(seconds), timing("base", 1.0, 1)), "once", "base").overall
+    assert (overall.word, overall.rounds) == (word, 0)
+    assert overall.interval.ratio == pytest.approx(seconds, rel=0.05)
+    assert not statistics.is_told(overall.interval)
 
 
 def test_two_calls_made_once_need_a_wider_gap() -> None:
@@ -174,7 +174,7 @@ def test_two_calls_made_once_need_a_wider_gap() -> None:
 
 def test_an_interval_over_orders_of_magnitude_is_printed_as_none() -> None:
     told = [statistics.Interval(4.0, *edges) for edges in ((0.0, 136917.0), (0.04, 5.0), (3.0, 5.0))]
-    assert [statistics.is_told(one) for one in told] == [False, False, True]
+    assert [statistics.is_told(interval) for interval in told] == [False, False, True]
 
 
 def test_one_process_against_three_decides_nothing() -> None:
@@ -183,14 +183,14 @@ def test_one_process_against_three_decides_nothing() -> None:
 
 
 def test_runs_without_a_common_cell_are_an_error() -> None:
-    with pytest.raises(UsageError, match="no timed cell in common"):
+    with pytest.raises(UsageError, match="timed no case in common"):
         runs(side(timing("mine", 1.0, 1)), side(timing("base", 1.0, 1)))
 
 
 @pytest.mark.parametrize("fail_on", ["", *FAIL_ON])
 def test_what_must_not_be_fails(fail_on: str) -> None:
     slower, same, faster = (implementations(both(f), "mine", "base") for f in (1.1, 1.0, 0.9))
-    assert [fails(one, fail_on) for one in (slower, same, faster)] == [
+    assert [fails(compared, fail_on) for compared in (slower, same, faster)] == [
         fail_on in ("slower", "different"), False, fail_on in ("faster", "different"),
     ]  # fmt: skip
 

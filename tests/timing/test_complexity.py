@@ -37,7 +37,7 @@ from qkverify.timing.complexity.measuring import (
 from qkverify.timing.grid import OUT_OF_TIME
 
 NUMPY = FrameworkOnDevice("numpy", "cpu")
-NAMES = [one.name for one in all_layers()]
+NAMES = [layer.name for layer in all_layers()]
 
 
 def places() -> list[FrameworkOnDevice]:
@@ -48,7 +48,7 @@ def places() -> list[FrameworkOnDevice]:
 
 
 def test_the_layers_are_those_of_the_table_and_a_plain_product() -> None:
-    assert {one.name: (one.formula, one.steps, one.path) for one in all_layers()} == {
+    assert {layer.name: (layer.formula, layer.steps, layer.path) for layer in all_layers()} == {
         "matrix product": ("A B C", "1", ""),
         "self-attention": ("n² d", "1", "1"),
         "recurrent": ("n d²", "n", "n"),
@@ -137,11 +137,11 @@ def test_another_count_than_the_formulas_is_said() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_counting_changes_no_result(name: str) -> None:
-    one = layer(name)
-    inputs = one.inputs(one.check_at[0], np.random.default_rng(0))
+    known = layer(name)
+    inputs = known.inputs(known.check_at[0], np.random.default_rng(0))
     counted = [counting.Counted.of(x, [0]) for x in inputs]
-    found = one.numpy(*counted, one.check_at[0])
-    np.testing.assert_array_equal(np.asarray(found), one.numpy(*inputs, one.check_at[0]))
+    product = known.numpy(*counted, known.check_at[0])
+    np.testing.assert_array_equal(np.asarray(product), known.numpy(*inputs, known.check_at[0]))
 
 
 def test_products_are_counted_of_any_shape() -> None:
@@ -162,22 +162,22 @@ def traced(name: str) -> list[tuple[int, dict[str, int]]]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_sequential_steps_are_those_of_theory(name: str) -> None:
-    one = layer(name)
-    assert [tracing.steps(one, sizes) for _, sizes in traced(name)] == [
-        one.steps_at(sizes) for _, sizes in traced(name)
+    known = layer(name)
+    assert [tracing.steps(known, sizes) for _, sizes in traced(name)] == [
+        known.steps_at(sizes) for _, sizes in traced(name)
     ]
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if layer(name).path])
 def test_paths_are_those_of_theory(name: str) -> None:
-    one = layer(name)
-    assert [tracing.path(one, sizes)[0] for _, sizes in traced(name)] == [
-        one.path_at(sizes) for _, sizes in traced(name)
+    known = layer(name)
+    assert [tracing.path(known, sizes)[0] for _, sizes in traced(name)] == [
+        known.path_at(sizes) for _, sizes in traced(name)
     ]
 
 
 def test_the_orders_of_the_table_by_their_numbers() -> None:
-    at_27 = {one.name: tracing.path(one, traced("")[3][1]) for one in all_layers() if one.path}
+    at_27 = {layer.name: tracing.path(layer, traced("")[3][1]) for layer in all_layers() if layer.path}
     assert at_27 == {
         "self-attention": (1, 1),
         "recurrent": (27, 1),
@@ -225,34 +225,34 @@ def test_windows_hold_r_positions() -> None:
 
 @pytest.mark.parametrize("power", [0.5, 1, 2, 3])
 def test_an_exact_power_is_found_exactly(power: float) -> None:
-    found = fitting.fit([1, 2, 4, 8], [3.0 * n**power for n in (1, 2, 4, 8)])
-    assert found is not None
-    assert found.exponent == pytest.approx(power)
-    assert found.high - found.low < 1e-6
+    fitted = fitting.fit([1, 2, 4, 8], [3.0 * n**power for n in (1, 2, 4, 8)])
+    assert fitted is not None
+    assert fitted.exponent == pytest.approx(power)
+    assert fitted.high - fitted.low < 1e-6
 
 
 def test_only_the_largest_sizes_are_fitted() -> None:
     sizes = [2**i for i in range(12)]
     with_fixed_cost = [1000.0 if n < 2**6 else float(n) for n in sizes]
-    found = fitting.fit(sizes, with_fixed_cost)
-    assert found is not None
-    assert (found.first, found.last, round(found.exponent, 6)) == (2**6, 2**11, 1.0)
+    fitted = fitting.fit(sizes, with_fixed_cost)
+    assert fitted is not None
+    assert (fitted.first, fitted.last, round(fitted.exponent, 6)) == (2**6, 2**11, 1.0)
 
 
 def test_the_shortest_times_are_fitted() -> None:
     disturbed = msgspec.structs.replace(
         grown([1, 2, 4, 8], [1.0, 2.0, 4.0, 8.0]), seconds=[[5.0, 1.0, 9.0], [2.0], [4.0, 7.0], [80.0, 8.0]]
     )
-    found = fitting.growth(disturbed)
-    assert found is not None
-    assert found.exponent == pytest.approx(1)
+    growth = fitting.growth(disturbed)
+    assert growth is not None
+    assert growth.exponent == pytest.approx(1)
 
 
 def test_a_size_without_times_is_left_out() -> None:
     gap = msgspec.structs.replace(grown([1, 2, 4, 8], [1.0] * 4), seconds=[[1.0], [], [4.0], [8.0]])
-    found = fitting.growth(gap)
-    assert found is not None
-    assert (found.first, found.last, found.exponent) == (1, 8, pytest.approx(1))
+    growth = fitting.growth(gap)
+    assert growth is not None
+    assert (growth.first, growth.last, growth.exponent) == (1, 8, pytest.approx(1))
 
 
 def test_two_sizes_make_no_exponent() -> None:
@@ -264,11 +264,11 @@ def test_the_interval_is_that_of_scipys_line() -> None:
     rng = np.random.default_rng(5)
     sizes = [16, 24, 32, 48, 64, 96]
     seconds = [n**1.5 * math.exp(rng.normal(0, 0.1)) for n in sizes]
-    found, line = fitting.fit(sizes, seconds), scipy_stats.linregress(np.log(sizes), np.log(seconds))
-    assert found is not None
+    fitted, line = fitting.fit(sizes, seconds), scipy_stats.linregress(np.log(sizes), np.log(seconds))
+    assert fitted is not None
     reach = scipy_stats.t.ppf(0.975, len(sizes) - 2) * line.stderr
     expected = (line.slope, line.slope - reach, line.slope + reach)
-    assert (found.exponent, found.low, found.high) == pytest.approx(expected)
+    assert (fitted.exponent, fitted.low, fitted.high) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 8, 21])
@@ -282,8 +282,8 @@ def test_students_quantile_is_scipys(freedom: int) -> None:
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     rng, sizes = np.random.default_rng(1), [2**i for i in range(6)]
     noise = np.exp(rng.normal(0, 0.05, (2000, 6)))
-    found = [fitting.fit(sizes, list(np.array(sizes) ** 2 * row)) for row in noise]
-    share = np.mean([f.low <= 2 <= f.high for f in found if f])
+    fits = [fitting.fit(sizes, list(np.array(sizes) ** 2 * row)) for row in noise]
+    share = np.mean([f.low <= 2 <= f.high for f in fits if f])
     assert abs(share - 0.95) < 3 * math.sqrt(0.95 * 0.05 / 2000)  # three standard errors of a share
 
 
@@ -362,9 +362,9 @@ def burning(power: float) -> Any:
 def test_growth_is_found_whatever_theory_says(power: int, word: str) -> None:
     pytest.importorskip("threadpoolctl")  # else the clock is the host's, and counts what other programs took
     (record,) = measure_series(LayerSeries(burning(power), "A"), [NUMPY], budget_seconds=0.5)
-    found = fitting.growth(record)
-    assert found is not None
-    assert found.word(record.theory) == word
+    growth = fitting.growth(record)
+    assert growth is not None
+    assert growth.word(record.theory) == word
     assert fitting.counted(record) == pytest.approx(1)  # operations do not tell: only the times do
 
 
@@ -429,11 +429,11 @@ def test_a_place_that_fails_does_not_stop_the_others() -> None:
         raise RuntimeError("not today")
 
     half = replace(layer("matrix product"), torch=failing)
-    one, other = measure_series(
+    in_numpy, in_torch = measure_series(
         LayerSeries(half, "A"), [NUMPY, FrameworkOnDevice("torch", "cpu")], budget_seconds=0.3
     )
-    assert one.seconds
-    assert (other.seconds, other.reason) == ([], "raised RuntimeError: not today")
+    assert in_numpy.seconds
+    assert (in_torch.seconds, in_torch.reason) == ([], "raised RuntimeError: not today")
 
 
 def test_without_a_budget_chains_are_traced_and_times_say_why_not() -> None:

@@ -227,20 +227,31 @@ def read(kernel: Kernel, **after: Any) -> tuple[str, ...]:
     return reading.throttled
 
 
-def test_a_thread_that_waited_for_a_core_marks_the_round(tmp_path: Path) -> None:
+def sampled(kernel: Kernel, waited: dict[str, float]) -> float:
+    """What a monitor says that a sample of one second lost which ends with these counters."""
+    monitor = scheduling.CpuMonitor(kernel.folder)
+    monitor.begin_sample()
+    kernel.set(waited)
+    return monitor.share_lost(1.0)
+
+
+def test_a_thread_that_waited_for_a_core_holds_its_sample_back(tmp_path: Path) -> None:
     kernel = Kernel(tmp_path)
     kernel.set({"10": 5.0, "11": 7.0})
-    assert read(kernel, waited={"10": 5.0, "11": 7.009}) == ()
-    assert read(kernel, waited={"10": 5.0, "11": 7.03}) == (scheduling.WAITED,)
+    assert sampled(kernel, {"10": 5.001, "11": 7.009}) == pytest.approx(0.009)
+    assert sampled(kernel, {"10": 5.001, "11": 7.039}) == pytest.approx(0.03)
+    assert (
+        read(kernel, waited={"10": 5.0, "11": 8.0}) == ()
+    )  # what other samples of the round waited is theirs
 
 
 def test_a_thread_that_is_new_counts_from_its_beginning(tmp_path: Path) -> None:
-    assert read(Kernel(tmp_path), waited={"10": 0.0, "99": 0.2}) == (scheduling.WAITED,)
+    assert sampled(Kernel(tmp_path), {"10": 0.0, "99": 0.2}) == pytest.approx(0.2)
 
 
 def test_what_the_hypervisor_took_is_a_mean_over_cores(tmp_path: Path) -> None:
     assert read(Kernel(tmp_path), waited={}, stolen=0.02) == ()  # a hundredth of each of two cores
-    assert read(Kernel(tmp_path), waited={}, stolen=0.06) == (scheduling.STOLEN,)
+    assert read(Kernel(tmp_path), waited={}, stolen=0.06) == (nvml.STOLEN,)
 
 
 def states(folder: Path, *letters: str) -> Path:
@@ -288,17 +299,19 @@ def test_a_kernel_that_does_not_count_gives_no_monitor(tmp_path: Path) -> None:
     assert scheduling.cpu_monitor(tmp_path) is None
 
 
-@pytest.mark.skipif(not scheduling.lost(scheduling.PROC).waited, reason="this kernel does not count waiting")
+@pytest.mark.skipif(not scheduling.waited(scheduling.PROC), reason="this kernel does not count waiting")
 def test_the_monitor_of_this_very_processor_reads() -> None:
     monitor = nvml.monitor_for("cpu")
     assert monitor is not None
     reading = monitor.after()
     assert reading.seconds > 0
     assert reading.load is not None
-    assert set(reading.throttled) <= {scheduling.WAITED, scheduling.STOLEN}
+    assert set(reading.throttled) <= {nvml.STOLEN}
+    monitor.begin_sample()
+    assert monitor.share_lost(1e9) < nvml.DISTURBING_SHARE
 
 
-@pytest.mark.skipif(not scheduling.lost(scheduling.PROC).waited, reason="this kernel does not count waiting")
+@pytest.mark.skipif(not scheduling.waited(scheduling.PROC), reason="this kernel does not count waiting")
 def test_a_process_that_shares_its_core_with_itself_is_seen_to_wait() -> None:
     """Two threads that never sleep, held to one core, wait for each other half of the time."""
     import subprocess
@@ -310,15 +323,16 @@ def test_a_process_that_shares_its_core_with_itself_is_seen_to_wait() -> None:
         "child = os.fork()\n"
         "while child == 0: pass\n"
         "monitor = monitor_for('cpu')\n"
+        "monitor.begin_sample()\n"
         "end = time.perf_counter() + 1.0\n"
         "while time.perf_counter() < end: pass\n"
-        "print(*monitor.after().throttled, sep=', ')\n"
+        "print(monitor.share_lost(1.0) > 0.01)\n"
         "os.kill(child, 9)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
-    assert scheduling.WAITED in done.stdout
+    assert done.stdout == "True\n"
 
 
 # A GPU, where there is one

@@ -26,17 +26,17 @@ class Operand:
 
 
 def cell(name: str) -> BenchmarkCase:
-    one = describe(lambda query, key, value: query, name=name, arrays="numpy", dtypes=("float32",))
-    return BenchmarkCase(named("transformer-base-128"), one, "cpu", "float32", "forward")
+    implementation = describe(lambda query, key, value: query, name=name, arrays="numpy", dtypes=("float32",))
+    return BenchmarkCase(named("transformer-base-128"), implementation, "cpu", "float32", "forward")
 
 
 @pytest.mark.parametrize("calls_before", [0, 1, 6], ids=["first call", "warm-up", "a later round"])
 def test_out_of_memory_is_the_cells_outcome_and_the_others_go_on(calls_before: int) -> None:
     seconds, held = [0.0], list[weakref.ref[Operand]]()
 
-    def prepare(one: BenchmarkCase) -> measurement.Prepared:
-        operand, left = Operand(), [calls_before if one.implementation.name == "large" else 10**6]
-        if one.implementation.name == "large":
+    def prepare(case: BenchmarkCase) -> measurement.Prepared:
+        operand, left = Operand(), [calls_before if case.implementation.name == "large" else 10**6]
+        if case.implementation.name == "large":
             held.append(weakref.ref(operand))
 
         def call(operand: Operand = operand) -> None:
@@ -53,14 +53,14 @@ def test_out_of_memory_is_the_cells_outcome_and_the_others_go_on(calls_before: i
         return measurement.Prepared(call, clock, Work(1, 1), lambda output: 0.0)
 
     group = [cell("small"), cell("large"), cell("fine")]
-    found = measurement.measure(group, budget_seconds=20.0, prepare=prepare)
-    small, large, fast = found.timings
+    measured = measurement.measure(group, budget_seconds=20.0, prepare=prepare)
+    small, large, fast = measured.timings
     assert large.reason == f"raised OutOfMemoryError: {SAID}"
     assert (large.seconds, large.verified) == ([], False)
     assert small.seconds
     assert fast.seconds
     gc.collect()
-    assert [one() for one in held] == [None]
+    assert [reference() for reference in held] == [None]
 
 
 def test_a_peak_that_does_not_fit_is_unknown_and_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,9 +68,9 @@ def test_a_peak_that_does_not_fit_is_unknown_and_nothing_more(monkeypatch: pytes
         raise torch.cuda.OutOfMemoryError(SAID)
 
     monkeypatch.setattr(memory, "cuda_peak_bytes", full)
-    one = cell("large")
+    large = cell("large")
     with memory.Server() as server:
-        assert server.peak_bytes(one.implementation, one.workload, "cuda", "float32", "forward") is None
+        assert server.peak_bytes(large.implementation, large.workload, "cuda", "float32", "forward") is None
 
 
 class FakeMark:

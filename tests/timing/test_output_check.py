@@ -38,11 +38,11 @@ def remembering(mark: Callable[..., Any], least: int = 0) -> Callable[..., np.nd
     def attention(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> np.ndarray:
         if query.shape[-2] < least:
             return plain(query, key, value)
-        found = mark(query, key, value)
-        if found not in last:
+        marked = mark(query, key, value)
+        if marked not in last:
             last.clear()
-            last[found] = plain(query, key, value)
-        return last[found].copy()
+            last[marked] = plain(query, key, value)
+        return last[marked].copy()
 
     return attention
 
@@ -64,24 +64,24 @@ def by_all_numbers(*arrays: np.ndarray) -> Any:
 
 
 def timed(function: Callable[..., Any], workload: Workload = LONG, **declared: Any) -> Timing:
-    one = describe(
+    implementation = describe(
         function, name="mine", arrays=declared.pop("arrays", "numpy"), dtypes=("float32",), **declared
     )
-    cell = BenchmarkCase(workload, one, "cpu", "float32", "forward")
+    cell = BenchmarkCase(workload, implementation, "cpu", "float32", "forward")
     return measurement.measure([cell], budget_seconds=2.0, most_rounds=4, seed=1).timings[0]
 
 
 def reason(function: Callable[..., Any], **declared: Any) -> str:
-    found = timed(function, **declared)
-    assert (found.seconds, found.verified) == ([], False)
-    return found.reason
+    timing = timed(function, **declared)
+    assert (timing.seconds, timing.verified) == ([], False)
+    return timing.reason
 
 
 def test_an_honest_kernel_has_a_time() -> None:
-    found = timed(plain)
-    assert len(found.seconds) >= 3, found.reason
-    assert found.margin is not None
-    assert found.margin < 1
+    timing = timed(plain)
+    assert len(timing.seconds) >= 3, timing.reason
+    assert timing.margin is not None
+    assert timing.margin < 1
 
 
 @pytest.mark.parametrize(
@@ -193,23 +193,23 @@ def test_a_suspicion_that_does_not_come_back_is_none() -> None:
 
 
 def inputs(direction: Any = "forward", arrays: str = "numpy") -> tuple[Inputs, list[tuple[Any, ...]]]:
-    seen: list[tuple[Any, ...]] = []
+    received: list[tuple[Any, ...]] = []
 
     def attention(query: Any, key: Any, value: Any) -> Any:
-        seen.append(tuple(np.array(x) for x in (query, key, value)))
+        received.append(tuple(np.array(x) for x in (query, key, value)))
         return query
 
     run = Run(describe(attention, name="mine", arrays=arrays, dtypes=("float32",)))
-    return Inputs(run, LONG.problem("float32"), direction), seen
+    return Inputs(run, LONG.problem("float32"), direction), received
 
 
 def test_no_call_sees_numbers_that_an_earlier_one_saw() -> None:
-    mine, seen = inputs()
+    mine, received = inputs()
     for _ in range(3 * WINDOWS):
         mine.renew(1)
         mine.call()
     for index in range(3):
-        assert len({arrays[index].tobytes() for arrays in seen}) == 3 * WINDOWS
+        assert len({arrays[index].tobytes() for arrays in received}) == 3 * WINDOWS
 
 
 def test_a_trial_stands_where_the_last_call_was_and_again_repeats_it() -> None:
@@ -283,16 +283,16 @@ def test_of_long_sequences_only_sampled_rows_get_a_gradient_from_above_and_all_k
 
 
 def test_a_time_above_the_measured_roofline_is_none() -> None:
-    found = Timing(
+    timing = Timing(
         case="c", sizes={}, causal=True, options="", implementation="one", device="cpu", dtype="float32",
         direction="forward", clock="host", seconds=[1e-3] * 3, rounds=[0, 1, 2], flops=10**9, bytes=10**6,
     )  # fmt: skip
     measured = [Ceiling("cpu", "float32", "matmul", 1e11), Ceiling("cpu", "float32", "copy", 1e10)]
-    assert "10 times faster than the best product and copy" in ceilings.impossible(found, 1e-3, measured)
-    assert ceilings.impossible(found, 1.1e-2, measured) == ""
+    assert "10 times faster than the best product and copy" in ceilings.impossible(timing, 1e-3, measured)
+    assert ceilings.impossible(timing, 1.1e-2, measured) == ""
     half = [*measured, Ceiling("cpu", "bfloat16", "matmul", 1e13)]  # a kernel may multiply in another dtype
-    assert ceilings.impossible(found, 1e-3, half) == ""
-    assert ceilings.impossible(found, 1e-3, []) == ""
+    assert ceilings.impossible(timing, 1e-3, half) == ""
+    assert ceilings.impossible(timing, 1e-3, []) == ""
 
 
 # In the name of the measuring process
@@ -334,18 +334,18 @@ def test_an_answer_in_the_name_of_the_measuring_process_is_not_believed(
 ) -> None:
     file = tmp_path / "forger.py"
     file.write_text(FORGER.replace("SECONDS", seconds).replace("ENDS", str(ends)))
-    (one,) = registry.find(f"{file}:attention")
+    (implementation,) = registry.find(f"{file}:attention")
     terms = Terms(budget_seconds=2.0, limit_seconds=4.0, seed=0, most_rounds=4)
     with Sweep() as sweep:
-        found = sweep.measure(
-            [BenchmarkCase(LONG, one, "cpu", "float32", "forward")],
+        measured = sweep.measure(
+            [BenchmarkCase(LONG, implementation, "cpu", "float32", "forward")],
             terms,
             verified={},
             peaks={},
             expected_seconds={},
         )
-    assert found.timings[0].seconds == []
-    assert said in found.timings[0].reason
+    assert measured.timings[0].seconds == []
+    assert said in measured.timings[0].reason
 
 
 # What stands in this repository
@@ -355,11 +355,13 @@ def test_an_answer_in_the_name_of_the_measuring_process_is_not_believed(
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_no_implementation_here_is_refused(dtype: str, direction: Any) -> None:
     workload = Workload(name="short", source="made up", heads=4, kv_heads=2, key_size=32, queries=64)
-    every = [one for one in registry.load_folder() if one.operation == "attention"]
+    every = [
+        implementation for implementation in registry.load_folder() if implementation.operation == "attention"
+    ]
     cells = [
-        BenchmarkCase(workload, one, "cpu", dtype, direction)
-        for one in every
-        if dtype in one.dtypes and "cpu" in one.devices
+        BenchmarkCase(workload, implementation, "cpu", dtype, direction)
+        for implementation in every
+        if dtype in implementation.dtypes and "cpu" in implementation.devices
     ]
     cells = [cell for cell in cells if why_not_run(cell) is None]
     assert cells

@@ -41,8 +41,8 @@ def drifting(seed: int, factor: float, rounds: int = 20) -> tuple[list[float], l
     """Two interleaved series on a noisy machine: it drifts by 20 % for both, and jitters by 1 % for each."""
     numbers = np.random.default_rng(seed)
     drift = np.exp(np.cumsum(numbers.normal(0, 0.05, rounds)))
-    one, other = (drift * np.exp(numbers.normal(0, 0.01, rounds)) for _ in range(2))
-    return (factor * one).tolist(), other.tolist()
+    first, second = (drift * np.exp(numbers.normal(0, 0.01, rounds)) for _ in range(2))
+    return (factor * first).tolist(), second.tolist()
 
 
 def word(seed: int, factor: float) -> str:
@@ -101,15 +101,15 @@ def test_a_machine_is_quiet_when_every_control_lies_within_one_per_cent() -> Non
 
 
 def test_only_rounds_that_both_ran_in_are_paired() -> None:
-    found = compare(timing([2.0, 4.0, 6.0], [0, 2, 4]), timing([1.0, 99.0, 2.0, 99.0, 3.0]))
-    assert found.interval == pytest.approx((2.0, 2.0, 2.0))
-    assert (found.rounds, found.word) == (3, "slower")
+    comparison = compare(timing([2.0, 4.0, 6.0], [0, 2, 4]), timing([1.0, 99.0, 2.0, 99.0, 3.0]))
+    assert comparison.interval == pytest.approx((2.0, 2.0, 2.0))
+    assert (comparison.rounds, comparison.word) == (3, "slower")
 
 
 def test_too_few_rounds_decide_nothing() -> None:
-    found = compare(timing([2.0, 4.0]), timing([1.0, 2.0]))
-    assert found.word == "undecided"
-    assert found.interval.ratio == pytest.approx(2.0)
+    comparison = compare(timing([2.0, 4.0]), timing([1.0, 2.0]))
+    assert comparison.word == "undecided"
+    assert comparison.interval.ratio == pytest.approx(2.0)
 
 
 def test_nothing_in_common_decides_nothing() -> None:
@@ -146,8 +146,8 @@ def test_the_interval_over_processes_holds_the_truth_as_often_as_it_says(count: 
     held = 0
     for seed in range(400):
         logs, processes = processes_of(seed, count, differ=differ)
-        found = paired_ratio(np.exp(logs).tolist(), np.ones(logs.size).tolist(), processes.tolist())
-        held += found.low <= 1.0 <= found.high
+        interval = paired_ratio(np.exp(logs).tolist(), np.ones(logs.size).tolist(), processes.tolist())
+        held += interval.low <= 1.0 <= interval.high
     assert 363 <= held <= 395
 
 
@@ -156,8 +156,8 @@ def test_rounds_of_one_process_know_nothing_of_how_processes_differ() -> None:
     held = 0
     for seed in range(200):
         logs, _ = processes_of(seed, 3)
-        found = paired_ratio(np.exp(logs).tolist(), np.ones(logs.size).tolist())
-        held += found.low <= 1.0 <= found.high
+        interval = paired_ratio(np.exp(logs).tolist(), np.ones(logs.size).tolist())
+        held += interval.low <= 1.0 <= interval.high
     assert held < 150
 
 
@@ -168,25 +168,25 @@ def test_student_agrees_with_scipy() -> None:
     )
     logs = np.random.default_rng(1).normal(0.1, 0.02, 6)
     theirs = stats.t.interval(0.95, 5, logs.mean(), stats.sem(logs))
-    found = statistics.student(logs.tolist())
-    assert [math.log(found.low), math.log(found.high)] == pytest.approx(theirs, rel=1e-3)
+    interval = statistics.student(logs.tolist())
+    assert [math.log(interval.low), math.log(interval.high)] == pytest.approx(theirs, rel=1e-3)
 
 
 def test_two_runs_are_told_apart_by_their_processes() -> None:
     old, new = [0.0, 0.01, -0.01], [0.10, 0.11, 0.12]
-    found = statistics.unpaired_ratio(new, old)
-    assert found.ratio == pytest.approx(math.exp(0.11))
-    assert 1.05 < found.low < found.ratio < found.high < 1.2
+    interval = statistics.unpaired_ratio(new, old)
+    assert interval.ratio == pytest.approx(math.exp(0.11))
+    assert 1.05 < interval.low < interval.ratio < interval.high < 1.2
     assert statistics.unpaired_ratio(new, old[:1]).high == math.inf
     assert math.isnan(statistics.unpaired_ratio([], old).ratio)
 
 
 def test_a_case_that_lacks_a_control_is_not_judged_where_others_have_one() -> None:
-    one = timing([2.0, 2.0, 2.0]), timing([1.0, 1.0, 1.0])
-    assert compare(*one).word == "slower"
-    assert compare(*one, [control(1.0, 0.999, 1.001)]).word == "slower"
+    pair = timing([2.0, 2.0, 2.0]), timing([1.0, 1.0, 1.0])
+    assert compare(*pair).word == "slower"
+    assert compare(*pair, [control(1.0, 0.999, 1.001)]).word == "slower"
     elsewhere = Control("another", "mine", "cpu", "float32", 1.0, 0.999, 1.001)
-    assert compare(*one, [elsewhere]).word == "undecided"
+    assert compare(*pair, [elsewhere]).word == "undecided"
 
 
 def test_disturbed_rounds_do_not_count_while_enough_are_left() -> None:

@@ -6,6 +6,7 @@ import math
 import os
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -13,10 +14,11 @@ from qkverify import results
 from qkverify.contract import registry
 from qkverify.results import Control, Timing, Writer, of_kind
 from qkverify.timing.benchmark_cases import BenchmarkCase
-from qkverify.timing.grid import run_grid
+from qkverify.timing.grid import _Plan, run_grid
 from qkverify.timing.measurement import MeasuredGroup
-from qkverify.timing.merge_samples import NARROW, Gathered, allocate
+from qkverify.timing.merge_samples import NARROW, PREPARING_SECONDS, Gathered, allocate
 from qkverify.timing.sampling import FEWEST_ROUNDS
+from qkverify.timing.statistics import ALONE
 from qkverify.timing.timing_worker import Sweep, Terms
 from qkverify.timing.worker_protocol import Child, Died
 from qkverify.timing.workloads import Workload
@@ -78,19 +80,19 @@ def run(mine: list[BenchmarkCase], on: Terms | None = None) -> MeasuredGroup:
 
 def test_a_group_is_timed_in_a_process_of_its_own_and_comes_back_whole(kernels: Path) -> None:
     mine = cells(kernels, "one", "other")
-    found = run(mine)
-    assert [t.implementation for t in found.timings] == ["one", "other"]
-    assert all(t.verified and len(t.seconds) - len(t.disturbed) <= 5 <= len(t.seconds) for t in found.timings)
-    assert found.twin is not None
-    assert set(found.call_seconds) == set(mine)
-    assert found.wall_seconds > 0
+    group = run(mine)
+    assert [t.implementation for t in group.timings] == ["one", "other"]
+    assert all(t.verified and len(t.seconds) - len(t.disturbed) <= 5 <= len(t.seconds) for t in group.timings)
+    assert group.twin is not None
+    assert set(group.call_seconds) == set(mine)
+    assert group.wall_seconds > 0
 
 
 def test_the_named_cell_stands_twice(kernels: Path) -> None:
     for name in ("one", "other"):
-        found = run(cells(kernels, "one", "other"), terms(twin_of=name))
-        assert found.twin is not None
-        assert found.twin.implementation == name
+        group = run(cells(kernels, "one", "other"), terms(twin_of=name))
+        assert group.twin is not None
+        assert group.twin.implementation == name
 
 
 def test_who_ends_the_process_loses_its_own_times_and_the_next_group_has_another(kernels: Path) -> None:
@@ -114,9 +116,9 @@ def test_what_stands_in_no_file_is_timed_here() -> None:
         return np.asarray(weights / weights.sum(-1, keepdims=True) @ value)
 
     workload = Workload(name="open", source="made up", heads=2, key_size=8, queries=16, causal=False)
-    one = registry.find(made_up)[0]
-    found = run([BenchmarkCase(workload, one, "cpu", "float32", "forward")])
-    assert found.timings[0].seconds, found.timings[0].reason
+    implementation = registry.find(made_up)[0]
+    group = run([BenchmarkCase(workload, implementation, "cpu", "float32", "forward")])
+    assert group.timings[0].seconds, group.timings[0].reason
 
 
 def test_a_child_that_ends_is_told_from_one_that_answers(
@@ -142,9 +144,9 @@ def test_a_child_has_its_environment_and_the_users_own_goes_before(
         "from qkverify.timing.worker_protocol import serve\nimport os\nserve(lambda line: os.environ['SETTING'].encode())\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    for own, expected in ((None, b"theirs\n"), ("mine", b"mine\n")):
-        if own:
-            monkeypatch.setenv("SETTING", own)
+    for of_user, expected in ((None, b"theirs\n"), ("mine", b"mine\n")):
+        if of_user:
+            monkeypatch.setenv("SETTING", of_user)
         with Child("env_child", SETTING="theirs") as child:
             assert child.ask(b"?") == expected
 
@@ -162,24 +164,28 @@ def timing(name: str, seconds: list[float], reason: str = "") -> Timing:
 
 def gathered(kernels: Path, *sweeps_of: MeasuredGroup) -> Gathered:
     group = Gathered(cells(kernels, "one", "other"))
-    for process, found in enumerate(sweeps_of):
-        group.add(found, process)
+    for process, sweep in enumerate(sweeps_of):
+        group.add(sweep, process)
     return group
 
 
-def measured(one: list[float], other: list[float], twin: list[float], reason: str = "") -> MeasuredGroup:
-    return MeasuredGroup([timing("one", one), timing("other", other, reason)], timing("one", twin), {}, 1.0)
+def measured(
+    of_one: list[float], of_other: list[float], twin: list[float], reason: str = ""
+) -> MeasuredGroup:
+    return MeasuredGroup(
+        [timing("one", of_one), timing("other", of_other, reason)], timing("one", twin), {}, 1.0
+    )
 
 
 def test_sweeps_are_joined_with_rounds_numbered_through(kernels: Path) -> None:
     group = gathered(
         kernels, measured([1.0] * 3, [2.0] * 3, [1.0] * 3), measured([1.5] * 4, [3.0] * 4, [1.5] * 4)
     )
-    one, other = group.timings
-    assert other.seconds == [2.0] * 3 + [3.0] * 4
-    assert one.rounds == list(range(7))
-    assert one.processes == [0] * 3 + [1] * 4
-    assert group.control == Control("c", "one", "cpu", "float32", 1.0, 1.0, 1.0, "forward", 2)
+    first, second = group.timings
+    assert second.seconds == [2.0] * 3 + [3.0] * 4
+    assert first.rounds == list(range(7))
+    assert first.processes == [0] * 3 + [1] * 4
+    assert group.control() == Control("c", "one", "cpu", "float32", 1.0, 1.0, 1.0, "forward", 2)
     assert [timing.margin for timing in group.timings] == [0.5, 0.5]
 
 
@@ -195,9 +201,36 @@ def test_a_cell_without_room_in_a_later_sweep_keeps_its_times_and_one_that_fails
     assert [cell.implementation.name for cell in lost.live] == ["one"]
 
 
+def called_once(name: str, seconds: float) -> Timing:
+    return msgspec.structs.replace(timing(name, [seconds]), rounds=[ALONE])
+
+
+def planned(kernels: Path, left: float) -> _Plan:
+    """A plan of one group in which both cells were called once, for 0.1 s and 0.2 s, with so much time left."""
+    both = cells(kernels, "one", "other")
+    plan = _Plan(
+        [both], dict.fromkeys(both), {}, lambda: left, seed=0, most_rounds=9, cache=None, first_rounds=5
+    )
+    (group,) = plan.groups.values()
+    group.add(MeasuredGroup([called_once("one", 0.1), called_once("other", 0.2)], None, {}), 0)
+    plan._calls |= dict(zip(both, (0.1, 0.2), strict=True))
+    return plan
+
+
+def test_what_was_called_once_is_taken_in_rounds_where_there_is_time(kernels: Path) -> None:
+    ((group, on, chosen),) = planned(kernels, left=60.0).again(2)
+    assert chosen == group.called_once == group.timed == group.cells
+    assert (on.most_rounds, on.check) == (FEWEST_ROUNDS, False)
+    assert on.budget_seconds == pytest.approx(5 * 0.3)
+    assert list(planned(kernels, left=6.0).again(2)) == []  # more than a part of that
+    group.add(measured([0.1] * 3, [0.2] * 3, [0.1] * 3), 2)
+    assert (group.called_once, [len(t.seconds) for t in group.timings]) == ([], [4, 4])
+    assert group.control() is not None  # the twin came with the rounds
+
+
 def noisy(seed: int, scatter: float, rounds: int = 10) -> MeasuredGroup:
-    one, other, twin = np.exp(np.random.default_rng(seed).normal(0, scatter, (3, rounds)))
-    return measured(one.tolist(), other.tolist(), twin.tolist())
+    first, second, twin = np.exp(np.random.default_rng(seed).normal(0, scatter, (3, rounds)))
+    return measured(first.tolist(), second.tolist(), twin.tolist())
 
 
 def test_time_goes_where_intervals_are_widest(kernels: Path) -> None:
@@ -205,10 +238,10 @@ def test_time_goes_where_intervals_are_widest(kernels: Path) -> None:
         ("quiet", "forward", "cpu", "float32"): gathered(kernels, noisy(1, 0.002)),
         ("noisy", "forward", "cpu", "float32"): gathered(kernels, noisy(2, 0.05)),
     }
-    quiet, loud = allocate(groups, 10.0, most_rounds=10_000).values()
+    quiet, loud = allocate(groups, 1000.0, most_rounds=10_000).values()
     assert quiet == FEWEST_ROUNDS
     assert loud > 50
-    assert sum(group.cost(n) for group, n in zip(groups.values(), (quiet, loud), strict=True)) <= 10.0
+    assert sum(group.cost(n) for group, n in zip(groups.values(), (quiet, loud), strict=True)) <= 1000.0
 
 
 def test_no_more_rounds_than_a_narrow_interval_needs_and_never_fewer_than_the_fewest(kernels: Path) -> None:
@@ -216,6 +249,14 @@ def test_no_more_rounds_than_a_narrow_interval_needs_and_never_fewer_than_the_fe
     (plenty,) = allocate(group, 1e9, most_rounds=10_000).values()
     assert FEWEST_ROUNDS <= plenty < 100
     assert allocate(group, 0.0, most_rounds=10_000) == dict.fromkeys(group, FEWEST_ROUNDS)
+
+
+def test_a_further_sweep_is_foretold_by_the_calls_and_not_by_what_only_the_first_did(kernels: Path) -> None:
+    first = measured([0.1] * 3, [0.2] * 3, [0.1] * 3)._replace(wall_seconds=60.0, round_seconds=9.0)
+    group = gathered(kernels, first)
+    assert group.cost(10) == pytest.approx(10 * 0.4 + 0.4 + 3 * PREPARING_SECONDS)
+    group.add(measured([0.1] * 5, [0.2] * 5, [0.1] * 5)._replace(wall_seconds=4.0, round_seconds=0.6), 1)
+    assert group.cost(10) == pytest.approx(10 * 0.6 + 1.0)  # and after that by the last
 
 
 @pytest.mark.parametrize("scatter", [0.005, 0.03])
@@ -236,14 +277,14 @@ def written(kernels: Path, tmp_path: Path) -> list[results.Record]:
     path = tmp_path / "results.jsonl"
     ones = [cell.implementation for cell in cells(kernels, "one", "deadly")]
     with Writer(path) as writer:
-        run_grid(writer, ones[:1], budget_seconds=12, workloads=lambda device: [TINY], directions=("forward",),
+        run_grid(writer, ones[:1], budget_seconds=60, workloads=lambda device: [TINY], directions=("forward",),
                  processes=2, most_rounds=4)  # fmt: skip
     return results.read(path)
 
 
 def test_the_grid_is_swept_by_as_many_processes_as_were_asked_for(written: list[results.Record]) -> None:
-    (found,) = of_kind(written, Timing)
-    assert set(found.processes) == {0, 1}
-    assert found.rounds == sorted(set(found.rounds))
+    (recorded,) = of_kind(written, Timing)
+    assert set(recorded.processes) == {0, 1}
+    assert recorded.rounds == sorted(set(recorded.rounds))
     (control,) = of_kind(written, Control)
     assert control.processes == 2

@@ -30,7 +30,7 @@ from qkverify.timing import (
     statistics,
 )
 from qkverify.timing.benchmark_cases import BenchmarkCase
-from qkverify.timing.nvml import DeviceReading
+from qkverify.timing.nvml import WAITED, DeviceReading
 from qkverify.timing.sampling import SamplingPlan, Subject
 from qkverify.timing.work import Work, work
 from qkverify.timing.workloads import Workload
@@ -44,11 +44,11 @@ def attention(query: Any, key: Any, value: Any, *, causal: bool = False, key_len
     key, value = np.repeat(key, group, axis=1), np.repeat(value, group, axis=1)
     scores = query @ key.swapaxes(-1, -2) * query.dtype.type(query.shape[-1] ** -0.5)
     queries, keys = scores.shape[-2:]
-    seen = np.tri(queries, keys, keys - queries, dtype=bool) if causal else np.ones((queries, keys), bool)
+    visible = np.tri(queries, keys, keys - queries, dtype=bool) if causal else np.ones((queries, keys), bool)
     if key_lengths is not None:
-        seen = seen & (np.arange(keys) < key_lengths[:, None, None, None])
-    scores = np.where(seen, scores, -1e30)
-    weights = np.where(seen, np.exp(scores - scores.max(-1, keepdims=True)), 0).astype(query.dtype)
+        visible = visible & (np.arange(keys) < key_lengths[:, None, None, None])
+    scores = np.where(visible, scores, -1e30)
+    weights = np.where(visible, np.exp(scores - scores.max(-1, keepdims=True)), 0).astype(query.dtype)
     total = weights.sum(-1, keepdims=True)
     return (weights / np.where(total == 0, 1, total)) @ value
 
@@ -62,8 +62,8 @@ def implementation(
 
 def cell(name: str = "mine", workload: Workload = SHORT, **changes: Any) -> BenchmarkCase:
     facts = {"device": "cpu", "dtype": "float32", "direction": "forward", **changes}
-    one = facts.pop("implementation", None) or implementation(name)
-    return BenchmarkCase(workload, one, **facts)
+    timed = facts.pop("implementation", None) or implementation(name)
+    return BenchmarkCase(workload, timed, **facts)
 
 
 class FakeTime:
@@ -89,10 +89,11 @@ class FakeTime:
 
 
 class FakeMonitor:
-    """Says of each round in turn whether the device was held back."""
+    """Says of each round in turn whether the device was held back, and of each sample in turn how much of it was lost."""
 
-    def __init__(self, held_back: Sequence[bool]) -> None:
+    def __init__(self, held_back: Sequence[bool], samples: Sequence[float] = ()) -> None:
         self.left, self.open, self.settled = list(held_back), False, 0
+        self.samples, self.began = list(samples), 0
 
     def before(self) -> None:
         assert not self.open
@@ -101,6 +102,13 @@ class FakeMonitor:
     def settle(self) -> None:
         assert self.open
         self.settled += 1
+
+    def begin_sample(self) -> None:
+        assert self.open
+        self.began += 1
+
+    def share_lost(self, seconds: float) -> float:
+        return self.samples.pop(0) if self.samples else 0.0
 
     def after(self) -> DeviceReading:
         assert self.open
@@ -135,7 +143,7 @@ def test_results_that_know_how_are_waited_for_wherever_they_are() -> None:
 
     lazy = [Lazy() for _ in range(3)]
     clocks.block_until_ready((lazy[0], {"key": [lazy[1]], "value": lazy[2]}, None, 1.0))
-    assert all(one.ready for one in lazy)
+    assert all(result.ready for result in lazy)
 
 
 class FakeMark:
@@ -220,11 +228,11 @@ def test_every_round_runs_every_subject_once_in_an_order_of_its_own() -> None:
     time = FakeTime()
     subjects = {name: time.subject(name, 0.01) for name in "abcd"}
     plans = dict.fromkeys(subjects, SamplingPlan(1, 0.01))
-    found = sampling.interleave(subjects, budget_seconds=9, plans=plans, now=time.now)
+    samples = sampling.interleave(subjects, budget_seconds=9, plans=plans, now=time.now)
     orders = {tuple(time.log[i : i + 4]) for i in range(0, len(time.log), 4)}
     assert all(sorted(order) == list("abcd") for order in orders)
     assert len(orders) > 5
-    assert all(samples.rounds == list(range(sampling.MOST_ROUNDS)) for samples in found.values())
+    assert all(samples.rounds == list(range(sampling.MOST_ROUNDS)) for samples in samples.values())
 
 
 def test_the_order_of_rounds_is_that_of_the_seed() -> None:
@@ -240,8 +248,8 @@ def test_the_order_of_rounds_is_that_of_the_seed() -> None:
 def test_a_drifting_machine_does_not_favour_a_subject() -> None:
     time = FakeTime(drift=0.5)
     subjects = {name: time.subject(name, 0.01) for name in "ab"}
-    found = sampling.interleave(subjects, budget_seconds=9, now=time.now)
-    a, b = (np.array(found[name].seconds) for name in "ab")
+    samples = sampling.interleave(subjects, budget_seconds=9, now=time.now)
+    a, b = (np.array(samples[name].seconds) for name in "ab")
     assert a[-1] > 1.1 * a[0]
     assert abs(np.median(np.log(a / b))) < 0.01
 
@@ -282,27 +290,27 @@ def test_what_cheap_subjects_leave_goes_to_the_dear_ones() -> None:
 def test_a_dear_subject_is_spread_over_all_rounds() -> None:
     time = FakeTime()
     subjects = {"cheap": time.subject("cheap", 0.001), "dear": time.subject("dear", 0.5)}
-    found = sampling.interleave(subjects, budget_seconds=3.0, now=time.now)
-    rounds = found["dear"].rounds
+    samples = sampling.interleave(subjects, budget_seconds=3.0, now=time.now)
+    rounds = samples["dear"].rounds
     assert len(rounds) == sampling.FEWEST_ROUNDS
     assert max(rounds) - min(rounds) > sampling.MOST_ROUNDS // 2
-    assert set(rounds) <= set(found["cheap"].rounds)
+    assert set(rounds) <= set(samples["cheap"].rounds)
 
 
 def test_on_a_machine_that_slows_down_everybody_still_gets_the_fewest_rounds() -> None:
     time = FakeTime(drift=2.0)
     subjects = {"cheap": time.subject("cheap", 0.02), "dear": time.subject("dear", 0.1)}
     plans = {"cheap": SamplingPlan(1, 0.02), "dear": SamplingPlan(1, 0.1)}
-    found = sampling.interleave(subjects, budget_seconds=1.0, plans=plans, now=time.now)
+    samples = sampling.interleave(subjects, budget_seconds=1.0, plans=plans, now=time.now)
     planned = sampling.share_rounds({"cheap": 0.02, "dear": 0.1}, 1.0)["dear"]
-    assert sampling.FEWEST_ROUNDS <= len(found["dear"].seconds) < planned
-    assert len(found["cheap"].seconds) >= sampling.FEWEST_ROUNDS
+    assert sampling.FEWEST_ROUNDS <= len(samples["dear"].seconds) < planned
+    assert len(samples["cheap"].seconds) >= sampling.FEWEST_ROUNDS
 
 
 def test_a_subject_without_room_for_the_fewest_rounds_has_one() -> None:
     time = FakeTime()
-    found = sampling.interleave({"slow": time.subject("slow", 4.0)}, budget_seconds=1.0, now=time.now)
-    assert found["slow"].seconds == pytest.approx([4.0])
+    samples = sampling.interleave({"slow": time.subject("slow", 4.0)}, budget_seconds=1.0, now=time.now)
+    assert samples["slow"].seconds == pytest.approx([4.0])
 
 
 def test_what_is_far_slower_than_the_fastest_has_the_fewest_rounds() -> None:
@@ -319,31 +327,88 @@ def test_a_round_in_which_the_device_was_held_back_is_marked_and_taken_again() -
     time, watch = FakeTime(), sampling.Watch(monitor)
     subjects = {name: time.subject(name, 0.01) for name in "ab"}
     plans = dict.fromkeys(subjects, SamplingPlan(1, 0.01))
-    found = sampling.interleave(
+    samples = sampling.interleave(
         subjects, budget_seconds=9, plans=plans, most_rounds=5, now=time.now, watch=watch
     )
     assert watch.marks == dict.fromkeys((1, 3, 4), ("power cap",))
-    assert found["a"].rounds == found["b"].rounds == list(range(8))
+    assert samples["a"].rounds == samples["b"].rounds == list(range(8))
     assert monitor.settled == 2 * 8
+
+
+def test_every_two_have_the_fewest_rounds_in_common_however_late_it_gets() -> None:
+    """The plans foretell a tenth of what calls take, and different numbers of rounds."""
+    time, costs = FakeTime(), {"a": 0.01, "b": 0.012, "c": 0.03}
+    subjects = {name: time.subject(name, 10 * cost) for name, cost in costs.items()}
+    plans = {name: SamplingPlan(1, cost) for name, cost in costs.items()}
+    found = sampling.interleave(subjects, budget_seconds=0.5, plans=plans, now=time.now)
+    assert len(set(sampling.share_rounds(costs, 0.5).values())) > 1
+    assert (
+        len(set.intersection(*(set(samples.rounds) for samples in found.values()))) >= sampling.FEWEST_ROUNDS
+    )
+
+
+def test_a_short_sample_that_shared_its_core_is_taken_again_at_once() -> None:
+    monitor, time = FakeMonitor([], samples=[0.5, 0.5, 0.0, 0.009]), FakeTime()
+    watch, subjects = sampling.Watch(monitor), {"a": time.subject("a", 0.01)}
+    found = sampling.interleave(subjects, budget_seconds=9, plans={"a": SamplingPlan(1, 0.01)}, most_rounds=2,
+                                now=time.now, watch=watch)  # fmt: skip
+    assert monitor.began == len(time.log) == 4
+    assert (found["a"].rounds, watch.disturbed("a"), watch.causes()) == ([0, 1], set(), {})
+
+
+def test_a_sample_that_shared_its_core_whenever_it_was_tried_is_marked_and_tried_less_often() -> None:
+    monitor, time = FakeMonitor([], samples=[0.5] * 99), FakeTime()
+    watch = sampling.Watch(monitor)
+    subjects = {name: time.subject(name, seconds) for name, seconds in (("short", 0.01), ("long", 0.07))}
+    plans = {"short": SamplingPlan(1, 0.01), "long": SamplingPlan(1, 0.07)}
+    found = sampling.interleave(
+        subjects, budget_seconds=99, plans=plans, most_rounds=4, now=time.now, watch=watch
+    )
+    assert (
+        time.log.count("long") == len(found["long"].rounds) == 4
+    )  # a long call is not tried again, nor its round
+    assert time.log.count("short") == sampling.TRIES + sampling.TRIES // 2 + sampling.TRIES // 4 + 1
+    assert watch.disturbed("short") == watch.disturbed("long") == {0, 1, 2, 3}
+    assert watch.causes() == {WAITED: 4}
+
+
+def test_of_samples_that_all_shared_their_core_the_one_counts_that_lost_least() -> None:
+    time, lost = FakeTime(), [0.5, 0.3, 0.05, *[0.4] * 7]
+    watch, seconds = sampling.Watch(FakeMonitor([], samples=lost)), iter([0.04, 0.03, 0.02, *[0.01] * 7])
+    subject = Subject(lambda: time.call("a", next(seconds))(), clocks.HostClock(now=time.now))
+    found = sampling.interleave({"a": subject}, budget_seconds=9, plans={"a": SamplingPlan(1, 0.01)}, most_rounds=1,
+                                now=time.now, watch=watch)  # fmt: skip
+    assert found["a"].seconds == [pytest.approx(0.02)]  # by the waiting, and not the fastest
+    assert watch.disturbed("a") == {0}
+
+
+def test_a_sample_is_marked_for_its_own_subject_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measurement, "_monitor", lambda device: FakeMonitor([], samples=[0.5]))
+    prepare = prepared_from(FakeTime(), {"mine": 0.1, "other": 0.3})
+    found = measurement.measure(
+        [cell("mine"), cell("other")], budget_seconds=99.0, most_rounds=4, prepare=prepare
+    )
+    disturbed = [t.disturbed for t in (*found.timings, found.twin) if t is not None]
+    assert sorted(disturbed) == [[], [], [0]]
 
 
 def test_before_a_short_sample_stands_a_call_that_does_not_count() -> None:
     time = FakeTime()
     subjects = {"short": time.subject("short", 0.01), "long": time.subject("long", 0.1)}
-    plans = {name: sampling.calibrate(one) for name, one in subjects.items()}
+    plans = {name: sampling.calibrate(subject) for name, subject in subjects.items()}
     assert (plans["short"].warm, plans["long"].warm) == (True, False)
     assert plans["short"].cost_seconds == pytest.approx(2 * plans["short"].sample_seconds)
     time.log.clear()
-    found = sampling.interleave(subjects, budget_seconds=9, plans=plans, most_rounds=4, now=time.now)
+    samples = sampling.interleave(subjects, budget_seconds=9, plans=plans, most_rounds=4, now=time.now)
     assert (time.log.count("short"), time.log.count("long")) == (8, 4)
-    assert found["short"].seconds == pytest.approx([0.01] * 4)
+    assert samples["short"].seconds == pytest.approx([0.01] * 4)
 
 
 def test_rounds_are_not_taken_again_for_ever_nor_beyond_the_budget() -> None:
     for budget, most in ((9.0, 10), (0.11, 6)):
         time, watch = FakeTime(), sampling.Watch(FakeMonitor([True] * 99))
         plans = {"a": SamplingPlan(1, 0.01)}
-        found = sampling.interleave(
+        samples = sampling.interleave(
             {"a": time.subject("a", 0.02)},
             budget_seconds=budget,
             plans=plans,
@@ -351,8 +416,8 @@ def test_rounds_are_not_taken_again_for_ever_nor_beyond_the_budget() -> None:
             now=time.now,
             watch=watch,
         )
-        assert len(found["a"].rounds) <= most
-        assert len(watch.marks) == len(found["a"].rounds)
+        assert len(samples["a"].rounds) <= most
+        assert len(watch.marks) == len(samples["a"].rounds)
 
 
 # Measuring a group
@@ -363,8 +428,8 @@ def prepared_from(
 ) -> Any:
     """A `prepare` whose cells take the given time and have the given margins."""
 
-    def prepare(one: BenchmarkCase) -> measurement.Prepared:
-        name = one.implementation.name
+    def prepare(cell: BenchmarkCase) -> measurement.Prepared:
+        name = cell.implementation.name
         clock = clocks.HostClock(now=time.now)
         margin = (margins or {}).get(name, 0.25)
         return measurement.Prepared(
@@ -377,33 +442,38 @@ def prepared_from(
 def test_a_group_is_measured_with_its_fastest_cell_standing_twice() -> None:
     time = FakeTime()
     group = [cell("slow"), cell("fast")]
-    found = measurement.measure(
+    measured = measurement.measure(
         group, budget_seconds=9.0, prepare=prepared_from(time, {"slow": 0.02, "fast": 0.01})
     )
-    slow, fast = found.timings
+    slow, fast = measured.timings
     assert (slow.implementation, fast.implementation) == ("slow", "fast")
     assert fast.seconds == pytest.approx([0.01] * sampling.MOST_ROUNDS)
-    assert all(t.verified and t.margin == 0.25 and t.flops == 100 and not t.reason for t in found.timings)
-    assert found.control is not None
-    assert found.control.implementation == "fast"
-    assert found.control.ratio == pytest.approx(1.0)
-    assert found.call_seconds[group[0]] == pytest.approx(0.02)
+    assert all(t.verified and t.margin == 0.25 and t.flops == 100 and not t.reason for t in measured.timings)
+    assert measured.control is not None
+    assert measured.control.implementation == "fast"
+    assert measured.control.ratio == pytest.approx(1.0)
+    assert measured.call_seconds[group[0]] == pytest.approx(0.02)
 
 
 def test_what_held_the_device_back_is_counted_and_its_rounds_are_marked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(measurement, "_monitor", lambda device: FakeMonitor([True, False, True]))
-    found = measurement.measure(
+    measured = measurement.measure(
         [cell("mine")], budget_seconds=9.0, most_rounds=4, prepare=prepared_from(FakeTime(), {"mine": 0.01})
     )
-    assert found.timings[0].disturbed == [0, 2]
-    assert found.twin is not None
-    assert found.twin.disturbed == [0, 2]
-    seen = found.conditions
-    assert seen is not None
-    assert (seen.rounds, seen.disturbed) == (6, {"power cap": 2})
-    assert (seen.mhz_low, seen.mhz_high, seen.watts, seen.celsius) == (1000.0, 1002.0, 300.0, None)
+    assert measured.timings[0].disturbed == [0, 2]
+    assert measured.twin is not None
+    assert measured.twin.disturbed == [0, 2]
+    conditions = measured.conditions
+    assert conditions is not None
+    assert (conditions.rounds, conditions.disturbed) == (6, {"power cap": 2})
+    assert (conditions.mhz_low, conditions.mhz_high, conditions.watts, conditions.celsius) == (
+        1000.0,
+        1002.0,
+        300.0,
+        None,
+    )
 
 
 def test_only_verified_cells_are_called() -> None:
@@ -411,10 +481,10 @@ def test_only_verified_cells_are_called() -> None:
     right, wrong = cell("right"), cell("wrong")
     prepare = prepared_from(time, {"right": 0.01, "wrong": 0.01})
     reasons = {right: None, wrong: "breaks rows_sum_to_one"}
-    found = measurement.measure([right, wrong], budget_seconds=9.0, verified=reasons, prepare=prepare)
+    measured = measurement.measure([right, wrong], budget_seconds=9.0, verified=reasons, prepare=prepare)
     assert "wrong" not in time.log
-    assert found.timings[1].seconds == []
-    assert found.timings[1].reason == "breaks rows_sum_to_one"
+    assert measured.timings[1].seconds == []
+    assert measured.timings[1].reason == "breaks rows_sum_to_one"
 
 
 @pytest.mark.parametrize(
@@ -432,17 +502,17 @@ def test_a_refusal_and_a_crash_are_reasons_and_the_others_go_on() -> None:
     time = FakeTime()
     fine = prepared_from(time, {"fine": 0.01})
 
-    def prepare(one: BenchmarkCase) -> measurement.Prepared:
-        if one.implementation.name == "refuses":
+    def prepare(cell: BenchmarkCase) -> measurement.Prepared:
+        if cell.implementation.name == "refuses":
             raise UnsupportedCase("head size over 256")
-        if one.implementation.name == "crashes":
+        if cell.implementation.name == "crashes":
             raise MemoryError("out of memory\nand more")
-        return fine(one)  # type: ignore[no-any-return]
+        return fine(cell)  # type: ignore[no-any-return]
 
-    found = measurement.measure(
+    measured = measurement.measure(
         [cell("refuses"), cell("crashes"), cell("fine")], budget_seconds=9.0, prepare=prepare
     )
-    reasons = [t.reason for t in found.timings]
+    reasons = [t.reason for t in measured.timings]
     assert reasons == ["not offered: head size over 256", "raised MemoryError: out of memory", ""]
 
 
@@ -450,8 +520,10 @@ def test_a_group_may_grow_to_its_limit_for_the_fewest_rounds_and_calls_the_slowe
     def timed(limit_seconds: float) -> list[int]:
         seconds = {"fast": 0.1, "slow": 1.0}
         group, prepare = [cell("fast"), cell("slow")], prepared_from(FakeTime(), seconds)
-        found = measurement.measure(group, budget_seconds=0.5, limit_seconds=limit_seconds, prepare=prepare)
-        return [len(t.seconds) for t in found.timings]
+        measured = measurement.measure(
+            group, budget_seconds=0.5, limit_seconds=limit_seconds, prepare=prepare
+        )
+        return [len(t.seconds) for t in measured.timings]
 
     assert min(timed(limit_seconds=20.0)) == sampling.FEWEST_ROUNDS
     fast, slow = timed(limit_seconds=3.0)
@@ -462,53 +534,53 @@ def test_a_group_may_grow_to_its_limit_for_the_fewest_rounds_and_calls_the_slowe
 def test_what_is_called_once_is_timed_and_checked_by_that_call() -> None:
     time = FakeTime()
     prepare = prepared_from(time, {"slow": 2.0, "wrong": 2.0}, {"wrong": 7.0})
-    found = measurement.measure(
+    measured = measurement.measure(
         [cell("slow"), cell("wrong")], budget_seconds=1.0, prepare=prepare, once=True, stop_seconds=9.0
     )
-    slow, wrong = found.timings
+    slow, wrong = measured.timings
     assert (slow.seconds, slow.rounds, slow.margin) == (pytest.approx([2.0]), [statistics.ALONE], 0.25)
     assert (wrong.seconds, wrong.margin) == ([], 7.0)
     assert time.log == ["slow", "wrong"]
-    assert found.twin is None
+    assert measured.twin is None
 
 
 def test_a_call_that_fails_later_takes_its_times_away_and_no_others() -> None:
     time, calls = FakeTime(), iter(range(12))
     fine = prepared_from(time, {"fine": 0.01, "tires": 0.01})
 
-    def prepare(one: BenchmarkCase) -> measurement.Prepared:
+    def prepare(cell: BenchmarkCase) -> measurement.Prepared:
         def tires() -> str:
             time.call("tires", 0.01)()
             if next(calls) > 10:
                 raise RuntimeError("out of handles")
             return ""
 
-        ready: measurement.Prepared = fine(one)
-        return dataclasses.replace(ready, call=tires) if one.implementation.name == "tires" else ready
+        ready: measurement.Prepared = fine(cell)
+        return dataclasses.replace(ready, call=tires) if cell.implementation.name == "tires" else ready
 
-    found = measurement.measure([cell("tires"), cell("fine")], budget_seconds=9.0, prepare=prepare)
-    assert [t.reason for t in found.timings] == ["raised RuntimeError: out of handles", ""]
-    assert [len(t.seconds) for t in found.timings] == [0, sampling.MOST_ROUNDS]
+    measured = measurement.measure([cell("tires"), cell("fine")], budget_seconds=9.0, prepare=prepare)
+    assert [t.reason for t in measured.timings] == ["raised RuntimeError: out of handles", ""]
+    assert [len(t.seconds) for t in measured.timings] == [0, sampling.MOST_ROUNDS]
 
 
 def test_a_cell_that_is_expected_to_be_too_slow_is_not_called() -> None:
     time, slow = FakeTime(), cell("slow")
     prepare = prepared_from(time, {"slow": 4.0})
-    found = measurement.measure([slow], budget_seconds=1.0, expected_seconds={slow: 4.0}, prepare=prepare)
+    measured = measurement.measure([slow], budget_seconds=1.0, expected_seconds={slow: 4.0}, prepare=prepare)
     assert time.log == []
-    assert "no room for a call of about 4 s" in found.timings[0].reason
+    assert "no room for a call of about 4 s" in measured.timings[0].reason
 
 
 # Cells and reasons
 
 
 def test_memory_is_shown_in_the_first_dtype_that_is_there() -> None:
-    one, other = implementation(), implementation(dtypes=("float64",))
-    halves = [cell(implementation=one, dtype=dtype) for dtype in ("float16", "bfloat16")]
-    both = cell(implementation=one, dtype="bfloat16", direction="forward+backward")
-    double = cell(implementation=other, dtype="float64")
+    in_any, in_double = implementation(), implementation(dtypes=("float64",))
+    halves = [cell(implementation=in_any, dtype=dtype) for dtype in ("float16", "bfloat16")]
+    both = cell(implementation=in_any, dtype="bfloat16", direction="forward+backward")
+    double = cell(implementation=in_double, dtype="float64")
     assert grid.showing_growth([*halves, both, double]) == {halves[1], double}
-    single = cell(implementation=one, dtype="float32")
+    single = cell(implementation=in_any, dtype="float32")
     assert grid.showing_growth([*halves, single]) == {single}
 
 
@@ -539,14 +611,14 @@ def test_an_interpreted_kernel_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_cells_are_listed_by_importance_and_grouped() -> None:
     ones = [implementation("a", dtypes=("float64", "float32")), implementation("b")]
-    found = benchmark_cases.cells_of(ones, workloads=lambda device: [SHORT])
-    assert [(c.dtype, c.direction, c.implementation.name) for c in found][:3] == [
+    cells = benchmark_cases.cells_of(ones, workloads=lambda device: [SHORT])
+    assert [(c.dtype, c.direction, c.implementation.name) for c in cells][:3] == [
         ("float32", "forward", "a"),
         ("float32", "forward", "b"),
         ("float32", "forward+backward", "a"),
     ]
-    assert [len(group) for group in benchmark_cases.groups_of(found)] == [2, 2, 1, 1]
-    assert {c.device for c in found} == {"cpu"}
+    assert [len(group) for group in benchmark_cases.groups_of(cells)] == [2, 2, 1, 1]
+    assert {c.device for c in cells} == {"cpu"}
     assert set(benchmark_cases.IMPORTANCE) == set(DTYPES)
 
 
@@ -564,9 +636,9 @@ def test_sampled_rows_of_a_right_output_lie_within_the_bound(causal: bool, key_l
     assert 0 < margin < 1
     wrong = output.copy()
     wrong[0, 1, -1, 3] += 1e-3 * abs(wrong).max()
-    found = sampled_rows.margin_of(run, problem, wrong, "forward")
-    assert found is not None
-    assert found > 1
+    of_wrong = sampled_rows.margin_of(run, problem, wrong, "forward")
+    assert of_wrong is not None
+    assert of_wrong > 1
 
 
 @pytest.mark.parametrize("spoiled", ["query", "key", "value"])
@@ -584,9 +656,9 @@ def test_sampled_gradients_lie_within_the_bound_and_spoiled_ones_do_not(spoiled:
     assert margin is not None
     assert 0 < margin < 1
     grads[spoiled][0, 0, -1] *= 1.01
-    found = sampled_rows.margin_of(run, problem, (output, grads), "forward+backward")
-    assert found is not None
-    assert found > 1
+    of_spoiled = sampled_rows.margin_of(run, problem, (output, grads), "forward+backward")
+    assert of_spoiled is not None
+    assert of_spoiled > 1
 
 
 def test_a_nan_where_a_number_belongs_is_infinitely_wrong() -> None:
@@ -599,10 +671,10 @@ def test_a_nan_where_a_number_belongs_is_infinitely_wrong() -> None:
 
 
 def test_ceilings_come_from_the_best_sample() -> None:
-    found = list(ceilings.measure_ceilings([("cpu", "float32"), ("cpu", "float32")], seconds=0.02))
-    assert [(c.what, c.dtype) for c in found] == [("copy", "float32"), ("matmul", "float32")]
-    assert all(c.rate > 0 and len(c.seconds) >= 3 for c in found)
-    copy = found[0]
+    measured = list(ceilings.measure_ceilings([("cpu", "float32"), ("cpu", "float32")], seconds=0.02))
+    assert [(c.what, c.dtype) for c in measured] == [("copy", "float32"), ("matmul", "float32")]
+    assert all(c.rate > 0 and len(c.seconds) >= 3 for c in measured)
+    copy = measured[0]
     assert copy.rate == pytest.approx(2 * ceilings.COPY_BYTES["cpu"] / min(copy.seconds))
 
 
@@ -617,11 +689,11 @@ def test_the_roofline_is_the_tighter_of_arithmetic_and_traffic() -> None:
 
 def test_peak_memory_is_that_of_the_score_matrix() -> None:
     long = dataclasses.replace(SHORT, batch=1, heads=4, queries=1024, kv_heads=None)
-    one = implementation("peak")
+    measured = implementation("peak")
     with memory.Server() as server:
-        peak = server.peak_bytes(one, long, "cpu", "float32", "forward")
-        again = server.peak_bytes(one, long, "cpu", "float32", "forward")
-        refused = server.peak_bytes(one, long, "cpu", "float32", "forward+backward")
+        peak = server.peak_bytes(measured, long, "cpu", "float32", "forward")
+        again = server.peak_bytes(measured, long, "cpu", "float32", "forward")
+        refused = server.peak_bytes(measured, long, "cpu", "float32", "forward+backward")
     scores = 4 * 1024 * 1024 * 4
     assert peak is not None
     assert again is not None
@@ -694,9 +766,9 @@ def test_longer_cases_are_foretold_by_shorter_ones() -> None:
 @pytest.mark.parametrize("name", ["torch_eager", "torch_tiled"])
 def test_a_backward_pass_by_itself_can_be_repeated_and_is_the_gradient(name: str) -> None:
     pytest.importorskip("torch", reason="torch is optional")
-    one = registry.find(name)[0]
+    implementation = registry.find(name)[0]
     tiny = Workload(name="w", source="made up", heads=2, key_size=8, queries=16)
-    here = BenchmarkCase(tiny, one, "cpu", "float32", "backward")
+    here = BenchmarkCase(tiny, implementation, "cpu", "float32", "backward")
     ready = measurement.prepared(here)
     first, again = ready.call()[1], ready.call()[1]
     both = measurement.prepared(dataclasses.replace(here, direction="forward+backward")).call()[1]
@@ -720,10 +792,10 @@ def test_a_backward_pass_does_no_forward_work() -> None:
 
 
 def test_a_gradient_function_that_makes_both_passes_is_not_timed_as_backward() -> None:
-    one = registry.find("numpy_textbook")[0]
+    implementation = registry.find("numpy_textbook")[0]
     here = BenchmarkCase(
         Workload(name="w", source="made up", heads=2, key_size=8, queries=16),
-        one,
+        implementation,
         "cpu",
         "float32",
         "backward",

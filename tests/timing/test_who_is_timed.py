@@ -42,7 +42,7 @@ def cell(
 
 
 def verdict(law: str, outcome: str = "failed", shown: list[str] | None = None, family: str = "") -> Verdict:
-    known = next((one for one in law_book() if one.name == law), None)
+    known = next((candidate for candidate in law_book() if candidate.name == law), None)
     example = None if shown is None else Counterexample("", "", "", "", "", None, "", "", traits=shown)
     return Verdict(
         law, family or (known.family if known else "attention"), "A sentence.", False, "mine", "cpu", "float32",
@@ -50,8 +50,8 @@ def verdict(law: str, outcome: str = "failed", shown: list[str] | None = None, f
     )  # fmt: skip
 
 
-def barred(one: BenchmarkCase, *verdicts: Verdict) -> str | None:
-    return against(Known(verdicts).marks(one))
+def barred(cell: BenchmarkCase, *verdicts: Verdict) -> str | None:
+    return against(Known(verdicts).marks(cell))
 
 
 # What is torch's own
@@ -63,15 +63,17 @@ def test_torchs_kernels_are_timed_forward_in_every_dtype_with_their_findings_bes
     name: str, dtype: str
 ) -> None:
     pytest.importorskip("torch", reason="torch is optional")
-    (one,) = registry.find(name)
+    (implementation,) = registry.find(name)
     for verdicts in (
         None,
         [msgspec.structs.replace(verdict("one_hot_lookup", "passed"), implementation=name, dtype=dtype)],
     ):
-        found = Known(verdicts).marks(BenchmarkCase(named("gpt2-small"), one, "cpu", dtype, "forward"))
-        assert against(found) is None
-        assert name != "torch_sdpa-flash" or {m.kind for m in found} == {"finding"}
-        assert against(found, lawful_only=True) if found else True
+        marks = Known(verdicts).marks(
+            BenchmarkCase(named("gpt2-small"), implementation, "cpu", dtype, "forward")
+        )
+        assert against(marks) is None
+        assert name != "torch_sdpa-flash" or {m.kind for m in marks} == {"finding"}
+        assert against(marks, lawful_only=True) if marks else True
 
 
 def test_a_finding_bars_the_direction_dtype_and_sizes_that_it_speaks_of() -> None:
@@ -89,11 +91,14 @@ def test_a_finding_bars_the_direction_dtype_and_sizes_that_it_speaks_of() -> Non
 
 def test_every_finding_says_what_is_wrong_as_its_folder_does() -> None:
     root = Path(__file__).parents[2]
-    found = {
-        k for one in registry.load_folder() for k in one.findings.values() if one.operation == "attention"
+    findings = {
+        k
+        for implementation in registry.load_folder()
+        for k in implementation.findings.values()
+        if implementation.operation == "attention"
     }
-    assert found
-    for known in found:
+    assert findings
+    for known in findings:
         title = (root / known.folder / "README.md").read_text().partition("\n")[0].removeprefix("# ")
         assert known.sentence == title
 
@@ -125,9 +130,9 @@ def test_a_finding_that_says_not_when_it_shows_bars_what_its_law_speaks_of() -> 
 
 def test_what_names_the_place_most_closely_counts() -> None:
     general, close = Finding(FOLDER), Finding("elsewhere")
-    one = implementation(findings={"a_law": general, "a_law[cpu-float16]": close})
-    assert one.findings_at("cpu", "float16") == {"a_law": close}
-    assert one.findings_at("cpu", "float32") == {"a_law": general}
+    declared = implementation(findings={"a_law": general, "a_law[cpu-float16]": close})
+    assert declared.findings_at("cpu", "float16") == {"a_law": close}
+    assert declared.findings_at("cpu", "float32") == {"a_law": general}
     assert implementation(findings={"a_law[cuda]": general}).findings_at("cpu", "float32") == {}
 
 
@@ -236,8 +241,8 @@ def timing(name: str, reason: str = "", seconds: float = 0.0, known: list[Mark] 
     ],
 )
 def test_left_out_is_who_could_run_and_has_no_time(reason: str, left_out: bool) -> None:
-    found = [timing("fast", seconds=1.0), timing("other", reason)]
-    assert untimed.names(untimed.left_out(found)) == ("other" if left_out else "")
+    timings = [timing("fast", seconds=1.0), timing("other", reason)]
+    assert untimed.names(untimed.left_out(timings)) == ("other" if left_out else "")
 
 
 @pytest.mark.parametrize(
@@ -269,7 +274,7 @@ def test_the_screen_names_the_fastest_only_of_all_and_says_what_is_known(
     assert "broken: 2 laws" in said
     assert f"fast: known finding: it loses NaN, see {FOLDER} in the source of qkverify" in said
     assert ("fastest of those timed" in said) == bool(reason)
-    assert ("left out, though it could run here: barred" in said) == bool(reason)
+    assert ("not timed, although it can run here: barred" in said) == bool(reason)
     assert "slower: 9.000 x" in said
 
 

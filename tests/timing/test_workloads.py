@@ -42,7 +42,7 @@ def test_every_head_configuration_is_there() -> None:
     assert any(1 < s["Q"] != s["K"] for s in sizes)
     options = [(w.causal, w.window, w.key_lengths, w.scale, w.softcap) for w in table().values()]
     assert {causal for causal, *_ in options} == {True, False}
-    assert all(any(one[at] is not None for one in options) for at in range(1, 5))
+    assert all(any(values[at] is not None for values in options) for at in range(1, 5))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -55,17 +55,19 @@ def test_the_small_grid_goes_from_short_to_long(device: str) -> None:
 
 
 def test_the_rarer_dtypes_are_timed_at_one_length() -> None:
-    one = next(one for one in load_folder() if one.name == "torch_eager")
-    found = cells_of([one], devices=["cpu"])
+    implementation = next(
+        implementation for implementation in load_folder() if implementation.name == "torch_eager"
+    )
+    cells = cells_of([implementation], devices=["cpu"])
     cases: dict[str, set[str]] = {}
-    for cell in found:
+    for cell in cells:
         cases.setdefault(cell.dtype, set()).add(cell.workload.name)
     assert {dtype: len(names) for dtype, names in cases.items()} == dict(
         float32=5, bfloat16=5, float64=1, float16=1
     )
-    assert {c.direction for c in found if c.workload.sizes["Q"] == 1} == {"forward"}
-    asked = cells_of([one], devices=["cpu"], dtypes=["float16"])
-    assert {cell.workload.name for cell in asked} == {workload.name for workload in small_grid("cpu")}
+    assert {c.direction for c in cells if c.workload.sizes["Q"] == 1} == {"forward"}
+    requested = cells_of([implementation], devices=["cpu"], dtypes=["float16"])
+    assert {cell.workload.name for cell in requested} == {workload.name for workload in small_grid("cpu")}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -172,9 +174,9 @@ def test_a_file_is_read_with_what_its_tables_inherit_and_its_series(tmp_path: Pa
 
 
 def test_the_sides_of_a_window_may_be_open(tmp_path: Path) -> None:
-    (one,) = workload_files.read(written(tmp_path, f'[w]\n{LEAST}\nwindow = ["open", 5]'))
-    assert one.window == (None, 5)
-    assert one.options == "window open .. 5"
+    (workload,) = workload_files.read(written(tmp_path, f'[w]\n{LEAST}\nwindow = ["open", 5]'))
+    assert workload.window == (None, 5)
+    assert workload.options == "window open .. 5"
 
 
 LEAST = "heads = 4\nqueries = 8\nkey_size = 2"
@@ -202,9 +204,9 @@ LEAST = "heads = 4\nqueries = 8\nkey_size = 2"
         (f"[w]\n{LEAST}\nkeys = 9", "means two things"),
         (f"[w]\n{LEAST}\nkeys = 9\ncausal = false\nwindow = [1, 1]", "means two things"),
         (f"['a b']\n{LEAST}", "a name has letters, digits"),
-        (f"[w-8]\n{LEAST}\n[w]\nheads = 4\nkey_size = 2\nqueries = [8]", "two workloads are called 'w-8'"),
+        (f"[w-8]\n{LEAST}\n[w]\nheads = 4\nkey_size = 2\nqueries = [8]", "two workloads have the name 'w-8'"),
         (LEAST, "has no workload"),
-        ("[w", "is no TOML file"),
+        ("[w", "is not a TOML file"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_said_with_its_place(tmp_path: Path, text: str, said: str) -> None:
@@ -217,31 +219,33 @@ def test_what_is_wrong_in_a_file_is_said_with_its_place(tmp_path: Path, text: st
 
 def test_the_example_shows_every_key() -> None:
     path = workload_files.folder() / workload_files.EXAMPLE
-    found = {one.name: one for one in workload_files.read(path)}
+    workloads = {workload.name: workload for workload in workload_files.read(path)}
     fields = {field.name: field.default for field in dataclasses.fields(Workload)}
-    shown = {key for one in found.values() for key in fields if getattr(one, key) != fields[key]}
+    shown = {
+        key for workload in workloads.values() for key in fields if getattr(workload, key) != fields[key]
+    }
     assert shown == set(fields)
-    assert not set(found) & set(table())
+    assert not set(workloads) & set(table())
     assert "Workload" not in path.read_text()  # it is for people who read no code
-    for one in found.values():
-        assert work(one.outline("float32"), "forward").flops > 0
+    for workload in workloads.values():
+        assert work(workload.outline("float32"), "forward").flops > 0
 
 
 def test_names_patterns_and_files_are_resolved_in_order_and_once(tmp_path: Path) -> None:
     path = written(tmp_path, f"[w]\n{LEAST}")
-    found = [one.name for one in resolve(["gpt2*", str(path), "bert-base", "gpt2-small"])]
-    assert found == ["gpt2-small", "gpt2-xl", "w", "bert-base"]
+    names = [workload.name for workload in resolve(["gpt2*", str(path), "bert-base", "gpt2-small"])]
+    assert names == ["gpt2-small", "gpt2-xl", "w", "bert-base"]
 
 
 def test_what_cannot_be_resolved_says_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no workload is called like 'gpt9\\*'"):
+    with pytest.raises(UsageError, match="no workload has a name like 'gpt9\\*'"):
         resolve(["gpt9*"])
     with pytest.raises(UsageError, match="Did you mean 'bert-base'"):
         resolve(["bert-bas"])
     with pytest.raises(UsageError, match="No such file"):
         resolve([str(tmp_path / "none.toml")])
     other = written(tmp_path, f"[bert-base]\n{LEAST}")
-    with pytest.raises(UsageError, match="two different workloads are called 'bert-base'"):
+    with pytest.raises(UsageError, match="two different workloads have the name 'bert-base'"):
         resolve(["bert-base", str(other)])
 
 
@@ -264,8 +268,8 @@ def test_a_function_without_scale_or_soft_cap_is_not_timed_on_workloads_that_nee
     def attention(query: Any, key: Any, value: Any, *, causal: bool = False) -> Any:
         raise AssertionError("must not be called")
 
-    one = describe(attention, name="mine", arrays="numpy", dtypes=("float32",))
-    needing = BenchmarkCase(named("gemma2-27b-global"), one, "cpu", "float32", "forward")
-    plain = BenchmarkCase(named("gpt2-xl"), one, "cpu", "float32", "forward")
+    implementation = describe(attention, name="mine", arrays="numpy", dtypes=("float32",))
+    needing = BenchmarkCase(named("gemma2-27b-global"), implementation, "cpu", "float32", "forward")
+    plain = BenchmarkCase(named("gpt2-xl"), implementation, "cpu", "float32", "forward")
     assert why_not_run(needing) == "not offered: scale, softcap"
     assert why_not_run(plain) is None

@@ -22,9 +22,9 @@ SEED = 98765  # not that of the diagnosis
 FAILED = 3  # laws of each mutant: a sentence is the same for most of the others
 
 
-def failures_of(one, examples=25, failed=FAILED):
+def failures_of(implementation, examples=25, failed=FAILED):
     """A run of the cell, and its first failures, settled."""
-    cell, failures = cell_of(one), Failures()
+    cell, failures = cell_of(implementation), Failures()
     laws = applicable(law_book(), cell)
     for law in sorted(laws, key=lambda law: law.name not in FIRST and "dropout" not in law.name):
         check(law, prepare(cell), failures=failures, max_examples=examples, seed=1, database=None)
@@ -41,7 +41,7 @@ def contradicting(run, claim, seed=SEED):
     if claim.observed is not None:  # under other conventions than the run's
         trial.observe = lambda subject, aspect: claim.observed(subject)
     observed = trial.observations(claim.aspect)
-    return [one.subject for one in observed if claim.contradicted(one)], len(observed)
+    return [observation.subject for observation in observed if claim.contradicted(observation)], len(observed)
 
 
 def main(words):
@@ -49,11 +49,11 @@ def main(words):
         time.perf_counter(),
         dict.fromkeys(("broken", "with a sentence", "true", "watched", "FALSE"), 0),
     )
-    every = [one for folder in ("mutants", "controls") for one in planted(folder)]
-    for one in every:
-        if words and not any(word in one.name for word in words):
+    every = [implementation for folder in ("mutants", "controls") for implementation in planted(folder)]
+    for implementation in every:
+        if words and not any(word in implementation.name for word in words):
             continue
-        run, failures = failures_of(one)
+        run, failures = failures_of(implementation)
         claims = {f.claim.sentence: f.claim for f in failures.of.values() if f.claim is not None}
         counts["broken"] += bool(failures.of)
         counts["with a sentence"] += bool(claims)
@@ -61,7 +61,12 @@ def main(words):
             against, tried = ([], 0) if claim.direct else contradicting(run, claim)
             kind = "watched" if claim.direct else "FALSE" if against else "true"
             counts[kind] += 1
-            print(f"{kind:8} {one.name}: {sentence} ({tried})", *against[:2], sep="\n    ", flush=True)
+            print(
+                f"{kind:8} {implementation.name}: {sentence} ({tried})",
+                *against[:2],
+                sep="\n    ",
+                flush=True,
+            )
     print(
         *(f"{count} {kind}" for kind, count in counts.items()),
         f"{time.perf_counter() - start:.0f} s",

@@ -31,21 +31,23 @@ def cut_off(x, dtype):
 
 
 def accuracy(store, dtype="bfloat16"):
-    one = describe(kernel(store), arrays="numpy", dtypes=(dtype,), requires=("G == H",), differentiable=False)
-    return measure(Cell(one, "cpu", dtype))
+    implementation = describe(
+        kernel(store), arrays="numpy", dtypes=(dtype,), requires=("G == H",), differentiable=False
+    )
+    return measure(Cell(implementation, "cpu", dtype))
 
 
 def test_rounding_to_nearest_leans_nowhere_and_beats_the_textbook():
-    found = accuracy(rounded)
-    assert abs(found.lean) < 4 * found.lean_error
-    assert 0.45 < found.positive < 0.55
-    assert found.ratio < 0.9
+    measured = accuracy(rounded)
+    assert abs(measured.lean) < 4 * measured.lean_error
+    assert 0.45 < measured.positive < 0.55
+    assert measured.ratio < 0.9
 
 
 def test_cutting_off_leans_toward_zero_by_half_a_unit():
-    found = accuracy(cut_off)
-    assert -0.55 < found.lean < -0.45
-    assert found.lean < -4 * found.lean_error
+    measured = accuracy(cut_off)
+    assert -0.55 < measured.lean < -0.45
+    assert measured.lean < -4 * measured.lean_error
 
 
 def test_float32_from_float64_is_nearer_than_a_textbook():

@@ -67,8 +67,8 @@ GRADIENTS = "vjp_agrees_with_reference"
 
 def verdicts(function, names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    one = describe(function, arrays="torch", dtypes=("float32",), requires=("K >= 1",))
-    cell = Cell(one, "cpu", "float32")
+    implementation = describe(function, arrays="torch", dtypes=("float32",), requires=("K >= 1",))
+    cell = Cell(implementation, "cpu", "float32")
     laws = [law for law in applicable(law_book(), cell) if law.name in names]
     assert len(laws) == len(names)
     return {law.name: check(law, prepare(cell), max_examples=8, seed=0) for law in laws}
@@ -76,10 +76,10 @@ def verdicts(function, names, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("function", [whole, part, by_backward_only])
 def test_its_gradients_are_judged_as_any_others(function, tmp_path, monkeypatch):
-    found = verdicts(function, [GRADIENTS], tmp_path, monkeypatch)[GRADIENTS]
-    assert found.outcome == "passed", found.reason
-    assert found.used == ["causal", "gradients", "scale"]
-    notes = [message.text for message in found.messages if message.kind == "note"]
+    verdict = verdicts(function, [GRADIENTS], tmp_path, monkeypatch)[GRADIENTS]
+    assert verdict.outcome == "passed", verdict.reason
+    assert verdict.used == ["causal", "gradients", "scale"]
+    notes = [message.text for message in verdict.messages if message.kind == "note"]
     assert notes == ["gradients are taken with .backward(), because torch.autograd.grad is refused"]
 
 
@@ -88,14 +88,14 @@ OTHERS = ("gradients_through_views", "backward_twice", "backward_belongs_to_its_
 
 
 def test_the_other_laws_of_gradients_hold(tmp_path, monkeypatch):
-    found = verdicts(whole, OTHERS, tmp_path, monkeypatch)
-    second = found.pop("double_backward")
+    by_law = verdicts(whole, OTHERS, tmp_path, monkeypatch)
+    second = by_law.pop("double_backward")
     assert second.outcome == "not offered"
     assert "no second derivative" in second.reason
     assert (
-        found.pop("overwritten_between_the_passes").outcome != "failed"
+        by_law.pop("overwritten_between_the_passes").outcome != "failed"
     )  # torch notices that where it keeps the argument
-    assert {verdict.outcome for verdict in found.values()} == {"passed"}
+    assert {verdict.outcome for verdict in by_law.values()} == {"passed"}
 
 
 def test_a_wrong_gradient_is_found(tmp_path, monkeypatch):
@@ -116,8 +116,8 @@ def test_gradients_by_backward_are_those_by_grad():
         return whole(query[...], key[...], value, causal=True)
 
     expected = torch_arrays.vjp(plain, inputs, upstream)[1]
-    found = torch_arrays.vjp(again, inputs, upstream)[1]
-    assert all(torch.equal(found[name], expected[name]) for name in inputs)
+    gradients = torch_arrays.vjp(again, inputs, upstream)[1]
+    assert all(torch.equal(gradients[name], expected[name]) for name in inputs)
     pull = torch_arrays.backward(again, inputs, upstream)
     for _ in range(2):  # nothing is added to what the first pass gave
         assert all(torch.equal(x, expected[name]) for name, x in pull()[1].items())

@@ -22,14 +22,14 @@ def changing(query, key, value, *, scale=None):
     group = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(group, dim=1) for x in (key, value))
     scale = query.shape[3] ** -0.5 if scale is None else scale
-    found = torch.softmax(query @ key.mT * scale, dim=-1) @ value
+    output = torch.softmax(query @ key.mT * scale, dim=-1) @ value
     torch.set_grad_enabled(False)
     torch.set_default_dtype(torch.float16)
     torch.set_num_threads(torch.get_num_threads() + 1)
     torch.set_autocast_enabled("cpu", True)
     torch.backends.cuda.enable_math_sdp(False)
     np.seterr(all="raise")
-    return found
+    return output
 
 
 def settings():
@@ -56,21 +56,21 @@ def test_what_an_implementation_does_to_settings_ends_with_its_check(tmp_path, m
 def test_a_script_of_a_failure_in_inference_leaves_gradients_on(tmp_path, monkeypatch):
     """The script of such a failure switches gradients off, and it is tried in this process before it is written."""
     monkeypatch.chdir(tmp_path)
-    (one,) = [one for one in planted() if "A033" in one.name]
-    assert attack(one, examples=100, seed=11).kills
+    (implementation,) = [implementation for implementation in planted() if "A033" in implementation.name]
+    assert attack(implementation, examples=100, seed=11).kills
     assert "set_grad_enabled(False)" in next(tmp_path.glob(".qkverify/*.py")).read_text()
     assert torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize("frozen_before", [False, True])
 def test_the_collector_is_spared_older_objects_while_a_law_is_checked(frozen_before):
-    seen = []
+    counts = []
     law = Law(
         "looks",
         "x",
         "",
         "",
-        lambda run, size: seen.append(gc.get_freeze_count()),
+        lambda run, size: counts.append(gc.get_freeze_count()),
         {"size": (1,)},
         operations=("softmax",),
     )
@@ -78,7 +78,7 @@ def test_the_collector_is_spared_older_objects_while_a_law_is_checked(frozen_bef
         gc.freeze()
     try:
         law.check(Run(describe(lambda scores: scores, operation="softmax", arrays="numpy")), max_examples=2)
-        assert seen[0] > 1000
+        assert counts[0] > 1000
         assert bool(gc.get_freeze_count()) == frozen_before
     finally:
         gc.unfreeze()
@@ -87,10 +87,10 @@ def test_the_collector_is_spared_older_objects_while_a_law_is_checked(frozen_bef
 def test_a_law_that_draws_wrongly_is_the_harness_at_fault():
     nothing = {"size": st.integers(min_value=2, max_value=1)}
     law = Law("draws", "x", "", "", lambda run, size: None, nothing, operations=("softmax",))
-    found = check(
+    verdict = check(
         law, Run(describe(lambda scores: scores, operation="softmax", arrays="numpy")), max_examples=2
     )
-    assert (found.outcome, "draws what Hypothesis does not take" in found.reason) == ("error", True)
+    assert (verdict.outcome, "draws what Hypothesis does not take" in verdict.reason) == ("error", True)
 
 
 @pytest.mark.parametrize(("counted", "outcome"), [(True, "passed"), (False, "failed")])
@@ -105,13 +105,15 @@ def test_a_result_kept_for_tensors_that_were_not_written_to_is_right(counted, ou
         if kept.get("of") != name:
             group = query.shape[1] // key.shape[1]
             keys, values = (x.repeat_interleave(group, dim=1) for x in (key, value))
-            found = torch.softmax(query @ keys.mT * query.shape[3] ** -0.5, dim=-1) @ values
-            kept.update({"of": name, "found": found, "arrays": arrays})
+            output = torch.softmax(query @ keys.mT * query.shape[3] ** -0.5, dim=-1) @ values
+            kept.update({"of": name, "found": output, "arrays": arrays})
         return kept["found"].clone()
 
-    one = describe(cached, arrays="torch", dtypes=("float32",), requires=("K >= 1",), differentiable=False)
+    implementation = describe(
+        cached, arrays="torch", dtypes=("float32",), requires=("K >= 1",), differentiable=False
+    )
     (law,) = [law for law in law_book() if law.name == "inputs_are_read_anew"]
-    assert check(law, Run(one), max_examples=20, database=None).outcome == outcome
+    assert check(law, Run(implementation), max_examples=20, database=None).outcome == outcome
 
 
 def test_bits_of_gradients_are_not_compared_where_sums_come_in_any_order(tmp_path, monkeypatch):
@@ -121,8 +123,10 @@ def test_bits_of_gradients_are_not_compared_where_sums_come_in_any_order(tmp_pat
     rng = np.random.default_rng(0)
 
     def last_bits_differ(query, key, value, upstream, *, mask=None):
-        found = right.vjp(query, key, value, upstream, mask=mask)
-        return tuple(x * (1 + rng.choice([0, np.finfo(x.dtype).eps], x.shape)).astype(x.dtype) for x in found)
+        gradients = right.vjp(query, key, value, upstream, mask=mask)
+        return tuple(
+            x * (1 + rng.choice([0, np.finfo(x.dtype).eps], x.shape)).astype(x.dtype) for x in gradients
+        )
 
     def attention(query, key, value, *, mask=None):
         return right.function(query, key, value, mask=mask)
@@ -131,10 +135,10 @@ def test_bits_of_gradients_are_not_compared_where_sums_come_in_any_order(tmp_pat
     (law,) = [law for law in law_book() if law.name == "hidden_keys_do_not_reach_gradients"]
 
     def outcome(device, **declared):
-        one = describe(
+        implementation = describe(
             attention, arrays="numpy", dtypes=("float32",), vjp=last_bits_differ, **said, **declared
         )
-        return check(law, Run(one, device), max_examples=50).outcome
+        return check(law, Run(implementation, device), max_examples=50).outcome
 
     assert outcome("cpu") == outcome("cuda", deterministic=True) == "failed"
     assert outcome("cuda") == "passed"

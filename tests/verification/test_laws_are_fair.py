@@ -26,8 +26,8 @@ EXAMPLES = 5  # of a law: those of the profile "glance"
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", [*DESCRIBED, "attention with dropout"])
 def test_no_law_accuses_results_that_are_rounded_once(name: str, dtype: str) -> None:
-    one = rounded_once(sources()[name], dtype)
-    cell = Cell(one, "cpu", dtype, name)
+    implementation = rounded_once(sources()[name], dtype)
+    cell = Cell(implementation, "cpu", dtype, name)
     held = 0
     for law in applicable(law_book(), cell):
         run = prepare(cell)

@@ -41,15 +41,19 @@ for package in (qkverify.implementations.mutants, qkverify.implementations.contr
 PLANTED = tuple(MUTANTS)  # a script that another test runs may plant its own copy later
 FUNCTIONS = {mutant.function.__name__: mutant for mutant in PLANTED}
 CONTROLS = {
-    one.name: one
-    for one in REGISTERED
-    if one.name.startswith("control-") and one.operation == "attention" and one.arrays == "numpy"
+    implementation.name: implementation
+    for implementation in REGISTERED
+    if implementation.name.startswith("control-")
+    and implementation.operation == "attention"
+    and implementation.arrays == "numpy"
 }
 
 
 def declared(name: str) -> Any:
     """What a mutant declares."""
-    return next(one for one in REGISTERED if one.function is FUNCTIONS[name].function)
+    return next(
+        implementation for implementation in REGISTERED if implementation.function is FUNCTIONS[name].function
+    )
 
 
 def arrays(
@@ -201,7 +205,7 @@ def split_case(case: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 def differs(got: Any, exact: Any) -> bool:
     """Whether two results, or two tuples of them, are more than rounding apart."""
     if isinstance(exact, tuple):
-        return any(differs(one, other) for one, other in zip(got, exact, strict=True))
+        return any(differs(left, right) for left, right in zip(got, exact, strict=True))
     got, exact = np.asarray(got), np.asarray(exact)
     rounding = CLOSE if got.dtype == np.float64 else 1e-4
     return got.shape != exact.shape or not np.allclose(got, exact, rtol=rounding, atol=rounding)
@@ -287,9 +291,9 @@ def test_a_layout_changes_the_result(name: str) -> None:
     if declared(name).vjp:
         inputs.append(np.random.default_rng(2).standard_normal(inputs[0].shape))
     plain = run(*inputs)
-    seen = [view(x) if place == which else x for place, x in enumerate(inputs)]
-    np.testing.assert_array_equal(seen[which], inputs[which])
-    assert differs(run(*seen), plain)
+    viewed = [view(x) if place == which else x for place, x in enumerate(inputs)]
+    np.testing.assert_array_equal(viewed[which], inputs[which])
+    assert differs(run(*viewed), plain)
 
 
 def test_values_shorter_or_longer_than_keys_are_read_anyway() -> None:
@@ -312,7 +316,7 @@ def test_a_bug_that_needs_two_calls_shows() -> None:
     late = FUNCTIONS["values_sometimes_meet_the_last_weights"].function
     inputs = arrays(K=33)
     results = [late(*inputs) for _ in range(200)]
-    assert any(differs(one, results[0]) for one in results)
+    assert any(differs(result, results[0]) for result in results)
 
 
 def test_a_future_value_changes_the_past() -> None:
@@ -478,9 +482,9 @@ def test_a_bug_of_an_operations_gradients_shows(name: str) -> None:
     leaves: list[Any] = []
     got = FUNCTIONS[name].function(*[as_tensors(x, leaves) for x in arguments], **options)
     assert not differs(got.detach().numpy(), exact)
-    found = torch.autograd.grad(got, leaves, torch.from_numpy(upstream), allow_unused=True)
+    gradients = torch.autograd.grad(got, leaves, torch.from_numpy(upstream), allow_unused=True)
     wanted = list(vjp(*arguments, upstream, **options).values())
-    sums = [np.zeros(x.shape) if g is None else g.numpy() for g, x in zip(found, leaves, strict=True)]
+    sums = [np.zeros(x.shape) if g is None else g.numpy() for g, x in zip(gradients, leaves, strict=True)]
     assert len(sums) == len(wanted)
     assert sorted(np.abs(x).sum() for x in sums) != pytest.approx(sorted(np.abs(x).sum() for x in wanted))
 
@@ -513,8 +517,8 @@ KEPT = {  # the wrong gradients of each
 @pytest.mark.parametrize("name", KEPT)
 def test_a_bug_of_a_caches_gradients_shows(name: str) -> None:
     """Two entries: of one and two tokens and one more, room for four; or with the first of two pages in common, and one free."""
-    rng, one = np.random.default_rng(6), declared(name)
-    if one.operation == "cached_attention":
+    rng, implementation = np.random.default_rng(6), declared(name)
+    if implementation.operation == "cached_attention":
         shapes = {"query": (2, 1, 1, 2), "key": (2, 1, 1, 2), "value": (2, 1, 1, 2), "key_cache": (2, 1, 4, 2),
                   "value_cache": (2, 1, 4, 2)}  # fmt: skip
         rest, pull = (np.array([1, 2]),), reference.cached_vjp
@@ -525,18 +529,18 @@ def test_a_bug_of_a_caches_gradients_shows(name: str) -> None:
         {n: rng.standard_normal(x) for n, x in shapes.items()},
         rng.standard_normal((2, 1, 1, 2)),
     )
-    exact = getattr(reference, one.operation)(*given.values(), *rest)
+    exact = getattr(reference, implementation.operation)(*given.values(), *rest)
     right = pull(*given.values(), *rest, upstream)
-    if one.vjp is not None:
-        found = one.vjp(*given.values(), *rest, upstream)
-        got = one.function(*[x.copy() for x in given.values()], *rest)
+    if implementation.vjp is not None:
+        gradients = implementation.vjp(*given.values(), *rest, upstream)
+        got = implementation.function(*[x.copy() for x in given.values()], *rest)
     else:
         leaves = [torch.from_numpy(x.copy()).requires_grad_() for x in given.values()]
-        output = one.function(*[x.clone() for x in leaves], *map(torch.from_numpy, rest))
-        found = torch.autograd.grad(output, leaves, torch.from_numpy(upstream), materialize_grads=True)
-        found, got = [x.numpy() for x in found], output.detach().numpy()
+        output = implementation.function(*[x.clone() for x in leaves], *map(torch.from_numpy, rest))
+        gradients = torch.autograd.grad(output, leaves, torch.from_numpy(upstream), materialize_grads=True)
+        gradients, got = [x.numpy() for x in gradients], output.detach().numpy()
     assert not differs(got, exact)
-    wrong = {n for n, x in zip(given, found, strict=True) if differs(x, right[n])}
+    wrong = {n for n, x in zip(given, gradients, strict=True) if differs(x, right[n])}
     assert wrong >= set(KEPT[name])
     assert "query" not in wrong
 
@@ -547,16 +551,16 @@ def test_a_mean_in_bfloat16_shows() -> None:
         [[128.0, 129.0]], dtype=torch.bfloat16
     )  # the mean, 128.5, lies between two numbers
     got = FUNCTIONS["mean_of_the_upstream_is_kept_in_bfloat16"].function(scores)
-    (found,) = torch.autograd.grad(got, scores, upstream)
-    assert found.tolist() != [[-0.25, 0.25]]
+    (gradient,) = torch.autograd.grad(got, scores, upstream)
+    assert gradient.tolist() != [[-0.25, 0.25]]
 
 
 def test_a_sum_in_bfloat16_shows() -> None:
     """Three hundred times one: at 256 the next one is half a step."""
     tokens, table = torch.zeros(1, 300, dtype=torch.long), torch.zeros(1, 4, dtype=torch.bfloat16)
     got = FUNCTIONS["places_of_a_word_are_added_up_in_bfloat16"].function(tokens, table.requires_grad_())
-    (found,) = torch.autograd.grad(got.sum(), table)
-    assert found.tolist() == [[512.0] * 4]  # right: sqrt(4) times 300
+    (gradient,) = torch.autograd.grad(got.sum(), table)
+    assert gradient.tolist() == [[512.0] * 4]  # right: sqrt(4) times 300
 
 
 def test_a_bug_out_of_the_usual_range_shows() -> None:
@@ -608,8 +612,8 @@ def test_a_bug_of_automatic_differentiation_shows() -> None:
     )["bias"]
     assert differs(torch.autograd.grad(output, bias, upstream)[0].numpy(), exact)
     output = FUNCTIONS["bias_that_is_a_view_is_a_constant"].function(*inputs, bias=bias[...])
-    (found,) = torch.autograd.grad(output, bias, upstream, materialize_grads=True)
-    assert differs(found.numpy(), exact)
+    (gradient,) = torch.autograd.grad(output, bias, upstream, materialize_grads=True)
+    assert differs(gradient.numpy(), exact)
 
 
 # -- packed sequences, caches, pages -----------------------------------------------------------------------------------
@@ -690,8 +694,8 @@ def dropped(name: str, share: float, seed: int = 0, **sizes: int) -> torch.Tenso
     heads, keys = sizes.get("H", 1), sizes.get("K", 64)
     query = torch.zeros(1, heads, 1, keys, dtype=torch.float64)
     eye = torch.eye(keys, dtype=torch.float64).expand(1, heads, keys, keys)
-    found: torch.Tensor = FUNCTIONS[name].function(query, eye, eye, dropout=share)
-    return found
+    weights: torch.Tensor = FUNCTIONS[name].function(query, eye, eye, dropout=share)
+    return weights
 
 
 @pytest.mark.parametrize(
@@ -726,10 +730,10 @@ def test_dropout_scales_its_gradient_by_the_share() -> None:
     )
     value = torch.tensor([[[[1.0], [0.0], [0.0], [0.0]]]], dtype=torch.float64)
     output = FUNCTIONS["gradient_is_scaled_by_the_share"].function(query, key, value, scale=1.0, dropout=0.25)
-    (found,) = torch.autograd.grad(output.sum(), query)
+    (gradient,) = torch.autograd.grad(output.sum(), query)
     first = float(output.detach()) * 0.75 * 4  # 1 where the first key was kept
     assert first == pytest.approx(1.0)
-    assert float(found[0, 0, 0, 0]) == pytest.approx(0.25 * (1 - 0.25) * 0.25)  # right: 0.25 * 0.75 / 0.75
+    assert float(gradient[0, 0, 0, 0]) == pytest.approx(0.25 * (1 - 0.25) * 0.25)  # right: 0.25 * 0.75 / 0.75
 
 
 # -- what only one law sees ---------------------------------------------------------------------------------------------
@@ -777,8 +781,8 @@ def test_the_backward_pass_writes_or_lets_nan_through() -> None:
     query, key, value = arrays(Q=2, K=3)
     key[..., -1, :] = np.nan
     mask = np.array([True, True, False])[None, None, None]
-    found = declared("hidden_nan_reaches_the_gradient").vjp(query, key, value, upstream, mask=mask)
-    assert np.isnan(found[0]).any()
+    gradients = declared("hidden_nan_reaches_the_gradient").vjp(query, key, value, upstream, mask=mask)
+    assert np.isnan(gradients[0]).any()
 
 
 def test_a_packed_sequence_sees_the_first_key_of_the_next() -> None:
@@ -940,8 +944,8 @@ def test_the_attention_between_the_passes_is_right() -> None:
     wide_inputs = [x.detach().numpy() for x in inputs]
     np.testing.assert_allclose(output.detach(), attention(*wide_inputs, mask=mask, causal=True), atol=CLOSE)
     exact = attention_vjp(*wide_inputs, upstream, mask=mask, causal=True)
-    for name, found in zip(exact, torch.autograd.grad(output.sum(), inputs), strict=False):
-        np.testing.assert_allclose(found, exact[name], atol=CLOSE)
+    for name, gradient in zip(exact, torch.autograd.grad(output.sum(), inputs), strict=False):
+        np.testing.assert_allclose(gradient, exact[name], atol=CLOSE)
 
 
 def test_a_second_backward_pass_meets_what_the_first_has_changed() -> None:
@@ -1024,10 +1028,10 @@ def test_a_result_is_kept_or_handed_out() -> None:
     assert FUNCTIONS["probabilities_are_a_workspace"].function(-scores) is first
     encoding = FUNCTIONS["encoding_is_a_view_of_the_table"].function
     before = encoding(3, 2).copy()
-    found = encoding(3, 2)
-    found += 1
+    again = encoding(3, 2)
+    again += 1
     assert differs(encoding(3, 2), before)
-    found -= 1
+    again -= 1
 
 
 def test_a_table_is_kept_or_written() -> None:
@@ -1050,9 +1054,11 @@ def test_a_gradient_is_stored_over_the_scores() -> None:
 
 def test_bits_alternate_and_a_generator_starts_again() -> None:
     scores = np.random.default_rng(0).standard_normal((50, 20))
-    one, two = (FUNCTIONS["sums_run_the_other_way_in_every_second_call"].function(scores) for _ in range(2))
-    assert (one != two).any()
-    assert not differs(one, two)
+    first, second = (
+        FUNCTIONS["sums_run_the_other_way_in_every_second_call"].function(scores) for _ in range(2)
+    )
+    assert (first != second).any()
+    assert not differs(first, second)
     given = layer_calls()["feed_forward"][2]
     drawn = []
     for _ in range(2):

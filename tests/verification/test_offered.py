@@ -36,9 +36,12 @@ def verdict(used, outcome="passed", name="mine"):
 
 
 def test_what_no_verdict_used_is_not_verified():
-    found = [verdict(["causal"]), verdict(["scale", "causal"]), verdict([], "not offered")]
-    assert unverified_options.unverified({"causal", "scale", "window", "sinks"}, found) == ["sinks", "window"]
-    assert unverified_options.unverified({"causal"}, found) == []
+    verdicts = [verdict(["causal"]), verdict(["scale", "causal"]), verdict([], "not offered")]
+    assert unverified_options.unverified({"causal", "scale", "window", "sinks"}, verdicts) == [
+        "sinks",
+        "window",
+    ]
+    assert unverified_options.unverified({"causal"}, verdicts) == []
 
 
 def test_files_that_do_not_say_accuse_nobody():
@@ -93,14 +96,16 @@ def with_lse(query, key, value, *, return_lse=False):
 
 def unverified_of(**declared):
     """What the law of the log-sum-exp's gradient says of it, and what it leaves unverified."""
-    one = describe(with_lse, arrays="torch", dtypes=("float32",), requires=("G == H", "K >= 1"), **declared)
-    run = Run(one, dtype="float32")
+    implementation = describe(
+        with_lse, arrays="torch", dtypes=("float32",), requires=("G == H", "K >= 1"), **declared
+    )
+    run = Run(implementation, dtype="float32")
     book = [
         law
         for law in law_book()
         if law.name in ("gradient_of_lse", "vjp_agrees_with_reference", "log_sum_exp_is_right")
     ]
-    verdicts = [check(law, Run(one, dtype="float32"), max_examples=5) for law in book]
+    verdicts = [check(law, Run(implementation, dtype="float32"), max_examples=5) for law in book]
     assert len(verdicts) == 3
     by_law = {v.law: v.outcome for v in verdicts}
     assert by_law["vjp_agrees_with_reference"] == by_law["log_sum_exp_is_right"] == "passed"
@@ -114,9 +119,9 @@ def test_a_log_sum_exp_that_is_cut_off_is_said():
 
 
 def test_a_vjp_of_its_own_offers_none_of_the_log_sum_exp():
-    one = describe(with_lse, arrays="numpy", vjp=lambda *_: None)
-    assert {"gradients", "return_lse"} <= one.offers
-    assert "lse_gradient" not in one.offers
+    implementation = describe(with_lse, arrays="numpy", vjp=lambda *_: None)
+    assert {"gradients", "return_lse"} <= implementation.offers
+    assert "lse_gradient" not in implementation.offers
 
 
 @pytest.fixture
@@ -128,8 +133,8 @@ def turned(tmp_path: Path) -> Path:
 
 
 def test_an_option_that_no_law_knows_is_said(turned, capsys):
-    found = verify(f"{turned}:rotary", dtypes=["float32"], profile="glance")
-    assert found.unverified == {"turned:rotary-cpu-float32": ["mode"]}
+    verification = verify(f"{turned}:rotary", dtypes=["float32"], profile="glance")
+    assert verification.unverified == {"turned:rotary-cpu-float32": ["mode"]}
     app(["verify", f"{turned}:rotary", "--profile", "glance"], standalone_mode=False)
     said = capsys.readouterr().out
     assert said.count("mode: unknown, not verified") == 2  # two dtypes
@@ -151,7 +156,7 @@ def test_pytest_says_it_where_all_laws_were_run(turned):
     assert "; not verified: mode (unknown)" in said
     assert "; not verified: mode (unknown)" in pytest_says(turned.parent, "-n", "2")
     selected = pytest_says(turned.parent, "-p", "no:xdist", "-k", "norm")
-    assert "holds for the 1 law selected in 1 cell; not verified: mode (unknown)" in selected
+    assert "1 selected law holds in 1 configuration; not verified: mode (unknown)" in selected
 
 
 @pytest.mark.parametrize("operation", ["attention", "packed_attention"])

@@ -64,14 +64,14 @@ def test_what_is_broken_is_broken_whatever_else_was_verified(outcome):
 
 
 @pytest.mark.parametrize(
-    ("found", "reason"),
+    ("verdicts", "reason"),
     [
         ([], "no law was run on it"),
         ([verdict(outcome="unavailable", reason="no CUDA device")], "no CUDA device"),
-        ([UNFIT, UNFIT], "none of 2 laws applies: not offered: mask"),
+        ([UNFIT, UNFIT], "no law applies: not offered: mask"),
         (
             [verdict(outcome="not offered", calls=0)],
-            "no problem that was drawn reached the function: it requires B == 7",
+            "no generated problem reached the function: it requires B == 7",
         ),
         ([REFUSED, REFUSED], "it refused all 12 calls: 'not today'"),
         # Refusing the wrong sizes is a law that holds, and it is none about results.
@@ -81,8 +81,8 @@ def test_what_is_broken_is_broken_whatever_else_was_verified(outcome):
         ([verdict(results=1), verdict("other", results=1)], "only 2 results compared with the reference"),
     ],
 )
-def test_nothing_or_next_to_nothing_is_not_verified_and_the_reason_is_said(found, reason):
-    said = of_cell(found, requires=["B == 7"])
+def test_nothing_or_next_to_nothing_is_not_verified_and_the_reason_is_said(verdicts, reason):
+    said = of_cell(verdicts, requires=["B == 7"])
     assert (said.word, said.exit_code()) == (NOT_VERIFIED, 4)
     assert said.reason.startswith(reason)
     assert str(said) == f"NOT VERIFIED: {said.reason}"
@@ -93,13 +93,13 @@ def test_few_results_are_too_few_where_most_laws_met_no_problem():
     few = of_cell([verdict(results=4), *unmet], requires=["K % 128 == 0"])
     assert few.word == NOT_VERIFIED
     assert few.reason == (
-        "only 4 results compared with the reference, and 3 of 4 laws met no problem: "
-        "no problem that was drawn is one that it takes: it requires K % 128 == 0"
+        "only 4 results compared with the reference, and 3 of 4 laws had no problem to check: "
+        "it takes none of the generated problems: it requires K % 128 == 0"
     )
     enough = of_cell([verdict(results=5), *unmet])
     assert (enough.word, enough.not_verified) == (
         PARTLY,
-        ("3 of 4 laws (they met no problem that it takes)",),
+        ("3 of 4 laws (they had no problem that it takes)",),
     )
     assert of_cell([verdict(results=4), verdict("consistent"), *unmet[:2]]).word == HOLDS
 
@@ -132,13 +132,13 @@ def test_most_problems_refused_is_said():
 
 
 def test_known_findings_are_said_in_the_last_line():
-    found = [
+    verdicts = [
         RIGHT,
         verdict("zero_scale", "finding", "findings/nan", results=1),
         verdict("nan", "finding", "findings/x"),
     ]
-    assert lines({"one": of_cell(found)}) == [
-        "all other laws hold in 1 cell; 2 known failures: zero_scale (findings/nan), nan (findings/x)"
+    assert lines({"one": of_cell(verdicts)}) == [
+        "all other laws hold in 1 configuration; 2 known failures: zero_scale (findings/nan), nan (findings/x)"
     ]
 
 
@@ -150,13 +150,13 @@ def test_files_from_before_it_was_noted_accuse_nobody():
 def test_of_selected_laws_no_more_is_said_than_that_they_hold():
     said = of_cell([verdict("pure")], offers=["window"], unknown=["pad"], laws=10)
     assert str(said) == (
-        "holds for the 1 law selected; not verified: pad (unknown; did you mean key_lengths or mask?), "
+        "1 selected law holds; not verified: pad (unknown; did you mean key_lengths or mask?), "
         "results (none was compared with the reference)"
     )
-    assert str(of_cell([RIGHT], offers=["window"], laws=10)) == "holds for the 1 law selected"
+    assert str(of_cell([RIGHT], offers=["window"], laws=10)) == "1 selected law holds"
     assert of_cell([REFUSED], laws=10).word == NOT_VERIFIED
     none = of_cell([UNFIT], laws=10)
-    assert (str(none), none.applied) == ("NOT VERIFIED: none of 1 law applies: not offered: mask", False)
+    assert (str(none), none.applied) == ("NOT VERIFIED: no law applies: not offered: mask", False)
 
 
 def test_leaving_one_law_out_does_not_hide_that_nothing_was_verified():
@@ -180,17 +180,17 @@ def test_broken_wins_over_not_verified_and_that_over_the_rest():
 def test_cells_are_told_apart_where_they_differ():
     silent, partly = CellOutcome(NOT_VERIFIED, "why"), CellOutcome(PARTLY, not_verified=("window",))
     holds, broken = CellOutcome(HOLDS), CellOutcome(BROKEN, broken=("causal", "mask"))
-    assert lines({"a": holds, "b": holds}) == ["all laws hold in 2 cells"]
+    assert lines({"a": holds, "b": holds}) == ["all laws hold in 2 configurations"]
     assert lines({"a": silent}) == ["NOT VERIFIED: why"]
-    assert lines({"a": silent, "b": silent}) == ["NOT VERIFIED in 2 cells: why"]
+    assert lines({"a": silent, "b": silent}) == ["NOT VERIFIED in 2 configurations: why"]
     assert lines({"a": holds, "b": silent}) == [
         "a: all laws hold",
         "b: NOT VERIFIED: why",
-        "NOT VERIFIED: 1 of 2 cells",
+        "NOT VERIFIED: 1 of 2 configurations",
     ]
     assert (
         lines({"a": holds, "b": partly})[-1]
-        == "laws hold for what was verified in 2 cells; not verified: window"
+        == "laws hold for what was verified in 2 configurations; not verified: window"
     )
     assert lines({"a": silent, "b": broken, "c": partly})[-1] == "broken: 2 laws; not verified: window"
     assert lines({"b": broken}, "1 cause, 2 laws") == ["broken: 1 cause, 2 laws"]
@@ -311,8 +311,8 @@ UNMET_LAWS = ("agrees_with_reference", "inputs_are_not_written")
 
 def said_of(function, *, names=FEW_LAWS, every=False, profile=5, **declared):
     """What is said of a function in its first dtype, by the named laws or by every one."""
-    one = describe(function, **{**PLAIN, **declared})
-    cell = Cell(replace(one, declared=True), "cpu", one.dtypes[0])
+    implementation = describe(function, **{**PLAIN, **declared})
+    cell = Cell(replace(implementation, declared=True), "cpu", implementation.dtypes[0])
     laws = [law for law in law_book() if every or law.name in names]
     return outcome_of(cell, list(check_cell(cell, laws, examples=profile)))
 
@@ -354,14 +354,14 @@ def test_a_right_kernel_holds():
 @pytest.mark.parametrize(
     ("requires", "reason"),
     [
-        (("B == 7", "K >= 1"), "no problem that was drawn reached the function: it requires B == 7, K >= 1"),
+        (("B == 7", "K >= 1"), "no generated problem reached the function: it requires B == 7, K >= 1"),
         (
             ("D == 512", "K >= 1"),
-            "no problem that was drawn reached the function: it requires D == 512, K >= 1",
+            "no generated problem reached the function: it requires D == 512, K >= 1",
         ),
         (
             ("G == H", "K == 1024"),
-            "no problem that was drawn reached the function: it requires G == H, K == 1024",
+            "no generated problem reached the function: it requires G == H, K == 1024",
         ),
         (
             ("G == H", "Q == K", "K % 128 == 0", "D == 512", "E == D"),
@@ -415,10 +415,10 @@ def test_one_dtype_refused_and_another_verified_are_two_words():
             raise NotImplementedError("no half precision")
         return softmax_attention(query, key, value)
 
-    found = {dtype: said_of(half_less, dtypes=(dtype,)) for dtype in ("float32", "float16")}
-    assert [one.word for one in found.values()] == [HOLDS, NOT_VERIFIED]
-    first, second, last = lines(found)
-    assert (first, last) == ("float32: all laws hold", "NOT VERIFIED: 1 of 2 cells")
+    by_dtype = {dtype: said_of(half_less, dtypes=(dtype,)) for dtype in ("float32", "float16")}
+    assert [outcome.word for outcome in by_dtype.values()] == [HOLDS, NOT_VERIFIED]
+    first, second, last = lines(by_dtype)
+    assert (first, last) == ("float32: all laws hold", "NOT VERIFIED: 1 of 2 configurations")
     assert second.startswith("float16: NOT VERIFIED: it refused all ")
 
 
@@ -430,8 +430,8 @@ def test_no_law_at_all_is_no_verdict():
 @pytest.mark.parametrize("name", ["numpy_encoding", "numpy_rotary", "numpy_slopes", "numpy_embedding",
                                   "numpy_cached", "numpy_paged", "numpy_packed", "numpy_decoder"])  # fmt: skip
 def test_our_own_implementations_hold_at_the_smallest_profile(name):
-    (one,) = registry.find(name)
-    cell = Cell(one, "cpu", "float32", name)
+    (implementation,) = registry.find(name)
+    cell = Cell(implementation, "cpu", "float32", name)
     assert str(outcome_of(cell, list(check_cell(cell, examples=5)))) == "all laws hold"
 
 
@@ -442,8 +442,13 @@ def unknown_of(signature):
     """What is said of the unknown parameters of a function with this signature."""
     scope = {}
     exec(f"def {signature}: pass", scope)  # a literal of this file
-    one = describe(next(value for name, value in scope.items() if not name.startswith("__")), arrays="numpy")
-    return {name: sentence(name, one.operation, one.offers) for name in one.unknown}
+    implementation = describe(
+        next(value for name, value in scope.items() if not name.startswith("__")), arrays="numpy"
+    )
+    return {
+        name: sentence(name, implementation.operation, implementation.offers)
+        for name in implementation.unknown
+    }
 
 
 @pytest.mark.parametrize(
@@ -491,7 +496,7 @@ def test_names_of_every_library_are_known():
 def test_an_option_that_the_convention_lacks_is_named():
     said = unknown_of("attention(q, k, v, attn_mask=None, is_causal=False, dropout_p=0.0, window=None)")
     assert said == {
-        "window": "unknown, not verified: its other parameters follow a convention that has none of this name"
+        "window": "unknown, not verified: its other parameters follow a library's names, which do not include this one"
     }
 
 
@@ -520,7 +525,9 @@ def test_no_implementation_of_ours_has_an_unknown_parameter():
         *mutation_testing.planted("mutants"),
         *mutation_testing.planted("controls"),
     ]
-    assert {one.name: one.unknown for one in every if one.unknown} == {}
+    assert {
+        implementation.name: implementation.unknown for implementation in every if implementation.unknown
+    } == {}
 
 
 # -- where it is said ----------------------------------------------------------------------------------------------------
@@ -576,7 +583,7 @@ def test_several_targets_get_a_word_each(kernels, capsys, tmp_path):
     targets = [f"{kernels}:{name}" for name in ("plain", "padded", "elsewhere")]
     code, said = qkverify(capsys, "verify", *targets, "--junit", str(tmp_path / "out.xml"))
     assert code == 4
-    assert said[-1] == "NOT VERIFIED: 1 of 3 cells"
+    assert said[-1] == "NOT VERIFIED: 1 of 3 configurations"
     assert "right-cpu-float32: all laws hold" in said
     assert f"{kernels}:elsewhere: NOT VERIFIED: it cannot run here: cpu: no such card" in said
     suites = {suite.get("name"): suite for suite in ET.parse(tmp_path / "out.xml").iter("testsuite")}
@@ -589,7 +596,7 @@ def test_strict_wants_all_that_is_offered_verified(kernels, capsys):
     assert code == 4
     assert "  pad_mask: unknown, not verified; did you mean key_lengths or mask?" in said
     assert said[-1] == (
-        "laws hold for what was verified in 1 cell; not verified: "
+        "laws hold for what was verified in 1 configuration; not verified: "
         "pad_mask (unknown; did you mean key_lengths or mask?)"
     )
 
@@ -602,9 +609,9 @@ def test_a_target_that_cannot_run_here_is_no_success(kernels, capsys):
 
 
 def test_devices_and_dtypes_that_a_target_does_not_have_are_a_mistake(kernels):
-    why = "it declares float32 on cpu, and others were asked for"
+    why = "it declares float32 on cpu, and others were requested"
     assert list(plan([f"{kernels}:plain"], dtypes=["float16"]).idle.values()) == [why]
-    with pytest.raises(UsageError, match=f"nothing to verify here\n.*{why}"):
+    with pytest.raises(UsageError, match=f"nothing can be verified here\n.*{why}"):
         verify(f"{kernels}:plain", dtypes=["float16"])
 
 
@@ -650,7 +657,7 @@ def test_pytest_says_what_was_selected_and_claims_no_more(kernels):
         kernels.parent, "--implementation", "kernels.py:plain", "-k", "inputs_are_not_written"
     )
     assert code == 0, said
-    assert "holds for the 1 law selected in 1 cell" in said
+    assert "1 selected law holds in 1 configuration" in said
     assert "results (none was compared with the reference)" in said
     code, said = pytest_in(kernels.parent, "--implementation", "kernels.py:plain", "-k", "mqa")
     assert code == 0, said  # skipped tests, as elsewhere

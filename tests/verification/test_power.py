@@ -31,17 +31,19 @@ SOME = ("B002", "B004", "B007", "B011", "B014", "B019", "B022", "B029-maximum", 
 
 def mutant(word):
     """The first mutant whose name holds the word."""
-    found = [one for one in planted() if word in one.name]
-    assert found, f"no mutant is called *{word}*; there are {[one.name for one in planted()]}"
-    return found[0]
+    matching = [implementation for implementation in planted() if word in implementation.name]
+    assert matching, (
+        f"no mutant is called *{word}*; there are {[implementation.name for implementation in planted()]}"
+    )
+    return matching[0]
 
 
 @pytest.mark.parametrize("word", SOME)
 def test_a_planted_bug_is_killed_by_a_law(word, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = attack(mutant(word), examples=100)
-    assert found.kills, f"{found.name} survived the whole law book"
-    assert found.examples >= found.kills[0].examples > 0
+    record = attack(mutant(word), examples=100)
+    assert record.kills, f"{record.name} survived the whole law book"
+    assert record.examples >= record.kills[0].examples > 0
 
 
 @pytest.mark.parametrize(
@@ -62,10 +64,10 @@ def test_the_law_that_a_bug_breaks_is_among_those_that_fail(word, law, tmp_path,
 def test_a_counterexample_fits_on_paper(word, tmp_path, monkeypatch):
     """At most 2 heads, 3 queries and 3 keys, where so much suffices."""
     monkeypatch.chdir(tmp_path)
-    found = attack(mutant(word), examples=100)
-    assert found.sizes["H"] <= 2, found.message
-    assert found.sizes["Q"] <= 3, found.message
-    assert found.sizes["K"] <= 3, found.message
+    record = attack(mutant(word), examples=100)
+    assert record.sizes["H"] <= 2, record.message
+    assert record.sizes["Q"] <= 3, record.message
+    assert record.sizes["K"] <= 3, record.message
 
 
 def test_a_seed_makes_an_attack_repeatable(tmp_path, monkeypatch):
@@ -77,9 +79,11 @@ def test_a_seed_makes_an_attack_repeatable(tmp_path, monkeypatch):
 
 def test_every_process_gets_the_seed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = [next(iter(measure(["B066-query"], profile="default", jobs=1, seed=5))) for _ in range(2)]
+    records = [next(iter(measure(["B066-query"], profile="default", jobs=1, seed=5))) for _ in range(2)]
     assert (
-        found[0].examples == found[1].examples == attack(mutant("B066-query"), examples=100, seed=5).examples
+        records[0].examples
+        == records[1].examples
+        == attack(mutant("B066-query"), examples=100, seed=5).examples
     )
 
 
@@ -87,14 +91,14 @@ def test_one_whose_process_died_is_killed_by_that_and_the_others_go_on(monkeypat
     monkeypatch.setattr(
         "qkverify.verification.mutation_testing.processes.each", lambda work, tasks, jobs: [(0, None)]
     )
-    (found,) = measure(["B066-query"], matrix=True)
-    assert found.matrix, "one that is not part of the matrix would take the picture of it from the page"
-    assert (found.kind, found.name, [kill.law for kill in found.kills]) == (
+    (record,) = measure(["B066-query"], matrix=True)
+    assert record.matrix, "one that is not part of the matrix would take the picture of it from the page"
+    assert (record.kind, record.name, [kill.law for kill in record.kills]) == (
         "mutant",
         mutant("B066-query").name,
         ["a crash of its process"],
     )
-    assert summary([found])[0] == "1 of 1 mutants killed"
+    assert summary([record])[0] == "1 of 1 mutants killed"
 
 
 def test_what_cannot_be_imported_is_left_out_with_its_reason(monkeypatch):
@@ -120,15 +124,15 @@ def test_what_cannot_be_imported_is_left_out_with_its_reason(monkeypatch):
     left_out.cache_clear()
 
 
-@pytest.mark.parametrize("one", planted("controls"), ids=lambda one: one.name)
-def test_correct_code_is_never_accused(one, tmp_path, monkeypatch):
+@pytest.mark.parametrize("control", planted("controls"), ids=lambda control: control.name)
+def test_correct_code_is_never_accused(control, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = attack(one, examples=8, matrix=True)
-    assert not found.kills, found.message
+    record = attack(control, examples=8, matrix=True)
+    assert not record.kills, record.message
 
 
 def test_planted_bugs_are_not_in_a_users_run():
-    names = [one.name for one in registry.load_folder()]
+    names = [implementation.name for implementation in registry.load_folder()]
     assert not [name for name in names if name.startswith(("mutant-", "control-"))]
     assert all(not str(cell).startswith(("mutant-", "control-")) for cell in plan().cells)
 
@@ -154,7 +158,7 @@ def test_the_summary_counts_what_was_found():
     assert lines[0] == "1 of 2 mutants killed"
     assert "10 examples and 0.5 s" in lines[1]
     assert lines[2].endswith("1 of 1")
-    assert lines[3] == "1 controls, 10 examples: none accused"
+    assert lines[3] == "1 control, 10 examples: none accused"
     assert "ACCUSED control-c" in summary([result("control-c", "causal_prefix", kind="control")])[-1]
 
 

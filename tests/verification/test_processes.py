@@ -28,8 +28,8 @@ def test_what_work_raises_is_raised_here():
 def test_a_process_computes_with_one_thread_and_the_environment_is_as_before(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
-    asked = [(f"__import__('os').environ['{name}']",) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
-    assert sorted(each(eval, asked, 1)) == [(0, "1"), (1, "1")]
+    tasks = [(f"__import__('os').environ['{name}']",) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
+    assert sorted(each(eval, tasks, 1)) == [(0, "1"), (1, "1")]
     assert (os.environ["OMP_NUM_THREADS"], "MKL_NUM_THREADS" in os.environ) == ("2", False)
 
 
@@ -42,25 +42,25 @@ def test_after_a_death_the_others_still_work_side_by_side():
 
 
 def test_a_process_that_is_spent_is_replaced():
-    asked = [("__import__('os').getpid()",)] * 3
-    kept = [pid for _, pid in each(eval, asked, 1)]
-    fresh = [pid for _, pid in each(eval, asked, 1, spent=lambda pid: True)]
+    tasks = [("__import__('os').getpid()",)] * 3
+    kept = [pid for _, pid in each(eval, tasks, 1)]
+    fresh = [pid for _, pid in each(eval, tasks, 1, spent=lambda pid: True)]
     assert (len(set(kept)), len(set(fresh))) == (1, 3)
 
 
 def test_who_stops_listening_waits_for_nothing_that_has_not_begun(tmp_path):
     tasks = [(f"open({str(tmp_path / str(i))!r}, 'w').close()",) for i in range(50)]
-    found = each(eval, tasks, 1)
-    next(found)
-    found.close()
+    answers = each(eval, tasks, 1)
+    next(answers)
+    answers.close()
     assert len(list(tmp_path.iterdir())) < len(tasks)
 
 
 def test_who_stops_listening_does_not_wait_for_what_is_at_work():
-    found = each(eval, [("1",), ("__import__('time').sleep(60)",)], 2)
-    assert next(found) == (0, 1)
+    answers = each(eval, [("1",), ("__import__('time').sleep(60)",)], 2)
+    assert next(answers) == (0, 1)
     start = time.perf_counter()
-    found.close()
+    answers.close()
     assert time.perf_counter() - start < 30
 
 

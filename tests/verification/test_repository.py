@@ -52,8 +52,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def run(program: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    own = ("PYTEST_", "QKVERIFY_")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
+    prefixes = ("PYTEST_", "QKVERIFY_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
     command = [sys.executable, "-m", program, *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
@@ -108,7 +108,7 @@ def test_the_verdict_of_a_selection_never_speaks_of_all_laws(folder) -> None:
         cwd=folder,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "holds for the 1 law selected" in done.stdout
+    assert "1 selected law holds" in done.stdout
     assert "all laws" not in done.stdout
     left = verify(
         "unscaled.py:attention",
@@ -127,7 +127,7 @@ def test_the_verdict_of_a_selection_never_speaks_of_all_laws(folder) -> None:
     assert "holds" not in untested.stdout
     other = verify("kernel.py:attention", "--law", "positions", cwd=folder)
     assert other.returncode == 2
-    assert "none of the selected laws speaks of attention" in other.stderr
+    assert "none of the selected laws is about attention" in other.stderr
 
 
 def test_a_report_of_selected_laws_says_so(folder) -> None:
@@ -166,10 +166,10 @@ def test_files_without_laws_and_names_that_are_taken_are_mistakes(folder) -> Non
     with pytest.raises(UsageError, match=r"plain.py defines no law"):
         selection.laws_of_files(["plain.py"])
     (folder / "same.py").write_text(LAWS.replace("test_twice", "test_rows_sum_to_one"))
-    with pytest.raises(UsageError, match=r"same.py: the name 'rows_sum_to_one' is that of a built-in law"):
+    with pytest.raises(UsageError, match=r"same.py: the name 'rows_sum_to_one' is taken by a built-in law"):
         selection.laws_of_files(["same.py"])
     (folder / "copy.py").write_text(LAWS)
-    with pytest.raises(UsageError, match=r"copy.py: the name 'twice' is that of a law of test_laws.py"):
+    with pytest.raises(UsageError, match=r"copy.py: the name 'twice' is taken by a law of test_laws.py"):
         selection.laws_of_files(["test_laws.py", "copy.py"])
 
 
@@ -183,9 +183,7 @@ def test_a_known_failure_fails_no_run_and_is_told_with_its_reason(folder) -> Non
         done = verify("kernel.py:attention", *arguments, "--jobs", jobs, cwd=folder)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "known failure thrice: three is not two, see issue 7" in done.stdout
-        told = (
-            "holds for the 1 law selected in 1 cell; 1 known failure: thrice (three is not two, see issue 7)"
-        )
+        told = "1 other selected law holds in 1 configuration; 1 known failure: thrice (three is not two, see issue 7)"
         assert told in done.stdout
     (folder / known_failures.FILE).write_text(THRICE + 'dtype = "float64"\n')
     assert verify("kernel.py:attention", *arguments, cwd=folder).returncode == 1  # it speaks of another dtype
@@ -233,15 +231,15 @@ def test_an_entry_for_several_laws_is_needed_while_one_of_them_fails(folder) -> 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[[known_failure]\n", r"known.toml is no TOML: .*line 1"),
+        ("[[known_failure]\n", r"known.toml is not valid TOML: .*line 1"),
         ("[[known_failures]]\n", r"known.toml: unknown table 'known_failures'. Did you mean 'known_failure'\?"),
         ("[known_failure]\nlaw = 'x'\n", r"known.toml: each known failure is a table of its own"),
         (THRICE + "\n[[known_failure]]\nlaw = 'x'\n", r"entry 2 \(line 6\): reason is missing"),
-        (THRICE.replace("three is not two", " "), r"entry 1 \(line 1\): reason is ' '; it must be a text that is not empty"),
+        (THRICE.replace("three is not two", " "), r"entry 1 \(line 1\): reason is ' '; it must be a string that is not empty"),
         (THRICE + "dtpye = 'float32'\n", r"entry 1 \(line 1\): unknown key 'dtpye'. Did you mean 'dtype'\?"),
         (THRICE + "dtype = 'float23'\n", r"entry 1 \(line 1\): unknown dtype 'float23'. Did you mean 'float32'\?"),
         (THRICE + "device = 'gpu'\n", r"entry 1 \(line 1\): unknown device 'gpu'"),
-        (THRICE + THRICE, r"entry 2 \(line 5\): known.toml, entry 1 \(line 1\) speaks of thrice as well"),
+        (THRICE + THRICE, r"entry 2 \(line 5\): known.toml, entry 1 \(line 1\) names thrice too"),
         (THRICE.replace('"thrice"', "[]"), r"entry 1 \(line 1\): law is \[\]"),
         (None, r"known.toml cannot be read"),
     ],
@@ -299,9 +297,9 @@ def test_without_a_target_anywhere_the_ways_to_name_one_are_said(folder) -> None
     ("line", "said"),
     [
         ("target = []", r"pyproject.toml, \[tool.qkverify\]: unknown key 'target'. Did you mean 'targets'\?"),
-        ("targets = 'kernel.py'", r"targets is 'kernel.py'; it must be a list of texts"),
-        ("profile = 3", r"profile is 3; it must be a text"),
-        ("profile = ", r"pyproject.toml is no TOML"),
+        ("targets = 'kernel.py'", r"targets is 'kernel.py'; it must be a list of strings"),
+        ("profile = 3", r"profile is 3; it must be a string"),
+        ("profile = ", r"pyproject.toml is not valid TOML"),
     ],
 )
 def test_a_mistake_in_pyproject_is_said(folder, line, said) -> None:

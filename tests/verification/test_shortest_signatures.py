@@ -49,8 +49,8 @@ def shortest(operation: str, function: Function, arrays: str, **declared: Any) -
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     called.__name__ = function.__name__
     dtype = "float32" if "dtype" in DESCRIBED[operation].options else "float64"
-    one = describe(called, operation=operation, arrays=arrays, dtypes=dtype, **declared)
-    return probes.fitted(one)
+    implementation = describe(called, operation=operation, arrays=arrays, dtypes=dtype, **declared)
+    return probes.fitted(implementation)
 
 
 def right(operation: str) -> Function:
@@ -58,8 +58,8 @@ def right(operation: str) -> Function:
     function = sources()[operation].function
 
     def correct(*arguments: Any, **keywords: Any) -> Any:
-        found = function(*arguments, **keywords)
-        return torch.from_numpy(found) if isinstance(found, np.ndarray) else found
+        output = function(*arguments, **keywords)
+        return torch.from_numpy(output) if isinstance(output, np.ndarray) else output
 
     return correct
 
@@ -106,8 +106,8 @@ class Flat(torch.autograd.Function):
 def without_gradient(operation: str) -> Function:
     def flat(*arguments: Any, **keywords: Any) -> Any:
         every = list(leaves(arguments))
-        found = right(operation)(*map(detached, arguments), **keywords)
-        return of_each(lambda value: Flat.apply(value, *every), found)
+        output = right(operation)(*map(detached, arguments), **keywords)
+        return of_each(lambda value: Flat.apply(value, *every), output)
 
     return flat
 
@@ -138,9 +138,9 @@ def zero_gradients(operation: str) -> Function:
     return pull
 
 
-def broken(one: Implementation, laws: Callable[[Law], bool] = lambda law: True) -> str:
+def broken(implementation: Implementation, laws: Callable[[Law], bool] = lambda law: True) -> str:
     """The first law that an implementation breaks, or nothing. Nothing is shrunk or explained."""
-    cell = Cell(one, "cpu", one.dtypes[0], one.name)
+    cell = Cell(implementation, "cpu", implementation.dtypes[0], implementation.name)
     for law in applicable(law_book(), cell):
         run = prepare(cell)
         if not laws(law) or law.unfit(run):
@@ -184,8 +184,8 @@ def test_zero_gradients_are_broken_by_a_law_about_gradients(operation: str) -> N
 @pytest.mark.parametrize("operation", DIFFERENTIABLE)
 def test_so_are_those_of_a_function_of_its_own(operation: str) -> None:
     function = in_numpy(right(operation))
-    one = shortest(operation, function, "numpy", vjp=zero_gradients(operation))
-    assert broken(one, about_gradients)
+    implementation = shortest(operation, function, "numpy", vjp=zero_gradients(operation))
+    assert broken(implementation, about_gradients)
 
 
 RECORDED: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {

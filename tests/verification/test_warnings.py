@@ -105,9 +105,9 @@ def attention_that(does):
 
 
 def verdict_of(function, law="rows_sum_to_one"):
-    one = describe(function, arrays="numpy", dtypes=("float32",), name="mine")
+    implementation = describe(function, arrays="numpy", dtypes=("float32",), name="mine")
     laws = {law.name: law for law in law_book()}
-    return check(laws[law], prepare(Cell(one, "cpu", "float32")), max_examples=5)
+    return check(laws[law], prepare(Cell(implementation, "cpu", "float32")), max_examples=5)
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +126,7 @@ def test_what_is_warned_of_and_printed_stands_in_the_verdict(capfd):
 
     with warnings.catch_warnings(record=True) as caught:
         verdict = verdict_of(attention_that(say))
-    assert not [one for one in caught if "beware" in str(one.message)]
+    assert not [warning for warning in caught if "beware" in str(warning.message)]
     assert kinds(verdict) == {("RuntimeWarning", "beware \\x1b[0m"), ("stdout", "hello")}
     assert b"beware" in line_of(verdict)
     assert capfd.readouterr() == ("", "")
@@ -154,7 +154,7 @@ def test_what_the_harness_says_is_not_the_implementations(capsys):
         with messages.collected():
             for _ in range(3):
                 warnings.warn("ours", RuntimeWarning, stacklevel=1)
-    assert [str(one.message) for one in caught] == ["ours"]
+    assert [str(warning.message) for warning in caught] == ["ours"]
 
 
 def test_threads_of_an_implementation_are_heard():
@@ -229,5 +229,5 @@ def test_the_screen_shows_nothing_where_nothing_was_said(monkeypatch):
     silent = Verdict("law", "family", "Sentence.", False, "mine", "cpu", "float32", "passed")
     screen.messages([silent])
     assert console.file.getvalue() == ""
-    found = checking.Verification([silent])
-    assert found.messages == {}
+    verification = checking.Verification([silent])
+    assert verification.messages == {}

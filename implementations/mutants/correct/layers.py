@@ -70,8 +70,8 @@ def encoder_layer(
 ) -> Array:  # fmt: skip
     """x (B, L, M) -> (B, L, M)."""
     seen = before(x, key_lengths)
-    own = [lambda y: attend(y, y, weights, heads, seen), inner(weights)]
-    return stack(x, weights, own, norm_first, eps, **steps)
+    sublayers = [lambda y: attend(y, y, weights, heads, seen), inner(weights)]
+    return stack(x, weights, sublayers, norm_first, eps, **steps)
 
 
 def decoder_layer(
@@ -82,12 +82,12 @@ def decoder_layer(
     """x (B, L, M), memory (B, K, M) -> (B, L, M)."""
     past = np.tri(x.shape[1], dtype=bool) if past is None else past
     seen = before(memory, memory_lengths)
-    own = [
+    sublayers = [
         lambda y: attend(y, y, weights, heads, past),
         lambda y: cross(y, memory, weights, heads, seen, "cross_"),
         inner(weights),
     ]
-    return stack(x, weights, own, norm_first, eps)
+    return stack(x, weights, sublayers, norm_first, eps)
 
 
 def log_softmax(scores: Array) -> Array:

@@ -11,10 +11,10 @@ def read(array: np.ndarray, strides: tuple[int, ...], *, index: type = np.int64)
     `index` is the integer type in which row * stride is computed. Outside of the buffer that holds the array,
     where a kernel would read foreign memory, everything is 7.
     """
-    found = buffer(array)
-    if found is None or not array.size:
+    located = buffer(array)
+    if located is None or not array.size:
         return array
-    memory, first = found
+    memory, first = located
     places = np.full(array.shape, first, np.int64)
     for axis, stride in enumerate(strides):
         steps = (np.arange(array.shape[axis]) * stride).astype(index).astype(np.int64)

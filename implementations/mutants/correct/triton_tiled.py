@@ -116,10 +116,10 @@ def kernel(
     """Program (batch entry, head, tile of queries): its rows of the output."""
     batch, head, tile = steps.place(tl.program_id(0), H, (Q + TILE - 1) // TILE)
     rows, d, e = tile * TILE + tl.arange(0, TILE), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_E)
-    own, shared = batch * H + head, batch * G + head // (H // G)
+    query_head, shared = batch * H + head, batch * G + head // (H // G)
     length = steps.used(tl.load(lengths + batch).to(tl.int32), K)
     here = (rows[:, None] < Q) & (d[None, :] < D)
-    q = tl.load(query + (own * Q + rows[:, None]) * D + d[None, :], mask=here, other=0.0)  # (TILE, D)
+    q = tl.load(query + (query_head * Q + rows[:, None]) * D + d[None, :], mask=here, other=0.0)  # (TILE, D)
     peak = tl.full((TILE,), float("-inf"), tl.float32)
     total, summed = tl.full((TILE,), 0.0, tl.float32), tl.full((TILE, BLOCK_E), 0.0, tl.float32)
     for start in range(0, steps.end(causal, tile * TILE, Q, K, length), TILE):
@@ -142,7 +142,7 @@ def kernel(
         summed = steps.carry_output(summed, factor[:, None]) + tl.dot(weights, v, input_precision="ieee")
     result = summed / tl.where(total == 0, 1.0, total)[:, None]  # an empty row is zero
     stored = steps.written(total > 0, rows, Q)[:, None] & (e[None, :] < E)
-    tl.store(output + (own * Q + rows[:, None]) * E + e[None, :], result, mask=stored)
+    tl.store(output + (query_head * Q + rows[:, None]) * E + e[None, :], result, mask=stored)
 
 
 KERNEL: Any = InterpretedFunction(kernel)

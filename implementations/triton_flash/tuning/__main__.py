@@ -135,7 +135,7 @@ class Device:
     ) -> Subject:  # fmt: skip
         """A pass of an implementation; forward alone, or backward alone with what its forward pass kept."""
         attention = registry.find(name)[0].function
-        leaves = [one.detach() for one in self._tensors(size, length, diagonal)[:3]]
+        leaves = [tensor.detach() for tensor in self._tensors(size, length, diagonal)[:3]]
         if direction == "forward":
 
             def forward() -> Any:
@@ -144,7 +144,7 @@ class Device:
 
             return Subject(forward, self.clock)
         upstream = self._tensors(size, length, diagonal)[3]
-        leaves = [one.requires_grad_() for one in leaves]
+        leaves = [tensor.requires_grad_() for tensor in leaves]
         with in_table(entries):
             output = attention(*leaves, causal=diagonal)
 
@@ -182,15 +182,15 @@ class Device:
 
 def chosen(entries: Sequence[Entry], rankings: Mapping[str, Ranking]) -> dict[Entry, Tiles]:
     """The best of each contest, or the present tiles where nothing is better by enough."""
-    found = {}
+    choices = {}
     for entry in entries:
         ranking, present = rankings.get(str(entry)), spelled(HOPPER[entry])
-        found[entry] = HOPPER[entry]
+        choices[entry] = HOPPER[entry]
         if ranking is not None and ranking.seconds:
             best, seconds = next(iter(ranking.seconds.items()))
             if seconds < WORTH_A_CHANGE * ranking.seconds.get(present, math.inf):
-                found[entry] = read(best)
-    return found
+                choices[entry] = read(best)
+    return choices
 
 
 def table(best: Mapping[Entry, Tiles]) -> str:
@@ -257,7 +257,9 @@ def tune(
 
     wanted = sorted(
         ((entry, tiles) for entry in entries for tiles in candidates(entry)),
-        key=lambda one: candidates(one[0]).index(one[1]),  # the likely ones of every contest first
+        key=lambda candidate: candidates(candidate[0]).index(
+            candidate[1]
+        ),  # the likely ones of every contest first
     )
     needs = compiling(wanted, journal, lambda: left(COMPILING))
     known = sum(isinstance(need, Needs) for need in needs.values())
@@ -280,7 +282,7 @@ def tune(
     print(f"{now() - start:.0f} s: {admitted} of them checked and right", flush=True)
     by_name = {str(entry): entry for entry in entries}
     rankings = session.halve(
-        contests, lambda one, name, case: device.subject(by_name[one.name], read(name), case)
+        contests, lambda contest, name, case: device.subject(by_name[contest.name], read(name), case)
     )
     print(f"{now() - start:.0f} s: timed", flush=True)
     for entry in entries:
@@ -311,11 +313,11 @@ def main() -> None:
         "--journal", type=Path, default=Path("build/tiles.jsonl"), help="what is known, kept"
     )
     options.add_argument("--compile", action="store_true", help="compile for sm_90 and say what each needs")
-    asked = options.parse_args()
-    entries = [Entry(*one) for one in product(asked.parts, asked.sizes, (False, True))]
-    if asked.compile:
+    arguments = options.parse_args()
+    entries = [Entry(*fields) for fields in product(arguments.parts, arguments.sizes, (False, True))]
+    if arguments.compile:
         wanted = [(entry, tiles) for entry in entries for tiles in candidates(entry)]
-        journal = Journal(asked.journal, {"compiled for": "sm_90", "triton": str(triton.__version__)})
+        journal = Journal(arguments.journal, {"compiled for": "sm_90", "triton": str(triton.__version__)})
         for (entry, tiles), need in compile_all(wanted, journal, lambda: math.inf).items():
             fit = (
                 f"{need}, {need.programs(tiles.warps)} a multiprocessor" if isinstance(need, Needs) else need
@@ -329,7 +331,7 @@ def main() -> None:
         print(f"tiles: {absent} (--compile needs none)", file=sys.stderr)
         raise SystemExit(2)
     try:
-        tune(entries, Device(), Journal(asked.journal, about()), asked.budget)
+        tune(entries, Device(), Journal(arguments.journal, about()), arguments.budget)
     except DeviceLost as lost:
         print(f"tiles: the device answers no more: {lost}", file=sys.stderr)
         print("Run it again: it goes on, without what was running when that happened.", file=sys.stderr)

@@ -95,7 +95,7 @@ def candidates(entry: Entry) -> list[Tiles]:
     Two copies of a tile, which hide no load, are tried only where a multiprocessor then holds more programs, and four only
     for short tiles. Registers are limited where yet another program fits then: the compiler takes more than the loops need.
     """
-    found = [HOPPER[entry]]
+    proposed = [HOPPER[entry]]
     outputs, products = {"forward": (1, 1), "queries": (1, 2), "keys": (2, 2)}[entry.part]
 
     def programs_of(tiles: Tiles) -> int:
@@ -113,7 +113,7 @@ def candidates(entry: Entry) -> list[Tiles]:
             stages == 4 and moving > 32
         ):
             continue
-        found.append(tiles)
+        proposed.append(tiles)
         for share in (12 // warps, 16 // warps):  # programs, of which two warp groups or fewer need no limit
             limit = REGISTERS // (32 * warps * share) // 8 * 8
             if (
@@ -122,8 +122,8 @@ def candidates(entry: Entry) -> list[Tiles]:
                 and share <= programs
                 and numbers <= limit - FURTHER_REGISTERS
             ):
-                found.append(tiles._replace(registers=limit))
-    return list(dict.fromkeys(found))
+                proposed.append(tiles._replace(registers=limit))
+    return list(dict.fromkeys(proposed))
 
 
 def call_of(
@@ -196,29 +196,29 @@ def compile_all(
     compiler: Callable[[Entry, Tiles], Needs] = compile_here, executor: Callable[[], Executor] = processes,
 ) -> dict[tuple[Entry, Tiles], Needs | str]:  # fmt: skip
     """What each needs, or why that is not known. Side by side, for as long as `left` says in seconds."""
-    found: dict[tuple[Entry, Tiles], Needs | str] = {}
+    outcomes: dict[tuple[Entry, Tiles], Needs | str] = {}
     missing = []
-    for one in wanted:
-        known = journal.get("compiled", str(one[0]), spelled(one[1]))
+    for pair in wanted:
+        known = journal.get("compiled", str(pair[0]), spelled(pair[1]))
         if known is None:
-            missing.append(one)
+            missing.append(pair)
         else:
-            found[one] = known.get("reason") or Needs(*known["needs"])
+            outcomes[pair] = known.get("reason") or Needs(*known["needs"])
     if not missing or left() <= 0:
-        return found | dict.fromkeys(missing, NOT_COMPILED)
+        return outcomes | dict.fromkeys(missing, NOT_COMPILED)
     pool = executor()
-    futures = {pool.submit(compiler, *one): one for one in missing}
+    futures = {pool.submit(compiler, *pair): pair for pair in missing}
     try:
         for future in as_completed(futures, timeout=min(left(), LONGEST_WAIT_SECONDS)):
-            one = futures[future]
+            pair = futures[future]
             try:
-                found[one] = needs = future.result()
-                journal.put("compiled", str(one[0]), spelled(one[1]), needs=needs)
+                outcomes[pair] = needs = future.result()
+                journal.put("compiled", str(pair[0]), spelled(pair[1]), needs=needs)
             except BrokenProcessPool:
-                found[one] = "a process that compiled died"
+                outcomes[pair] = "a process that compiled died"
             except Exception as error:
-                found[one] = raised(error)
-                journal.put("compiled", str(one[0]), spelled(one[1]), reason=found[one])
+                outcomes[pair] = raised(error)
+                journal.put("compiled", str(pair[0]), spelled(pair[1]), reason=outcomes[pair])
     except TimeoutError:
         pass
     finally:
@@ -226,4 +226,4 @@ def compile_all(
         pool.shutdown(wait=False, cancel_futures=True)
         for process in running:
             process.terminate()
-    return dict.fromkeys(missing, NOT_COMPILED) | found
+    return dict.fromkeys(missing, NOT_COMPILED) | outcomes

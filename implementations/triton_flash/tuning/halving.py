@@ -72,10 +72,10 @@ class Journal:
     def get(self, *key: Any) -> dict[str, Any] | None:
         return self._known.get(key)
 
-    def put(self, *key: Any, **found: Any) -> dict[str, Any]:
-        self._known[key] = found
-        self._write({"key": key, **found})
-        return found
+    def put(self, *key: Any, **record: Any) -> dict[str, Any]:
+        self._known[key] = record
+        self._write({"key": key, **record})
+        return record
 
     def _write(self, line: Mapping[str, Any]) -> None:
         with self._path.open("a") as file:
@@ -116,7 +116,7 @@ class Session:
 
         The first candidate, the present choice, stays to the end: so the last stage says what a change is worth.
         """
-        found: dict[str, Ranking] = {}
+        rankings: dict[str, Ranking] = {}
         alive = {contest.name: list(contest.candidates) for contest in contests}
         for stage in range(STAGES):
             for contest in contests:
@@ -125,13 +125,13 @@ class Session:
                     continue
                 seconds = self._stage(contest, names, stage, subject)
                 if seconds is None:
-                    return found
+                    return rankings
                 order = sorted(seconds, key=lambda name: seconds[name])
-                found[contest.name] = Ranking(stage, {name: seconds[name] for name in order})
+                rankings[contest.name] = Ranking(stage, {name: seconds[name] for name in order})
                 kept = order[: math.ceil(len(order) / KEPT)]
                 present = contest.candidates[0]
                 alive[contest.name] = kept + [present] * (present in order and present not in kept)
-        return found
+        return rankings
 
     def _stage(
         self,
@@ -148,12 +148,12 @@ class Session:
             times = self.timed(key, makers, rounds)
             if times is None:
                 return None
-            for name, found in times.items():
-                if isinstance(found, str):
-                    self.out[contest.name, name] = found
+            for name, seconds_or_reason in times.items():
+                if isinstance(seconds_or_reason, str):
+                    self.out[contest.name, name] = seconds_or_reason
                     del logs[name]
                 else:
-                    logs[name].append(math.log(median(found)))
+                    logs[name].append(math.log(median(seconds_or_reason)))
         return {name: math.exp(sum(each) / len(each)) for name, each in logs.items()}
 
     def timed(
@@ -161,17 +161,21 @@ class Session:
     ) -> dict[str, list[float] | str] | None:
         """Seconds of each subject in the same rounds, or why there are none; None where there is no time for it."""
         known = {name: self.journal.get(*key, name) for name in makers}
-        if any(one is None for one in known.values()):
+        if any(record is None for record in known.values()):
             if not self.has_time():
                 return None
             measured = self._measured(key, makers, rounds)
             known = {name: self.journal.put(*key, name, **measured[name]) for name in makers}
-        return {name: one["seconds"] or one["reason"] for name, one in known.items() if one is not None}
+        return {
+            name: record["seconds"] or record["reason"]
+            for name, record in known.items()
+            if record is not None
+        }
 
     def _measured(
         self, key: tuple[Any, ...], makers: Mapping[str, Callable[[], Subject]], rounds: int
     ) -> dict[str, dict[str, Any]]:
-        ready, found = dict[str, Subject](), dict[str, dict[str, Any]]()
+        ready, records = dict[str, Subject](), dict[str, dict[str, Any]]()
 
         def make(name: str) -> str:
             ready[name] = makers[name]()
@@ -182,15 +186,15 @@ class Session:
             reason = self._first(("ready", *key, name), lambda name=name: make(name), again=True)  # type: ignore[misc]
             if reason:
                 ready.pop(name, None)
-                found[name] = {"seconds": [], "reason": reason}
+                records[name] = {"seconds": [], "reason": reason}
         taken = interleave(
             ready, budget_seconds=math.inf, plans=dict.fromkeys(ready, PLAN), most_rounds=rounds
         )
         self.healthy()
-        for name, one in taken.items():
-            seconds = [float(f"{each:.6g}") for each in one.seconds]  # no clock has more digits
-            found[name] = {"seconds": seconds, "reason": one.reason}
-        return found
+        for name, samples in taken.items():
+            seconds = [float(f"{each:.6g}") for each in samples.seconds]  # no clock has more digits
+            records[name] = {"seconds": seconds, "reason": samples.reason}
+        return records
 
     def _first(self, key: tuple[Any, ...], action: Callable[[], str], *, again: bool = False) -> str:
         """What `action` says, or raises, or is known to have said; with `again` it is done in every process that needs it."""

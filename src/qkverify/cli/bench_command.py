@@ -31,6 +31,7 @@ from qkverify.verification.checking import Cell, plan
 
 PASSES: dict[str, Direction] = {"forward": "forward", "backward": "backward", "both": "forward+backward"}
 LAWS_SHARE = 0.4  # of the budget, at most
+LEAST_LAWS_SECONDS = 10.0  # in less their processes have hardly begun
 LEAST_SECONDS = 1.0  # for times, however long the laws took
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -60,23 +61,28 @@ class BenchResult(NamedTuple):
     all_timings: list[Timing]  # those without samples too
 
 
-def run(asked: BenchRequest, path: Path) -> BenchResult:
-    """Check and time what was asked for, appending to `path`. Raises UsageError where nothing of it exists."""
-    start, seconds = time.monotonic(), seconds_of(asked.budget)
-    if asked.lawful_only and asked.laws == "none":
-        raise UsageError("--lawful-only goes by the laws, and --laws none checks none: leave one of them out")
-    directions = tuple(_pass(name) for name in asked.passes) or DIRECTIONS
-    cases = resolve(asked.workloads) if asked.workloads else []
-    planned = plan(asked.targets, asked.devices, asked.dtypes)
+def run(request: BenchRequest, path: Path, since: float | None = None) -> BenchResult:
+    """Check and time what was asked for, appending to `path`. The budget counts from `since`, by time.monotonic(); now, without.
+    Raises UsageError where nothing of it exists."""
+    start, seconds = time.monotonic() if since is None else since, seconds_of(request.budget)
+    if request.lawful_only and request.laws == "none":
+        raise UsageError(
+            "--lawful-only needs the verdicts of the laws, and --laws none checks none: use only one of the two"
+        )
+    directions = tuple(_pass(name) for name in request.passes) or DIRECTIONS
+    cases = resolve(request.workloads) if request.workloads else []
+    planned = plan(request.targets, request.devices, request.dtypes)
     cells = [cell for cell in planned.cells if cell.implementation.operation == "attention"]
     if not cells:
         reasons = [f"{name} on {where}: {why}" for (name, where), why in planned.unavailable.items()]
         raise UsageError(
-            "\n  ".join(["no attention to time here, in these dtypes on these devices", *reasons])
+            "\n  ".join(
+                ["no implementation of attention can be timed here with these dtypes and devices", *reasons]
+            )
         )
     with Writer(path) as writer:
-        writer.append(full_run.run_start(asked.laws))
-        verdicts = None if asked.laws == "none" else _verified(writer, cells, asked.laws, seconds)
+        writer.append(full_run.run_start(request.laws))
+        verdicts = None if request.laws == "none" else _verified(writer, cells, request.laws, seconds)
         with console.progress("timing") as advance:
             run_grid(
                 writer,
@@ -86,12 +92,12 @@ def run(asked: BenchRequest, path: Path) -> BenchResult:
                 verdicts=verdicts,
                 workloads=(lambda device: cases) if cases else small_grid,
                 devices=list(dict.fromkeys(cell.device for cell in cells)),
-                dtypes=asked.dtypes,
+                dtypes=request.dtypes,
                 directions=directions,
-                processes=asked.processes,
-                most_rounds=asked.rounds,
-                cache=_cache(asked.cache),
-                lawful_only=asked.lawful_only,
+                processes=request.processes,
+                most_rounds=request.rounds,
+                cache=_cache(request.cache),
+                lawful_only=request.lawful_only,
             )
     records = last_run(read(path))
     return BenchResult(path, side_of(records), of_kind(records, Ceiling), of_kind(records, Timing))
@@ -100,16 +106,17 @@ def run(asked: BenchRequest, path: Path) -> BenchResult:
 def _verified(writer: Writer, cells: Sequence[Cell], profile: str, seconds: float) -> list[Verdict]:
     """The verdicts of the laws, within their part of the budget; what it had no room for is said."""
     laws = full_run.unfinished(cells, [])
-    most = LAWS_SHARE * seconds
+    most, every = LAWS_SHARE * seconds, sum(map(len, laws.values()))
+    if most < LEAST_LAWS_SECONDS:
+        print(f"budget {seconds:g} s: too short for the {every} laws ({profile}), all of it is for times; "
+              "`qkverify verify` checks them")  # fmt: skip
+        return []
     print(
-        f"budget {seconds:g} s: up to {most:.0f} s of it for the laws ({profile}), the rest for times (--laws none: all)"
+        f"budget {seconds:g} s: at most {most:.0f} s for the laws ({profile}), the rest for times (--laws none: all of it)"
     )
     verdicts = full_run.verify(writer, laws, profile, budget_seconds=most)
-    every = sum(map(len, laws.values()))
     if len(verdicts) < every:
-        print(
-            f"laws: {len(verdicts)} of {every} were checked within the budget; `qkverify verify` checks all"
-        )
+        print(f"laws: {len(verdicts)} of {every} were checked within the time; `qkverify verify` checks all")
     return verdicts
 
 
@@ -127,10 +134,10 @@ def names_of(candidate: str, baseline: str, run: Side) -> tuple[str, str]:
 
 def seconds_of(text: str) -> float:
     """ "90", "90s", "5m" and "1h" in seconds. Raises UsageError."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|)", text.strip())
-    if not found or not float(found[1]):
-        raise UsageError(f"{text!r} is no time; write 90s, 5m or 1h")
-    return float(found[1]) * UNITS[found[2]]
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|)", text.strip())
+    if not match or not float(match[1]):
+        raise UsageError(f"{text!r} is not a time; write 90s, 5m or 1h")
+    return float(match[1]) * UNITS[match[2]]
 
 
 def _pass(name: str) -> Direction:
@@ -147,7 +154,7 @@ def _cache(name: str) -> Cache | None:
 
 
 def _single(target: str) -> str:
-    names = [one.name for one in registry.find(target)]
+    names = [implementation.name for implementation in registry.find(target)]
     if len(names) > 1:
-        raise UsageError(f"{target} means several implementations, and one is compared: {', '.join(names)}")
+        raise UsageError(f"{target} names several implementations; choose one to compare: {', '.join(names)}")
     return names[0]

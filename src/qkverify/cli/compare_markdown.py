@@ -18,16 +18,16 @@ SIGNS = {"slower": "🔴", "faster": "🟢", "same": "⚪", "undecided": "⚪"}
 HEADER = ("case", "", "candidate", "baseline", "ratio of times", "95 % interval", "verdict")
 
 
-def comment(found: Result, candidate: str, baseline: str, notes: Sequence[str] = ()) -> str:
+def comment(compared: Result, candidate: str, baseline: str, notes: Sequence[str] = ()) -> str:
     """Heading, the answer over all cases, a row for each case, then what is known against whom, and `notes`."""
-    cases = "the one case" if len(found.cases) == 1 else f"{len(found.cases)} cases"
+    cases = "the one case" if len(compared.cases) == 1 else f"{len(compared.cases)} cases"
     parts = [
         f"### {code(candidate)} against {code(baseline)}",
-        f"{SIGNS[found.overall.word]} **{_overall(found)}** over {cases}{_with_interval(found.overall)}.",
-        table(HEADER, [_row(case) for case in found.cases]),
+        f"{SIGNS[compared.overall.word]} **{_overall(compared)}** over {cases}{_with_interval(compared.overall)}.",
+        table(HEADER, [_row(case) for case in compared.cases]),
         "\n".join(
             f"- {finding_links.Links().markdown(plain(line))}"
-            for line in [*_reading(found), *_known(found), *notes]
+            for line in [*_reading(compared), *_known(compared), *notes]
         ),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -52,11 +52,11 @@ def _said(comparison: Comparison) -> str:
     return {"same": "The same time", "undecided": f"Undecided ({ratio:.3f} × the time)"}[comparison.word]
 
 
-def _overall(found: Result) -> str:
+def _overall(compared: Result) -> str:
     """The answer over all cases; without one that they have in common, how many have which."""
-    if math.isfinite(found.overall.interval.ratio):
-        return _said(found.overall)
-    words = Counter(case.comparison.word for case in found.cases)
+    if math.isfinite(compared.overall.interval.ratio):
+        return _said(compared.overall)
+    words = Counter(case.comparison.word for case in compared.cases)
     return ", ".join(f"{count} {word}" for word, count in words.items())
 
 
@@ -76,19 +76,19 @@ def _edges(interval: Interval) -> str:
     )
 
 
-def _reading(found: Result) -> list[str]:
+def _reading(compared: Result) -> list[str]:
     """How the words are meant, said where they stand."""
     lines = ["A ratio of times over 1 is slower than the baseline."]
-    if any(case.comparison.word == "undecided" for case in found.cases):
+    if any(case.comparison.word == "undecided" for case in compared.cases):
         lines.append(
             "Undecided: the difference is too close to the noise of this measurement to call it one."
         )
     return lines
 
 
-def _known(found: Result) -> list[str]:
+def _known(compared: Result) -> list[str]:
     """What laws and findings say against what was timed, each once."""
-    timed: Iterable[Timing] = (t for case in found.cases for t in (case.candidate, case.baseline))
+    timed: Iterable[Timing] = (t for case in compared.cases for t in (case.candidate, case.baseline))
     said: dict[str, dict[str, None]] = {}
     for timing in timed:
         for mark in (mark for mark in timing.marks if mark.kind != "not verified"):

@@ -48,7 +48,7 @@ def heading(cell: Cell) -> None:
     one = cell.implementation
     console.print(f"\n[bold]{escape(one.name)}[/bold] · {one.arrays} · {cell.dtype} · {cell.device}")
     if one.operation == "attention":
-        console.print(f"  offers       {', '.join(sorted(one.offers)) or 'query, key, value alone'}")
+        console.print(f"  offers       {', '.join(sorted(one.offers)) or 'only query, key, value'}")
         console.print(f"  not offered  {', '.join(one.not_offered) or 'nothing'}")
     for name in one.unknown:
         said = unknown_parameters.sentence(name, one.operation, one.offers)
@@ -77,11 +77,14 @@ def families(verdicts: Sequence[Verdict]) -> None:
     for family in dict.fromkeys(v.family for v in verdicts):
         mine = [v for v in verdicts if v.family == family]
         judged = [v for v in mine if v.outcome not in ("not offered", "unavailable")]
+        if all(v.outcome == "not offered" for v in mine):
+            console.print(f"  {escape(f'{family:10}')} not offered ({units.number_of(len(mine), 'law')})")
+            continue
         broken = [v.law for v in judged if v.outcome in BROKEN]
         known = [v.law for v in judged if v.outcome == "finding"]
-        examples = sum(v.examples for v in judged)
+        examples, plural = sum(v.examples for v in judged), "laws" if len(judged) != 1 else "law "
         margins = [v.margin for v in judged if v.margin is not None and v.outcome == "passed"]
-        words = f"  {escape(f'{family:10}')} {len(judged):3} laws {examples:7,} examples   "
+        words = f"  {escape(f'{family:10}')} {len(judged):3} {plural} {examples:7,} examples   "
         words += "largest margin " * bool(margins) + outcomes.margin_in_words(judged)
         if len(judged) < len(mine):
             words += f"   {len(mine) - len(judged)} not offered"
@@ -93,7 +96,7 @@ def families(verdicts: Sequence[Verdict]) -> None:
 
 
 def unverified(cell: Cell, verdicts: Sequence[Verdict]) -> None:
-    """A line with what the cell offers and no law put to use."""
+    """A line with the options that are offered and that no law used."""
     if names := offered.unverified(cell.implementation.offers, verdicts):
         console.print(f"  [yellow]{offered.WORDS}[/yellow]  {escape(', '.join(names))}")
 
@@ -105,7 +108,7 @@ def conventions(cell: Cell) -> None:
         table.add_column(name)
     for name, choice in conventions_of(cell).items():
         about = SEMANTICS[name][1] if name in SEMANTICS else "where half-precision numbers are rounded"
-        known = choice.how if choice.how != "not applicable" else "does not show"
+        known = choice.how if choice.how != "not applicable" else "does not apply"
         table.add_row(
             name.replace("_", " "),
             escape(choice.value) if choice.how != "not applicable" else "-",
@@ -364,7 +367,7 @@ def power(found: Sequence[Planted], idle: Sequence[Law] | None) -> None:
     for line in summary(found):
         console.print(line, markup=False)
     if idle is not None:
-        console.print(f"laws that kill nothing planted: {', '.join(law.name for law in idle) or 'none'}")
+        console.print(f"laws that kill no mutant: {', '.join(law.name for law in idle) or 'none'}")
 
 
 LINE_SECONDS = 15.0  # between two lines of progress where there is no terminal

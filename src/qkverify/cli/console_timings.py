@@ -50,7 +50,7 @@ def known(timed: Iterable[Timing]) -> None:
             said = f"{marks.words(mark, finding_links.place_of)}"
             found.setdefault(said, {})[timing.implementation] = None
     if found:
-        console.print("\nknown against what was timed; the workloads above do not fall under it")
+        console.print("\nknown problems of what was timed; they do not affect the workloads above")
     for said, names in found.items():
         console.print(f"  {', '.join(names)}: {said}", markup=False)
 
@@ -62,7 +62,7 @@ def comparison(found: Result) -> None:
     if len(found.cases) > 1:
         console.print(f"\nover {len(found.cases)} cases   {_said(found.overall)}")
     if not all(statistics.is_told(case.comparison.interval) for case in found.cases):
-        console.print(f"[dim]no interval: {statistics.TOO_FEW} decide nothing[/dim]")
+        console.print(f"[dim]no interval: {statistics.TOO_FEW}, so nothing is decided[/dim]")
     known(timing for case in found.cases for timing in (case.candidate, case.baseline))
 
 
@@ -78,8 +78,8 @@ def drift(relative_to: str) -> str:
     if relative_to:
         return f"ratios of times to those of {relative_to} in the same rounds"
     return (
-        "two runs at different times: what the machine itself did between them is in these ratios; "
-        "--relative-to NAME takes it out"
+        "the two runs took place at different times, so these ratios include changes of the machine; "
+        "--relative-to NAME removes them"
     )
 
 
@@ -103,7 +103,7 @@ def _group(
         [_line(timing, word, ceilings) for timing, word in zip(timed, words, strict=True)], right=(1, 2, 3)
     )
     if others:
-        console.print(f"  [yellow]left out, though it could run here: {escape(others)}[/yellow]")
+        console.print(f"  [yellow]not timed, although it can run here: {escape(others)}[/yellow]")
 
 
 def _line(timing: Timing, word: str, ceilings: Sequence[Ceiling]) -> tuple[str, ...]:
@@ -140,7 +140,7 @@ def aligned(rows: Sequence[Sequence[str]], right: Sequence[int]) -> None:
 
 def _control(controls: Sequence[Control]) -> str:
     if not controls:
-        return "A/A: too few rounds to say how noisy this machine is; no difference is judged"
+        return "A/A control: too few rounds to measure the noise of this machine, so no difference is judged"
     one = controls[0]
     reach = math.expm1(statistics.noise(controls))
     meaning = (

@@ -33,7 +33,7 @@ from qkverify.results import (
     read,
 )
 from qkverify.results.fingerprint import cores, fingerprint
-from qkverify.timing import complexity
+from qkverify.timing import complexity, operation_times
 from qkverify.timing.grid import run_grid
 from qkverify.verification import accuracy, processes
 from qkverify.verification.checking import (
@@ -51,6 +51,7 @@ from qkverify.verification.checking import (
 )
 from qkverify.verification.laws import Law
 
+OPERATIONS_SHARE = 0.1  # likewise: seconds for the times of other operations
 COMPLEXITY_SHARE = 0.25  # of the budget, and on top of it: seconds for how the cost of layers grows
 
 
@@ -101,8 +102,12 @@ def record_everything(
     if not planned.cells:
         reasons = sorted(set(planned.unavailable.values()))
         raise UsageError(
-            f"nothing to verify on {', '.join(devices) or 'this machine'}: {'; '.join(reasons) or 'no implementation is for it'}"
+            f"nothing to verify on {', '.join(devices) or 'this machine'}: {'; '.join(reasons) or 'no implementation runs there'}"
         )
+    growth = COMPLEXITY_SHARE * budget_seconds
+    console.console.print(
+        f"all laws first ({profile}), then {budget_seconds:g} s of times and {growth:g} s of how they grow"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     verdicts = recorded(path, profile) if resume else []
     if not verdicts:
@@ -129,6 +134,10 @@ def record_everything(
                  devices=devices, dtypes=timed)  # fmt: skip
     if targets:
         return
+    with console.progress("other operations") as advance:
+        for timing in operation_times.measure(planned.implementations, budget_seconds=OPERATIONS_SHARE * budget_seconds,
+                                              devices=devices, progress=advance):  # fmt: skip
+            writer.append(timing)
     with console.progress("growth") as advance:
         for grown in complexity.measure(COMPLEXITY_SHARE * budget_seconds, devices=devices, progress=advance):
             writer.append(grown)
@@ -150,7 +159,7 @@ def recorded(path: Path, profile: str) -> list[Verdict]:
     reading = read(path, strict=False)
     why = why_not_gone_on_with(reading.records, profile)
     if why:
-        console.console.print(f"a new run: that of {path} {why}", markup=False)
+        console.console.print(f"starting a new run, because the run in {path} {why}", markup=False)
         return []
     if reading.problems:
         path.unlink()
@@ -232,7 +241,7 @@ def accuracies(cells: Sequence[Cell]) -> Iterator[Accuracy]:
             yield found
         elif found != UNKNOWABLE:
             said = found or "its process died"
-            console.console.print(f"accuracy of {cells[index]} is not known: {said}", markup=False)
+            console.console.print(f"the accuracy of {cells[index]} was not measured: {said}", markup=False)
 
 
 UNKNOWABLE = "there is nothing to measure"

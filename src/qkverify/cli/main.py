@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from qkverify.cli import help_texts
 from qkverify.errors import HarnessError, NothingVerified, UsageError
 
 COMPARE_FORMATS = ("text", "markdown")
+STARTED = time.monotonic()  # a budget counts what is loaded for a command as well
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   context_settings={"max_content_width": help_texts.WIDTH},
                   help="Test attention kernels: check laws with derived error bounds, and time what is right.",
@@ -99,8 +101,8 @@ Jobs = Annotated[
 ]
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(given: bool) -> None:
+    if given:
         from qkverify import __version__
 
         print(f"qkverify {__version__}")
@@ -174,19 +176,19 @@ def verify(
     from qkverify.cli import console
     from qkverify.cli.full_run import run_start
     from qkverify.results import Writer
-    from qkverify.verification import requested as asked
+    from qkverify.verification import requested
     from qkverify.verification.checking import check_cells, conventions_of, info, outcome_of
     from qkverify.verification.outcomes import exit_code, without_cell
 
-    asked_for = asked.gathered(
+    request = requested.gathered(
         targets=targets, devices=device, dtypes=dtype, profile=profile, laws=law, skip=skip, own_laws=own_laws,
         known_failures=known_failures,
     )  # fmt: skip
-    planned, selection, profile = asked_for.plan, asked_for.selection, asked_for.profile
-    console.settings(asked_for)
+    planned, selection, profile = request.plan, request.selection, request.profile
+    console.settings(request)
     console.remarks(planned.implementations)
-    writer = _started(Writer(results), profile, asked_for.selected) if results else None
-    broken, found, infos = [], [], []
+    writer = _started(Writer(results), profile, request.selected) if results else None
+    broken, all_verdicts, infos = [], [], []
     outcomes = {target: without_cell(reason) for target, reason in planned.idle.items()}
     outcomes |= {str(cell): outcome_of(cell, []) for cell in planned.cells}
     for cell, verdicts in check_cells(
@@ -200,7 +202,7 @@ def verify(
         outcomes[str(cell)] = outcome_of(cell, verdicts, selection.laws_of(cell))
         infos.append(info(cell.implementation, conventions_of(cell), {}))
         broken += [v for v in verdicts if v.outcome in ("failed", "crashed", "timed out", "error")]
-        found += verdicts
+        all_verdicts += verdicts
         if writer:
             writer.append(infos[-1])
             for verdict in verdicts:
@@ -208,9 +210,9 @@ def verify(
     if junit:
         from qkverify.exports import save
 
-        save([run_start(profile, asked_for.selected), *infos, *found], junit, "junit")
-    outdated = console.known_failures(asked_for.known, found)
-    console.messages(found)
+        save([run_start(profile, request.selected), *infos, *all_verdicts], junit, "junit")
+    outdated = console.known_failures(request.known, all_verdicts)
+    console.messages(all_verdicts)
     console.verdict(broken, planned, outcomes)
     raise typer.Exit(exit_code(outcomes.values(), strict) or int(strict and outdated))
 
@@ -251,7 +253,7 @@ def bench(
     from qkverify.cli import bench_command, console_timings
     from qkverify.timing import untimed
 
-    asked = bench_command.BenchRequest(
+    request = bench_command.BenchRequest(
         targets or (),
         workload or (),
         pass_ or (),
@@ -264,10 +266,10 @@ def bench(
         cache,
         lawful_only,
     )
-    found = bench_command.run(asked, results or _bench_file())
-    console_timings.bench(found)
-    print(f"samples: {found.path}")
-    raise typer.Exit(1 if untimed.refused(found.all_timings) or not found.side.timings else 0)
+    measured = bench_command.run(request, results or _bench_file(), STARTED)
+    console_timings.bench(measured)
+    print(f"samples: {measured.path}")
+    raise typer.Exit(1 if untimed.refused(measured.all_timings) or not measured.side.timings else 0)
 
 
 @app.command()
@@ -299,22 +301,26 @@ def compare(
     notes: list[str] = []
     if comparison.is_run(candidate) or comparison.is_run(baseline):
         new, old = comparison.load(candidate), comparison.load(baseline)
-        found = comparison.runs(new, old, relative_to=relative_to, across_devices=across_devices)
+        compared = comparison.runs(new, old, relative_to=relative_to, across_devices=across_devices)
         software = comparison.software_changes(new, old)
         if format_ == "text":
             console_timings.changes(software, relative_to)
         notes = [*software, console_timings.drift(relative_to)]
     else:
-        asked = bench_command.BenchRequest((candidate, baseline), workload or (), pass_ or (), dtype or (), device or (), budget,
-                               processes, rounds, laws, cache, lawful_only)  # fmt: skip
+        request = bench_command.BenchRequest((candidate, baseline), workload or (), pass_ or (), dtype or (),
+                                             device or (), budget, processes, rounds, laws, cache, lawful_only)  # fmt: skip
         with contextlib.redirect_stdout(sys.stderr if format_ == "markdown" else sys.stdout):
-            side = comparison.load(str(results)) if results else bench_command.run(asked, _bench_file()).side
-        found = comparison.implementations(side, *bench_command.names_of(candidate, baseline, side))
+            side = (
+                comparison.load(str(results))
+                if results
+                else bench_command.run(request, _bench_file(), STARTED).side
+            )
+        compared = comparison.implementations(side, *bench_command.names_of(candidate, baseline, side))
     if format_ == "markdown":
-        print(compare_markdown.comment(found, candidate, baseline, notes))
+        print(compare_markdown.comment(compared, candidate, baseline, notes))
     else:
-        console_timings.comparison(found)
-    raise typer.Exit(1 if comparison.fails(found, fail_on) else 0)
+        console_timings.comparison(compared)
+    raise typer.Exit(1 if comparison.fails(compared, fail_on) else 0)
 
 
 @app.command()
@@ -332,7 +338,7 @@ def report(
     reports: Annotated[
         Path, typer.Option(metavar="FOLDER", help="the folder with the reports of all devices")
     ] = Path("reports"),
-    budget: Annotated[str, typer.Option(metavar="TIME", help="time for timing: 90s, 5m")] = "75s",
+    budget: Annotated[str, typer.Option(metavar="TIME", help="time for timing: 90s, 5m")] = "140s",
 ) -> None:  # fmt: skip
     """Write a page and its Markdown summary from recorded results. With --run, verify and time everything first, or only the
     implementations that are named: their report goes into a folder of their name."""
@@ -347,17 +353,21 @@ def report(
     from qkverify.verification.outcomes import exit_code, of_records
 
     folder, targets = own_report.folder_or_targets(words or ())
-    own = own_report.gathered(targets, against, device or (), run)
-    if dtype and not own:
+    requested = own_report.gathered(targets, against, device or (), run)
+    if dtype and not requested:
         raise UsageError("--dtype narrows a report of implementations: name them")
-    place = own_report.folder_of(own, reports) if own else folder or reports / device_slug(best_device())
+    place = (
+        own_report.folder_of(requested, reports)
+        if requested
+        else folder or reports / device_slug(best_device())
+    )
     path = place / "results.jsonl"
     interrupted = False
     if run:
         try:
             record_everything(path, profile=profile, budget_seconds=seconds_of(budget),
-                              devices=device or (), resume=resume, targets=own.everything if own else (),
-                              dtypes=dtype or (), against=own_report.name_of(own.against) if own else "")  # fmt: skip
+                              devices=device or (), resume=resume, targets=requested.everything if requested else (),
+                              dtypes=dtype or (), against=own_report.name_of(requested.against) if requested else "")  # fmt: skip
         except KeyboardInterrupt:
             if not path.is_file():
                 raise
@@ -378,7 +388,7 @@ def report(
     print(f"\n{made}\nraw:     {path}")
     if interrupted:
         _fail("interrupted: the page shows what was done by then; --resume goes on with it", 130)
-    outcomes = of_records(own_report.without_baseline(records, own) if own else records)
+    outcomes = of_records(own_report.without_baseline(records, requested) if requested else records)
     raise typer.Exit(exit_code(outcomes.values()) if outcomes else 0)
 
 
@@ -443,7 +453,9 @@ def profile(
 
     planned = plan(targets, device or (), dtype or ())
     if not planned.cells:
-        raise UsageError("nothing to profile here: no target has these devices and dtypes on this machine")
+        raise UsageError(
+            "nothing to profile: no target can run with these devices and dtypes on this machine"
+        )
     for cell in planned.cells:
         console.heading(cell)
         console.conventions(cell)
@@ -468,19 +480,19 @@ def power(
     from qkverify.results import Writer
     from qkverify.verification.mutation_testing import FOLDERS, idle_laws, left_out, measure
 
-    found = []
+    records = []
     if results:
         results.unlink(missing_ok=True)
     writer = _started(Writer(results), profile) if results else None
-    for one in measure(words or (), profile=profile, jobs=jobs, matrix=matrix, seed=seed):
-        console.planted(one)
-        found.append(one)
+    for record in measure(words or (), profile=profile, jobs=jobs, matrix=matrix, seed=seed):
+        console.planted(record)
+        records.append(record)
         if writer:
-            writer.append(one)
-    console.power(found, idle_laws(found) if matrix and not words else None)
+            writer.append(record)
+    console.power(records, idle_laws(records) if matrix and not words else None)
     for gone in [gone for folder in FOLDERS for gone in left_out(folder)]:
         console.console.print(f"left out: {gone.name}: {gone.reason}", markup=False)
-    raise typer.Exit(0 if all(bool(one.kills) == (one.kind == "mutant") for one in found) else 1)
+    raise typer.Exit(0 if all(bool(record.kills) == (record.kind == "mutant") for record in records) else 1)
 
 
 @app.command()

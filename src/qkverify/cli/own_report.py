@@ -41,7 +41,9 @@ def folder_or_targets(words: Sequence[str]) -> tuple[Path | None, tuple[str, ...
 def _is_target(word: str) -> bool:
     if ":" in word or word.endswith(".py"):
         return True
-    return not Path(word).is_dir() and word in {one.name for one in registry.load_folder()}
+    return not Path(word).is_dir() and word in {
+        implementation.name for implementation in registry.load_folder()
+    }
 
 
 def gathered(targets: Sequence[str], against: str, devices: Sequence[str], run: bool) -> OwnReport | None:
@@ -55,32 +57,34 @@ def gathered(targets: Sequence[str], against: str, devices: Sequence[str], run: 
         return None
     if not run:
         raise UsageError(f"there is no recorded report of {', '.join(targets)}: --run makes one")
-    own = [one for target in targets for one in probes.find(target)]
-    return OwnReport(tuple(targets), _name_of(against) if against else _default(own, devices))
+    implementations = [implementation for target in targets for implementation in probes.find(target)]
+    return OwnReport(tuple(targets), _name_of(against) if against else _default(implementations, devices))
 
 
 def _name_of(against: str) -> str:
     """The baseline, which must be one implementation."""
-    found = probes.find(against)
-    if len(found) != 1:
-        names = ", ".join(one.name for one in found)
+    implementations = probes.find(against)
+    if len(implementations) != 1:
+        names = ", ".join(implementation.name for implementation in implementations)
         raise UsageError(
             f"--against {against} means several implementations, and one is compared with: {names}"
         )
     return against
 
 
-def _default(own: Sequence[Implementation], devices: Sequence[str]) -> str:
+def _default(implementations: Sequence[Implementation], devices: Sequence[str]) -> str:
     """The platform's own attention, where it runs and is not what is reported on."""
     if frameworks.missing("torch") is not None:
         return ""
     names = DEFAULTS["cuda" if "cuda" in (devices or (full_run.best_device(),)) else "cpu"]
-    return names[0] if names[0] not in {one.name for one in own} else ""
+    return names[0] if names[0] not in {implementation.name for implementation in implementations} else ""
 
 
-def folder_of(own: OwnReport, reports: Path) -> Path:
+def folder_of(report: OwnReport, reports: Path) -> Path:
     """Where the report goes: a folder with the implementation's name, in the usual folder of reports."""
-    return reports / slug("-".join(one.name for target in own.targets for one in probes.find(target)))
+    return reports / slug(
+        "-".join(implementation.name for target in report.targets for implementation in probes.find(target))
+    )
 
 
 def name_of(target: str) -> str:
@@ -88,7 +92,7 @@ def name_of(target: str) -> str:
     return probes.find(target)[0].name if target else ""
 
 
-def without_baseline(records: Sequence[Record], own: OwnReport) -> list[Record]:
+def without_baseline(records: Sequence[Record], report: OwnReport) -> list[Record]:
     """What the exit code is about: laws that the baseline breaks are no fault of the implementation."""
-    baseline = name_of(own.against)
+    baseline = name_of(report.against)
     return [r for r in records if not (isinstance(r, Verdict) and r.implementation == baseline)]

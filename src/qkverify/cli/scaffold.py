@@ -39,13 +39,13 @@ def write_new(name: str, arrays: str, folder: Path) -> Path:
     if arrays not in FRAMEWORKS:
         raise UsageError.unknown("framework", arrays, FRAMEWORKS)
     if not name.isidentifier():
-        raise UsageError(f"{name!r} is no name for a Python module; use letters, digits and underscores")
+        raise UsageError(f"{name!r} is not a name for a Python module; use letters, digits and underscores")
     path = folder / f"{name}.py"
     if path.exists():
-        raise UsageError(f"{path} exists already; nothing was written")
+        raise UsageError(f"{path} already exists; nothing was written")
     module, swap = MODULES[arrays]
     if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder")
+        raise UsageError(f"{folder} is not a folder")
     path.write_text(TEMPLATE.format(name=name, arrays=arrays, module=module, swap=swap, largest=LARGEST[arrays],
                                     keep=HALF[arrays], dtypes=DTYPES[arrays]))  # fmt: skip
     return path

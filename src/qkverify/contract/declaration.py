@@ -50,8 +50,9 @@ NAME = 200  # characters of an implementation's name at most
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Implementation:
-    """One function under test and all that it declares. `offers` holds canonical option names and "gradients", and
-    "lse_gradient" where the log-sum-exp may have one."""
+    """One function under test, with everything that it declares.
+
+    `offers` are the options that it takes, and "gradients" and "lse_gradient" (of the log-sum-exp) if it has them."""
 
     name: str
     function: Callable[..., Any]
@@ -130,7 +131,12 @@ class Implementation:
         """What was found out of the sizes that a problem breaks, or None: it would raise for them."""
         rules = (
             *self.inferred,
-            *(rule for name, some in self.requires_with.items() if name in options for rule in some),
+            *(
+                rule
+                for name, rules_of_option in self.requires_with.items()
+                if name in options
+                for rule in rules_of_option
+            ),
         )
         return _first_broken(rules, sizes)
 
@@ -151,10 +157,12 @@ class Implementation:
             if name == "window" and convention is not None:
                 open_side = convention.unbounded if convention.unbounded is not None else 2**30
                 value = tuple(open_side if side is None else side for side in value)
-            own = self.parameters[name]
-            if own in keywords:
-                raise UnsupportedCase(f"{self.name} takes {name} through {own}, which is in use")
-            keywords[own] = value
+            parameter = self.parameters[name]
+            if parameter in keywords:
+                raise UnsupportedCase(
+                    f"{self.name} takes {name} through its parameter {parameter}, which this call uses already"
+                )
+            keywords[parameter] = value
         if grouped and "grouped_heads" in self.parameters:
             keywords[self.parameters["grouped_heads"]] = True
         for name, value in self.neutral.items():
@@ -191,17 +199,30 @@ REGISTERED: list[Implementation] = []
 
 
 def implementation(function: Function | None = None, **declared: Any) -> Any:
-    """Declare a function as an implementation and return it unchanged. Everything is optional.
+    """Declare a function as an implementation, and return the function unchanged. Everything is optional.
 
-    name, operation, arrays ("numpy", "torch", "jax"), dtypes, devices, layout ("BHLD", "BLHD", "BLD" or "LD"), requires
-    (expressions over the dimension letters that the sizes must satisfy), precision ({dtype: "fused" | "fused-fast-exp" |
-    "eager" | "tf32" | Precision}, see `rounding.Precision`; the key "bfloat16-cpu" for one device, "bfloat16-gradients" where
-    gradients round otherwise than the output does), available (device -> None, or the reason why not), vjp, differentiable,
-    findings ({law: folder, or Finding}), tile (edges of its tiles), effort ({device: share of the usual examples}, where a
-    call is slow there, as in an interpreter), compiles (whether each new size costs a compilation: few sizes are drawn),
-    returns (of a function that returns several arrays, the number or name of the output), and every key of `SEMANTICS`;
-    `empty_rows` may be a value for each way to hide keys, {"bias": "nan", "key_lengths": "zero"}. Raises UsageError for a
-    word that is none of these.
+    - `name`, `summary`: how it is listed
+    - `operation`: what it computes; otherwise the names of its first parameters say so
+    - `arrays`: "numpy", "torch" or "jax"
+    - `dtypes`, `devices`: where it runs, such as `("float32", "bfloat16")` and `("cpu", "cuda")`
+    - `available`: a function from a device to None, or to the reason why it cannot run there
+    - `layout`: "BHLD", "BLHD", "BLD" (one head) or "LD" (one head of one batch entry)
+    - `requires`: conditions on the sizes, such as `("G == H", "K >= 1")`
+    - `exclusive`: pairs of options that cannot be used together
+    - `precision`: for each dtype "fused", "fused-fast-exp", "eager", "tf32" or a `Precision`; the key "bfloat16-cpu" is for one
+      device, "bfloat16-gradients" for gradients that round differently
+    - `returns`: which of several results is the output, by number or name
+    - `vjp`: a function of query, key, value and upstream gradient that returns the gradients
+    - `differentiable`: whether it has gradients
+    - `convention`: the library whose parameter names it follows
+    - `findings`: for each law with a known failure a folder, or a `Finding`
+    - `tile`: the sizes of its tiles, so that problems with lengths at their edges are generated
+    - `effort`: for each device the share of the usual examples, if calls are slow there
+    - `compiles`: whether each new size costs a compilation; then few sizes are generated
+    - every convention in which libraries differ, such as `causal_alignment="bottom-right"`; `empty_rows` may have a value for
+      each way to hide keys: `{"bias": "nan", "key_lengths": "zero"}`
+
+    Raises UsageError for any other word, and for a value that does not exist.
     """
 
     def register(target: Function) -> Function:
@@ -240,7 +261,7 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
         offers.add("gradients")
     semantics = _semantics({**(convention.semantics if convention else {}), **declared})
     if operation != "attention" and empty_rows.by_way(semantics.get("empty_rows", "")):
-        raise UsageError(f"empty_rows: {operation} has one value, however keys are hidden")
+        raise UsageError(f"empty_rows: for {operation}, give one value, not one for each way to hide keys")
     # A function of its own for gradients gives those of the output.
     if {"gradients", "return_lse"} <= offers and vjp is None and semantics.get("lse_gradient") != "no":
         offers.add("lse_gradient")
@@ -284,13 +305,21 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
     )
 
 
-def with_defaults(one: Implementation) -> Implementation:
+def with_defaults(implementation: Implementation) -> Implementation:
     """With the `<name>_vjp` of the function's own module, which may stand below it there."""
-    if one.vjp is not None or one.arrays != "numpy" or one.differentiable is False:
-        return one
-    module = sys.modules.get(getattr(unwrapped(one.function), "__module__", ""))
-    vjp = getattr(module, f"{_plain_name(one.function)}_vjp", None)
-    return one if vjp is None else replace(one, vjp=vjp, offers=one.offers | {"gradients"})
+    if (
+        implementation.vjp is not None
+        or implementation.arrays != "numpy"
+        or implementation.differentiable is False
+    ):
+        return implementation
+    module = sys.modules.get(getattr(unwrapped(implementation.function), "__module__", ""))
+    vjp = getattr(module, f"{_plain_name(implementation.function)}_vjp", None)
+    return (
+        implementation
+        if vjp is None
+        else replace(implementation, vjp=vjp, offers=implementation.offers | {"gradients"})
+    )
 
 
 def _first_broken(rules: Sequence[str], sizes: Mapping[str, int]) -> str | None:
@@ -301,10 +330,10 @@ def _first_broken(rules: Sequence[str], sizes: Mapping[str, int]) -> str | None:
     return None
 
 
-def _checked(what: str, asked: str, exists: Sequence[str]) -> str:
-    if asked not in exists:
-        raise UsageError.unknown(what, asked, exists)
-    return asked
+def _checked(what: str, name: str, exists: Sequence[str]) -> str:
+    if name not in exists:
+        raise UsageError.unknown(what, name, exists)
+    return name
 
 
 def _semantics(declared: Mapping[str, Any]) -> dict[str, str]:

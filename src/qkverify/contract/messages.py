@@ -104,19 +104,19 @@ def taken(name: str) -> list[Message]:
 
 def summed(verdicts: Iterable[Verdict]) -> dict[str, list[Message]]:
     """The messages of each implementation over all its verdicts."""
-    found: dict[str, list[Message]] = {}
+    by_implementation: dict[str, list[Message]] = {}
     for verdict in verdicts:
         if verdict.messages:
-            found.setdefault(verdict.implementation, []).extend(verdict.messages)
-    return {name: merged(messages) for name, messages in found.items()}
+            by_implementation.setdefault(verdict.implementation, []).extend(verdict.messages)
+    return {name: merged(messages) for name, messages in by_implementation.items()}
 
 
 def merged(messages: Iterable[Message]) -> list[Message]:
     """Those alike counted together."""
-    found: dict[tuple[str, str, str], Message] = {}
+    counted: dict[tuple[str, str, str], Message] = {}
     for message in messages:
-        _add(found, message)
-    return list(found.values())
+        _add(counted, message)
+    return list(counted.values())
 
 
 def sentence(message: Message) -> str:

@@ -67,7 +67,7 @@ SEMANTICS: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType(
 
 # Operation -> its first parameters.
 OPERATIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {name: tuple(one.parameters) for name, one in DESCRIBED.items()}
+    {name: tuple(operation.parameters) for name, operation in DESCRIBED.items()}
 )
 
 
@@ -94,10 +94,14 @@ ATTENTIONS = (
 
 @dataclass(frozen=True)
 class Finding:
-    """A recorded defect of somebody else's code. `folder` tells of it; `when` says of a `Problem` whether it can show there;
-    `sentence` says in one line what is wrong; `listed` is its place in a file of known failures, where it stands in one.
+    """A known bug in somebody else's code.
 
-    A failure of its law on problems of which `when` says no is none of the finding's: it counts as a failure.
+    - `folder`: where it is described
+    - `when`: a function that says whether the bug can show on a `Problem`; without it, on every problem
+    - `sentence`: what is wrong, in one line
+    - `listed`: its place in a file of known failures, if it comes from one
+
+    If the law fails only on problems for which `when` returns False, that is not this bug: it counts as a failure.
     """
 
     folder: str

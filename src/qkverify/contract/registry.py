@@ -69,7 +69,7 @@ class TargetImportError(UsageError):
 def folder() -> tuple[tuple[Implementation, ...], tuple[Missing, ...]]:
     """Every implementation of `implementations/` and of the entry points, and the files that this machine cannot import."""
     package = importlib.import_module("qkverify.implementations")
-    found: list[Implementation] = []
+    implementations: list[Implementation] = []
     missing: list[Missing] = []
     modules = [
         f"{package.__name__}.{path.stem}"
@@ -79,7 +79,7 @@ def folder() -> tuple[tuple[Implementation, ...], tuple[Missing, ...]]:
     modules += [point.value.partition(":")[0] for point in metadata.entry_points(group=GROUP)]
     for name in modules:
         try:
-            found += registered_by(importlib.import_module(name))
+            implementations += registered_by(importlib.import_module(name))
         except ModuleNotFoundError as error:
             missing.append(
                 Missing(
@@ -87,7 +87,7 @@ def folder() -> tuple[tuple[Implementation, ...], tuple[Missing, ...]]:
                     f"{(error.name or 'a module').partition('.')[0]} is not installed",
                 )
             )
-    return tuple(found), tuple(missing)
+    return tuple(implementations), tuple(missing)
 
 
 def load_folder() -> list[Implementation]:
@@ -98,9 +98,9 @@ def load_folder() -> list[Implementation]:
 def registered_by(module: ModuleType) -> list[Implementation]:
     """What a module declared with `@implementation`, in the order of its file."""
     return [
-        with_defaults(one)
-        for one in REGISTERED
-        if module.__name__ == one.function.__module__ or module.__file__ == one.file
+        with_defaults(implementation)
+        for implementation in REGISTERED
+        if module.__name__ == implementation.function.__module__ or module.__file__ == implementation.file
     ]
 
 
@@ -115,10 +115,10 @@ def find(target: str | Callable[..., Any] | Implementation) -> list[Implementati
         return _of_module(load_file(place), attribute, target)
     if attribute:
         return _of_module(_imported(place, target), attribute, target)
-    names = {one.name: one for one in load_folder()}
+    names = {implementation.name: implementation for implementation in load_folder()}
     if target in names:
         return [names[target]]
-    several = [one for name, one in names.items() if name.startswith(f"{target}-")]
+    several = [implementation for name, implementation in names.items() if name.startswith(f"{target}-")]
     if several:
         return several
     for gone in folder()[1]:
@@ -136,7 +136,7 @@ def reload_implementation(name: str, file: str, function: str) -> Implementation
     for target in (*(f"{file}:{attribute}" for attribute in (name, function)), name):
         with contextlib.suppress(UsageError):
             return find(target)[0]
-    raise UsageError(f"{name} cannot be found again by another process")
+    raise UsageError(f"{name} cannot be loaded again in another process: define it in a file")
 
 
 def load_file(path: str | Path) -> ModuleType:
@@ -155,8 +155,8 @@ def load_file(path: str | Path) -> ModuleType:
         )
     roots = import_roots(file)
     with _on_path(roots):
-        found = _of_package(file, roots)
-        return found if isinstance(found, ModuleType) else _alone(file, str(path), found)
+        packaged = _of_package(file, roots)
+        return packaged if isinstance(packaged, ModuleType) else _alone(file, str(path), packaged)
 
 
 def import_roots(file: Path) -> list[Path]:
@@ -207,7 +207,7 @@ def _alone(file: Path, path: str, packaged: BaseException | None) -> ModuleType:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise UsageError(f"{path} is no Python file")
+        raise UsageError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -240,12 +240,14 @@ def _of_module(module: ModuleType, attribute: str, target: str) -> list[Implemen
     declared = registered_by(module)
     if not attribute:
         if not declared:
-            raise UsageError(f"{target} declares no @implementation; name the function: {target}:function")
+            raise UsageError(
+                f"{target} has no function with @implementation; name the function: {target}:function"
+            )
         return declared
     value: Any = module
     for part in attribute.split("."):
         if not hasattr(value, part):
-            by_name = [one for one in declared if one.name == attribute]
+            by_name = [implementation for implementation in declared if implementation.name == attribute]
             if by_name:
                 return by_name
             functions = [n for n, v in vars(value).items() if callable(v) and n[0] != "_"]
@@ -257,7 +259,14 @@ def _of_module(module: ModuleType, attribute: str, target: str) -> list[Implemen
 
 
 def _declared(function: Callable[..., Any]) -> Implementation | None:
-    return next((with_defaults(one) for one in REGISTERED if one.function is function), None)
+    return next(
+        (
+            with_defaults(implementation)
+            for implementation in REGISTERED
+            if implementation.function is function
+        ),
+        None,
+    )
 
 
 def _short(target: str) -> str:
@@ -268,19 +277,21 @@ def _short(target: str) -> str:
     )
 
 
-def devices_of(one: Implementation, asked: tuple[str, ...] = ()) -> dict[str, str | None]:
+def devices_of(implementation: Implementation, devices: tuple[str, ...] = ()) -> dict[str, str | None]:
     """For each device that it declares: None where it can run, or the reason why not."""
     answers: dict[str, str | None] = {}
-    for device in asked or one.devices:
-        if device not in one.devices:
-            answers[device] = f"{one.name} does not declare {device}"
+    for device in devices or implementation.devices:
+        if device not in implementation.devices:
+            answers[device] = f"{implementation.name} does not declare {device}"
             continue
-        reason = frameworks.missing(one.arrays) or frameworks.get(one.arrays).unavailable(device)
-        answers[device] = reason or _unavailable(one, device)
+        reason = frameworks.missing(implementation.arrays) or frameworks.get(
+            implementation.arrays
+        ).unavailable(device)
+        answers[device] = reason or _unavailable(implementation, device)
     return answers
 
 
-def _unavailable(one: Implementation, device: str) -> str | None:
+def _unavailable(implementation: Implementation, device: str) -> str | None:
     """What the implementation itself says of a device: None, or why it cannot run there."""
-    reason = one.available(device) if one.available else None
+    reason = implementation.available(device) if implementation.available else None
     return None if reason is None else foreign_text.shown_line(reason)

@@ -122,7 +122,7 @@ def options_of(names: Sequence[str], convention: SignatureStyle | None, operatio
     table = convention.names if convention else {**SPELLINGS, **{name: name for name in (*OPTIONS, *FURTHER)}}
     if operation not in ATTENTIONS:
         return {name: name for name in names[required:]}
-    found = {table[name]: name for name in names[required:] if name in table}
-    if convention is not None and convention.combined_mask and "mask" in found:
-        found["bias"] = found["mask"]
-    return found
+    parameters = {table[name]: name for name in names[required:] if name in table}
+    if convention is not None and convention.combined_mask and "mask" in parameters:
+        parameters["bias"] = parameters["mask"]
+    return parameters

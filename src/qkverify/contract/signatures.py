@@ -28,7 +28,7 @@ def parameter_names(function: Callable[..., Any]) -> list[str]:
         if text is None:
             name = foreign_text.shown_line(_plain_name(function))
             raise UsageError(
-                f"{name} shows no signature, and its docstring states none; wrap it in a function"
+                f"{name} has no signature that Python can read, and its docstring states none; wrap it in a function"
             ) from None
         return re.findall(r"(?:^|,)\s*(\w+)", text.group(1))
 
@@ -63,11 +63,11 @@ def operation_of(function: Callable[..., Any], names: Sequence[str]) -> str:
     if lowered[:1] in (["scores"], ["logits"]):
         return "softmax"
     raise UsageError(
-        f"cannot tell what {_plain_name(function)}({', '.join(names)}) computes: name its first parameters as one of\n"
+        f"cannot tell what {_plain_name(function)}({', '.join(names)}) computes. Name its first parameters as in one of these:\n"
         + "\n".join(
             f"  {operation}({', '.join(required)}, ...)" for operation, required in OPERATIONS.items()
         )
-        + "\nor declare it: @implementation(operation=...); `qkverify list operations` says what each means"
+        + "\nor declare it: @implementation(operation=...); `qkverify list operations` explains each"
     )
 
 
@@ -130,11 +130,11 @@ def _rules(rules: Sequence[str] | str) -> tuple[str, ...]:
         try:
             tree = ast.parse(rule, mode="eval")
         except SyntaxError as error:
-            raise UsageError(f"requires: {rule!r} is no expression: {error.msg}") from None
+            raise UsageError(f"requires: {rule!r} is not an expression: {error.msg}") from None
         unknown = sorted(letters(rule) - set("BHGQKDE"))
         if unknown or not all(isinstance(node, allowed) for node in ast.walk(tree)):
             raise UsageError(
-                f"requires: {rule!r} may compare the dimension letters B, H, G, Q, K, D, E with numbers only"
+                f"requires: {rule!r} may only compare the sizes B, H, G, Q, K, D, E with one another and with numbers"
             )
     return every
 

@@ -44,11 +44,11 @@ def sentence(
 ) -> str:
     """What is said of an unknown parameter: that it is one, and what it may have been meant to be."""
     if name.startswith("*"):
-        return "what it takes is not verified: no law passes anything through it"
+        return "not verified: no law passes anything through it"
     if name in _options(
         operation
     ):  # a function that follows a library's conventions, which have no such parameter
-        return f"{unknown}: its other parameters follow a convention that has none of this name"
+        return f"{unknown}: its other parameters follow a library's names, which do not include this one"
     meant = suggestions(name, operation, offers)
     return unknown + (f"; did you mean {' or '.join(meant)}?" if meant else "")
 

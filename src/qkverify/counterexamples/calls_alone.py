@@ -6,20 +6,21 @@ alone, and compared with the reference.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from qkverify.contract import OPERATIONS
+from qkverify.counterexamples.diagnosis.claims import Observation
 from qkverify.counterexamples.diagnosis.deadline import Deadline
-from qkverify.counterexamples.diagnosis.discriminating_problems import filled
 from qkverify.counterexamples.diagnosis.observing import ASPECTS, Observer, fresh
 from qkverify.counterexamples.diagnosis.operations import OTHERS
 from qkverify.counterexamples.diagnosis.operations.calling import ASPECTS as ASPECTS_OF_OTHERS
 from qkverify.counterexamples.diagnosis.operations.calling import Caller
 from qkverify.counterexamples.diagnosis.operations.drawn import ASKED, as_example
+from qkverify.counterexamples.own_derivative import follows_own_output
 from qkverify.problem.attention_problem import Problem
 from qkverify.runs.run import Run
 from qkverify.strategies.operation_cases import OPERATION_SPECS, OperationCall, example
@@ -34,6 +35,10 @@ class Judged:
 
     subject: Any
     wrong: tuple[str, ...]
+    backward: bool = (
+        False  # the gradients are not those of the function's own output, right or wrong as that may be
+    )
+    mixed: bool = False  # what is named in `wrong` is not all that is wrong
 
     @property
     def value(self) -> bool:
@@ -59,6 +64,16 @@ def judged(run: Run) -> list[Judged]:
     return found
 
 
+def blamed(calls: Sequence[Judged], *, over_gradient: bool) -> list[Judged]:
+    """The calls with what a failure is put down to: to gradients alone if it is over a gradient that the backward pass got wrong
+    by itself, whatever is wrong with the output."""
+    if not over_gradient or not any(one.backward for one in calls):
+        return list(calls)
+    return [
+        replace(one, wrong=("gradients",) * one.gradient, mixed=one.gradient and one.value) for one in calls
+    ]
+
+
 def numbers_of(run: Run) -> int:
     """How many numbers stand in the arrays of the example that failed last."""
     if _attends(run):
@@ -77,22 +92,41 @@ def _of_attention(run: Run, until: Deadline) -> Iterator[Judged]:
     for problem in _distinct(run.problems):
         one = _of_problem(own, problem, until)
         yield one
-        if one.wrong == (
-            "gradients",
-        ):  # values of zero hide a wrong output, not what it makes of the gradients
-            yield _of_problem(own, _of_any_numbers(own, problem), until)
+        if one.wrong == ("gradients",) and not one.backward:
+            # Values of zero hide a wrong output, not what it makes of the gradients.
+            yield _of_problem(own, _of_any_numbers(problem), until)
 
 
 def _of_problem(run: Run, problem: Problem, until: Deadline) -> Judged:
     observer = Observer(run, problem, until)
     seen = {a: observer.observe(problem, a) for a in ASPECTS if observer.applies(a)}
-    return Judged(problem, tuple(a for a, one in seen.items() if one is not None and not one.right))
+    wrong = tuple(a for a, one in seen.items() if one is not None and not one.right)
+    gradients = seen.get("gradients")
+    backward = "gradients" in wrong and gradients is not None and _of_backward_pass(run, gradients)
+    return Judged(problem, wrong, backward)
 
 
-def _of_any_numbers(run: Run, p: Problem) -> Problem:
+def _of_backward_pass(run: Run, seen: Observation) -> bool:
+    """Whether wrong gradients are known not to be those of the function's own output."""
+    if not seen.got:
+        return False
+    try:
+        return follows_own_output(run, seen.subject, seen.got, seen.expected) is False
+    except Exception:  # a neighbour of the problem that is refused: it stays unknown
+        return False
+
+
+def _of_any_numbers(p: Problem) -> Problem:
     """A problem of the same sizes and options, with random numbers."""
-    sizes = (p.sizes["B"], p.sizes["G"], p.group, *(p.sizes[letter] for letter in "QKDE"))
-    return filled(run, p, sizes, np.random.default_rng(0), p.options)
+    generator = np.random.default_rng(0)
+    arrays = {name: getattr(p, name) for name in ("query", "key", "value", "bias", "upstream")}
+    return p.replace(
+        **{
+            name: generator.standard_normal(x.shape).astype(x.dtype)
+            for name, x in arrays.items()
+            if x is not None
+        }
+    )
 
 
 def _distinct(problems: list[Problem]) -> list[Problem]:

@@ -7,7 +7,7 @@ that hold included.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,8 @@ from qkverify.counterexamples.causes import settled
 from qkverify.counterexamples.diagnosis import claim_of_failure, observe_with
 from qkverify.counterexamples.diagnosis.claims import Claim, Observation
 from qkverify.counterexamples.diagnosis.observing import fresh
+from qkverify.counterexamples.diagnosis.symptoms import writes_into
+from qkverify.counterexamples.written_arguments import written_arguments
 from qkverify.results import Verdict
 from qkverify.runs.raising_conditions import CallShape, separating
 from qkverify.runs.run import Run
@@ -41,6 +43,9 @@ class Failures:
     raised: set[CallShape] = field(default_factory=set)
     of: dict[str, Failure] = field(default_factory=dict)
     withdrawn: list[Claim] = field(default_factory=list)
+    silent: bool = (
+        False  # nothing is explained: that is done later, with a look at the failures of other processes
+    )
     searched: dict[frozenset[str], int] = field(default_factory=dict)  # how often, by what is wrong
 
     def calls_of(self, run: Run) -> None:
@@ -48,12 +53,29 @@ class Failures:
         self.returned |= run.returned
         self.raised |= run.raised
 
-    def explained(self, law: str, run: Run, judged: Sequence[Judged], *, dropped: bool, raised: bool) -> str:
-        """The diagnosis of a law that failed, or nothing; it is kept for the failures that come."""
+    def explained(
+        self,
+        law: str,
+        run: Run,
+        judged: Sequence[Judged],
+        *,
+        dropped: bool,
+        raised: bool,
+        replay: Callable[[Run], object],
+    ) -> str:
+        """The diagnosis of a law that failed, or nothing; it is kept for the failures that come.
+
+        `replay` checks the law on the failed example with another run.
+        """
+        if self.silent:
+            return ""
         failure = self.of[law] = Failure(fresh(run), judged, raised)
         self._withdraw_contradicted_by(failure)
         if raised:  # no sentence is about an exception
             return ""
+        if names := written_arguments(run, replay):
+            failure.claim = writes_into(names)
+            return failure.claim.sentence
         wrong = frozenset(aspect for one in judged for aspect in one.wrong)
         failure.claim = self._known(failure)
         if failure.claim is None and self.searched.get(wrong, 0) < SEARCHED:
@@ -117,6 +139,8 @@ class Failures:
                         failure.claim = None
 
     def _new(self, run: Run, judged: Sequence[Judged], dropped: bool) -> Claim | None:
+        if any(one.mixed for one in judged):  # no mistake of the table is made on top of another
+            return None
         wrong = [one.subject for one in judged if one.wrong]
         right = bool(judged) and not wrong
         found = claim_of_failure(run, wrong, self._problems(), dropped=dropped, right=right)

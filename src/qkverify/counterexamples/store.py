@@ -34,10 +34,11 @@ KEPT = 500  # counterexamples in the folder; the oldest go first
 
 def store(law: Law, run: Run) -> str:
     """Write the failing example of a run and return its id; nothing where the folder cannot be written."""
-    one = run.implementation
+    implementation = run.implementation
     record = {
-        "law": law.name, "law_file": law.file, "implementation": one.name, "file": one.file,
-        "function": getattr(one.function, "__name__", ""), "device": run.device, "dtype": run.dtype,
+        "law": law.name, "law_file": law.file, "implementation": implementation.name,
+        "file": implementation.file, "function": getattr(implementation.function, "__name__", ""),
+        "device": run.device, "dtype": run.dtype,
         "drawn": {name: encode(value) for name, value in run.failing.items()},
     }  # fmt: skip
     text = json.dumps(record, indent=1)
@@ -89,7 +90,7 @@ def load(name: str) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(path.read_text())
         record["drawn"] = {key: decode(value) for key, value in record["drawn"].items()}
     except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is no replay file: {error}") from error
+        raise UsageError(f"{path} is not a stored counterexample: {error}") from error
     return record
 
 

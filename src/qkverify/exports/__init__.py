@@ -33,7 +33,7 @@ def write(results: Path, to: str | None, what: str | None, output: Path | None) 
     if subject in all_tables() and not filled(all_tables()[subject], records):
         raise UsageError(f"{results} has no {subject}; it has {counts(records)}")
     if output is None and getattr(module, "BINARY", False):
-        raise UsageError(f"{name_of(module)} is not for a terminal: say where to with --output FILE")
+        raise UsageError(f"{name_of(module)} is a binary format: name the file to write with --output FILE")
     text: bytes = module.export(records, subject)
     if output is None:
         sys.stdout.buffer.write(text)
@@ -73,15 +73,15 @@ def format_named(name: str | None, output: Path | None) -> ModuleType:
             raise UsageError.unknown("format", name, known)
         return known[name]
     suffix = output.suffix.lower() if output else ""
-    found = [module for module in known.values() if suffix in module.SUFFIXES]
-    if len(found) != 1:
-        of = f"{output} says no format by its suffix" if output else "no format was named"
+    matching = [module for module in known.values() if suffix in module.SUFFIXES]
+    if len(matching) != 1:
+        of = f"the ending of {output} is not that of a format" if output else "no format was named"
         listed = "\n".join(
             f"  {known_name:17} {', '.join(module.SUFFIXES):15} {module.ABOUT}"
             for known_name, module in known.items()
         )
-        raise UsageError(f"{of}; say --to with one of\n{listed}")
-    return found[0]
+        raise UsageError(f"{of}; choose one with --to:\n{listed}")
+    return matching[0]
 
 
 def subject_of(module: ModuleType, what: str | None) -> str:
@@ -101,7 +101,9 @@ def load(path: Path) -> tuple[list[Record], list[str]]:
     whole = path / RESULTS if (path / RESULTS).is_file() else path
     files = sorted(whole.glob("*.jsonl")) if whole.is_dir() else [whole]
     if not files or not files[0].is_file():
-        raise UsageError(f"{path} holds no results; they come from: qkverify verify TARGET --results FILE")
+        raise UsageError(
+            f"{path} holds no results; this command writes some: qkverify verify TARGET --results FILE"
+        )
     readings = [read(file, strict=False) for file in files]
     records = [record for reading in readings for record in reading.records]
     return records, [f"left out: {problem}" for reading in readings for problem in reading.problems]
@@ -125,5 +127,5 @@ def _put(text: bytes, output: Path) -> None:
 @cache
 def _formats() -> tuple[tuple[str, ModuleType], ...]:
     names = (module.name for module in pkgutil.iter_modules(file_formats.__path__))
-    found = (importlib.import_module(f"{file_formats.__name__}.{name}") for name in names)
-    return tuple((name_of(module), module) for module in found)
+    modules = (importlib.import_module(f"{file_formats.__name__}.{name}") for name in names)
+    return tuple((name_of(module), module) for module in modules)

@@ -36,11 +36,11 @@ SPREAD_OF_DIFFERENCE = (
 )  # the median |difference| of two normal numbers of deviation 1
 
 
-def steps_of(series: Floats, own: Floats, *, seed: int = 0) -> tuple[list[list[int]], Floats]:
+def steps_of(series: Floats, interval_noise: Floats, *, seed: int = 0) -> tuple[list[list[int]], Floats]:
     """Where the level of each series changes, and the deviation of the noise at each of its points, in `series`' shape.
 
-    `series` is (series, runs), NaN where a run has no value; `own` the deviation that a run's own interval gives its value, 0
-    where that is not known. A step is the index of the first run after it. None is looked for under `FEWEST_RUNS` runs.
+    `series` is (series, runs), NaN where a run has no value; `interval_noise` the deviation that a run's own interval gives its
+    value, 0 where that is not known. A step is the index of the first run after it. None is looked for under `FEWEST_RUNS` runs.
     """
     known = np.isfinite(series)
     random = np.random.default_rng(seed)
@@ -48,14 +48,14 @@ def steps_of(series: Floats, own: Floats, *, seed: int = 0) -> tuple[list[list[i
     draws[:, ~known] = np.nan
     chance = Chance.of(draws)
     levels, spread = chance.levels(series[None])
-    noise = np.where(known, np.maximum(levels[0], own), np.nan)
+    noise = np.where(known, np.maximum(levels[0], interval_noise), np.nan)
     if series.size == 0 or known.sum(axis=1).max() < FEWEST_RUNS:
         return [[] for _ in series], noise
     others = np.exp(
         spread * random.standard_normal((SIMULATIONS, len(series), 1))
     )  # series that differ as these do
-    pages = draws * np.maximum(np.exp(chance.middle(series[None])) * others, own)
-    return segmented(series, noise, _penalty(pages, own, chance)), noise
+    pages = draws * np.maximum(np.exp(chance.middle(series[None])) * others, interval_noise)
+    return segmented(series, noise, _penalty(pages, interval_noise, chance)), noise
 
 
 class Chance(NamedTuple):
@@ -84,8 +84,8 @@ class Chance(NamedTuple):
         logs, middle = np.log(_each(pages)) - self.mean, self.middle(pages)
         known = np.isfinite(self.variance)[:, 0]
         off = (logs - middle)[:, known] ** 2
-        seen = off.sum(axis=1, keepdims=True) / max(1, off.shape[1] - 1)
-        true = np.maximum(seen - self.variance[known].sum() / max(1, off.shape[1]), 0.0)
+        observed = off.sum(axis=1, keepdims=True) / max(1, off.shape[1] - 1)
+        true = np.maximum(observed - self.variance[known].sum() / max(1, off.shape[1]), 0.0)
         return np.exp(middle + true / (true + self.variance) * (logs - middle)), np.sqrt(true)
 
 
@@ -93,17 +93,17 @@ def segmented(series: Floats, noise: Floats, penalty: float) -> list[list[int]]:
     """The first runs of all segments but the first, for each series, at this penalty, odd runs set aside."""
     series = series.copy()
     while True:
-        found = _starts(series, noise, penalty)
+        segments = _starts(series, noise, penalty)
         odd = [
-            (row, one)
-            for row, starts in enumerate(found)
-            for one, after in pairwise(starts)
-            if np.isfinite(series[row, one:after]).sum() == 1
+            (row, start)
+            for row, starts in enumerate(segments)
+            for start, after in pairwise(starts)
+            if np.isfinite(series[row, start:after]).sum() == 1
         ]
         if not odd:
-            return found
-        for row, one in odd:
-            series[row, one] = np.nan
+            return segments
+        for row, start in odd:
+            series[row, start] = np.nan
 
 
 def _starts(series: Floats, noise: Floats, penalty: float) -> list[list[int]]:
@@ -111,20 +111,20 @@ def _starts(series: Floats, noise: Floats, penalty: float) -> list[list[int]]:
     runs = series.shape[1]
     begins = _partition(series, noise, penalty)
     places = _packed(series, np.broadcast_to(np.arange(runs, dtype=float), series.shape))
-    found = []
+    starts = []
     for row, begin in enumerate(begins):
         steps, end = [], runs
         while begin[end] > 0:
             end = int(begin[end])
             steps.append(int(places[row, end]))
-        found.append(steps[::-1])
-    return found
+        starts.append(steps[::-1])
+    return starts
 
 
-def _penalty(pages: Floats, own: Floats, chance: Chance) -> float:
+def _penalty(pages: Floats, interval_noise: Floats, chance: Chance) -> float:
     """The smallest penalty at which no more than `FALSE_PAGES` of these pages of noise, (pages, series, runs), name a step."""
     count, series, runs = pages.shape
-    noise = np.maximum(chance.levels(pages)[0], own).reshape(-1, runs)
+    noise = np.maximum(chance.levels(pages)[0], interval_noise).reshape(-1, runs)
     rows, allowed = pages.reshape(-1, runs), int(count * FALSE_PAGES)
     single = _best_single(rows, noise).reshape(count, series).max(axis=1)
     low = float(

@@ -83,16 +83,19 @@ def _ceilings(runs: Sequence[PastRun], device: str) -> Floats:
     rates = [
         {(c.dtype, c.what): c.rate for c in run.ceilings if c.device == device and c.rate > 0} for run in runs
     ]
-    keys = list(dict.fromkeys(key for one in rates for key in one))
-    rows = [[-math.log(one[key]) if key in one else math.nan for one in rates] for key in keys]
+    keys = list(dict.fromkeys(key for rates_of_run in rates for key in rates_of_run))
+    rows = [
+        [-math.log(rates_of_run[key]) if key in rates_of_run else math.nan for rates_of_run in rates]
+        for key in keys
+    ]
     return np.array(rows, dtype=float).reshape(-1, len(runs))
 
 
 def _middle(table: Floats, axis: int) -> Floats:
     """Medians without NaN; 0 of nothing."""
     masked: Any = np.ma
-    found: Floats = masked.median(masked.masked_invalid(table), axis=axis).filled(0.0)
-    return found
+    medians: Floats = masked.median(masked.masked_invalid(table), axis=axis).filled(0.0)
+    return medians
 
 
 def _mean(table: Floats, axis: int) -> Floats:

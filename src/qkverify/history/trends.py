@@ -109,8 +109,8 @@ def trends_of(runs: Sequence[PastRun]) -> Trends:
     cells = _judged([every[i] for i in kept], times[kept], normalised[kept], shown)
     pace = {}
     for device in dict.fromkeys(cell.device for cell in every):
-        found = np.exp(anchored(polished(np.array(list(votes[device].values())))))
-        pace[device] = tuple(float(p) for p in found)
+        factors = np.exp(anchored(polished(np.array(list(votes[device].values())))))
+        pace[device] = tuple(float(p) for p in factors)
     return Trends(tuple(shown), cells, pace, tuple(others), len(alike) - len(shown))
 
 
@@ -122,16 +122,16 @@ def findings_of(trends: Trends) -> list[DetectedStep]:
         for step in trend.steps:
             key = cell.implementation, cell.device, cell.dtype, cell.direction, step.since, step.ratio > 1
             groups.setdefault(key, []).append((cell, step))
-    found = [_finding(group) for group in groups.values()]
-    return sorted(found, key=lambda one: (-one.change.since, -abs(math.log(one.change.ratio))))
+    findings = [_finding(group) for group in groups.values()]
+    return sorted(findings, key=lambda finding: (-finding.change.since, -abs(math.log(finding.change.ratio))))
 
 
 def _finding(group: Sequence[tuple[TimedCase, Change]]) -> DetectedStep:
     """Geometric means of ratios and of the ends of their intervals: no narrower for many cases, since what a run's pace is off by
     is the same error in all of them."""
     cells, changes = zip(*group, strict=True)
-    ends = [geometric_mean([getattr(one, end) for one in changes]) for end in ("ratio", "low", "high")]
-    change = Change(changes[0].since, ends[0], ends[1], ends[2], min(one.runs_after for one in changes))
+    ends = [geometric_mean([getattr(step, end) for step in changes]) for end in ("ratio", "low", "high")]
+    change = Change(changes[0].since, ends[0], ends[1], ends[2], min(step.runs_after for step in changes))
     return DetectedStep(cells[0], tuple(cell.case for cell in cells), change)
 
 
@@ -141,34 +141,36 @@ def software_changes(before: PastRun, after: PastRun) -> list[str]:
     def word(fact: Fact) -> str:
         return "none" if fact is None else str(fact)
 
-    one, other = before.identity, after.identity
-    found = [
-        f"{name.replace('_', ' ')} {word(one.get(name))} → {word(other.get(name))}"
+    old, new = before.identity, after.identity
+    differences = [
+        f"{name.replace('_', ' ')} {word(old.get(name))} → {word(new.get(name))}"
         for name in SOFTWARE
-        if not alike(name, one.get(name), other.get(name))
+        if not alike(name, old.get(name), new.get(name))
     ]
     ours = (before.start.qkverify, after.start.qkverify)
-    return [*([f"qkverify {ours[0]} → {ours[1]}"] if ours[0] != ours[1] else []), *found]
+    return [*([f"qkverify {ours[0]} → {ours[1]}"] if ours[0] != ours[1] else []), *differences]
 
 
 def _judged(
     cells: Sequence[TimedCase], times: Floats, normalised: Floats, runs: Sequence[PastRun]
 ) -> tuple[Trend, ...]:
     """Trends of the cells, steps judged together for each device: those of one page share its chance of a false word."""
-    own = np.array([[_own(run.cells.get(cell)) for run in runs] for cell in cells]).reshape(times.shape)
-    found: dict[int, Trend] = {}
+    interval_noise = np.array([[_own(run.cells.get(cell)) for run in runs] for cell in cells]).reshape(
+        times.shape
+    )
+    trends: dict[int, Trend] = {}
     for device in dict.fromkeys(cell.device for cell in cells):
         rows = [i for i, cell in enumerate(cells) if cell.device == device]
-        steps, noise = steps_of(normalised[rows], own[rows])
+        steps, noise = steps_of(normalised[rows], interval_noise[rows])
         for i, starts, scatter in zip(rows, steps, noise, strict=True):
-            found[i] = Trend(
+            trends[i] = Trend(
                 cells[i],
                 np.exp(times[i]),
                 np.exp(normalised[i]),
                 _changes(normalised[i], scatter, starts),
                 _last(normalised[i], scatter),
             )
-    return tuple(found[i] for i in range(len(cells)))
+    return tuple(trends[i] for i in range(len(cells)))
 
 
 def _changes(series: Floats, noise: Floats, starts: Sequence[int]) -> tuple[Change, ...]:

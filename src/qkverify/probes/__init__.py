@@ -41,12 +41,12 @@ def fitted(implementation: Implementation) -> Implementation:
     missing = frameworks.missing(implementation.arrays)
     if implementation.operation != "attention":
         serves = implementation.operation in ATTENTIONS and not implementation.declared
-        found = switched_off(implementation) if serves else implementation
-        return found if missing else replace(of_result(found), probed=True)
+        described = switched_off(implementation) if serves else implementation
+        return described if missing else replace(of_result(described), probed=True)
     module = str(getattr(implementation.function, "__module__", ""))
     if implementation.declared and (missing or module.startswith(registry.FOLDER)):
         return implementation  # it cannot run here, or is verified here already
     if death := survival.death_of(lambda: smoke.first_call(implementation)):
         return smoke.unavailable(implementation, f"its process {death} on the plainest call")
-    found = smoke.checked(implementation) if implementation.declared else smoke.inferred(implementation)
-    return replace(without_gradients(found), probed=True)
+    described = smoke.checked(implementation) if implementation.declared else smoke.inferred(implementation)
+    return replace(without_gradients(described), probed=True)

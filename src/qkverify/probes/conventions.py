@@ -43,37 +43,37 @@ class Choice:
 
 
 @messages.collected()
-def detect(one: Implementation, device: str, dtype: str) -> dict[str, Choice]:
+def detect(implementation: Implementation, device: str, dtype: str) -> dict[str, Choice]:
     """Every convention of an implementation in one cell, with the precision model it is judged by in half precision."""
-    run = Run(one, device, dtype)
-    found: dict[str, Choice] = {}
-    if one.operation != "attention":
-        found |= _left_out(one, run)
-        run.semantics |= settled(found)
-        return {**found, **_rounding(one, run)}
+    run = Run(implementation, device, dtype)
+    choices: dict[str, Choice] = {}
+    if implementation.operation != "attention":
+        choices |= _left_out(implementation, run)
+        run.semantics |= settled(choices)
+        return {**choices, **_rounding(implementation, run)}
     for name, probe in PROBES.items():
-        if name in one.semantics:
-            found[name] = Choice(_whole(one.semantics[name], probe, run), "declared")
-            run.semantics[name] = found[name].value
+        if name in implementation.semantics:
+            choices[name] = Choice(_whole(implementation.semantics[name], probe, run), "declared")
+            run.semantics[name] = choices[name].value
             continue
         value = _answer(probe, run)
         if name == "mismatched_sizes" and not value:
             continue  # the contract asks for an error
-        found[name] = Choice(value, "detected") if value else Choice("none", "not applicable")
+        choices[name] = Choice(value, "detected") if value else Choice("none", "not applicable")
         if value:
             run.semantics[name] = value
     if dtype in ("float16", "bfloat16"):
-        found["precision"] = _precision(one, run)
+        choices["precision"] = _precision(implementation, run)
         if run.offers("gradients"):
-            found |= _gradient_conventions(one, run, found["precision"])
-    return found
+            choices |= _gradient_conventions(implementation, run, choices["precision"])
+    return choices
 
 
-def settled(found: Mapping[str, Choice]) -> dict[str, str]:
+def settled(choices: Mapping[str, Choice]) -> dict[str, str]:
     """The conventions a run is held to."""
     return {
         name: choice.value
-        for name, choice in found.items()
+        for name, choice in choices.items()
         if choice.how != "not applicable"
         and name not in ("precision", "gradient_precision")
         and not (name in PRINTED_ALONE and choice.how == "detected")
@@ -85,12 +85,12 @@ def settled(found: Mapping[str, Choice]) -> dict[str, str]:
 PRINTED_ALONE = ("lse", "deterministic", "batch_invariant")
 
 
-def precisions_of(found: Mapping[str, Choice], dtype: str) -> dict[str, Precision]:
+def precisions_of(choices: Mapping[str, Choice], dtype: str) -> dict[str, Precision]:
     """The precision models that were detected, as `Run` takes them: of the output and of the gradients."""
     return {
-        name: Precision.named(found[name].value, dtype)
+        name: Precision.named(choices[name].value, dtype)
         for name in ("precision", "gradient_precision")
-        if name in found and found[name].how == "detected"
+        if name in choices and choices[name].how == "detected"
     }
 
 
@@ -144,9 +144,9 @@ def _problem(
 def _causal_alignment(run: Run) -> str | None:
     if not run.offers("causal"):
         return None
-    seen = run.values(_problem(run, causal=True))[0, 0, 0, 0].astype(np.float64)
+    output = run.values(_problem(run, causal=True))[0, 0, 0, 0].astype(np.float64)
     return _nearest(
-        float(seen), {1.0: "top-left", 1.5: "bottom-right"}
+        float(output), {1.0: "top-left", 1.5: "bottom-right"}
     )  # the first query saw one key, or two
 
 
@@ -176,9 +176,9 @@ def _empty_row(way: str, run: Run) -> str | None:
     if not rows.size or run.implementation.accepts(problem.sizes) is not None:
         return None
     row = int(rows[-1])
-    seen = float(run.values(problem)[0, 0, row, 0].astype(np.float64))
-    if np.isnan(seen) or seen == 0:
-        return "nan" if np.isnan(seen) else "zero"
+    output = float(run.values(problem)[0, 0, row, 0].astype(np.float64))
+    if np.isnan(output) or output == 0:
+        return "nan" if np.isnan(output) else "zero"
     return _answer(partial(_even_row, hidden, row), run) or "uniform"
 
 
@@ -188,8 +188,8 @@ def _even_row(hidden: Mapping[str, Any], row: int, run: Run) -> str:
         return "uniform"
     problem = _problem(run, seed=2, **hidden)
     upstream = np.random.default_rng(3).standard_normal((*problem.query.shape[:3], problem.sizes["E"]))
-    found = run.gradient_values(problem.replace(upstream=upstream.astype(run.numpy_dtype)))
-    return "uniform with gradients" if found["query"][0, 0, row].any() else "uniform"
+    gradients = run.gradient_values(problem.replace(upstream=upstream.astype(run.numpy_dtype)))
+    return "uniform with gradients" if gradients["query"][0, 0, row].any() else "uniform"
 
 
 def _masked_values(run: Run) -> str | None:
@@ -238,15 +238,15 @@ def _empty_lse(run: Run) -> str | None:
         hidden = {"key_lengths": np.array([0], np.int32)}
     else:
         return None
-    found = float(run.outputs(_problem(run, return_lse=True, **hidden))[1][0, 0, 0])
-    return "-inf" if found == -np.inf else "finite" if found <= HARDLY_A_SCORE else None
+    lse = float(run.outputs(_problem(run, return_lse=True, **hidden))[1][0, 0, 0])
+    return "-inf" if lse == -np.inf else "finite" if lse <= HARDLY_A_SCORE else None
 
 
 def _lse(run: Run) -> str | None:
     if not run.offers("return_lse"):
         return None
-    found = float(run.outputs(_problem(run, return_lse=True))[1][0, 0, 0])
-    return _nearest(found, {float(np.log(3)): "natural", float(np.log2(3)): "base2"})
+    lse = float(run.outputs(_problem(run, return_lse=True))[1][0, 0, 0])
+    return _nearest(lse, {float(np.log(3)): "natural", float(np.log2(3)): "base2"})
 
 
 def mismatched(problem: Problem, which: str) -> Problem:
@@ -284,9 +284,9 @@ def _mismatched_sizes(run: Run) -> str | None:
     return "cut" if returned else None
 
 
-def _nearest(found: float, meanings: Mapping[float, str]) -> str | None:
+def _nearest(measured: float, meanings: Mapping[float, str]) -> str | None:
     """The meaning whose number is nearest to what was found; None for NaN."""
-    return None if np.isnan(found) else meanings[min(meanings, key=lambda number: abs(number - found))]
+    return None if np.isnan(measured) else meanings[min(meanings, key=lambda number: abs(number - measured))]
 
 
 PROBES: Mapping[str, Callable[[Run], str | None]] = {
@@ -301,13 +301,13 @@ PROBES: Mapping[str, Callable[[Run], str | None]] = {
 }
 
 
-def _precision(one: Implementation, run: Run) -> Choice:
+def _precision(implementation: Implementation, run: Run) -> Choice:
     """One of `FUSED` where random problems hold to a fused kernel's bound, else "eager" (every operation rounds)."""
-    declared = one.declared_precision(run.device, run.dtype)
+    declared = implementation.declared_precision(run.device, run.dtype)
     if declared is not None:
         return Choice(declared if isinstance(declared, str) else "declared", "declared")
     name = FUSED[_answer(_fast_exponential, run) == "fast"]
-    fused = Run(one, run.device, run.dtype, run.semantics, Precision.named(name, run.dtype))
+    fused = Run(implementation, run.device, run.dtype, run.semantics, Precision.named(name, run.dtype))
     held = _holds(lambda problem: [(fused(problem), fused.exact(problem))], fused)
     held = held and _keeps_scores(fused)
     return Choice(name if held else "eager", "detected")
@@ -343,11 +343,11 @@ def _fast_exponential(run: Run) -> str:
     return "fast" if not slow and fast_exponential.is_fast(run, _size(run)) else "right"
 
 
-def _left_out(one: Implementation, run: Run) -> dict[str, Choice]:
+def _left_out(implementation: Implementation, run: Run) -> dict[str, Choice]:
     """What the function means by options that it is not given. Of one that it takes nothing is said if that is the usual."""
-    if one.operation == "alibi_slopes":
+    if implementation.operation == "alibi_slopes":
         return {"heads": Choice(value, "detected")} if (value := _answer(heads, run)) else {}
-    defaults = DESCRIBED[one.operation].defaults
+    defaults = DESCRIBED[implementation.operation].defaults
     if "layout" in defaults:
         value = _answer(layout, run)
         values = {"layout": value} if value else {}
@@ -360,66 +360,72 @@ def _left_out(one: Implementation, run: Run) -> dict[str, Choice]:
     }
 
 
-def _rounding(one: Implementation, run: Run) -> dict[str, Choice]:
+def _rounding(implementation: Implementation, run: Run) -> dict[str, Choice]:
     """How another operation rounds, where that is not declared: of half precision and of angles in float64."""
     if run.dtype == "float64":
-        has_angles = "layout" in DESCRIBED[one.operation].defaults
+        has_angles = "layout" in DESCRIBED[implementation.operation].defaults
         narrow = _answer(operation_rounding.angles, run) if has_angles else None
         return {"angles": Choice(narrow, "detected")} if narrow else {}
-    if run.dtype == "float32" or one.declared_precision(run.device, run.dtype) is not None:
+    if run.dtype == "float32" or implementation.declared_precision(run.device, run.dtype) is not None:
         return {}
-    fast = one.operation in fast_exponential.OF and _answer(_fast_exponential, run) == "fast"
+    fast = implementation.operation in fast_exponential.OF and _answer(_fast_exponential, run) == "fast"
     fused = FUSED[fast]
-    found = {"precision": _answer(partial(operation_rounding.precision, fused=fused), run) or fused}
-    if run.offers("gradients") and f"{run.dtype}-gradients" not in one.precision:
+    models = {"precision": _answer(partial(operation_rounding.precision, fused=fused), run) or fused}
+    if run.offers("gradients") and f"{run.dtype}-gradients" not in implementation.precision:
         # As of attention: where the result is rounded operation by operation, the gradients are.
-        own = (
+        gradient_model = (
             _answer(partial(operation_rounding.gradient_precision, fused=FUSED[0]), run)
-            if found["precision"] in FUSED
+            if models["precision"] in FUSED
             else None
         )
-        found["gradient_precision"] = own or found["precision"]
+        models["gradient_precision"] = gradient_model or models["precision"]
     # A fused kernel is the usual case, of which nothing is said.
     return {
-        name: Choice(value, "detected") for name, value in found.items() if set(found.values()) != {FUSED[0]}
+        name: Choice(value, "detected")
+        for name, value in models.items()
+        if set(models.values()) != {FUSED[0]}
     }
 
 
-def _gradient_conventions(one: Implementation, run: Run, forward: Choice) -> dict[str, Choice]:
+def _gradient_conventions(implementation: Implementation, run: Run, forward: Choice) -> dict[str, Choice]:
     """The precision of the gradients, and which delta it takes to hold to it: a fused backward pass may keep the output
     only, and that is rounded."""
-    deltas = ("weights", "output") if "delta" not in one.semantics else (one.semantics["delta"],)
+    deltas = (
+        ("weights", "output")
+        if "delta" not in implementation.semantics
+        else (implementation.semantics["delta"],)
+    )
     # The exponential of the backward pass may be the better one, and the tighter model tells one delta from the other.
     models = dict.fromkeys(("fused", forward.value)) if forward.value in FUSED else (forward.value,)
     for model, delta in product(models, deltas):
         run.semantics["delta"] = delta
-        precision = _gradient_precision(one, run, forward, model)
+        precision = _gradient_precision(implementation, run, forward, model)
         if precision.value != "eager" or forward.value == "eager":
             break
     else:
-        delta = run.semantics["delta"] = one.semantics.get("delta", "weights")
-    known: Known = "declared" if "delta" in one.semantics else "detected"
+        delta = run.semantics["delta"] = implementation.semantics.get("delta", "weights")
+    known: Known = "declared" if "delta" in implementation.semantics else "detected"
     return {"gradient_precision": precision, "delta": Choice(delta, known)}
 
 
-def _gradient_precision(one: Implementation, run: Run, forward: Choice, model: str) -> Choice:
+def _gradient_precision(implementation: Implementation, run: Run, forward: Choice, model: str) -> Choice:
     """The output's, if the gradients hold to `model`; else their own: the backward pass may round operation by operation."""
-    declared = one.precision.get(
+    declared = implementation.precision.get(
         f"{run.dtype}-gradients", forward.value if forward.how == "declared" else None
     )
     if declared is not None:
         return Choice(declared if isinstance(declared, str) else "declared", "declared")
     if forward.value not in FUSED:
         return forward
-    fused = Run(one, run.device, run.dtype, run.semantics, Precision.named(model, run.dtype))
+    fused = Run(implementation, run.device, run.dtype, run.semantics, Precision.named(model, run.dtype))
 
     def pairs(problem: Problem) -> list[tuple[Bounded, np.ndarray]]:
         upstream = np.random.default_rng(problem.sizes["K"]).standard_normal(
             (*problem.query.shape[:3], problem.sizes["E"])
         )
-        asked = problem.replace(upstream=upstream.astype(run.numpy_dtype))
-        exact = fused.exact_gradients(asked)
-        return [(got, exact[name]) for name, got in fused.gradients(asked).items()]
+        with_upstream = problem.replace(upstream=upstream.astype(run.numpy_dtype))
+        exact = fused.exact_gradients(with_upstream)
+        return [(got, exact[name]) for name, got in fused.gradients(with_upstream).items()]
 
     return Choice(forward.value if _holds(pairs, fused) else "eager", "detected")
 
@@ -430,9 +436,9 @@ def _holds(pairs: Callable[[Problem], list[tuple[Bounded, np.ndarray]]], run: Ru
         # Over many keys the output is small, and what a rounded output excuses with it.
         problem = _problem(run, queries=5, keys=(7, 33, 257)[seed % 3], seed=seed)
         try:
-            found = pairs(problem)
+            compared = pairs(problem)
         except Exception:  # as in _answer
             return True
-        if any((np.abs(got.value - exact) > got.errors).any() for got, exact in found):
+        if any((np.abs(got.value - exact) > got.errors).any() for got, exact in compared):
             return False
     return True

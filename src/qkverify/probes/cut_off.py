@@ -13,7 +13,7 @@ from qkverify.probes.plain import problem_of
 from qkverify.runs.run import Run
 
 REMARK = ("its output has no gradient (torch.no_grad, a detached array?), so gradients are not verified; declare "
-          "differentiable=True to have that judged, differentiable=False if it is meant")  # fmt: skip
+          "differentiable=True to count this as a failure, differentiable=False if it is intended")  # fmt: skip
 
 
 def without_gradients(implementation: Implementation) -> Implementation:

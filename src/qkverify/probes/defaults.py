@@ -24,10 +24,10 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 def signature(implementation: Implementation) -> Mapping[str, inspect.Parameter]:
     """The parameters after those of the operation; none where the function shows no signature."""
     try:
-        found = parameters_of(implementation.function)
+        parameters = parameters_of(implementation.function)
     except (ValueError, TypeError):
         return {}
-    return dict(list(found.items())[len(OPERATIONS[implementation.operation]) :])
+    return dict(list(parameters.items())[len(OPERATIONS[implementation.operation]) :])
 
 
 def passed(implementation: Implementation) -> dict[str, tuple[Any, ...]]:
@@ -35,16 +35,16 @@ def passed(implementation: Implementation) -> dict[str, tuple[Any, ...]]:
 
     Raises UsageError naming a required parameter that is no option of the contract.
     """
-    canonical = {own: name for name, own in implementation.parameters.items() if name != "bias" or
-                 implementation.parameters.get("mask") != own}  # fmt: skip
-    found: dict[str, tuple[Any, ...]] = {}
+    canonical = {keyword: name for name, keyword in implementation.parameters.items() if name != "bias" or
+                 implementation.parameters.get("mask") != keyword}  # fmt: skip
+    candidates: dict[str, tuple[Any, ...]] = {}
     for name, parameter in signature(implementation).items():
         option = canonical.get(name, "")
         if parameter.default is inspect.Parameter.empty and option not in NEUTRAL:
             raise UsageError(_missing(implementation, name))
         if option in NEUTRAL and not _neutral(option, parameter.default):
-            found[option] = NEUTRAL[option]
-    return found
+            candidates[option] = NEUTRAL[option]
+    return candidates
 
 
 def _neutral(option: str, default: Any) -> bool:
@@ -65,8 +65,8 @@ def with_first(implementation: Implementation, candidates: Mapping[str, tuple[An
 
 def switched_off(implementation: Implementation) -> Implementation:
     """As `with_first` of what `passed` says, with its remarks: of a function that is not called to find out."""
-    found = with_first(implementation, passed(implementation))
-    return replace(found, remarks=(*found.remarks, *remark(found)))
+    with_neutral = with_first(implementation, passed(implementation))
+    return replace(with_neutral, remarks=(*with_neutral.remarks, *remark(with_neutral)))
 
 
 def remark(implementation: Implementation) -> list[str]:
@@ -74,11 +74,11 @@ def remark(implementation: Implementation) -> list[str]:
     parameters = signature(implementation)
     said = []
     for option, value in implementation.neutral.items():
-        own = implementation.parameters[option]
-        default = parameters[own].default
+        keyword = implementation.parameters[option]
+        default = parameters[keyword].default
         shown = STANDARD_SCALE if value == STANDARD_SCALE else repr(value)
         why = "it has no default" if default is inspect.Parameter.empty else f"its default is {default!r}"
-        said.append(f"{own}={shown} is passed where a problem does not use {option}: {why}")
+        said.append(f"{keyword}={shown} is passed if a problem does not use {option}, because {why}")
     return said
 
 
@@ -86,7 +86,7 @@ def _missing(implementation: Implementation, name: str) -> str:
     function, operation = implementation.name.rpartition(":")[2], implementation.operation
     first = ", ".join(DESCRIBED[operation].parameters)
     return (
-        f"{implementation.name} cannot be called: its parameter {name!r} has no default, and is no option of {operation}\n"
+        f"{implementation.name} cannot be called: its parameter {name!r} has no default and is not an option of {operation}\n"
         f"  options: {', '.join(OPTIONS)}\n"
         f"  give it a default, or verify a function that passes it: "
         f"def {operation}({first}): return {function}({first}, {name}=...)"
@@ -102,8 +102,8 @@ def without_module(
     errors = [raises(dropout=rate) for rate in (0.5, 0.25)]
     if not all(isinstance(error, TypeError | AttributeError) for error in errors):
         return implementation
-    own = implementation.parameters["dropout"]
-    said = f"{own} takes no rate, and is not verified: {first_line(errors[0])}"
+    keyword = implementation.parameters["dropout"]
+    said = f"{keyword} does not accept a rate, so it is not verified: {first_line(errors[0])}"
     kept = {name: parameter for name, parameter in implementation.parameters.items() if name != "dropout"}
     return replace(implementation, parameters=kept, offers=implementation.offers - {"dropout"},
                    neutral={name: value for name, value in implementation.neutral.items() if name != "dropout"},

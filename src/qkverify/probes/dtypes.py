@@ -13,16 +13,16 @@ CALLS = {
 }  # arguments, which are the shape of the result too
 
 
-def of_result(one: Implementation) -> Implementation:
+def of_result(implementation: Implementation) -> Implementation:
     """The implementation with the one dtype that its result has, if neither an argument nor a keyword decides that.
 
     As it was for every other operation, and where the call raises.
     """
-    arguments = CALLS.get(one.operation)
-    if arguments is None or "dtype" in one.parameters:
-        return one
+    arguments = CALLS.get(implementation.operation)
+    if arguments is None or "dtype" in implementation.parameters:
+        return implementation
     try:
-        found = Run(one).call(*arguments, shape=arguments).dtype.name
+        dtype = Run(implementation).call(*arguments, shape=arguments).dtype.name
     except Exception:  # the law that meets the same error reports it
-        return one
-    return replace(one, dtypes=(found,)) if found in DTYPES else one
+        return implementation
+    return replace(implementation, dtypes=(dtype,)) if dtype in DTYPES else implementation

@@ -45,9 +45,9 @@ class ProbeInput:
 
     def kept(self, rows: int) -> list[Array]:
         """Keys and values, (rows,D) each: the one and zeros."""
-        found = np.zeros((2, rows, self.key.size), self.key.dtype)
-        found[0, 0], found[1, 0] = self.key, self.value
-        return list(found)
+        arrays = np.zeros((2, rows, self.key.size), self.key.dtype)
+        arrays[0, 0], arrays[1, 0] = self.key, self.value
+        return list(arrays)
 
     def in_steps(self) -> Array:
         """(B,1,NEW,D)"""
@@ -60,9 +60,9 @@ Weights = tuple[Array, Any]  # of the one key, (n,), and how many other keys eac
 def is_fast(run: Run, size: int) -> bool:
     """Whether it shows, in the weights of heads of this size."""
     operation = run.implementation.operation
-    asked = asked_of(run, HEAD if operation == "multi_head_attention" else max(size, 2))
-    weights, others = OF[operation](run, asked)
-    got, scores = weights.astype(np.float64), asked.scores
+    probe_input = asked_of(run, HEAD if operation == "multi_head_attention" else max(size, 2))
+    weights, others = OF[operation](run, probe_input)
+    got, scores = weights.astype(np.float64), probe_input.scores
 
     def stored(x: Array) -> Array:
         return x.astype(run.numpy_dtype).astype(np.float64)
@@ -88,13 +88,15 @@ def asked_of(run: Run, size: int) -> ProbeInput:
     return ProbeInput(query, key, value)
 
 
-def _attention(run: Run, asked: ProbeInput) -> Weights:
-    key, value = (x[None, None] for x in asked.kept(KEYS))
-    return run.values(Problem(query=asked.query[None, None], key=key, value=value))[0, 0, :, 0], KEYS - 1
+def _attention(run: Run, probe_input: ProbeInput) -> Weights:
+    key, value = (x[None, None] for x in probe_input.kept(KEYS))
+    return run.values(Problem(query=probe_input.query[None, None], key=key, value=value))[
+        0, 0, :, 0
+    ], KEYS - 1
 
 
-def _packed(run: Run, asked: ProbeInput) -> Weights:
-    query, *kept = (x[:, None] for x in (asked.query, *asked.kept(KEYS)))
+def _packed(run: Run, probe_input: ProbeInput) -> Weights:
+    query, *kept = (x[:, None] for x in (probe_input.query, *probe_input.kept(KEYS)))
     starts = [np.array([0, n], np.int32) for n in (QUERIES, KEYS)]
     longest = {
         name: n
@@ -104,18 +106,18 @@ def _packed(run: Run, asked: ProbeInput) -> Weights:
     return run.call(query, *kept, *starts, shape=query.shape, **longest)[:, 0, 0], KEYS - 1
 
 
-def _cached(run: Run, asked: ProbeInput) -> Weights:
-    query = asked.in_steps()
+def _cached(run: Run, probe_input: ProbeInput) -> Weights:
+    query = probe_input.in_steps()
     new = np.zeros_like(query)
-    caches = [np.repeat(x[None, None], len(query), axis=0) for x in asked.kept(KEYS + NEW)]
+    caches = [np.repeat(x[None, None], len(query), axis=0) for x in probe_input.kept(KEYS + NEW)]
     lengths = np.full(len(query), KEYS, np.int32)
-    found, _ = run.call_updating(query, new, new, *caches, lengths, updated=3, shape=query.shape)
-    return found[..., 0].reshape(-1), _others(len(query))
+    output, _ = run.call_updating(query, new, new, *caches, lengths, updated=3, shape=query.shape)
+    return output[..., 0].reshape(-1), _others(len(query))
 
 
-def _paged(run: Run, asked: ProbeInput) -> Weights:
-    query = asked.in_steps()
-    pages = [x.reshape(-1, KEYS, 1, x.shape[1]) for x in asked.kept(KEYS + NEW)]
+def _paged(run: Run, probe_input: ProbeInput) -> Weights:
+    query = probe_input.in_steps()
+    pages = [x.reshape(-1, KEYS, 1, x.shape[1]) for x in probe_input.kept(KEYS + NEW)]
     table = np.repeat(np.arange(len(pages[0]), dtype=np.int32)[None], len(query), axis=0)
     lengths = np.full(len(query), KEYS + NEW, np.int32)
     return run.call(query, *pages, table, lengths, shape=query.shape)[..., 0].reshape(-1), _others(len(query))
@@ -126,15 +128,15 @@ def _others(entries: int) -> Array:
     return np.tile(KEYS + np.arange(NEW), entries)
 
 
-def _multi_head(run: Run, asked: ProbeInput) -> Weights:
+def _multi_head(run: Run, probe_input: ProbeInput) -> Weights:
     """Tokens that hold the two numbers of their query, and those of the key and the value: matrices of ones pick them out."""
-    x = np.zeros((QUERIES // KEYS, KEYS, HEAD), asked.query.dtype)
-    x[..., :2] = asked.query[:, :2].reshape(*x.shape[:2], 2)
-    x[:, 0, 2:4], x[:, 0, 4] = asked.key[:2], asked.value[0]
+    x = np.zeros((QUERIES // KEYS, KEYS, HEAD), probe_input.query.dtype)
+    x[..., :2] = probe_input.query[:, :2].reshape(*x.shape[:2], 2)
+    x[:, 0, 2:4], x[:, 0, 4] = probe_input.key[:2], probe_input.value[0]
     w_q, w_k, w_v = np.zeros((3, HEAD, HEAD), x.dtype)
     w_q[[0, 1], [0, 1]] = w_k[[2, 3], [0, 1]] = w_v[4, 0] = 1
-    found = run.call(x, w_q, w_k, w_v, np.eye(HEAD, dtype=x.dtype), shape=x.shape, heads=1)
-    return found[..., 0].reshape(-1), KEYS - 1
+    output = run.call(x, w_q, w_k, w_v, np.eye(HEAD, dtype=x.dtype), shape=x.shape, heads=1)
+    return output[..., 0].reshape(-1), KEYS - 1
 
 
 OF: Mapping[str, Callable[[Run, ProbeInput], Weights]] = {

@@ -38,8 +38,8 @@ def _paired(places: Places, size: int) -> str | None:
 
 def _cosines(places: Places, size: int) -> str | None:
     """The layout that has its ones in these places at position 0."""
-    found = {tuple(range(1, size, 2)): "interleaved", tuple(range(size // 2, size)): "concatenated"}
-    return found.get(places)
+    layouts = {tuple(range(1, size, 2)): "interleaved", tuple(range(size // 2, size)): "concatenated"}
+    return layouts.get(places)
 
 
 def _places(row: np.ndarray) -> Places:
@@ -61,8 +61,8 @@ def _rotary(run: Run, size: int) -> str | None:
 def _rotary_pair(run: Run, size: int) -> str | None:
     x = _token(run, size)
     parts = run.call_parts(x, x, np.array([[1]]), shapes={"query": x.shape, "key": x.shape})
-    found = {_paired(_places(part[0, 0, 0]), size) for part in parts}
-    return found.pop() if len(found) == 1 else None
+    layouts = {_paired(_places(part[0, 0, 0]), size) for part in parts}
+    return layouts.pop() if len(layouts) == 1 else None
 
 
 def _encoding(run: Run, size: int) -> str | None:

@@ -89,7 +89,7 @@ def plain_sizes(implementation: Implementation) -> dict[str, int] | None:
     widths = [{"D": d, "E": e} for d, e in ((4, 8), (4, 4), (8, 8), (16, 16), (32, 32), (64, 64), (128, 128))]
     chosen: dict[str, int] = {}
     for candidates in (heads, widths, lengths):
-        fitting = [some for some in candidates if implementation.accepts({**chosen, **some}) is None]
+        fitting = [sizes for sizes in candidates if implementation.accepts({**chosen, **sizes}) is None]
         if not fitting:
             return None
         chosen |= fitting[0]
@@ -135,7 +135,7 @@ def _value_size(probe: Probe) -> None:
     size = probe.sizes["D"]
     if probe.sizes["E"] == size:
         probe.infer(["E == D"], [{"D": 2 * size, "E": 2 * size}], [{"E": 2 * size}, {"D": 2 * size}],
-                    "keys and values must be of one size")  # fmt: skip
+                    "keys and values must have the same size")  # fmt: skip
 
 
 def _lengths(probe: Probe) -> None:

@@ -30,9 +30,9 @@ def norms(run: Run) -> dict[str, str]:
     results = [PreparedCall(run, call).results()[0] for call in calls]
     for choice in choices:
         exact = [call.form.exact(run, call.arguments, {**call.options, **choice})[0] for call in calls]
-        found = [run.within(got, bound) for got, bound in zip(results, exact, strict=True)]
+        received = [run.within(got, bound) for got, bound in zip(results, exact, strict=True)]
         if all(
-            (np.abs(got.value - x.value) <= got.errors).all() for got, x in zip(found, exact, strict=True)
+            (np.abs(got.value - x.value) <= got.errors).all() for got, x in zip(received, exact, strict=True)
         ):
             return {name: word(value) for name, value in choice.items()}
     return {}

@@ -37,15 +37,15 @@ def gradient_precision(run: Run, fused: str) -> str | None:
         return None
     calls = _calls(run)
     upstreams = [_upstream(run, call, seed) for seed, call in enumerate(calls)]
-    found = [_gradients(run, call, upstream) for call, upstream in zip(calls, upstreams, strict=True)]
-    names = list(found[0])
+    received = [_gradients(run, call, upstream) for call, upstream in zip(calls, upstreams, strict=True)]
+    names = list(received[0])
 
     def bounds(judged: Run) -> list[Sequence[Bounded]]:
         every = (exact(judged, above, *call.arguments.values(), **judged.meant(**call.options))
                  for call, above in zip(calls, upstreams, strict=True))  # fmt: skip
         return [[gradients[name] for name in names] for gradients in every]
 
-    return _model(run, fused, [list(x.values()) for x in found], bounds)
+    return _model(run, fused, [list(x.values()) for x in received], bounds)
 
 
 def angles(run: Run) -> str | None:
@@ -90,15 +90,15 @@ def _says_something(exact: Sequence[Sequence[Bounded]]) -> bool:
 
 def _calls(run: Run) -> list[OperationCall]:
     """Calls of small sizes and of larger ones, of whole numbers and of normal ones: which path is taken may depend on each."""
-    form, found = OPERATION_SPECS[run.implementation.operation], []
+    form, calls = OPERATION_SPECS[run.implementation.operation], []
     few = run.implementation.compiles or run.implementation.slow(run.device)
     for seed in range(FEW if few else EXAMPLES):
         rng = np.random.default_rng(seed)
         pools = {**form.sizes, **BARE}
         drawn = {name: pool[max(rng.integers(len(pool), size=1 + seed % 2))] for name, pool in pools.items()}
         fill = "whole" if seed % 4 > 1 else "normal"
-        found.append(example(run, {**drawn, "fill": fill, "seed": seed}))
-    return found
+        calls.append(example(run, {**drawn, "fill": fill, "seed": seed}))
+    return calls
 
 
 def _upstream(run: Run, call: OperationCall, seed: int) -> np.ndarray:

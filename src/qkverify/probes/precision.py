@@ -67,7 +67,7 @@ class Storage(NamedTuple):
         return min(54, BIG - SMALL - (self.least - self.bits))
 
 
-STORAGES = {one.name: one for one in (Storage("float64", 52, -1022), Storage("float32", 23, -126),
+STORAGES = {storage.name: storage for storage in (Storage("float64", 52, -1022), Storage("float32", 23, -126),
                                       Storage("bfloat16", 7, -126), Storage("float16", 10, -14))}  # fmt: skip
 
 
@@ -136,9 +136,9 @@ def operands(multiply: Multiply, storage: Storage) -> tuple[int, str]:
         return bits, "none"
     if bits + 2 > storage.bits:
         return bits, "unknown"
-    found = set(kept([1 + 3 * 2.0 ** -(bits + 2)]).ravel().tolist())
+    products = set(kept([1 + 3 * 2.0 ** -(bits + 2)]).ravel().tolist())
     names = {1 + 2.0**-bits: "nearest", 1.0: "toward zero"}
-    return bits, names.get(found.pop(), "mixed") if len(found) == 1 else "mixed"
+    return bits, names.get(products.pop(), "mixed") if len(products) == 1 else "mixed"
 
 
 def accumulator_bits(multiply: Multiply, storage: Storage) -> int:
@@ -161,12 +161,12 @@ def accumulator_rounding(multiply: Multiply, bits: int) -> str:
     met: Any = None
     for sign, quarters in ((1, 1), (1, 3), (-1, 1), (-1, 3)):
         terms = [_big(sign), (BIG - bits - 2, quarters * sign), _big(-sign)]
-        found = _sums(multiply, [terms] * len(PLACES), PLACES) * sign
-        rounded = found != quarters / 4 * last  # where the big numbers met first, nothing was
+        sums = _sums(multiply, [terms] * len(PLACES), PLACES) * sign
+        rounded = sums != quarters / 4 * last  # where the big numbers met first, nothing was
         met = rounded if met is None else met
-        if (met != rounded).any() or not set(found[met].tolist()) <= {0.0, last}:
+        if (met != rounded).any() or not set(sums[met].tolist()) <= {0.0, last}:
             return "mixed"
-        outcomes[sign, quarters] = (found[met] == last).tolist()
+        outcomes[sign, quarters] = (sums[met] == last).tolist()
     return _direction(outcomes)
 
 
@@ -211,15 +211,15 @@ def subnormals(multiply: Multiply, operand: Storage, result: Storage) -> tuple[b
     """
     half = result.least // 2
     factors = [(operand.least - 2, 8), (half, result.least - 2 - half)]
-    found = []
+    counted = []
     for left, right in factors:
         if min(left, right) < operand.least - operand.bits:
-            found.append(True)
+            counted.append(True)
             continue
         a, b = np.zeros((1, LENGTH)), np.zeros((LENGTH, 1))
         a[0, 0], b[0, 0] = 2.0**left, 2.0**right
-        found.append(bool(multiply(a, b)[0, 0] == 2.0 ** (left + right)))
-    return found[0], found[1]
+        counted.append(bool(multiply(a, b)[0, 0] == 2.0 ** (left + right)))
+    return counted[0], counted[1]
 
 
 def _sums(
@@ -262,14 +262,14 @@ def stored(x: Array, storage: Storage) -> Array:
     return np.asarray(np.ldexp(np.trunc(np.ldexp(fraction, storage.bits + 1)), exponent - storage.bits - 1))
 
 
-def departures(found: ProductRounding, exp: ExpError | None, declared: Precision) -> list[str]:
+def departures(rounding: ProductRounding, exp: ExpError | None, declared: Precision) -> list[str]:
     """Where a unit rounds more than a declared precision allows; nothing where its bounds hold."""
     said = []
-    for what, unit, allowed in (("operands", found.operand_unit, declared.operand),
-                                ("accumulator", found.accumulator_unit, declared.accumulate)):  # fmt: skip
+    for what, unit, allowed in (("operands", rounding.operand_unit, declared.operand),
+                                ("accumulator", rounding.accumulator_unit, declared.accumulate)):  # fmt: skip
         if unit > allowed.unit:
             said.append(f"{what} round by up to {_power(unit)}, {allowed.name} allows {_power(allowed.unit)}")
-    if not found.subnormal_results and not _may_flush(declared.output):
+    if not rounding.subnormal_results and not _may_flush(declared.output):
         said.append(f"subnormal results become zero, {declared.output.name} keeps them")
     if exp is not None and exp.own > declared.exp_ulps:
         said.append(
@@ -278,9 +278,9 @@ def departures(found: ProductRounding, exp: ExpError | None, declared: Precision
     return said
 
 
-def _may_flush(one: Format) -> bool:
-    storage = STORAGES.get(one.name)
-    return storage is None or one.tiny >= 2.0**storage.least
+def _may_flush(number_format: Format) -> bool:
+    storage = STORAGES.get(number_format.name)
+    return storage is None or number_format.tiny >= 2.0**storage.least
 
 
 def _power(unit: float) -> str:

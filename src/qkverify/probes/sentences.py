@@ -27,15 +27,15 @@ def adapted(before: Implementation, after: Implementation, fit: Attempt) -> list
     """The framework, the layout and the part of the result that were found out."""
     said = []
     if after.arrays != before.arrays:
-        said.append(f"takes {after.arrays} arrays: found out by a call")
+        said.append(f"takes {after.arrays} arrays, as a first call showed")
     if after.devices != before.devices:
-        said.append(f"takes no arrays of the CPU: verified on {after.devices[0]}")
+        said.append(f"takes no arrays on the CPU, so it is verified on {after.devices[0]}")
     if after.layout != before.layout:
         only = {"BLD": "; verified with one head", "LD": "; verified with one batch entry and one head"}
         said.append(f"arrays are {axes.WORDS[after.layout]}{only.get(after.layout, '')}")
     if after.returns is not None:
         said.append(
-            f"returns {_kind(fit.returned)}: {_part(after.returns)} is the output and is verified, the rest is not"
+            f"returns {_kind(fit.returned)}: {_part(after.returns)} is the output and is verified; the rest is not"
         )
     return said
 
@@ -43,7 +43,7 @@ def adapted(before: Implementation, after: Implementation, fit: Attempt) -> list
 def several(attempt: Attempt, which: int | str) -> str:
     """Of a declared implementation that returns more than the output."""
     return (
-        f"{attempt.implementation.name} returns {_kind(attempt.returned)}, and the contract asks for the output alone: "
+        f"{attempt.implementation.name} returns {_kind(attempt.returned)}, but only the output is expected: "
         f"declare @implementation(returns={which!r})"
     )
 
@@ -52,17 +52,17 @@ def wider(dtypes: Mapping[str, str]) -> list[str]:
     by_result: dict[str, list[str]] = {}
     for dtype, result in dtypes.items():
         by_result.setdefault(result, []).append(dtype)
-    return [f"returns {result} for {' and '.join(given)} input: judged within the bounds of the input's dtype; if it is not "
-            "meant, cast the result: .astype(query.dtype), .to(query.dtype)" for result, given in by_result.items()]  # fmt: skip
+    return [f"returns {result} for {' and '.join(given)} input: judged within the bounds of the input's dtype; if that is not "
+            "intended, cast it: .astype(query.dtype), .to(query.dtype)" for result, given in by_result.items()]  # fmt: skip
 
 
 def refused(dtypes: Mapping[str, str]) -> list[str]:
-    return [f"{dtype} is not taken, and not verified: {reason}" for dtype, reason in dtypes.items()]
+    return [f"{dtype} is refused, so it is not verified: {reason}" for dtype, reason in dtypes.items()]
 
 
 def limited(rules: Sequence[str], error: BaseException | None, words: str = "") -> str:
     said = f"{words} ({', '.join(rules)})" if words else ", ".join(rules)
-    return f"{said}: raises otherwise: {first_line(error)}"
+    return f"{said}, else it raises {first_line(error)}"
 
 
 def misfit(implementation: Implementation, attempts: Sequence[Attempt]) -> str:
@@ -78,24 +78,23 @@ def misfit(implementation: Implementation, attempts: Sequence[Attempt]) -> str:
             ).shape
         )
         what = f"returns {_kind(shown.returned)}; expected an array of {shown.implementation.arrays} of shape {expected}"
-        remedy = (
-            "return the output as query is laid out, with the size of value, or declare returns= and layout="
-        )
+        remedy = "return the output in the layout of query, with the size of value; or declare returns= and layout="
         return f"{implementation.name} {what}\n{_call(shown)}\n  {remedy}"
     shown = next(iter(plain), attempts[0])
     where = _frames(implementation, shown.error)
-    remedy = (
-        "mend it, or say what it takes: @implementation(arrays=..., layout=..., requires=..., dtypes=...)"
-    )
+    remedy = "correct it, or declare what it takes: @implementation(arrays=..., layout=..., requires=..., dtypes=...)"
     if _waits_for_a_gpu(implementation):
-        remedy = "it is a Triton kernel, and no GPU is here: TRITON_INTERPRET=1 runs it on the CPU"
-    return f"{implementation.name} raises on the plainest call: {first_line(shown.error)}\n{where}{_call(shown)}\n  {remedy}"
+        remedy = "it is a Triton kernel, and this machine has no GPU: TRITON_INTERPRET=1 runs it on the CPU"
+    said = f"{implementation.name} raises an error on the plainest call: {first_line(shown.error)}"
+    return f"{said}\n{where}{_call(shown)}\n  {remedy}"
 
 
 def raised(implementation: Implementation, attempt: Attempt) -> str:
     """Of a declared implementation, in one line."""
     where = _frames(implementation, attempt.error).strip()
-    return f"it raises on the plainest call: {first_line(attempt.error)}" + (f" ({where})" if where else "")
+    return f"it raises an error on the plainest call: {first_line(attempt.error)}" + (
+        f" ({where})" if where else ""
+    )
 
 
 def inferred(implementations: Iterable[Implementation]) -> str:
@@ -104,7 +103,9 @@ def inferred(implementations: Iterable[Implementation]) -> str:
     for implementation in implementations:
         rules = [*implementation.inferred]
         rules += [
-            f"{rule} with {name}" for name, some in implementation.requires_with.items() for rule in some
+            f"{rule} with {name}"
+            for name, of_option in implementation.requires_with.items()
+            for rule in of_option
         ]
         said += [f"{', '.join(rules)} ({implementation.name})"] if rules else []
     return f"inferred limits: {'; '.join(said)}" if said else ""

@@ -70,7 +70,7 @@ def checked(implementation: Implementation) -> Implementation:
             break
         if attempts[-1].error is None and len(candidates) == 0:
             break  # something came back: the laws judge it
-    attempt = next((one for one in (attempts[-1], *attempts) if one.error is None), attempts[0])
+    attempt = next((attempt for attempt in (attempts[-1], *attempts) if attempt.error is None), attempts[0])
     if attempt.right or len(candidates) == 0:
         made = attempt.implementation
     made = replace(made, remarks=tuple(defaults.remark(made)))
@@ -123,8 +123,10 @@ def _fit(implementation: Implementation, candidates: Mapping[str, tuple[Any, ...
                     if attempt.part is not None:
                         fitting.append(attempt)
             if fitting:
-                own = (one for one in fitting if one.implementation.layout == implementation.layout)
-                return next(own, fitting[0])
+                same_layout = (
+                    attempt for attempt in fitting if attempt.implementation.layout == implementation.layout
+                )
+                return next(same_layout, fitting[0])
         if not all(attempt.error for attempt in attempts):
             return None  # something came back, and it is no output
     return None
@@ -177,8 +179,8 @@ def _dtypes(implementation: Implementation, fit: Attempt) -> tuple[Implementatio
         taken.append(dtype)
         if result in ("float32", "float64") and FORMATS[result].unit < FORMATS[dtype].unit:
             wider[dtype] = result
-    found = replace(implementation, dtypes=tuple(taken), result_dtypes=wider, refused_dtypes=refused)
-    return found, [*sentences.wider(wider), *sentences.refused(refused)]
+    narrowed = replace(implementation, dtypes=tuple(taken), result_dtypes=wider, refused_dtypes=refused)
+    return narrowed, [*sentences.wider(wider), *sentences.refused(refused)]
 
 
 def _reason(implementation: Implementation, device: str) -> str | None:

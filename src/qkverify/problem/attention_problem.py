@@ -78,11 +78,11 @@ class Problem:
     def visible(self) -> Array:
         """bool (B,H,Q,K): which keys each query may attend to. A bias of -inf hides a key too."""
         s = self.sizes
-        seen = visible(s["B"], s["Q"], s["K"], causal=self.causal, window=self.window, mask=self.mask,
+        may_attend = visible(s["B"], s["Q"], s["K"], causal=self.causal, window=self.window, mask=self.mask,
                        key_lengths=self.key_lengths, causal_alignment=self.causal_alignment)  # fmt: skip
         if self.bias is not None:
-            seen = seen & ~np.isneginf(np.asarray(self.bias, dtype=np.float64))
-        return np.broadcast_to(seen, (s["B"], s["H"], s["Q"], s["K"]))
+            may_attend = may_attend & ~np.isneginf(np.asarray(self.bias, dtype=np.float64))
+        return np.broadcast_to(may_attend, (s["B"], s["H"], s["Q"], s["K"]))
 
     @property
     def some_visible(self) -> Array:

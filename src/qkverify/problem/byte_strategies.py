@@ -121,14 +121,14 @@ def strategy(recipe: Recipe[T]) -> st.SearchStrategy[T]:
     def made(draw: Callable[[st.SearchStrategy[Any]], Any]) -> T:
         return recipe.make(Choices(draw(string), laid["made"]))
 
-    found = made()
-    _recipes[found] = recipe
-    return found
+    search_strategy = made()
+    _recipes[search_strategy] = recipe
+    return search_strategy
 
 
-def sampled(one: st.SearchStrategy[T], generator: np.random.Generator) -> T | None:
+def sampled(search_strategy: st.SearchStrategy[T], generator: np.random.Generator) -> T | None:
     """What a strategy of this module gives for random bytes, outside of a Hypothesis test; None where it assumes otherwise."""
-    recipe = _recipes[one]
+    recipe = _recipes[search_strategy]
     laid, _ = _laid({"made": recipe})
     data = generator.bytes(sum(recipe.places.values()))
     with warnings.catch_warnings():
@@ -142,8 +142,12 @@ def sampled(one: st.SearchStrategy[T], generator: np.random.Generator) -> T | No
 
 def together(arguments: Mapping[str, Argument]) -> st.SearchStrategy[dict[str, Any]]:
     """All arguments by name: pools and what `strategy` made out of one string, other strategies each by itself."""
-    recipes = {name: found for name, one in arguments.items() if (found := _recipe_of(one)) is not None}
-    others = {name: one for name, one in arguments.items() if isinstance(one, st.SearchStrategy)}
+    recipes = {
+        name: recipe for name, argument in arguments.items() if (recipe := _recipe_of(argument)) is not None
+    }
+    others = {
+        name: argument for name, argument in arguments.items() if isinstance(argument, st.SearchStrategy)
+    }
     laid, string = _laid(recipes)
 
     @st.composite
@@ -158,14 +162,14 @@ def together(arguments: Mapping[str, Argument]) -> st.SearchStrategy[dict[str, A
 
 
 def fields(
-    where: Callable[[dict[str, Any]], bool] = lambda found: True, **pools: Sequence[Any]
+    where: Callable[[dict[str, Any]], bool] = lambda example: True, **pools: Sequence[Any]
 ) -> st.SearchStrategy[dict[str, Any]]:
     """A dictionary with one of each pool, of those that `where` is true of."""
 
     def make(choices: Choices) -> dict[str, Any]:
-        found = {name: choices.pick(name, pool) for name, pool in pools.items()}
-        assume(where(found))
-        return found
+        example = {name: choices.pick(name, pool) for name, pool in pools.items()}
+        assume(where(example))
+        return example
 
     return strategy(Recipe({name: _width(pool) for name, pool in pools.items()}, make))
 
@@ -176,7 +180,7 @@ EDGES = (31, 32, 33, 63, 64, 65, 127, 128, 129, 160, 257)
 
 def stretched(
     long: Mapping[str, Sequence[Any]],
-    where: Callable[[dict[str, Any]], bool] = lambda found: True,
+    where: Callable[[dict[str, Any]], bool] = lambda example: True,
     **pools: Sequence[Any],
 ) -> st.SearchStrategy[dict[str, Any]]:
     """As `fields`, but in two of three examples one of the names in `long` is drawn from there, and the others from the
@@ -185,14 +189,14 @@ def stretched(
 
     def make(choices: Choices) -> dict[str, Any]:
         large = choices.pick("stretched", which)
-        found = {
+        example = {
             name: choices.pick(
                 name, long[name] if name == large else pool[: -(-len(pool) // 2)] if large else pool
             )
             for name, pool in pools.items()
         }
-        assume(where(found))
-        return found
+        assume(where(example))
+        return example
 
     widths = {name: max(_width(pool), _width(long.get(name, ()))) for name, pool in pools.items()}
     return strategy(Recipe({"stretched": _width(which), **widths}, make))

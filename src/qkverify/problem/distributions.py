@@ -25,12 +25,12 @@ def digits(shape: tuple[int, ...], seed: int, base: int = 8) -> np.ndarray:
         return np.zeros(shape, dtype=np.int64)
     if base**size > SEEDS:
         return np.random.default_rng(seed).integers(0, base, size=shape)
-    found = np.zeros(size, dtype=np.int64)
+    places = np.zeros(size, dtype=np.int64)
     for i in range(size):
-        seed, found[i] = divmod(seed, base)
+        seed, places[i] = divmod(seed, base)
         if not seed:
             break
-    return found.reshape(shape)
+    return places.reshape(shape)
 
 
 def _ramp(shape: tuple[int, ...]) -> np.ndarray:

@@ -122,17 +122,17 @@ def tokenise(text: str, *, longest: int | None = None) -> tuple[list[int], list[
 def trace(text: str, *, longest: int | None = None, layers: int | None = None) -> Trace:
     """The text through the embeddings and the first `layers` layers (all by default)."""
     model, (numbers, words) = load(), tokenise(text, longest=longest)
-    found = Trace(words, [embedded(model, numbers)], [], [], [], [])
+    traced = Trace(words, [embedded(model, numbers)], [], [], [], [])
     multi_head = registry.find("numpy_multi_head")[0].function
     for number in range(model.layers if layers is None else layers):
-        weights, x = model.layer(number), found.states[-1]
+        weights, x = model.layer(number), traced.states[-1]
         query, key, value = projected(x, weights, model.heads)
-        found.queries.append(query)
-        found.keys.append(key)
-        found.values.append(value)
-        found.attention.append(attended(query, key))
-        found.states.append(layer(x, weights, model.heads, model.eps, multi_head))
-    return found
+        traced.queries.append(query)
+        traced.keys.append(key)
+        traced.values.append(value)
+        traced.attention.append(attended(query, key))
+        traced.states.append(layer(x, weights, model.heads, model.eps, multi_head))
+    return traced
 
 
 def embedded(model: Model, numbers: list[int], number: Callable[[np.ndarray], Array] = np.float64) -> Array:

@@ -26,19 +26,19 @@ def of(calls: Iterable[Any]) -> list[str]:
 
 def of_shape(problem: Problem) -> set[str]:
     """The traits of sizes, options and layouts."""
-    s, found = problem.sizes, set(problem.options)
+    s, traits = problem.sizes, set(problem.options)
     if min(s.values()) == 0:
-        return {*found, "an axis without elements"}
+        return {*traits, "an axis without elements"}
     facts = {
         "several batch entries": s["B"] > 1,
         "several heads": s["H"] > 1,
         "grouped heads": s["H"] != s["G"],
         "values of another size": s["D"] != s["E"],
-        "positions of unequal lengths": s["Q"] != s["K"] and bool({"causal", "window"} & found),
+        "positions of unequal lengths": s["Q"] != s["K"] and bool({"causal", "window"} & traits),
         "sizes that do not fit": not _fit(problem),
         "a layout of its own": any(layout != "contiguous" for layout in problem.layouts.values()),
     }
-    return found | {trait for trait, holds in facts.items() if holds}
+    return traits | {trait for trait, holds in facts.items() if holds}
 
 
 def _fit(problem: Problem) -> bool:

@@ -136,7 +136,7 @@ def facts(report: Report) -> tuple[str, ...]:
     return (
         f"{units.number_of(len(report.laws), 'law')} in {units.number_of(len(report.families), 'family')}",
         f"{units.number_of(len(report.judged), 'implementation')} in {dtypes or 'no dtype'}",
-        f"{units.number_of(report.examples, 'generated example')} in {units.number_of(cells, 'cell')}",
+        f"{units.number_of(report.examples, 'generated example')} in {units.number_of(cells, 'configuration')}",
     )
 
 

@@ -26,6 +26,7 @@ from qkverify.results import (
     Control,
     Fact,
     ImplementationInfo,
+    OperationTiming,
     Outcome,
     Picture,
     Planted,
@@ -151,6 +152,10 @@ class Report:
         )
         self.timings = _latest(
             of_kind(records, Timing), lambda t: (t.case, t.device, t.dtype, t.direction, t.implementation)
+        )
+        self.operation_timings = _latest(
+            of_kind(records, OperationTiming),
+            lambda t: (t.operation, t.case, t.device, t.dtype, t.implementation),
         )
         self.ceilings = _latest(of_kind(records, Ceiling), lambda c: (c.device, c.dtype, c.what))
         self.controls = _latest(

@@ -35,6 +35,8 @@ from qkverify.results.timing_records import Control as Control
 from qkverify.results.timing_records import Direction as Direction
 from qkverify.results.timing_records import Group as Group
 from qkverify.results.timing_records import Mark as Mark
+from qkverify.results.timing_records import OperationTiming as OperationTiming
+from qkverify.results.timing_records import Scatter as Scatter
 from qkverify.results.timing_records import Timing as Timing
 from qkverify.results.timing_records import TimingSummary as TimingSummary
 from qkverify.results.verdict_records import Counterexample as Counterexample

@@ -24,7 +24,15 @@ from qkverify import foreign_text
 from qkverify.results.figure_records import Complexity, Picture, Rounding, Travel
 from qkverify.results.migrations import MIGRATIONS, OtherFormat, format_of, migrated, refuse_unreadable
 from qkverify.results.run_records import SCHEMA, RunStart
-from qkverify.results.timing_records import Accuracy, Ceiling, Conditions, Control, Timing, TimingSummary
+from qkverify.results.timing_records import (
+    Accuracy,
+    Ceiling,
+    Conditions,
+    Control,
+    OperationTiming,
+    Timing,
+    TimingSummary,
+)
 from qkverify.results.verdict_records import ImplementationInfo, Planted, Tally, Verdict
 
 
@@ -45,6 +53,7 @@ Record: TypeAlias = (
     | ImplementationInfo
     | Verdict
     | Timing
+    | OperationTiming
     | Ceiling
     | Control
     | Conditions
@@ -158,9 +167,9 @@ def line_of(record: Record) -> bytes:
 
 def verdict_of(line: str | bytes) -> Verdict:
     """The verdict of a line that `line_of` made in this version."""
-    found = _decoder.decode(line)
-    assert isinstance(found, Verdict)
-    return found
+    verdict = _decoder.decode(line)
+    assert isinstance(verdict, Verdict)
+    return verdict
 
 
 def of_kind(records: Iterable[Record], kind: type[Kind]) -> list[Kind]:

@@ -31,13 +31,13 @@ RESERVED = 0.05  # firmware and kernel keep a few per cent of the memory for the
 PACKAGES = ("numpy", "torch", "triton", "jax", "ml_dtypes", "hypothesis")
 
 
-def alike(name: str, one: Fact, other: Fact) -> bool:
+def alike(name: str, first: Fact, second: Fact) -> bool:
     """Whether two facts of a machine are those of one machine, and two facts of software those of one installation."""
-    if name in EXTRAS and None in (one, other):  # one of the environments merely lacks it
+    if name in EXTRAS and None in (first, second):  # one of the environments merely lacks it
         return True
-    if name in MEMORY and isinstance(one, int | float) and isinstance(other, int | float):
-        return abs(one - other) <= RESERVED * max(one, other)
-    return _parts(one) == _parts(other)
+    if name in MEMORY and isinstance(first, int | float) and isinstance(second, int | float):
+        return abs(first - second) <= RESERVED * max(first, second)
+    return _parts(first) == _parts(second)
 
 
 def _parts(fact: Fact) -> list[str]:

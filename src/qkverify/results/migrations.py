@@ -46,30 +46,30 @@ def format_of(line: bytes, before: int) -> tuple[int, str]:
     return (header.schema, header.qkverify) if header.type == "run" else (before, "")
 
 
-def refuse_unreadable(found: int, current: int, writer: str, migrations: Mapping[int, Migration]) -> None:
-    """Raise OtherFormat, in a sentence that says what reads the file, where no migrations lead from `found` to `current`."""
+def refuse_unreadable(schema: int, current: int, writer: str, migrations: Mapping[int, Migration]) -> None:
+    """Raise OtherFormat, in a sentence that says what reads the file, where no migrations lead from `schema` to `current`."""
     ours = _this()
-    if found > current:
+    if schema > current:
         raise OtherFormat(
-            f"written in schema {found} by qkverify {writer}; this is qkverify {ours}, which reads up to schema {current}: "
+            f"written in schema {schema} by qkverify {writer}; this is qkverify {ours}, which reads up to schema {current}: "
             f"qkverify {writer} or newer reads it"
         )
-    missing = [number for number in range(found, current) if number not in migrations]
+    missing = [number for number in range(schema, current) if number not in migrations]
     if missing:
         raise OtherFormat(
-            f"written in schema {found} by qkverify {writer}; this is qkverify {ours}, which reads schema {missing[-1] + 1} "
+            f"written in schema {schema} by qkverify {writer}; this is qkverify {ours}, which reads schema {missing[-1] + 1} "
             f"and newer: qkverify {writer} reads it, or write it anew"
         )
 
 
-def migrated(line: bytes, found: int, current: int, migrations: Mapping[int, Migration]) -> Fields:
-    """The record of a line of format `found`, as the fields that it has in format `current`."""
+def migrated(line: bytes, schema: int, current: int, migrations: Mapping[int, Migration]) -> Fields:
+    """The record of a line of format `schema`, as the fields that it has in format `current`."""
     fields = msgspec.json.decode(line, type=Fields)
     try:
-        for number in range(found, current):
+        for number in range(schema, current):
             fields = migrations[number](fields)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"no record of schema {found}: {error!r}") from error
+        raise ValueError(f"no record of schema {schema}: {error!r}") from error
     return {**fields, "schema": current} if fields.get("type") == "run" else fields
 
 

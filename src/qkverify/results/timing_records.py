@@ -70,6 +70,26 @@ class Timing(msgspec.Struct, frozen=True, tag="timing"):
         return self.case, self.direction, self.device, self.dtype
 
 
+class OperationTiming(msgspec.Struct, frozen=True, tag="operation timing", kw_only=True):
+    """One implementation of another operation than attention, forward, at one size ("short", "long").
+
+    `seconds[i]` is the time of one call, measured in round `rounds[i]`, in which all implementations of the operation took their
+    turn. `margin` is that of the timed call's own result. Without seconds, `reason` says why.
+    """
+
+    operation: str
+    case: str
+    sizes: dict[str, int]
+    implementation: str
+    device: str
+    dtype: str
+    clock: Clock
+    seconds: list[float]
+    rounds: list[int]
+    margin: float | None = None
+    reason: str = ""
+
+
 class Ceiling(msgspec.Struct, frozen=True, tag="ceiling"):
     """What this device was seen to reach: `rate` in FLOP/s (matmul) or bytes/s (copy)."""
 
@@ -80,8 +100,21 @@ class Ceiling(msgspec.Struct, frozen=True, tag="ceiling"):
     seconds: list[float] = []
 
 
+class Scatter(msgspec.Struct, frozen=True):
+    """How the median log-ratio of one process scatters, learnt from all cases of a run (see `timing.moderation`): its variance is
+    `factor` times that of its rounds and the squared `luck` of processes, known as well as from so many `degrees` of freedom."""
+
+    luck: float
+    factor: float
+    degrees: float
+
+
 class Control(msgspec.Struct, frozen=True, tag="control"):
-    """The A/A control: one implementation timed under two names. A quiet machine gives a ratio near one."""
+    """The A/A control: one implementation timed under two names. A quiet machine gives a ratio near one.
+
+    `scatter` is what all cases of the run together say of its processes; None in runs of few cases, or of one process, and in
+    files from before it was recorded.
+    """
 
     case: str
     implementation: str
@@ -92,6 +125,7 @@ class Control(msgspec.Struct, frozen=True, tag="control"):
     high: float
     direction: Direction = "forward"
     processes: int = 1
+    scatter: Scatter | None = None
 
     @property
     def group(self) -> Group:

@@ -262,8 +262,8 @@ def _exp(x: Bounded) -> Bounded:
         if not positive.all():
             lost = ~positive & ~(x.value + shifted <= math.log(p.elementwise.tiny)) & (x.value != -np.inf)
             shifted = np.where(positive, shifted, 0.0)
-        own = p.exp_ulps * unit + p.fast_exp
-        error = value * (_expm1(shifted) * (1 + own) + own)
+        exp_error = p.exp_ulps * unit + p.fast_exp
+        error = value * (_expm1(shifted) * (1 + exp_error) + exp_error)
         if lost is not False and lost.any():
             error = np.where(lost, np.inf, error)
     return _elementwise(x, value, error)

@@ -45,9 +45,9 @@ def _past_one(margin: float) -> str:
     )
 
 
-def assert_gradients(run: Run, found: Mapping[str, np.ndarray], exact: Mapping[str, Bounded]) -> None:
+def assert_gradients(run: Run, received: Mapping[str, np.ndarray], exact: Mapping[str, Bounded]) -> None:
     """Every gradient that came back is the reference's within its bound. Raises LawViolation at the worst element."""
-    for name, got in found.items():
+    for name, got in received.items():
         assert_within_bound(run.within(got, exact[name]), exact[name].value, what=f"gradient of {name}")
 
 

@@ -158,8 +158,8 @@ class AttentionRun(FrameworkAdapter):
                 self._keys(problem, self.precision),
                 self.bounded(problem.value),
             ]
-            found = reference_attention(*inputs, **self._bounded_options(problem, self.precision))
-            parts = found if isinstance(found, tuple) else (found,)
+            bounded = reference_attention(*inputs, **self._bounded_options(problem, self.precision))
+            parts = bounded if isinstance(bounded, tuple) else (bounded,)
             output, *lse = (self._oracle_included(part) for part in parts)
             if not problem.judges_empty_rows:
                 output = unjudged(output, ~problem.some_visible[..., None])

@@ -77,7 +77,7 @@ class Comparisons:
 
     def kind_of(self, array: np.ndarray) -> str:
         root = _root(array)
-        return GRADIENTS if any(root is _root(one) for one in self._gradients) else RESULT
+        return GRADIENTS if any(root is _root(gradient) for gradient in self._gradients) else RESULT
 
     def note(self, got: Any, expected: Any, problems: Sequence[Problem]) -> None:
         """`got` is held against the numbers `expected`, in an example on these problems of attention (or on none)."""

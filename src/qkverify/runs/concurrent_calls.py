@@ -32,10 +32,10 @@ def together(run: Run, calls: Sequence[Callable[[], T]]) -> list[T]:
     sys.setswitchinterval(TURN_SECONDS)
     try:
         with ThreadPoolExecutor(THREADS) as pool:
-            found = list(pool.map(lambda call: call(), calls))
+            returned = list(pool.map(lambda call: call(), calls))
     finally:
         sys.setswitchinterval(interval)
     assert_true(
         run.framework.global_state() == before, "calls in threads left a setting of the process changed"
     )
-    return found
+    return returned

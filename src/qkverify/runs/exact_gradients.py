@@ -22,8 +22,8 @@ def of_softmax(run: Run, upstream: Array, scores: Array) -> Gradients:
     """From the probabilities as they were stored, as frameworks have it, or from unrounded ones, whose bound is less."""
     precision = run.gradient_precision
     stored: Any = np.positive(softmax(run.bounded(scores, precision)))
-    found: Bounded = np.positive(softmax_vjp(stored, run.bounded(upstream, precision)))
-    return {"scores": found}
+    gradient: Bounded = np.positive(softmax_vjp(stored, run.bounded(upstream, precision)))
+    return {"scores": gradient}
 
 
 def of_cross_entropy(
@@ -51,8 +51,8 @@ def of_rotary(
 def of_feed_forward(run: Run, upstream: Array, *arrays: Array) -> Gradients:
     """upstream (B,L,M), x and the weights in the order of the operation."""
     given = [run.bounded(x, run.gradient_precision) for x in (*arrays, upstream)]
-    found: Gradients = feed_forward_vjp(*given)
-    return found
+    gradients: Gradients = feed_forward_vjp(*given)
+    return gradients
 
 
 OF: Mapping[str, Callable[..., Gradients]] = {

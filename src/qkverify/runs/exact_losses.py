@@ -57,6 +57,6 @@ def _logarithms(scores: Any) -> Any:
     return scores - log_sum_exp(scores)[:, None]
 
 
-def _either(one: Bounded, other: Bounded) -> Bounded:
+def _either(first: Bounded, second: Bounded) -> Bounded:
     """The first, with a bound that holds for both."""
-    return Bounded(one.value, np.maximum(one.errors, other.errors), one.precision, one.unit)
+    return Bounded(first.value, np.maximum(first.errors, second.errors), first.precision, first.unit)

@@ -25,15 +25,15 @@ BASE = 10000.0
 def positional_encoding(run: Run, length: int, dim: int, *, layout: str | None = None) -> Bounded:
     """(length, dim); the layout is the function's own if it is not given."""
     told = run.meant(layout=layout)
-    found: Bounded = reference_encoding(length, dim, base=base_of(run), **told)
-    return found
+    encoding: Bounded = reference_encoding(length, dim, base=base_of(run), **told)
+    return encoding
 
 
 def rotary(run: Run, x: np.ndarray, positions: np.ndarray, *, layout: str | None = None) -> Bounded:
     """x (..., L, D) turned by positions (L,), or broadcast to (..., L)."""
     at, told = positions.astype(np.float64), run.meant(layout=layout)
-    found: Bounded = reference_rotary(run.bounded(x), at, base=base_of(run), **told)
-    return found
+    turned: Bounded = reference_rotary(run.bounded(x), at, base=base_of(run), **told)
+    return turned
 
 
 def rotary_gradient(
@@ -42,8 +42,8 @@ def rotary_gradient(
     """The gradient of sum(upstream * rotary(x, positions)) in x."""
     precision, told = run.gradient_precision, run.meant(layout=layout)
     at, above = positions.astype(np.float64), run.bounded(upstream, precision)
-    found: Bounded = rotary_vjp(at, above, base=base_of(run, precision), **told)
-    return found
+    gradient: Bounded = rotary_vjp(at, above, base=base_of(run, precision), **told)
+    return gradient
 
 
 def embedding(
@@ -52,15 +52,17 @@ def embedding(
     """sqrt(M) table[token] + the encoding of its position, (B,L,M)."""
     root, told = table.shape[1] ** 0.5, run.meant(layout=layout, padding=padding)
     scale = Bounded(root, root * run.precision.accumulate.unit, run.precision)
-    found: Bounded = reference_embedding(tokens, run.bounded(table), scale=scale, base=base_of(run), **told)
-    return found
+    embedded: Bounded = reference_embedding(
+        tokens, run.bounded(table), scale=scale, base=base_of(run), **told
+    )
+    return embedded
 
 
 def slopes(run: Run, heads: int) -> Bounded:
     """Powers with an exponent that is rounded once, (H,): a slope 2^-a has a relative error of a ln 2 rounded, and its own."""
     exponent = np.log(alibi_slopes(heads))
-    found: Any = np.exp(Bounded(exponent, np.abs(exponent) * run.precision.accumulate.unit, run.precision))
-    stored: Bounded = np.positive(found)
+    powers: Any = np.exp(Bounded(exponent, np.abs(exponent) * run.precision.accumulate.unit, run.precision))
+    stored: Bounded = np.positive(powers)
     return stored
 
 

@@ -128,7 +128,7 @@ class FrameworkAdapter:
     def _native(self, problem: Problem) -> tuple[dict[str, Any], dict[str, Any]]:
         if rule := self.implementation.refuses(problem.sizes, problem.options):
             raise UnsupportedCase(
-                f"{self.implementation.name} raises unless {rule}, as its first calls showed"
+                f"{self.implementation.name} raises an error unless {rule}, as its first calls showed"
             )
         native = {
             name: self._laid_out(getattr(problem, name), problem.layouts.get(name))

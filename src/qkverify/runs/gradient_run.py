@@ -61,12 +61,12 @@ class GradientRun(AttentionRun):
         constant = {name: x for name, x in native.items() if name not in wanted}
         leaves = {name: native[name] for name in wanted}
         other = None if between is None else self.callable(between, "forward+backward")
-        found = self._guarded(
+        gradients = self._guarded(
             lambda: self.framework.vjp(
                 lambda **x: attention(**constant, **x), leaves, upstream, between=other
             )[1]
         )
-        return self._gradients_received(found, problem)
+        return self._gradients_received(gradients, problem)
 
     def repeated_gradients(self, problem: Problem) -> list[dict[str, np.ndarray]]:
         """The gradients of one forward pass, pulled back twice. Raises UnsupportedCase as `output_and_gradients` does."""
@@ -106,13 +106,13 @@ class GradientRun(AttentionRun):
             flipped = self.heads_first(flipped)
         upstream = self._laid_out(problem.upstream, None)
         try:
-            found = self._guarded(lambda: self.framework.vjp(
+            gradients = self._guarded(lambda: self.framework.vjp(
                 attention, native, upstream, between=lambda: self.framework.overwrite(written, flipped))[1])  # fmt: skip
         except RuntimeError as error:
             if "inplace" not in str(error):
                 raise
             raise UnsupportedCase("the framework notices") from error
-        return self._gradients_received(found, problem)
+        return self._gradients_received(gradients, problem)
 
     def second_gradients(self, problem: Problem, direction: np.ndarray) -> dict[str, np.ndarray]:
         """The gradients of <gradient of value, direction> by query and key: derivatives of a derivative.
@@ -120,9 +120,10 @@ class GradientRun(AttentionRun):
         Raises UnsupportedCase where the implementation or its framework says that it cannot.
         """
         native, attention = self._differentiated(problem)
+        self.problems.append(problem.replace(value=direction))  # whose first gradients they are
         upstream, along = self._laid_out(problem.upstream, None), self._laid_out(direction, None)
-        found = self._guarded(lambda: self.framework.second(attention, native, upstream, "value", along))
-        return self._gradients_received({name: found[name] for name in ("query", "key")}, problem)
+        gradients = self._guarded(lambda: self.framework.second(attention, native, upstream, "value", along))
+        return self._gradients_received({name: gradients[name] for name in ("query", "key")}, problem)
 
     def _differentiated(self, problem: Problem, **further: Any) -> tuple[dict[str, Any], Callable[..., Any]]:
         """Native query, key and value, and the function of just these three that the framework differentiates."""
@@ -138,9 +139,9 @@ class GradientRun(AttentionRun):
         function = self.implementation.entry
         return lambda query, key, value: function(query, key, value, **keywords)
 
-    def _gradients_received(self, found: Mapping[str, Any], problem: Problem) -> dict[str, np.ndarray]:
+    def _gradients_received(self, gradients: Mapping[str, Any], problem: Problem) -> dict[str, np.ndarray]:
         received = {}
-        for name, x in found.items():
+        for name, x in gradients.items():
             shape = getattr(problem, name).shape
             received[name] = self._received(
                 self.heads_first(x), f"gradient of {name}", shape, self.dtype, heads=False
@@ -158,10 +159,12 @@ class GradientRun(AttentionRun):
         native, attention = self._differentiated(problem, **further)
         upstream = self._laid_out(problem.upstream, problem.layouts.get("upstream"))
         other = None if between is None else self.callable(between, **further)
-        output, found = self._guarded(lambda: self.framework.vjp(attention, native, upstream, between=other))
+        output, gradients = self._guarded(
+            lambda: self.framework.vjp(attention, native, upstream, between=other)
+        )
         first = output[0] if isinstance(output, tuple) else output
         shape = (*problem.query.shape[:3], problem.sizes["E"])
-        received = self._gradients_received({name: found[name] for name in TRIPLE}, problem)
+        received = self._gradients_received({name: gradients[name] for name in TRIPLE}, problem)
         return self._received(first, "output", shape, self.dtype), received
 
     def lse_gradients(self, problem: Problem, upstream: np.ndarray) -> dict[str, np.ndarray]:
@@ -174,18 +177,18 @@ class GradientRun(AttentionRun):
         leaves = {name: native[name] for name in ("query", "key")}
 
         def lse(query: Any, key: Any) -> Any:
-            found = attention(query, key, native["value"])[1]
-            if not self.framework.differentiable(found):
+            log_sums = attention(query, key, native["value"])[1]
+            if not self.framework.differentiable(log_sums):
                 if self.semantics.get("lse_gradient") == "yes":
-                    raise LawViolation("the log-sum-exp has no gradient, and is declared to have one")
+                    raise LawViolation("the log-sum-exp has no gradient, although it is declared to have one")
                 raise UnsupportedCase(f"{self.implementation.name} does not differentiate the log-sum-exp")
-            return found
+            return log_sums
 
         above = np.ascontiguousarray(to_function(upstream, self.implementation.layout))
-        found = self._guarded(
+        gradients = self._guarded(
             lambda: self.framework.vjp(lse, leaves, self.framework.from_numpy(above, self.device))[1]
         )
-        return self._gradients_received(found, problem)
+        return self._gradients_received(gradients, problem)
 
     def _needs_one_call(self) -> None:
         if self.implementation.vjp is not None:
@@ -203,8 +206,8 @@ class GradientRun(AttentionRun):
             options = {
                 k: v for k, v in self._bounded_options(problem, precision).items() if k != "return_lse"
             }
-            found = reference_vjp(*inputs, **options, delta=self.semantics["delta"])
-            bounds = _judged({name: self._oracle_included(part) for name, part in found.items()}, problem)
+            bounded = reference_vjp(*inputs, **options, delta=self.semantics["delta"])
+            bounds = _judged({name: self._oracle_included(part) for name, part in bounded.items()}, problem)
             self._cache[key] = (bounds, problem)
         return dict(self._cache[key][0])
 
@@ -223,8 +226,8 @@ class GradientRun(AttentionRun):
         query, value, above = (self.bounded(x, precision) for x in (problem.query, problem.value, silent))
         inputs = [query, self._keys(problem, precision), value, above]
         options = {k: v for k, v in self._bounded_options(problem, precision).items() if k != "return_lse"}
-        found = reference_vjp(*inputs, **options, lse_upstream=self.bounded(upstream, precision))
-        return _judged({name: self._oracle_included(found[name]) for name in ("query", "key")}, problem)
+        bounded = reference_vjp(*inputs, **options, lse_upstream=self.bounded(upstream, precision))
+        return _judged({name: self._oracle_included(bounded[name]) for name in ("query", "key")}, problem)
 
     def exact_gradients(self, problem: Problem) -> dict[str, np.ndarray]:
         """The reference's gradients, float64."""

@@ -48,5 +48,5 @@ def judged(problem: Problem) -> np.ndarray:
 def unseen(problem: Problem) -> np.ndarray:
     """bool (B,G,K): the keys that no query of any head of the group sees."""
     s = problem.sizes
-    seen = problem.visible.reshape(s["B"], s["G"], s["H"] // s["G"], s["Q"], s["K"])
-    return np.asarray(~seen.any(axis=(2, 3)))
+    visible = problem.visible.reshape(s["B"], s["G"], s["H"] // s["G"], s["Q"], s["K"])
+    return np.asarray(~visible.any(axis=(2, 3)))

@@ -78,6 +78,12 @@ class OperationRun(FrameworkAdapter):
         called = function or self.implementation.function
         return self._guarded(lambda: called(*arguments, **keywords))
 
+    def function_call(self, arguments: Sequence[Any], options: Mapping[str, Any]) -> Callable[[], Any]:
+        """The function on native arguments, as a call without any: for timing, with nothing of the harness inside."""
+        keywords = self._keywords(options, size=_last_axis(arguments))
+        called = self.implementation.function
+        return lambda: called(*arguments, **keywords)
+
     def parts(self, returned: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
         """Copies of the arrays that `invoke` gave. Raises ContractError where they are not these many of these shapes."""
         operation = self.implementation.operation
@@ -151,43 +157,43 @@ class OperationRun(FrameworkAdapter):
         def call(**taken: Any) -> Any:
             taken |= {name: self.framework.duplicate(taken[name]) for name in written if name in taken}
             parts = zip(inputs, native, strict=False)
-            own = [{n: taken.get(n, y) for n, y in x.items()} if isinstance(x, Mapping) else taken.get(name, x)
+            replaced = [{n: taken.get(n, y) for n, y in x.items()} if isinstance(x, Mapping) else taken.get(name, x)
                    for name, x in parts]  # fmt: skip
-            returned = function(*own, *native[len(inputs) :], **keywords)
+            returned = function(*replaced, *native[len(inputs) :], **keywords)
             self.check_differentiated(returned)
             return returned
 
         if pull is not None:
             returned = self._guarded(lambda: pull(*native, *above, **keywords))
-            found = dict(zip(leaves, returned, strict=True))
+            gradients = dict(zip(leaves, returned, strict=True))
         else:
             given = above if isinstance(upstream, tuple) else above[0]
-            found = self._guarded(lambda: self.framework.vjp(call, leaves, given)[1])
+            gradients = self._guarded(lambda: self.framework.vjp(call, leaves, given)[1])
         for name, before, after in zip((*names, *["upstream"] * len(every)), (*arguments, *every), (*native, *above),
                                        strict=True):  # fmt: skip
             if name not in written:
                 self._check_unwritten(before, after)
         return {name: self._received(x, f"gradient of {name}", tuple(leaves[name].shape), self.dtype, heads=False)
-                for name, x in found.items()}  # fmt: skip
+                for name, x in gradients.items()}  # fmt: skip
 
     def check_differentiated(self, returned: Any) -> None:
         """Raise UnsupportedCase for the result of a function of servers that has no gradient: a cache or pages are mostly read
         where nothing is learnt, so that a function that declares nothing of gradients need not give any."""
-        one = self.implementation
+        implementation = self.implementation
         first = returned[0] if isinstance(returned, tuple) else returned
-        served = one.operation in SERVED and one.differentiable is None
+        served = implementation.operation in SERVED and implementation.differentiable is None
         if served and hasattr(first, "shape") and not self.framework.differentiable(first):
-            raise UnsupportedCase(f"the result of {one.name} has no gradient")
+            raise UnsupportedCase(f"the result of {implementation.name} has no gradient")
 
     def _differentiable(self, inputs: Mapping[str, Any], native: Sequence[Any]) -> dict[str, Any]:
         """The native arrays in the dtype under test, by name."""
-        found: dict[str, Any] = {}
+        leaves: dict[str, Any] = {}
         for (name, x), held in zip(inputs.items(), native, strict=False):
             if isinstance(x, Mapping):
-                found |= self._differentiable(x, list(held.values()))
+                leaves |= self._differentiable(x, list(held.values()))
             elif x.dtype == self.numpy_dtype:
-                found[name] = held
-        return found
+                leaves[name] = held
+        return leaves
 
     def _check_unwritten(self, before: Any, after: Any) -> None:
         if isinstance(before, Mapping):

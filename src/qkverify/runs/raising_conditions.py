@@ -29,7 +29,27 @@ SIZES: tuple[tuple[str, str], ...] = (
     *((f"{letter} > {limit}", f"{letter} <= {limit}") for limit in LIMITS for letter in "BHGQKDE"),
     *((f"{letter} < {limit}", f"{letter} >= {limit}") for limit in LIMITS[1:] for letter in "BHGQKDE"),
 )  # fmt: skip
-OPPOSITES = dict(SIZES)
+# Sizes for which such calls return all the same: a single head or key broadcasts, a single query is a step of decoding, what is
+# shorter than a tile is padded.
+EXCEPTIONS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
+    ("G != H", (("G != 1", "G == 1"), ("Q != 1", "Q == 1"))),
+    ("E != D", (("E != 1", "E == 1"), ("D != 1", "D == 1"))),
+    ("Q != K", (("Q != 1", "Q == 1"), ("K != 1", "K == 1"), ("K != 0", "K == 0"), ("Q != 0", "Q == 0"))),
+    ("Q > K", (("K != 0", "K == 0"), ("K != 1", "K == 1"))),
+    ("Q < K", (("Q != 1", "Q == 1"), ("Q != 0", "Q == 0"))),
+    ("K == 0", (("Q != 0", "Q == 0"), ("B != 0", "B == 0"))),
+    ("Q == 0", (("K != 0", "K == 0"), ("B != 0", "B == 0"))),
+    *((f"{letter} & ({letter} - 1) != 0", ((f"{letter} >= {limit}", f"{letter} < {limit}"),))
+      for letter in "DEKQ" for limit in TILES),
+    *((f"{letter} % {tile} != 0", ((f"{letter} > {tile}", f"{letter} <= {tile}"), (f"{letter} != 1", f"{letter} == 1")))
+      for tile in TILES[1:] for letter in "KQDE"),
+)  # fmt: skip
+WITNESSES = 3  # calls at least that show each side of a condition of two parts: more conditions fit few calls by chance
+OPPOSITES = dict(SIZES) | {
+    f"{size} and {part}": f"{dict(SIZES)[size]} or {otherwise}"
+    for size, parts in EXCEPTIONS
+    for part, otherwise in parts
+}
 FEW = ("G != H", "E != D", "Q != K", "Q > K", "Q < K", "K == 0")  # those that may meet an option
 
 
@@ -58,9 +78,23 @@ def separating(raised: Collection[CallShape], returned: Collection[CallShape]) -
     """The conditions that all calls which raised meet and no call that returned does, the simplest first."""
     if not raised or len(returned) < RETURNED:
         return []
-    return [
+    plain = [
         phrase for phrase, holds in conditions() if all(map(holds, raised)) and not any(map(holds, returned))
     ]
+    shown = [phrase for phrase, size, part in _with_exceptions() if _shown(size, part, raised, returned)]
+    return plain + shown
+
+
+def _shown(
+    size: Condition, part: Condition, raised: Collection[CallShape], returned: Collection[CallShape]
+) -> bool:
+    """Whether "size and part" separates the calls, each side of it shown by several: what raised, what returned although the size
+    is one of those, and what returned at other sizes."""
+    both = _both(size, part)
+    if not all(map(both, raised)) or any(map(both, returned)):
+        return False
+    spared, others = ({call.sizes for call in returned if size(call) is inside} for inside in (True, False))
+    return min(len({call.sizes for call in raised}), len(spared), len(others)) >= WITNESSES
 
 
 def remedy(condition: str) -> str:
@@ -85,6 +119,16 @@ def conditions() -> tuple[tuple[str, Condition], ...]:
     return tuple(_conditions())
 
 
+@lru_cache(maxsize=1)
+def _with_exceptions() -> tuple[tuple[str, Condition, Condition], ...]:
+    """The conditions of two parts on sizes: as a phrase, and each part."""
+    return tuple(
+        (f"{size} and {part}", _of_sizes(size), _of_sizes(part))
+        for size, parts in EXCEPTIONS
+        for part, _ in parts
+    )
+
+
 def _conditions() -> Iterator[tuple[str, Condition]]:
     sizes = {phrase: _of_sizes(phrase) for phrase, _ in SIZES}
     given = {f"{name} is given": _of_option(name) for name in OPTIONS}
@@ -95,8 +139,8 @@ def _conditions() -> Iterator[tuple[str, Condition]]:
     for mode in ("no_grad", "inference_mode"):
         yield f"under {mode}", lambda call, mode=mode: call.mode == mode  # type: ignore[misc]
     yield from list(sizes.items())[len(FEW) :]
-    for (one, first), (other, second) in combinations(given.items(), 2):
-        yield f"{one} and {other}", _both(first, second)
+    for (first_phrase, first), (second_phrase, second) in combinations(given.items(), 2):
+        yield f"{first_phrase} and {second_phrase}", _both(first, second)
     for phrase, holds in given.items():
         for size in FEW:
             yield f"{phrase} and {size}", _both(holds, sizes[size])

@@ -75,15 +75,15 @@ def _reached(value: Any) -> Iterator[Any]:
 def _named(function: Any) -> Iterator[Any]:
     """What the names in a function's code stand for: in its module, in its closure, and in modules that it speaks of."""
     names = set(_names(function.__code__))
-    found = [function.__globals__[name] for name in names if name in function.__globals__]
+    referents = [function.__globals__[name] for name in names if name in function.__globals__]
     for cell in function.__closure__ or ():
         try:
-            found.append(cell.cell_contents)
+            referents.append(cell.cell_contents)
         except ValueError:  # not filled yet
             continue
-    yield from found
+    yield from referents
     imported = [sys.modules[name] for name in names if name in sys.modules]  # inside of the function
-    for module in [value for value in (*found, *imported) if inspect.ismodule(value)]:
+    for module in [value for value in (*referents, *imported) if inspect.ismodule(value)]:
         if module.__name__.partition(".")[0] not in LIBRARIES:
             yield from (vars(module)[name] for name in names if name in vars(module))
 

@@ -106,8 +106,8 @@ COMPILED_SHORT = tuple(row for row in COMPILED if max(row) <= 33)
 def _mixtures(names: Sequence[str], count: int) -> tuple[tuple[str, ...], ...]:
     """How query, key, value and upstream are filled: all alike, or one of them differently. Simple first."""
     alike = [(name,) * 4 for name in names]
-    mixed = [(one, *[other] * 3) if turn % 2 else (other, one, other, other)
-             for turn, (one, other) in enumerate(product(names, names)) if one != other]  # fmt: skip
+    mixed = [(first, *[second] * 3) if turn % 2 else (second, first, second, second)
+             for turn, (first, second) in enumerate(product(names, names)) if first != second]  # fmt: skip
     last = [("normal", "normal", name, "normal") for name in names] + [
         ("normal",) * 3 + (name,) for name in names
     ]
@@ -243,15 +243,19 @@ def problems(
     long: bool = True,
     usual: bool = False,
 ) -> st.SearchStrategy[Problem]:
-    """One attention problem.
+    """A Hypothesis strategy for attention problems: arrays, options and memory layouts that suit the run being checked.
 
-    use      options that must be in use                 without / only   options that must not / that alone may be
-    values   "any", "identity" (E = K: the output is the weights) or "ones"
-    keys     "any" or "identity" (D = K and scale 1: the scores are the query)
-    sizes    {"K": 1} fixes a size, {"H": "G"} makes it equal to another
-    upstream draw an upstream gradient as well           tame             moderate numbers only
-    layouts  draw memory layouts                         zero             lengths of 0 as well
-    long     tile edges beyond 33 as well                usual            sizes that models have (USUAL), and no others
+    - `use`, `without`: options that every problem has, or that none has
+    - `only`: the only options that a problem may have; by default all
+    - `values`: "any", "identity" (then E = K, and the output is the weights) or "ones"
+    - `keys`: "any" or "identity" (then D = K and the scale is 1, so the scores are the query)
+    - `sizes`: `{"K": 1}` fixes a size, `{"H": "G"}` makes it equal to another
+    - `upstream`: also generate an upstream gradient
+    - `tame`: only numbers of moderate size
+    - `layouts`: also generate memory layouts that are not contiguous
+    - `zero`: also generate lengths of 0
+    - `long`: also generate lengths above 33, at the edges of tiles
+    - `usual`: only sizes that models have
     """
     given = {"value": values, "key": keys}
     chosen = partial(
@@ -361,9 +365,9 @@ def draw_options(choices: Choices, run: Run | None, s: Mapping[str, int], dtype:
         chosen = [
             name for name in chosen if name in use or run.implementation.refuses(s, {name: True}) is None
         ]
-        for one, other in run.implementation.exclusive:
-            if one in chosen and other in chosen:
-                chosen.remove(other if other not in use else one)
+        for first, second in run.implementation.exclusive:
+            if first in chosen and second in chosen:
+                chosen.remove(second if second not in use else first)
     if "mask" in chosen and "bias" in chosen and run is not None and run.one_parameter():
         chosen.remove("bias" if "bias" not in use else "mask")
     return {name: OPTION_DRAWS[name](choices, s, dtype) for name in chosen}

@@ -50,8 +50,8 @@ class Source:
     def __call__(self, *shape: int, size: float = 1.0) -> Array:
         """Small whole numbers, or normal ones of this size."""
         whole = self._rng.integers(-2, 3, shape)
-        found: Array = (whole if self._whole else self._rng.standard_normal(shape) * size).astype(self.dtype)
-        return found
+        values: Array = (whole if self._whole else self._rng.standard_normal(shape) * size).astype(self.dtype)
+        return values
 
     def matrix(self, rows: int, columns: int) -> Array:
         """Weights that keep the size of what they are multiplied with."""
@@ -95,9 +95,9 @@ class OperationCall:
     @cached_property
     def arrays(self) -> dict[str, Array]:
         """Every array by its name; those of a mapping as "weights.w_q"."""
-        found: dict[str, Array] = {}
-        _each({**self.arguments, **self.options}, lambda name, x: found.setdefault(name, x))
-        return {name: x for name, x in found.items() if isinstance(x, np.ndarray)}
+        by_name: dict[str, Array] = {}
+        _each({**self.arguments, **self.options}, lambda name, x: by_name.setdefault(name, x))
+        return {name: x for name, x in by_name.items() if isinstance(x, np.ndarray)}
 
     def but(self, changes: Mapping[str, Array]) -> OperationCall:
         """The same call with other arrays under some of their names."""
@@ -239,18 +239,18 @@ def layer_weights(
     width: int, inner: int, norms: int, matrix: Callable[..., Array], vector: Callable[..., Array]
 ) -> dict[str, Array]:
     """Of an encoder layer (two norms) or a decoder layer (three), each array made for its shape."""
-    found: dict[str, Array] = {}
+    weights: dict[str, Array] = {}
     for prefix in ("", "cross_")[: norms - 1]:
-        found |= {prefix + name: matrix(width, width) for name in ("w_q", "w_k", "w_v", "w_o")}
-    found |= {
+        weights |= {prefix + name: matrix(width, width) for name in ("w_q", "w_k", "w_v", "w_o")}
+    weights |= {
         "w_1": matrix(width, inner),
         "b_1": vector(inner),
         "w_2": matrix(inner, width),
         "b_2": vector(width),
     }
     for i in range(1, norms + 1):
-        found |= {f"gain_{i}": vector(width), f"shift_{i}": vector(width)}
-    return found
+        weights |= {f"gain_{i}": vector(width), f"shift_{i}": vector(width)}
+    return weights
 
 
 def _weights(s: SimpleNamespace, new: Source, norms: int) -> dict[str, Array]:
@@ -285,12 +285,12 @@ def _loss(s: SimpleNamespace, new: Source) -> tuple[Given, Given]:
 
 def _attended(run: Run, options: Given, *rows: tuple[Array, Array, Array]) -> list[Bounded]:
     """Attention of each sequence, given as query (H,Q,D), key (G,K,D) and value (G,K,E), as (H,Q,E)."""
-    found = []
+    outputs = []
     for query, key, value in rows:
         given: Given = {"query": query[None], "key": key[None], "value": value[None], **options}
         run.problems.append(Problem(**given, causal_alignment=run.semantics["causal_alignment"]))
-        found.append(run.bound(run.problems[-1])[0])
-    return [Bounded(one.value[0], one.errors[0], EXACT) for one in found]
+        outputs.append(run.bound(run.problems[-1])[0])
+    return [Bounded(output.value[0], output.errors[0], EXACT) for output in outputs]
 
 
 def _joined(parts: Sequence[Bounded], join: Callable[[list[Array]], Array]) -> tuple[Bounded, ...]:
@@ -311,8 +311,8 @@ def _packed_exact(run: Run, given: Given, options: Given) -> tuple[Bounded, ...]
     q, k, v = (given[name].swapaxes(0, 1) for name in ("query", "key", "value"))
     bounds = zip(pairwise(given["query_starts"]), pairwise(given["key_starts"]), strict=True)
     rows = [(q[:, a:b], k[:, c:d], v[:, c:d]) for (a, b), (c, d) in bounds]
-    found = _attended(run, options, *rows)
-    return _joined([x.swapaxes(0, 1) for x in found], np.concatenate)
+    outputs = _attended(run, options, *rows)
+    return _joined([x.swapaxes(0, 1) for x in outputs], np.concatenate)
 
 
 def _cached(s: SimpleNamespace, new: Source) -> tuple[Given, Given]:

@@ -210,20 +210,20 @@ def _draw_lengths(
     elif stretched:
         long = choices.pick("long", LONG)
         few = max(PAIRS // (long * heads), 1)
-        one, other = (rows, keys) if stretched == "Q" and queries == "any" else (keys, rows)
-        one[at], other[at], last = long, min(other[at], few), min(last, few)
+        longer, shorter = (rows, keys) if stretched == "Q" and queries == "any" else (keys, rows)
+        longer[at], shorter[at], last = long, min(shorter[at], few), min(last, few)
     if queries != "any":
         rows = [last] * count if queries == "last" else keys
         keys = [max(k, q) for k, q in zip(keys, rows, strict=True)]
-    found = list(zip(rows, keys, strict=True))
+    lengths = list(zip(rows, keys, strict=True))
     if not empty or not choices.one_in("some empty", 2):
-        return found
+        return lengths
     gone = [choices.pick(f"empty {i}", EMPTY) for i in range(count)]
     if queries == "any":
         return [(0 if what == "queries" else q, 0 if what == "keys" else k)
-                for (q, k), what in zip(found, gone, strict=True)]  # fmt: skip
+                for (q, k), what in zip(lengths, gone, strict=True)]  # fmt: skip
     return [(0, k if what == "queries" else 0) if what else (q, k)
-            for (q, k), what in zip(found, gone, strict=True)]  # fmt: skip
+            for (q, k), what in zip(lengths, gone, strict=True)]  # fmt: skip
 
 
 def _related(choices: Choices, what: str, count: int, pattern: str) -> list[int]:
@@ -232,14 +232,14 @@ def _related(choices: Choices, what: str, count: int, pattern: str) -> list[int]
     first = drawn[0]
     if pattern == "any":
         return drawn
-    found = [first] * count
+    lengths = [first] * count
     if pattern == "but the last":
-        found[-1] = drawn[-1]
+        lengths[-1] = drawn[-1]
     if pattern == "in total":
         step = min(choices.pick("step", STEPS), first - 1)
         for i in range(1, count - 1, 2):
-            found[i : i + 2] = first + step, first - step
-    return found
+            lengths[i : i + 2] = first + step, first - step
+    return lengths
 
 
 def _draw_arrays(

@@ -65,17 +65,23 @@ def cells_of(
     The order is that of importance, for runs that end early: dtype by dtype, forward first, short cases
     first.
     """
-    attention = [one for one in implementations if one.operation == "attention"]
-    usable = [d for d in DEVICES if any(registry.devices_of(one, (d,))[d] is None for one in attention)]
+    attention = [
+        implementation for implementation in implementations if implementation.operation == "attention"
+    ]
+    usable = [
+        d
+        for d in DEVICES
+        if any(registry.devices_of(implementation, (d,))[d] is None for implementation in attention)
+    ]
     return [
-        BenchmarkCase(workload, one, device, dtype, direction)
+        BenchmarkCase(workload, implementation, device, dtype, direction)
         for device in (devices or usable)
         for dtype in IMPORTANCE
         if not dtypes or dtype in dtypes
         for direction in directions
         for workload in workloads(device)
-        for one in attention
-        if dtype in one.dtypes and device in one.devices
+        for implementation in attention
+        if dtype in implementation.dtypes and device in implementation.devices
         if workloads is not small_grid
         or in_small_grid(
             workload.name,
@@ -95,16 +101,16 @@ def groups_of(cells: Iterable[BenchmarkCase]) -> list[list[BenchmarkCase]]:
 
 def why_not_run(cell: BenchmarkCase) -> str | None:
     """Why this machine or this implementation cannot show a speed here, or None."""
-    one = cell.implementation
-    absent = registry.devices_of(one, (cell.device,))[cell.device]
+    implementation = cell.implementation
+    absent = registry.devices_of(implementation, (cell.device,))[cell.device]
     if absent is not None:
         return absent
-    if cell.device == "cpu" and hasattr(sys.modules.get(one.function.__module__), "triton"):
+    if cell.device == "cpu" and hasattr(sys.modules.get(implementation.function.__module__), "triton"):
         return INTERPRETED
-    missing = sorted(used_by(cell) - one.offers)
+    missing = sorted(used_by(cell) - implementation.offers)
     if missing:
         return f"not offered: {', '.join(missing)}"
-    broken = one.accepts(cell.workload.sizes)
+    broken = implementation.accepts(cell.workload.sizes)
     return None if broken is None else f"not offered: requires {broken}"
 
 

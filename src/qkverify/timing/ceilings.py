@@ -68,8 +68,8 @@ def matmul_ceiling(arrays: str, device: str, dtype: str, clock: Clock, seconds: 
         clock.sample(call)
         once = clock.sample(call)
         # a share of the time for each size, so that none is judged by one unlucky sample
-        found = TimedProduct(edge, call, _sample(call, clock, time.perf_counter() + seconds / 20, [once]))
-        best = max(best, found, key=lambda one: one.rate)
+        timed = TimedProduct(edge, call, _sample(call, clock, time.perf_counter() + seconds / 20, [once]))
+        best = max(best, timed, key=lambda product: product.rate)
         # twice the edge is eight times the work, and at least three samples must fit
         if once >= CALL_SECONDS or edge >= LARGEST_EDGE or time.perf_counter() + 4 * 8 * once > deadline:
             break
@@ -139,10 +139,11 @@ def single_thread_ceilings(dtype: str) -> list[Ceiling]:
     arrays = "torch" if importlib.util.find_spec("torch") else "numpy"
     dtypes = ("float32", dtype) if arrays == "torch" or dtype == "float64" else ("float32",)
     with one_thread():
-        found = [
-            matmul_ceiling(arrays, "cpu", one, ThreadClock(), SINGLE_SECONDS) for one in dict.fromkeys(dtypes)
+        ceilings = [
+            matmul_ceiling(arrays, "cpu", operand_dtype, ThreadClock(), SINGLE_SECONDS)
+            for operand_dtype in dict.fromkeys(dtypes)
         ]
-    return [msgspec.structs.replace(ceiling, rate=cores() * ceiling.rate) for ceiling in found]
+    return [msgspec.structs.replace(ceiling, rate=cores() * ceiling.rate) for ceiling in ceilings]
 
 
 def impossible(timing: Timing, seconds: float, ceilings: Iterable[Ceiling]) -> str:

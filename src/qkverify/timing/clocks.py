@@ -264,7 +264,7 @@ def _eviction(arrays: str, device: str) -> Callable[[], object]:
     size = cache_bytes() if device == "cpu" else None
     if size is None:
         raise UsageError(
-            f"the size of the cache is not known for {arrays} on {device}, so it cannot be made cold"
+            f"the size of the cache of {device} is not known for {arrays}, so the cache cannot be flushed"
         )
     buffer = np.zeros(FLUSH_MULTIPLE * size, np.uint8)
     if arrays == "torch":

@@ -89,7 +89,7 @@ def load(where: str) -> Side:
                 copy.write_bytes(done.stdout)
                 return side_of(read(copy))
         raise UsageError(f"git has no {where}: {done.stderr.decode(errors='replace').strip()}")
-    raise UsageError(f"{where} is no results file; `qkverify bench --results {where}` would write one")
+    raise UsageError(f"{where} is not a results file; `qkverify bench --results {where}` writes one")
 
 
 def implementations(run: Side, candidate: str, baseline: str) -> Result:
@@ -122,8 +122,8 @@ def runs(new: Side, old: Side, *, relative_to: str = "", across_devices: bool = 
     """
     different = [] if across_devices else _differences(new, old, MACHINE)
     if different:
-        raise UsageError("these runs are of different machines, and their times say nothing of each other:\n  "
-                         + "\n  ".join(different) + "\n  --across-devices compares them all the same")  # fmt: skip
+        raise UsageError("these runs are from different machines, so their times cannot be compared:\n  "
+                         + "\n  ".join(different) + "\n  --across-devices compares them anyway")  # fmt: skip
     before = {_key(t): t for t in old.timings}
     cases = [
         _between(mine, before[_key(mine)], new, old, relative_to)
@@ -131,7 +131,7 @@ def runs(new: Side, old: Side, *, relative_to: str = "", across_devices: bool = 
         if _key(mine) in before and mine.implementation != relative_to
     ]
     found = [case for case in cases if case is not None]
-    return _result(found, [*new.controls, *old.controls], "the two runs have no timed cell in common")
+    return _result(found, [*new.controls, *old.controls], "the two runs timed no case in common")
 
 
 def software_changes(new: Side, old: Side) -> list[str]:

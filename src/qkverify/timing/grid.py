@@ -3,9 +3,9 @@
 `qkverify bench`, `make report` and `pytest benchmarks` all come here or to `measurement`, which times one
 group. The grid is swept several times, each time by a fresh process. The first sweep
 shares its time among the groups by the square root of their work (long cases need more time, and short ones
-deserve more than their length), and what it foretells to be slow comes last in it, each once; the others go where
-the first saw the most scatter. Between them ceilings are measured, and peak memory, in processes of its own, for
-the cells that show how memory grows.
+deserve more than their length); the others go where the first saw the most scatter. What has no room for several
+calls is called once, after the second, and in rounds by those after it where they have the time. After the first,
+ceilings are measured, and peak memory, in processes of its own, for the cells that show how memory grows.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from qkverify.contract import Implementation
-from qkverify.results import Cache, Ceiling, Direction, Mark, Timing, Verdict, Writer
+from qkverify.results import Cache, Ceiling, Direction, Mark, Scatter, Timing, Verdict, Writer
 from qkverify.timing.benchmark_cases import DIRECTIONS, BenchmarkCase, cells_of, groups_of, why_not_run
 from qkverify.timing.ceilings import impossible, measure_ceilings, single_thread_ceilings
 from qkverify.timing.marks import Known, against
-from qkverify.timing.measurement import Prepared, measure, prepared, refused
+from qkverify.timing.measurement import CALLS, Prepared, measure, prepared, refused
 from qkverify.timing.memory import Server
 from qkverify.timing.merge_samples import Gathered, allocate
-from qkverify.timing.sampling import MOST_ROUNDS, OUT_OF_TIME, SHORT_SECONDS
-from qkverify.timing.statistics import drop_disturbed_rounds, median
+from qkverify.timing.sampling import FEWEST_ROUNDS, OUT_OF_TIME, SHORT_SECONDS
+from qkverify.timing.statistics import drop_disturbed_rounds, median, scatter_of
 from qkverify.timing.timing_worker import Sweep, Terms
 from qkverify.timing.workloads import Workload, small_grid
 
@@ -43,13 +43,17 @@ Progress = Callable[[float, str], None]  # the fraction of the budget that is sp
 
 CEILING_SECONDS = 0.5
 CEILING_SHARE = 0.1  # of the budget, at most
-MEMORY_SHARE = 0.15
+MEMORY_SHARE = 0.08
 SERVER_SECONDS = 3.0  # about what a new process needs to import a framework
-LARGEST_SHARE = 1 / 3  # of what is left, for a group that cannot do with less
-FIRST_SHARE = 0.5  # of the time goes to the first of several sweeps, which checks every output
-FIRST_ROUNDS = (
-    5  # of a group in that sweep: what a case takes and how it scatters; the rest is for where it matters
-)
+# Of what is left goes to the first of several sweeps, which checks every output, and to the second, after which comes what takes
+# long; the others share the rest.
+SHARES = 0.5, 0.4
+# of a group in the first sweep: what a case takes and how it scatters; the rest is for where it matters
+FIRST_ROUNDS = 5
+PROCESSES, GRID_ROUNDS = 4, 100  # of a process at most: rounds of short calls are nearly free
+LARGEST_SHARE = 0.1  # of what is left, for a group whose fewest rounds need more than its share
+AGAIN_SHARE = 0.1  # of what is left, for a group of which cells were called once only
+LEAST_SHARE = 0.02  # of what is left, for the shortest of groups
 GROWTH = (
     "float32",
     "bfloat16",
@@ -57,7 +61,6 @@ GROWTH = (
     "float64",
 )  # dtypes, the first that there is shows how memory grows
 PROBE = Workload(name="probe", source="as short as tells", heads=8, key_size=64, queries=192, causal=False)
-SLOW_SHARE = 0.05  # of what is left: a call that is foretold to take more waits until all others had theirs
 NO_LIMIT_SECONDS = 1e9  # JSON has no infinity
 
 
@@ -73,8 +76,8 @@ def run_grid(
     dtypes: Sequence[str] = (),
     directions: Sequence[Direction] = DIRECTIONS,
     seed: int = 0,
-    processes: int = 3,
-    most_rounds: int = MOST_ROUNDS,
+    processes: int = PROCESSES,
+    most_rounds: int = GRID_ROUNDS,
     cache: Cache | None = None,
     lawful_only: bool = False,
 ) -> list[Timing]:
@@ -120,11 +123,17 @@ def run_grid(
         for process in range(processes):
             if process and left() < SERVER_SECONDS:
                 break
-            share = FIRST_SHARE if process == 0 and processes > 1 else 1 / (processes - process)
+            share = (
+                SHARES[process] if process < min(len(SHARES), processes - 1) else 1 / (processes - process)
+            )
             with Sweep() as sweep:
                 if process == 0:
                     plan.foretell(sweep)
-                for group, terms, chosen in plan.terms(process, time.perf_counter() + share * left()):
+                for group, terms, chosen in itertools.chain(
+                    plan.again(process) if process > 1 else (),
+                    plan.terms(process, time.perf_counter() + share * left()),
+                    plan.slow(process) if process == min(1, processes - 1) else (),
+                ):
                     title = group.cells[0].title
                     say(passed(), f"{title}, process {process + 1} of {processes}")
                     plan.run(sweep, group, terms, process, chosen)
@@ -139,10 +148,13 @@ def run_grid(
             writer.append(ceiling)
         for group in plan.groups.values():
             group.timings = [believed(timing, ceilings) for timing in group.timings]
+        scatters = plan.scatters()
+        for group in plan.groups.values():
             for timing in group.timings:
                 writer.append(timing)
-            if group.control is not None:
-                writer.append(group.control)
+            control = group.control(scatters[group.cells[0].device])
+            if control is not None:
+                writer.append(control)
             for conditions in group.conditions:
                 writer.append(conditions)
     say(1.0, "done")
@@ -188,35 +200,33 @@ class _Plan:
 
     def terms(self, process: int, until: float) -> Iterator[tuple[Gathered, Terms, list[BenchmarkCase]]]:
         """The groups of one sweep, each with its terms and the cells to measure: by the work at first, where the scatter is
-        largest then. What a first look foretells to be slow comes last, each once."""
+        largest then."""
 
         def left() -> float:
             return max(0.0, min(until - time.perf_counter(), self._left()))
 
         seeds = itertools.count(self._seed + process * len(self.groups))
-        if process == 0:
-            yield from self._first(left, seeds)
-            yield from self._slow(seeds)
-        else:
-            yield from self._later(left, seeds)
+        yield from self._first(left, seeds) if process == 0 else self._later(left, seeds)
 
     def _first(
         self, left: Callable[[], float], seeds: Iterator[int]
     ) -> Iterator[tuple[Gathered, Terms, list[BenchmarkCase]]]:
         for cells, share in shared([group.cells for group in self.groups.values()], self._reasons, left):
-            expected = self._speeds.expected(cells)
-            most = SLOW_SHARE * self._left()
+            expected, short = self._speeds.expected(cells), SHORT_SECONDS * (self._left() > 0)
+            limit = max(share, LARGEST_SHARE * left(), short)
             self._put_off |= {
                 cell: seconds
                 for cell, seconds in expected.items()
-                if seconds > most and not self._reasons[cell]
+                if seconds > SHORT_SECONDS
+                and CALLS * seconds > limit / len(cells)
+                and not self._reasons[cell]
             }
             yield (
                 self.groups[cells[0].group],
                 Terms(
                     # past this sweep's share of the time everybody still gets the fewest rounds
-                    budget_seconds=max(share, SHORT_SECONDS * (self._left() > 0)),
-                    limit_seconds=LARGEST_SHARE * self._left(),
+                    budget_seconds=max(share, short),
+                    limit_seconds=limit,
                     stop_seconds=self._left(),
                     seed=next(seeds),
                     most_rounds=self._first_rounds,
@@ -225,8 +235,9 @@ class _Plan:
                 cells,
             )
 
-    def _slow(self, seeds: Iterator[int]) -> Iterator[tuple[Gathered, Terms, list[BenchmarkCase]]]:
+    def slow(self, process: int) -> Iterator[tuple[Gathered, Terms, list[BenchmarkCase]]]:
         """What was put off, the shortest first: one call each, as long as there is time."""
+        seeds = itertools.count(self._seed + (process + 1) * len(self.groups))
         waiting, self._put_off = sorted(self._put_off.items(), key=lambda pair: pair[1]), {}
         for cell, _ in waiting:
             if self._left() <= 0:
@@ -241,6 +252,28 @@ class _Plan:
                 once=True,
             )
             yield self.groups[cell.group], terms, [cell]
+
+    def again(self, process: int) -> Iterator[tuple[Gathered, Terms, list[BenchmarkCase]]]:
+        """Groups in which something was called once only, the shortest first: the fewest rounds of all that was timed there,
+        as long as that takes no more than a part of what is left."""
+        seeds = itertools.count(self._seed + (process + 1) * len(self.groups))
+        waiting = {name: group.timed for name, group in self.groups.items() if group.called_once}
+        costs = {name: sum(self._calls[cell] for cell in cells) for name, cells in waiting.items()}
+        for name in sorted(costs, key=lambda name: costs[name]):
+            cost = (2 + FEWEST_ROUNDS) * costs[name]  # to get ready, and of the one that stands twice
+            if cost > AGAIN_SHARE * self._left():
+                return
+            group = self.groups[name]
+            terms = Terms(
+                budget_seconds=cost,
+                limit_seconds=NO_LIMIT_SECONDS,
+                seed=next(seeds),
+                most_rounds=FEWEST_ROUNDS,
+                check=False,
+                twin_of=group.twin_of,
+                cache=self._cache,
+            )
+            yield group, terms, waiting[name]
 
     def _later(
         self, left: Callable[[], float], seeds: Iterator[int]
@@ -269,11 +302,12 @@ class _Plan:
     ) -> None:
         """These cells of one group in one process, added to what is known of it."""
         verified = {cell: self._reasons[cell] or self._why_not_now(cell, terms) for cell in cells}
-        found = sweep.measure(
-            cells, terms, verified=verified, peaks={}, expected_seconds=self._speeds.expected(cells)
-        )
+        # who is measured again: what it took; the first time what shorter cases foretell
+        known = {cell: self._calls[cell] for cell in cells if cell in self._calls}
+        expected = self._speeds.expected(cells) if terms.check else known
+        found = sweep.measure(cells, terms, verified=verified, peaks={}, expected_seconds=expected)
         self._speeds.learn(found.call_seconds)
-        self._calls |= found.call_seconds
+        self._calls |= found.call_seconds if terms.check else {}
         group.add(found, process)
 
     def _why_not_now(self, cell: BenchmarkCase, terms: Terms) -> str | None:
@@ -302,6 +336,13 @@ class _Plan:
             found = sweep.measure(cells, terms, verified={}, peaks={}, expected_seconds={})
             self._speeds.learn(found.call_seconds)
 
+    def scatters(self) -> dict[str, Scatter | None]:
+        """How processes scatter on each device, by all groups there."""
+        pairs: dict[str, list[tuple[Timing, Timing]]] = {}
+        for group in self.groups.values():
+            pairs.setdefault(group.cells[0].device, []).extend(group.pairs)
+        return {device: scatter_of(found) for device, found in pairs.items()}
+
     def take_peaks(self, budget_seconds: float) -> None:
         """Peak memory of the cells that show how it grows and were timed."""
         cells = [cell for cell in self._reasons if cell in self._calls]
@@ -322,7 +363,7 @@ def shared(
     weights = [_weight(group, reasons) for group in groups]
     for index, group in enumerate(groups):
         fair = weights[index] / (sum(weights[index:]) or 1.0)
-        yield group, left() * min(1.0, 2 * fair)
+        yield group, left() * min(1.0, max(LEAST_SHARE, 2 * fair))
 
 
 class Speeds:

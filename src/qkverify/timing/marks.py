@@ -53,11 +53,11 @@ class Known:
         """All that is known: findings by their folder, then the broken laws that bar the cell, then the others."""
         broken = [v for v in self._of(cell) if v.outcome in BROKEN and _concerns(cell, v.family, v.law)]
         barring = [v for v in broken if _falls_under(cell, v)]
-        found = [*_findings(cell), *_broken(barring, bars=True)]
-        found += _broken([v for v in broken if v not in barring], bars=False)
+        marks = [*_findings(cell), *_broken(barring, bars=True)]
+        marks += _broken([v for v in broken if v not in barring], bars=False)
         if self._verdicts is not None and (why := self._why_not_verified(cell)):
-            found.append(Mark("not verified", [], why))
-        return found
+            marks.append(Mark("not verified", [], why))
+        return marks
 
     def _why_not_verified(self, cell: BenchmarkCase) -> str:
         """Why the laws say nothing of a cell; empty where they say something."""

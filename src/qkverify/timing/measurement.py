@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -24,7 +23,7 @@ from qkverify.contract import Implementation, frameworks
 from qkverify.errors import UnsupportedCase, first_line, raised
 from qkverify.probes import conventions
 from qkverify.problem.attention_problem import Problem
-from qkverify.results import Cache, Conditions, Control, Direction, Timing
+from qkverify.results import Cache, Conditions, Control, Direction, Scatter, Timing
 from qkverify.runs.run import Run
 from qkverify.timing import output_check, sampled_rows
 from qkverify.timing.benchmark_cases import BenchmarkCase
@@ -43,6 +42,7 @@ from qkverify.timing.sampling import (
     Watch,
     calibrate,
     interleave,
+    planned,
     too_slow,
 )
 from qkverify.timing.statistics import ALONE, paired, paired_ratio
@@ -51,6 +51,7 @@ from qkverify.timing.workloads import Workload
 
 AGAIN = " (again)"
 CALLS = 8  # of a cell: the first, two to warm up, the fewest rounds, and two more on the numbers of the check
+FIRST_CALL_SECONDS = 1.0  # a call that takes longer took it for its work
 TRIALS = 2  # of a cell: its first call, and the last
 FRESH = 1  # where the seeds of the numbers begin that outputs are judged on
 SAME_CALLS, PAIRS = 2, 4  # samples on the same numbers; turns in which a suspicion is tried again
@@ -117,8 +118,8 @@ def measure(
     to take longer. `verified` maps a cell to the reason why it must not be timed, or None; a cell that is not
     in it is tried. `peaks` are peak bytes, measured elsewhere. `prepare` makes a cell ready to run, and may
     raise UnsupportedCase. Without `check` the outputs are not compared with the reference: for cells of which
-    this very call was checked before. The twin is that of the fastest cell, or of the named. `cache` as in
-    `clocks.clock_for`.
+    this very call was checked before, and whose expected seconds are those that it took. The twin is that of the
+    fastest cell, or of the named. `cache` as in `clocks.clock_for`.
     """
     start, limit = time.perf_counter(), budget_seconds if limit_seconds is None else limit_seconds
     given, reasons = prepare, dict(verified or {})
@@ -137,7 +138,12 @@ def measure(
             reasons[cell] = too_slow(seconds) if spent < stop else OUT_OF_TIME
             continue
         allowance = max(0.0, limit - spent) / (len(waiting) - index)
-        found = _attempted(cell, prepare, 0.0 if once else allowance, check)
+        known = None if check else expected.get(cell)
+        found = (
+            _attempted(cell, prepare, 0.0 if once else allowance, check)
+            if known is None
+            else _resumed(cell, prepare, known)
+        )
         if isinstance(found, str):
             reasons[cell] = found
         elif isinstance(found, Single):
@@ -179,7 +185,7 @@ def measure(
     conditions = _conditions(cells[0], watch) if ready else None
     return MeasuredGroup(
         timings,
-        twin and _marked(twin, watch),
+        twin and _marked(twin, watch, twin.implementation + AGAIN),
         calls | {cell: one.seconds for cell, one in singles.items()},
         wall_seconds=time.perf_counter() - start,
         round_seconds=sampling_seconds / rounds if rounds else 0.0,
@@ -277,8 +283,10 @@ def _monitor(device: str) -> Monitor | None:
     return monitor_for(device)
 
 
-def _marked(timing: Timing, watch: Watch) -> Timing:
-    marks = [number for number in timing.rounds if number in watch.marks]
+def _marked(timing: Timing, watch: Watch, name: str = "") -> Timing:
+    """The timing with the rounds in which it was disturbed; `name` is that of the subject, where it is another."""
+    disturbed = watch.disturbed(name or timing.implementation)
+    marks = [number for number in timing.rounds if number in disturbed]
     return msgspec.structs.replace(timing, disturbed=marks) if marks else timing
 
 
@@ -298,7 +306,7 @@ def _conditions(cell: BenchmarkCase, watch: Watch) -> Conditions | None:
         dtype=dtype,
         process=0,
         rounds=len(watch.readings),
-        disturbed=dict(Counter(reason for reasons in watch.marks.values() for reason in reasons)),
+        disturbed=watch.causes(),
         mhz_low=min(known("mhz"), default=None),
         mhz_high=max(known("mhz"), default=None),
         celsius=max(known("celsius"), default=None),
@@ -334,13 +342,31 @@ def _attempted(
         outputs: list[Any] = []
         call = found.trial() if found.trial is not None else found.call
         seconds = found.clock.sample(lambda: outputs.append(call()))
+        if SHORT_SECONDS < seconds < FIRST_CALL_SECONDS and seconds * CALLS > allowance_seconds > 0:
+            seconds = min(seconds, found.clock.sample(found.call))  # a first call loads and allocates
         if seconds > SHORT_SECONDS and seconds * CALLS > allowance_seconds:
             return Single(found, seconds, *(_judged(found, outputs.pop()) if check else (None, "")))
         outputs.clear()
+        if seconds > SHORT_SECONDS:  # warm for most of its time
+            return found, planned(found.clock, seconds)
         return found, calibrate(_subject(found), limit_seconds=allowance_seconds)
     except (UnsupportedCase, NotImplementedError) as refusal:
         return f"not offered: {first_line(refusal)}"
     except Exception as error:  # the cell's own failure: recorded, and the others go on
+        return raised(error)
+
+
+def _resumed(
+    cell: BenchmarkCase, prepare: Callable[[BenchmarkCase], Prepared], call_seconds: float
+) -> tuple[Prepared, SamplingPlan] | str:
+    """The cell made ready and called once, its plan by what another process saw; or why that failed."""
+    try:
+        found = prepare(cell)
+        found.call()
+        return found, planned(found.clock, call_seconds)
+    except (UnsupportedCase, NotImplementedError) as refusal:
+        return f"not offered: {first_line(refusal)}"
+    except Exception as error:
         return raised(error)
 
 
@@ -463,8 +489,10 @@ def _memory(ready: Prepared, call: Call, seconds: Sequence[float], repeats: int)
     """
     if not seconds or ready.again is None:
         return ""
-    again = [ready.clock.sample(call, repeats) for _ in range(SAME_CALLS)]
-    if not remembers(again[:1], seconds) and not remembers(again[1:], seconds):
+    for _ in range(SAME_CALLS):
+        if remembers([ready.clock.sample(call, repeats)], seconds):
+            break
+    else:
         return ""
     spent = _computed if ready.clock.name == "host" else ready.clock.sample
     ready.renew(WINDOWS)
@@ -486,10 +514,11 @@ def _subject(ready: Prepared) -> Subject:
     return Subject(ready.call, ready.clock, ready.renew)
 
 
-def control_of(one: Timing, again: Timing) -> Control | None:
-    """The ratio of a cell to itself, over the rounds in which both halves ran; None where too few did."""
+def control_of(one: Timing, again: Timing, scatter: Scatter | None = None) -> Control | None:
+    """The ratio of a cell to itself, over the rounds in which both halves ran; None where too few did. `scatter` is what all
+    cases of the run say."""
     mine, other, processes = paired(one, again)
-    interval = paired_ratio(mine, other, processes)
+    interval = paired_ratio(mine, other, processes, scatter=scatter)
     if not all(math.isfinite(number) for number in interval):
         return None  # too few rounds to say anything of the noise, and JSON has no infinity
     count = len(set(processes))
@@ -501,4 +530,5 @@ def control_of(one: Timing, again: Timing) -> Control | None:
         *interval,
         direction=one.direction,
         processes=count,
+        scatter=scatter,
     )

@@ -58,31 +58,38 @@ class Server(Child):
         super().__init__("qkverify.timing.memory")
 
     def peak_bytes(
-        self, one: Implementation, workload: Workload, device: str, dtype: str, direction: Direction
+        self,
+        implementation: Implementation,
+        workload: Workload,
+        device: str,
+        dtype: str,
+        direction: Direction,
     ) -> int | None:
         """Peak bytes of one call above its inputs; None where it cannot be measured or the call fails."""
         if device == "cuda":
             with contextlib.suppress(Exception):  # the timing of the same cell meets it again and reports it
-                return cuda_peak_bytes(one, workload, dtype, direction)
+                return cuda_peak_bytes(implementation, workload, dtype, direction)
             return None
         if not hasattr(os, "fork"):
             return None
-        function = str(getattr(one.function, "__qualname__", ""))
-        asked = Request(one.name, one.file, function, workload, dtype, direction)
+        function = str(getattr(implementation.function, "__qualname__", ""))
+        request = Request(implementation.name, implementation.file, function, workload, dtype, direction)
         try:
-            return msgspec.json.decode(self.ask(msgspec.json.encode(asked)), type=int | None)
+            return msgspec.json.decode(self.ask(msgspec.json.encode(request)), type=int | None)
         except (Died, ValueError):  # the timing of the same cell meets its like
             return None
 
 
-def cuda_peak_bytes(one: Implementation, workload: Workload, dtype: str, direction: Direction) -> int | None:
+def cuda_peak_bytes(
+    implementation: Implementation, workload: Workload, dtype: str, direction: Direction
+) -> int | None:
     """Peak of torch's CUDA allocator above its inputs, in bytes; None for another framework."""
-    if one.arrays != "torch":
+    if implementation.arrays != "torch":
         return None
     import torch
 
-    call = _prepared(one, workload, "cuda", dtype, direction)
-    _prepared(one, _short(workload), "cuda", dtype, direction)()
+    call = _prepared(implementation, workload, "cuda", dtype, direction)
+    _prepared(implementation, _short(workload), "cuda", dtype, direction)()
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -119,22 +126,22 @@ def _give_back_freed() -> None:
 
 def answer(question: bytes) -> bytes:
     """The peak of one request, from a child of its own."""
-    asked = msgspec.json.decode(question, type=Request)
+    request = msgspec.json.decode(question, type=Request)
     try:
-        one = registry.reload_implementation(
-            asked.name, asked.file, asked.function
+        implementation = registry.reload_implementation(
+            request.name, request.file, request.function
         )  # imported here, once: every later child has it
     except UsageError:
         return msgspec.json.encode(None)
-    return msgspec.json.encode(_from_child(asked, one))
+    return msgspec.json.encode(_from_child(request, implementation))
 
 
-def _from_child(asked: Request, one: Implementation) -> int | None:
+def _from_child(request: Request, implementation: Implementation) -> int | None:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _measure(asked, one, writing)
+        _measure(request, implementation, writing)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         answer = pipe.read()
@@ -142,16 +149,16 @@ def _from_child(asked: Request, one: Implementation) -> int | None:
     return msgspec.json.decode(answer or b"null", type=int | None)
 
 
-def _measure(asked: Request, one: Implementation, writing: int) -> None:
+def _measure(request: Request, implementation: Implementation, writing: int) -> None:
     """The child's life: measure, write, end at once; the alarm ends it where the call does not return."""
     answer: int | None = None
     try:
         signal.alarm(LIMIT_SECONDS)
-        one = probes.fitted(
-            one
+        implementation = probes.fitted(
+            implementation
         )  # its first calls are made here: a process that has computed should not be forked
-        call = _prepared(one, asked.workload, "cpu", asked.dtype, asked.direction)
-        _prepared(one, _short(asked.workload), "cpu", asked.dtype, asked.direction)()
+        call = _prepared(implementation, request.workload, "cpu", request.dtype, request.direction)
+        _prepared(implementation, _short(request.workload), "cpu", request.dtype, request.direction)()
         answer = host_peak_bytes(call)
     except Exception:  # the timing of the same cell meets the same error and reports it
         answer = None
@@ -159,10 +166,12 @@ def _measure(asked: Request, one: Implementation, writing: int) -> None:
     os._exit(0)
 
 
-def _prepared(one: Implementation, workload: Workload, device: str, dtype: str, direction: Direction) -> Any:
+def _prepared(
+    implementation: Implementation, workload: Workload, device: str, dtype: str, direction: Direction
+) -> Any:
     from qkverify.runs.run import Run
 
-    return Run(one, device, dtype).callable(workload.problem(dtype), direction)
+    return Run(implementation, device, dtype).callable(workload.problem(dtype), direction)
 
 
 def _short(workload: Workload) -> Workload:

@@ -14,7 +14,7 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 
-from qkverify.results import Conditions, Control, Group, Mark, Timing
+from qkverify.results import Conditions, Control, Group, Mark, Scatter, Timing
 from qkverify.timing.benchmark_cases import BenchmarkCase
 from qkverify.timing.measurement import MeasuredGroup, control_of, refused
 from qkverify.timing.sampling import FAR, FEWEST_ROUNDS, SHORT_SECONDS
@@ -23,6 +23,7 @@ from qkverify.timing.statistics import ALONE, QUIET, median, paired
 NARROW = QUIET / 4  # an interval of a quarter per cent is narrow enough for a band of one
 # Half of a 95 % interval of a median of n is about 1.96 x 1.25 / sqrt(n) standard deviations, and the median distance of two
 # neighbouring values from each other is 0.954 standard deviations (both of normal numbers).
+PREPARING_SECONDS = 0.03  # of a cell, about: its inputs, and what is read before and after
 REACH = 1.96 * 1.25 / 0.954
 
 
@@ -44,11 +45,18 @@ class Gathered:
         """Rounds so far, over all processes."""
         return max((t.rounds[-1] + 1 for t in self._all() if t.rounds), default=0)
 
-    @property
-    def control(self) -> Control | None:
-        """The A/A control over all sweeps."""
+    def control(self, scatter: Scatter | None = None) -> Control | None:
+        """The A/A control over all sweeps, judged with what all groups say of how processes scatter."""
         mine = next((t for t in self.timings if self._is_twin(t)), None)
-        return control_of(mine, self.twin) if mine and self.twin and mine.seconds else None
+        return control_of(mine, self.twin, scatter) if mine and self.twin and mine.seconds else None
+
+    @property
+    def pairs(self) -> list[tuple[Timing, Timing]]:
+        """Every cell that was timed, and the twin, beside the cell that stands twice."""
+        mine = next((t for t in self.timings if self._is_twin(t)), None)
+        return (
+            [(t, mine) for t in self._all() if t is not mine and t.seconds] if mine and mine.seconds else []
+        )
 
     @property
     def twin_of(self) -> str:
@@ -65,6 +73,18 @@ class Gathered:
         most = max(SHORT_SECONDS, FAR * min(timed.values(), default=0.0))
         return [cell for cell in self.cells if timed.get(cell.implementation.name, math.inf) <= most]
 
+    @property
+    def called_once(self) -> list[BenchmarkCase]:
+        """The cells that were called once, by themselves."""
+        once = {t.implementation for t in self.timings if t.rounds == [ALONE]}
+        return [cell for cell in self.cells if cell.implementation.name in once]
+
+    @property
+    def timed(self) -> list[BenchmarkCase]:
+        """The cells that have a time."""
+        timed = {t.implementation for t in self.timings if t.seconds}
+        return [cell for cell in self.cells if cell.implementation.name in timed]
+
     def add(self, found: MeasuredGroup, process: int) -> None:
         """One more sweep's samples of some of the cells."""
         before = self.rounds
@@ -78,12 +98,22 @@ class Gathered:
         else:
             by_name = {timing.implementation: timing for timing in fresh}
             self.timings = [_joined(t, by_name.get(t.implementation)) for t in self.timings]
-            self.twin = _joined(self.twin, twin) if self.twin is not None else None
+            self.twin = _joined(self.twin, twin) if self.twin is not None else twin
         if found.conditions is not None:
             self.conditions.append(msgspec.structs.replace(found.conditions, process=process))
-        if self.rounds > before:
+        if process and self.rounds > before:
             self._round_seconds = found.round_seconds
             self._overhead_seconds = found.wall_seconds - (self.rounds - before) * found.round_seconds
+        elif self.rounds > before:
+            self._foretell()
+
+    def _foretell(self) -> None:
+        """What a further sweep will take, from the first: that one checked outputs too, and began with cells that are not
+        timed any more."""
+        live = {cell.implementation.name for cell in self.live}
+        calls = [median(t.seconds) for t in self._all() if t.implementation in live and t.seconds]
+        self._round_seconds = sum(call * (1 + (call < SHORT_SECONDS)) for call in calls)
+        self._overhead_seconds = sum(calls) + PREPARING_SECONDS * len(calls)
 
     def take_peaks(self, peaks: Mapping[BenchmarkCase, int]) -> None:
         """Peak bytes that were measured elsewhere."""
@@ -102,11 +132,7 @@ class Gathered:
 
     def _scatter(self) -> float:
         """The largest scatter of the cells' ratios to the one that stands twice, its twin's included."""
-        mine = next((t for t in self.timings if self._is_twin(t)), None)
-        if mine is None:
-            return 0.0
-        others = [t for t in self._all() if t is not mine and t.seconds]
-        return max((_scatter_of(t, mine) for t in others), default=0.0)
+        return max((_scatter_of(t, mine) for t, mine in self.pairs), default=0.0)
 
     def _is_twin(self, timing: Timing) -> bool:
         return self.twin is not None and timing.implementation == self.twin.implementation

@@ -46,6 +46,7 @@ COUNTERS: Mapping[str, str] = {
 }
 # Of a round's time: what can move its median by more than the width within which two halves of an A/A control must agree.
 DISTURBING_SHARE = 0.01
+WAITED, STOLEN = "waiting for a core", "taken by the hypervisor"  # what holds a CPU back
 COMMAND_SECONDS = 10  # a driver that hangs must not hang the run
 
 
@@ -66,11 +67,19 @@ class DeviceReading:
 
 
 class Monitor(Protocol):
-    """Watches one device; `after` speaks of the time since the last `before`, `settle` returns when it is at rest."""
+    """Watches one device: `before` and `after` a round, and within it each sample.
+
+    `settle` returns when the device is at rest; `share_lost` says how much of the sample of so many seconds that began at the
+    last `begin_sample` was others'. More than `DISTURBING_SHARE` is too much.
+    """
 
     def before(self) -> None: ...
 
     def settle(self) -> None: ...
+
+    def begin_sample(self) -> None: ...
+
+    def share_lost(self, seconds: float) -> float: ...
 
     def after(self) -> DeviceReading: ...
 
@@ -97,6 +106,12 @@ class GpuMonitor:
 
     def settle(self) -> None:
         """Nothing to do: a GPU is waited for by its clock, which synchronises before each sample."""
+
+    def begin_sample(self) -> None:
+        """Nothing to do: what slows a GPU does so for longer than a sample, and is told by the round."""
+
+    def share_lost(self, seconds: float) -> float:
+        return 0.0
 
     def after(self) -> DeviceReading:
         seconds, end = self._now() - self._since, self._look()
@@ -156,7 +171,11 @@ def through_nvml() -> Callable[[], State] | None:
             mhz=told("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
             celsius=told("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
             watts=None if milliwatts is None else milliwatts / 1e3,
-            lost_ns={name: int(one.violationTime) for name, one in violations.items() if one is not None},
+            lost_ns={
+                name: int(violation.violationTime)
+                for name, violation in violations.items()
+                if violation is not None
+            },
         )
 
     return look

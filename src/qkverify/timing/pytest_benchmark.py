@@ -194,6 +194,8 @@ def session_of(config: pytest.Config) -> BenchmarkSession:
 def _chosen(config: pytest.Config) -> list[Implementation]:
     targets = pytest_options.value(config, "implementation")
     try:
-        return [one for target in targets for one in probes.find(target)] or registry.load_folder()
+        return [
+            implementation for target in targets for implementation in probes.find(target)
+        ] or registry.load_folder()
     except UsageError as error:  # a collection error of this kind shows its sentence and no traceback
         raise pytest.Collector.CollectError(str(error)) from None

@@ -75,16 +75,16 @@ class SampledRows:
         self._known: dict[tuple[str, Precision, str], Any] = {}
 
     def exact_rows(self, run: Run) -> Bounded:
-        found: Bounded = self._once("rows", run, lambda: run.bound(self._row_part)[0])
-        return found
+        exact: Bounded = self._once("rows", run, lambda: run.bound(self._row_part)[0])
+        return exact
 
     def exact_row_gradients(self, run: Run) -> dict[str, Bounded]:
-        found: dict[str, Bounded] = self._once("dQ", run, lambda: run.gradient_bounds(self._row_part))
-        return found
+        exact: dict[str, Bounded] = self._once("dQ", run, lambda: run.gradient_bounds(self._row_part))
+        return exact
 
     def exact_head_gradients(self, run: Run) -> dict[str, Bounded]:
-        found: dict[str, Bounded] = self._once("dK, dV", run, lambda: run.gradient_bounds(self._head_part))
-        return found
+        exact: dict[str, Bounded] = self._once("dK, dV", run, lambda: run.gradient_bounds(self._head_part))
+        return exact
 
     def _once(self, what: str, run: Run, compute: Callable[[], Any]) -> Any:
         key = what, run.precision, run.semantics["delta"]
@@ -136,19 +136,21 @@ def part_of(
 ) -> Problem:
     """The same attention for some query rows, or for one batch entry and key/value head."""
     rows = np.arange(problem.sizes["Q"]) if rows is None else rows
-    one = slice(None) if entry is None else slice(entry, entry + 1)
+    entries = slice(None) if entry is None else slice(entry, entry + 1)
     keys = slice(None) if kv_head is None else slice(kv_head, kv_head + 1)
     group = problem.group
     heads = slice(None) if kv_head is None else slice(kv_head * group, (kv_head + 1) * group)
-    seen = visible_rows(problem, rows)
-    seen = seen[one if seen.shape[0] > 1 else slice(None), heads if seen.shape[1] > 1 else slice(None)]
+    visible = visible_rows(problem, rows)
+    visible = visible[
+        entries if visible.shape[0] > 1 else slice(None), heads if visible.shape[1] > 1 else slice(None)
+    ]
     upstream = problem.upstream
     return problem.replace(
-        query=problem.query[one, heads][:, :, rows],
-        key=problem.key[one, keys],
-        value=problem.value[one, keys],
-        upstream=None if upstream is None else upstream[one, heads][:, :, rows],
-        mask=seen,
+        query=problem.query[entries, heads][:, :, rows],
+        key=problem.key[entries, keys],
+        value=problem.value[entries, keys],
+        upstream=None if upstream is None else upstream[entries, heads][:, :, rows],
+        mask=visible,
         causal=False,
         window=None,
         key_lengths=None,
@@ -162,10 +164,10 @@ def visible_rows(problem: Problem, rows: np.ndarray) -> np.ndarray:
         return np.asarray(problem.visible[:, :, rows])
     key = np.arange(problem.sizes["K"])
     first, stop = (edge[rows][None, None, :, None] for edge in key_ranges(problem))
-    seen = (key >= first) & (key < stop)
+    visible = (key >= first) & (key < stop)
     if problem.key_lengths is not None:
-        seen = seen & (key < np.asarray(problem.key_lengths)[:, None, None, None])
-    return np.asarray(seen)
+        visible = visible & (key < np.asarray(problem.key_lengths)[:, None, None, None])
+    return np.asarray(visible)
 
 
 def _sample_rows(problem: Problem, numbers: np.random.Generator) -> np.ndarray:

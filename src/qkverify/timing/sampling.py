@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -23,10 +24,11 @@ import numpy as np
 
 from qkverify.errors import raised
 from qkverify.timing.clocks import Call, Clock
-from qkverify.timing.nvml import DeviceReading, Monitor
+from qkverify.timing.nvml import DISTURBING_SHARE, WAITED, DeviceReading, Monitor
 
 MOST_ROUNDS = 20
 SHORT_SECONDS = 0.05  # a longer call is warm for most of its time
+TRIES = 10  # of a short sample, until none of its threads had to wait for a core
 FEWEST_ROUNDS = 3
 FAR = 8.0  # so many times slower than the fastest: the fewest rounds tell that
 OUT_OF_TIME = "the time budget had run out"
@@ -60,12 +62,26 @@ class Samples:
 
 
 class Watch:
-    """Which rounds were held back by what, and the device's state over all of them; blind without a monitor."""
+    """Which rounds and which samples were held back by what, and the device's state over all rounds; blind without a monitor.
+
+    `marks` are causes by the round, `waiting` rounds by the subject whose sample was not its own alone.
+    """
 
     def __init__(self, monitor: Monitor | None = None) -> None:
         self._monitor = monitor
         self.marks: dict[int, tuple[str, ...]] = {}
+        self.waiting: dict[str, set[int]] = {}
         self.readings: list[DeviceReading] = []
+
+    def disturbed(self, name: str) -> set[int]:
+        """The rounds in which a subject's sample does not count."""
+        return self.waiting.get(name, set()) | set(self.marks)
+
+    def causes(self) -> dict[str, int]:
+        """How many rounds each cause disturbed."""
+        found = Counter(cause for causes in self.marks.values() for cause in causes)
+        found[WAITED] += len(set().union(*self.waiting.values()))
+        return dict(+found)
 
     def before(self) -> None:
         if self._monitor is not None:
@@ -75,6 +91,14 @@ class Watch:
         """Before each sample: what the one before left running comes to rest."""
         if self._monitor is not None:
             self._monitor.settle()
+
+    def begin_sample(self) -> None:
+        if self._monitor is not None:
+            self._monitor.begin_sample()
+
+    def share_lost(self, seconds: float) -> float:
+        """How much of the sample of so many seconds that ends here was others'."""
+        return 0.0 if self._monitor is None else self._monitor.share_lost(seconds)
 
     def after(self, round_number: int) -> bool:
         """Whether the round that ends here was held back."""
@@ -121,9 +145,9 @@ def interleave(
 ) -> dict[str, Samples]:
     """Samples of every subject, by its name. `plans` are calibrated here where they are not given.
 
-    The budget is what the rounds may take, warm-up included. On a machine that slows down they may take half
-    as much again; from then on only subjects that have not had their fewest rounds go on. `watch` marks the
-    rounds in which the device was held back; where the budget still allows, as many are taken more.
+    The budget is what the rounds may take, warm-up included; after it only subjects that have not had their fewest
+    rounds go on. A short sample that had to share its core is taken again at once. `watch` marks what was held back all
+    the same; where the budget still allows, as many rounds are taken more.
     """
     start = now()
     plans = plans or {name: calibrate(one, limit_seconds=budget_seconds) for name, one in subjects.items()}
@@ -132,38 +156,59 @@ def interleave(
     found = {name: Samples() for name in subjects}
     order, last = np.random.default_rng(seed), max(counts.values(), default=0)
     watch = watch if watch is not None else Watch()
-    marked = list[list[str]]()
+    throttled, shared = list[list[str]](), list[list[str]]()
+    tries = {name: TRIES if plan.sample_seconds < SHORT_SECONDS else 1 for name, plan in plans.items()}
+
+    def one_sample(name: str, number: int) -> bool:
+        """Whether the sample of this round was held back, after short ones were taken again while the budget lasted. Of several
+        the one that lost least to others counts."""
+        subject, plan, lost, best = subjects[name], plans[name], math.inf, 0.0
+        for _ in range(tries[name]):
+            subject.renew(plan.repeats + plan.warm)
+            watch.settle()
+            if plan.warm:
+                subject.call()
+            watch.begin_sample()
+            seconds = subject.clock.sample(subject.call, plan.repeats)
+            share = watch.share_lost(seconds * plan.repeats)
+            lost, best = min((lost, best), (share, seconds))
+            if lost <= DISTURBING_SHARE or now() - start > budget_seconds:
+                break
+        found[name].add(best, number)
+        held_back = lost > DISTURBING_SHARE
+        if held_back:
+            tries[name] = max(
+                1, tries[name] // 2
+            )  # where that never helps the time is better spent on more rounds
+            watch.waiting.setdefault(name, set()).add(number)
+        return held_back
 
     def one_round(number: int, names: Sequence[str]) -> None:
+        held_back = list[str]()
         watch.before()
         for name in order.permutation(names):
             try:
-                subjects[name].renew(plans[name].repeats + plans[name].warm)
-                watch.settle()
-                if plans[name].warm:
-                    subjects[name].call()
-                seconds = subjects[name].clock.sample(subjects[name].call, plans[name].repeats)
+                held_back += [name] * one_sample(name, number)
             except Exception as error:  # a call that worked before: the others go on
                 found[name] = Samples(reason=raised(error))
-                continue
-            found[name].add(seconds, number)
         if watch.after(number):
-            marked.append(list(names))
+            throttled.append(list(names))
+        elif held_back:
+            shared.append(list(names))  # all of them: a pair needs both
 
+    places = _by_turns(last) if last else {}
     for number in range(last):
-        is_late = now() - start > 1.5 * budget_seconds
-        taking_part = [name for name, count in counts.items() if _takes_part(number, count, last)]
-        one_round(
-            number,
-            [
-                name
-                for name in taking_part
-                if not found[name].reason and not (is_late and len(found[name].rounds) >= FEWEST_ROUNDS)
-            ],
-        )
-    for number, names in enumerate(
-        marked[:last], start=last
-    ):  # a round that was held back is taken again, once
+        names = [name for name, count in counts.items() if places[number] < count and not found[name].reason]
+        if (
+            now() - start > budget_seconds
+        ):  # only for who has not had the fewest, and what is no dearer beside them
+            needy = [plans[name].cost_seconds for name in names if len(found[name].rounds) < FEWEST_ROUNDS]
+            names = [name for name in names if needy and plans[name].cost_seconds <= max(needy)]
+        if names:
+            one_round(number, names)
+    # A round that was held back is taken again, once; where most of them had to share a core, another one would as well.
+    again = throttled + (shared if len(shared) <= last / 2 else [])
+    for number, names in enumerate(again[:last], start=last):
         if now() - start > budget_seconds:
             break
         one_round(number, [name for name in names if not found[name].reason])
@@ -186,8 +231,19 @@ def calibrate(subject: Subject, *, limit_seconds: float = math.inf) -> SamplingP
         if (settled and seconds * repeats >= shortest) or seconds * repeats * FEWEST_ROUNDS > limit_seconds:
             break
         before = seconds
-        repeats = max(1, min(MOST_REPEATS, math.ceil(shortest / max(seconds, shortest / MOST_REPEATS))))
+        repeats = _repeats(seconds, shortest)
     return SamplingPlan(repeats, seconds * repeats, warm=seconds < SHORT_SECONDS)
+
+
+def planned(clock: Clock, call_seconds: float) -> SamplingPlan:
+    """The plan for a call of which another process saw how long it takes."""
+    repeats = _repeats(call_seconds, clock.resolution_seconds() * RESOLUTION_MULTIPLE)
+    return SamplingPlan(repeats, call_seconds * repeats, warm=call_seconds < SHORT_SECONDS)
+
+
+def _repeats(call_seconds: float, shortest: float) -> int:
+    """Calls in a sample of at least `shortest` seconds."""
+    return max(1, min(MOST_REPEATS, math.ceil(shortest / max(call_seconds, shortest / MOST_REPEATS))))
 
 
 def share_rounds(
@@ -214,9 +270,14 @@ def share_rounds(
     return counts
 
 
-def _takes_part(round_number: int, count: int, last: int) -> bool:
-    """Whether a subject with `count` of `last` rounds runs in this one: its rounds are spread evenly."""
-    return (round_number + 1) * count // last > round_number * count // last
+def _by_turns(last: int) -> dict[int, int]:
+    """The place of each of `last` rounds in an order that is spread evenly wherever it ends: first, last, middle, quarters, ...
+
+    A subject of n rounds runs in the first n of that order, so that every two have the fewer of theirs in common.
+    """
+    bits = max(1, (last - 1).bit_length())
+    halves = [int(f"{i:0{bits}b}"[::-1], 2) * last >> bits for i in range(2**bits)]
+    return {number: place for place, number in enumerate(dict.fromkeys([0, last - 1, *halves]))}
 
 
 def too_slow(call_seconds: float) -> str:

@@ -11,6 +11,9 @@ Benchmarking in Reasonable Time, 2013). Simulated with three processes of twenty
 differ by 1 %, a nominal 95 % is 95 % so, 80 % by a bootstrap clustered by process and 57 % by a bootstrap over
 rounds (`docs/statistics.md` repeats it). Samples of a single process have only the last of these.
 
+A run of many cases knows more: how much processes scatter on this machine is learnt from all of them, and a case
+of two or three processes, or of one, is judged with that (`moderation`).
+
 An interval knows only the scatter that it has seen. The A/A control (one implementation timed under two names
 in the same rounds) shows what a difference of nothing looks like at that very moment, and no difference
 within the control's own reach is called one. Only NumPy is used, with a fixed seed, so that the same samples
@@ -26,14 +29,16 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from qkverify.results import Control, Timing
+from qkverify.results import Control, Scatter, Timing
+from qkverify.timing import moderation
 
 Word = Literal["faster", "slower", "same", "undecided"]
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 FEWEST_ROUNDS = 3  # under three pairs an interval says nothing
-# Student's t, two-sided 95 %, for 1, 2, ... degrees of freedom; from the last on the last is used, a little wide.
+VARIANCE_DRAWS = 200  # of a median, for its variance: to a tenth
+NORMAL = 1.960  # Student's t, two-sided 95 %, with endless degrees of freedom; below for 1, 2, ...
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
            2.120, 2.110, 2.101, 2.093)  # fmt: skip
 ALONE = -1  # the round of a call that was made by itself, beside no other
@@ -76,14 +81,44 @@ def paired_ratio(
     processes: Sequence[int] = (),
     *,
     seed: int = 0,
+    scatter: Scatter | None = None,
 ) -> Interval:
     """candidate / baseline of times measured in the same rounds, element by element.
 
     `processes` says which process each round ran in; without, or with one only, the interval is that of this
-    process. Fewer than three pairs give an interval from nothing to infinity.
+    process, unless `scatter` says what another would have given. Fewer than three pairs give an interval from nothing
+    to infinity.
     """
     ratios = np.log(np.asarray(candidate, float) / np.asarray(baseline, float))
-    return _interval_of(ratios, np.asarray(processes if len(processes) else np.zeros(ratios.size)), seed)
+    numbers = np.asarray(processes if len(processes) else np.zeros(ratios.size))
+    if scatter is not None and ratios.size >= FEWEST_ROUNDS:
+        medians = _by_process(ratios, numbers)
+        one = moderation.moderated(seen(ratios, numbers), scatter)
+        return _around(float(np.mean(medians)), one.variance / len(medians), one.degrees)
+    return _interval_of(ratios, numbers, seed)
+
+
+def scatter_of(pairs: Iterable[tuple[Timing, Timing]]) -> Scatter | None:
+    """What these comparisons of one run have in common; None where they are too few, or of one process each."""
+    found = []
+    for candidate, baseline in pairs:
+        mine, other, processes = paired(candidate, baseline)
+        if len(mine) >= FEWEST_ROUNDS:
+            found.append(seen(np.log(np.asarray(mine) / np.asarray(other)), np.asarray(processes)))
+    return moderation.learnt(found)
+
+
+def seen(ratios: np.ndarray, processes: np.ndarray) -> moderation.Seen:
+    """How log-ratios scatter: the medians of processes, and the median of a process by its own rounds (a bootstrap)."""
+    medians = _by_process(ratios, processes)
+    numbers = np.random.default_rng(0)
+    rounds = [ratios[processes == process] for process in np.unique(processes)]
+    drawn = [
+        np.median(own[numbers.integers(own.size, size=(VARIANCE_DRAWS, own.size))], axis=1) for own in rounds
+    ]
+    own_variance = float(np.mean([np.var(one) for one in drawn]))
+    between = float(np.var(medians, ddof=1)) if len(medians) > 1 else 0.0
+    return moderation.Seen(between, len(medians) - 1, own_variance)
 
 
 def mean_ratio(medians: Iterable[Sequence[float]]) -> Interval:
@@ -103,7 +138,12 @@ def student(logs: Sequence[float]) -> Interval:
     count, middle = len(logs), float(np.mean(logs))
     if count < 2:
         return Interval(math.exp(middle), 0.0, math.inf)
-    reach = _student(count - 1) * float(np.std(logs, ddof=1)) / math.sqrt(count)
+    return _around(middle, float(np.var(logs, ddof=1)) / count, count - 1)
+
+
+def _around(middle: float, variance: float, degrees: float) -> Interval:
+    """Student's interval around a log-ratio whose variance is known with so many degrees of freedom."""
+    reach = _student(degrees) * math.sqrt(variance)
     return Interval(math.exp(middle), math.exp(middle - reach), math.exp(middle + reach))
 
 
@@ -139,8 +179,7 @@ def unpaired_ratio(candidate: Sequence[float], baseline: Sequence[float]) -> Int
     if fewest < 2:
         return Interval(math.exp(middle), 0.0, math.inf)
     squares = [float(np.var(logs, ddof=1)) / len(logs) for logs in (candidate, baseline)]
-    reach = _student(fewest - 1) * math.sqrt(sum(squares))
-    return Interval(math.exp(middle), math.exp(middle - reach), math.exp(middle + reach))
+    return _around(middle, sum(squares), fewest - 1)
 
 
 def process_medians(timing: Timing) -> list[float]:
@@ -149,8 +188,16 @@ def process_medians(timing: Timing) -> list[float]:
     return _by_process(np.log(np.asarray(seconds, float)), np.asarray(processes))
 
 
-def _student(degrees: int) -> float:
-    return STUDENT[min(degrees, len(STUDENT)) - 1]
+def _student(degrees: float) -> float:
+    """The quantile for any degrees of freedom: between two whole ones, and beyond the last, on the line in 1 / degrees, which
+    lies a little above it. Fewer than one have the interval of none."""
+    if degrees < 1:
+        return math.inf
+    return float(
+        np.interp(
+            1 / degrees, [0.0, *(1 / n for n in range(len(STUDENT), 0, -1))], [NORMAL, *reversed(STUDENT)]
+        )
+    )
 
 
 def pooled(controls: Iterable[Control]) -> Interval:
@@ -232,7 +279,10 @@ def compare(candidate: Timing, baseline: Timing, controls: Iterable[Control] = (
     mine, other, processes = paired(candidate, baseline)
     if not mine and candidate.seconds and baseline.seconds:
         return _apart(candidate, baseline)
-    interval, controls = paired_ratio(mine, other, processes), list(controls)
+    controls = list(controls)
+    own = own_controls(candidate, controls)
+    scatter = own[0].scatter if own else None
+    interval = paired_ratio(mine, other, processes, scatter=scatter)
     return Comparison(verdict(interval, band(candidate, controls)), interval, len(mine))
 
 

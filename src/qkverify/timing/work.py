@@ -50,15 +50,15 @@ def work(problem: Problem, direction: Direction) -> Work:
 
     "backward" alone moves as many bytes as both: it reads the output that forward writes.
     """
-    s, seen = problem.sizes, visibility(problem)
+    s, visible = problem.sizes, visibility(problem)
     item, width = problem.query.dtype.itemsize, s["D"] + s["E"]
     rows = s["B"] * s["H"] * s["Q"]
-    flops = 0 if direction == "backward" else seen.pairs * 2 * width
-    numbers = seen.queries * s["D"] + seen.keys * width + rows * s["E"]
+    flops = 0 if direction == "backward" else visible.pairs * 2 * width
+    numbers = visible.queries * s["D"] + visible.keys * width + rows * s["E"]
     if direction != "forward":
-        flops += seen.pairs * (6 * s["D"] + 4 * s["E"])
+        flops += visible.pairs * (6 * s["D"] + 4 * s["E"])
         # dO read; dQ, dK and dV written whole: rows that see nothing, or that nobody sees, get zeros
-        numbers += seen.queries * s["E"] + rows * s["D"] + s["B"] * s["G"] * s["K"] * width
+        numbers += visible.queries * s["E"] + rows * s["D"] + s["B"] * s["G"] * s["K"] * width
     extras = sum(_unique_bytes(getattr(problem, name)) for name in SELECTING)
     return Work(flops, numbers * item + extras + (rows * max(item, LSE_BYTES) if problem.return_lse else 0))
 
@@ -93,10 +93,10 @@ def key_ranges(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
 
 def _covered(first: np.ndarray, stop: np.ndarray, keys: int) -> int:
     """How many keys lie in at least one of the ranges."""
-    some = stop > first
+    nonempty = stop > first
     steps = np.zeros(keys + 1, int)
-    np.add.at(steps, first[some], 1)
-    np.add.at(steps, stop[some], -1)
+    np.add.at(steps, first[nonempty], 1)
+    np.add.at(steps, stop[nonempty], -1)
     return int((np.cumsum(steps)[:keys] > 0).sum())
 
 

@@ -34,9 +34,14 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 def shipped() -> list[Workload]:
     """The workloads of all files beside the benchmarks, file by file."""
-    found = [one for path in sorted(folder().glob("*.toml")) if path.name != EXAMPLE for one in read(path)]
-    _distinct(found, str(folder()))
-    return found
+    workloads = [
+        workload
+        for path in sorted(folder().glob("*.toml"))
+        if path.name != EXAMPLE
+        for workload in read(path)
+    ]
+    _distinct(workloads, str(folder()))
+    return workloads
 
 
 def folder() -> Path:
@@ -51,14 +56,16 @@ def read(path: Path) -> list[Workload]:
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no TOML file: {error}") from error
-    found = [one for where, table in _innermost(content, {}, ()) for one in _series(path, where, table)]
-    if not found:
+        raise UsageError(f"{path} is not a TOML file: {error}") from error
+    workloads = [
+        workload for where, table in _innermost(content, {}, ()) for workload in _series(path, where, table)
+    ]
+    if not workloads:
         raise UsageError(
             f"{path} has no workload: it needs a table, such as [mine], with the keys {_words(_required())}"
         )
-    _distinct(found, str(path))
-    return found
+    _distinct(workloads, str(path))
+    return workloads
 
 
 def _innermost(
@@ -66,18 +73,18 @@ def _innermost(
 ) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
     """The tables that have no table inside, with what they inherit."""
     inside = {key: value for key, value in table.items() if isinstance(value, dict)}
-    own = {**inherited, **{key: value for key, value in table.items() if key not in inside}}
+    settings = {**inherited, **{key: value for key, value in table.items() if key not in inside}}
     for key, value in inside.items():
-        yield from _innermost(value, own, (*where, key))
+        yield from _innermost(value, settings, (*where, key))
     if where and not inside:
-        yield where, own
+        yield where, settings
 
 
 def _series(path: Path, where: tuple[str, ...], table: Mapping[str, Any]) -> Iterator[Workload]:
     """The workload of a table, or several where it has lists for single values."""
     place, name = f"{path}, table [{'.'.join(where)}]", "-".join(where)
     if not NAME.fullmatch(name):
-        raise UsageError(f"{place}: a name has letters, digits and . _ + - only, and {name!r} has others")
+        raise UsageError(f"{place}: the name {name!r} may only have letters, digits and the signs . _ + -")
     unknown = next((key for key in table if key not in _hints()), None)
     if unknown is not None:
         raise UsageError(f"{place}: {UsageError.unknown('key', unknown, _hints())}")
@@ -88,11 +95,11 @@ def _series(path: Path, where: tuple[str, ...], table: Mapping[str, Any]) -> Ite
     for values in itertools.product(*lists.values()):
         chosen = dict(zip(lists, values, strict=True))
         checked = {key: _checked(place, key, value) for key, value in {**table, **chosen}.items()}
-        one = Workload(**{"source": path.name, **checked, "name": "-".join([name, *map(str, values)])})
-        wrong = inconsistency(one)
+        workload = Workload(**{"source": path.name, **checked, "name": "-".join([name, *map(str, values)])})
+        wrong = inconsistency(workload)
         if wrong is not None:
             raise UsageError(f"{place}: {wrong}")
-        yield one
+        yield workload
 
 
 def _checked(place: str, key: str, value: Any) -> Any:
@@ -109,16 +116,16 @@ def _checked(place: str, key: str, value: Any) -> Any:
         raise UsageError(f"{place}: {key} = {_toml(value)}: {str(error).replace('`', '')}") from error
 
 
-def inconsistency(one: Workload) -> str | None:
+def inconsistency(workload: Workload) -> str | None:
     """Why the fields of a workload cannot stand together, or None."""
-    s = one.sizes
+    s = workload.sizes
     if s["H"] % s["G"]:
         return f"heads = {s['H']} is not a multiple of kv_heads = {s['G']}"
-    if one.key_lengths is not None and len(one.key_lengths) != s["B"]:
-        return f"key_lengths has {len(one.key_lengths)} entries for batch = {s['B']}"
-    if one.key_lengths is not None and max(one.key_lengths) > s["K"]:
-        return f"key_lengths has {max(one.key_lengths)}, and there are {s['K']} keys"
-    if s["Q"] != s["K"] and (one.causal or one.window is not None):
+    if workload.key_lengths is not None and len(workload.key_lengths) != s["B"]:
+        return f"key_lengths has {len(workload.key_lengths)} entries for batch = {s['B']}"
+    if workload.key_lengths is not None and max(workload.key_lengths) > s["K"]:
+        return f"key_lengths has {max(workload.key_lengths)}, and there are {s['K']} keys"
+    if s["Q"] != s["K"] and (workload.causal or workload.window is not None):
         return (
             f"causal or a window over {s['Q']} queries and {s['K']} keys means two things (aligned at the first or at"
             " the last key), and libraries differ. Decoding one token over all keys is causal = false"
@@ -132,7 +139,7 @@ def inconsistency(one: Workload) -> str | None:
         "E": activations.SIZE,
     }
     wrong = [f"{letter} = {s[letter]}" for letter, size in captured.items() if s[letter] != size]
-    if one.values == "activations" and wrong:
+    if workload.values == "activations" and wrong:
         return (
             f"activations are one batch entry of {activations.HEADS} heads of {activations.SIZE}, as many keys as queries;"
             f" here {', '.join(wrong)}"
@@ -140,12 +147,12 @@ def inconsistency(one: Workload) -> str | None:
     return None
 
 
-def _distinct(found: Iterable[Workload], place: str) -> None:
+def _distinct(workloads: Iterable[Workload], place: str) -> None:
     names: set[str] = set()
-    for one in found:
-        if one.name in names:
-            raise UsageError(f"{place}: two workloads are called {one.name!r}")
-        names.add(one.name)
+    for workload in workloads:
+        if workload.name in names:
+            raise UsageError(f"{place}: two workloads have the name {workload.name!r}")
+        names.add(workload.name)
 
 
 @cache
@@ -156,8 +163,10 @@ def _hints() -> dict[str, Any]:
 
 @cache
 def _required() -> list[str]:
-    own = ("name", "source")  # the table's name; the file's, where it gives no better source
-    return [field.name for field in fields(Workload) if field.default is MISSING and field.name not in own]
+    implied = ("name", "source")  # the table's name; the file's, where it gives no better source
+    return [
+        field.name for field in fields(Workload) if field.default is MISSING and field.name not in implied
+    ]
 
 
 def _is_tuple(key: str) -> bool:
@@ -171,7 +180,7 @@ def _choices(hint: Any) -> tuple[str, ...]:
 def _parts(hint: Any) -> list[Any]:
     """The members of a union, each without its annotation."""
     members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    return [get_args(one)[0] if get_origin(one) is Annotated else one for one in members]
+    return [get_args(member)[0] if get_origin(member) is Annotated else member for member in members]
 
 
 def _words(names: Iterable[str]) -> str:

@@ -157,7 +157,7 @@ def table() -> dict[str, Workload]:
     """Every workload that is shipped, by its name."""
     from qkverify.timing.workload_files import shipped
 
-    return {one.name: one for one in shipped()}
+    return {workload.name: workload for workload in shipped()}
 
 
 def __getattr__(name: str) -> dict[str, Workload]:
@@ -174,20 +174,20 @@ def named(name: str) -> Workload:
         raise UsageError.unknown("workload", name, table()) from None
 
 
-def resolve(asked: Sequence[str]) -> list[Workload]:
+def resolve(names_or_files: Sequence[str]) -> list[Workload]:
     """The workloads that are meant by names, patterns (`gpt2*`) and paths of TOML files, in that order, each once.
 
     Raises UsageError for a name, pattern or file that gives none, for a file that is wrong, and where two
     different workloads have one name: results go by the name.
     """
-    found: dict[str, Workload] = {}
-    for name in asked:
-        for one in _meant(name):
-            if found.setdefault(one.name, one) != one:
+    workloads: dict[str, Workload] = {}
+    for name in names_or_files:
+        for workload in _meant(name):
+            if workloads.setdefault(workload.name, workload) != workload:
                 raise UsageError(
-                    f"two different workloads are called {one.name!r}; {name} has the second one"
+                    f"two different workloads have the name {workload.name!r}; the second is in {name}"
                 )
-    return list(found.values())
+    return list(workloads.values())
 
 
 def _meant(name: str) -> list[Workload]:
@@ -197,10 +197,10 @@ def _meant(name: str) -> list[Workload]:
         return read(Path(name))
     if not set(name) & set("*?["):
         return [named(name)]
-    found = [one for one in table().values() if fnmatchcase(one.name, name)]
-    if not found:
-        raise UsageError(f"no workload is called like {name!r}\n  workloads: {', '.join(sorted(table()))}")
-    return found
+    matching = [workload for workload in table().values() if fnmatchcase(workload.name, name)]
+    if not matching:
+        raise UsageError(f"no workload has a name like {name!r}\n  workloads: {', '.join(sorted(table()))}")
+    return matching
 
 
 def small_grid(device: str) -> list[Workload]:

@@ -94,7 +94,7 @@ def _summary(
     leans: Sequence[np.ndarray],
 ) -> Accuracy:
     error, baseline, least, rows = (
-        np.concatenate([x.ravel() for x in found]) for found in (errors, baselines, rounding, leans)
+        np.concatenate([x.ravel() for x in arrays]) for arrays in (errors, baselines, rounding, leans)
     )
     moved = error[error != 0]
     return Accuracy(
@@ -112,8 +112,8 @@ def bits_lost(error: np.ndarray, rounding: np.ndarray) -> float | None:
 
     0 is as near as the dtype allows; 1 is twice as far. None where an error is not finite, or there is none to hold it against.
     """
-    found, least = (float(np.sqrt(np.mean(x**2))) for x in (error, rounding))
-    return float(np.log2(found / least)) if np.isfinite(found) and min(found, least) > 0 else None
+    actual, least = (float(np.sqrt(np.mean(x**2))) for x in (error, rounding))
+    return float(np.log2(actual / least)) if np.isfinite(actual) and min(actual, least) > 0 else None
 
 
 def _ratio(error: float, baseline: float) -> float | None:

@@ -22,8 +22,8 @@ import msgspec
 from qkverify import foreign_text, probes
 from qkverify.contract import DEVICES, DTYPES, Finding, Implementation, messages, registry
 from qkverify.counterexamples import store
-from qkverify.counterexamples.calls_alone import judged, numbers_of
-from qkverify.counterexamples.causes import causes, summary
+from qkverify.counterexamples.calls_alone import blamed, judged, numbers_of
+from qkverify.counterexamples.causes import causes, settled, summary
 from qkverify.counterexamples.failures import Failures
 from qkverify.errors import (
     ContractError,
@@ -39,6 +39,7 @@ from qkverify.problem import traits
 from qkverify.results import Counterexample, ImplementationInfo, Semantic, Tested, Verdict
 from qkverify.runs.assertions import Evidence, number
 from qkverify.runs.comparisons import GRADIENTS, RESULT
+from qkverify.runs.raising_conditions import CallShape
 from qkverify.runs.run import Run
 from qkverify.verification import processes
 from qkverify.verification.laws import PROFILES, Law, explain
@@ -80,51 +81,63 @@ def plan(
     targets: Sequence[Any] = (), devices: Sequence[str] = (), dtypes: Sequence[str] = ()
 ) -> VerificationPlan:
     """Cells for targets (default: the whole folder), narrowed to devices and dtypes. Raises UsageError."""
-    for asked, every, what in ((devices, DEVICES, "device"), (dtypes, DTYPES, "dtype")):
-        for word in asked:
+    for requested, every, what in ((devices, DEVICES, "device"), (dtypes, DTYPES, "dtype")):
+        for word in requested:
             if word not in every:
                 raise UsageError.unknown(what, word, every)
     unavailable: dict[tuple[str, str], str] = {}
     if targets:
-        found = [(one, t if isinstance(t, str) else one.name) for t in targets for one in probes.find(t)]
+        targeted = [
+            (implementation, t if isinstance(t, str) else implementation.name)
+            for t in targets
+            for implementation in probes.find(t)
+        ]
     else:
-        found = [(one, one.name) for one in registry.load_folder()]
+        targeted = [(implementation, implementation.name) for implementation in registry.load_folder()]
         unavailable = {(gone.name, "cpu"): gone.reason for gone in registry.folder()[1]}
-    found.sort(key=lambda pair: pair[0].operation != "attention")  # attention first, its parts after it
+    targeted.sort(key=lambda pair: pair[0].operation != "attention")  # attention first, its parts after it
     cells = []
-    for one, target in found:
-        for device, reason in registry.devices_of(one).items():
+    for implementation, target in targeted:
+        for device, reason in registry.devices_of(implementation).items():
             if devices and device not in devices:
                 continue
             if reason is not None:
-                unavailable[one.name, device] = reason
+                unavailable[implementation.name, device] = reason
                 continue
             cells += [
-                Cell(one, device, dtype, target) for dtype in one.dtypes if not dtypes or dtype in dtypes
+                Cell(implementation, device, dtype, target)
+                for dtype in implementation.dtypes
+                if not dtypes or dtype in dtypes
             ]
-            refused = {dtype: why for dtype, why in one.refused_dtypes.items() if dtype in dtypes}
-            if refused and not set(one.dtypes) & set(dtypes):
-                unavailable[one.name, device] = "; ".join(
-                    f"{d} is not taken: {why}" for d, why in refused.items()
+            refused = {dtype: why for dtype, why in implementation.refused_dtypes.items() if dtype in dtypes}
+            if refused and not set(implementation.dtypes) & set(dtypes):
+                unavailable[implementation.name, device] = "; ".join(
+                    f"{d} is refused: {why}" for d, why in refused.items()
                 )
-    idle = {target: _why_idle(one, unavailable) for one, target in found} if targets else {}
+    idle = (
+        {target: _why_idle(implementation, unavailable) for implementation, target in targeted}
+        if targets
+        else {}
+    )
     for cell in cells:
         idle.pop(cell.target, None)
-    return VerificationPlan(cells, unavailable, [one for one, _ in found], idle)
+    return VerificationPlan(cells, unavailable, [implementation for implementation, _ in targeted], idle)
 
 
-def _why_idle(one: Implementation, unavailable: Mapping[tuple[str, str], str]) -> str:
+def _why_idle(implementation: Implementation, unavailable: Mapping[tuple[str, str], str]) -> str:
     """Why an implementation has no cell."""
-    reasons = [f"{device}: {reason}" for (name, device), reason in unavailable.items() if name == one.name]
+    reasons = [
+        f"{device}: {reason}" for (name, device), reason in unavailable.items() if name == implementation.name
+    ]
     return "; ".join(reasons) or (
-        f"it declares {', '.join(one.dtypes)} on {', '.join(one.devices)}, and others were asked for"
+        f"it declares {', '.join(implementation.dtypes)} on {', '.join(implementation.devices)}, and others were requested"
     )
 
 
 def nothing_to_verify(planned: VerificationPlan) -> str:
     """What is said where no target has a cell here, because other devices or dtypes were asked for."""
     reasons = "".join(f"\n  {target}: {reason}" for target, reason in planned.idle.items())
-    return "nothing to verify here" + (reasons or "\n  no target has these devices and dtypes")
+    return "nothing can be verified here" + (reasons or "\n  no target has these devices and dtypes")
 
 
 @functools.lru_cache(maxsize=256)
@@ -135,9 +148,9 @@ def conventions_of(cell: Cell) -> dict[str, conventions.Choice]:
 
 def prepare(cell: Cell) -> Run:
     """A fresh run of a cell, held to its conventions."""
-    found = conventions_of(cell)
-    return Run(cell.implementation, cell.device, cell.dtype, conventions.settled(found),
-               **conventions.precisions_of(found, cell.dtype))  # fmt: skip
+    choices = conventions_of(cell)
+    return Run(cell.implementation, cell.device, cell.dtype, conventions.settled(choices),
+               **conventions.precisions_of(choices, cell.dtype))  # fmt: skip
 
 
 CALLS = ("contract", "calls")  # the families about how calls behave
@@ -183,28 +196,29 @@ def check(law: Law, run: Run, *, failures: Failures | None = None, **settings: A
     """
     failures = Failures() if failures is None else failures
     with messages.collected(), run.framework.restored():
-        found = _verdict(law, run, failures, settings)
+        verdict = _verdict(law, run, failures, settings)
     failures.calls_of(run)
-    if found.outcome == "crashed":
+    if verdict.outcome == "crashed":
         LOST[run.implementation.arrays, run.device] = f"{law.name} of {run.cell}"
-    return msgspec.structs.replace(found, messages=messages.taken(found.implementation))
+    return msgspec.structs.replace(verdict, messages=messages.taken(verdict.implementation))
 
 
 def _verdict(law: Law, run: Run, failures: Failures, settings: Mapping[str, Any]) -> Verdict:
-    one = run.implementation
+    implementation = run.implementation
     start = time.perf_counter()
-    after = LOST.get((one.arrays, run.device))
+    after = LOST.get((implementation.arrays, run.device))
 
     def verdict(outcome: Any, reason: str = "", counterexample: Counterexample | None = None) -> Verdict:
-        return Verdict(law=law.name, family=law.family, sentence=law.sentence, exact=law.exact, implementation=one.name,
-                       device=run.device, dtype=run.dtype, outcome=outcome, reason=reason, examples=run.examples,
+        return Verdict(law=law.name, family=law.family, sentence=law.sentence, exact=law.exact,
+                       implementation=implementation.name, device=run.device, dtype=run.dtype,
+                       outcome=outcome, reason=reason, examples=run.examples,
                        margin=run.largest_margin if run.examples and not law.exact else None,
                        seconds=time.perf_counter() - start, counterexample=counterexample,
-                       used=sorted(run.used & one.offers), tested=tested(run) if tried else None)  # fmt: skip
+                       used=sorted(run.used & implementation.offers), tested=tested(run) if tried else None)  # fmt: skip
 
     tried = False
     if after is not None:
-        return verdict("error", f"not checked: {run.device} answers this process no more since {after}")
+        return verdict("error", f"not checked: {run.device} has not answered this process since {after}")
     unfit = law.unfit(run)
     if unfit is not None:
         return verdict("not offered", unfit)
@@ -214,7 +228,7 @@ def _verdict(law: Law, run: Run, failures: Failures, settings: Mapping[str, Any]
     except UnsupportedCase as refusal:
         return verdict("not offered", foreign_text.shown(refusal))
     except HarnessError as error:
-        return verdict("error", f"the harness failed: {foreign_text.shown(error)}")
+        return verdict("error", f"qkverify itself failed: {foreign_text.shown(error)}")
     except DeviceLost as error:
         return verdict(
             "crashed",
@@ -224,12 +238,12 @@ def _verdict(law: Law, run: Run, failures: Failures, settings: Mapping[str, Any]
     except Exception as broken:
         known = finding(law, run)
         if known is None or not known.explains(run.problems):
-            found = counterexample(broken, law, run, failures)
-            return verdict("failed", _in_short(found), found)
-        found = counterexample(broken, law, run, Failures())  # what is known is no evidence for what is not
+            example = counterexample(broken, law, run, failures)
+            return verdict("failed", _in_short(example), example)
+        example = counterexample(broken, law, run, Failures())  # what is known is no evidence for what is not
         other = beside(known, law, run, **settings)
         return (
-            verdict("finding", str(known), found)
+            verdict("finding", str(known), example)
             if other is None
             else verdict("failed", _in_short(other), other)
         )
@@ -246,11 +260,11 @@ def tested(run: Run) -> Tested:
                   results=compared[RESULT], gradients=compared[GRADIENTS])  # fmt: skip
 
 
-def _in_short(found: Counterexample) -> str:
+def _in_short(example: Counterexample) -> str:
     """The worst element in one line, or what was raised."""
-    if not found.location:
-        return found.got
-    return f"{found.location}: got {found.got}, exact {found.exact}, bound {found.bound}"
+    if not example.location:
+        return example.got
+    return f"{example.location}: got {example.got}, exact {example.exact}, bound {example.bound}"
 
 
 def beside(known: Finding, law: Law, run: Run, **settings: Any) -> Counterexample | None:
@@ -281,14 +295,22 @@ def counterexample(broken: BaseException, law: Law, run: Run, failures: Failures
     """What a person needs of a failure; the problem is stored so that it can be replayed."""
     replay = store.store(law, run)
     evidence = broken.evidence if isinstance(broken, LawViolation) else None
-    seen = evidence if isinstance(evidence, Evidence) else None
+    worst = evidence if isinstance(evidence, Evidence) else None
     raised = not isinstance(broken, LawViolation | ContractError)
     lost = isinstance(broken, DeviceLost)
-    calls = [] if lost else judged(run)
+    over_gradient = law.family == "gradients" and (worst is None or worst.what != "output")
+    calls = blamed([] if lost else judged(run), over_gradient=over_gradient)
     diagnosis = (
         ""
         if lost
-        else failures.explained(law.name, run, calls, dropped=law.family == "dropout", raised=raised)
+        else failures.explained(
+            law.name,
+            run,
+            calls,
+            dropped=law.family == "dropout",
+            raised=raised,
+            replay=lambda other: law.replay(other, run.failing),
+        )
     )
     message, lines = explain(broken, law, run, replay=replay, diagnosis=diagnosis), []
     if raised:
@@ -297,20 +319,22 @@ def counterexample(broken: BaseException, law: Law, run: Run, failures: Failures
     path = store.script_of(replay)
     return Counterexample(
         message=message, problem=run.problems[0].describe() if run.problems else "", replay=replay,
-        got=number(seen.got) if seen else foreign_text.shown(broken), exact=number(seen.exact) if seen else "",
-        bound=f"{seen.bound:.2g}" if seen else "", margin=seen.margin if seen else None,
-        location=f"{seen.what}{list(seen.location)}" if seen else "", script=path.read_text("utf-8") if path else "",
+        got=number(worst.got) if worst else foreign_text.shown(broken), exact=number(worst.exact) if worst else "",
+        bound=f"{worst.bound:.2g}" if worst else "", margin=worst.margin if worst else None,
+        location=f"{worst.what}{list(worst.location)}" if worst else "", script=path.read_text("utf-8") if path else "",
         diagnosis=diagnosis, exception=foreign_text.of_error(broken) if raised else "", line=lines[-1] if lines else "",
-        value_wrong=any(one.value for one in calls), gradient_wrong=any(one.gradient for one in calls), numbers=numbers_of(run),
-        traits=traits.of(run.problems),
+        value_wrong=any(call.value for call in calls), gradient_wrong=any(call.gradient for call in calls),
+        numbers=numbers_of(run), traits=traits.of(run.problems),
     )  # fmt: skip
 
 
 def _lines_of(broken: BaseException, run: Run) -> list[str]:
     """The last lines of the implementation's file that an exception came through."""
     frames = traceback.extract_tb(broken.__traceback__)
-    own = [frame for frame in frames if frame.filename == run.implementation.file]
-    return [f"{_place(frame)}  {foreign_text.shown_line(frame.line, characters=200)}" for frame in own[-3:]]
+    in_file = [frame for frame in frames if frame.filename == run.implementation.file]
+    return [
+        f"{_place(frame)}  {foreign_text.shown_line(frame.line, characters=200)}" for frame in in_file[-3:]
+    ]
 
 
 def _place(frame: traceback.FrameSummary) -> str:
@@ -318,15 +342,16 @@ def _place(frame: traceback.FrameSummary) -> str:
 
 
 def info(
-    one: Implementation, semantics: dict[str, conventions.Choice], unavailable: dict[str, str]
+    implementation: Implementation, semantics: dict[str, conventions.Choice], unavailable: dict[str, str]
 ) -> ImplementationInfo:
     """What the report says of an implementation."""
     return ImplementationInfo(
-        name=one.name, operation=one.operation, summary=one.summary, arrays=one.arrays,
-        file=foreign_text.shown_line(Path(one.file).name), dtypes=list(one.dtypes), devices=list(one.devices),
-        offers=sorted(one.offers), not_offered=list(one.not_offered), requires=list(one.requires), unavailable=unavailable,
+        name=implementation.name, operation=implementation.operation, summary=implementation.summary,
+        arrays=implementation.arrays, file=foreign_text.shown_line(Path(implementation.file).name),
+        dtypes=list(implementation.dtypes), devices=list(implementation.devices), offers=sorted(implementation.offers),
+        not_offered=list(implementation.not_offered), requires=list(implementation.requires), unavailable=unavailable,
         semantics={name: Semantic(choice.value, choice.how) for name, choice in semantics.items()},
-        unknown=list(one.unknown),
+        unknown=list(implementation.unknown),
     )  # fmt: skip
 
 
@@ -365,24 +390,36 @@ def check_cells(cells: Sequence[Cell], *, profile: str = "default", jobs: int = 
             yield cell, checked(cell, laws, examples=examples_of(profile))
         return
     every = {cell: applicable(law_book() if laws is None else laws, cell) for cell in cells}
-    found: dict[Cell, dict[str, Verdict]] = {cell: {} for cell in cells}
-    for cell, verdicts in check_parts(every, profile=profile, jobs=jobs):
-        found[cell] |= {verdict.law: verdict for verdict in verdicts}
-        if len(found[cell]) == len(every[cell]):
-            yield cell, [found[cell][law.name] for law in every[cell]]
+    by_cell: dict[Cell, dict[str, Verdict]] = {cell: {} for cell in cells}
+    calls = {cell: Failures() for cell in cells}
+    for cell, verdicts in check_parts(every, profile=profile, jobs=jobs, calls=calls):
+        by_cell[cell] |= {verdict.law: verdict for verdict in verdicts}
+        if len(by_cell[cell]) == len(every[cell]):
+            yield (
+                cell,
+                explained_together(cell, [by_cell[cell][law.name] for law in every[cell]], calls[cell]),
+            )
 
 
 PARTS = 8  # of a cell with as many laws as attention has: what is lost of a run that is killed, and what each process takes
 
 
 def check_parts(
-    laws: Mapping[Cell, Sequence[Law]], *, profile: str = "default", jobs: int = 1, until: float = math.inf
+    laws: Mapping[Cell, Sequence[Law]],
+    *,
+    profile: str = "default",
+    jobs: int = 1,
+    until: float = math.inf,
+    calls: Mapping[Cell, Failures] | None = None,
 ) -> Iterator[tuple[Cell, list[Verdict]]]:
     """The verdicts of these laws of each cell, a part of a cell at a time, as they finish.
 
     Parts are checked in processes of one thread each. If one dies, its part is checked again; a part over which a process dies
     again is recorded as crashed, and the others go on. Where a process only loses its device, the laws after that one are
     checked by another. Nothing is begun or waited for after `until`, by time.monotonic().
+
+    What is said of a failure was held against those of its part alone. With `calls` nothing is said: the calls of each cell are
+    gathered there, for `explained_together`.
     """
     examples = examples_of(profile)
     longest = max((len(every) for every in laws.values()), default=0)
@@ -391,23 +428,34 @@ def check_parts(
     parts = [part for cell in cells for part in _parts(cell, laws[cell], -(-longest // PARTS))]
     while parts:
         tasks = [
-            (address_of(cell), [law.name for law in some], examples, own_files(some)) for cell, some in parts
+            (
+                address_of(cell),
+                [law.name for law in laws_of_part],
+                examples,
+                own_files(laws_of_part),
+                calls is not None,
+            )
+            for cell, laws_of_part in parts
         ]
         left = []
-        for index, verdicts in processes.each(_elsewhere, tasks, jobs, spent=_lost_its_device, until=until):
-            cell, some = parts[index]
-            if verdicts is None:
-                verdicts = _crashed(cell, some)
+        for index, part in processes.each(_elsewhere, tasks, jobs, spent=_spent, until=until):
+            cell, laws_of_part = parts[index]
+            verdicts = _crashed(cell, laws_of_part) if part is None else part.verdicts
+            if calls is not None and part is not None:
+                calls[cell].returned |= part.returned
+                calls[cell].raised |= part.raised
             yield cell, verdicts
-            left += _parts(cell, some[len(verdicts) :], -(-len(some) // jobs))
+            left += _parts(cell, laws_of_part[len(verdicts) :], -(-len(laws_of_part) // jobs))
         parts = left if time.monotonic() < until else []
 
 
 def compiled(cell: Cell) -> bool:
     """Whether a call may wait for a compiler: JAX's, or Triton's on a GPU."""
-    one = cell.implementation
-    by_triton = cell.device != "cpu" and hasattr(sys.modules.get(one.function.__module__), "triton")
-    return by_triton or one.compiles
+    implementation = cell.implementation
+    by_triton = cell.device != "cpu" and hasattr(
+        sys.modules.get(implementation.function.__module__), "triton"
+    )
+    return by_triton or implementation.compiles
 
 
 def _parts(cell: Cell, laws: Sequence[Law], size: int) -> list[tuple[Cell, Sequence[Law]]]:
@@ -430,25 +478,94 @@ def cell_at(address: Address) -> Cell:
     """The cell, found again: one and the same in a process, whose conventions are probed once."""
     if address not in _found:
         target, name, device, dtype, listed = address
-        one = probes.fitted(next(one for one in registry.find(target) if one.name == name))
-        one = replace(one, findings={**one.findings, **dict(listed)}) if listed else one
-        _found[address] = Cell(one, device, dtype, target)
+        implementation = probes.fitted(
+            next(candidate for candidate in registry.find(target) if candidate.name == name)
+        )
+        implementation = (
+            replace(implementation, findings={**implementation.findings, **dict(listed)})
+            if listed
+            else implementation
+        )
+        _found[address] = Cell(implementation, device, dtype, target)
     return _found[address]
 
 
 _found: dict[Address, Cell] = {}
 
 
+@dataclass(frozen=True)
+class Part:
+    """The verdicts of some laws of a cell, and the calls that they made."""
+
+    verdicts: list[Verdict]
+    returned: set[CallShape]
+    raised: set[CallShape]
+
+
 def _elsewhere(
-    address: Address, laws: Sequence[str], examples: int, files: Sequence[str] = ()
-) -> list[Verdict]:
+    address: Address, laws: Sequence[str], examples: int, files: Sequence[str], silent: bool
+) -> Part:
     """The verdicts of these laws, in their order, or up to the one over which this process lost the device."""
-    found, failures = [], Failures()
+    verdicts, failures = [], Failures(silent=silent)
     for verdict in _checking(cell_at(address), laws_named(laws, files), examples, failures):
-        found.append(verdict)
-        if _lost_its_device(found):
+        verdicts.append(verdict)
+        if _lost_its_device(verdicts):
             break
-    return failures.settled(found)
+    return Part(failures.settled(verdicts), failures.returned, failures.raised)
+
+
+def explained_together(
+    cell: Cell, verdicts: Sequence[Verdict], calls: Failures | None = None
+) -> list[Verdict]:
+    """The verdicts of a cell that several processes gave, each failure explained with a look at all others.
+
+    Another process replays every counterexample. If it dies nothing is said of any; nor of one that holds when it is replayed.
+    `calls` are all calls of the cell; without them it is not said when calls raise.
+    """
+    unsaid = [settled(verdict, diagnosis="", raises_when=[]) for verdict in verdicts]
+    if not any(_replayable(verdict) for verdict in verdicts):
+        return unsaid
+    known = calls or Failures()
+    task = (address_of(cell), unsaid, known.returned, known.raised)
+    ((_, said),) = processes.each(_explaining, [task], 1)
+    return unsaid if said is None else said
+
+
+def _explaining(
+    address: Address, verdicts: Sequence[Verdict], returned: set[CallShape], raised: set[CallShape]
+) -> list[Verdict]:
+    cell, failures = cell_at(address), Failures(returned, raised)
+    return failures.settled([_explained(verdict, cell, failures) for verdict in verdicts])
+
+
+def _replayable(verdict: Verdict) -> bool:
+    return verdict.outcome == "failed" and bool(verdict.counterexample and verdict.counterexample.replay)
+
+
+def _explained(verdict: Verdict, cell: Cell, failures: Failures) -> Verdict:
+    """The verdict with what its counterexample shows when it is replayed, if it fails again."""
+    if not _replayable(verdict) or verdict.counterexample is None:
+        return verdict
+    run = prepare(cell)
+    try:
+        record = store.load(verdict.counterexample.replay)
+        (law,) = laws_named([verdict.law]) or laws_named([verdict.law], [record["law_file"]])
+    except (UsageError, ValueError):
+        return verdict
+    run.failing = record["drawn"]
+    try:
+        with messages.collected(), run.framework.restored():
+            law.replay(run, run.failing)
+    except Exception as broken:
+        again = counterexample(broken, law, run, failures)
+        return settled(
+            verdict, diagnosis=again.diagnosis, value_wrong=again.value_wrong, gradient_wrong=again.gradient_wrong
+        )  # fmt: skip
+    return verdict
+
+
+def _spent(part: Part) -> bool:
+    return _lost_its_device(part.verdicts)
 
 
 def _lost_its_device(verdicts: Sequence[Verdict]) -> bool:
@@ -472,14 +589,20 @@ def examples_of(profile: str) -> int:
 
 def outcome_of(cell: Cell, verdicts: Sequence[Verdict], laws: int | None = None) -> CellOutcome:
     """What is said of a cell; `laws` as in `outcomes.of_cell`: how many it has, where some were selected."""
-    one = cell.implementation
-    return of_cell(verdicts, operation=one.operation, offers=one.offers, unknown=one.unknown,
-                   requires=one.requires, laws=laws)  # fmt: skip
+    implementation = cell.implementation
+    return of_cell(verdicts, operation=implementation.operation, offers=implementation.offers,
+                   unknown=implementation.unknown, requires=implementation.requires, laws=laws)  # fmt: skip
 
 
 @dataclass
 class Verification:
-    """The verdicts of `verify`, and of each cell what is said of it; `unverified` names what it offers and no law put to use."""
+    """The result of `verify`.
+
+    - `verdicts`: one `Verdict` for each law and configuration (an implementation on one device in one dtype)
+    - `outcomes`: for each configuration its outcome, a sentence with an exit code
+    - `unverified`: for each configuration the options that it offers and that no law used
+    - `remarks`: for each implementation what its first calls showed
+    """
 
     verdicts: list[Verdict] = field(default_factory=list)
     unverified: dict[str, list[str]] = field(default_factory=dict)
@@ -492,23 +615,27 @@ class Verification:
 
     @property
     def messages(self) -> dict[str, list[str]]:
-        """What each implementation warned of and printed while it was called, a sentence each with how often."""
+        """For each implementation the warnings and prints during its calls, each once, with its count."""
         return {name: messages.lines(said) for name, said in messages.summed(self.verdicts).items()}
 
     def raise_for_failures(self, *, strict: bool = False) -> None:
-        """Raise LawViolation with the smallest counterexample of every cause, and the laws that it breaks, and NotVerified if
-        nothing of a cell was verified, or with `strict` if anything was not; return if the laws hold."""
+        """Return if the laws hold. Otherwise raise LawViolation, with the smallest counterexample of each cause and the laws that
+        it breaks; or NotVerified, if nothing of a configuration was verified, or, with `strict`, not everything."""
         if self.failures:
-            found = causes(self.failures)
-            raise LawViolation("\n\n".join([*(cause.text() for cause in found), f"{summary(found)} broken"]))
+            failure_causes = causes(self.failures)
+            raise LawViolation(
+                "\n\n".join(
+                    [*(cause.text() for cause in failure_causes), f"{summary(failure_causes)} broken"]
+                )
+            )
         self.raise_if_not_verified(strict=strict)
 
     def raise_if_not_verified(self, *, strict: bool = False) -> None:
-        """Raise NotVerified with the reason for each cell of which nothing was verified; with `strict`, or not everything."""
+        """Raise NotVerified, with the reasons, if nothing of a configuration was verified, or, with `strict`, not everything."""
         lacking = [
-            f"{cell}: {one}"
-            for cell, one in self.outcomes.items()
-            if one.exit_code(strict) == EXIT_CODES[NOT_VERIFIED]
+            f"{cell}: {outcome}"
+            for cell, outcome in self.outcomes.items()
+            if outcome.exit_code(strict) == EXIT_CODES[NOT_VERIFIED]
         ]
         if lacking or not self.outcomes:
             raise NotVerified("\n".join(lacking) or "nothing was verified")
@@ -518,29 +645,37 @@ def verify(
     target: Any, *, devices: Sequence[str] = (), dtypes: Sequence[str] = (), profile: str = "default",
     laws: Sequence[str] = (), skip: Sequence[str] = (), own_laws: Sequence[str | Path] = (), known_failures: str | Path = "",
 ) -> Verification:  # fmt: skip
-    """Check every law on a function, an implementation or a target string; nothing is printed.
+    """Check every law on a function, an implementation, or a target such as "mine.py:attention". Prints nothing.
 
-    `laws` and `skip` select laws by name, family or pattern; `own_laws` are files with further laws, `known_failures` is a file
-    of failures that are not raised for. Raises UsageError if there is nothing to check.
+    - `devices`, `dtypes`: only these; by default all that it declares
+    - `profile`: examples for each law: "glance" 5, "quick" 25, "default" 100, "thorough" 2,000
+    - `laws`, `skip`: only these laws, or all but these: names, families or patterns such as "causal_*"
+    - `own_laws`: Python files with further laws
+    - `known_failures`: a file of failures that do not count
+
+    Raises UsageError if there is nothing to check.
     """
-    from qkverify.verification import requested as asked
-    from qkverify.verification import settings
+    from qkverify.verification import requested, settings
 
-    chosen = asked.checked(
+    chosen = requested.checked(
         settings.Settings(
             None, (target,), profile, tuple(dtypes), tuple(devices), tuple(laws), tuple(skip),
             tuple(map(str, own_laws)), str(known_failures),
         )
     )  # fmt: skip
-    found = Verification()
-    found.outcomes = {target: without_cell(reason) for target, reason in chosen.plan.idle.items()}
-    found.outcomes |= {str(cell): outcome_of(cell, []) for cell in chosen.plan.cells}
+    verification = Verification()
+    verification.outcomes = {target: without_cell(reason) for target, reason in chosen.plan.idle.items()}
+    verification.outcomes |= {str(cell): outcome_of(cell, []) for cell in chosen.plan.cells}
     for cell, verdicts in check_cells(chosen.plan.cells, profile=profile, laws=chosen.selection.laws):
-        found.verdicts += verdicts
-        found.outcomes[str(cell)] = outcome_of(cell, verdicts, chosen.selection.laws_of(cell))
-        one = cell.implementation
-        unknown = [name for name in one.unknown if not name.startswith("*")]
-        if missed := [*unknown, *unverified(one.offers, verdicts)]:
-            found.unverified[str(cell)] = missed
-    found.remarks = {one.name: list(one.remarks) for one in chosen.plan.implementations if one.remarks}
-    return found
+        verification.verdicts += verdicts
+        verification.outcomes[str(cell)] = outcome_of(cell, verdicts, chosen.selection.laws_of(cell))
+        implementation = cell.implementation
+        unknown = [name for name in implementation.unknown if not name.startswith("*")]
+        if missed := [*unknown, *unverified(implementation.offers, verdicts)]:
+            verification.unverified[str(cell)] = missed
+    verification.remarks = {
+        implementation.name: list(implementation.remarks)
+        for implementation in chosen.plan.implementations
+        if implementation.remarks
+    }
+    return verification

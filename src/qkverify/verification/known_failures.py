@@ -70,7 +70,7 @@ def read(path: str | Path) -> tuple[KnownFailure, ...]:
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path} is no TOML: {error}") from None
+        raise UsageError(f"{path} is not valid TOML: {error}") from None
     for key in content:
         if key != TABLE:
             raise UsageError(f"{path}: {UsageError.unknown('table', key, [TABLE])}")
@@ -85,7 +85,7 @@ def read(path: str | Path) -> tuple[KnownFailure, ...]:
             twice = sorted(set(entry.laws) & set(other.laws))
             if twice and entry.where == other.where:
                 raise UsageError(
-                    f"{entry.place}: {other.place} speaks of {', '.join(twice)} as well, in the same places"
+                    f"{entry.place}: {other.place} names {', '.join(twice)} too, for the same implementations, devices and dtypes"
                 )
     return entries
 
@@ -103,7 +103,7 @@ def _entry(table: dict[str, Any], place: str) -> KnownFailure:
             raise UsageError(f"{place}: {UsageError.unknown('key', key, KEYS)}")
         words = value if key == "law" and isinstance(value, list) and value else [value]
         if not all(isinstance(word, str) and word.strip() for word in words):
-            raise UsageError(f"{place}: {key} is {value!r}; it must be a text that is not empty")
+            raise UsageError(f"{place}: {key} is {value!r}; it must be a string that is not empty")
     for key in ("law", "reason"):
         if key not in table:
             raise UsageError(f"{place}: {key} is missing; an entry needs law and reason")
@@ -133,14 +133,16 @@ def applied(planned: VerificationPlan, entries: Sequence[KnownFailure]) -> Verif
 
 
 def _known(cell: Cell, entries: Sequence[KnownFailure]) -> Cell:
-    one = cell.implementation
+    implementation = cell.implementation
     findings = {}
     for law in dict.fromkeys(law for entry in entries for law in entry.laws):
-        if entry := entry_of(entries, law, one.name, cell.device, cell.dtype):
+        if entry := entry_of(entries, law, implementation.name, cell.device, cell.dtype):
             # Of all keys that `verification.finding` looks for, this one counts first.
             findings[f"{law}[{cell.device}-{cell.dtype}]"] = Finding(str(entry), listed=entry.place)
     return (
-        replace(cell, implementation=replace(one, findings={**one.findings, **findings}))
+        replace(
+            cell, implementation=replace(implementation, findings={**implementation.findings, **findings})
+        )
         if findings
         else cell
     )

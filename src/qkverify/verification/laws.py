@@ -134,10 +134,10 @@ class Law:
         """
         examples = settings().max_examples if max_examples is None else max_examples
         share = self.weight * run.implementation.effort.get(run.device, 1.0)
-        own: dict[str, Any] = {"max_examples": max(1, round(examples * share))}
+        law_settings: dict[str, Any] = {"max_examples": max(1, round(examples * share))}
         if self.chance:
-            own["phases"] = tuple(phase for phase in _ALWAYS["phases"] if phase is not Phase.shrink)
-        test = settings(**{**_ALWAYS, **own, **overrides})(
+            law_settings["phases"] = tuple(phase for phase in _ALWAYS["phases"] if phase is not Phase.shrink)
+        test = settings(**{**_ALWAYS, **law_settings, **overrides})(
             given(together(self.arguments))(self._example(run, spared))
         )
         if seed is None and SEED in os.environ:
@@ -157,7 +157,7 @@ class Law:
                 raise HarnessError(f"{self.name} draws what Hypothesis does not take: {error}") from error
             except Flaky as flaky:
                 raise LawViolation(
-                    "the same problem broke the law once and then held: the result depends on earlier calls, or on chance"
+                    "a problem broke the law once, and then the law held: the result depends on earlier calls, or is random"
                 ) from flaky
             except (LawViolation, ContractError) as broken:
                 broken.__notes__ = []  # Hypothesis repeats the arguments, which our message has shown
@@ -225,18 +225,18 @@ def family_of(file: Path) -> str:
 def law(sentence: str, *, source: str, needs: tuple[str, ...] | str = (), operation: tuple[str, ...] | str = "attention",
         exact: bool = False, dtypes: tuple[str, ...] = (), when: Callable[[Run], str | None] | None = None, weight: float = 1.0,
         chance: bool = False, **arguments: Argument) -> Callable[[Callable[..., None]], Callable[[Run], None]]:  # fmt: skip
-    """Make a property a law.
+    """Make a function `(run, problem, ...)` a law. It raises an error if the property does not hold.
 
-    sentence   what a person understands; a failure prints it
-    source     where the law comes from
-    needs      options (or "gradients") that an implementation must offer
-    operation  what it speaks of; one law may speak of several operations
-    exact      the law compares bit for bit; otherwise within the derived bound
-    dtypes     the dtypes that it speaks of, all by default
-    when       run -> None, or the reason why the law does not apply
-    weight     the share of the profile's examples that it gets (a law on a tiny domain needs fewer)
-    chance     whether a failure shows again is chance (threads that meet): there is nothing to shrink by
-    arguments  for each further parameter of the function a Hypothesis strategy, or the candidates, the simplest first
+    - `sentence`: the property in words; a failure prints it
+    - `source`: where the law comes from
+    - `needs`: options (or "gradients") that an implementation must offer
+    - `operation`: the operation, or operations, that the law is about
+    - `exact`: True if the law compares bit for bit, and not within the derived bound
+    - `dtypes`: the dtypes that it applies to; by default all
+    - `when`: a function from a run to None, or to the reason why the law does not apply
+    - `weight`: the share of the profile's examples that it gets; a law with few possible inputs needs fewer
+    - `chance`: True if a failure may not repeat, as with threads; then nothing is shrunk
+    - `arguments`: for each further parameter a Hypothesis strategy, or a tuple of candidates, the simplest first
     """
 
     def decorate(body: Callable[..., None]) -> Callable[[Run], None]:
@@ -295,8 +295,8 @@ def explain(
             for i, line in enumerate(str(broken).splitlines())
         ]
     else:
-        own = isinstance(broken, LawViolation | ContractError | HarnessError)
-        lines.append(f"  {foreign_text.shown(broken) if own else foreign_text.of_error(broken)}")
+        ours = isinstance(broken, LawViolation | ContractError | HarnessError)
+        lines.append(f"  {foreign_text.shown(broken) if ours else foreign_text.of_error(broken)}")
     if diagnosis is None:
         dropped = checked.family == "dropout"
         diagnosis = (

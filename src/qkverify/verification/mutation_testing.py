@@ -26,6 +26,7 @@ from qkverify.contract.registry import Missing
 from qkverify.errors import UsageError
 from qkverify.results import Kill, Planted
 from qkverify.runs.run import Run
+from qkverify.units import number_of
 from qkverify.verification import processes
 from qkverify.verification.checking import Cell, applicable, check, law_book, prepare
 from qkverify.verification.laws import PROFILES, Law
@@ -44,7 +45,11 @@ def planted(folder: str = "mutants") -> list[Implementation]:
     """The implementations of a subfolder of `implementations/`: the mutants, or the controls; see `left_out`."""
     left_out(folder)
     prefix = folder.removesuffix("s") + "-"
-    return [with_defaults(one) for one in REGISTERED if one.name.startswith(prefix)]
+    return [
+        with_defaults(implementation)
+        for implementation in REGISTERED
+        if implementation.name.startswith(prefix)
+    ]
 
 
 @lru_cache(maxsize=len(FOLDERS))
@@ -64,7 +69,7 @@ def left_out(folder: str) -> tuple[Missing, ...]:
 
 def named(words: Sequence[str]) -> list[tuple[str, str]]:
     """(folder, name) of everything planted, or of what has one of these words in its name. Raises UsageError."""
-    every = [(folder, one.name) for folder in FOLDERS for one in planted(folder)]
+    every = [(folder, implementation.name) for folder in FOLDERS for implementation in planted(folder)]
     for word in words:
         if not any(word in name for _, name in every):
             raise UsageError(
@@ -73,37 +78,40 @@ def named(words: Sequence[str]) -> list[tuple[str, str]]:
     return [(folder, name) for folder, name in every if not words or any(word in name for word in words)]
 
 
-def cell_of(one: Implementation) -> Cell:
+def cell_of(implementation: Implementation) -> Cell:
     """The one cell that a planted implementation is judged in."""
-    return Cell(one, "cpu", next(d for d in DTYPES if d in one.dtypes), one.name)
+    return Cell(
+        implementation, "cpu", next(d for d in DTYPES if d in implementation.dtypes), implementation.name
+    )
 
 
-def attack(one: Implementation, *, examples: int, matrix: bool = False, seed: int | None = None,
+def attack(implementation: Implementation, *, examples: int, matrix: bool = False, seed: int | None = None,
            laws: Iterable[Law] | None = None, profile: str = "") -> Planted:  # fmt: skip
     """Every law that applies, held against a planted implementation until one breaks; with `matrix`, all of them.
 
     `seed` makes the problems those of every other run of that seed; without it QKVERIFY_SEED does, if it is set.
     """
-    cell, start, spent = cell_of(one), time.perf_counter(), 0
+    cell, start, spent = cell_of(implementation), time.perf_counter(), 0
     kills: list[Kill] = []
     smallest, sizes, cost = "", {}, (0, 0.0)
     for law in applicable(laws or law_book(), cell):
         run = prepare(cell)
         phases: dict[str, Any] = {} if not kills else {"phases": (Phase.generate,)}
-        found = check(law, run, max_examples=examples, seed=seed, database=None, **phases)
-        spent += found.examples
-        if found.outcome not in BROKEN:
+        verdict = check(law, run, max_examples=examples, seed=seed, database=None, **phases)
+        spent += verdict.examples
+        if verdict.outcome not in BROKEN:
             continue
-        kills.append(Kill(law.name, law.family, found.examples, found.seconds))
+        kills.append(Kill(law.name, law.family, verdict.examples, verdict.seconds))
         if len(kills) == 1:
             cost = spent, time.perf_counter() - start
-            smallest = found.counterexample.message if found.counterexample else ""
+            smallest = verdict.counterexample.message if verdict.counterexample else ""
             sizes = _sizes(run)
         if not matrix:
             break
     return Planted(
-        name=one.name, kind=_kind(one), operation=one.operation, dtype=cell.dtype, sentence=_sentence(one),
-        threads=_threads(one), kills=kills, matrix=matrix, examples=cost[0] if kills else spent,
+        name=implementation.name, kind=_kind(implementation), operation=implementation.operation,
+        dtype=cell.dtype, sentence=_sentence(implementation), threads=_threads(implementation), kills=kills,
+        matrix=matrix, examples=cost[0] if kills else spent,
         seconds=cost[1] if kills else time.perf_counter() - start, sizes=sizes, message=smallest,
         profile=profile,
     )  # fmt: skip
@@ -113,22 +121,22 @@ def _sizes(run: Run) -> dict[str, int]:
     return run.problems[0].sizes if run.problems else {}
 
 
-def _sentence(one: Implementation) -> str:
-    return (one.function.__doc__ or "").strip().partition("\n\n")[0].replace("\n", " ")
+def _sentence(implementation: Implementation) -> str:
+    return (implementation.function.__doc__ or "").strip().partition("\n\n")[0].replace("\n", " ")
 
 
-def _threads(one: Implementation) -> list[str]:
+def _threads(implementation: Implementation) -> list[str]:
     """The public threads that a mutant re-creates."""
     planting = importlib.import_module("qkverify.implementations.mutants.correct.planting")
-    return next((list(m.threads) for m in planting.MUTANTS if m.name == one.name), [])
+    return next((list(m.threads) for m in planting.MUTANTS if m.name == implementation.name), [])
 
 
 def _one(folder: str, name: str) -> Implementation:
-    return next(one for one in planted(folder) if one.name == name)
+    return next(implementation for implementation in planted(folder) if implementation.name == name)
 
 
-def _kind(one: Implementation) -> str:
-    return one.name.partition("-")[0]
+def _kind(implementation: Implementation) -> str:
+    return implementation.name.partition("-")[0]
 
 
 def _attack(folder: str, name: str, profile: str, matrix: bool, seed: int | None) -> Planted:
@@ -152,44 +160,47 @@ def measure(
     chosen = named(words)
     # A control is checked by every law: only then has it not been accused.
     tasks = [(folder, name, profile, matrix or folder == "controls", seed) for folder, name in chosen]
-    for number, found in processes.each(_attack, tasks, jobs):
-        yield _crashed(*chosen[number], profile, matrix) if found is None else found
+    for number, record in processes.each(_attack, tasks, jobs):
+        yield _crashed(*chosen[number], profile, matrix) if record is None else record
 
 
 def _crashed(folder: str, name: str, profile: str, matrix: bool) -> Planted:
     """What is known of one whose process died: that, and no more."""
-    one = _one(folder, name)
+    implementation = _one(folder, name)
     return Planted(
-        name=name, kind=_kind(one), operation=one.operation, dtype=cell_of(one).dtype, sentence=_sentence(one),
-        threads=_threads(one), kills=[Kill("a crash of its process", "", 0, 0.0)], matrix=matrix, profile=profile,
+        name=name, kind=_kind(implementation), operation=implementation.operation, dtype=cell_of(implementation).dtype,
+        sentence=_sentence(implementation), threads=_threads(implementation),
+        kills=[Kill("a crash of its process", "", 0, 0.0)], matrix=matrix, profile=profile,
     )  # fmt: skip
 
 
-def idle_laws(found: Sequence[Planted]) -> list[Law]:
+def idle_laws(records: Sequence[Planted]) -> list[Law]:
     """Laws that no mutant broke. Only a full matrix can tell."""
-    broken = Counter(kill.law for one in found if one.kind == "mutant" for kill in one.kills)
+    broken = Counter(kill.law for record in records if record.kind == "mutant" for kill in record.kills)
     return [law for law in law_book() if not broken[law.name]]
 
 
-def summary(found: Sequence[Planted]) -> list[str]:
+def summary(records: Sequence[Planted]) -> list[str]:
     """What a run of all of them says, a sentence a line."""
-    mutants = [one for one in found if one.kind == "mutant"]
-    killed = [one for one in mutants if one.kills]
-    controls = [one for one in found if one.kind == "control"]
+    mutants = [record for record in records if record.kind == "mutant"]
+    killed = [mutant for mutant in mutants if mutant.kills]
+    controls = [record for record in records if record.kind == "control"]
     lines = []
     if mutants:
         lines.append(f"{len(killed)} of {len(mutants)} mutants killed")
     if killed:
-        quantities = [(one.sizes["H"], one.sizes["Q"], one.sizes["K"]) for one in killed if one.sizes]
+        quantities = [
+            (mutant.sizes["H"], mutant.sizes["Q"], mutant.sizes["K"]) for mutant in killed if mutant.sizes
+        ]
         small = sum(h <= 2 and q <= 3 and k <= 3 for h, q, k in quantities)
-        lines.append(f"to kill one: median {median(one.examples for one in killed):,.0f} examples and "
-                     f"{median(one.seconds for one in killed):.2g} s, shrinking included")  # fmt: skip
+        lines.append(f"cost of killing mutant: median {median(mutant.examples for mutant in killed):,.0f} examples and "
+                     f"{median(mutant.seconds for mutant in killed):.2g} s, shrinking included")  # fmt: skip
         lines.append(
             f"counterexamples of at most 2 heads, 3 queries and 3 keys: {small} of {len(quantities)}"
         )
     if controls:
-        accused = [one.name for one in controls if one.kills]
-        examples = sum(one.examples for one in controls)
-        lines.append(f"{len(controls)} controls, {examples:,} examples: "
+        accused = [control.name for control in controls if control.kills]
+        examples = sum(control.examples for control in controls)
+        lines.append(f"{number_of(len(controls), 'control')}, {examples:,} examples: "
                      + (f"ACCUSED {', '.join(accused)}" if accused else "none accused"))  # fmt: skip
     return lines

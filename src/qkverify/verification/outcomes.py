@@ -33,7 +33,7 @@ OUTCOMES_BROKEN = ("failed", "crashed", "timed out", "error")
 EXIT_CODES: Mapping[Word, int] = {HOLDS: 0, PARTLY: 0, BROKEN: 1, NOT_VERIFIED: 4}
 # Compared results, of all laws together, that are next to nothing if most laws met no problem: what one law gets at glance.
 FEW = PROFILES["glance"]
-ONE = " in 1 cell"
+ONE = " in 1 configuration"
 NAMED = 5  # cells with one and the same outcome
 
 
@@ -66,10 +66,10 @@ class CellOutcome:
             return f"broken: {broken or number_of(len(set(self.broken)), 'law')}{missing}"
         if self.word == NOT_VERIFIED:
             return f"NOT VERIFIED{where if where != ONE else ''}: {self.reason}"
-        every = "all other laws hold" if self.findings else "all laws hold"
-        which = every if self.word == HOLDS else "laws hold for what was verified"
+        other = "other " if self.findings else ""
+        which = f"all {other}laws hold" if self.word == HOLDS else f"{other}laws hold for what was verified"
         if self.selected is not None:
-            which = f"holds for the {number_of(self.held, 'law')} selected"
+            which = f"{number_of(self.held, f'{other}selected law')} hold{'s' if self.held == 1 else ''}"
         known = ""
         if self.findings:
             known = f"; {number_of(len(self.findings), 'known failure')}: {', '.join(self.findings)}"
@@ -179,7 +179,7 @@ def _names(cells: Sequence[str]) -> str:
 
 def _together(outcomes: Sequence[CellOutcome], broken: str) -> str:
     """One line for cells with these outcomes: the gravest word, and what it is about."""
-    words, cells = [outcome.word for outcome in outcomes], number_of(len(outcomes), "cell")
+    words, cells = [outcome.word for outcome in outcomes], number_of(len(outcomes), "configuration")
     missing, findings = (
         tuple(dict.fromkeys(_every(outcomes, name))) for name in ("not_verified", "findings")
     )
@@ -216,7 +216,7 @@ def _why_nothing(verdicts: Sequence[Verdict], requires: Sequence[str]) -> str:
     tried = [v for v in ran if v.tested is not None]
     if not tried:
         (reason, _), *_ = Counter(v.reason for v in ran).most_common(1)
-        return f"none of {number_of(len(ran), 'law')} applies: {reason}"
+        return f"no law applies: {reason}"
     return _why_not_compared(tried, requires)
 
 
@@ -230,15 +230,15 @@ def _why_too_little(verdicts: Sequence[Verdict], requires: Sequence[str]) -> str
     most = max(_tested(v).results for v in verdicts)
     if most == 1:  # Hypothesis begins with the simplest problem
         return (
-            f"only {number_of(compared, 'result')} compared with the reference, none of the laws more than one: "
-            "the first problem of each law is the simplest one; take a profile with more examples or declare more effort"
+            f"only {number_of(compared, 'result')} compared with the reference, at most one by each law, "
+            "on its simplest problem; take a profile with more examples, or declare more effort"
         )
     unmet, met = _met(verdicts)
     if unmet > met and compared < FEW:
-        why = _refusals(verdicts) or f"no problem that was drawn is one that it takes{_requires(requires)}"
+        why = _refusals(verdicts) or f"it takes none of the generated problems{_requires(requires)}"
         return (
             f"only {number_of(compared, 'result')} compared with the reference, and {unmet} of "
-            f"{number_of(unmet + met, 'law')} met no problem: {why}"
+            f"{number_of(unmet + met, 'law')} had no problem to check: {why}"
         )
     return ""
 
@@ -247,19 +247,19 @@ def _why_not_compared(tried: Sequence[Verdict], requires: Sequence[str]) -> str:
     """Why none of these laws compared a result with the reference."""
     calls = sum(_tested(v).calls for v in tried)
     if not calls:
-        return f"no problem that was drawn reached the function{_requires(requires)}"
+        return f"no generated problem reached the function{_requires(requires)}"
     refusals = _refusals(tried)
     if refusals:
         return refusals
     unmet, met = _met(tried)
     if unmet > met:
         return (
-            f"{unmet} of {number_of(unmet + met, 'law')} met no problem that it takes{_requires(requires)}; "
+            f"{unmet} of {number_of(unmet + met, 'law')} had no problem that it takes{_requires(requires)}; "
             "the others compared no result with the reference"
         )
     return (
-        f"{number_of(len(tried), 'law')} called it {number_of(calls, 'time')}, but no result was compared with the reference's "
-        "numbers where it says something (a result that zeros would equal, or attention to a single key, says nothing)"
+        f"{number_of(len(tried), 'law')} called it {number_of(calls, 'time')}, but no result was compared with the "
+        "reference (a result of zeros, and attention to a single key, do not count)"
     )
 
 
@@ -303,7 +303,7 @@ def _unused(verdicts: Sequence[Verdict], offers: Collection[str]) -> tuple[str, 
         names.append(f"most problems ({refusals})")
     unmet, met = _met(verdicts)
     if unmet > met:
-        names.append(f"{unmet} of {number_of(unmet + met, 'law')} (they met no problem that it takes)")
+        names.append(f"{unmet} of {number_of(unmet + met, 'law')} (they had no problem that it takes)")
     return tuple(names)
 
 

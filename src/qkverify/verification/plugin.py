@@ -70,10 +70,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     }
     if not laws:
         return
-    from qkverify.verification import requested as asked
+    from qkverify.verification import requested
 
     with _usage_errors():
-        kept = asked.of_collected(_asked(config), set(laws.values()))
+        kept = requested.of_collected(_asked(config), set(laws.values()))
     gone = [item for item in laws if laws[item] not in kept]
     if gone:
         items[:] = [item for item in items if item not in laws or laws[item] in kept]
@@ -113,7 +113,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         pyfuncitem.user_properties.append((HOLDS if verdict.outcome == "passed" else SHOWS, known.listed))
     if verdict.messages:
         pyfuncitem.user_properties.append(
-            ("messages", [msgspec.to_builtins(one) for one in verdict.messages])
+            ("messages", [msgspec.to_builtins(message) for message in verdict.messages])
         )
     if verdict.outcome == "not offered":
         pytest.skip(verdict.reason)
@@ -155,15 +155,15 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Iterator[None]:
     """Before pytest prints what failed, each cause gets one whole counterexample; after it, the causes are summed up."""
-    found = _causes_told_once(terminalreporter, config)
+    failure_causes = _causes_told_once(terminalreporter, config)
     yield
-    if found:
+    if failure_causes:
         from qkverify.counterexamples.causes import summary
 
         terminalreporter.section("causes")
-        for cause in found:
+        for cause in failure_causes:
             terminalreporter.line(cause.headline())
-        terminalreporter.line(summary(found))
+        terminalreporter.line(summary(failure_causes))
     _left_out(terminalreporter, config)
 
 
@@ -179,18 +179,29 @@ def _causes_told_once(terminalreporter: Any, config: pytest.Config) -> list[Any]
 
     here = config.stash.get(FAILURES, {})
     verdicts = {report: verdict_of(line) for report, line in failed.items()}
+    by_cell: dict[str, list[Any]] = {}
     for report, verdict in verdicts.items():
-        cell = f"{verdict.implementation}-{verdict.device}-{verdict.dtype}"
-        if cell in here:  # not where workers of pytest-xdist checked it
-            verdicts[report] = here[cell].settled([verdict])[0]
-    found = causes(verdicts.values())
-    for cause in found:
+        by_cell.setdefault(f"{verdict.implementation}-{verdict.device}-{verdict.dtype}", []).append(report)
+    for cell, reports in by_cell.items():
+        mine = [verdicts[report] for report in reports]
+        said = here[cell].settled(mine) if cell in here else _of_workers(config, cell, mine)
+        verdicts |= dict(zip(reports, said, strict=True))
+    failure_causes = causes(verdicts.values())
+    for cause in failure_causes:
         for report, verdict in verdicts.items():
             if verdict is cause.first:
                 report.longrepr = cause.text()
             elif any(verdict is other for other in cause.verdicts):
                 report.longrepr = cause.same(verdict)
-    return found
+    return failure_causes
+
+
+def _of_workers(config: pytest.Config, name: str, verdicts: list[Any]) -> list[Any]:
+    """The verdicts of a cell that workers of pytest-xdist checked, explained with a look at one another."""
+    from qkverify.verification.checking import explained_together
+
+    cell = next(cell for cell in _plan(config).cells if str(cell) == name)
+    return explained_together(cell, verdicts)
 
 
 def _left_out(terminalreporter: Any, config: pytest.Config) -> None:
@@ -206,7 +217,9 @@ def _left_out(terminalreporter: Any, config: pytest.Config) -> None:
         for line in lines:
             terminalreporter.line(line)
     remarks = [
-        (one.name, remark) for one in (planned.implementations if planned else ()) for remark in one.remarks
+        (implementation.name, remark)
+        for implementation in (planned.implementations if planned else ())
+        for remark in implementation.remarks
     ]
     if remarks:
         terminalreporter.section("detected by a first call")
@@ -229,7 +242,7 @@ HOLDS, SHOWS = (
 def _held_again(terminalreporter: Any) -> None:
     """The entries of known failures for which every law held (in other processes too)."""
     said: dict[str, set[str]] = {HOLDS: set(), SHOWS: set()}
-    for report in (one for several in terminalreporter.stats.values() for one in several):
+    for report in (report for several in terminalreporter.stats.values() for report in several):
         for name, place in (
             getattr(report, "user_properties", ()) if getattr(report, "when", "") == "call" else ()
         ):
@@ -244,7 +257,7 @@ def _held_again(terminalreporter: Any) -> None:
 def _messages(terminalreporter: Any) -> dict[str, list[str]]:
     """What each implementation warned of and printed while it was called, over all reports (of other processes too)."""
     said: dict[str, list[Any]] = {}
-    for report in (one for several in terminalreporter.stats.values() for one in several):
+    for report in (report for several in terminalreporter.stats.values() for report in several):
         properties = dict(getattr(report, "user_properties", ()))
         if getattr(report, "when", "") == "call" and "messages" in properties:
             said.setdefault(properties["cell"].rsplit("-", 2)[0], []).extend(properties["messages"])
@@ -256,16 +269,18 @@ def _messages(terminalreporter: Any) -> dict[str, list[str]]:
     from qkverify.results import Message
 
     return {
-        name: messages.lines(messages.merged(msgspec.convert(one, list[Message])))
-        for name, one in said.items()
+        name: messages.lines(messages.merged(msgspec.convert(recorded, list[Message])))
+        for name, recorded in said.items()
     }
 
 
 def _outcomes(config: pytest.Config) -> dict[str, Any]:
     """What is said of each cell and of each target without one, by the verdicts of all processes; see `session_outcomes`."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    reports = [one for several in reporter.stats.values() for one in several] if reporter is not None else []
-    lines = [one.qkverify_verdict for one in reports if hasattr(one, "qkverify_verdict")]
+    reports = (
+        [report for several in reporter.stats.values() for report in several] if reporter is not None else []
+    )
+    lines = [report.qkverify_verdict for report in reports if hasattr(report, "qkverify_verdict")]
     planned = config.stash.get(PLAN, None)
     if config.getoption("collectonly") or not (lines or (planned and planned.idle)):
         return {}
@@ -308,9 +323,9 @@ def _plan(config: pytest.Config) -> Any:
         from qkverify.verification.checking import plan
 
         with _usage_errors():
-            asked = _asked(config)
-            planned = plan(asked.targets, asked.devices, asked.dtypes)
-            config.stash[PLAN] = known_failures.applied(planned, asked.entries())
+            chosen = _asked(config)
+            planned = plan(chosen.targets, chosen.devices, chosen.dtypes)
+            config.stash[PLAN] = known_failures.applied(planned, chosen.entries())
     return config.stash[PLAN]
 
 

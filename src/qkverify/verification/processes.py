@@ -38,45 +38,45 @@ def each(
     for number in range(len(tasks)):
         waiting.put(number)
 
-    owns = [_Own(stopping) for _ in range(min(jobs, len(tasks)))]
+    workers = [_Own(stopping) for _ in range(min(jobs, len(tasks)))]
 
-    def keep_busy(own: _Own) -> None:
+    def keep_busy(worker: _Own) -> None:
         """A thread with a process of its own: which task a process died of is then known."""
         try:
             with contextlib.suppress(Empty):
                 while True:
                     number = waiting.get_nowait()
-                    result = own.result_of(work, tasks[number])
+                    result = worker.result_of(work, tasks[number])
                     if result is not None and spent(result):
-                        own.close()
+                        worker.close()
                     done.put((number, result))
         except BaseException as error:
             done.put(error)
         finally:
-            own.close()
+            worker.close()
 
-    threads = [Thread(target=keep_busy, args=(own,), daemon=True) for own in owns]
+    threads = [Thread(target=keep_busy, args=(worker,), daemon=True) for worker in workers]
     with _single_threaded():
         try:
             for thread in threads:
                 thread.start()
             for _ in tasks:
                 try:
-                    found = done.get(
+                    finished = done.get(
                         timeout=None if until == math.inf else max(0.0, until - time.monotonic())
                     )
                 except Empty:
                     return
-                if isinstance(found, BaseException):
-                    raise found
-                yield found
+                if isinstance(finished, BaseException):
+                    raise finished
+                yield finished
         finally:
             stopping.set()
             with contextlib.suppress(Empty):  # where nobody waits for the rest, it is not begun
                 while True:
                     waiting.get_nowait()
-            for own in owns:
-                own.end()
+            for worker in workers:
+                worker.end()
             for thread in threads:
                 thread.join()
 

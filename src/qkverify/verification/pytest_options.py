@@ -27,27 +27,27 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "law": {
             **REPEATED,
             "metavar": "NAME",
-            "help": "only this law or family, or a pattern: 'causal_*' (repeatable)",
+            "help": "only this law, family, or pattern such as 'causal_*' (repeatable)",
         },
         "skip-law": {
             **REPEATED,
             "metavar": "NAME",
-            "help": "not this law or family, or a pattern (repeatable)",
+            "help": "leave out this law, family, or pattern (repeatable)",
         },
         "known-failures": {
             "default": None,
             "metavar": "FILE",
-            "help": "failures that are known, with reasons; default: qkverify-known-failures.toml",
+            "help": "known failures and their reasons; default: qkverify-known-failures.toml",
         },
         "strict-verification": {
             "action": "store_true",
             "default": False,
-            "help": "exit 4 if anything that is offered was not verified; without it, if nothing was",
+            "help": "exit code 4 if something that is offered was not verified; by default only if nothing was",
         },
         "results": {
             "default": None,
             "metavar": "FILE",
-            "help": "append every verdict to this file, a JSON line each",
+            "help": "append the verdicts to this file, as JSON lines",
         },
     }
 )

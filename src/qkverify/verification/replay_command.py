@@ -16,8 +16,8 @@ def replay_counterexample(name: str) -> str:
     """The failure's message, or nothing if the law holds now. Raises UsageError if its law or implementation is gone."""
     record = store.load(name)
     law = _law(record["law"], record.get("law_file", ""))
-    one = _implementation(record)
-    run = prepare(Cell(one, record["device"], record["dtype"]))
+    implementation = _implementation(record)
+    run = prepare(Cell(implementation, record["device"], record["dtype"]))
     run.failing = record["drawn"]
     try:
         law.replay(run, record["drawn"])
@@ -28,19 +28,23 @@ def replay_counterexample(name: str) -> str:
 
 def _law(name: str, file: str) -> Law:
     """The law of `properties/`, or the one of its own file."""
-    found = laws_named([name]) or laws_named([name], [file] if Path(file).is_file() else [])
-    if not found:
+    laws = laws_named([name]) or laws_named([name], [file] if Path(file).is_file() else [])
+    if not laws:
         raise UsageError.unknown("law", name, [law.name for law in law_book()])
-    return found[0]
+    return laws[0]
 
 
 def _implementation(record: dict[str, str]) -> Implementation:
     """By its name; else by the function of its file."""
     try:
         return next(
-            one for one in probes.find(record["implementation"]) if one.name == record["implementation"]
+            implementation
+            for implementation in probes.find(record["implementation"])
+            if implementation.name == record["implementation"]
         )
     except (UsageError, StopIteration):
         declared = registry.registered_by(registry.load_file(record["file"]))
-        named = [one for one in declared if one.name == record["implementation"]]
+        named = [
+            implementation for implementation in declared if implementation.name == record["implementation"]
+        ]
         return probes.fitted(named[0]) if named else probes.find(f"{record['file']}:{record['function']}")[0]

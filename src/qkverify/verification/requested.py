@@ -43,28 +43,28 @@ def checked(chosen: settings.Settings) -> Request:
         raise UsageError(NO_TARGET)
     profile = chosen.profile or "default"
     checking.examples_of(profile)
-    own = selection.laws_of_files(chosen.own_laws)
-    selected, known = _selected(chosen, own), chosen.entries()
+    own_laws = selection.laws_of_files(chosen.own_laws)
+    selected, known = _selected(chosen, own_laws), chosen.entries()
     planned = checking.plan(chosen.targets, chosen.devices, chosen.dtypes)
     if not planned.cells and not planned.unavailable:
         raise UsageError(checking.nothing_to_verify(planned))
     operations = {cell.implementation.operation for cell in planned.cells}
     if operations and not any(operations & set(law.operations) for law in selected.laws):
         names = ", ".join(sorted(operations))
-        raise UsageError(f"none of the selected laws speaks of {names}\n  all laws: qkverify list laws")
+        raise UsageError(f"none of the selected laws is about {names}\n  all laws: qkverify list laws")
     return Request(known_failures.applied(planned, known), selected, profile, known, chosen)
 
 
 def of_collected(chosen: settings.Settings, laws: Collection[Law]) -> set[Law]:
     """Those of the laws that pytest collected that are selected. Raises UsageError for a name that no law has."""
-    own = {law.name: law for law in (*selection.laws_of_files(chosen.own_laws), *laws)}
-    kept = {law.name for law in _selected(chosen, own.values()).laws}
+    own_laws = {law.name: law for law in (*selection.laws_of_files(chosen.own_laws), *laws)}
+    kept = {law.name for law in _selected(chosen, own_laws.values()).laws}
     return {law for law in laws if law.name in kept}
 
 
-def _selected(chosen: settings.Settings, own: Iterable[Law]) -> selection.Selection:
+def _selected(chosen: settings.Settings, own_laws: Iterable[Law]) -> selection.Selection:
     """What is selected of the built-in laws and one's own; the names of known failures are judged with it."""
-    every = list({law.name: law for law in (*checking.law_book(), *own)}.values())
+    every = list({law.name: law for law in (*checking.law_book(), *own_laws)}.values())
     known_failures.check_laws(chosen.entries(), every)
     return selection.select(every, chosen.laws, chosen.skip)
 
@@ -72,7 +72,7 @@ def _selected(chosen: settings.Settings, own: Iterable[Law]) -> selection.Select
 NO_TARGET = """say what to verify:
   qkverify verify path/file.py:function       a function of a file
   qkverify verify package.module:function     a function that can be imported
-  qkverify init                               lists what looks like attention in this folder
+  qkverify init                               lists functions in this folder that look like attention
 or name it in pyproject.toml:
   [tool.qkverify]
   targets = ["path/file.py:function"]"""

@@ -45,7 +45,7 @@ def select(laws: Sequence[Law], only: Sequence[str] = (), skip: Sequence[str] = 
     kept = [law for law in laws if not only or any(_names(word, law) for word in only)]
     kept = [law for law in kept if not any(_names(word, law) for word in skip)]
     if not kept:
-        raise UsageError(f"no law is left: {', '.join(skip)} leaves out all that was selected")
+        raise UsageError(f"no law is left: --skip {' '.join(skip)} leaves out every selected law")
     return Selection(tuple(kept), tuple(laws))
 
 
@@ -59,7 +59,7 @@ def laws_of_files(files: Iterable[str | Path]) -> tuple[Law, ...]:
     Raises UsageError for a file without a law, and for a name that a built-in law or another file has.
     """
     taken = {law.name: "a built-in law" for law in law_book()}
-    found: list[Law] = []
+    laws: list[Law] = []
     for file in files:
         module = registry.load_file(file)
         mine = [law for law in laws_in(module) if law.file == module.__file__]  # not those that it imports
@@ -68,8 +68,8 @@ def laws_of_files(files: Iterable[str | Path]) -> tuple[Law, ...]:
         for law in mine:
             if law.name in taken:
                 raise UsageError(
-                    f"{file}: the name {law.name!r} is that of {taken[law.name]}; give the law another"
+                    f"{file}: the name {law.name!r} is taken by {taken[law.name]}; choose another name"
                 )
             taken[law.name] = f"a law of {file}"
-        found += mine
-    return tuple(found)
+        laws += mine
+    return tuple(laws)

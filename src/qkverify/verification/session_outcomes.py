@@ -25,11 +25,11 @@ def of_session(lines: Iterable[str], planned: VerificationPlan) -> dict[str, Cel
     for verdict in map(verdict_of, lines):
         name = f"{verdict.implementation}-{verdict.device}-{verdict.dtype}"
         verdicts.setdefault(name, []).append(verdict)
-    found = {target: without_cell(reason) for target, reason in planned.idle.items()}
+    outcomes = {target: without_cell(reason) for target, reason in planned.idle.items()}
     for cell in planned.cells:
         if mine := verdicts.get(str(cell)):
             every = {law.name for law in applicable(law_book(), cell)} | {verdict.law for verdict in mine}
             outcome = outcome_of(cell, mine, len(every))
             if outcome.applied or not outcome.selected:
-                found[str(cell)] = outcome
-    return found
+                outcomes[str(cell)] = outcome
+    return outcomes

@@ -82,37 +82,37 @@ def _table(file: Path) -> Any:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("qkverify")
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{_shown(file)} is no TOML: {error}") from None
+        raise UsageError(f"{_shown(file)} is not valid TOML: {error}") from None
 
 
 def _settings(file: Path, table: Any) -> Settings:
     where = f"{_shown(file)}, [tool.qkverify]"
     if not isinstance(table, dict):
         raise UsageError(f"{where}: is {table!r}; it must be a table")
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in KEYS:
             raise UsageError(f"{where}: {UsageError.unknown('key', key, KEYS)}")
         if key in ("profile", "known_failures"):
             if not isinstance(value, str):
-                raise UsageError(f"{where}: {key} is {value!r}; it must be a text")
-            found[key] = value
+                raise UsageError(f"{where}: {key} is {value!r}; it must be a string")
+            values[key] = value
         elif isinstance(value, list) and all(isinstance(word, str) for word in value):
-            found[key] = tuple(value)
+            values[key] = tuple(value)
         else:
-            raise UsageError(f"{where}: {key} is {value!r}; it must be a list of texts")
-    return Settings(file=Path(_shown(file)), **_placed(file.parent, found))
+            raise UsageError(f"{where}: {key} is {value!r}; it must be a list of strings")
+    return Settings(file=Path(_shown(file)), **_placed(file.parent, values))
 
 
-def _placed(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
+def _placed(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
     """With paths as seen from the working folder."""
-    targets = [_target(folder, target) for target in found.get("targets", ())]
-    own_laws = [_shown(folder / path) for path in found.get("own_laws", ())]
-    if "known_failures" in found:
-        known = _shown(folder / found["known_failures"])
+    targets = [_target(folder, target) for target in values.get("targets", ())]
+    own_laws = [_shown(folder / path) for path in values.get("own_laws", ())]
+    if "known_failures" in values:
+        known = _shown(folder / values["known_failures"])
     else:
         known = _shown(folder / known_failures.FILE) if (folder / known_failures.FILE).is_file() else ""
-    return {**found, "targets": tuple(targets), "own_laws": tuple(own_laws), "known_failures": known}
+    return {**values, "targets": tuple(targets), "own_laws": tuple(own_laws), "known_failures": known}
 
 
 def _target(folder: Path, target: str) -> str:

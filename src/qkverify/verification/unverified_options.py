@@ -1,4 +1,4 @@
-"""What an implementation offers and no law put to use: "all laws hold" says nothing of it, so it is said.
+"""Options that an implementation offers and that no law used. "All laws hold" does not cover them, so they are named.
 
 An option counts as used once a call with it came back, whatever it gave; "gradients", once one was computed. A law that
 refuses to run, or that has no operation to speak of, uses nothing.

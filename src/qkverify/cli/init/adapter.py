@@ -14,7 +14,9 @@ def source(candidate: Candidate) -> str:
     """The file. What qkverify cannot know stands in it as a name in capitals that is to be filled in."""
     taken = _options(candidate)
     absent = {name: "False" if name in ("causal", "return_lse") else "None" for name in taken}
-    options = "".join(f", {name}={candidate.defaults.get(own, absent[name])}" for name, own in taken.items())
+    options = "".join(
+        f", {name}={candidate.defaults.get(parameter, absent[name])}" for name, parameter in taken.items()
+    )
     convention = SIGNATURE_STYLES.get(signature_style_of(candidate.parameters, candidate.arrays))
     layout = f', layout="{convention.layout}"' if convention and convention.layout != "BHLD" else ""
     return filled(
@@ -40,11 +42,11 @@ def _options(candidate: Candidate) -> dict[str, str]:
     """Our name of each option that it takes -> its own; a parameter that stands for two is taken once."""
     rest = [name for at, name in enumerate(candidate.parameters) if not 0 <= at - candidate.first < 3]
     convention = SIGNATURE_STYLES.get(signature_style_of(candidate.parameters, candidate.arrays))
-    found: dict[str, str] = {}
-    for name, own in options_of(["query", "key", "value", *rest], convention, "attention").items():
-        if name in OPTIONS and own not in found.values():
-            found[name] = own
-    return found
+    taken: dict[str, str] = {}
+    for name, parameter in options_of(["query", "key", "value", *rest], convention, "attention").items():
+        if name in OPTIONS and parameter not in taken.values():
+            taken[name] = parameter
+    return taken
 
 
 def _made(candidate: Candidate) -> str:
@@ -58,7 +60,7 @@ def _call(candidate: Candidate, options: dict[str, str]) -> str:
     inputs = ["query", "key", "value"]
     if candidate.first:
         names = candidate.parameters[candidate.first : candidate.first + 3]
-        inputs = [f"{own}={name}" for own, name in zip(names, inputs, strict=True)]
-    given = [f"{own}={name}" for name, own in options.items()]
+        inputs = [f"{parameter}={name}" for parameter, name in zip(names, inputs, strict=True)]
+    given = [f"{parameter}={name}" for name, parameter in options.items()]
     given += [f"{name}={name.upper()}" for name in candidate.unknown]
     return f"{'module' if candidate.method else candidate.name}({', '.join(inputs + given)})"

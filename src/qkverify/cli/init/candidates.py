@@ -17,7 +17,12 @@ from qkverify.contract import FURTHER, OPTIONS, SIGNATURE_STYLES, SPELLINGS
 from qkverify.errors import UsageError
 
 LEFT_OUT = ("build", "dist", "node_modules", "site-packages", "third_party", "__pycache__")
-KNOWN = {*OPTIONS, *FURTHER, *SPELLINGS, *(name for one in SIGNATURE_STYLES.values() for name in one.names)}
+KNOWN = {
+    *OPTIONS,
+    *FURTHER,
+    *SPELLINGS,
+    *(name for style in SIGNATURE_STYLES.values() for name in style.names),
+}
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,10 @@ class Candidate:
 
 def of_folder(folder: Path) -> list[Candidate]:
     """The candidates of every Python file below a folder, those that need no adapter first."""
-    found = [candidate for file in _files(folder) for candidate in of_file(file)]
-    return sorted(found, key=lambda candidate: (candidate.needs_adapter, str(candidate.file), candidate.line))
+    candidates = [candidate for file in _files(folder) for candidate in of_file(file)]
+    return sorted(
+        candidates, key=lambda candidate: (candidate.needs_adapter, str(candidate.file), candidate.line)
+    )
 
 
 def of_file(file: Path) -> list[Candidate]:
@@ -81,18 +88,20 @@ def of_file(file: Path) -> list[Candidate]:
     except UsageError:
         return []
     packages = frozenset(_packages(tree))
-    found = []
+    candidates = []
     for name, method, function in _functions(tree):
         every = [*function.args.posonlyargs, *function.args.args]
-        names = [one.arg for one in every if one.arg not in ("self", "cls")]
+        names = [argument.arg for argument in every if argument.arg not in ("self", "cls")]
         last = function.args.defaults
         defaults = dict(zip(names[len(names) - len(last) :], map(ast.unparse, last), strict=False))
-        for one, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
-            names.append(one.arg)
-            defaults |= {} if default is None else {one.arg: ast.unparse(default)}
+        for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
+            names.append(argument.arg)
+            defaults |= {} if default is None else {argument.arg: ast.unparse(default)}
         if any(_are_query_key_value(names[at:]) for at in range(len(names) - 2)):
-            found.append(Candidate(file, function.lineno, name, method, tuple(names), defaults, packages))
-    return found
+            candidates.append(
+                Candidate(file, function.lineno, name, method, tuple(names), defaults, packages)
+            )
+    return candidates
 
 
 def names_of(file: Path) -> list[str]:

@@ -12,19 +12,19 @@ from qkverify.cli.init.files import File, Set
 from qkverify.verification import settings
 
 
-def candidates(found: Sequence[Candidate]) -> None:
+def candidates(proposed: Sequence[Candidate]) -> None:
     """Each function that looks like attention, and the line to run for it."""
-    if not found:
-        print("no function here takes a query, a key and a value; name yours:")
+    if not proposed:
+        print("no function in this folder takes a query, a key and a value; name yours:")
         print("  qkverify init path/file.py:function")
-        print("what else is verified, and the parameters by which it is known: qkverify list operations")
+        print("other operations, and the parameters that identify them: qkverify list operations")
         return
-    print("what looks like attention here (source text was read, nothing was imported):")
-    for one in found:
-        command = f"qkverify verify {shlex.quote(one.target)}"
-        if one.needs_adapter:
-            command = f"qkverify init {shlex.quote(one.target)}    # it needs an adapter"
-        print(f"\n  {one}\n      {command}")
+    print("functions in this folder that look like attention (the source was read, nothing was imported):")
+    for candidate in proposed:
+        command = f"qkverify verify {shlex.quote(candidate.target)}"
+        if candidate.needs_adapter:
+            command = f"qkverify init {shlex.quote(candidate.target)}    # it needs an adapter"
+        print(f"\n  {candidate}\n      {command}")
     print("\nfiles for pytest, CI and known failures: qkverify init TARGET")
 
 
@@ -35,14 +35,14 @@ def written(file: File) -> None:
         file.path.write_text(file.text, encoding="utf-8")
         print(f"wrote          {file.path}: {file.about}")
         return
-    print(f"already there  {file.path}: left as it is")
+    print(f"exists         {file.path}: left as it is")
     if lacking := file.lacking():
         print(f"    {file.about}: add\n{textwrap.indent(lacking.rstrip(), '        ')}")
 
 
 def contents(file: File) -> None:
     """A file as it would be written."""
-    there = ", which is there already: left as it is" if file.path.exists() else ""
+    there = ", which already exists and is left as it is" if file.path.exists() else ""
     print(f"--- {file.path}{there}\n{file.text}")
 
 

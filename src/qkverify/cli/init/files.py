@@ -54,7 +54,7 @@ def files_for(target: str, *, with_adapter: bool = False) -> Set:
     candidate = _candidate(target)
     if with_adapter and candidate is None:
         raise UsageError(
-            f"an adapter is written for a function that takes query, key and value; {target} is read as none"
+            f"an adapter is for a function that takes query, key and value; {target} does not seem to be one"
         )
     adapted = candidate if candidate and (with_adapter or candidate.needs_adapter) else None
     verified = adapter.FILE if adapted else target
@@ -94,7 +94,9 @@ def _candidate(target: str) -> Candidate | None:
     """What the source says of a target; None of one that takes no query, key and value, or that lies elsewhere."""
     place, _, name = target.rpartition(":")
     if not place:
-        raise UsageError(f"{target!r} names no function; write path/file.py:function or module:function")
+        raise UsageError(
+            f"{target!r} does not name a function; write path/file.py:function or module:function"
+        )
     file = Path(place) if place.endswith(".py") else _file_of(place)
     if file is None:
         return None
@@ -102,12 +104,12 @@ def _candidate(target: str) -> Candidate | None:
         raise UsageError.missing(file.resolve(), place)
     here, full = Path.cwd().resolve(), file.resolve()
     if not full.is_relative_to(here):
-        raise UsageError(f"{place} does not lie in {here}; run qkverify init in the folder of its repository")
+        raise UsageError(f"{place} is not in {here}; run qkverify init in the folder of its repository")
     file = full.relative_to(here)
     names = candidates.names_of(file)
     if name not in names:
         raise UsageError.unknown("function", name, names)
-    return next((found for found in candidates.of_file(file) if found.name == name), None)
+    return next((candidate for candidate in candidates.of_file(file) if candidate.name == name), None)
 
 
 def _file_of(module: str) -> Path | None:

@@ -135,12 +135,12 @@ def second(
     first = output[0] if isinstance(output, tuple) else output
     try:
         (slope,) = torch.autograd.grad(first, [leaves[name]], upstream, create_graph=True)
-        found = torch.autograd.grad(slope, list(leaves.values()), along, allow_unused=True)
+        gradients = torch.autograd.grad(slope, list(leaves.values()), along, allow_unused=True)
     except RuntimeError as error:
         raise NotImplementedError(f"no second derivative: {foreign_text.shown(error)}") from error
     return {
         key: torch.zeros_like(x) if g is None else g
-        for (key, x), g in zip(leaves.items(), found, strict=True)
+        for (key, x), g in zip(leaves.items(), gradients, strict=True)
     }
 
 
@@ -185,8 +185,10 @@ def backward(
             for part, x in zip(parts, given, strict=True)]  # fmt: skip
 
     def pull() -> tuple[Any, dict[str, Any]]:
-        found = _gradients(parts, list(leaves.values()), cast, keep or None)
-        grads = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves.values(), found, strict=True)]
+        gradients = _gradients(parts, list(leaves.values()), cast, keep or None)
+        grads = [
+            torch.zeros_like(x) if g is None else g for x, g in zip(leaves.values(), gradients, strict=True)
+        ]
         return output, dict(zip(leaves, grads, strict=True))
 
     return pull

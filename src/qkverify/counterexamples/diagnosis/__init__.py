@@ -53,8 +53,8 @@ def looks_like(run: Run, *, dropped: bool = False) -> str:
         wrong = [p for p in run.problems if _wrong(run, p)]
     except Exception:  # a failure is worth more than its diagnosis
         return ""
-    found = claim_of_failure(run, wrong, dropped=dropped)
-    return found.sentence if found else ""
+    claim = claim_of_failure(run, wrong, dropped=dropped)
+    return claim.sentence if claim else ""
 
 
 def diagnose(run: Run, problem: Problem) -> str:
@@ -64,10 +64,10 @@ def diagnose(run: Run, problem: Problem) -> str:
     its state.
     """
     try:
-        found = _of_problem(run, problem, Deadline(SECONDS), trial_of(run))
+        claim = _of_problem(run, problem, Deadline(SECONDS), trial_of(run))
     except Exception:  # as above
         return ""
-    return found.sentence if found else ""
+    return claim.sentence if claim else ""
 
 
 def claim_of_failure(
@@ -96,9 +96,9 @@ def _of_attention(
         if text:
             return symptoms.watched(text, "output")
     for problem in wrong:
-        found = _of_problem(run, problem, until, trial)
-        if found is not None:
-            return found
+        claim = _of_problem(run, problem, until, trial)
+        if claim is not None:
+            return claim
     return _under_other_conventions(run, wrong[0], trial) if wrong else _of_right_problems(run, until)
 
 
@@ -109,26 +109,26 @@ def _under_other_conventions(run: Run, problem: Problem, trial: ClaimTrial) -> C
         if end.over:
             return None
         other = under(run, conventions)
-        subjects = [placed(one, conventions) for one in (problem, *known)]
+        subjects = [placed(subject, conventions) for subject in (problem, *known)]
         until = Deadline(SECONDS)
-        found = _of_problem(other, subjects[0], until, trial_of(other, subjects[1:]))
+        claim = _of_problem(other, subjects[0], until, trial_of(other, subjects[1:]))
         about_conventions = (
-            found is not None and DETECTED in found.sentence
+            claim is not None and DETECTED in claim.sentence
         )  # which are supposed to be others
-        if found is not None and not found.direct and not about_conventions:
-            return _supposing(found, other, conventions)
+        if claim is not None and not claim.direct and not about_conventions:
+            return _supposing(claim, other, conventions)
     return None
 
 
-def _supposing(found: Claim, other: Run, conventions: Mapping[str, str]) -> Claim:
+def _supposing(claim: Claim, other: Run, conventions: Mapping[str, str]) -> Claim:
     """The claim with its conventions in front."""
 
     def said(sentence: str) -> str:
         return sentence and condition(conventions) + sentence[:1].lower() + sentence[1:]
 
     return replace(
-        found, sentence=said(found.sentence), narrower=said(found.narrower),
-        observed=lambda subject: observe_with(other, placed(subject, conventions), found.aspect),
+        claim, sentence=said(claim.sentence), narrower=said(claim.narrower),
+        observed=lambda subject: observe_with(other, placed(subject, conventions), claim.aspect),
     )  # fmt: skip
 
 
@@ -153,11 +153,11 @@ def _of_right_problems(run: Run, until: Deadline) -> Claim | None:
         observer = Observer(fresh(run), problem, until)
         for aspect in ASPECTS:
             if observer.applies(aspect):
-                found = symptoms.varies(observer, problem, aspect) or symptoms.remembered(observer, aspect)
-                if found:
-                    return found
-        if found := symptoms.written(observer):
-            return found
+                claim = symptoms.varies(observer, problem, aspect) or symptoms.remembered(observer, aspect)
+                if claim:
+                    return claim
+        if claim := symptoms.written(observer):
+            return claim
     return None
 
 
@@ -194,5 +194,5 @@ def observe_with(run: Run, subject: Any, aspect: str) -> Observation | None:
 
 
 def _wrong(run: Run, problem: Problem) -> bool:
-    seen = (observe_with(fresh(run), problem, aspect) for aspect in ASPECTS)
-    return any(one is not None and not one.right for one in seen)
+    observations = (observe_with(fresh(run), problem, aspect) for aspect in ASPECTS)
+    return any(observation is not None and not observation.right for observation in observations)

@@ -30,7 +30,9 @@ def other_conventions(run: Run, problem: Problem) -> Iterator[dict[str, str]]:
         return
     names = [name for name in CHOICES if name not in run.implementation.semantics]
     every = (dict(zip(names, values, strict=True)) for values in product(*(CHOICES[name] for name in names)))
-    changed = [{n: value for n, value in one.items() if value != run.semantics[n]} for one in every]
+    changed = [
+        {n: value for n, value in conventions.items() if value != run.semantics[n]} for conventions in every
+    ]
     yield from sorted(filter(None, changed), key=len)
 
 

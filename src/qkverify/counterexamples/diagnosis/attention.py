@@ -28,56 +28,56 @@ DRAWN = 2000  # random problems at most: an implementation may accept next to no
 
 def claim_of(observer: Observer, trial: ClaimTrial) -> Claim | None:
     """What went wrong on the observer's problem, or None. Raises TimeoutError once the time is up."""
-    aspect, seen = observer.observations()
-    if not seen or seen[0].right:
+    aspect, observations = observer.observations()
+    if not observations or observations[0].right:
         return symptoms.written(observer)
-    first = seen[0].subject
+    first = observations[0].subject
     if first.options.keys() != observer.problem.options.keys():  # begin anew with what is wrong
         return claim_of(Observer(observer.run, first, observer.until), trial)
-    claims = (claim for claim in _claims(observer, seen, aspect, trial) if claim is not None)
+    claims = (claim for claim in _claims(observer, observations, aspect, trial) if claim is not None)
     return next((claim for claim in claims if trial.passed(claim)), None)
 
 
 def _claims(
-    observer: Observer, seen: Sequence[Observation], aspect: str, trial: ClaimTrial
+    observer: Observer, observations: Sequence[Observation], aspect: str, trial: ClaimTrial
 ) -> Iterator[Claim | None]:
     """What fits the observations, the surest first."""
-    first = seen[0].subject
+    first = observations[0].subject
     yield symptoms.varies(observer, first, aspect)
     yield symptoms.mode(observer, first, aspect)
     yield symptoms.layouts(observer, first, aspect)
     yield symptoms.lse_switch(observer, first, aspect)
-    yield _known_mistake(observer, seen, aspect, trial)
+    yield _known_mistake(observer, observations, aspect, trial)
     yield symptoms.written(observer)
     yield symptoms.remembered(observer, aspect)
     yield from symptoms.digits(observer, aspect)
-    yield symptoms.place(observer, seen, aspect)
+    yield symptoms.place(observer, observations, aspect)
 
 
 def _known_mistake(
-    observer: Observer, seen: Sequence[Observation], aspect: str, trial: ClaimTrial
+    observer: Observer, observations: Sequence[Observation], aspect: str, trial: ClaimTrial
 ) -> Claim | None:
     """The first mistake of the table that explains what was observed, with its condition."""
-    words, first, run = _words(observer.problem), seen[0].subject, observer.run
+    words, first, run = _words(observer.problem), observations[0].subject, observer.run
     every = [(_text(run, m, words), _predicting(run, m, aspect)) for m in MISTAKES if m.matters(first)]
 
-    def claim_with(found: FittedMistake) -> Claim:
+    def claim_with(fitted: FittedMistake) -> Claim:
         of = {"lse": "that of ", "gradients": "those of "}.get(aspect, "")
-        those = of if "attention" in found.text.split()[:2] else ""
-        return claim(run, found, aspect, ASPECTS[aspect].format(those + found.text))
+        those = of if "attention" in fitted.text.split()[:2] else ""
+        return claim(run, fitted, aspect, ASPECTS[aspect].format(those + fitted.text))
 
-    found = chosen(
+    fitting = chosen(
         *candidates(
             run,
-            seen,
+            observations,
             every,
             CONDITIONS,
             observer.until,
-            lambda one: trial.passed(claim_with(one)),
+            lambda candidate: trial.passed(claim_with(candidate)),
             first=True,
         )
     )
-    return claim_with(found) if found else None
+    return claim_with(fitting) if fitting else None
 
 
 def _text(run: Run, mistake: Mistake, words: Mapping[str, str]) -> str:
@@ -92,11 +92,11 @@ def _words(p: Problem) -> dict[str, str]:
 
 
 def _predicting(run: Run, mistake: Mistake, aspect: str) -> Predict:
-    def predict(seen: Observation) -> Parts | None:
-        if not mistake.matters(seen.subject):
-            return seen.expected
+    def predict(observation: Observation) -> Parts | None:
+        if not mistake.matters(observation.subject):
+            return observation.expected
         try:
-            return _computed(run, mistake, seen.subject, aspect)
+            return _computed(run, mistake, observation.subject, aspect)
         except Exception:  # a variant that cannot be computed here predicts nothing
             return None
 
@@ -110,8 +110,8 @@ def _computed(run: Run, mistake: Mistake, problem: Problem, aspect: str) -> Part
         precision = run.gradient_precision.either_side(scale_of(problem))
     arguments = _arguments(run, problem, precision)
     if special is not None:
-        found = special(arguments, problem)
-        return found if aspect == "gradients" else {aspect: found}
+        predicted = special(arguments, problem)
+        return predicted if aspect == "gradients" else {aspect: predicted}
     if mistake.edit is None:
         return None
     arguments = mistake.edit(arguments, problem)
@@ -136,6 +136,6 @@ def random_problems(run: Run, aspect: str, generator: np.random.Generator) -> It
     short, long = (problems(upstream=aspect == "gradients", long=long) for long in (False, True))
     for number in range(DRAWN):
         with run.activated():
-            found = sampled(long if number % 4 == 3 else short, generator)
-        if found is not None:
-            yield found
+            problem = sampled(long if number % 4 == 3 else short, generator)
+        if problem is not None:
+            yield problem

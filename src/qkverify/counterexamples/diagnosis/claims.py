@@ -68,13 +68,15 @@ class ClaimTrial:
     def observations(self, aspect: str) -> list[Observation]:
         if aspect not in self._observed:
             until = Deadline(self.seconds)
-            seen = [one for x in self.known() if (one := self.observe(x, aspect)) is not None]
+            observations = [
+                observation for x in self.known() if (observation := self.observe(x, aspect)) is not None
+            ]
             count = 0
             for subject in self.random(aspect):
                 if count >= TESTED or until.over:
                     break
-                one = self.observe(subject, aspect)
-                count += one is not None
-                seen += [] if one is None else [one]
-            self._observed[aspect], self._random[aspect] = seen, count
+                observation = self.observe(subject, aspect)
+                count += observation is not None
+                observations += [] if observation is None else [observation]
+            self._observed[aspect], self._random[aspect] = observations, count
         return self._observed[aspect]

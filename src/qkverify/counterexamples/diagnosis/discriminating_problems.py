@@ -30,10 +30,10 @@ def further(run: Run, p: Problem) -> Iterator[Problem]:
     """Problems like this one: its sizes with random arrays, other sizes, options added, taken away and exchanged."""
     rng = np.random.default_rng(0)
     s = p.sizes
-    own = (s["B"], s["G"], p.group, s["Q"], s["K"], s["D"], s["E"])
-    quiet, loud = (own, own, *SIZES), (own, SIZES[0], own, SIZES[0])
+    unchanged = (s["B"], s["G"], p.group, s["Q"], s["K"], s["D"], s["E"])
+    quiet, loud = (unchanged, unchanged, *SIZES), (unchanged, SIZES[0], unchanged, SIZES[0])
     plan = [(sizes, p.options, False) for sizes in quiet] + [(sizes, p.options, True) for sizes in loud]
-    plan += [(sizes, options, False) for sizes in (*TOGGLED, own) for options in other_options(run, p)]
+    plan += [(sizes, options, False) for sizes in (*TOGGLED, unchanged) for options in other_options(run, p)]
     for sizes, options, loudly in plan:
         if run.implementation.accepts(letters(sizes)) is None:
             yield filled(run, p, sizes, rng, options, loudly)
@@ -66,28 +66,28 @@ def filled(run: Run, p: Problem, sizes: tuple[int, ...], rng: np.random.Generato
     def normal(*shape: int, times: float = 1.0) -> Array:
         return np.asarray((rng.standard_normal(shape) * times).astype(dtype))
 
-    found: dict[str, Any] = {k: v for k, v in options.items() if np.ndim(v) == 0 or k == "window"}
+    chosen: dict[str, Any] = {k: v for k, v in options.items() if np.ndim(v) == 0 or k == "window"}
     if options.get("window") is not None:
-        found["window"] = tuple(side if side in (None, 0) and rng.random() < 0.7 else int(rng.integers(0, 5))
+        chosen["window"] = tuple(side if side in (None, 0) and rng.random() < 0.7 else int(rng.integers(0, 5))
                                 for side in options["window"])  # fmt: skip
     if "mask" in options:
-        found["mask"] = rng.random(_broadcast(p, "mask", s, rng)) < 0.6
-        found["mask"][..., -1:, :] &= found["mask"].shape[-2] < 3  # a row that sees nothing
+        chosen["mask"] = rng.random(_broadcast(p, "mask", s, rng)) < 0.6
+        chosen["mask"][..., -1:, :] &= chosen["mask"].shape[-2] < 3  # a row that sees nothing
     if "bias" in options:
-        found["bias"] = normal(*_broadcast(p, "bias", s, rng))
-        found["bias"][..., ::3] = 0
+        chosen["bias"] = normal(*_broadcast(p, "bias", s, rng))
+        chosen["bias"][..., ::3] = 0
     if "alibi_slopes" in options:
-        found["alibi_slopes"] = (2.0 ** -rng.permutation(np.arange(1, s["H"] + 1))).astype(dtype)
+        chosen["alibi_slopes"] = (2.0 ** -rng.permutation(np.arange(1, s["H"] + 1))).astype(dtype)
     if "sinks" in options:
-        found["sinks"] = np.abs(normal(s["H"], times=500.0)) if loud else normal(s["H"])
+        chosen["sinks"] = np.abs(normal(s["H"], times=500.0)) if loud else normal(s["H"])
     if "key_lengths" in options:
-        found["key_lengths"] = rng.integers(0, s["K"] + 1, size=s["B"])
+        chosen["key_lengths"] = rng.integers(0, s["K"] + 1, size=s["B"])
     times = float(max(s["D"], 1)) ** 0.25 * (20.0 if loud else 1.0)  # scores of unit variance, or large ones
     return Problem(
         query=normal(s["B"], s["H"], s["Q"], s["D"], times=times), key=normal(s["B"], s["G"], s["K"], s["D"], times=times),
         value=normal(s["B"], s["G"], s["K"], s["E"]), causal_alignment=p.causal_alignment, empty_rows=p.empty_rows,
         upstream=None if p.upstream is None else normal(s["B"], s["H"], s["Q"], s["E"]),
-        **{k: v for k, v in found.items() if v is not None},
+        **{k: v for k, v in chosen.items() if v is not None},
     )  # fmt: skip
 
 
@@ -96,9 +96,9 @@ def _broadcast(p: Problem, name: str, s: Mapping[str, int], rng: np.random.Gener
     full, given = (s["B"], s["H"], s["Q"], s["K"]), getattr(p, name)
     if given is None:
         return full
-    own, aligned = (
+    axes_of_p, aligned = (
         (p.sizes["B"], p.sizes["H"], p.sizes["Q"], p.sizes["K"])[4 - given.ndim :],
         full[4 - given.ndim :],
     )
-    whole = [n > 1 or (m == 1 and rng.random() < 0.5) for n, m in zip(given.shape, own, strict=True)]
+    whole = [n > 1 or (m == 1 and rng.random() < 0.5) for n, m in zip(given.shape, axes_of_p, strict=True)]
     return tuple(n if all_of_it else 1 for n, all_of_it in zip(aligned, whole, strict=True))

@@ -56,10 +56,10 @@ MISTAKES: tuple[
     ("divided by 1 - p and never dropped", usual, _none),
 )
 SAME: tuple[tuple[str, Callable[[Array, Array], bool]], ...] = (  # two masks (B,H,Q,K) of two calls
-    ("all calls", lambda one, two: bool((one == two).all())),
-    ("all batch entries", lambda one, two: bool((one == one[:1]).all())),
-    ("all heads", lambda one, two: bool((one == one[:, :1]).all())),
-    ("all queries", lambda one, two: bool((one == one[:, :, :1]).all())),
+    ("all calls", lambda first, second: bool((first == second).all())),
+    ("all batch entries", lambda first, second: bool((first == first[:1]).all())),
+    ("all heads", lambda first, second: bool((first == first[:, :1]).all())),
+    ("all queries", lambda first, second: bool((first == first[:, :, :1]).all())),
 )
 BACKWARD: tuple[
     tuple[str, Of, bool], ...
@@ -93,12 +93,12 @@ def _dropped(got: Array, exact: Bounded) -> float:
 
 def dropout(run: Run, until: Deadline) -> str:
     """What is wrong with dropout, or nothing. Raises TimeoutError once the time is up."""
-    found = unasked(run, until)
-    if found:
-        return found
-    seen = [(p, *_drawn(run, until, dropout=p)) for p in SHARES]
-    made = [text for text, kept, share in MISTAKES if all(_fits(one, kept, share) for one in seen)]
-    right = [_fits(one, usual, _asked) for one in seen]
+    sentence = unasked(run, until)
+    if sentence:
+        return sentence
+    samples = [(p, *_drawn(run, until, dropout=p)) for p in SHARES]
+    made = [text for text, kept, share in MISTAKES if all(_fits(sample, kept, share) for sample in samples)]
+    right = [_fits(sample, usual, _asked) for sample in samples]
     if made and len(made) == 1 and right.count(False) >= len(SHARES) - 1:
         return f"The result equals attention whose weights are {made[0]}."
     masks = [_drawn(run, until, dropout=0.5)[0] == 0 for _ in "12"]
@@ -135,8 +135,8 @@ def times(p: float, of: Of, precision: Precision) -> Bounded:
     return Bounded(of(p), abs(of(p)) * 2 * precision.accumulate.unit, precision)
 
 
-def _fits(one: tuple[float, Array, Bounded], kept: Of, share: Of) -> bool:
-    p, got, exact = one
+def _fits(sample: tuple[float, Array, Bounded], kept: Of, share: Of) -> bool:
+    p, got, exact = sample
     weights = Bounded(exact.value, exact.errors, exact.precision) * times(p, kept, exact.precision)
     room = math.sqrt(math.log(2 / ODDS) / (2 * got.size)) if share(p) else 0.0
     gone = got == 0
@@ -152,19 +152,19 @@ def _backward(run: Run, until: Deadline) -> str:
     for p in SHARES:
         if until.over:
             raise TimeoutError
-        problem, own = _problem(run, upstream=True), fresh(run)
+        problem, fresh_run = _problem(run, upstream=True), fresh(run)
         try:
-            output, found = own.output_and_gradients(problem, dropout=p)
+            output, received = fresh_run.output_and_gradients(problem, dropout=p)
         except UnsupportedCase:  # two calls, which drop other weights
             return ""
 
         def alike(of: Of, masked: bool, p: float = p, problem: Problem = problem, output: Array = output,
-                  found: dict[str, Array] = found) -> bool:  # fmt: skip
+                  received: dict[str, Array] = received) -> bool:  # fmt: skip
             precision, dropped = run.gradient_precision, output == 0
             kept = np.where(dropped, not masked, True) * times(p, of, precision)
             expected = gradients(run, problem, kept, np.where(dropped, 0.0, 1.0) * times(p, usual, precision))
             return all(
-                agrees(found[n], Bounded(x.value, run.within(found[n], x).errors)).all()
+                agrees(received[n], Bounded(x.value, run.within(received[n], x).errors)).all()
                 for n, x in expected.items()
             )
 
@@ -177,8 +177,8 @@ def _backward(run: Run, until: Deadline) -> str:
     return f"The gradients are those where a weight's gradient is {made[0]}."
 
 
-def gradients(run: Run, problem: Problem, kept: Any, own: Any) -> dict[str, Bounded]:
-    """Those of query, key and value, where `own` multiplies each weight of the output, and `kept` each weight's gradient."""
+def gradients(run: Run, problem: Problem, kept: Any, output_factors: Any) -> dict[str, Bounded]:
+    """Those of query, key and value, where `output_factors` multiplies the weights of the output and `kept` their gradients."""
     precision = run.gradient_precision.either_side(problem.scale or 1.0)
     query, key, value, above = (
         run.bounded(getattr(problem, n), precision) for n in ("query", "key", "value", "upstream")
@@ -189,6 +189,6 @@ def gradients(run: Run, problem: Problem, kept: Any, own: Any) -> dict[str, Boun
     d_weights = above @ np.swapaxes(per_query_head(value, heads), -1, -2) * kept
     row = np.sum(weights * d_weights, axis=-1, keepdims=True)
     d_scores = weights * (d_weights - row) * factor(query.shape[-1], problem.scale)
-    found = {"query": d_scores @ per_query_head(key, heads), "key": per_key_head(d_scores, query, shared),
-             "value": per_key_head(weights * own, above, shared)}  # fmt: skip
-    return {name: +x for name, x in found.items()}
+    by_input = {"query": d_scores @ per_query_head(key, heads), "key": per_key_head(d_scores, query, shared),
+             "value": per_key_head(weights * output_factors, above, shared)}  # fmt: skip
+    return {name: +x for name, x in by_input.items()}

@@ -30,38 +30,38 @@ class FittedMistake:
     phrase: str = ""
     holds: Callable[[Any], bool] | None = None
 
-    def contradicted(self, run: Run, seen: Observation) -> bool:
+    def contradicted(self, run: Run, observation: Observation) -> bool:
         """Whether an observation is not what a sentence with this mistake says."""
         if self.phrase == SOMETIMES:
-            return not seen.right and fits(run, seen, self.predict(seen)) is False
-        if self.holds is not None and not self.holds(seen.subject):
-            return not seen.right
-        return fits(run, seen, self.predict(seen)) is False
+            return not observation.right and fits(run, observation, self.predict(observation)) is False
+        if self.holds is not None and not self.holds(observation.subject):
+            return not observation.right
+        return fits(run, observation, self.predict(observation)) is False
 
 
 def agrees(got: Array, predicted: Any) -> Array:
     """bool: where a result lies within the bound of a prediction; NaN equals NaN only."""
     value, error = (predicted.value, predicted.errors) if isinstance(predicted, Bounded) else (predicted, 0.0)
-    found = np.asarray(got, np.float64)
+    received = np.asarray(got, np.float64)
     with np.errstate(invalid="ignore"):
-        same = (found == value) | (np.isnan(found) & np.isnan(value))
-        return np.asarray(same | (np.abs(found - value) <= error) | np.isposinf(error))
+        same = (received == value) | (np.isnan(received) & np.isnan(value))
+        return np.asarray(same | (np.abs(received - value) <= error) | np.isposinf(error))
 
 
-def fits(run: Run, seen: Observation, predicted: Parts | None) -> bool | None:
+def fits(run: Run, observation: Observation, predicted: Parts | None) -> bool | None:
     """Whether a prediction explains an observation; None where its bound is too wide to tell it from the right result."""
-    if not seen.got:  # a result of another shape
+    if not observation.got:  # a result of another shape
         return None
     if predicted is None:
         return False
-    telling = seen.right
-    for name, got in seen.got.items():
+    telling = observation.right
+    for name, got in observation.got.items():
         if name not in predicted or np.shape(predicted[name]) != np.shape(got):
             return False
         target = Bounded(predicted[name].value, run.within(got, predicted[name]).errors)
         if not agrees(got, target).all():
             return False
-        telling = telling or bool(_apart(target, seen.expected[name]).any())
+        telling = telling or bool(_apart(target, observation.expected[name]).any())
     return True if telling else None
 
 
@@ -72,7 +72,7 @@ def _apart(predicted: Bounded, expected: Bounded) -> Array:
     return np.asarray(known & ~agrees(predicted.value, between))
 
 
-def candidates(run: Run, seen: Sequence[Observation], mistakes: Sequence[tuple[str, Predict]],
+def candidates(run: Run, observations: Sequence[Observation], mistakes: Sequence[tuple[str, Predict]],
                conditions: Sequence[Condition], until: Deadline, passed: Callable[[FittedMistake], bool], *,
                first: bool = False) -> tuple[list[FittedMistake], list[FittedMistake]]:  # fmt: skip
     """The mistakes that explain every observation, and those that do so under a condition, with the condition.
@@ -83,16 +83,19 @@ def candidates(run: Run, seen: Sequence[Observation], mistakes: Sequence[tuple[s
     """
     always: list[FittedMistake] = []
     conditional: list[FittedMistake] = []
-    for text, predict in mistakes if seen[0].got else ():
+    for text, predict in mistakes if observations[0].got else ():
         if until.over:
             return [], []
         explained: list[bool | None] = []
-        for one in seen:
-            explained.append(fits(run, one, predict(one)))
-            if explained[-1] is False and not one.right:
+        for observation in observations:
+            explained.append(fits(run, observation, predict(observation)))
+            if explained[-1] is False and not observation.right:
                 break
         else:
-            made = sum(fit is True and not one.right for fit, one in zip(explained, seen, strict=True))
+            made = sum(
+                fit is True and not observation.right
+                for fit, observation in zip(explained, observations, strict=True)
+            )
             if made < SHOWN:
                 continue
             if False not in explained:
@@ -100,8 +103,13 @@ def candidates(run: Run, seen: Sequence[Observation], mistakes: Sequence[tuple[s
                 if always and first:
                     break
                 continue
-            where = [(phrase, holds) for phrase, holds in either_way(conditions)
-                     if _separates([holds(one.subject) for one in seen], explained, seen)]  # fmt: skip
+            where = [
+                (phrase, holds)
+                for phrase, holds in either_way(conditions)
+                if _separates(
+                    [holds(observation.subject) for observation in observations], explained, observations
+                )
+            ]
             conditional += filter(passed, (FittedMistake(text, predict, *condition) for condition in where))
     return always, conditional
 
@@ -112,8 +120,8 @@ def chosen(
     """The first mistake that is always made, else the one that is made under a condition. With `sole` nothing where two mistakes
     explain as much."""
     if always:
-        return always[0] if not sole or len({one.text for one in always}) == 1 else None
-    texts, phrases = {one.text for one in conditional}, {one.phrase for one in conditional}
+        return always[0] if not sole or len({fitted.text for fitted in always}) == 1 else None
+    texts, phrases = {fitted.text for fitted in conditional}, {fitted.phrase for fitted in conditional}
     if not texts or (sole and len(texts) > 1):
         return None
     if len(phrases) == 1:
@@ -121,23 +129,23 @@ def chosen(
     return replace(conditional[0], phrase=SOMETIMES, holds=None) if len(texts) == 1 else None
 
 
-def _separates(inside: list[bool], explained: list[bool | None], seen: Sequence[Observation]) -> bool:
+def _separates(inside: list[bool], explained: list[bool | None], observations: Sequence[Observation]) -> bool:
     """The mistake is made wherever the condition holds, and nowhere else although it would show there."""
-    rows = list(zip(inside, explained, seen, strict=True))
+    rows = list(zip(inside, explained, observations, strict=True))
     return (
-        all(fit is not False if within else one.right for within, fit, one in rows)
+        all(fit is not False if within else observation.right for within, fit, observation in rows)
         and sum(fit is False for within, fit, _ in rows if not within) >= SHOWN
     )
 
 
-def claim(run: Run, found: FittedMistake, aspect: str, text: str) -> Claim:
+def claim(run: Run, fitted: FittedMistake, aspect: str, text: str) -> Claim:
     """What a mistake claims, in a sentence with its condition in front."""
     others = "they are" if text.startswith("the gradients") else "it is"
-    narrower = f"{found.phrase} {text}." if found.holds else ""
-    whole = f"{found.phrase} {text}; otherwise {others} right." if found.phrase else f"{text}."
+    narrower = f"{fitted.phrase} {text}." if fitted.holds else ""
+    whole = f"{fitted.phrase} {text}; otherwise {others} right." if fitted.phrase else f"{text}."
     return Claim(
-        _capital(whole), aspect, lambda seen: found.contradicted(run, seen), _capital(narrower),
-        found.holds or (lambda subject: True),
+        _capital(whole), aspect, lambda observation: fitted.contradicted(run, observation), _capital(narrower),
+        fitted.holds or (lambda subject: True),
     )  # fmt: skip
 
 

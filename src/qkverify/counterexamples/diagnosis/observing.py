@@ -33,20 +33,20 @@ class Observer:
     def observations(self) -> tuple[str, list[Observation]]:
         """What is wrong, and what came back on the problem and on those made from it; a wrong one first."""
         half = self.until.half()
-        own = {a: self.observe(self.problem, a) for a in ASPECTS if self.applies(a)}
-        known = [one for one in own.values() if one is not None]
-        for aspect, first in own.items():
-            if first is not None and first.right and not all(one.right for one in known):
+        of_problem = {a: self.observe(self.problem, a) for a in ASPECTS if self.applies(a)}
+        known = [observation for observation in of_problem.values() if observation is not None]
+        for aspect, first in of_problem.items():
+            if first is not None and first.right and not all(observation.right for observation in known):
                 continue  # another aspect of this very problem is wrong
-            seen = [first]
+            attempts = [first]
             for made in further(self.run, self.problem):
                 if half.over:
                     break
-                seen.append(self.observe(made, aspect))
-            found = [one for one in seen if one is not None]
-            found.sort(key=lambda one: (one.right, not one.got))
-            if found and not found[0].right:
-                return aspect, found
+                attempts.append(self.observe(made, aspect))
+            observations = [observation for observation in attempts if observation is not None]
+            observations.sort(key=lambda observation: (observation.right, not observation.got))
+            if observations and not observations[0].right:
+                return aspect, observations
         return "", []
 
     def applies(self, aspect: str) -> bool:
@@ -69,9 +69,9 @@ class Observer:
                 got: Parts = {"output": run.values(lent)}
                 expected: Parts = {"output": run.bound(problem)[0]}
             elif aspect == "lse":
-                found = run.lse(lent)
-                got, asked = {"lse": found.value}, problem.replace(return_lse=True)
-                expected = {"lse": Bounded(run.bound(asked)[1].value, found.errors)}
+                lse = run.lse(lent)
+                got, with_lse = {"lse": lse.value}, problem.replace(return_lse=True)
+                expected = {"lse": Bounded(run.bound(with_lse)[1].value, lse.errors)}
             else:
                 got, expected = run.gradient_values(lent), run.gradient_bounds(problem)
         except ContractError:
@@ -82,8 +82,8 @@ class Observer:
         return Observation(problem, got, expected, all(agrees(got[n], expected[n]).all() for n in got))
 
     def right(self, problem: Problem, aspect: str) -> bool:
-        found = self.observe(problem, aspect)
-        return found is not None and found.right
+        observation = self.observe(problem, aspect)
+        return observation is not None and observation.right
 
 
 def _same(a: Array, b: Array) -> bool:

@@ -31,7 +31,7 @@ def mode(observer: Observer, problem: Problem, aspect: str) -> Claim | None:
     if not problem.mode or not observer.right(problem.replace(mode=""), aspect):
         return None
     text = f"{SUBJECTS[aspect]} right while gradients are recorded and wrong under {problem.mode}: another path is taken there."
-    return Claim(text, aspect, lambda seen: not seen.right and not seen.subject.mode)
+    return Claim(text, aspect, lambda observation: not observation.right and not observation.subject.mode)
 
 
 def layouts(observer: Observer, problem: Problem, aspect: str) -> Claim | None:
@@ -42,7 +42,9 @@ def layouts(observer: Observer, problem: Problem, aspect: str) -> Claim | None:
     alone = [n for n in laid if not observer.right(problem.replace(layouts={n: problem.layouts[n]}), aspect)]
     named = " or ".join(f"the {n} as {problem.layouts[n]!r}" for n in alone or laid)
     text = f"{SUBJECTS[aspect]} right where every array is contiguous and wrong with {named}: strides are misread."
-    return Claim(text, aspect, lambda seen: not seen.right and not _strided(seen.subject))
+    return Claim(
+        text, aspect, lambda observation: not observation.right and not _strided(observation.subject)
+    )
 
 
 def _strided(problem: Problem) -> bool:
@@ -51,8 +53,10 @@ def _strided(problem: Problem) -> bool:
 
 def varies(observer: Observer, problem: Problem, aspect: str) -> Claim | None:
     """Right and wrong results of one problem."""
-    results = [one for _ in range(REPEATS) if (one := observer.observe(problem, aspect)) is not None]
-    if len({one.right for one in results}) < 2:
+    results = [
+        observation for _ in range(REPEATS) if (observation := observer.observe(problem, aspect)) is not None
+    ]
+    if len({observation.right for observation in results}) < 2:
         return None
     return watched(
         "The same call gives different results from one time to the next, right and wrong ones.", aspect
@@ -61,7 +65,7 @@ def varies(observer: Observer, problem: Problem, aspect: str) -> Claim | None:
 
 def watched(text: str, aspect: str) -> Claim:
     """A claim about calls that were made, and about no others."""
-    return Claim(text, aspect, lambda seen: False, direct=True)
+    return Claim(text, aspect, lambda observation: False, direct=True)
 
 
 def lse_switch(observer: Observer, problem: Problem, aspect: str) -> Claim | None:
@@ -73,13 +77,19 @@ def lse_switch(observer: Observer, problem: Problem, aspect: str) -> Claim | Non
         return None
     with_it, without = ("wrong", "right") if wrong else ("right", "wrong")
     text = f"The result is {with_it} where the log-sum-exp is asked for and {without} where it is not."
-    return Claim(text, aspect, lambda seen: not seen.right and seen.subject.return_lse != wrong)
+    return Claim(
+        text, aspect, lambda observation: not observation.right and observation.subject.return_lse != wrong
+    )
 
 
 def written(observer: Observer) -> Claim | None:
     """Arguments that the call has changed."""
-    names = " and ".join(sorted(observer.written))
-    return watched(f"The call writes into its argument {names}.", "output") if names else None
+    return writes_into(sorted(observer.written)) if observer.written else None
+
+
+def writes_into(names: Sequence[str], aspect: str = "output") -> Claim:
+    """A call changes arguments of these names."""
+    return watched(f"The call writes into its argument {' and '.join(names)}.", aspect)
 
 
 def remembered(observer: Observer, aspect: str) -> Claim | None:
@@ -113,10 +123,16 @@ def digits(observer: Observer, aspect: str) -> Iterator[Claim]:
     if aspect != "output":
         return
     run = observer.run
-    plain = [one for p in _plain(observer) if (one := observer.observe(p, "output")) is not None]
-    exact = [one for p in _plain(observer, exact=True) if (one := observer.observe(p, "output")) is not None]
-    wrong = sum(not one.right for one in plain)
-    if 2 * wrong < len(plain) or not exact or not all(one.right for one in exact):
+    plain = [
+        observation for p in _plain(observer) if (observation := observer.observe(p, "output")) is not None
+    ]
+    exact = [
+        observation
+        for p in _plain(observer, exact=True)
+        if (observation := observer.observe(p, "output")) is not None
+    ]
+    wrong = sum(not observation.right for observation in plain)
+    if 2 * wrong < len(plain) or not exact or not all(observation.right for observation in exact):
         return
     narrow = FORMATS[run.dtype].unit > FORMATS["float32"].unit
     for coarse in (run.dtype,) if narrow else ("float32", "float16", "bfloat16"):
@@ -132,8 +148,8 @@ def _as_far_off(coarse: str, too_far: Callable[[Observation], bool]) -> Iterator
     text = f"result is as far off as sums would be that are kept in {coarse}."
     yield Claim(f"The {text}", "output", too_far)
     yield Claim(
-        f"Without options the {text}", "output", lambda seen: _optionless(seen.subject) and too_far(seen),
-        inside=_optionless,
+        f"Without options the {text}", "output",
+        lambda observation: _optionless(observation.subject) and too_far(observation), inside=_optionless,
     )  # fmt: skip
 
 
@@ -146,9 +162,9 @@ def _farther_than(run: Run, coarse: Format) -> Callable[[Observation], bool]:
     coarser = fresh(run)
     coarser.precision = _coarser(run.precision, coarse)
 
-    def too_far(one: Observation) -> bool:
-        inside = _largest(one.subject) < coarse.huge
-        return inside and fits(run, one, {"output": coarser.bound(one.subject)[0]}) is False
+    def too_far(observation: Observation) -> bool:
+        inside = _largest(observation.subject) < coarse.huge
+        return inside and fits(run, observation, {"output": coarser.bound(observation.subject)[0]}) is False
 
     return too_far
 
@@ -172,29 +188,33 @@ def _plain(observer: Observer, exact: bool = False) -> Iterator[Problem]:
             yield p.replace(query=0 * p.query, value=np.rint(p.value)) if exact else p
 
 
-def place(observer: Observer, seen: Sequence[Observation], aspect: str) -> Claim | None:
+def place(observer: Observer, observations: Sequence[Observation], aspect: str) -> Claim | None:
     """Where the wrong elements are, if that is simple."""
-    wrong = [one for one in seen if not one.right]
-    if len(wrong) >= 2 and aspect == "output" and all(_only_empty_rows(one) for one in wrong):
+    wrong = [observation for observation in observations if not observation.right]
+    if len(wrong) >= 2 and aspect == "output" and all(_only_empty_rows(observation) for observation in wrong):
         return Claim(
             "Only the rows of queries that see no key are wrong.",
             aspect,
-            lambda one: not _only_empty_rows(one),
+            lambda observation: not _only_empty_rows(observation),
         )
-    differ = [_differ(one) for one in seen]
-    if not any(one.got for one in wrong) and differ == [not one.right for one in seen]:
+    differ = [_differ(observation) for observation in observations]
+    if not any(observation.got for observation in wrong) and differ == [
+        not observation.right for observation in observations
+    ]:
         text = "The result has the wrong shape exactly where values are of another size than keys."
-        return Claim(text, aspect, lambda one: _differ(one) != (not one.got))
-    problem = seen[0].subject
+        return Claim(text, aspect, lambda observation: _differ(observation) != (not observation.got))
+    problem = observations[0].subject
     tile = next((t for t in TILES if _only_parts_of_tiles(observer, problem, t, aspect)), None)
     if tile is None:
         return None
     text = f"{SUBJECTS[aspect]} wrong only where the number of keys is no multiple of {tile}."
-    return Claim(text, aspect, lambda one: not one.right and one.subject.sizes["K"] % tile == 0)
+    return Claim(
+        text, aspect, lambda observation: not observation.right and observation.subject.sizes["K"] % tile == 0
+    )
 
 
-def _differ(one: Observation) -> bool:
-    return bool(one.subject.sizes["D"] != one.subject.sizes["E"])
+def _differ(observation: Observation) -> bool:
+    return bool(observation.subject.sizes["D"] != observation.subject.sizes["E"])
 
 
 def _only_parts_of_tiles(observer: Observer, problem: Problem, tile: int, aspect: str) -> bool:
@@ -204,8 +224,8 @@ def _only_parts_of_tiles(observer: Observer, problem: Problem, tile: int, aspect
 
     def right(keys: int, options: Mapping[str, Any]) -> bool | None:
         sizes = (2, 2, 2, 3, keys, 3, 4)
-        one = observer.observe(filled(observer.run, problem, sizes, rng, options), aspect)
-        return None if one is None else one.right
+        observation = observer.observe(filled(observer.run, problem, sizes, rng, options), aspect)
+        return None if observation is None else observation.right
 
     counts = (tile, tile + 1, 2 * tile, 2 * tile - 1, 3 * tile, 3 * tile // 2, 5 * tile, 5 * tile + 2)
     if any(right(keys, problem.options) is not (keys % tile == 0) for keys in counts):
@@ -214,12 +234,12 @@ def _only_parts_of_tiles(observer: Observer, problem: Problem, tile: int, aspect
     return all(right(keys * tile, options) for options in others for keys in (1, 4))
 
 
-def _only_empty_rows(one: Observation) -> bool:
+def _only_empty_rows(observation: Observation) -> bool:
     """Whether nothing but rows that see no key is wrong."""
-    if not one.got:
+    if not observation.got:
         return False
-    right = agrees(one.got["output"], one.expected["output"]).all(-1)
-    return bool((right | ~one.subject.some_visible).all())
+    right = agrees(observation.got["output"], observation.expected["output"]).all(-1)
+    return bool((right | ~observation.subject.some_visible).all())
 
 
 def _coarser(declared: Precision, coarse: Format) -> Precision:

@@ -45,9 +45,9 @@ def _script(law: Law, run: Run) -> str:
         broken = recorder.replayed(law, run.failing)
         if place is None:
             return ""
-        for found in cases(law, recorder, broken) if broken is not None else by_chance(recorder):
+        for case in cases(law, recorder, broken) if broken is not None else by_chance(recorder):
             with contextlib.suppress(Exception):  # of one form; another may do
-                sheet = Sheet(law, recorder, place, found)
+                sheet = Sheet(law, recorder, place, case)
                 if sheet.fails_as_found():
                     return sheet.text()
     except Exception:  # a failure's message comes first, whatever becomes of its script

@@ -64,15 +64,15 @@ class Arguments:
 
     def of(self, problem: Problem, names: Names | None = None) -> list[str]:
         """The arrays of a problem; with `names`, only those, under these names."""
-        return self.values((own, array) for _, own, array in self._used(problem, names))
+        return self.values((alias, array) for _, alias, array in self._used(problem, names))
 
     def laid_out(self, problem: Problem, names: Names | None = None) -> list[str]:
         """Lines that bring the arrays into the function's order of axes and into their places in memory."""
         lines = ["torch.set_grad_enabled(False)  # as in inference"] if problem.mode else []
         axes = self.run.implementation.layout
         turned = LAYOUTS[axes][0]
-        for name, own, array in self._used(problem, names):
-            text = own
+        for name, alias, array in self._used(problem, names):
+            text = alias
             if turned and name in ("query", "key", "value", "upstream"):
                 text = f"{text}{turned}"
             if name in ("mask", "bias") and option_to_function(array, axes).shape != array.shape:
@@ -83,8 +83,8 @@ class Arguments:
             if layout:
                 self.layouts.add(layout)
                 text = f"{layout.replace(' ', '_')}({text})"
-            comment = f"  # {WORDS[axes]}" if text == own + turned and text != own else ""
-            lines += [f"{own} = {text}{comment}"] if text != own else []
+            comment = f"  # {WORDS[axes]}" if text == alias + turned and text != alias else ""
+            lines += [f"{alias} = {text}{comment}"] if text != alias else []
         return lines
 
     def seen_as(self, layouts: Names) -> list[str]:

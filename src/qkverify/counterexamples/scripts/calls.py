@@ -16,8 +16,8 @@ from qkverify.problem.attention_problem import Problem
 class Calls:
     """Calls of one implementation, which the script calls `alias`."""
 
-    def __init__(self, one: Implementation, alias: str) -> None:
-        self.implementation, self.alias = one, alias
+    def __init__(self, implementation: Implementation, alias: str) -> None:
+        self.implementation, self.alias = implementation, alias
 
     def of(
         self,
@@ -81,10 +81,10 @@ class Calls:
         else:
             leaves += ["bias"] if problem.bias is not None and own_bias else []
             every = ", ".join(leaves)
-            seen = [f"leaves, ({every}) = ({every}), (x[...] for x in ({every}))"] if views else []
+            viewed = [f"leaves, ({every}) = ({every}), (x[...] for x in ({every}))"] if views else []
             of = "leaves" if views else f"({every})"
             lines = {
-                "torch": [f"{every} = (x.detach().requires_grad_() for x in ({every}))", *seen, f"output = {first}",
+                "torch": [f"{every} = (x.detach().requires_grad_() for x in ({every}))", *viewed, f"output = {first}",
                           f"gradients = torch.autograd.grad(output, {of}, upstream, materialize_grads=True)"],
                 "jax": [f"output, pull = jax.vjp(lambda {every}: {first}, {every})", "gradients = pull(upstream)"],
             }[self.implementation.arrays]  # fmt: skip

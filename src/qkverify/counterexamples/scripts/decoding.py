@@ -54,7 +54,7 @@ def _places(call: Recorded, run: Run, *, causal: bool) -> list[str]:
     ]
     if "alibi_slopes" in call.options:
         lines.append("    scores = scores - numbers(alibi_slopes)[:, None, None] * abs(ahead)")
-    hidden = " | ".join(f"({one})" for one in unseen)
+    hidden = " | ".join(f"({condition})" for condition in unseen)
     return [*lines, f"    scores = np.where({hidden}, -np.inf, scores)"] if unseen else lines
 
 

@@ -55,13 +55,13 @@ def exact_of(run: Recorder, call: Recorded, seed: int) -> Iterator[tuple[str, Ar
         exact = run.bound(problem)[0]
         yield "output", got, _dropped(exact, got, p, run) if p else exact
         return
-    found = run.seeded(call, seed)
-    output = found.pop("output")
+    received = run.seeded(call, seed)
+    output = received.pop("output")
     kept = np.where(output == 0, 0.0, 1.0) * times(
         p, usual, run.gradient_precision.either_side(problem.scale or 1.0)
     )
     for name, x in gradients(run, problem, kept, kept).items():
-        yield f"gradient of {name}", found[name], run._oracle_included(x)
+        yield f"gradient of {name}", received[name], run._oracle_included(x)
 
 
 def _dropped(exact: Bounded, got: Array, p: float, run: Run) -> Bounded:

@@ -36,24 +36,24 @@ class FunctionSource:
     folder: str | None  # what an import needs on the path; "": nothing, it is installed; None: not importable
 
     @classmethod
-    def of(cls, one: Implementation) -> FunctionSource | None:
+    def of(cls, implementation: Implementation) -> FunctionSource | None:
         """None where no module has the function under a name."""
-        found = _attribute(one.function, one.name)
-        if found is None:
+        located = _attribute(implementation.function, implementation.name)
+        if located is None:
             return None
-        module, attribute = found
+        module, attribute = located
         alias = attribute.rpartition(".")[2]
         alias = "function" if alias in TAKEN or keyword.iskeyword(alias) else alias
-        functions: dict[str, Any] = {alias: one.function}
+        functions: dict[str, Any] = {alias: implementation.function}
         attributes = {alias: attribute}
         beside = f"{attribute}_vjp"  # of the function, as `attention_vjp` stands beside `attention`
         vjp = (
-            (_attribute(one.vjp, "") or _attribute(one.vjp, f"{module}:{beside}"))
-            if one.vjp is not None
+            (_attribute(implementation.vjp, "") or _attribute(implementation.vjp, f"{module}:{beside}"))
+            if implementation.vjp is not None
             else None
         )
         if vjp is not None and vjp[0] == module:
-            functions[f"{alias}_vjp"], attributes[f"{alias}_vjp"] = one.vjp, vjp[1]
+            functions[f"{alias}_vjp"], attributes[f"{alias}_vjp"] = implementation.vjp, vjp[1]
         file = getattr(sys.modules[module], "__file__", None) or ""
         folder = _importable_from(module, file)
         if folder is None and not file.endswith(".py"):
@@ -71,7 +71,9 @@ class FunctionSource:
         registered, start = len(REGISTERED), time.perf_counter()
         try:
             module = SimpleNamespace(**runpy.run_path(self.file))
-            return {alias: operator.attrgetter(own)(module) for alias, own in self.attributes.items()}
+            return {
+                alias: operator.attrgetter(attribute)(module) for alias, attribute in self.attributes.items()
+            }
         except KeyboardInterrupt:
             raise
         except BaseException:  # a file that cannot be loaded twice, or not on its own
@@ -98,17 +100,17 @@ class FunctionSource:
 
 def _attribute(function: Any, name: str) -> tuple[str, str] | None:
     """(module, attribute) under which the function is found again: as it was asked for, else as it calls itself."""
-    asked, _, path = name.rpartition(":")
-    own = str(getattr(function, "__module__", "") or "")
-    for module, attribute in ((asked, path), (own, str(getattr(function, "__qualname__", "")))):
+    named_module, _, path = name.rpartition(":")
+    own_module = str(getattr(function, "__module__", "") or "")
+    for module, attribute in ((named_module, path), (own_module, str(getattr(function, "__qualname__", "")))):
         value: Any = sys.modules.get(module)
         for part in attribute.split(".") if value is not None else ():
             value = getattr(value, part, None)
         if value is function and all(part.isidentifier() for part in attribute.split(".")):
             return module, attribute
-    everything = vars(sys.modules[own]) if own in sys.modules else {}
+    everything = vars(sys.modules[own_module]) if own_module in sys.modules else {}
     names = (key for key, value in everything.items() if value is function and key.isidentifier())
-    return next(((own, key) for key in names), None)
+    return next(((own_module, key) for key in names), None)
 
 
 def literal(text: str) -> str:

@@ -29,7 +29,7 @@ def upstream_names(call: Recorded) -> list[str]:
 def gradient_lines(call: Recorded, calls: Calls, steps: Sequence[str]) -> list[str]:
     """The gradient that is judged, as the function gives it (`got`) and as the steps do (`exact`, at the worst place)."""
     name = call.judged.removeprefix("gradient of ")
-    leaf = next(own for own, of in _leaves(call).items() if of == name)
+    leaf = next(written for written, of in _leaves(call).items() if of == name)
     above = upstream_names(call)
     return [
         *_found(call, calls, leaf, above), "",
@@ -42,11 +42,13 @@ def gradient_lines(call: Recorded, calls: Calls, steps: Sequence[str]) -> list[s
 
 def _leaves(call: Recorded) -> dict[str, str]:
     """The arrays that have gradients, as a script writes them, and their names."""
-    found: dict[str, str] = {}
-    for own, x in zip(OPERATIONS[call.kind], call.arguments, strict=False):
-        inner = {f'{own}["{name}"]': name for name in x} if isinstance(x, Mapping) else {own: own}
-        found |= {written: name for written, name in inner.items() if f"gradient of {name}" in call.got}
-    return found
+    leaves: dict[str, str] = {}
+    for argument, x in zip(OPERATIONS[call.kind], call.arguments, strict=False):
+        inner = (
+            {f'{argument}["{name}"]': name for name in x} if isinstance(x, Mapping) else {argument: argument}
+        )
+        leaves |= {written: name for written, name in inner.items() if f"gradient of {name}" in call.got}
+    return leaves
 
 
 def _found(call: Recorded, calls: Calls, leaf: str, above: list[str]) -> list[str]:
@@ -54,17 +56,17 @@ def _found(call: Recorded, calls: Calls, leaf: str, above: list[str]) -> list[st
     which = list(call.got).index(call.judged)
     if calls.implementation.vjp is not None:
         return [f"got = numbers({calls.of_operation(call, '_vjp', above)}[{which}])"]
-    given = list(dict.fromkeys(own.partition("[")[0] for own in _leaves(call)))
+    given = list(dict.fromkeys(written.partition("[")[0] for written in _leaves(call)))
     if calls.implementation.arrays == "jax":
         result = calls.of_operation(call) + ("[0]" if call.kind == "cached_attention" else "")
         every = f"({', '.join(above)})" if len(above) > 1 else above[0]
-        own, bracket, key = leaf.partition("[")
+        argument, bracket, key = leaf.partition("[")
         return [f"_, pull = jax.vjp(lambda {', '.join(given)}: {result}, {', '.join(given)})",
-                f"got = numbers(pull({every})[{given.index(own)}]{bracket}{key})"]  # fmt: skip
-    mappings = {own.partition("[")[0] for own in _leaves(call) if "[" in own}
-    lines = [f"{own} = {{name: x.detach().requires_grad_() for name, x in {own}.items()}}" if own in mappings
-             else f"{own} = {own}.detach().requires_grad_()" for own in given]  # fmt: skip
-    result = calls.of_operation(call, copied=[own for own in given if own in WRITTEN])
+                f"got = numbers(pull({every})[{given.index(argument)}]{bracket}{key})"]  # fmt: skip
+    mappings = {written.partition("[")[0] for written in _leaves(call) if "[" in written}
+    lines = [f"{argument} = {{name: x.detach().requires_grad_() for name, x in {argument}.items()}}" if argument in mappings
+             else f"{argument} = {argument}.detach().requires_grad_()" for argument in given]  # fmt: skip
+    result = calls.of_operation(call, copied=[argument for argument in given if argument in WRITTEN])
     if len(above) > 1:
         lines.append(f"total = sum((x * g).sum() for x, g in zip({result}, ({', '.join(above)})))")
     else:

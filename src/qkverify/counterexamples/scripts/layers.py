@@ -57,17 +57,17 @@ def _seen(call: Recorded, option: str, length: int) -> str:
 
 def encoder_steps(call: Recorded, run: Run) -> list[str]:
     """Self-attention, feed-forward."""
-    seen = _seen(call, "key_lengths", call.arguments[0].shape[1])
-    return [*_layer(call, run), f'y = added(numbers(x), 1, lambda y: attend(y, y, "", {seen}))',
+    visible = _seen(call, "key_lengths", call.arguments[0].shape[1])
+    return [*_layer(call, run), f'y = added(numbers(x), 1, lambda y: attend(y, y, "", {visible}))',
             "exact = added(y, 2, feed)"]  # fmt: skip
 
 
 def decoder_steps(call: Recorded, run: Run) -> list[str]:
     """Causal self-attention, attention to the memory, feed-forward."""
-    length, seen = call.arguments[0].shape[1], _seen(call, "memory_lengths", call.arguments[1].shape[1])
+    length, visible = call.arguments[0].shape[1], _seen(call, "memory_lengths", call.arguments[1].shape[1])
     return [*_layer(call, run), "source = numbers(memory)",
             f'y = added(numbers(x), 1, lambda y: attend(y, y, "", np.tri({length}, dtype=bool)))',
-            f'y = added(y, 2, lambda y: attend(y, source, "cross_", {seen}))', "exact = added(y, 3, feed)"]  # fmt: skip
+            f'y = added(y, 2, lambda y: attend(y, source, "cross_", {visible}))', "exact = added(y, 3, feed)"]  # fmt: skip
 
 
 def feed_forward_steps(call: Recorded, run: Run) -> list[str]:

@@ -94,14 +94,14 @@ class Recorder(Run):
         _seed(self, seed)
         if call.kind == "dropout":
             return {"output": super().outputs(call.problem, **call.options)[0]}
-        output, found = super().output_and_gradients(call.problem, **call.options)
-        return {"output": output, **found}
+        output, gradients = super().output_and_gradients(call.problem, **call.options)
+        return {"output": output, **gradients}
 
     def lse(self, problem: Problem) -> Bounded:
-        found = super().lse(problem)
+        received = super().lse(problem)
         exact = self.bound(problem.replace(return_lse=True))[1]
-        self.log[-1].exact["log-sum-exp"] = Bounded(exact.value, found.errors)
-        return found
+        self.log[-1].exact["log-sum-exp"] = Bounded(exact.value, received.errors)
+        return received
 
     def native_call(self, problem: Problem, **further: Any) -> Any:
         with self._noted(Recorded("unchecked", problem=problem, options=further)):
@@ -110,9 +110,9 @@ class Recorder(Run):
     def gradient_values(self, problem: Problem, *, views: bool = False) -> dict[str, Array]:
         options = {"views": True} if views else {}
         with self._noted(Recorded("gradients", problem=problem, options=options)) as call:
-            found = super().gradient_values(problem, views=views)
-            call.got = {f"gradient of {name}": np.array(x) for name, x in found.items()}
-            return found
+            gradients = super().gradient_values(problem, views=views)
+            call.got = {f"gradient of {name}": np.array(x) for name, x in gradients.items()}
+            return gradients
 
     def call(self, *arguments: Any, shape: tuple[int, ...], **options: Any) -> Array:
         kind = self.implementation.operation
@@ -147,9 +147,9 @@ class Recorder(Run):
         given = Recorded(self.implementation.operation, arguments=(*inputs.values(), *rest), options=options,
                          upstream=_copied(every))  # fmt: skip
         with self._noted(given) as call:
-            found = super().call_gradients(inputs, *rest, upstream=upstream, written=written, **options)
-            call.got = {f"gradient of {name}": np.array(x) for name, x in found.items()}
-            return found
+            gradients = super().call_gradients(inputs, *rest, upstream=upstream, written=written, **options)
+            call.got = {f"gradient of {name}": np.array(x) for name, x in gradients.items()}
+            return gradients
 
     def within(self, got: Array, exact: Bounded) -> Bounded:
         """Another operation's results are judged as they came; a part of one, such as a sequence, is not."""
@@ -177,8 +177,8 @@ class Recorder(Run):
             return None
         example = Example(call.arguments, call.options, call.shape, told)
         caller = Caller(self, operation, Deadline(np.inf))
-        found = caller.computing(operation.exact, "result")(Observation(example, {}, {}, True))
-        return None if found is None else self._oracle_included(found["result"])
+        computed = caller.computing(operation.exact, "result")(Observation(example, {}, {}, True))
+        return None if computed is None else self._oracle_included(computed["result"])
 
     @contextlib.contextmanager
     def _noted(self, call: Recorded) -> Iterator[Recorded]:

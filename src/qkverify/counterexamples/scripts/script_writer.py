@@ -156,8 +156,8 @@ class Sheet:
             calls.reverse()
         lines = [*self.arguments.of(self.problem), *self.arguments.of(second, names)]
         lines += [*self.arguments.laid_out(self.problem), *self.arguments.laid_out(second, names), ""]
-        for name, problem, own in calls:
-            lines += self.calls.output(name, self.case.what, problem, own)
+        for name, problem, renamed in calls:
+            lines += self.calls.output(name, self.case.what, problem, renamed)
         said = "# exact: what the same function gives on the other arguments; the two must be the same, bit for bit."
         return [*self._constants(), *self.arguments.helpers(), *lines, "", said, *self._verdict()]
 
@@ -192,7 +192,7 @@ class Sheet:
         return [*ready, f"before = numbers({name}).copy()", self._call(),
                 f'print("before", before.ravel(), "  after", numbers({name}).ravel())',
                 f"assert np.array_equal(numbers({name}), before, equal_nan=True), "
-                f'"the call has written to {name}"']  # fmt: skip
+                f'"the call wrote to {name}"']  # fmt: skip
 
     def _raises(self) -> list[str]:
         """A call that must not raise."""
@@ -266,8 +266,8 @@ class Sheet:
 
 def _one_mask(problem: Problem, run: Run) -> Problem:
     """A mask joins the bias where one parameter takes both, as the run does it."""
-    own = run.implementation.parameters
-    if problem.mask is None or problem.bias is None or own.get("mask") != own.get("bias"):
+    parameters = run.implementation.parameters
+    if problem.mask is None or problem.bias is None or parameters.get("mask") != parameters.get("bias"):
         return problem
     return problem.replace(
         mask=None, bias=np.where(problem.mask, problem.bias, -np.inf).astype(run.numpy_dtype)

@@ -43,7 +43,7 @@ class ScriptCase:
 def cases(law: Law, run: Recorder, broken: Exception) -> Iterator[ScriptCase]:
     """What could show the failure, the most telling first."""
     evidence = broken.evidence if isinstance(broken, LawViolation) else None
-    seen = evidence if isinstance(evidence, Evidence) else None
+    reported = evidence if isinstance(evidence, Evidence) else None
     if not run.log:
         return
     last = run.log[-1]
@@ -54,14 +54,14 @@ def cases(law: Law, run: Recorder, broken: Exception) -> Iterator[ScriptCase]:
         yield ScriptCase(kind="refuses", call=last)
         return
     written = [ScriptCase(kind="written", call=c, what=c.written[0]) for c in run.log if c.written]
-    if seen is None:
+    if reported is None:
         yield from written
     if not _repeats_differ(run.log):
-        yield from _against_exact(law, run, seen)
-        if seen is not None and law.exact:
-            yield from _against_each_other(run.log, seen)
-        if seen is not None:
-            yield from _where_it_stands(run.log, seen)
+        yield from _against_exact(law, run, reported)
+        if reported is not None and law.exact:
+            yield from _against_each_other(run.log, reported)
+        if reported is not None:
+            yield from _where_it_stands(run.log, reported)
         else:
             yield from _against_reference(run)
     yield from (ScriptCase(kind="left", call=c, what=name) for c in run.log for name in left_wrong(c))
@@ -109,72 +109,72 @@ def _equal_problems(a: Problem | None, b: Problem | None) -> bool:
     )
 
 
-def _against_exact(law: Law, run: Recorder, seen: Evidence | None) -> Iterator[ScriptCase]:
+def _against_exact(law: Law, run: Recorder, reported: Evidence | None) -> Iterator[ScriptCase]:
     """Single calls outside of their bound: first that whose numbers the failure names, then the rest as they came."""
-    found: list[tuple[bool, ScriptCase]] = []
+    outside: list[tuple[bool, ScriptCase]] = []
     for call in run.log:
         for what, exact in run.judged(call).items():
-            worst = _worst(call.got[what], exact, seen, law.exact) if what in call.got else None
+            worst = _worst(call.got[what], exact, reported, law.exact) if what in call.got else None
             if worst is not None:
                 location, bound, named = worst
                 got, value = float(call.got[what][location]), float(exact.value[location])
-                found.append((named, ScriptCase(kind="value", call=call, what=what, location=location, got=got,
+                outside.append((named, ScriptCase(kind="value", call=call, what=what, location=location, got=got,
                                           exact=value, bound=bound)))  # fmt: skip
-    yield from (case for _, case in sorted(found, key=lambda pair: not pair[0]))
+    yield from (case for _, case in sorted(outside, key=lambda pair: not pair[0]))
 
 
 def _worst(
-    got: Array, exact: Bounded, seen: Evidence | None, to_the_bit: bool
+    got: Array, exact: Bounded, reported: Evidence | None, to_the_bit: bool
 ) -> tuple[tuple[int, ...], float, bool] | None:
     """(location, bound, whether the failure names this element) of the element that is off, or None."""
     a, b = got.astype(np.float64), np.broadcast_to(exact.value, got.shape)
     bound = np.nan_to_num(np.broadcast_to(exact.errors, got.shape), nan=np.inf, posinf=np.inf)
     # NaN is exact where a row sees nothing and that is declared, or where poison lies: only the failure can say which.
-    unknown = np.isnan(b) & (seen is None or not np.isnan(seen.exact))
+    unknown = np.isnan(b) & (reported is None or not np.isnan(reported.exact))
     with np.errstate(all="ignore"):
         distance = np.abs(a - b)
         holds = (distance <= bound) | equal(a, b) | np.isposinf(bound) | unknown
         margin = np.where(holds, -1.0, np.nan_to_num(distance / bound, nan=np.inf))
-    if seen is not None:
-        named = equal(a, seen.got) & equal(b, seen.exact) & ~equal(a, b)
-        here = _inside(seen.location, named) and bool(named[seen.location])
+    if reported is not None:
+        named = equal(a, reported.got) & equal(b, reported.exact) & ~equal(a, b)
+        here = _inside(reported.location, named) and bool(named[reported.location])
         if (named & ~holds).any():
-            at = seen.location if here and not holds[seen.location] else _first(named & ~holds)
+            at = reported.location if here and not holds[reported.location] else _first(named & ~holds)
             return at, float(bound[at]), True
         if here or (to_the_bit and named.any()):  # the law knows better than the bound
-            return seen.location if here else _first(named), seen.bound, True
+            return reported.location if here else _first(named), reported.bound, True
     if holds.all():
         odd = ~np.isfinite(a) & np.isfinite(
             b
         )  # outside of the range that the bound covers, but no number at all
-        return (_first(odd), np.inf, False) if seen is None and odd.any() else None
+        return (_first(odd), np.inf, False) if reported is None and odd.any() else None
     at = tuple(int(i) for i in np.unravel_index(int(np.argmax(margin)), a.shape))
     return at, float(bound[at]), False
 
 
-def _against_each_other(log: list[Recorded], seen: Evidence) -> Iterator[ScriptCase]:
+def _against_each_other(log: list[Recorded], reported: Evidence) -> Iterator[ScriptCase]:
     """Two calls that differ where the failure says so: both of its numbers at one place."""
     for a, b in itertools.permutations([c for c in log if c.problem is not None], 2):
         for what in a.got.keys() & b.got.keys():
             x, y = a.got[what].astype(np.float64), b.got[what].astype(np.float64)
             if x.shape != y.shape:
                 continue
-            named = equal(x, seen.got) & equal(y, seen.exact) & ~equal(x, y)
+            named = equal(x, reported.got) & equal(y, reported.exact) & ~equal(x, y)
             if named.any():
-                yield ScriptCase(kind="agree", call=a, other=b, what=what, location=_first(named), got=seen.got,
-                           exact=seen.exact)  # fmt: skip
+                yield ScriptCase(kind="agree", call=a, other=b, what=what, location=_first(named), got=reported.got,
+                           exact=reported.exact)  # fmt: skip
 
 
-def _where_it_stands(log: list[Recorded], seen: Evidence) -> Iterator[ScriptCase]:
+def _where_it_stands(log: list[Recorded], reported: Evidence) -> Iterator[ScriptCase]:
     """Results of which the law has judged a part, such as one sequence: the places that hold the number it names.
 
     The trial of the script says which it is: only there the exact value is that of the failure.
     """
     for call in [c for c in log if c.problem is None and not c.exact]:
         for what, got in call.got.items():
-            for place in np.argwhere(equal(got.astype(np.float64), seen.got))[:PLACES]:
-                yield ScriptCase(kind="value", call=call, what=what, location=tuple(int(i) for i in place), got=seen.got,
-                           exact=seen.exact, bound=seen.bound)  # fmt: skip
+            for place in np.argwhere(equal(got.astype(np.float64), reported.got))[:PLACES]:
+                yield ScriptCase(kind="value", call=call, what=what, location=tuple(int(i) for i in place), got=reported.got,
+                           exact=reported.exact, bound=reported.bound)  # fmt: skip
 
 
 def _against_reference(run: Recorder) -> Iterator[ScriptCase]:

@@ -52,7 +52,9 @@ def _hidden(p: Problem) -> list[str]:
     shown = {"ahead <= 0": p.causal, f"ahead >= -{left}": left is not None, f"ahead <= {right}": right is not None,
              f"np.arange({s['K']}) < numbers(key_lengths)[:, None, None, None]": p.key_lengths is not None,
              "numbers(mask) > 0": p.mask is not None}  # fmt: skip
-    return lines + [f"scores = np.where({seen}, scores, -np.inf)" for seen, used in shown.items() if used]
+    return lines + [
+        f"scores = np.where({condition}, scores, -np.inf)" for condition, used in shown.items() if used
+    ]
 
 
 def _softmax(p: Problem, what: str) -> list[str]:
@@ -82,8 +84,8 @@ def _backward(p: Problem, what: str, scale: float, capped: bool, dropped: bool) 
     shared = f".reshape({s['B']}, {s['G']}, {p.group}, {s['K']}, -1).sum(axis=2)" if p.group > 1 else ""
     lines = ["g = numbers(upstream)"]
     if which == "value":
-        own = "(weights * kept)" if dropped else "weights"
-        return [*lines, f"exact = ({own}.swapaxes(-1, -2) @ g){shared}"]
+        weights = "(weights * kept)" if dropped else "weights"
+        return [*lines, f"exact = ({weights}.swapaxes(-1, -2) @ g){shared}"]
     lines += [f"d_weights = g @ v.swapaxes(-1, -2){' * kept' if dropped else ''}",
               "d_scores = weights * (d_weights - (weights * d_weights).sum(axis=-1, keepdims=True))"]  # fmt: skip
     if which == "bias":

@@ -12,7 +12,7 @@ ABOUT = "the records as they are, in the results format of this qkverify"
 SUFFIXES = (".jsonl", ".ndjson")
 TAGS = [kind.__struct_config__.tag for kind in get_args(Record)]
 KINDS = {
-    name: tag for tag in TAGS for name in (tag, f"{tag}s") if name in all_tables()
+    name: tag for tag in TAGS for name in (tag, f"{tag.replace(' ', '_')}s") if name in all_tables()
 }  # by the names of the tables
 OFFERS = ("everything", *KINDS)
 

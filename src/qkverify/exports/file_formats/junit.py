@@ -66,35 +66,35 @@ def _unverified(key: tuple[str, str, str], outcome: CellOutcome) -> list[Verdict
 
 def case(verdict: Verdict) -> ET.Element:
     place = ".".join(filter(None, [verdict.implementation, verdict.device, verdict.dtype, verdict.family]))
-    found = ET.Element(
+    element = ET.Element(
         "testcase", classname=legal(place), name=legal(verdict.law), time=f"{verdict.seconds:.3f}"
     )
     example = verdict.counterexample
     text = example.message if example else "\n".join(filter(None, [verdict.sentence, verdict.reason]))
     if verdict.outcome == "failed":
         margin = f" (margin {units.margin(example.margin)})" if example and example.margin is not None else ""
-        _because(found, "failure", "LawViolation", f"{verdict.sentence}{margin}", text)
+        _because(element, "failure", "LawViolation", f"{verdict.sentence}{margin}", text)
     elif verdict.outcome in ERRORS:
-        _because(found, "error", verdict.outcome, verdict.reason or verdict.outcome, text)
+        _because(element, "error", verdict.outcome, verdict.reason or verdict.outcome, text)
     elif verdict.outcome in SKIPPED:
         details = text if verdict.outcome == "finding" else ""
-        _because(found, "skipped", verdict.outcome, verdict.reason or verdict.outcome, details)
+        _because(element, "skipped", verdict.outcome, verdict.reason or verdict.outcome, details)
     elif verdict.outcome == "passed":
         said = f"{verdict.sentence}\n{units.number_of(verdict.examples, 'example')}"
         margin = f", largest margin {units.margin(verdict.margin)}" if verdict.margin is not None else ""
-        ET.SubElement(found, "system-out").text = legal(said + margin)
-    return found
+        ET.SubElement(element, "system-out").text = legal(said + margin)
+    return element
 
 
 def legal(text: str) -> str:
     """Text as XML can hold it; line ends become what an XML parser would make of them."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n")
-    return ILLEGAL.sub(lambda found: f"#x{ord(found[0]):02X}", lines)
+    return ILLEGAL.sub(lambda match: f"#x{ord(match[0]):02X}", lines)
 
 
 def _because(parent: ET.Element, tag: str, kind: str, message: str, text: str) -> None:
-    found = ET.SubElement(parent, tag, type=kind, message=legal(message))
-    found.text = legal(text) or None
+    element = ET.SubElement(parent, tag, type=kind, message=legal(message))
+    element.text = legal(text) or None
 
 
 def _properties(suite: ET.Element, facts: dict[str, str]) -> None:

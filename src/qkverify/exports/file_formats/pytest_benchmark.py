@@ -24,17 +24,17 @@ OFFERS = ("timings",)
 
 def export(records: Sequence[Record], what: str) -> bytes:
     timed = {
-        cell_id(one.timing): one
+        cell_id(row.timing): row
         for run in runs_of(records)
-        for one in all_tables()[what].rows(run)
-        if one.timing.seconds
+        for row in all_tables()[what].rows(run)
+        if row.timing.seconds
     }
     run = next(iter(reversed(of_kind(records, RunStart))), None)
     facts = run.fingerprint.identity if run else {}
     whole = {
         "machine_info": machine(facts),
         "commit_info": commit(facts),
-        "benchmarks": [benchmark(one) for one in timed.values()],
+        "benchmarks": [benchmark(row) for row in timed.values()],
         "datetime": run.started if run else None,
         "version": pytest_benchmark.__version__,
     }
@@ -46,8 +46,8 @@ def cell_id(timing: Timing) -> str:
     return f"{timing.case}-{timing.direction}-{timing.implementation}-{timing.device}-{timing.dtype}"
 
 
-def benchmark(one: TimingRow) -> dict[str, Any]:
-    timing = one.timing
+def benchmark(row: TimingRow) -> dict[str, Any]:
+    timing = row.timing
     stats: Any = Stats()  # type: ignore[no-untyped-call]  # pytest-benchmark has no types
     for seconds in timing.seconds:
         stats.update(seconds)
@@ -62,7 +62,7 @@ def benchmark(one: TimingRow) -> dict[str, Any]:
             "implementation": timing.implementation, "case": timing.case, "sizes": timing.sizes, "causal": timing.causal,
             "device": timing.device, "dtype": timing.dtype, "direction": timing.direction, "clock": timing.clock,
             "rounds": timing.rounds, "flops": timing.flops, "bytes": timing.bytes, "peak_bytes": timing.peak_bytes,
-            "percent_of_roofline": None if one.share is None else 100 * one.share, "margin": timing.margin,
+            "percent_of_roofline": None if row.share is None else 100 * row.share, "margin": timing.margin,
         },
         "options": {"disable_gc": False, "timer": "measured_seconds", "min_rounds": len(timing.seconds), "max_time": None,
                     "min_time": None, "warmup": True},

@@ -93,6 +93,7 @@ def words(names: Iterable[str]) -> str | None:
 @cache
 def _tables() -> tuple[tuple[str, Table], ...]:
     modules = [
-        importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)
+        importlib.import_module(f"{__name__}.{module_info.name}")
+        for module_info in pkgutil.iter_modules(__path__)
     ]
     return tuple(pair for module in modules for pair in module.TABLES.items())

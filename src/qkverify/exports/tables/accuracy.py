@@ -10,7 +10,7 @@ from qkverify.results import Accuracy, of_kind
 
 TABLES = {
     "accuracy": Table(
-        "one row for each cell whose errors were measured on ordinary numbers",
+        "one row for each configuration whose errors were measured on ordinary numbers",
         [
             Column("implementation", str, "whose", attrgetter("implementation"), str),
             Column("device", str, "cpu or cuda", attrgetter("device"), str),

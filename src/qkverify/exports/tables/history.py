@@ -10,7 +10,7 @@ from qkverify.results import TimingSummary, of_kind
 
 TABLES = {
     "history": Table(
-        "one row for each timed cell of an earlier run",
+        "one row for each implementation and case that an earlier run timed",
         [
             Column("case", str, "the workload", attrgetter("case"), str),
             Column("implementation", str, "what was timed", attrgetter("implementation"), str),

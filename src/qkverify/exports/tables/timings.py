@@ -124,7 +124,9 @@ TIMES = [
 ]  # fmt: skip
 
 TABLES = {
-    "timings": Table("one row for each cell that was to be timed", [*WHICH, *SIZES, *TIMES], timed),
+    "timings": Table(
+        "one row for each implementation and case that was to be timed", [*WHICH, *SIZES, *TIMES], timed
+    ),
     "samples": Table(
         "one row for each time that was taken",
         [

@@ -1,4 +1,4 @@
-"""How times went over the runs that this machine's folder keeps: steps in words, charts, every cell, and the runs."""
+"""How times went over the runs that this machine's folder keeps: changes in words, charts, every case, and the runs."""
 
 from __future__ import annotations
 

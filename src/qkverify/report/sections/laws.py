@@ -1,4 +1,4 @@
-"""Every law in a sentence, with how many cells it was held against and what came of it."""
+"""Every law in a sentence, with the number of configurations that it was checked on, and the outcomes."""
 
 from __future__ import annotations
 

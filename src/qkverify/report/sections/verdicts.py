@@ -1,4 +1,4 @@
-"""The verdict matrices: implementations down, law families or dtypes across, every law of a cell behind it."""
+"""The verdict matrices: implementations down, law families or dtypes across, and the laws of each square in a panel."""
 
 from __future__ import annotations
 

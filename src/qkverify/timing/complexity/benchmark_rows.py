@@ -34,11 +34,13 @@ class Rows:
 
     def __init__(self, where: Iterable[FrameworkOnDevice], *, row_seconds: float = 1.0) -> None:
         self.rows = {
-            f"{one.layer.name} {one.variable} {place.framework} {place.device}".replace(" ", "-"): (
-                one,
+            f"{layer_series.layer.name} {layer_series.variable} {place.framework} {place.device}".replace(
+                " ", "-"
+            ): (
+                layer_series,
                 place,
             )
-            for one in series()
+            for layer_series in series()
             for place in where
         }
         self.clock = Replay()
@@ -49,8 +51,10 @@ class Rows:
     def parameters(self) -> list[Any]:
         """One pytest parameter a row, grouped in the table with the same variable at the other places."""
         return [
-            pytest.param(name, id=name, marks=pytest.mark.benchmark(timer=self.clock, group=one.title))
-            for name, (one, _) in self.rows.items()
+            pytest.param(
+                name, id=name, marks=pytest.mark.benchmark(timer=self.clock, group=layer_series.title)
+            )
+            for name, (layer_series, _) in self.rows.items()
         ]
 
     def select_from(self, items: Iterable[pytest.Item]) -> None:
@@ -60,8 +64,8 @@ class Rows:
 
     def enter(self, benchmark: Benchmark, name: str) -> None:
         """Fails a row whose code is not the layer that its formula counts; hands the samples of the others over."""
-        one, place = self.rows[name]
-        _, reason = checked(one.layer, place)
+        layer_series, place = self.rows[name]
+        _, reason = checked(layer_series.layer, place)
         if reason:
             pytest.fail(f"{name}: {reason}")
         if benchmark.disabled:
@@ -69,21 +73,21 @@ class Rows:
                 lambda: None, rounds=1, iterations=1
             )  # else it warns of a fixture that was not used
             return
-        record = self._record(one, place)
+        record = self._record(layer_series, place)
         if not any(record.seconds):
             pytest.fail(f"{name}: {record.reason}")
-        benchmark.extra_info.update(facts(one.layer, record))
+        benchmark.extra_info.update(facts(layer_series.layer, record))
         samples = iter(record.seconds[-1])
         benchmark.pedantic(
             lambda: self.clock.advance(next(samples)), rounds=len(record.seconds[-1]), iterations=1
         )
 
-    def _record(self, one: LayerSeries, place: FrameworkOnDevice) -> Complexity:
-        if one not in self._measured:
-            where = [p for name, (s, p) in self.rows.items() if s == one and name in self._selected]
-            records = measure_series(one, where, budget_seconds=self._row_seconds * len(where))
-            self._measured[one] = dict(zip(where, records, strict=True))
-        return self._measured[one][place]
+    def _record(self, layer_series: LayerSeries, place: FrameworkOnDevice) -> Complexity:
+        if layer_series not in self._measured:
+            where = [p for name, (s, p) in self.rows.items() if s == layer_series and name in self._selected]
+            records = measure_series(layer_series, where, budget_seconds=self._row_seconds * len(where))
+            self._measured[layer_series] = dict(zip(where, records, strict=True))
+        return self._measured[layer_series][place]
 
 
 def facts(measured: Layer, record: Complexity) -> dict[str, Any]:

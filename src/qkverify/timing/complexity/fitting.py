@@ -50,14 +50,14 @@ def growth(record: Complexity) -> FittedExponent | None:
 
 def counted(record: Complexity) -> float | None:
     """The exponent of the counted multiply-adds over all sizes; None under three sizes."""
-    found = fit(record.sizes, record.multiply_adds, last=len(record.sizes))
-    return None if found is None else found.exponent
+    fitted = fit(record.sizes, record.multiply_adds, last=len(record.sizes))
+    return None if fitted is None else fitted.exponent
 
 
-def crossing(one: Complexity, other: Complexity, *, counts: bool = False) -> float:
-    """The size from which `one` takes longer than `other` (or multiplies more), for good: between two sizes times are taken as
+def crossing(first: Complexity, second: Complexity, *, counts: bool = False) -> float:
+    """The size from which `first` takes longer than `second` (or multiplies more), for good: between two sizes times are taken as
     powers. Of the sizes that both have it is 0 where that is all, infinity where it is none, NaN where there are none."""
-    (x, mine), (others_x, theirs) = _logarithms(one, counts=counts), _logarithms(other, counts=counts)
+    (x, mine), (others_x, theirs) = _logarithms(first, counts=counts), _logarithms(second, counts=counts)
     if not x.size or not others_x.size:
         return math.nan
     sizes = np.union1d(x, others_x)

@@ -85,13 +85,13 @@ def series() -> list[LayerSeries]:
 def places(devices: Sequence[str] = ()) -> list[FrameworkOnDevice]:
     """Where layers can be timed here, among `devices` if there are any."""
     installed = [name for name in FRAMEWORKS if frameworks.missing(name) is None]
-    found = [
+    available = [
         FrameworkOnDevice(name, device)
         for name in installed
         for device, reason in frameworks.get(name).devices().items()
         if reason is None
     ]
-    return [place for place in found if not devices or place.device in devices]
+    return [place for place in available if not devices or place.device in devices]
 
 
 def measure(
@@ -114,17 +114,17 @@ def measure(
         for layer, place in itertools.product(all_layers(), here):
             checked(layer, place)
     start = time.perf_counter()
-    for number, one in enumerate(all_series):
-        say(number / len(all_series), one.title)
+    for number, layer_series in enumerate(all_series):
+        say(number / len(all_series), layer_series.title)
         left = (budget_seconds - (time.perf_counter() - start)) / (len(all_series) - number)
         fair = budget_seconds / len(all_series)  # the last ones are not to pay for a machine that became busy
-        yield from measure_series(one, here, budget_seconds=max(left, fair / 2), seed=seed + number)
+        yield from measure_series(layer_series, here, budget_seconds=max(left, fair / 2), seed=seed + number)
 
 
 def travel(layer: Layer) -> Travel:
     """Sequential steps and path length of a layer, traced at several lengths."""
-    found = [{**FIXED, "n": n, **({"A": n} if "A" in layer.exponents else {})} for n in LENGTHS]
-    paths = [tracing.path(layer, sizes) for sizes in found] if layer.path else []
+    all_sizes = [{**FIXED, "n": n, **({"A": n} if "A" in layer.exponents else {})} for n in LENGTHS]
+    paths = [tracing.path(layer, sizes) for sizes in all_sizes] if layer.path else []
     return Travel(
         layer=layer.name,
         source=layer.source,
@@ -132,19 +132,19 @@ def travel(layer: Layer) -> Travel:
         path_theory=layer.path,
         fixed={name: FIXED[name] for name in layer.exponents if name in ("k", "r")},
         lengths=list(LENGTHS),
-        steps=[tracing.steps(layer, sizes) for sizes in found],
+        steps=[tracing.steps(layer, sizes) for sizes in all_sizes],
         path=[products for products, _ in paths],
         layers=[layers for _, layers in paths],
     )
 
 
 def measure_series(
-    one: LayerSeries, where: Iterable[FrameworkOnDevice], *, budget_seconds: float, seed: int = 0
+    layer_series: LayerSeries, where: Iterable[FrameworkOnDevice], *, budget_seconds: float, seed: int = 0
 ) -> list[Complexity]:
     """One record for each place. A layer that is not what its definition says is not timed, and its record says so."""
     start, where = time.perf_counter(), list(where)
     if not budget_seconds:
-        return [_record(one, place, [], {}, None, OUT_OF_TIME, None) for place in where]
+        return [_record(layer_series, place, [], {}, None, OUT_OF_TIME, None) for place in where]
     longest = min(LONGEST_SECONDS, LONGEST_SHARE * budget_seconds / max(1, len(where)))
     ready, margins, reasons = (
         dict[FrameworkOnDevice, list[Ready]](),
@@ -154,11 +154,13 @@ def measure_series(
     with one_thread() as threads:
         for place in where:
             ready[place] = []
-            margins[place], reasons[place] = checked(one.layer, place)
+            margins[place], reasons[place] = checked(layer_series.layer, place)
             if not reasons[place]:
-                reasons[place] = _grow(ready[place], one, place, _clock(place, threads), longest, seed)
+                reasons[place] = _grow(
+                    ready[place], layer_series, place, _clock(place, threads), longest, seed
+                )
         samples = _sampled(ready, budget_seconds - (time.perf_counter() - start), seed)
-    return [_record(one, p, ready[p], samples, margins[p], reasons[p], threads) for p in where]
+    return [_record(layer_series, p, ready[p], samples, margins[p], reasons[p], threads) for p in where]
 
 
 @lru_cache(maxsize=64)
@@ -175,7 +177,7 @@ def checked(layer: Layer, place: FrameworkOnDevice) -> tuple[float | None, str]:
 
 def _grow(
     ready: list[Ready],
-    one: LayerSeries,
+    layer_series: LayerSeries,
     place: FrameworkOnDevice,
     clock: Clock,
     longest_seconds: float,
@@ -183,16 +185,18 @@ def _grow(
 ) -> str:
     """Size upon size, warmed up, until the next call would be too long, or its inputs too large. Gives the reason where it fails
     before: what was ready by then stays."""
-    arrays, perform = frameworks.get(place.framework), one.layer.performed_by(place.framework)
+    arrays, perform = frameworks.get(place.framework), layer_series.layer.performed_by(place.framework)
     try:
-        for sizes in distinct(one.sizes(step) for step in range(MOST_SIZES)):
-            drawn = one.layer.inputs(sizes, np.random.default_rng(seed))
-            native = one.layer.laid_out(place.framework, (arrays.from_numpy(x, place.device) for x in drawn))
+        for sizes in distinct(layer_series.sizes(step) for step in range(MOST_SIZES)):
+            drawn = layer_series.layer.inputs(sizes, np.random.default_rng(seed))
+            native = layer_series.layer.laid_out(
+                place.framework, (arrays.from_numpy(x, place.device) for x in drawn)
+            )
             subject = Subject(_call(perform, native, sizes), clock)
             subject.call()  # what is loaded once is not part of the warm-up
             plan = _long_enough(calibrate(subject, limit_seconds=WARM_SHARE * longest_seconds))
-            operations = counting.multiply_adds(one.layer, place.framework, native, sizes)
-            ready.append(Ready(sizes[one.variable], subject, plan, operations))
+            operations = counting.multiply_adds(layer_series.layer, place.framework, native, sizes)
+            ready.append(Ready(sizes[layer_series.variable], subject, plan, operations))
             if 2 * plan.call_seconds > longest_seconds or 2 * sum(x.size for x in drawn) > MOST_NUMBERS:
                 break
     except Exception as error:  # this place's own failure: the others go on
@@ -207,13 +211,13 @@ def _sampled(
     flat = {f"{place} {r.size}": (place, r) for place, sizes in ready.items() for r in sizes}
     # a tenth more than the fewest samples: for what passes between them
     need = 1.1 * FEWEST_ROUNDS * sum(r.plan.sample_seconds for _, r in flat.values())
-    found = interleave(
+    samples = interleave(
         {name: r.subject for name, (_, r) in flat.items()},
         budget_seconds=max(need, left_seconds),
         plans={name: r.plan for name, (_, r) in flat.items()},
         seed=seed,
     )
-    return {(place, r.size): found[name] for name, (place, r) in flat.items()}
+    return {(place, r.size): samples[name] for name, (place, r) in flat.items()}
 
 
 def _long_enough(plan: SamplingPlan) -> SamplingPlan:
@@ -228,10 +232,10 @@ def _call(perform: Any, native: tuple[Any, ...], sizes: Sizes) -> Any:
 def distinct(sizes: Iterable[dict[str, int]]) -> Iterator[dict[str, int]]:
     """Without those that rounding made the same as the one before."""
     before = None
-    for one in sizes:
-        if one != before:
-            yield one
-        before = one
+    for point in sizes:
+        if point != before:
+            yield point
+        before = point
 
 
 @lru_cache(maxsize=8)
@@ -243,7 +247,7 @@ def _clock(place: FrameworkOnDevice, threads: int | None) -> Clock:
 
 
 def _record(
-    one: LayerSeries,
+    layer_series: LayerSeries,
     place: FrameworkOnDevice,
     ready: Sequence[Ready],
     samples: Mapping[tuple[FrameworkOnDevice, int], Samples],
@@ -251,23 +255,23 @@ def _record(
     reason: str,
     threads: int | None,
 ) -> Complexity:
-    found = [samples[place, r.size] for r in ready]
+    timed = [samples[place, r.size] for r in ready]
     return Complexity(
-        layer=one.layer.name,
-        formula=one.layer.formula,
-        factor=one.layer.factor,
-        variable=one.variable,
-        theory=one.layer.exponents[one.variable],
+        layer=layer_series.layer.name,
+        formula=layer_series.layer.formula,
+        factor=layer_series.layer.factor,
+        variable=layer_series.variable,
+        theory=layer_series.layer.exponents[layer_series.variable],
         implementation=place.framework,
         device=place.device,
         dtype=checking.DTYPE,
         clock=ready[0].subject.clock.name if ready else "host",
         threads=threads if place.device == "cpu" else None,
-        fixed=one.layer.spans[one.variable].fixed,
+        fixed=layer_series.layer.spans[layer_series.variable].fixed,
         sizes=[r.size for r in ready],
         multiply_adds=[r.multiply_adds for r in ready],
-        seconds=[s.seconds for s in found],
-        rounds=[s.rounds for s in found],
+        seconds=[s.seconds for s in timed],
+        rounds=[s.rounds for s in timed],
         margin=finite(margin),
-        reason=reason or next((s.reason for s in found if s.reason), ""),
+        reason=reason or next((s.reason for s in timed if s.reason), ""),
     )

@@ -86,10 +86,10 @@ def path(layer: Layer, sizes: Sizes) -> tuple[int, int]:
     sequence, *weights = _inputs(layer, sizes)[layer.sequences - 1 :]
     signal = np.full(sequence.shape, np.inf)
     signal[0] = 0
-    found = _stacked(
+    stacked = _stacked(
         layer, sizes, signal.view(Shortest), weights, lambda x: bool(np.isfinite(x.lengths[-1]).all())
     )
-    return int(found[0].lengths[-1].min()), found[1]
+    return int(stacked[0].lengths[-1].min()), stacked[1]
 
 
 def reached_in(layer: Layer, sizes: Sizes) -> int:

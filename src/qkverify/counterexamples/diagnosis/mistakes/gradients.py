@@ -44,14 +44,14 @@ def _backward(*, delta: str = "weights", capped: bool = True, scaled: bool = Tru
         if capped and p.softcap is not None and np.isfinite(p.softcap):
             cap = np.tanh(products(a["query"], a["key"], a["scale"]) / a["softcap"])
             d_products = d_products * (1.0 - cap * cap)
-        found = {
+        by_input = {
             "query": stored(d_products @ per_query_head(a["key"], s["H"])),
             "key": _gathered(d_products, a["query"], p, group),
             "value": _gathered(weights, upstream, p, group),
         }
         if p.bias is not None:
-            found["bias"] = _bias_gradient(d_logits, p, bias)
-        return found
+            by_input["bias"] = _bias_gradient(d_logits, p, bias)
+        return by_input
 
     return compute
 

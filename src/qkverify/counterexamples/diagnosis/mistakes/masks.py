@@ -64,8 +64,8 @@ def _lowest_added(a: Arguments, p: Problem) -> Any:
     hidden = np.sum([~seen(p, **{**NO_MASK, name: getattr(p, name)}) for name in reasons], 0)
     empty = ~p.some_visible[..., None]
     logits = np.where(empty, np.where(hidden == 1, 0.0, -np.inf), logits_of(a))
-    some = np.max(logits, axis=-1, keepdims=True, initial=-np.inf) > -np.inf
-    return averaged(a, np.where(some, softmax(logits), np.nan))
+    any_key = np.max(logits, axis=-1, keepdims=True, initial=-np.inf) > -np.inf
+    return averaged(a, np.where(any_key, softmax(logits), np.nan))
 
 
 MASKS: tuple[Mistake, ...] = (

@@ -58,8 +58,8 @@ def by(name: str, change: Callable[[Any], Any]) -> Edit:
 
 def first_for_all(x: Any, axis: int) -> Any:
     """The first slice along one of the four axes for all, as far as the array has that axis."""
-    own = axis - 4 + x.ndim
-    return x if own < 0 else np.take(x, [0] * x.shape[own], own)
+    axis_of_x = axis - 4 + x.ndim
+    return x if axis_of_x < 0 else np.take(x, [0] * x.shape[axis_of_x], axis_of_x)
 
 
 def other_alignment(p: Problem) -> str:
@@ -69,8 +69,8 @@ def other_alignment(p: Problem) -> str:
 def seen(p: Problem, **changes: Any) -> Array:
     """bool (B,H,Q,K): what would be visible with some of the options changed."""
     s, options = p.sizes, {name: getattr(p, name) for name in (*MASKING, "causal_alignment")}
-    found = visible(s["B"], s["Q"], s["K"], **{**options, **changes})
-    return np.broadcast_to(found, (s["B"], s["H"], s["Q"], s["K"]))
+    allowed = visible(s["B"], s["Q"], s["K"], **{**options, **changes})
+    return np.broadcast_to(allowed, (s["B"], s["H"], s["Q"], s["K"]))
 
 
 def sees(shown: Callable[[Problem], Array]) -> Edit:

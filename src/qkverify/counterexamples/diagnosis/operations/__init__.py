@@ -57,30 +57,30 @@ def claim_about(run: Run, until: Deadline, trial: ClaimTrial, *, right: bool = F
 def _claims(caller: Caller, trial: ClaimTrial, right: bool) -> Iterator[Claim | None]:
     """What fits the examples, the surest first. What is about one aspect ends with it."""
     for aspect in ASPECTS:
-        seen = caller.observations(aspect)
-        if not seen or seen[0].right:
+        observations = caller.observations(aspect)
+        if not observations or observations[0].right:
             continue
         if right:
             break
-        yield signs.varies(caller, seen[0].subject, aspect)
-        yield _known_mistake(caller, seen, aspect, trial)
+        yield signs.varies(caller, observations[0].subject, aspect)
+        yield _known_mistake(caller, observations, aspect, trial)
         yield signs.written(caller)
-        yield signs.only_later(seen, aspect)
+        yield signs.only_later(observations, aspect)
         return
     yield signs.layouts(caller)
     yield signs.written(caller)
 
 
 def _known_mistake(
-    caller: Caller, seen: Sequence[Observation], aspect: str, trial: ClaimTrial
+    caller: Caller, observations: Sequence[Observation], aspect: str, trial: ClaimTrial
 ) -> Claim | None:
     """The one mistake of the table that explains what was observed, with its condition."""
 
-    def claim_with(found: FittedMistake) -> Claim:
-        return claim(caller.run, found, aspect, ASPECTS[aspect].format(found.text))
+    def claim_with(fitted: FittedMistake) -> Claim:
+        return claim(caller.run, fitted, aspect, ASPECTS[aspect].format(fitted.text))
 
     conditions = caller.operation.conditions
-    found = chosen(
-        *candidates(caller.run, seen, caller.mistakes(aspect), conditions, caller.until,
-                    lambda one: trial.passed(claim_with(one))), sole=True)  # fmt: skip
-    return claim_with(found) if found else None
+    fitting = chosen(
+        *candidates(caller.run, observations, caller.mistakes(aspect), conditions, caller.until,
+                    lambda candidate: trial.passed(claim_with(candidate))), sole=True)  # fmt: skip
+    return claim_with(fitting) if fitting else None

@@ -42,7 +42,7 @@ HELD = (  # new tokens, what each entry holds before them, room beside the longe
 
 
 def _examples(run: Run) -> list[Example]:
-    found = []
+    examples = []
     for i, (fresh, held, spare) in enumerate(HELD):
         heads, shared, size, value_size = LETTERS[i % len(LETTERS)]
         batch, room = len(held), max(held) + fresh + spare
@@ -58,8 +58,8 @@ def _examples(run: Run) -> list[Example]:
             for j, n in enumerate(shapes)
         ]
         shape, known = (batch, heads, fresh, value_size), {**told(run), "grouped": heads != shared}
-        found.append(Example((*arrays, np.array(held, np.int32)), options_of(run, i), shape, known))
-    return found
+        examples.append(Example((*arrays, np.array(held, np.int32)), options_of(run, i), shape, known))
+    return examples
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _first(s: Step) -> Step:
     return Step(np.broadcast_to(s.held[:1], s.held.shape), s.fresh, s.heads, s.room)
 
 
-def _cached(seen: Seen = _seen, slot: Slot = _held, mistake: Mistake | None = None, *, read: bool = True,
+def _cached(visible: Seen = _seen, slot: Slot = _held, mistake: Mistake | None = None, *, read: bool = True,
             left: bool = True) -> Compute:  # fmt: skip
     """New tokens written from a slot on, as far as there is room, and the places of the cache that each query sees.
 
@@ -113,7 +113,7 @@ def _cached(seen: Seen = _seen, slot: Slot = _held, mistake: Mistake | None = No
         step = Step(per_entry(lengths), query.shape[2], query.shape[1], key_cache.shape[2])
         first, before = np.reshape(slot(step), -1), (key_cache, value_cache)
         after = [_written(cache, new, first) for cache, new in zip(before, (key, value), strict=True)]
-        result = Dense(query, *(after if read else before), mask=seen(step), **options).output(mistake)
+        result = Dense(query, *(after if read else before), mask=visible(step), **options).output(mistake)
         return {"result": result, **dict(zip(LEFT, after if left else before, strict=True))}
 
     return compute
@@ -122,7 +122,7 @@ def _cached(seen: Seen = _seen, slot: Slot = _held, mistake: Mistake | None = No
 Parts = Mapping[str, Any]
 
 
-def _pulled(seen: Seen = _seen, change: Callable[[dict[str, Any], dict[str, Any]], Parts] = lambda right, _: right,
+def _pulled(visible: Seen = _seen, change: Callable[[dict[str, Any], dict[str, Any]], Parts] = lambda right, _: right,
             mistake: Mistake | None = None) -> Compute:  # fmt: skip
     """The gradients with the other tokens seen, or changed with a look at those of the cache after the call."""
 
@@ -133,7 +133,7 @@ def _pulled(seen: Seen = _seen, change: Callable[[dict[str, Any], dict[str, Any]
         fresh, room = query.shape[2], key_cache.shape[2]
         step = Step(per_entry(lengths), fresh, query.shape[1], room)
         held = (_written(cache, new, lengths) for cache, new in ((key_cache, key), (value_cache, value)))
-        after = Dense(query, *held, mask=seen(step), upstream=upstream, **options).gradients(mistake)
+        after = Dense(query, *held, mask=visible(step), upstream=upstream, **options).gradients(mistake)
         alone = [
             {"query": after["query"][b : b + 1],
              **{name: after[name][b : b + 1, :, : n + fresh] for name in ("key", "value")}}
@@ -195,7 +195,7 @@ MISTAKES: Mistakes = (
     ("attention whose new tokens are never written to the cache, neither before it is read nor after",
      _cached(read=False, left=False)),
     ("attention whose new tokens are not in the cache after the call", _cached(left=False)),
-    *((text, _cached(seen)) for text, seen in SEEN),
+    *((text, _cached(visible)) for text, visible in SEEN),
     ("attention that reads the whole room of the cache", _cached(lambda s: (s.place < s.room) | (0 * s.token + s.held > s.room))),
     ("attention whose queries stand at the beginning of the cache: what it held before is not counted",
      _cached(lambda s: (s.place <= s.token) & (s.place < s.end))),
@@ -214,7 +214,7 @@ BACKWARD = Gradients(("query", "key", "value", *CACHES), _pulled(), (
     ("zero for what the cache held", _pulled(change=_nothing_for(*CACHES))),
     ("zero for keys, new and held", _pulled(change=_nothing_for("key", "key_cache"))),
     ("zero for values, new and held", _pulled(change=_nothing_for("value", "value_cache"))),
-    *((f"those of {text}", _pulled(seen)) for text, seen in SEEN),
+    *((f"those of {text}", _pulled(visible)) for text, visible in SEEN),
     *like_plain_gradients(lambda m: _pulled(mistake=m), empty_rows=False),
 ))  # fmt: skip
 

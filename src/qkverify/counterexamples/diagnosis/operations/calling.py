@@ -55,12 +55,15 @@ class Caller:
         if aspect == "gradients" and not self.differentiates:
             return []
         half = self.until.half()
-        found = []
+        observations = []
         for example in self.examples:
             if half.over:
                 break
-            found.append(self.observe(example, aspect))
-        return sorted([one for one in found if one is not None], key=lambda one: one.right)
+            observations.append(self.observe(example, aspect))
+        return sorted(
+            [observation for observation in observations if observation is not None],
+            key=lambda observation: observation.right,
+        )
 
     def mistakes(self, aspect: str) -> list[tuple[str, Predict]]:
         """The table of mistakes, as what it predicts of an observation."""
@@ -124,18 +127,18 @@ class Caller:
         """What a computation gives for the example of an observation. What it is not given has the function's default."""
         run = self.run
 
-        def predict(seen: Observation) -> Parts | None:
-            example = seen.subject
+        def predict(observation: Observation) -> Parts | None:
+            example = observation.subject
             given = [self._bounded(x) for x in example.arguments]
             given += [run.bounded(x) for x in _upstream(run, example)] if aspect == "gradients" else []
             taken = {n: self._number(x, True) for n, x in run.meant(**example.options).items()}
             told = {n: self._number(x, False) for n, x in example.told.items()}
             told |= {"base": base_of(run)} if "base" in told else {}
             try:
-                found = compute(*given, **taken, **told)
+                computed = compute(*given, **taken, **told)
             except Exception:  # a variant that cannot be computed here predicts nothing
                 return None
-            parts = found if isinstance(found, Mapping) else {"result": found}
+            parts = computed if isinstance(computed, Mapping) else {"result": computed}
             return {name: x if example.judged is None else x[example.judged] for name, x in parts.items()}
 
         return predict

@@ -38,7 +38,7 @@ def _examples(run: Run) -> list[Example]:
         (4, 11, 1.0),
         (3, 5, 0.0),
     ]
-    found = []
+    examples = []
     for i, (tokens, classes, smoothing) in enumerate(
         [*sizes, (3, 4, 0.1), (5, 3, 0.2), (4, 5, 0.0), (2, 6, 0.0)]
     ):
@@ -46,16 +46,16 @@ def _examples(run: Run) -> list[Example]:
         if loud:
             scores[:, i % classes] = over
         targets = np.random.default_rng(i).integers(0, classes, tokens)
-        found.append(Example((scores, targets), {"smoothing": smoothing}, (tokens,)))
-    return found
+        examples.append(Example((scores, targets), {"smoothing": smoothing}, (tokens,)))
+    return examples
 
 
-def _shares(own: Callable[[Any, int], Any], others: Callable[[Any, int], Any]) -> Target:
+def _shares(of_target: Callable[[Any, int], Any], of_others: Callable[[Any, int], Any]) -> Target:
     """A target with one share for its class and another one for each of the others."""
 
     def target(targets: Array, classes: int, smoothing: Any) -> Any:
         chosen = np.where(np.arange(classes) == targets[:, None], 1.0, 0.0)
-        return chosen * own(smoothing, classes) + (1.0 - chosen) * others(smoothing, classes)
+        return chosen * of_target(smoothing, classes) + (1.0 - chosen) * of_others(smoothing, classes)
 
     return target
 

@@ -87,8 +87,10 @@ class Dense:
             return attention_vjp(**self.arguments, upstream=self.upstream)
         if mistake.gradients is not None:
             problem = self.problem.replace(upstream=self.upstream.value)
-            found: dict[str, Any] = mistake.gradients({**self.arguments, "upstream": self.upstream}, problem)
-            return found
+            gradients: dict[str, Any] = mistake.gradients(
+                {**self.arguments, "upstream": self.upstream}, problem
+            )
+            return gradients
         return attention_vjp(**self._edited(mistake), upstream=self.upstream)
 
     def _edited(self, mistake: Mistake) -> dict[str, Any]:

@@ -23,9 +23,9 @@ def drawn(run: Run, generator: np.random.Generator) -> Iterator[Example]:
     strategy = calls()
     while True:
         with run.activated():
-            found = byte_strategies.sampled(strategy, generator)
-        if found is not None:
-            yield as_example(run, example(run, found))
+            chosen = byte_strategies.sampled(strategy, generator)
+        if chosen is not None:
+            yield as_example(run, example(run, chosen))
 
 
 def as_example(run: Run, call: OperationCall) -> Example:
@@ -34,13 +34,13 @@ def as_example(run: Run, call: OperationCall) -> Example:
     shapes = [part.value.shape for part in call.exact(run)]
     shape: Any = dict(zip(("query", "key"), shapes, strict=True)) if name == "rotary_pair" else shapes[0]
     options = {n: x for n, x in call.options.items() if n not in ASKED}
-    asked: dict[str, Any] = {}
+    call_only: dict[str, Any] = {}
     if name == "positional_encoding":
-        asked = {"dtype": run.dtype, "device": run.device}
+        call_only = {"dtype": run.dtype, "device": run.device}
     if name == "packed_attention":
         longest = (int(np.diff(given[starts]).max()) for starts in ("query_starts", "key_starts"))
-        asked = dict(zip(("longest_query", "longest_key"), longest, strict=True))
-    return Example(tuple(given.values()), options, shape, _told(run, call), asked, _judged(call, shape))
+        call_only = dict(zip(("longest_query", "longest_key"), longest, strict=True))
+    return Example(tuple(given.values()), options, shape, _told(run, call), call_only, _judged(call, shape))
 
 
 def _told(run: Run, call: OperationCall) -> dict[str, Any]:

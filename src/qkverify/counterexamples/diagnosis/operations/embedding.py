@@ -29,18 +29,18 @@ WORDS = 11  # of the vocabulary
 def _examples(run: Run) -> list[Example]:
     """tokens (B,L), table (V,M), padding (B); what stands in the padding is not judged."""
     sizes = [(2, 5, 4), (1, 7, 6), (3, 3, 2), (2, 9, 16), (3, 4, 10), (2, 1, 8)]
-    found = []
+    examples = []
     for i, (batch, length, size) in enumerate(sizes):
         rng, table = np.random.default_rng(i), normal(run, i, WORDS, size)
         tokens, padding = rng.integers(0, WORDS, (batch, length)), rng.integers(0, length, batch)
         told, shape = {**BASE, "scale": rounded(run, size**0.5)}, (batch, length, size)
         kept = np.broadcast_to((np.arange(length) >= padding[:, None])[..., None], shape)
         for layout in ("interleaved", "concatenated"):
-            found.append(Example((tokens, table), {"layout": layout}, shape, told))
+            examples.append(Example((tokens, table), {"layout": layout}, shape, told))
             if run.offers_parameter("padding"):
                 options = {"layout": layout, "padding": padding}
-                found.append(Example((tokens, table), options, shape, told, judged=kept))
-    return found
+                examples.append(Example((tokens, table), options, shape, told, judged=kept))
+    return examples
 
 
 def _embedded(

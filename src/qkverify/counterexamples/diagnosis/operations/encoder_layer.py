@@ -16,14 +16,14 @@ from qkverify.reference.encoder_decoder import encoder_layer
 def _only_padding(empty_rows: str) -> Any:
     """Tokens attend to the padding and to nothing else."""
 
-    def own(options: dict[str, Any], length: int) -> dict[str, Any]:
+    def padding_shown(options: dict[str, Any], length: int) -> dict[str, Any]:
         ends = options["key_lengths"]
         if ends is None:
             return options
         hidden = np.arange(length) >= np.reshape(ends, (-1, 1, 1, 1))
         return {**options, "key_lengths": None, "mask": hidden, "empty_rows": empty_rows}
 
-    return own
+    return padding_shown
 
 
 ENCODER = OperationKind(lambda run: examples(run, "key_lengths", decoder=False), encoder_layer, (

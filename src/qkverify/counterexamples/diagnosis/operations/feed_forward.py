@@ -17,14 +17,14 @@ from qkverify.runs.run import Run
 
 def _examples(run: Run) -> list[Example]:
     sizes = [(2, 5, 4, 7), (3, 2, 6, 5), (1, 7, 3, 9), (2, 1, 5, 3), (3, 4, 2, 8), (2, 3, 8, 6)]
-    found = []
+    examples = []
     for i, (batch, length, width, inner) in enumerate(sizes):
         shapes = ((batch, length, width), (width, inner), (inner,), (inner, width), (width,))
         arrays = [
             normal(run, 10 * i + j, *n, times=n[0] ** -0.5 if j % 2 else 1.0) for j, n in enumerate(shapes)
         ]
-        found.append(Example(tuple(arrays), {}, shapes[0]))
-    return found
+        examples.append(Example(tuple(arrays), {}, shapes[0]))
+    return examples
 
 
 def relu(x: Any) -> Any:

@@ -80,10 +80,10 @@ def varied(**changes: Any) -> Compute:
                 key_lengths: Any = None, memory_lengths: Any = None) -> Any:  # fmt: skip
         *memory, w = rest
         common, start = {"heads": heads, "scale": scale}, x
-        own = s.own(
+        self_options = s.own(
             {**common, "causal": True} if memory else {**common, "key_lengths": key_lengths}, x.shape[1]
         )
-        chosen: list[Sublayer] = [lambda y: s.attend(y, *(w[s.of + n] for n in ATTENTION), **own)]
+        chosen: list[Sublayer] = [lambda y: s.attend(y, *(w[s.of + n] for n in ATTENTION), **self_options)]
         for m in memory:
             cross = s.cross({**common, "key_lengths": memory_lengths}, m.shape[1])
             chosen.append(_attending(s, [w[s.cross_prefix + n] for n in ATTENTION], m, cross))

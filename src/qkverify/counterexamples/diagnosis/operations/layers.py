@@ -88,7 +88,7 @@ def weights(run: Run, seed: int, width: int, inner: int, norms: int) -> dict[str
 
 def examples(run: Run, lengths: str, *, decoder: bool) -> list[Example]:
     """Layers of several sizes, the norm last and first, with and without padding, whose results are not judged."""
-    found = []
+    cases = []
     for i, (batch, length, other, heads, size, inner) in enumerate(SIZES):
         width, rng = heads * size, np.random.default_rng(i)
         x, memory = (normal(run, 50 + 2 * i + j, batch, n, width) for j, n in enumerate((length, other)))
@@ -107,5 +107,5 @@ def examples(run: Run, lengths: str, *, decoder: bool) -> list[Example]:
                 "norm_first": first,
             }
             options |= {lengths: ends} if padded else {}
-            found.append(Example(arguments, options, x.shape, told, judged=kept if padded else None))
-    return found
+            cases.append(Example(arguments, options, x.shape, told, judged=kept if padded else None))
+    return cases

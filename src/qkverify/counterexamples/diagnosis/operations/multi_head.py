@@ -21,13 +21,15 @@ from qkverify.runs.run import Run
 
 def _examples(run: Run) -> list[Example]:
     sizes = [(2, 3, 5, 2), (3, 2, 4, 3), (1, 2, 7, 5), (2, 4, 3, 3), (4, 2, 1, 2), (2, 2, 2, 2)]
-    told, found = {"causal_alignment": "bottom-right"}, []
+    told, examples = {"causal_alignment": "bottom-right"}, []
     for i, (batch, heads, length, size) in enumerate(sizes):
         width = heads * size
         weights = [normal(run, 10 * i + j, width, width, times=width**-0.5) for j in range(4)]
         x = normal(run, 10 * i + 9, batch, length, width)
-        found += [Example((x, *weights), {"heads": heads, "causal": c}, x.shape, told) for c in (False, True)]
-    return [e for e in found if run.offers_parameter("causal") or not e.options["causal"]]
+        examples += [
+            Example((x, *weights), {"heads": heads, "causal": c}, x.shape, told) for c in (False, True)
+        ]
+    return [e for e in examples if run.offers_parameter("causal") or not e.options["causal"]]
 
 
 def varied(split: Callable[[Any, int], Any] = split_heads, merge: Callable[[Any], Any] = merge_heads,

@@ -39,19 +39,19 @@ LENGTHS = (  # queries and keys of each sequence
 
 
 def _examples(run: Run) -> list[Example]:
-    found = []
+    examples = []
     for i, lengths in enumerate(LENGTHS):
         heads, shared, size, value_size = LETTERS[i % len(LETTERS)]
         starts = [np.cumsum([0, *(n[j] for n in lengths)]).astype(np.int32) for j in (0, 1)]
         rows, keys = (int(s[-1]) for s in starts)
         arrays = [normal(run, 3 * i + j, *n, times=QUIET if i < len(LENGTHS) - 4 else LOUD) for j, n in
                   enumerate(((rows, heads, size), (keys, shared, size), (keys, shared, value_size)))]  # fmt: skip
-        asked = {"longest_query": max(n[0] for n in lengths), "longest_key": max(n[1] for n in lengths)}
+        call_only = {"longest_query": max(n[0] for n in lengths), "longest_key": max(n[1] for n in lengths)}
         known = {**told(run), "grouped": heads != shared}
         for causal in (False, True) if run.offers_parameter("causal") else (False,):
             options = {**options_of(run, i), **({"causal": True} if causal else {})}
-            found.append(Example((*arrays, *starts), options, (rows, heads, value_size), known, asked))
-    return found
+            examples.append(Example((*arrays, *starts), options, (rows, heads, value_size), known, call_only))
+    return examples
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ class Pack:
 
     def seen_of(self, keys: int) -> Array:
         """As `seen`, of so many keys: those past the last boundary are nobody's."""
-        found = np.zeros((self.queries[-1], keys), bool)
-        found[:, : self.keys[-1]] = self.seen
-        return found
+        mask = np.zeros((self.queries[-1], keys), bool)
+        mask[:, : self.keys[-1]] = self.seen
+        return mask
 
     def keys_within(self, first: int, last: int) -> Array:
         """bool (T,S): the keys of the query's sequence, so many more at its beginning and at its end."""
@@ -105,20 +105,20 @@ Seen = Callable[[Pack], Array]
 EVER = 10**6
 
 
-def _dense(query: Any, key: Any, value: Any, query_starts: Array, key_starts: Array, *upstream: Any, seen: Seen,
+def _dense(query: Any, key: Any, value: Any, query_starts: Array, key_starts: Array, *upstream: Any, visible: Seen,
            causal: bool = False, causal_alignment: str = "bottom-right", **options: Any) -> Dense:  # fmt: skip
     rows = [x.swapaxes(0, 1)[None] for x in (query, key, value, *upstream)]
-    mask = seen(Pack(query_starts, key_starts, causal, causal_alignment))
+    mask = visible(Pack(query_starts, key_starts, causal, causal_alignment))
     return Dense(*rows[:3], mask=mask, upstream=rows[3] if upstream else None, **options)
 
 
-def _packed(seen: Seen = lambda p: p.seen, mistake: Mistake | None = None) -> Compute:
-    return lambda *a, **o: _dense(*a, seen=seen, **o).output(mistake)[0].swapaxes(0, 1)
+def _packed(visible: Seen = lambda p: p.seen, mistake: Mistake | None = None) -> Compute:
+    return lambda *a, **o: _dense(*a, visible=visible, **o).output(mistake)[0].swapaxes(0, 1)
 
 
-def _pulled(seen: Seen = lambda p: p.seen, mistake: Mistake | None = None) -> Compute:
+def _pulled(visible: Seen = lambda p: p.seen, mistake: Mistake | None = None) -> Compute:
     return lambda *a, **o: {
-        n: x[0].swapaxes(0, 1) for n, x in _dense(*a, seen=seen, **o).gradients(mistake).items()
+        n: x[0].swapaxes(0, 1) for n, x in _dense(*a, visible=visible, **o).gradients(mistake).items()
     }
 
 
@@ -186,12 +186,12 @@ def _shifted(p: Pack, by: int) -> Array:
 
 
 MISTAKES: Mistakes = (
-    *((text, _packed(seen)) for text, seen in SEEN),
+    *((text, _packed(visible)) for text, visible in SEEN),
     *like_plain(lambda m: _packed(mistake=m)),
 )  # fmt: skip
 
 BACKWARD = Gradients(("query", "key", "value"), _pulled(), (
-    *((f"those of {text}", _pulled(seen)) for text, seen in SEEN),
+    *((f"those of {text}", _pulled(visible)) for text, visible in SEEN),
     *like_plain_gradients(lambda m: _pulled(mistake=m)),
 ))  # fmt: skip
 

@@ -44,7 +44,7 @@ SHARED = (1, 4, 9, 10)  # the first page of these is one for all of their entrie
 
 def _examples(run: Run) -> list[Example]:
     """Pages in any order, one that nobody has and one more column of the table than is needed; both hold numbers."""
-    found = []
+    examples = []
     for i, (fresh, held, rows) in enumerate(HELD):
         heads, shared, size, value_size = LETTERS[i % len(LETTERS)]
         rng, needed = np.random.default_rng(i), [-(-n // rows) for n in held]
@@ -67,8 +67,8 @@ def _examples(run: Run) -> list[Example]:
             for j, n in enumerate(shapes)
         ]
         shape, known = (len(held), heads, fresh, value_size), {**told(run), "grouped": heads != shared}
-        found.append(Example((*arrays, table, np.array(held, np.int32)), options_of(run, i), shape, known))
-    return found
+        examples.append(Example((*arrays, table, np.array(held, np.int32)), options_of(run, i), shape, known))
+    return examples
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,11 @@ class Pages:
     @property
     def owner(self) -> Array:
         """(N,P): the last entry that has each row of the pool; -1 where none has."""
-        found = np.full((self.count, self.rows), -1)
+        owners = np.full((self.count, self.rows), -1)
         for b, (entry, n) in enumerate(zip(self.table, self.lengths.reshape(-1), strict=True)):
             at = np.arange(int(n))
-            found[entry[at // self.rows], at % self.rows] = b
-        return found
+            owners[entry[at // self.rows], at % self.rows] = b
+        return owners
 
 
 def _seen(p: Pages) -> Array:
@@ -114,7 +114,7 @@ def _table(p: Pages) -> Array:
     return p.table
 
 
-def _paged(seen: Callable[[Pages], Array] = _seen, table: Callable[[Pages], Array] = _table,
+def _paged(visible: Callable[[Pages], Array] = _seen, table: Callable[[Pages], Array] = _table,
            mistake: Mistake | None = None) -> Compute:  # fmt: skip
     """The pages of another table, or other tokens seen."""
 
@@ -122,7 +122,7 @@ def _paged(seen: Callable[[Pages], Array] = _seen, table: Callable[[Pages], Arra
         pages = Pages(page_table, per_entry(lengths), keys.shape[1], query.shape[2], keys.shape[0])
         chosen = np.clip(table(pages), 0, pages.count - 1)
         gathered = [_gathered(pool, chosen) for pool in (keys, values)]
-        return Dense(query, *gathered, mask=seen(pages), **options).output(mistake)
+        return Dense(query, *gathered, mask=visible(pages), **options).output(mistake)
 
     return compute
 
@@ -130,7 +130,7 @@ def _paged(seen: Callable[[Pages], Array] = _seen, table: Callable[[Pages], Arra
 Pull = Callable[[dict[str, Any], Mapping[str, Any], Pages], Mapping[str, Any]]
 
 
-def _pulled(seen: Callable[[Pages], Array] = _seen, added: bool = True, change: Pull = lambda right, *_: right,
+def _pulled(visible: Callable[[Pages], Array] = _seen, added: bool = True, change: Pull = lambda right, *_: right,
             mistake: Mistake | None = None) -> Compute:  # fmt: skip
     """The gradients with other tokens seen, of pages whose gradients are not added up, or changed with a look at the pools."""
 
@@ -139,7 +139,7 @@ def _pulled(seen: Callable[[Pages], Array] = _seen, added: bool = True, change: 
     ) -> Any:
         pages = Pages(page_table, per_entry(lengths), keys.shape[1], query.shape[2], keys.shape[0])
         gathered = [_gathered(pool, page_table) for pool in (keys, values)]
-        dense = Dense(query, *gathered, mask=seen(pages), upstream=upstream, **options).gradients(mistake)
+        dense = Dense(query, *gathered, mask=visible(pages), upstream=upstream, **options).gradients(mistake)
         alone = [
             {
                 "query": dense["query"][b : b + 1],
@@ -157,12 +157,15 @@ def _pulled(seen: Callable[[Pages], Array] = _seen, added: bool = True, change: 
 
 def _of_the_last(alone: list[dict[str, Any]], pages: Pages) -> dict[str, Any]:
     """Each row of a page with the gradient of the last entry that has it."""
-    each = [put_back([one], pages.table[b : b + 1], pages.count, pages.rows) for b, one in enumerate(alone)]
-    found = {name: 0.0 * each[0][name] for name in ("key_pages", "value_pages")}
-    for b, one in enumerate(each):
+    each = [
+        put_back([of_entry], pages.table[b : b + 1], pages.count, pages.rows)
+        for b, of_entry in enumerate(alone)
+    ]
+    latest = {name: 0.0 * each[0][name] for name in ("key_pages", "value_pages")}
+    for b, of_entry in enumerate(each):
         has = (pages.owner == b)[..., None, None]
-        found = {name: np.where(has, one[name], x) for name, x in found.items()}
-    return found
+        latest = {name: np.where(has, of_entry[name], x) for name, x in latest.items()}
+    return latest
 
 
 def _left_as_it_was(right: dict[str, Any], pools: Mapping[str, Any], pages: Pages) -> Mapping[str, Any]:
@@ -177,9 +180,9 @@ def _nothing_for(name: str) -> Pull:
 
 def _gathered(pool: Any, table: Array) -> Any:
     """(N,P,G,.) -> (B,G,W P,.)"""
-    found = np.take(pool, table, axis=0)
-    batch, width, rows, heads, size = found.shape
-    return found.reshape(batch, width * rows, heads, size).swapaxes(1, 2)
+    pages = np.take(pool, table, axis=0)
+    batch, width, rows, heads, size = pages.shape
+    return pages.reshape(batch, width * rows, heads, size).swapaxes(1, 2)
 
 
 def _sorted(p: Pages) -> Array:
@@ -214,7 +217,7 @@ SEEN: tuple[tuple[str, Callable[[Pages], Array]], ...] = (
 )  # fmt: skip
 
 MISTAKES: Mistakes = (
-    *((text, _paged(seen)) for text, seen in SEEN),
+    *((text, _paged(visible)) for text, visible in SEEN),
     ("attention that reads the last page of an entry whole, past the entry's length",
      _paged(lambda p: _seen(p) | ((p.place >= p.lengths) & (p.place < p.needed * p.rows)))),
     ("attention that reads every page of the table, past the entry's length",
@@ -238,7 +241,7 @@ BACKWARD = Gradients(("query", "key_pages", "value_pages"), _pulled(), (
     ("not cleared: rows that no entry has keep what lies in the pages", _pulled(change=_left_as_it_was)),
     ("zero for the pages of keys", _pulled(change=_nothing_for("key_pages"))),
     ("zero for the pages of values", _pulled(change=_nothing_for("value_pages"))),
-    *((f"those of {text}", _pulled(seen)) for text, seen in SEEN),
+    *((f"those of {text}", _pulled(visible)) for text, visible in SEEN),
     *like_plain_gradients(lambda m: _pulled(mistake=m), empty_rows=False),
 ))  # fmt: skip
 

@@ -73,8 +73,13 @@ def _turned_by_head(x: Any, at: Array, **options: Any) -> Any:
 def _mixed_tables(x: Any, at: Array, *, base: Any, layout: str = "interleaved") -> Any:
     """Angles laid out for the other layout than the one by which the columns are paired."""
     angle = angles(at.astype(np.float64), x.shape[-1], base)
-    (a, b), (one, two) = _pairs(x, layout), _pairs(joined(angle, angle, other_layout(layout, "half")), layout)
-    return stored(joined(a * np.cos(one) - b * np.sin(one), b * np.cos(two) + a * np.sin(two), layout))
+    (a, b), (angle_a, angle_b) = (
+        _pairs(x, layout),
+        _pairs(joined(angle, angle, other_layout(layout, "half")), layout),
+    )
+    return stored(
+        joined(a * np.cos(angle_a) - b * np.sin(angle_a), b * np.cos(angle_b) + a * np.sin(angle_b), layout)
+    )
 
 
 def _pairs(x: Any, layout: str) -> tuple[Any, Any]:

@@ -35,7 +35,7 @@ def _examples(run: Run) -> list[Example]:
         (3, 1, 1, 2, 4),
         (1, 2, 2, 6, 4),
     ]
-    found = []
+    examples = []
     for i, (batch, heads, shared, length, size) in enumerate(sizes):
         letters = {"B": batch, "H": heads, "G": shared, "Q": length, "K": length, "D": size}
         if run.implementation.accepts(letters) is not None:
@@ -43,11 +43,11 @@ def _examples(run: Run) -> list[Example]:
         query, key = (normal(run, 2 * i + j, batch, n, length, size) for j, n in enumerate((heads, shared)))
         at = np.random.default_rng(i).integers(0, 9 if i % 2 else 9999, (batch, length))
         shapes = {"query": query.shape, "key": key.shape}
-        found += [
+        examples += [
             Example((query, key, at), {"layout": layout}, shapes, told=BASE)
             for layout in ("interleaved", "half")
         ]
-    return found
+    return examples
 
 
 def _both(query: Turn, key: Turn, change: Callable[[Array], Array] = lambda at: at) -> Callable[..., Any]:

@@ -16,12 +16,12 @@ def all_layers() -> tuple[Layer, ...]:
     modules = [
         importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)
     ]
-    return tuple(one for module in sorted(modules, key=lambda m: m.ORDER) for one in module.LAYERS)
+    return tuple(layer for module in sorted(modules, key=lambda m: m.ORDER) for layer in module.LAYERS)
 
 
 def layer(name: str) -> Layer:
     """The layer of that name. Raises UsageError where there is none."""
-    known = {one.name: one for one in all_layers()}
+    known = {layer.name: layer for layer in all_layers()}
     if name not in known:
         raise UsageError.unknown("layer", name, known)
     return known[name]
