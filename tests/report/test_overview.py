@@ -11,7 +11,7 @@ from rich.console import Console
 
 from qkverify import report
 from qkverify.cli import console_overview, console_timings
-from qkverify.report import overview
+from qkverify.report import headline, overview
 from qkverify.report.model import Report
 from qkverify.report.overview import Speed
 from qkverify.results import Accuracy, Fingerprint, ImplementationInfo, Record, RunStart, Timing, Verdict
@@ -114,6 +114,12 @@ def test_a_run_that_names_a_baseline_is_held_against_that(records: list[Record])
     assert table.baseline == "exact"
     assert not table.is_default
     assert row(table, FLASH).speeds[0].text == "2.00 × faster"
+
+
+def test_the_headline_of_a_run_with_a_baseline_is_about_the_others(records: list[Record]) -> None:
+    both = [r for r in records if getattr(r, "implementation", FLASH) in (FLASH, "exact")]
+    found = headline.of(Report([run_start(against=FLASH), *both[1:]]))
+    assert (found.sentence, found.state) == ("Every law holds for exact", "good")
 
 
 def test_right_says_laws_and_faults_and_a_fault_of_two_laws_is_one(table: overview.Overview) -> None:

@@ -142,9 +142,7 @@ def test_a_report_of_selected_laws_says_so(folder) -> None:
     assert start.selection == "laws softmax, skip rows_*"
     done = run("qkverify.cli", "report", "mine", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (
-        "Every selected law holds for the one implementation" in (folder / "mine" / "summary.md").read_text()
-    )
+    assert "Every selected law holds for " in (folder / "mine" / "summary.md").read_text()
 
 
 # Laws of one's own

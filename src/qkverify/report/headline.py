@@ -56,13 +56,16 @@ class Headline:
 def of(report: Report) -> Headline:
     counts = Counter(v.outcome for v in report.verdicts)
     tally = tuple((outcome, WORDS[outcome], counts[outcome]) for outcome in TALLIED if counts[outcome])
-    verified = report.judged and not report.unverified
-    state = "bad" if report.broken else "good" if verified else "empty"
+    subject = report.subject
+    verified = subject.judged and not subject.unverified
+    state = "bad" if subject.broken else "good" if verified else "empty"
     return Headline(state, sentence(report), facts(report), charges(report), tally, control(report))
 
 
 def sentence(report: Report) -> str:
-    """Whether laws are broken, by how many of how many: "2 of 9 implementations break a law"."""
+    """Whether laws are broken, by how many of how many: "2 of 9 implementations break a law". A baseline that the run named is
+    none of them."""
+    report = report.subject
     total, unverified = len(report.judged), unverified_part(report)
     if not total or unverified == NOTHING:
         return NOTHING
@@ -74,6 +77,9 @@ def sentence(report: Report) -> str:
     faulty = len({v.implementation for v in report.findings} - broken)
     more = f"; {unverified}" if unverified else ""
     rest = f"; {faulty} {'has' if faulty == 1 else 'have'} known faults" if faulty else ""
+    if broken and total == 1:
+        laws = units.number_of(len({v.law for v in report.broken}), "law")
+        return f"{report.judged[0]} breaks {laws}{more}"
     if broken:
         verb = "breaks a law" if len(broken) == 1 else "break a law"
         return f"{len(broken)} of {units.number_of(total, 'implementation')} {verb}{rest}{more}"
@@ -82,10 +88,11 @@ def sentence(report: Report) -> str:
     if unverified:
         return f"{unverified}; every {selected}law holds for what was verified{rest}"
     if not faulty:
-        return f"Every {selected}law holds for {'the one implementation' if total == 1 else f'all {total} implementations'}"
+        return f"Every {selected}law holds for {report.judged[0] if total == 1 else f'all {total} implementations'}"
     if faulty == total:
         faults = units.number_of(len({v.reason for v in report.findings}), "known fault")
-        return f"Every other {selected}law holds: {units.number_of(total, 'implementation')} with {faults}"
+        who = f"{report.judged[0]} has" if total == 1 else f"{total} implementations have"
+        return f"{who} {faults}; every other {selected}law holds"
     kept, verb = total - faulty, "keeps" if total - faulty == 1 else "keep"
     return f"{kept} of {units.number_of(total, 'implementation')} {verb} every {selected}law{rest}"
 

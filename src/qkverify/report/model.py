@@ -195,6 +195,19 @@ class Report:
         compared = ", ".join(name for name in self.implementations if name != baseline)
         return f"{compared} against {baseline}, {self._machine}" if baseline and compared else self._machine
 
+    @cached_property
+    def subject(self) -> Report:
+        """The report without what the others are compared with, where the run named such a baseline."""
+        baseline = self.runs[-1].against if self.runs else ""
+        if not baseline:
+            return self
+        kept = [
+            r
+            for r in self._records
+            if baseline not in (getattr(r, "implementation", ""), getattr(r, "name", ""))
+        ]
+        return Report(kept, title=self._title, links=self.links)
+
     @property
     def _machine(self) -> str:
         gpu, cpu = self.identity.get("gpu"), self.identity.get("cpu")
@@ -222,6 +235,11 @@ class Report:
         ran = {v.implementation for v in self.verdicts if v.outcome != "unavailable"}
         ran |= {t.implementation for t in self.timings if t.seconds}
         return sorted(names, key=lambda name: name not in ran)  # sorted is stable
+
+    def is_attention(self, implementation: str) -> bool:
+        """Whether it computes attention, as what has no description does."""
+        info = self.infos.get(implementation)
+        return info is None or info.operation == "attention"
 
     def colour(self, implementation: str) -> int:
         """The number of an implementation's colour and mark, the same in every chart: what was timed has the first ones."""

@@ -233,7 +233,7 @@ def overviews(report: Report) -> list[Overview]:
     places = dict.fromkeys(
         (row.device, row.dtype)
         for row in report.rows
-        if row.cells and _is_attention(report, row.implementation)
+        if row.cells and report.is_attention(row.implementation)
     )
     places |= dict.fromkeys(report.places)
     found = [_overview(report, device, dtype) for device, dtype in places]
@@ -249,7 +249,7 @@ def others(report: Report) -> list[OtherOperation]:
     found: dict[str, list[OtherImplementation]] = {}
     for name in report.implementations:
         rows = [row for row in report.rows if row.implementation == name and row.cells]
-        if rows and not _is_attention(report, name):
+        if rows and not report.is_attention(name):
             found.setdefault(report.infos[name].operation, []).append(_other(name, rows))
     return [OtherOperation(operation.replace("_", " "), names) for operation, names in found.items()]
 
@@ -272,11 +272,6 @@ def baseline_of(report: Report, device: str, dtype: str) -> str:
     return next((name for name in ([asked] if asked else DEFAULTS.get(device, ())) if name in timed), "")
 
 
-def _is_attention(report: Report, name: str) -> bool:
-    info = report.infos.get(name)
-    return info is None or info.operation == "attention"
-
-
 def _overview(report: Report, device: str, dtype: str) -> Overview:
     here = timings.at(report, device, dtype)
     baseline = baseline_of(report, device, dtype)
@@ -297,7 +292,7 @@ def _overview(report: Report, device: str, dtype: str) -> Overview:
     rows = [
         _row(report, name, (device, dtype), cases, baseline, memory)
         for name in names
-        if _is_attention(report, name)
+        if report.is_attention(name)
     ]
     rows.sort(key=_by_time)  # stable: what has no time keeps its order
     return Overview(

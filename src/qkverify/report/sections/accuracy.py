@@ -53,11 +53,15 @@ class AccuracyPanel(NamedTuple):
 
 
 def html(report: Report) -> Markup:
-    panels = [_panel(report, device, dtype, rows) for (device, dtype), rows in _by_place(report).items()]
+    attention = {name for name in report.implementations if report.is_attention(name)}
+    panels, others = (
+        [_panel(report, *place, rows) for place, rows in _by_place(report, names).items()]
+        for names in (attention, set(report.implementations) - attention)
+    )
     words = {"leans": leans, "number": _number}
     return (
-        fill("accuracy.jinja", panels=panels, report=report, errors=errors(report), **words)
-        if panels
+        fill("accuracy.jinja", panels=panels, others=others, report=report, errors=errors(report), **words)
+        if panels or others
         else Markup("")
     )
 
@@ -88,11 +92,11 @@ def margins(report: Report) -> list[Margins]:
     return found
 
 
-def _by_place(report: Report) -> dict[tuple[str, str], list[Margins]]:
+def _by_place(report: Report, names: set[str]) -> dict[tuple[str, str], list[Margins]]:
     places: dict[tuple[str, str], list[Margins]] = {
         (device, dtype): [] for device in report.devices for dtype in report.dtypes
     }
-    for one in margins(report):
+    for one in (one for one in margins(report) if one.row.implementation in names):
         places[one.row.device, one.row.dtype].append(one)
     return {place: rows for place, rows in places.items() if rows}
 

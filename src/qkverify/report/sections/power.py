@@ -81,14 +81,7 @@ def matrix(report: Report, mutants: list[Planted]) -> Markup:
         if one.kills
     ]  # fmt: skip
     names = [
-        element(
-            "text",
-            _name(one),
-            x=across[0].x - 8,
-            y=TOP + i * PITCH + 11,
-            text_anchor="end",
-            data_tip=one.sentence,
-        )
+        element("text", _name(one), x=across[0].x - 8, y=TOP + i * PITCH + 11, text_anchor="end")
         for i, one in enumerate(mutants)
     ]
     heads = []
@@ -99,7 +92,10 @@ def matrix(report: Report, mutants: list[Planted]) -> Markup:
                           data_tip=f"{column.law} kills {_killed(column.law, mutants)}") for column in mine]  # fmt: skip
     width, height = across[-1].x + STEP + 40, TOP + PITCH * len(mutants)
     alt = f"{len(mutants)} mutants down, {len(across)} laws across; a square where the law kills the mutant"
-    size = {"viewBox": f"0 0 {width:g} {height:g}", "width": width, "height": height}
+    size = {
+        "viewBox": f"0 0 {width:g} {height:g}",
+        "style": f"width:{width:.0f}px",
+    }  # names stay legible: it scrolls
     return element("svg", *heads, *rows, *names, class_="chart power", role="img", aria_label=alt, **size)
 
 
