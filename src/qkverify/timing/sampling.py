@@ -79,9 +79,9 @@ class Watch:
 
     def causes(self) -> dict[str, int]:
         """How many rounds each cause disturbed."""
-        found = Counter(cause for causes in self.marks.values() for cause in causes)
-        found[WAITED] += len(set().union(*self.waiting.values()))
-        return dict(+found)
+        counted = Counter(cause for causes in self.marks.values() for cause in causes)
+        counted[WAITED] += len(set().union(*self.waiting.values()))
+        return dict(+counted)
 
     def before(self) -> None:
         if self._monitor is not None:
@@ -150,10 +150,12 @@ def interleave(
     the same; where the budget still allows, as many rounds are taken more.
     """
     start = now()
-    plans = plans or {name: calibrate(one, limit_seconds=budget_seconds) for name, one in subjects.items()}
+    plans = plans or {
+        name: calibrate(subject, limit_seconds=budget_seconds) for name, subject in subjects.items()
+    }
     left = max(0.0, budget_seconds - (now() - start))
     counts = share_rounds({name: plan.cost_seconds for name, plan in plans.items()}, left, most_rounds)
-    found = {name: Samples() for name in subjects}
+    samples = {name: Samples() for name in subjects}
     order, last = np.random.default_rng(seed), max(counts.values(), default=0)
     watch = watch if watch is not None else Watch()
     throttled, shared = list[list[str]](), list[list[str]]()
@@ -172,7 +174,7 @@ def interleave(
             held_back = watch.held_back(seconds * plan.repeats)
             if not held_back or now() - start > budget_seconds:
                 break
-        found[name].add(seconds, number)
+        samples[name].add(seconds, number)
         if held_back:
             tries[name] = max(
                 1, tries[name] // 2
@@ -187,7 +189,7 @@ def interleave(
             try:
                 held_back += [name] * one_sample(name, number)
             except Exception as error:  # a call that worked before: the others go on
-                found[name] = Samples(reason=raised(error))
+                samples[name] = Samples(reason=raised(error))
         if watch.after(number):
             throttled.append(list(names))
         elif held_back:
@@ -201,7 +203,7 @@ def interleave(
             [
                 name
                 for name in taking_part
-                if not found[name].reason and not (is_late and len(found[name].rounds) >= FEWEST_ROUNDS)
+                if not samples[name].reason and not (is_late and len(samples[name].rounds) >= FEWEST_ROUNDS)
             ],
         )
     # A round that was held back is taken again, once; where most of them had to share a core, another one would as well.
@@ -209,8 +211,8 @@ def interleave(
     for number, names in enumerate(again[:last], start=last):
         if now() - start > budget_seconds:
             break
-        one_round(number, [name for name in names if not found[name].reason])
-    return found
+        one_round(number, [name for name in names if not samples[name].reason])
+    return samples
 
 
 def calibrate(subject: Subject, *, limit_seconds: float = math.inf) -> SamplingPlan:
