@@ -209,9 +209,9 @@ def _() -> str:
             scatter = moderation.learnt([_seen(logs) for logs in learnt])
             for logs in cases:
                 for name, known in (("own", None), ("all", scatter)):
-                    found = _interval(logs, scatter=known)
-                    wrong[name] += not found.low <= 1 <= found.high
-                    widths[name].append(np.log(found.high / found.low) / 2 if found.low else np.inf)
+                    interval = _interval(logs, scatter=known)
+                    wrong[name] += not interval.low <= 1 <= interval.high
+                    widths[name].append(np.log(interval.high / interval.low) / 2 if interval.low else np.inf)
         count = len(widths["own"])
         half = [
             percent(float(np.expm1(np.quantile(widths[name], at)))) for name in widths for at in (0.5, 0.9)

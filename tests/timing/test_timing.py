@@ -350,10 +350,10 @@ def test_every_two_have_the_fewest_rounds_in_common_however_late_it_gets() -> No
 def test_a_short_sample_that_shared_its_core_is_taken_again_at_once() -> None:
     monitor, time = FakeMonitor([], samples=[0.5, 0.5, 0.0, 0.009]), FakeTime()
     watch, subjects = sampling.Watch(monitor), {"a": time.subject("a", 0.01)}
-    found = sampling.interleave(subjects, budget_seconds=9, plans={"a": SamplingPlan(1, 0.01)}, most_rounds=2,
+    samples = sampling.interleave(subjects, budget_seconds=9, plans={"a": SamplingPlan(1, 0.01)}, most_rounds=2,
                                 now=time.now, watch=watch)  # fmt: skip
     assert monitor.began == len(time.log) == 4
-    assert (found["a"].rounds, watch.disturbed("a"), watch.causes()) == ([0, 1], set(), {})
+    assert (samples["a"].rounds, watch.disturbed("a"), watch.causes()) == ([0, 1], set(), {})
 
 
 def test_a_sample_that_shared_its_core_whenever_it_was_tried_is_marked_and_tried_less_often() -> None:
@@ -361,11 +361,11 @@ def test_a_sample_that_shared_its_core_whenever_it_was_tried_is_marked_and_tried
     watch = sampling.Watch(monitor)
     subjects = {name: time.subject(name, seconds) for name, seconds in (("short", 0.01), ("long", 0.07))}
     plans = {"short": SamplingPlan(1, 0.01), "long": SamplingPlan(1, 0.07)}
-    found = sampling.interleave(
+    samples = sampling.interleave(
         subjects, budget_seconds=99, plans=plans, most_rounds=4, now=time.now, watch=watch
     )
     assert (
-        time.log.count("long") == len(found["long"].rounds) == 4
+        time.log.count("long") == len(samples["long"].rounds) == 4
     )  # a long call is not tried again, nor its round
     assert time.log.count("short") == sampling.TRIES + sampling.TRIES // 2 + sampling.TRIES // 4 + 1
     assert watch.disturbed("short") == watch.disturbed("long") == {0, 1, 2, 3}
@@ -385,10 +385,10 @@ def test_of_samples_that_all_shared_their_core_the_one_counts_that_lost_least() 
 def test_a_sample_is_marked_for_its_own_subject_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measurement, "_monitor", lambda device: FakeMonitor([], samples=[0.5]))
     prepare = prepared_from(FakeTime(), {"mine": 0.1, "other": 0.3})
-    found = measurement.measure(
+    measured = measurement.measure(
         [cell("mine"), cell("other")], budget_seconds=99.0, most_rounds=4, prepare=prepare
     )
-    disturbed = [t.disturbed for t in (*found.timings, found.twin) if t is not None]
+    disturbed = [t.disturbed for t in (*measured.timings, measured.twin) if t is not None]
     assert sorted(disturbed) == [[], [], [0]]
 
 

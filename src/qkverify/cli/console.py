@@ -45,21 +45,27 @@ STYLES = {0: "bold green", 1: "bold red", 4: "bold yellow"}
 
 def heading(cell: Cell) -> None:
     """Which cell is checked, what it offers, and which conventions were found."""
-    one = cell.implementation
-    console.print(f"\n[bold]{escape(one.name)}[/bold] · {one.arrays} · {cell.dtype} · {cell.device}")
-    if one.operation == "attention":
-        console.print(f"  offers       {', '.join(sorted(one.offers)) or 'only query, key, value'}")
-        console.print(f"  not offered  {', '.join(one.not_offered) or 'nothing'}")
-    for name in one.unknown:
-        said = unknown_parameters.sentence(name, one.operation, one.offers)
+    implementation = cell.implementation
+    console.print(
+        f"\n[bold]{escape(implementation.name)}[/bold] · {implementation.arrays} · {cell.dtype} · {cell.device}"
+    )
+    if implementation.operation == "attention":
+        console.print(
+            f"  offers       {', '.join(sorted(implementation.offers)) or 'only query, key, value'}"
+        )
+        console.print(f"  not offered  {', '.join(implementation.not_offered) or 'nothing'}")
+    for name in implementation.unknown:
+        said = unknown_parameters.sentence(name, implementation.operation, implementation.offers)
         console.print(f"  [yellow]{escape(name)}[/yellow]: {escape(said)}")
-    declared = [rule for rule in one.requires if rule not in one.inferred]
+    declared = [rule for rule in implementation.requires if rule not in implementation.inferred]
     if declared:
         console.print(f"  requires     {escape(', '.join(declared))}")
-    found = conventions_of(cell)
+    choices = conventions_of(cell)
     for how in ("declared", "detected"):
         words = [
-            f"{name.replace('_', ' ')} {choice.value}" for name, choice in found.items() if choice.how == how
+            f"{name.replace('_', ' ')} {choice.value}"
+            for name, choice in choices.items()
+            if choice.how == how
         ]
         if words:
             console.print(f"  {how:11}  {' · '.join(words)}")
@@ -67,9 +73,9 @@ def heading(cell: Cell) -> None:
 
 def remarks(implementations: Sequence[Implementation]) -> None:
     """What the first calls of each implementation showed, each said once."""
-    for one in implementations:
-        for remark in one.remarks:
-            console.print(f"[cyan]{escape(one.name)}[/cyan] detected: {escape(remark)}")
+    for implementation in implementations:
+        for remark in implementation.remarks:
+            console.print(f"[cyan]{escape(implementation.name)}[/cyan] detected: {escape(remark)}")
 
 
 def families(verdicts: Sequence[Verdict]) -> None:
@@ -120,21 +126,21 @@ def conventions(cell: Cell) -> None:
 
 def counterexamples(broken: Sequence[Verdict]) -> list[Cause]:
     """A block for each cause: its clearest counterexample, and the other laws that it breaks. Returns the causes."""
-    found = causes(broken)
-    for cause in found:
+    groups = causes(broken)
+    for cause in groups:
         console.print()
         console.print(cause.text(), markup=False)
-    return found
+    return groups
 
 
 def verdict(
     broken: Sequence[Verdict], planned: VerificationPlan, cells: Mapping[str, outcomes.CellOutcome]
 ) -> None:
     """The counterexamples of all broken laws, what is said of each cell where they differ, and one line that sums up."""
-    found = counterexamples(broken)
+    groups = counterexamples(broken)
     for (name, device), reason in planned.unavailable.items():
         console.print(f"unavailable: {name} on {device}: {reason}", style="dim", markup=False)
-    *each, last = outcomes.lines(cells, summary_of_causes(found))
+    *each, last = outcomes.lines(cells, summary_of_causes(groups))
     console.print()
     for line in each:
         console.print(line, markup=False)
@@ -161,12 +167,12 @@ def _messages(name: str, said: Sequence[Message]) -> None:
         console.print(f"  {line}", markup=False)
 
 
-def settings(asked: Request) -> None:
+def settings(request: Request) -> None:
     """What is in force, where the repository's files say something."""
-    said = asked.settings
+    said = request.settings
     if said.file is not None:
         console.print(f"with {said.file}: {said}", markup=False)
-    elif asked.known:
+    elif request.known:
         console.print(f"known failures: {said.known_failures}", markup=False)
 
 
@@ -254,34 +260,40 @@ def _cell(verdicts: Sequence[Verdict], verified: bool = True) -> str:
 
 def implementations() -> None:
     """Every implementation of the folder: where it runs, and what it offers."""
-    for one in registry.load_folder():
+    for implementation in registry.load_folder():
         devices = [
-            escape(f"{device} ({why})") if why else device for device, why in registry.devices_of(one).items()
+            escape(f"{device} ({why})") if why else device
+            for device, why in registry.devices_of(implementation).items()
         ]
         console.print(
-            f"[bold]{escape(f'{one.name:22}')}[/bold] {one.arrays} · {', '.join(one.dtypes)} · {', '.join(devices)}"
+            f"[bold]{escape(f'{implementation.name:22}')}[/bold] {implementation.arrays} · "
+            f"{', '.join(implementation.dtypes)} · {', '.join(devices)}"
         )
-        offered = f"without {', '.join(one.not_offered)}" if one.not_offered else "every option"
-        if one.operation != "attention":
-            offered = ", ".join(sorted(one.offers)) or "no options"
-        needs = f"; requires {escape(', '.join(one.requires))}" if one.requires else ""
-        console.print(f"{'':22} {escape(one.summary)}\n{'':22} [dim]{offered}{needs}[/dim]")
+        offered = (
+            f"without {', '.join(implementation.not_offered)}"
+            if implementation.not_offered
+            else "every option"
+        )
+        if implementation.operation != "attention":
+            offered = ", ".join(sorted(implementation.offers)) or "no options"
+        needs = f"; requires {escape(', '.join(implementation.requires))}" if implementation.requires else ""
+        console.print(f"{'':22} {escape(implementation.summary)}\n{'':22} [dim]{offered}{needs}[/dim]")
     for gone in registry.folder()[1]:
         console.print(f"[bold]{escape(f'{gone.name:22}')}[/bold] [dim]{escape(gone.reason)}[/dim]")
 
 
 def operations() -> None:
     """Every operation: what it computes, and what a function of it takes and returns."""
-    for name, one in DESCRIBED.items():
+    for name, operation in DESCRIBED.items():
         console.print(
-            f"[bold]{name}[/bold]({', '.join(one.parameters)}) -> {one.returns}\n    {escape(one.computes)}"
+            f"[bold]{name}[/bold]({', '.join(operation.parameters)}) -> {operation.returns}\n    {escape(operation.computes)}"
         )
         for parameter, meaning in {
-            **one.parameters,
-            **(OPTIONS if name == "attention" else one.options),
+            **operation.parameters,
+            **(OPTIONS if name == "attention" else operation.options),
         }.items():
             console.print(f"    {parameter:13} {meaning}", markup=False)
-        for rule in one.rules:
+        for rule in operation.rules:
             console.print(f"    {rule}", markup=False)
 
 
@@ -295,11 +307,13 @@ def laws() -> None:
 
 def workloads() -> None:
     """Every workload that is shipped: its sizes by their letters, what is visible, and its source."""
-    for one in workload_table().values():
-        sizes = " ".join(f"{letter}={size}" for letter, size in one.sizes.items())
-        options = "; ".join(words for words in ("causal" if one.causal else "", one.options) if words)
+    for workload in workload_table().values():
+        sizes = " ".join(f"{letter}={size}" for letter, size in workload.sizes.items())
+        options = "; ".join(
+            words for words in ("causal" if workload.causal else "", workload.options) if words
+        )
         console.print(
-            f"[bold]{escape(f'{one.name:24}')}[/bold] {sizes}  {escape(options)}\n    [dim]{escape(one.source)}[/dim]"
+            f"[bold]{escape(f'{workload.name:24}')}[/bold] {sizes}  {escape(options)}\n    [dim]{escape(workload.source)}[/dim]"
         )
 
 
@@ -334,37 +348,40 @@ def probes(device: str) -> None:
     ):
         table.add_column(name)
     for row in rows(device):
-        found = row.product
-        operands = f"{found.operand_bits}, {'all kept' if found.operand_rounding == 'none' else found.operand_rounding}"
-        kept = ["kept" if one else "zero" for one in (found.subnormal_operands, found.subnormal_results)]
-        sums = f"{found.accumulator_bits}, {found.accumulator_rounding}"
+        rounding = row.product
+        operands = f"{rounding.operand_bits}, {'all kept' if rounding.operand_rounding == 'none' else rounding.operand_rounding}"
+        kept = [
+            "kept" if is_kept else "zero"
+            for is_kept in (rounding.subnormal_operands, rounding.subnormal_results)
+        ]
+        sums = f"{rounding.accumulator_bits}, {rounding.accumulator_rounding}"
         told = ("-" if row.exp is None else f"{row.exp.units:.2f}", "; ".join(row.departures) or "-")
-        table.add_row(row.name, operands, sums, str(found.block or "partial sums"), *kept, *told)
+        table.add_row(row.name, operands, sums, str(rounding.block or "partial sums"), *kept, *told)
     Console(highlight=False, width=max(console.width, 150)).print(table)
 
 
-def planted(one: Planted) -> None:
+def planted(record: Planted) -> None:
     """One line for a mutant or a control, when it is done."""
-    if one.kills:
-        others = f" and {len(one.kills) - 1} more" if len(one.kills) > 1 else ""
+    if record.kills:
+        others = f" and {len(record.kills) - 1} more" if len(record.kills) > 1 else ""
         words = (
-            f"killed by {one.kills[0].law}{others}"
-            if one.kind == "mutant"
+            f"killed by {record.kills[0].law}{others}"
+            if record.kind == "mutant"
             else "[bold red]ACCUSED[/bold red]"
         )
-        if one.kind != "mutant":
-            words += f" by {', '.join(kill.law for kill in one.kills)}"
+        if record.kind != "mutant":
+            words += f" by {', '.join(kill.law for kill in record.kills)}"
     else:
-        words = "[bold red]SURVIVED[/bold red]" if one.kind == "mutant" else "never accused"
+        words = "[bold red]SURVIVED[/bold red]" if record.kind == "mutant" else "never accused"
     console.print(
-        f"{escape(f'{one.name:64}')} {words}  [dim]{one.examples:,} examples, {one.seconds:.1f} s[/dim]"
+        f"{escape(f'{record.name:64}')} {words}  [dim]{record.examples:,} examples, {record.seconds:.1f} s[/dim]"
     )
 
 
-def power(found: Sequence[Planted], idle: Sequence[Law] | None) -> None:
+def power(records: Sequence[Planted], idle: Sequence[Law] | None) -> None:
     """What all of it says; `idle` are the laws that no mutant broke, where that is known."""
     console.print()
-    for line in summary(found):
+    for line in summary(records):
         console.print(line, markup=False)
     if idle is not None:
         console.print(f"laws that kill no mutant: {', '.join(law.name for law in idle) or 'none'}")

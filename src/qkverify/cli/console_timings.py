@@ -22,10 +22,10 @@ from qkverify.timing.statistics import Comparison, Interval
 STYLE = {"slower": "red", "faster": "green", "same": "", "undecided": "dim"}
 
 
-def bench(found: BenchResult) -> None:
+def bench(measured: BenchResult) -> None:
     """Case by case: the control, every implementation's time, and why some have none."""
     by_group: dict[tuple[str, ...], list[Timing]] = {}
-    for timing in found.all_timings:
+    for timing in measured.all_timings:
         by_group.setdefault(timing.group, []).append(timing)
     for mine in by_group.values():
         timed = sorted(
@@ -33,9 +33,9 @@ def bench(found: BenchResult) -> None:
             key=lambda t: statistics.median(statistics.drop_disturbed_rounds(t)),
         )
         if timed:
-            _group(timed, mine, statistics.own_controls(timed[0], found.side.controls), found.ceilings)
-    known(found.side.timings)
-    reasons = _untimed(found.all_timings)
+            _group(timed, mine, statistics.own_controls(timed[0], measured.side.controls), measured.ceilings)
+    known(measured.side.timings)
+    reasons = _untimed(measured.all_timings)
     if reasons:
         console.print("\nnot timed")
     for reason, names in reasons.items():
@@ -44,26 +44,26 @@ def bench(found: BenchResult) -> None:
 
 def known(timed: Iterable[Timing]) -> None:
     """What is known against implementations that have a time, each mark once, with the place where it is told."""
-    found: dict[str, dict[str, None]] = {}
+    by_mark: dict[str, dict[str, None]] = {}
     for timing in timed:
         for mark in (mark for mark in timing.marks if mark.kind != "not verified"):
             said = f"{marks.words(mark, finding_links.place_of)}"
-            found.setdefault(said, {})[timing.implementation] = None
-    if found:
+            by_mark.setdefault(said, {})[timing.implementation] = None
+    if by_mark:
         console.print("\nknown problems of what was timed; they do not affect the workloads above")
-    for said, names in found.items():
+    for said, names in by_mark.items():
         console.print(f"  {', '.join(names)}: {said}", markup=False)
 
 
-def comparison(found: Result) -> None:
+def comparison(compared: Result) -> None:
     """Every case with its interval and word, and all of them together."""
     header = ("case", "", "", "candidate", "baseline", "ratio", "", "")
-    aligned([header, *(_case(case) for case in found.cases)], right=(3, 4, 5))
-    if len(found.cases) > 1:
-        console.print(f"\nover {len(found.cases)} cases   {_said(found.overall)}")
-    if not all(statistics.is_told(case.comparison.interval) for case in found.cases):
+    aligned([header, *(_case(case) for case in compared.cases)], right=(3, 4, 5))
+    if len(compared.cases) > 1:
+        console.print(f"\nover {len(compared.cases)} cases   {_said(compared.overall)}")
+    if not all(statistics.is_told(case.comparison.interval) for case in compared.cases):
         console.print(f"[dim]no interval: {statistics.TOO_FEW}, so nothing is decided[/dim]")
-    known(timing for case in found.cases for timing in (case.candidate, case.baseline))
+    known(timing for case in compared.cases for timing in (case.candidate, case.baseline))
 
 
 def changes(software: Sequence[str], relative_to: str) -> None:
@@ -94,11 +94,16 @@ def _group(
              first.options, first.direction, f"clock: {first.clock}, cache {first.cache}"]  # fmt: skip
     console.print(f"\n[bold]{escape(first.case)}[/bold]  {escape('  '.join(filter(None, words)))}")
     console.print(f"  {_control(controls)}")
-    found = [statistics.compare(timing, first, controls) for timing in timed[1:]]
-    is_alone = all(one.word == "slower" for one in found)  # else it is only what the others are held against
+    compared = [statistics.compare(timing, first, controls) for timing in timed[1:]]
+    is_alone = all(
+        against_first.word == "slower" for against_first in compared
+    )  # else it is only what the others are held against
     others = untimed.names(untimed.left_out(every))
     best = "fastest of those timed" if others else "fastest"
-    words = [best if is_alone and found else "1 x" if found else "the only one timed", *map(_said, found)]
+    words = [
+        best if is_alone and compared else "1 x" if compared else "the only one timed",
+        *map(_said, compared),
+    ]
     aligned(
         [_line(timing, word, ceilings) for timing, word in zip(timed, words, strict=True)], right=(1, 2, 3)
     )
@@ -141,14 +146,15 @@ def aligned(rows: Sequence[Sequence[str]], right: Sequence[int]) -> None:
 def _control(controls: Sequence[Control]) -> str:
     if not controls:
         return "A/A control: too few rounds to measure the noise of this machine, so no difference is judged"
-    one = controls[0]
+    control = controls[0]
     reach = math.expm1(statistics.noise(controls))
     meaning = (
         f"differences within {units.percent(reach)} are not judged"
         if reach < 1
         else "too noisy to judge anything"
     )
-    return f"A/A {escape(one.implementation)} against itself: {_interval(Interval(one.ratio, one.low, one.high))}: {meaning}"
+    interval = _interval(Interval(control.ratio, control.low, control.high))
+    return f"A/A {escape(control.implementation)} against itself: {interval}: {meaning}"
 
 
 def _case(case: ComparedCase) -> tuple[str, ...]:
@@ -166,15 +172,15 @@ def _case(case: ComparedCase) -> tuple[str, ...]:
     )
 
 
-def _said(found: Comparison) -> str:
+def _said(compared: Comparison) -> str:
     """ "slower: 1.56 x (1.53 .. 1.59)"."""
-    few = "" if statistics.is_told(found.interval) else f" ({statistics.TOO_FEW})"
-    return f"{_word(found)}: {_interval(found.interval)}{few}"
+    few = "" if statistics.is_told(compared.interval) else f" ({statistics.TOO_FEW})"
+    return f"{_word(compared)}: {_interval(compared.interval)}{few}"
 
 
-def _word(found: Comparison) -> str:
-    style = STYLE[found.word]
-    return f"[{style}]{found.word}[/{style}]" if style else found.word
+def _word(compared: Comparison) -> str:
+    style = STYLE[compared.word]
+    return f"[{style}]{compared.word}[/{style}]" if style else compared.word
 
 
 def _interval(interval: Interval) -> str:
@@ -186,8 +192,8 @@ def _edges(interval: Interval) -> str:
 
 
 def _untimed(timings: Iterable[Timing]) -> dict[str, list[str]]:
-    found: dict[str, dict[str, None]] = {}
+    by_reason: dict[str, dict[str, None]] = {}
     for timing in timings:
         if not timing.seconds:
-            found.setdefault(timing.reason, {})[timing.implementation] = None
-    return {reason: list(names) for reason, names in found.items()}
+            by_reason.setdefault(timing.reason, {})[timing.implementation] = None
+    return {reason: list(names) for reason, names in by_reason.items()}

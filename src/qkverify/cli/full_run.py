@@ -120,12 +120,12 @@ def record_everything(
     for measured in accuracies(attention):
         writer.append(measured)
     for device in dict.fromkeys(cell.device for cell in planned.cells):
-        for found in precision.records(device):
-            writer.append(found)
+        for rounding in precision.records(device):
+            writer.append(rounding)
     for (name, device), reason in planned.unavailable.items():
         verdicts += _unavailable(writer, name, device, reason, planned)
-    for one in planned.implementations:
-        writer.append(_described(one, planned))
+    for implementation in planned.implementations:
+        writer.append(_described(implementation, planned))
     for picture in () if targets else pictures.measure(planned.cells):
         writer.append(picture)
     timed = tuple(dict.fromkeys(cell.dtype for cell in planned.cells)) if targets else ()
@@ -145,9 +145,15 @@ def record_everything(
 
 def _dtypes_beside(targets: Sequence[str], against: str) -> tuple[str, ...]:
     """The dtypes of what is reported on: what it is compared with is verified in no others. Empty without a baseline."""
-    every = [one for target in targets for one in probes.find(target)]
+    every = [implementation for target in targets for implementation in probes.find(target)]
     return (
-        tuple(dict.fromkeys(d for one in every if one.name != against for d in one.dtypes)) if against else ()
+        tuple(
+            dict.fromkeys(
+                d for implementation in every if implementation.name != against for d in implementation.dtypes
+            )
+        )
+        if against
+        else ()
     )
 
 
@@ -190,7 +196,7 @@ def why_not_gone_on_with(records: Sequence[Record], profile: str) -> str:
     if other:
         return f"was made with {'; '.join(other)}"
     last = complexity.series()[-1]
-    grown = {(one.layer, one.variable) for one in of_kind(records, Complexity)}
+    grown = {(growth.layer, growth.variable) for growth in of_kind(records, Complexity)}
     return "is finished" if (last.layer.name, last.variable) in grown else ""
 
 
@@ -213,34 +219,36 @@ def verify(
 ) -> list[Verdict]:
     """The verdicts of these laws, each written as it comes; those that the budget had room for."""
     verdicts: list[Verdict] = []
-    asked, start = sum(map(len, laws.values())), time.monotonic()
+    total, start = sum(map(len, laws.values())), time.monotonic()
     parts = check_parts(laws, profile=profile, jobs=max(2, cores()), until=start + budget_seconds)
     with console.progress("verifying") as advance:
-        for cell, found in parts:
-            verdicts += found
-            advance(len(verdicts) / asked, str(cell))
-            for verdict in found:
+        for cell, of_part in parts:
+            verdicts += of_part
+            advance(len(verdicts) / total, str(cell))
+            for verdict in of_part:
                 writer.append(elsewhere(verdict))
     return verdicts
 
 
 def elsewhere(verdict: Verdict) -> Verdict:
     """A verdict as another machine reads it: the file that its script loads is named from where the run was started."""
-    found = verdict.counterexample
-    if found is None or not found.script:
+    counterexample = verdict.counterexample
+    if counterexample is None or not counterexample.script:
         return verdict
-    script = found.script.replace(f'"{Path.cwd()}{os.sep}', '"')
-    return msgspec.structs.replace(verdict, counterexample=msgspec.structs.replace(found, script=script))
+    script = counterexample.script.replace(f'"{Path.cwd()}{os.sep}', '"')
+    return msgspec.structs.replace(
+        verdict, counterexample=msgspec.structs.replace(counterexample, script=script)
+    )
 
 
 def accuracies(cells: Sequence[Cell]) -> Iterator[Accuracy]:
     """The accuracy of each cell, in processes of their own: what raises or dies there, which the laws report, costs only that."""
     addresses = [(address_of(cell),) for cell in cells]
-    for index, found in processes.each(_accuracy, addresses, max(2, cores())):
-        if isinstance(found, Accuracy):
-            yield found
-        elif found != UNKNOWABLE:
-            said = found or "its process died"
+    for index, accuracy_or_reason in processes.each(_accuracy, addresses, max(2, cores())):
+        if isinstance(accuracy_or_reason, Accuracy):
+            yield accuracy_or_reason
+        elif accuracy_or_reason != UNKNOWABLE:
+            said = accuracy_or_reason or "its process died"
             console.console.print(f"the accuracy of {cells[index]} was not measured: {said}", markup=False)
 
 
@@ -254,14 +262,18 @@ def _accuracy(address: Address) -> Accuracy | str:
         return raised(error)
 
 
-def _described(one: Implementation, planned: VerificationPlan) -> ImplementationInfo:
+def _described(implementation: Implementation, planned: VerificationPlan) -> ImplementationInfo:
     """What the report says of an implementation; its conventions are those of its bfloat16 cell, where it has one."""
-    cells = [cell for cell in planned.cells if cell.implementation is one]
-    found = conventions_of(next((c for c in cells if c.dtype == "bfloat16"), cells[0])) if cells else {}
+    cells = [cell for cell in planned.cells if cell.implementation is implementation]
+    choices = conventions_of(next((c for c in cells if c.dtype == "bfloat16"), cells[0])) if cells else {}
     return info(
-        one,
-        found,
-        {device: reason for (name, device), reason in planned.unavailable.items() if name == one.name},
+        implementation,
+        choices,
+        {
+            device: reason
+            for (name, device), reason in planned.unavailable.items()
+            if name == implementation.name
+        },
     )
 
 
@@ -269,10 +281,16 @@ def _unavailable(
     writer: Writer, name: str, device: str, reason: str, planned: VerificationPlan
 ) -> list[Verdict]:
     """One verdict for each family of laws: the report says why a cell is empty."""
-    one = next((one for one in planned.implementations if one.name == name), None)
+    implementation = next(
+        (planned_one for planned_one in planned.implementations if planned_one.name == name), None
+    )
     rows = []
-    for dtype in one.dtypes if one else ("",):
-        families = {law.family: law for law in law_book() if one is None or one.operation in law.operations}
+    for dtype in implementation.dtypes if implementation else ("",):
+        families = {
+            law.family: law
+            for law in law_book()
+            if implementation is None or implementation.operation in law.operations
+        }
         for law in families.values():
             rows.append(Verdict(law=law.name, family=law.family, sentence=law.sentence, exact=law.exact, implementation=name,
                                 device=device, dtype=dtype, outcome="unavailable", reason=reason))  # fmt: skip

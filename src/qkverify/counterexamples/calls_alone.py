@@ -52,25 +52,26 @@ class Judged:
 def judged(run: Run) -> list[Judged]:
     """Every problem of the example that failed last. What raises when it is called again, or takes too long, is left out."""
     until = Deadline(SECONDS)
-    found = []
+    calls = []
     with np.errstate(all="ignore"):
         try:
-            for one in _of_attention(run, until) if _attends(run) else _of_another(run, until):
-                found.append(one)
+            for call in _of_attention(run, until) if _attends(run) else _of_another(run, until):
+                calls.append(call)
         except (
             Exception
         ):  # TimeoutError, or an operation that cannot be judged by itself: the failure stands without
-            return found
-    return found
+            return calls
+    return calls
 
 
 def blamed(calls: Sequence[Judged], *, over_gradient: bool) -> list[Judged]:
     """The calls with what a failure is put down to: to gradients alone if it is over a gradient that the backward pass got wrong
     by itself, whatever is wrong with the output."""
-    if not over_gradient or not any(one.backward for one in calls):
+    if not over_gradient or not any(call.backward for call in calls):
         return list(calls)
     return [
-        replace(one, wrong=("gradients",) * one.gradient, mixed=one.gradient and one.value) for one in calls
+        replace(call, wrong=("gradients",) * call.gradient, mixed=call.gradient and call.value)
+        for call in calls
     ]
 
 
@@ -88,30 +89,32 @@ def _attends(run: Run) -> bool:
 
 
 def _of_attention(run: Run, until: Deadline) -> Iterator[Judged]:
-    own = fresh(run)
+    fresh_run = fresh(run)
     for problem in _distinct(run.problems):
-        one = _of_problem(own, problem, until)
-        yield one
-        if one.wrong == ("gradients",) and not one.backward:
+        call = _of_problem(fresh_run, problem, until)
+        yield call
+        if call.wrong == ("gradients",) and not call.backward:
             # Values of zero hide a wrong output, not what it makes of the gradients.
-            yield _of_problem(own, _of_any_numbers(problem), until)
+            yield _of_problem(fresh_run, _of_any_numbers(problem), until)
 
 
 def _of_problem(run: Run, problem: Problem, until: Deadline) -> Judged:
     observer = Observer(run, problem, until)
-    seen = {a: observer.observe(problem, a) for a in ASPECTS if observer.applies(a)}
-    wrong = tuple(a for a, one in seen.items() if one is not None and not one.right)
-    gradients = seen.get("gradients")
+    observations = {a: observer.observe(problem, a) for a in ASPECTS if observer.applies(a)}
+    wrong = tuple(
+        a for a, observation in observations.items() if observation is not None and not observation.right
+    )
+    gradients = observations.get("gradients")
     backward = "gradients" in wrong and gradients is not None and _of_backward_pass(run, gradients)
     return Judged(problem, wrong, backward)
 
 
-def _of_backward_pass(run: Run, seen: Observation) -> bool:
+def _of_backward_pass(run: Run, observation: Observation) -> bool:
     """Whether wrong gradients are known not to be those of the function's own output."""
-    if not seen.got:
+    if not observation.got:
         return False
     try:
-        return follows_own_output(run, seen.subject, seen.got, seen.expected) is False
+        return follows_own_output(run, observation.subject, observation.got, observation.expected) is False
     except Exception:  # a neighbour of the problem that is refused: it stays unknown
         return False
 
@@ -138,10 +141,10 @@ def _of_another(run: Run, until: Deadline) -> Iterator[Judged]:
     for call in _calls(run):
         if until.over:
             return
-        one = as_example(caller.run, call)
+        drawn = as_example(caller.run, call)
         aspects = [a for a in ASPECTS_OF_OTHERS if a == "result" or caller.differentiates]
-        seen = {a: caller.observe(one, a) for a in aspects}
-        yield Judged(one, tuple(a for a, got in seen.items() if got is not None and not got.right))
+        observations = {a: caller.observe(drawn, a) for a in aspects}
+        yield Judged(drawn, tuple(a for a, got in observations.items() if got is not None and not got.right))
 
 
 def _calls(run: Run) -> list[OperationCall]:

@@ -62,18 +62,18 @@ class Cause:
     @property
     def condition(self) -> str:
         """When calls raise, if that is known of all of them: "G != H"."""
-        found = _conditions(self.verdicts)
-        return found[0] if found else ""
+        conditions = _conditions(self.verdicts)
+        return conditions[0] if conditions else ""
 
     def lines(self) -> list[str]:
         """What the first counterexample does not say: when it raises, and what else the cause breaks."""
-        found = []
+        lines = []
         if self.condition:
             many = units.number_of(len(self.laws), "law")
-            found.append(f"  raises             whenever {self.condition} ({many}): {remedy(self.condition)}")
+            lines.append(f"  raises             whenever {self.condition} ({many}): {remedy(self.condition)}")
         if self.others or len(self.dtypes) > 1:
-            found.append(f"  also broken by this: {self.also()}")
-        return found
+            lines.append(f"  also broken by this: {self.also()}")
+        return lines
 
     def also(self) -> str:
         """The other laws, and the dtypes where there are several: "13 laws: a, b and 11 more (float32, float64)"."""
@@ -117,10 +117,10 @@ def causes(verdicts: Iterable[Verdict]) -> list[Cause]:
     return [Cause(tuple(sorted(group, key=_telling))) for group in merged.values()]
 
 
-def summary(found: Sequence[Cause]) -> str:
+def summary(groups: Sequence[Cause]) -> str:
     """ "1 cause, 14 laws": every law counted once, in however many dtypes it is broken."""
-    laws = len({(v.implementation, v.device, v.law) for cause in found for v in cause.verdicts})
-    return f"{units.number_of(len(found), 'cause')}, {units.number_of(laws, 'law')}"
+    laws = len({(v.implementation, v.device, v.law) for cause in groups for v in cause.verdicts})
+    return f"{units.number_of(len(groups), 'cause')}, {units.number_of(laws, 'law')}"
 
 
 def diagnosed(message: str, sentence: str) -> str:
@@ -166,25 +166,25 @@ def numberless(text: str) -> str:
 
 def _alike_in_condition(groups: dict[Key, list[Verdict]]) -> dict[Key, list[Verdict]]:
     """Exceptions of several texts that one condition separates from all calls that returned are one cause."""
-    found: dict[Key, list[Verdict]] = {}
+    joined: dict[Key, list[Verdict]] = {}
     for key, group in groups.items():
         conditions = _conditions(group) if key[2] == "raises" else []
-        found.setdefault((*key[:2], "raises when", conditions[0]) if conditions else key, []).extend(group)
-    return found
+        joined.setdefault((*key[:2], "raises when", conditions[0]) if conditions else key, []).extend(group)
+    return joined
 
 
 def _undiagnosed_joined(groups: dict[Key, list[Verdict]]) -> dict[Key, list[Verdict]]:
     """A wrong value without a diagnosis joins that of another dtype which has one, if one law is broken by both."""
-    found = dict(groups)
+    joined = dict(groups)
     for key, group in groups.items():
         if key[2] not in ("value", "gradient"):
             continue
         broken = {(verdict.law, _wrong(verdict)) for verdict in group}
-        others = [k for k in found if k[:2] == key[:2] and k[2] == "diagnosis"
-                  and broken & {(v.law, _wrong(v)) for v in found[k]}]  # fmt: skip
+        others = [k for k in joined if k[:2] == key[:2] and k[2] == "diagnosis"
+                  and broken & {(v.law, _wrong(v)) for v in joined[k]}]  # fmt: skip
         if len(others) == 1:
-            found[others[0]] = found[others[0]] + found.pop(key)
-    return found
+            joined[others[0]] = joined[others[0]] + joined.pop(key)
+    return joined
 
 
 def _conditions(verdicts: Sequence[Verdict]) -> list[str]:

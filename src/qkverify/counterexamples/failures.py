@@ -76,7 +76,7 @@ class Failures:
         if names := written_arguments(run, replay):
             failure.claim = writes_into(names)
             return failure.claim.sentence
-        wrong = frozenset(aspect for one in judged for aspect in one.wrong)
+        wrong = frozenset(aspect for call in judged for aspect in call.wrong)
         failure.claim = self._known(failure)
         if failure.claim is None and self.searched.get(wrong, 0) < SEARCHED:
             self.searched[wrong] = self.searched.get(wrong, 0) + 1
@@ -106,12 +106,12 @@ class Failures:
         """A sentence, without what it says of other problems if calls raise on some of those."""
         if not claim.narrower:
             return claim.sentence
-        others = (one.subject for f in self.of.values() if f.raised for one in f.judged)
+        others = (call.subject for f in self.of.values() if f.raised for call in f.judged)
         return claim.sentence if all(map(claim.inside, others)) else claim.narrower
 
     def _claims(self) -> list[Claim]:
-        found = [failure.claim for failure in self.of.values() if failure.claim is not None]
-        return list({id(claim): claim for claim in found}.values())
+        claims = [failure.claim for failure in self.of.values() if failure.claim is not None]
+        return list({id(claim): claim for claim in claims}.values())
 
     def _known(self, failure: Failure) -> Claim | None:
         """A claim about other failures that explains this one."""
@@ -119,7 +119,9 @@ class Failures:
 
     def _explains(self, claim: Claim, failure: Failure) -> bool:
         wrong = [
-            one.subject for one in failure.judged if claim.aspect in one.wrong and claim.inside(one.subject)
+            call.subject
+            for call in failure.judged
+            if claim.aspect in call.wrong and claim.inside(call.subject)
         ]
         return bool(wrong) and not claim.direct and not self._contradicts(claim, failure)
 
@@ -127,8 +129,10 @@ class Failures:
         def observed(subject: Any) -> Observation | None:
             return observe_with(failure.run, subject, claim.aspect)
 
-        seen = map(claim.observed or observed, (one.subject for one in failure.judged))
-        return any(one is not None and claim.contradicted(one) for one in seen)
+        observations = map(claim.observed or observed, (call.subject for call in failure.judged))
+        return any(
+            observation is not None and claim.contradicted(observation) for observation in observations
+        )
 
     def _withdraw_contradicted_by(self, new: Failure) -> None:
         for claim in self._claims():
@@ -139,13 +143,17 @@ class Failures:
                         failure.claim = None
 
     def _new(self, run: Run, judged: Sequence[Judged], dropped: bool) -> Claim | None:
-        if any(one.mixed for one in judged):  # no mistake of the table is made on top of another
+        if any(call.mixed for call in judged):  # no mistake of the table is made on top of another
             return None
-        wrong = [one.subject for one in judged if one.wrong]
+        wrong = [call.subject for call in judged if call.wrong]
         right = bool(judged) and not wrong
-        found = claim_of_failure(run, wrong, self._problems(), dropped=dropped, right=right)
-        return None if found is None or found.sentence in [one.sentence for one in self.withdrawn] else found
+        claim = claim_of_failure(run, wrong, self._problems(), dropped=dropped, right=right)
+        return (
+            None
+            if claim is None or claim.sentence in [withdrawn.sentence for withdrawn in self.withdrawn]
+            else claim
+        )
 
     def _problems(self) -> Iterator[Any]:
         """Of all failures, the problems that were called again."""
-        return (one.subject for failure in self.of.values() for one in failure.judged)
+        return (call.subject for failure in self.of.values() for call in failure.judged)

@@ -34,7 +34,7 @@ def place_of(folder: str) -> str:
 
 def placed(text: str) -> str:
     """Text for a terminal, every finding in it named by its place."""
-    return ADDRESS.sub(lambda found: place_of(found[0].rstrip("/")) if found[1] else found[0], text)
+    return ADDRESS.sub(lambda match: place_of(match[0].rstrip("/")) if match[1] else match[0], text)
 
 
 class Links(NamedTuple):
@@ -42,33 +42,33 @@ class Links(NamedTuple):
 
     beside: str = ""
 
-    def target(self, found: re.Match[str]) -> str:
+    def target(self, match: re.Match[str]) -> str:
         """Where an address in a text leads: to the findings beside the page, else to the repository's; "" is nowhere."""
-        if not found[1]:
-            return found[0]
+        if not match[1]:
+            return match[0]
         if self.beside:
-            return f"{self.beside}{found[1]}/"
+            return f"{self.beside}{match[1]}/"
         address = repository()
-        return f"{address}/tree/main/reports/findings/{found[1]}" if address else ""
+        return f"{address}/tree/main/reports/findings/{match[1]}" if address else ""
 
     def html(self, text: str) -> Markup:
         """Text with its addresses as links."""
         from markupsafe import Markup, escape  # comes with jinja2, which only pages need
 
         made, end = Markup(""), 0
-        for found in ADDRESS.finditer(text):
-            target = self.target(found)
+        for match in ADDRESS.finditer(text):
+            target = self.target(match)
             link = Markup('{}<a href="{}">{}</a>') if target else Markup("{}{}{}")
-            made += link.format(text[end : found.start()], target, found[0])
-            end = found.end()
+            made += link.format(text[end : match.start()], target, match[0])
+            end = match.end()
         return made + escape(text[end:])
 
     def markdown(self, text: str) -> str:
         """The same in Markdown; `text` is Markdown already."""
 
-        def link(found: re.Match[str]) -> str:
-            target = self.target(found)
-            return f"[{found[0]}]({target})" if target else found[0]
+        def link(match: re.Match[str]) -> str:
+            target = self.target(match)
+            return f"[{match[0]}]({target})" if target else match[0]
 
         return ADDRESS.sub(link, text)
 
@@ -86,6 +86,7 @@ def repository() -> str:
     except importlib.metadata.PackageNotFoundError:
         return ""
     named = {
-        name.strip().lower(): address.strip() for name, _, address in (one.partition(",") for one in every)
+        name.strip().lower(): address.strip()
+        for name, _, address in (entry.partition(",") for entry in every)
     }
     return next((named[name].rstrip("/") for name in REPOSITORY if name in named), "")

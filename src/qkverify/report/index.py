@@ -45,11 +45,11 @@ class DeviceComparison(NamedTuple):
 def html(paths: Sequence[Path]) -> str:
     entries = [_entry(path) for path in paths]
     reports = {entry.folder: entry.report for entry in entries if entry.report}
-    found = comparisons(reports)
-    ran = [f for f in reports if any(f in line.seconds for c in found for line in c.lines)]
+    compared = comparisons(reports)
+    ran = [f for f in reports if any(f in line.seconds for c in compared for line in c.lines)]
     controlled = [folder for folder in ran if reports[folder].controls]
     noisy = [folder for folder in controlled if not statistics.is_quiet(reports[folder].controls)]
-    names = {"entries": entries, "comparisons": found, "reports": reports, "ran": ran}
+    names = {"entries": entries, "comparisons": compared, "reports": reports, "ran": ran}
     return fill("index.jinja", **names, noisy=noisy, quiet=[f for f in controlled if f not in noisy])
 
 
@@ -70,12 +70,12 @@ def comparisons(reports: dict[str, Report]) -> list[DeviceComparison]:
         list(dict.fromkeys(c for c, _, _ in medians)),
         in_order({d for _, d, _ in medians}, DTYPES),
     )
-    found = []
+    compared = []
     for key in sorted(medians, key=lambda k: (cases.index(k[0]), dtypes.index(k[1]), DIRECTIONS.index(k[2]))):
         shared = {name: s for name, s in medians[key].items() if len(s) >= FEWEST_DEVICES}
         if shared:
-            found.append(DeviceComparison(key[0], shapes[key[0]], *key[1:], _lines(shared)))
-    return found
+            compared.append(DeviceComparison(key[0], shapes[key[0]], *key[1:], _lines(shared)))
+    return compared
 
 
 def _lines(shared: dict[str, dict[str, float]]) -> list[SharedCase]:

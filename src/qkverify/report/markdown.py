@@ -27,7 +27,7 @@ def code(text: str) -> str:
 
 def plain(text: str) -> str:
     """Text of somebody else's, such as a reason, of which nothing is read as markup."""
-    return re.sub(r"[\\`*\[]", lambda found: f"\\{found[0]}", " ".join(text.split())).replace("<", "&lt;")
+    return re.sub(r"[\\`*\[]", lambda match: f"\\{match[0]}", " ".join(text.split())).replace("<", "&lt;")
 
 
 def block(text: str) -> str:

@@ -280,8 +280,8 @@ class Report:
     @cached_property
     def broken(self) -> list[Verdict]:
         """What a reader must see first: broken laws, gravest first."""
-        found = [v for v in self.verdicts if v.outcome in BROKEN]
-        return sorted(found, key=lambda v: BY_GRAVITY.index(v.outcome))
+        broken = [v for v in self.verdicts if v.outcome in BROKEN]
+        return sorted(broken, key=lambda v: BY_GRAVITY.index(v.outcome))
 
     @cached_property
     def findings(self) -> list[Verdict]:

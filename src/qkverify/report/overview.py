@@ -155,10 +155,10 @@ class OverviewRow(NamedTuple):
     @property
     def known(self) -> str:
         """What is known against the timed calls, in full."""
-        found = {
+        by_words = {
             marks.words(mark): None for speed in self.speeds if speed.timing for mark in speed.timing.marks
         }
-        return "; ".join(found)
+        return "; ".join(by_words)
 
 
 @dataclass(frozen=True)
@@ -190,10 +190,10 @@ class Overview:
     @property
     def directions(self) -> dict[str, list[OverviewCase]]:
         """The columns of times by direction, forward first."""
-        found: dict[str, list[OverviewCase]] = {}
+        by_direction: dict[str, list[OverviewCase]] = {}
         for case in self.cases:
-            found.setdefault(case.direction, []).append(case)
-        return found
+            by_direction.setdefault(case.direction, []).append(case)
+        return by_direction
 
     @cached_property
     def bits(self) -> bool:
@@ -207,12 +207,12 @@ class Overview:
     @cached_property
     def reasons(self) -> dict[str, list[str]]:
         """Why an implementation that offers a case has no time there, with who that is."""
-        found: dict[str, dict[str, None]] = {}
+        by_reason: dict[str, dict[str, None]] = {}
         for row in self.rows:
             for speed in row.speeds:
                 if speed.reason and speed.why != NOT_OFFERED:
-                    found.setdefault(speed.reason, {})[row.implementation] = None
-        return {reason: list(names) for reason, names in found.items()}
+                    by_reason.setdefault(speed.reason, {})[row.implementation] = None
+        return {reason: list(names) for reason, names in by_reason.items()}
 
 
 class OtherImplementation(NamedTuple):
@@ -236,28 +236,32 @@ def overviews(report: Report) -> list[Overview]:
         if row.cells and report.is_attention(row.implementation)
     )
     places |= dict.fromkeys(report.places)
-    found = [_overview(report, device, dtype) for device, dtype in places]
+    tables = [_overview(report, device, dtype) for device, dtype in places]
 
-    def rank(one: Overview) -> tuple[int, int]:
-        return -one.timed, LEADING.index(one.dtype) if one.dtype in LEADING else len(LEADING)
+    def rank(table: Overview) -> tuple[int, int]:
+        return -table.timed, LEADING.index(table.dtype) if table.dtype in LEADING else len(LEADING)
 
-    return sorted((one for one in found if one.rows), key=rank)
+    return sorted((table for table in tables if table.rows), key=rank)
 
 
 def others(report: Report) -> list[OtherOperation]:
     """Every other operation, with the implementations of which a law was run."""
-    found: dict[str, list[OtherImplementation]] = {}
+    by_operation: dict[str, list[OtherImplementation]] = {}
     for name in report.implementations:
         rows = [row for row in report.rows if row.implementation == name and row.cells]
         if rows and not report.is_attention(name):
-            found.setdefault(report.infos[name].operation, []).append(_other(name, rows))
-    return [OtherOperation(operation.replace("_", " "), names) for operation, names in found.items()]
+            by_operation.setdefault(report.infos[name].operation, []).append(_other(name, rows))
+    return [OtherOperation(operation.replace("_", " "), names) for operation, names in by_operation.items()]
 
 
 def others_in_a_sentence(further: Sequence[OtherOperation]) -> str:
     """ "28 of 29 implementations keep every law; torch_embedding: 13 of 14 laws, 1 known fault"."""
-    every = [one for other in further for one in other.implementations]
-    exceptions = [f"{one.implementation}: {one.right.text}" for one in every if one.right.word != "holds"]
+    every = [implementation for other in further for implementation in other.implementations]
+    exceptions = [
+        f"{implementation.implementation}: {implementation.right.text}"
+        for implementation in every
+        if implementation.right.word != "holds"
+    ]
     kept = len(every) - len(exceptions)
     verb = "keeps" if kept == 1 else "keep"
     return "; ".join(
@@ -267,9 +271,11 @@ def others_in_a_sentence(further: Sequence[OtherOperation]) -> str:
 
 def baseline_of(report: Report, device: str, dtype: str) -> str:
     """What times are compared with: what the run was asked to compare with, else the platform's default; "" if it has no time."""
-    asked = report.runs[-1].against if report.runs else ""
+    requested = report.runs[-1].against if report.runs else ""
     timed = {t.implementation for t in timings.at(report, device, dtype) if t.seconds}
-    return next((name for name in ([asked] if asked else DEFAULTS.get(device, ())) if name in timed), "")
+    return next(
+        (name for name in ([requested] if requested else DEFAULTS.get(device, ())) if name in timed), ""
+    )
 
 
 def _overview(report: Report, device: str, dtype: str) -> Overview:
@@ -313,8 +319,8 @@ def _chosen(here: Sequence[Timing], baseline: str) -> tuple[str, dict[str, str]]
         first = sorted(alone, key=lambda case: [-n for n in timed([case])])[:MOST_CASES]
         if len(first) != 1:
             return "", {case: case for case in first}
-        one = next(t for t in here if t.case == first[0])
-        return f"{one.case}: {timings.shape(one)}", {one.case: f"{one.sizes['K']:,}"}
+        timing = next(t for t in here if t.case == first[0])
+        return f"{timing.case}: {timings.shape(timing)}", {timing.case: f"{timing.sizes['K']:,}"}
     lengths = {case: next(t.sizes["K"] for t in best.timings if t.case == case) for case in best.cases}
     return f"{best.name}: {best.shape}", {case: f"{lengths[case]:,}" for case in _three(lengths)}
 
@@ -336,8 +342,8 @@ def _three(lengths: dict[str, int]) -> list[str]:
 def _memory_case(here: Sequence[Timing], cases: Sequence[OverviewCase]) -> OverviewCase | None:
     """The longest case, forward if possible, in which somebody's memory was measured."""
     measured = {(t.case, t.direction) for t in here if t.peak_bytes is not None}
-    found = [case for case in reversed(cases) if (case.case, case.direction) in measured]
-    return next((case for case in found if case.direction == "forward"), found[0] if found else None)
+    fitting = [case for case in reversed(cases) if (case.case, case.direction) in measured]
+    return next((case for case in fitting if case.direction == "forward"), fitting[0] if fitting else None)
 
 
 def _rows_of(report: Report, name: str) -> list[VerdictRow]:

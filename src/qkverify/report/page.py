@@ -42,5 +42,5 @@ def markdown(report: Report) -> str:
 
 def _sections() -> list[tuple[str, ModuleType]]:
     names = [module.name for module in pkgutil.iter_modules(sections.__path__)]
-    found = [(name, importlib.import_module(f"{sections.__name__}.{name}")) for name in names]
-    return sorted(found, key=lambda pair: (pair[1].ORDER, pair[0]))
+    modules = [(name, importlib.import_module(f"{sections.__name__}.{name}")) for name in names]
+    return sorted(modules, key=lambda pair: (pair[1].ORDER, pair[0]))

@@ -106,8 +106,8 @@ def directions(timings: Iterable[Timing]) -> list[str]:
     return in_directions({t.direction for t in timings})
 
 
-def in_directions(found: set[str]) -> list[str]:
-    return [direction for direction in DIRECTIONS if direction in found]
+def in_directions(present: set[str]) -> list[str]:
+    return [direction for direction in DIRECTIONS if direction in present]
 
 
 def families(timings: Iterable[Timing]) -> tuple[list[Family], list[str]]:
@@ -117,16 +117,16 @@ def families(timings: Iterable[Timing]) -> tuple[list[Family], list[str]]:
         s = t.sizes
         square = s["Q"] == s["K"] or t.case
         groups.setdefault((s["B"], s["H"], s["G"], s["D"], s["E"], t.causal, t.options, square), []).append(t)
-    found, alone = [], []
+    over_length, alone = [], []
     for group in groups.values():
         cases = list(dict.fromkeys(t.case for t in group))
         if len({t.sizes["K"] for t in group}) > 1:
             name = " / ".join(dict.fromkeys(re.sub(r"[-_ ]?\d+$", "", case) for case in cases))
             ordered = sorted(group, key=lambda t: t.sizes["K"])
-            found.append(Family(name, shape(group[0], length="length"), ordered))
+            over_length.append(Family(name, shape(group[0], length="length"), ordered))
         else:
             alone += cases
-    return found, alone
+    return over_length, alone
 
 
 def shape(timing: Timing, *, length: str = "") -> str:
@@ -145,39 +145,39 @@ def series(values: Iterable[tuple[Timing, float, str]], report: Report) -> list[
     from qkverify.report.charts import ChartSeries, Point  # needs markupsafe, which comes with jinja2
 
     known = [(timing, value, tip) for timing, value, tip in values if value > 0]
-    found = []
+    drawn = []
     for name in report.implementations:
         points = [Point(t.sizes["K"], value, tip) for t, value, tip in known if t.implementation == name]
         if points:
-            found.append(ChartSeries(name, report.colour(name), points, {"implementation": name}))
-    return found
+            drawn.append(ChartSeries(name, report.colour(name), points, {"implementation": name}))
+    return drawn
 
 
 def lines(timings: Iterable[Timing], report: Report) -> list[TimingLine]:
     """The rows of one case in one direction, fastest first, what was not timed last."""
     both = [(t, timed(t, report)) for t in timings]
     ran = sorted((pair for pair in both if pair[1]), key=lambda pair: pair[1].seconds if pair[1] else 0.0)
-    slowest = max((one.seconds for _, one in ran if one), default=1.0)
+    slowest = max((numbers.seconds for _, numbers in ran if numbers), default=1.0)
     against = [_against(timing, ran[0][0], report) for timing, _ in ran[1:]]
     is_alone = all(
         word == "slower" for _, word in against
     )  # else it is only what the others are held against
     first = FASTEST_TIMED if untimed.left_out(t for t, _ in both) else FASTEST
     words = [("", first) if is_alone else ("1 ×", ""), *against] if ran else []
-    found = [
-        TimingLine(timing, one, *said, one.seconds / slowest)
-        for (timing, one), said in zip(ran, words, strict=True)
-        if one is not None
+    timed_lines = [
+        TimingLine(timing, numbers, *said, numbers.seconds / slowest)
+        for (timing, numbers), said in zip(ran, words, strict=True)
+        if numbers is not None
     ]
-    return found + [TimingLine(t, None, "", "", 0.0) for t, one in both if one is None]
+    return timed_lines + [TimingLine(t, None, "", "", 0.0) for t, numbers in both if numbers is None]
 
 
 def _against(timing: Timing, fastest: Timing, report: Report) -> tuple[str, str]:
     """Ratio with interval, and the word for it: of a difference within the reach of the case's own control, none."""
-    found = statistics.compare(timing, fastest, report.controls)
-    if np.isnan(found.interval.ratio):
+    compared = statistics.compare(timing, fastest, report.controls)
+    if np.isnan(compared.interval.ratio):
         return "", ""
-    return f"{units.ratio(found.interval.ratio)} × {edges(found.interval)}".rstrip(), found.word
+    return f"{units.ratio(compared.interval.ratio)} × {edges(compared.interval)}".rstrip(), compared.word
 
 
 def edges(interval: statistics.Interval) -> str:
@@ -225,8 +225,8 @@ def _slope_interval(x: np.ndarray, ran: list[Timing]) -> tuple[float, float] | t
     count = min(map(len, by_process))
     if count > 1 and all(t.processes for t in ran):
         slopes = _slopes(x, np.array([medians[:count] for medians in by_process]))
-        found = statistics.student(slopes.tolist())
-        return float(np.log(found.low)), float(np.log(found.high))
+        interval = statistics.student(slopes.tolist())
+        return float(np.log(interval.low)), float(np.log(interval.high))
     if min(len(t.seconds) for t in ran) < statistics.FEWEST_ROUNDS:
         return None, None
     rng = np.random.default_rng(0)

@@ -70,10 +70,13 @@ def is_run(where: str) -> bool:
     return where.endswith(".jsonl")
 
 
-def fails(found: Result, fail_on: str) -> bool:
+def fails(compared: Result, fail_on: str) -> bool:
     """Whether a case, or all of them together, is what must not be."""
     words = FAIL_ON.get(fail_on, ())
-    return any(one.word in words for one in (found.overall, *(case.comparison for case in found.cases)))
+    return any(
+        comparison.word in words
+        for comparison in (compared.overall, *(case.comparison for case in compared.cases))
+    )
 
 
 def load(where: str) -> Side:
@@ -130,8 +133,8 @@ def runs(new: Side, old: Side, *, relative_to: str = "", across_devices: bool = 
         for mine in new.timings
         if _key(mine) in before and mine.implementation != relative_to
     ]
-    found = [case for case in cases if case is not None]
-    return _result(found, [*new.controls, *old.controls], "the two runs timed no case in common")
+    comparable = [case for case in cases if case is not None]
+    return _result(comparable, [*new.controls, *old.controls], "the two runs timed no case in common")
 
 
 def software_changes(new: Side, old: Side) -> list[str]:
@@ -158,9 +161,9 @@ def _between(mine: Timing, other: Timing, new: Side, old: Side, relative_to: str
     return ComparedCase(mine, other, Comparison(word, interval, count), _differences_of(*logs))
 
 
-def _differences_of(one: Sequence[float], other: Sequence[float]) -> list[float]:
+def _differences_of(new: Sequence[float], old: Sequence[float]) -> list[float]:
     """By process, in the order in which they ran: for the mean over cases, in which each process counts once."""
-    return [a - b for a, b in zip(one, other, strict=False)]
+    return [a - b for a, b in zip(new, old, strict=False)]
 
 
 def _beside(timing: Timing, side: Side, name: str) -> Timing | None:

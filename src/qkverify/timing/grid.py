@@ -305,10 +305,10 @@ class _Plan:
         # who is measured again: what it took; the first time what shorter cases foretell
         known = {cell: self._calls[cell] for cell in cells if cell in self._calls}
         expected = self._speeds.expected(cells) if terms.check else known
-        found = sweep.measure(cells, terms, verified=verified, peaks={}, expected_seconds=expected)
-        self._speeds.learn(found.call_seconds)
-        self._calls |= found.call_seconds if terms.check else {}
-        group.add(found, process)
+        measured = sweep.measure(cells, terms, verified=verified, peaks={}, expected_seconds=expected)
+        self._speeds.learn(measured.call_seconds)
+        self._calls |= measured.call_seconds if terms.check else {}
+        group.add(measured, process)
 
     def _why_not_now(self, cell: BenchmarkCase, terms: Terms) -> str | None:
         return OUT_OF_TIME if not terms.budget_seconds or cell in self._put_off else None
@@ -333,15 +333,15 @@ class _Plan:
                 once=True,
                 stop_seconds=self._left() / 4,
             )
-            found = sweep.measure(cells, terms, verified={}, peaks={}, expected_seconds={})
-            self._speeds.learn(found.call_seconds)
+            measured = sweep.measure(cells, terms, verified={}, peaks={}, expected_seconds={})
+            self._speeds.learn(measured.call_seconds)
 
     def scatters(self) -> dict[str, Scatter | None]:
         """How processes scatter on each device, by all groups there."""
         pairs: dict[str, list[tuple[Timing, Timing]]] = {}
         for group in self.groups.values():
             pairs.setdefault(group.cells[0].device, []).extend(group.pairs)
-        return {device: scatter_of(found) for device, found in pairs.items()}
+        return {device: scatter_of(compared) for device, compared in pairs.items()}
 
     def take_peaks(self, budget_seconds: float) -> None:
         """Peak memory of the cells that show how it grows and were timed."""

@@ -139,18 +139,18 @@ def measure(
             continue
         allowance = max(0.0, limit - spent) / (len(waiting) - index)
         known = None if check else expected.get(cell)
-        found = (
+        attempted = (
             _attempted(cell, prepare, 0.0 if once else allowance, check)
             if known is None
             else _resumed(cell, prepare, known)
         )
-        if isinstance(found, str):
-            reasons[cell] = found
-        elif isinstance(found, Single):
-            singles[cell] = found
+        if isinstance(attempted, str):
+            reasons[cell] = attempted
+        elif isinstance(attempted, Single):
+            singles[cell] = attempted
         else:
-            ready[cell], plans[cell.implementation.name] = found
-    subjects = {cell.implementation.name: _subject(one) for cell, one in ready.items()}
+            ready[cell], plans[cell.implementation.name] = attempted
+    subjects = {cell.implementation.name: _subject(subject) for cell, subject in ready.items()}
     calls = {cell: plans[cell.implementation.name].call_seconds for cell in ready}
     named = [cell for cell in calls if cell.implementation.name == twin_of]
     control = min(named or calls, key=lambda cell: calls[cell], default=None)
@@ -180,13 +180,13 @@ def measure(
         for cell in cells
     ]
     timings = [_marked(timing, watch) for timing in timings]
-    rounds = max((one.rounds[-1] + 1 for one in samples.values() if one.rounds), default=0)
+    rounds = max((series.rounds[-1] + 1 for series in samples.values() if series.rounds), default=0)
     twin = None if control is None else _twin(control, timings, samples)
     conditions = _conditions(cells[0], watch) if ready else None
     return MeasuredGroup(
         timings,
         twin and _marked(twin, watch, twin.implementation + AGAIN),
-        calls | {cell: one.seconds for cell, one in singles.items()},
+        calls | {cell: single.seconds for cell, single in singles.items()},
         wall_seconds=time.perf_counter() - start,
         round_seconds=sampling_seconds / rounds if rounds else 0.0,
         conditions=conditions,
@@ -204,12 +204,12 @@ def prepared(cell: BenchmarkCase, *, seed: int = 0, cache: Cache | None = None) 
             TRIALS * seed + len(tried) % TRIALS
         )  # other numbers for every trial, and for all cells of a group the same
         fresh = as_judged(run, fresh_problem(cell.workload, cell.dtype, cell.direction, drawn))
-        found = inputs.trial(fresh)
+        tried_on = inputs.trial(fresh)
         # The very object that other runs are judged by, so that the reference computes it once; a backward pass by itself
         # has queries, keys and values of its own.
-        problem = as_judged(run, found.problem) if cell.direction == "backward" else fresh
-        tried.append((FreshCall(found.call, problem, as_judged(run, found.before)), drawn))
-        return found.call
+        problem = as_judged(run, tried_on.problem) if cell.direction == "backward" else fresh
+        tried.append((FreshCall(tried_on.call, problem, as_judged(run, tried_on.before)), drawn))
+        return tried_on.call
 
     def check(output: Any) -> float | None:
         last, drawn = tried[-1]
@@ -235,10 +235,16 @@ def _unchecked(cell: BenchmarkCase, *, seed: int = 0, cache: Cache | None = None
 
 
 @lru_cache(maxsize=256)
-def run_of(one: Implementation, device: str, dtype: str) -> Run:
+def run_of(implementation: Implementation, device: str, dtype: str) -> Run:
     """The run of a cell, held to the conventions that it declares or shows."""
-    found = conventions.detect(one, device, dtype)
-    return Run(one, device, dtype, conventions.settled(found), **conventions.precisions_of(found, dtype))
+    choices = conventions.detect(implementation, device, dtype)
+    return Run(
+        implementation,
+        device,
+        dtype,
+        conventions.settled(choices),
+        **conventions.precisions_of(choices, dtype),
+    )
 
 
 @lru_cache(maxsize=1 + TRIALS)
@@ -336,20 +342,20 @@ def _attempted(
     """The cell made ready, called once and warmed up, or why that failed. Where the allowance has no room for all the calls
     of a cell, the first was the only one."""
     try:
-        found = prepare(cell)
+        ready = prepare(cell)
         if cell.implementation.compiles or cell.device != "cpu":
-            found.call()  # what is compiled or loaded once is not part of a time
+            ready.call()  # what is compiled or loaded once is not part of a time
         outputs: list[Any] = []
-        call = found.trial() if found.trial is not None else found.call
-        seconds = found.clock.sample(lambda: outputs.append(call()))
+        call = ready.trial() if ready.trial is not None else ready.call
+        seconds = ready.clock.sample(lambda: outputs.append(call()))
         if SHORT_SECONDS < seconds < FIRST_CALL_SECONDS and seconds * CALLS > allowance_seconds > 0:
-            seconds = min(seconds, found.clock.sample(found.call))  # a first call loads and allocates
+            seconds = min(seconds, ready.clock.sample(ready.call))  # a first call loads and allocates
         if seconds > SHORT_SECONDS and seconds * CALLS > allowance_seconds:
-            return Single(found, seconds, *(_judged(found, outputs.pop()) if check else (None, "")))
+            return Single(ready, seconds, *(_judged(ready, outputs.pop()) if check else (None, "")))
         outputs.clear()
         if seconds > SHORT_SECONDS:  # warm for most of its time
-            return found, planned(found.clock, seconds)
-        return found, calibrate(_subject(found), limit_seconds=allowance_seconds)
+            return ready, planned(ready.clock, seconds)
+        return ready, calibrate(_subject(ready), limit_seconds=allowance_seconds)
     except (UnsupportedCase, NotImplementedError) as refusal:
         return f"not offered: {first_line(refusal)}"
     except Exception as error:  # the cell's own failure: recorded, and the others go on
@@ -361,9 +367,9 @@ def _resumed(
 ) -> tuple[Prepared, SamplingPlan] | str:
     """The cell made ready and called once, its plan by what another process saw; or why that failed."""
     try:
-        found = prepare(cell)
-        found.call()
-        return found, planned(found.clock, call_seconds)
+        ready = prepare(cell)
+        ready.call()
+        return ready, planned(ready.clock, call_seconds)
     except (UnsupportedCase, NotImplementedError) as refusal:
         return f"not offered: {first_line(refusal)}"
     except Exception as error:
@@ -514,21 +520,21 @@ def _subject(ready: Prepared) -> Subject:
     return Subject(ready.call, ready.clock, ready.renew)
 
 
-def control_of(one: Timing, again: Timing, scatter: Scatter | None = None) -> Control | None:
+def control_of(timing: Timing, again: Timing, scatter: Scatter | None = None) -> Control | None:
     """The ratio of a cell to itself, over the rounds in which both halves ran; None where too few did. `scatter` is what all
     cases of the run say."""
-    mine, other, processes = paired(one, again)
+    mine, other, processes = paired(timing, again)
     interval = paired_ratio(mine, other, processes, scatter=scatter)
     if not all(math.isfinite(number) for number in interval):
         return None  # too few rounds to say anything of the noise, and JSON has no infinity
     count = len(set(processes))
     return Control(
-        one.case,
-        one.implementation,
-        one.device,
-        one.dtype,
+        timing.case,
+        timing.implementation,
+        timing.device,
+        timing.dtype,
         *interval,
-        direction=one.direction,
+        direction=timing.direction,
         processes=count,
         scatter=scatter,
     )

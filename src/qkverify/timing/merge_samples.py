@@ -85,11 +85,11 @@ class Gathered:
         timed = {t.implementation for t in self.timings if t.seconds}
         return [cell for cell in self.cells if cell.implementation.name in timed]
 
-    def add(self, found: MeasuredGroup, process: int) -> None:
+    def add(self, sweep: MeasuredGroup, process: int) -> None:
         """One more sweep's samples of some of the cells."""
         before = self.rounds
-        fresh = [_placed(timing, before, process) for timing in found.timings]
-        twin = None if found.twin is None else _placed(found.twin, before, process)
+        fresh = [_placed(timing, before, process) for timing in sweep.timings]
+        twin = None if sweep.twin is None else _placed(sweep.twin, before, process)
         if not self.timings:
             self.timings = [
                 msgspec.structs.replace(t, marks=marks) for t, marks in zip(fresh, self._marks, strict=True)
@@ -99,11 +99,11 @@ class Gathered:
             by_name = {timing.implementation: timing for timing in fresh}
             self.timings = [_joined(t, by_name.get(t.implementation)) for t in self.timings]
             self.twin = _joined(self.twin, twin) if self.twin is not None else twin
-        if found.conditions is not None:
-            self.conditions.append(msgspec.structs.replace(found.conditions, process=process))
+        if sweep.conditions is not None:
+            self.conditions.append(msgspec.structs.replace(sweep.conditions, process=process))
         if process and self.rounds > before:
-            self._round_seconds = found.round_seconds
-            self._overhead_seconds = found.wall_seconds - (self.rounds - before) * found.round_seconds
+            self._round_seconds = sweep.round_seconds
+            self._overhead_seconds = sweep.wall_seconds - (self.rounds - before) * sweep.round_seconds
         elif self.rounds > before:
             self._foretell()
 
@@ -169,20 +169,20 @@ def _placed(timing: Timing, first_round: int, process: int) -> Timing:
     )
 
 
-def _joined(one: Timing, more: Timing | None) -> Timing:
+def _joined(first: Timing, more: Timing | None) -> Timing:
     """Both sweeps' samples. A cell that failed in the second is not timed at all: it fails at random."""
     if more is None or (not more.seconds and "budget" in more.reason):
-        return one
-    if not one.seconds:  # it was put off
-        return msgspec.structs.replace(more, marks=one.marks, peak_bytes=one.peak_bytes)
+        return first
+    if not first.seconds:  # it was put off
+        return msgspec.structs.replace(more, marks=first.marks, peak_bytes=first.peak_bytes)
     if not more.seconds:
-        return refused(one, more.reason)
+        return refused(first, more.reason)
     return msgspec.structs.replace(
-        one,
-        seconds=one.seconds + more.seconds,
-        rounds=one.rounds + more.rounds,
-        processes=one.processes + more.processes,
-        disturbed=one.disturbed + more.disturbed,
+        first,
+        seconds=first.seconds + more.seconds,
+        rounds=first.rounds + more.rounds,
+        processes=first.processes + more.processes,
+        disturbed=first.disturbed + more.disturbed,
     )
 
 

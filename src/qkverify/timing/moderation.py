@@ -48,16 +48,18 @@ class Moderated(NamedTuple):
     degrees: float
 
 
-def learnt(seen: Sequence[Seen]) -> Scatter | None:
+def learnt(comparisons: Sequence[Seen]) -> Scatter | None:
     """What the comparisons of a run have in common; None of fewer than six with two processes and more."""
-    told = [one for one in seen if one.degrees > 0]
+    told = [comparison for comparison in comparisons if comparison.degrees > 0]
     if len(told) < FEWEST:
         return None
     variance, d, of_rounds = np.array(told).T
     variance = np.maximum(variance, LEAST**2)
     ratios = {float(luck): variance / (luck**2 + of_rounds) for luck in LUCKS}
-    found = [Scatter(luck, _factor(f, d, d0), d0) for luck, f in ratios.items() for d0 in map(float, DEGREES)]
-    return max(found, key=lambda one: _likelihood(variance, d, of_rounds, one))
+    candidates = [
+        Scatter(luck, _factor(f, d, d0), d0) for luck, f in ratios.items() for d0 in map(float, DEGREES)
+    ]
+    return max(candidates, key=lambda candidate: _likelihood(variance, d, of_rounds, candidate))
 
 
 def _factor(ratios: np.ndarray, d: np.ndarray, d0: float) -> float:
@@ -76,14 +78,16 @@ def _likelihood(variance: np.ndarray, d: np.ndarray, of_rounds: np.ndarray, scat
     """The logarithm of the density of these variances, but for what depends on d alone."""
     d0, expected = scatter.degrees, scatter.factor * (scatter.luck**2 + of_rounds)
     u = variance / expected
-    of_degrees = sum(math.lgamma((one + d0) / 2) - math.lgamma(d0 / 2) for one in d.tolist())
+    of_degrees = sum(math.lgamma((degrees + d0) / 2) - math.lgamma(d0 / 2) for degrees in d.tolist())
     density = d / 2 * np.log(u / d0) - (d + d0) / 2 * np.log1p(d * u / d0)
     return of_degrees + float(np.sum(density))
 
 
-def moderated(seen: Seen, scatter: Scatter) -> Moderated:
+def moderated(comparison: Seen, scatter: Scatter) -> Moderated:
     """A comparison's own variance with what the run knows of all."""
-    expected = scatter.luck**2 + seen.of_rounds
-    degrees = scatter.degrees + seen.degrees
-    factor = (scatter.degrees * scatter.factor + seen.degrees * seen.variance / expected) / degrees
+    expected = scatter.luck**2 + comparison.of_rounds
+    degrees = scatter.degrees + comparison.degrees
+    factor = (
+        scatter.degrees * scatter.factor + comparison.degrees * comparison.variance / expected
+    ) / degrees
     return Moderated(factor * expected, degrees)

@@ -79,9 +79,9 @@ class Watch:
 
     def causes(self) -> dict[str, int]:
         """How many rounds each cause disturbed."""
-        found = Counter(cause for causes in self.marks.values() for cause in causes)
-        found[WAITED] += len(set().union(*self.waiting.values()))
-        return dict(+found)
+        counted = Counter(cause for causes in self.marks.values() for cause in causes)
+        counted[WAITED] += len(set().union(*self.waiting.values()))
+        return dict(+counted)
 
     def before(self) -> None:
         if self._monitor is not None:
@@ -150,10 +150,12 @@ def interleave(
     the same; where the budget still allows, as many rounds are taken more.
     """
     start = now()
-    plans = plans or {name: calibrate(one, limit_seconds=budget_seconds) for name, one in subjects.items()}
+    plans = plans or {
+        name: calibrate(subject, limit_seconds=budget_seconds) for name, subject in subjects.items()
+    }
     left = max(0.0, budget_seconds - (now() - start))
     counts = share_rounds({name: plan.cost_seconds for name, plan in plans.items()}, left, most_rounds)
-    found = {name: Samples() for name in subjects}
+    samples = {name: Samples() for name in subjects}
     order, last = np.random.default_rng(seed), max(counts.values(), default=0)
     watch = watch if watch is not None else Watch()
     throttled, shared = list[list[str]](), list[list[str]]()
@@ -174,7 +176,7 @@ def interleave(
             lost, best = min((lost, best), (share, seconds))
             if lost <= DISTURBING_SHARE or now() - start > budget_seconds:
                 break
-        found[name].add(best, number)
+        samples[name].add(best, number)
         held_back = lost > DISTURBING_SHARE
         if held_back:
             tries[name] = max(
@@ -190,7 +192,7 @@ def interleave(
             try:
                 held_back += [name] * one_sample(name, number)
             except Exception as error:  # a call that worked before: the others go on
-                found[name] = Samples(reason=raised(error))
+                samples[name] = Samples(reason=raised(error))
         if watch.after(number):
             throttled.append(list(names))
         elif held_back:
@@ -198,11 +200,13 @@ def interleave(
 
     places = _by_turns(last) if last else {}
     for number in range(last):
-        names = [name for name, count in counts.items() if places[number] < count and not found[name].reason]
+        names = [
+            name for name, count in counts.items() if places[number] < count and not samples[name].reason
+        ]
         if (
             now() - start > budget_seconds
         ):  # only for who has not had the fewest, and what is no dearer beside them
-            needy = [plans[name].cost_seconds for name in names if len(found[name].rounds) < FEWEST_ROUNDS]
+            needy = [plans[name].cost_seconds for name in names if len(samples[name].rounds) < FEWEST_ROUNDS]
             names = [name for name in names if needy and plans[name].cost_seconds <= max(needy)]
         if names:
             one_round(number, names)
@@ -211,8 +215,8 @@ def interleave(
     for number, names in enumerate(again[:last], start=last):
         if now() - start > budget_seconds:
             break
-        one_round(number, [name for name in names if not found[name].reason])
-    return found
+        one_round(number, [name for name in names if not samples[name].reason])
+    return samples
 
 
 def calibrate(subject: Subject, *, limit_seconds: float = math.inf) -> SamplingPlan:

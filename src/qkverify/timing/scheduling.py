@@ -96,12 +96,12 @@ def stolen(proc: Path) -> float:
 def _of_threads(proc: Path, name: str) -> dict[str, str]:
     """What the kernel writes of each thread of ours. By names and not by pathlib's patterns, which take ten times as long: this
     is read before and after every sample."""
-    folder, found = f"{proc}/self/task", dict[str, str]()
+    folder, by_thread = f"{proc}/self/task", dict[str, str]()
     with suppress(OSError):
         for thread in os.listdir(folder):
             with suppress(OSError), open(f"{folder}/{thread}/{name}") as file:  # or the thread has just ended
-                found[thread] = file.read()
-    return found
+                by_thread[thread] = file.read()
+    return by_thread
 
 
 def _mhz() -> float | None:

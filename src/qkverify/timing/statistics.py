@@ -93,19 +93,19 @@ def paired_ratio(
     numbers = np.asarray(processes if len(processes) else np.zeros(ratios.size))
     if scatter is not None and ratios.size >= FEWEST_ROUNDS:
         medians = _by_process(ratios, numbers)
-        one = moderation.moderated(seen(ratios, numbers), scatter)
-        return _around(float(np.mean(medians)), one.variance / len(medians), one.degrees)
+        moderated = moderation.moderated(seen(ratios, numbers), scatter)
+        return _around(float(np.mean(medians)), moderated.variance / len(medians), moderated.degrees)
     return _interval_of(ratios, numbers, seed)
 
 
 def scatter_of(pairs: Iterable[tuple[Timing, Timing]]) -> Scatter | None:
     """What these comparisons of one run have in common; None where they are too few, or of one process each."""
-    found = []
+    comparisons = []
     for candidate, baseline in pairs:
         mine, other, processes = paired(candidate, baseline)
         if len(mine) >= FEWEST_ROUNDS:
-            found.append(seen(np.log(np.asarray(mine) / np.asarray(other)), np.asarray(processes)))
-    return moderation.learnt(found)
+            comparisons.append(seen(np.log(np.asarray(mine) / np.asarray(other)), np.asarray(processes)))
+    return moderation.learnt(comparisons)
 
 
 def seen(ratios: np.ndarray, processes: np.ndarray) -> moderation.Seen:
@@ -114,9 +114,12 @@ def seen(ratios: np.ndarray, processes: np.ndarray) -> moderation.Seen:
     numbers = np.random.default_rng(0)
     rounds = [ratios[processes == process] for process in np.unique(processes)]
     drawn = [
-        np.median(own[numbers.integers(own.size, size=(VARIANCE_DRAWS, own.size))], axis=1) for own in rounds
+        np.median(
+            of_process[numbers.integers(of_process.size, size=(VARIANCE_DRAWS, of_process.size))], axis=1
+        )
+        for of_process in rounds
     ]
-    own_variance = float(np.mean([np.var(one) for one in drawn]))
+    own_variance = float(np.mean([np.var(medians_drawn) for medians_drawn in drawn]))
     between = float(np.var(medians, ddof=1)) if len(medians) > 1 else 0.0
     return moderation.Seen(between, len(medians) - 1, own_variance)
 
@@ -202,10 +205,10 @@ def _student(degrees: float) -> float:
 
 def pooled(controls: Iterable[Control]) -> Interval:
     """The mean of the controls' ratios, each a difference of nothing; endless for fewer than two."""
-    found = list(controls)
-    if len(found) == 1:
-        return Interval(found[0].ratio, found[0].low, found[0].high)
-    return student([math.log(c.ratio) for c in found]) if found else Interval(math.nan, 0.0, math.inf)
+    every = list(controls)
+    if len(every) == 1:
+        return Interval(every[0].ratio, every[0].low, every[0].high)
+    return student([math.log(c.ratio) for c in every]) if every else Interval(math.nan, 0.0, math.inf)
 
 
 def noise(controls: Iterable[Control | Interval]) -> float:
@@ -280,8 +283,8 @@ def compare(candidate: Timing, baseline: Timing, controls: Iterable[Control] = (
     if not mine and candidate.seconds and baseline.seconds:
         return _apart(candidate, baseline)
     controls = list(controls)
-    own = own_controls(candidate, controls)
-    scatter = own[0].scatter if own else None
+    of_timing = own_controls(candidate, controls)
+    scatter = of_timing[0].scatter if of_timing else None
     interval = paired_ratio(mine, other, processes, scatter=scatter)
     return Comparison(verdict(interval, band(candidate, controls)), interval, len(mine))
 
@@ -302,8 +305,8 @@ def _apart(candidate: Timing, baseline: Timing) -> Comparison:
 
 def band(timing: Timing, controls: Sequence[Control]) -> float:
     """What noise can do to a timing's ratios, as a log-ratio, by the controls of a run."""
-    own = own_controls(timing, controls)
-    return noise(own) if own or not controls else math.inf
+    of_timing = own_controls(timing, controls)
+    return noise(of_timing) if of_timing or not controls else math.inf
 
 
 def own_controls(timing: Timing, controls: Iterable[Control]) -> list[Control]:

@@ -107,21 +107,25 @@ class Sweep:
         An implementation that cannot be found again by its file (one made on the fly) is timed in this process.
         """
         known: dict[str, Any] = {"verified": verified, "peaks": peaks, "expected_seconds": expected_seconds}
-        found = self._asked(cells, terms, **known)
+        group_or_reason = self._asked(cells, terms, **known)
         live = [cell for cell in cells if verified.get(cell) is None]
-        if not isinstance(found, str):
-            return found
+        if not isinstance(group_or_reason, str):
+            return group_or_reason
         if len(live) < 2:
-            return _lost(cells, verified, dict.fromkeys(live, found))
+            return _lost(cells, verified, dict.fromkeys(live, group_or_reason))
         # Who ends the process is found out one by one, and the others are timed without it.
         alone = replace(terms, most_rounds=FEWEST_ROUNDS, check=False, twin_of="")
         deadly = {cell: how for cell in live if isinstance(how := self._asked([cell], alone, **known), str)}
         reasons = {**verified, **{cell: LOST + how for cell, how in deadly.items()}}
         again = (
-            self._asked(cells, terms, **{**known, "verified": reasons}) if len(deadly) < len(live) else found
+            self._asked(cells, terms, **{**known, "verified": reasons})
+            if len(deadly) < len(live)
+            else group_or_reason
         )
         return (
-            _lost(cells, verified, dict.fromkeys(live, found) | deadly) if isinstance(again, str) else again
+            _lost(cells, verified, dict.fromkeys(live, group_or_reason) | deadly)
+            if isinstance(again, str)
+            else again
         )
 
     def _asked(self, cells: Sequence[BenchmarkCase], terms: Terms, **known: Any) -> MeasuredGroup | str:
@@ -153,11 +157,11 @@ class Sweep:
 
 
 def _named(cell: BenchmarkCase, reason: str | None, peak: int | None, seconds: float | None) -> NamedCase:
-    one = cell.implementation
-    function = str(getattr(one.function, "__qualname__", ""))
+    implementation = cell.implementation
+    function = str(getattr(implementation.function, "__qualname__", ""))
     return NamedCase(
-        one.name,
-        one.file,
+        implementation.name,
+        implementation.file,
         function,
         cell.workload,
         cell.device,
@@ -181,30 +185,37 @@ def _lost(
 
 def answer(question: bytes) -> bytes:
     """The group of a question, measured here."""
-    asked = msgspec.json.decode(question, type=Question)
+    question_asked = msgspec.json.decode(question, type=Question)
     try:
-        cells = [_found(one) for one in asked.cells]
+        cells = [_found(case) for case in question_asked.cells]
     except UsageError as error:
         return msgspec.json.encode(Answer(missing=str(error)))
-    pairs = list(zip(cells, asked.cells, strict=True))
-    found = measure(
+    pairs = list(zip(cells, question_asked.cells, strict=True))
+    measured = measure(
         cells,
-        verified={cell: one.reason for cell, one in pairs},
-        peaks={cell: one.peak_bytes for cell, one in pairs if one.peak_bytes is not None},
+        verified={cell: case.reason for cell, case in pairs},
+        peaks={cell: case.peak_bytes for cell, case in pairs if case.peak_bytes is not None},
         expected_seconds={
-            cell: one.expected_seconds for cell, one in pairs if one.expected_seconds is not None
+            cell: case.expected_seconds for cell, case in pairs if case.expected_seconds is not None
         },
-        **asdict(asked.terms),
+        **asdict(question_asked.terms),
     )
-    calls = [found.call_seconds.get(cell) for cell in cells]
+    calls = [measured.call_seconds.get(cell) for cell in cells]
     return msgspec.json.encode(
-        Answer(found.timings, found.twin, calls, found.wall_seconds, found.round_seconds, found.conditions)
+        Answer(
+            measured.timings,
+            measured.twin,
+            calls,
+            measured.wall_seconds,
+            measured.round_seconds,
+            measured.conditions,
+        )
     )
 
 
-def _found(one: NamedCase) -> BenchmarkCase:
-    implementation = probes.reload_implementation(one.name, one.file, one.function)
-    return BenchmarkCase(one.workload, implementation, one.device, one.dtype, one.direction)
+def _found(case: NamedCase) -> BenchmarkCase:
+    implementation = probes.reload_implementation(case.name, case.file, case.function)
+    return BenchmarkCase(case.workload, implementation, case.device, case.dtype, case.direction)
 
 
 if __name__ == "__main__":

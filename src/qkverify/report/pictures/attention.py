@@ -22,26 +22,26 @@ def measure() -> Iterator[Picture]:
     if reason is not None:
         yield Picture(name="attention", group="attention", kind="weights", title=ANIMAL, reason=reason)
         return
-    found = pretrained.trace(ANIMAL)
-    yield Picture(name="attention", group="attention", kind="weights", title=ANIMAL, finding=most(found), source=SOURCE,
+    trace = pretrained.trace(ANIMAL)
+    yield Picture(name="attention", group="attention", kind="weights", title=ANIMAL, finding=most(trace), source=SOURCE,
                   made_by=MADE_BY)  # fmt: skip
-    for layer, weights in enumerate(found.attention, start=1):
+    for layer, weights in enumerate(trace.attention, start=1):
         for head, matrix in enumerate(weights[0], start=1):
             yield Picture(
                 name=f"attention-{layer}-{head}", group="attention", kind="weights", title=f"layer {layer}, head {head}",
-                finding=sentence(found.tokens, matrix), source=SOURCE, rows=found.tokens, columns=found.tokens,
+                finding=sentence(trace.tokens, matrix), source=SOURCE, rows=trace.tokens, columns=trace.tokens,
                 row_axis="reads", column_axis="is read", values=rounded(matrix), made_by=MADE_BY,
             )  # fmt: skip
 
 
-def most(found: pretrained.Trace) -> str:
+def most(trace: pretrained.Trace) -> str:
     """Which of all heads connects the two words of the article."""
-    asked, answer = found.tokens.index(ASKED), found.tokens.index(ANSWER)
-    every = np.array([weights[0, :, asked, answer] for weights in found.attention])  # (layers, H)
+    asking, answer = trace.tokens.index(ASKED), trace.tokens.index(ANSWER)
+    every = np.array([weights[0, :, asking, answer] for weights in trace.attention])  # (layers, H)
     layer, head = np.unravel_index(int(np.argmax(every)), every.shape)
     return (
         f"Of {every.size} heads, head {head + 1} of layer {layer + 1} reads “{ANSWER}” at “{ASKED}” most, with a weight of "
-        f"{every[layer, head]:.2f}; {np.sum(every < 1 / len(found.tokens))} give it less than equal weights would."
+        f"{every[layer, head]:.2f}; {np.sum(every < 1 / len(trace.tokens))} give it less than equal weights would."
     )
 
 

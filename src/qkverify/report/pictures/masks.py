@@ -97,13 +97,13 @@ def answers(case: MaskExample, runs: dict[str, Run]) -> Iterator[Picture]:
     refused = []
     for name, run in runs.items():
         try:
-            seen = weights(case, run)
+            shares = weights(case, run)
         except Exception as error:  # the laws report it with its problem
             refused.append(f"{name}: {foreign_text.of_error(error).partition(chr(10))[0]}")
             continue
-        if seen is not None:
+        if shares is not None:
             # Read or not: a weight of 1/3 is another number in half precision.
-            values = rounded(np.where(np.isnan(seen), np.nan, seen > 0))
+            values = rounded(np.where(np.isnan(shares), np.nan, shares > 0))
             drawn.setdefault(repr(values), (values, []))[1].append(name)
     for number, (values, names) in enumerate(drawn.values(), start=1):
         yield Picture(
@@ -154,10 +154,10 @@ def in_words(values: list[list[float | None]]) -> str:
 def _reads(row: list[float | None]) -> str:
     if None in row:
         return "is NaN"
-    seen = [key for key, weight in enumerate(row) if weight]
-    if not seen:
+    keys = [key for key, weight in enumerate(row) if weight]
+    if not keys:
         return "reads nothing"
-    whole = seen == list(range(seen[0], seen[-1] + 1))
+    whole = keys == list(range(keys[0], keys[-1] + 1))
     return (
-        f"reads {seen[0]} to {seen[-1]}" if whole and len(seen) > 1 else f"reads {', '.join(map(str, seen))}"
+        f"reads {keys[0]} to {keys[-1]}" if whole and len(keys) > 1 else f"reads {', '.join(map(str, keys))}"
     )

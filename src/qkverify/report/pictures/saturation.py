@@ -51,23 +51,23 @@ def jacobian(scores: np.ndarray) -> Bounded:
 
 
 def jacobian_picture() -> Picture:
-    found = np.asarray(jacobian(SCORES).value)
-    weight = found.sum(axis=-1, where=np.eye(len(SCORES), dtype=bool))
+    derivatives = np.asarray(jacobian(SCORES).value)
+    weight = derivatives.sum(axis=-1, where=np.eye(len(SCORES), dtype=bool))
     largest = int(np.argmax(weight))
     return Picture(
         name="jacobian", group="jacobian", kind="signed", title="∂yᵢ/∂sₖ = yᵢ (δᵢₖ − yₖ) at the scores above the columns",
         finding="Positive on the diagonal, negative elsewhere, and every row sums to zero: a score can only take weight from "
-        f"the others. The strongest entry is {found.max():.3f}, of key {largest}; none can exceed 1/4.",
+        f"the others. The strongest entry is {derivatives.max():.3f}, of key {largest}; none can exceed 1/4.",
         source='softmax definition; "Attention Is All You Need", section 3.2.1', rows=numbered(len(SCORES)),
-        columns=[f"{score:g}" for score in SCORES], row_axis="weight yᵢ", column_axis="score sₖ", values=rounded(found),
-        limit=round(float(np.abs(found).max()), 3), made_by=[IMPLEMENTATION],
+        columns=[f"{score:g}" for score in SCORES], row_axis="weight yᵢ", column_axis="score sₖ", values=rounded(derivatives),
+        limit=round(float(np.abs(derivatives).max()), 3), made_by=[IMPLEMENTATION],
     )  # fmt: skip
 
 
 def scaling() -> Iterator[Picture]:
     """Three charts over d_k; the rows are those of LINES, then what theory says where it says something."""
-    found = list(zip(*(measured(size) for size in SIZES), strict=True))
-    unscaled, scaled = found[0][-1], found[1][-1]
+    lines = list(zip(*(measured(size) for size in SIZES), strict=True))
+    unscaled, scaled = lines[0][-1], lines[1][-1]
     charts = (
         ("variance", "Variance of the scores", f"It grows as d_k does, to {unscaled.variance:.0f} at {SIZES[-1]}, and is near 1 "
          f"with the scale, {scaled.variance:.2f} at {SIZES[-1]}.", [float(size) for size in SIZES]),
@@ -78,7 +78,7 @@ def scaling() -> Iterator[Picture]:
          "scaled.", None),
     )  # fmt: skip
     for field, title, finding, theory in charts:
-        values = [[getattr(at, field) for at in line] for line in found] + ([theory] if theory else [])
+        values = [[getattr(at, field) for at in line] for line in lines] + ([theory] if theory else [])
         yield Picture(
             name=f"scaling-{field}", group="scaling", kind="lines", title=title, finding=finding, source=FOOTNOTE,
             rows=[*LINES, *(["d_k"] if theory else [])], columns=[str(size) for size in SIZES], column_axis="d_k",

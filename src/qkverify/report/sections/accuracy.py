@@ -73,37 +73,39 @@ def errors(report: Report) -> list[Accuracy]:
     )
 
 
-def leans(one: Accuracy) -> str:
+def leans(accuracy: Accuracy) -> str:
     """ "toward zero" or "away from zero" where the mean error is more than four standard errors from none."""
-    if abs(one.lean) <= 4 * one.lean_error:
+    if abs(accuracy.lean) <= 4 * accuracy.lean_error:
         return "no"
-    return "away from zero" if one.lean > 0 else "toward zero"
+    return "away from zero" if accuracy.lean > 0 else "toward zero"
 
 
 def margins(report: Report) -> list[Margins]:
     """Of every row in which some law has a margin."""
-    found = []
+    of_rows = []
     for row in report.rows:
         verdicts = [v for cell in row.cells.values() for v in cell.verdicts if v.margin is not None]
         held = sorted((v for v in verdicts if v.outcome == "passed"), key=lambda v: (v.margin or 0.0, v.law))
         over = sum(v.outcome in BROKEN or v.outcome == "finding" for v in verdicts)
         if held or over:
-            found.append(Margins(row, held, over))
-    return found
+            of_rows.append(Margins(row, held, over))
+    return of_rows
 
 
 def _by_place(report: Report, names: set[str]) -> dict[tuple[str, str], list[Margins]]:
     places: dict[tuple[str, str], list[Margins]] = {
         (device, dtype): [] for device in report.devices for dtype in report.dtypes
     }
-    for one in (one for one in margins(report) if one.row.implementation in names):
-        places[one.row.device, one.row.dtype].append(one)
+    for margins_of_row in (
+        margins_of_row for margins_of_row in margins(report) if margins_of_row.row.implementation in names
+    ):
+        places[margins_of_row.row.device, margins_of_row.row.dtype].append(margins_of_row)
     return {place: rows for place, rows in places.items() if rows}
 
 
 def _panel(report: Report, device: str, dtype: str, rows: list[Margins]) -> AccuracyPanel:
     title = f"{dtype} on {device}"
-    strips = [_strip(report, one) for one in rows]
+    strips = [_strip(report, margins_of_row) for margins_of_row in rows]
     alt = f"Largest margin of each implementation, {title}: " + ", ".join(
         f"{s.name} {s.value}" for s in strips
     )
@@ -116,8 +118,8 @@ def _panel(report: Report, device: str, dtype: str, rows: list[Margins]) -> Accu
     )
 
 
-def _strip(report: Report, one: Margins) -> Strip:
-    largest, row = one.largest, one.row
+def _strip(report: Report, margins_of_row: Margins) -> Strip:
+    largest, row = margins_of_row.largest, margins_of_row.row
     tip = (
         f"{row.implementation}: largest margin {units.margin(largest.margin)}, {largest.law}"
         if largest
@@ -125,26 +127,26 @@ def _strip(report: Report, one: Margins) -> Strip:
     )
     return Strip(
         name=row.implementation,
-        margins=[v.margin or 0.0 for v in one.held],
+        margins=[v.margin or 0.0 for v in margins_of_row.held],
         value=units.margin(largest.margin) if largest else "",
         tip=tip,
-        beyond=one.broken,
+        beyond=margins_of_row.broken,
         data={"implementation": row.implementation},
     )
 
 
 def markdown(report: Report) -> str:
     rows = []
-    for one in margins(report):
-        largest = one.largest
+    for margins_of_row in margins(report):
+        largest = margins_of_row.largest
         rows.append(
             [
-                code(one.row.implementation),
-                one.row.device,
-                one.row.dtype,
+                code(margins_of_row.row.implementation),
+                margins_of_row.row.device,
+                margins_of_row.row.dtype,
                 units.margin(largest.margin) if largest else "",
                 code(largest.law) if largest else "",
-                str(one.broken or ""),
+                str(margins_of_row.broken or ""),
             ]
         )
     header = ["implementation", "device", "dtype", "largest margin", "of the law", "laws over the bound"]
@@ -152,13 +154,13 @@ def markdown(report: Report) -> str:
         return ""
     sized = [
         [
-            code(one.implementation),
-            one.device,
-            one.dtype,
-            *map(_number, (one.ratio, one.worst_ratio, one.positive)),
-            leans(one),
+            code(accuracy.implementation),
+            accuracy.device,
+            accuracy.dtype,
+            *map(_number, (accuracy.ratio, accuracy.worst_ratio, accuracy.positive)),
+            leans(accuracy),
         ]
-        for one in errors(report)
+        for accuracy in errors(report)
     ]
     head = ["implementation", "device", "dtype", "error against a textbook", "largest", "positive", "leans"]
     return table(header, rows) + (f"\n\n{table(head, sized)}" if sized else "")

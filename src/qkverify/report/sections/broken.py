@@ -24,14 +24,14 @@ def html(report: Report) -> Markup:
     cards = [*report.broken, *report.findings]
     if not cards:
         return Markup("")
-    found = causes(report.broken)
-    first = [*(cause.first for cause in found), *representatives(report.findings)]
+    groups = causes(report.broken)
+    first = [*(cause.first for cause in groups), *representatives(report.findings)]
     shown = first[:UNFOLDED]
     return fill(
         "broken.jinja",
         groups=[(shown, ""), *_folded(first[UNFOLDED:], [v for v in cards if v not in first])],
-        summary=summary(found) if found else "",
-        beside={card_id(cause.first): "\n".join(cause.lines()) for cause in found},
+        summary=summary(groups) if groups else "",
+        beside={card_id(cause.first): "\n".join(cause.lines()) for cause in groups},
         anchors=anchors(report),
         card_id=card_id,
         label=label,
@@ -42,10 +42,10 @@ def html(report: Report) -> Markup:
 
 def representatives(cards: list[Verdict]) -> list[Verdict]:
     """The first finding of every law of an implementation, whatever the dtype."""
-    found: dict[tuple[str, str, str, str], Verdict] = {}
+    firsts: dict[tuple[str, str, str, str], Verdict] = {}
     for v in cards:
-        found.setdefault((v.outcome, v.implementation, v.device, v.law), v)
-    return list(found.values())
+        firsts.setdefault((v.outcome, v.implementation, v.device, v.law), v)
+    return list(firsts.values())
 
 
 def _folded(more: list[Verdict], again: list[Verdict]) -> list[tuple[list[Verdict], str]]:
@@ -58,12 +58,12 @@ def _folded(more: list[Verdict], again: list[Verdict]) -> list[tuple[list[Verdic
 
 def anchors(report: Report) -> dict[str, str]:
     """For the first card of every square the square's id, so that its address leads there without the script."""
-    found = {}
+    squares = {}
     for cell in report.cells:
         card = next((v for v in cell.verdicts if v.outcome in SHOWN), None)
         if card:
-            found[card_id(card)] = cell.id
-    return found
+            squares[card_id(card)] = cell.id
+    return squares
 
 
 def label(verdict: Verdict) -> str:
@@ -81,14 +81,14 @@ def reason(verdict: Verdict) -> str:
 
 def markdown(report: Report) -> str:
     """Each cause, and each finding once for an implementation on a device: with its laws and dtypes."""
-    found = causes(report.broken)
-    broken = [_paragraph(report, [cause.first], cause.lines()) for cause in found]
+    groups = causes(report.broken)
+    broken = [_paragraph(report, [cause.first], cause.lines()) for cause in groups]
     findings: dict[tuple[str, ...], list[Verdict]] = {}
     for verdict in report.findings:
         findings.setdefault((verdict.reason, verdict.implementation, verdict.device), []).append(verdict)
     return "\n\n".join(
         [
-            *([f"{summary(found)} broken."] if found else []),
+            *([f"{summary(groups)} broken."] if groups else []),
             *broken,
             *(_paragraph(report, group) for group in findings.values()),
         ]

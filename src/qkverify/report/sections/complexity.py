@@ -75,10 +75,10 @@ def html(report: Report) -> Markup:
         return Markup("")
     here = places(report)
     figures = [
-        found
+        chart
         for place in here
         for title, variables, label in _charts(report)
-        if (found := figure(report, place, title, variables, label))
+        if (chart := figure(report, place, title, variables, label))
     ]
     notes = {
         "threads": sorted({r.threads or 0 for r in report.complexity if r.seconds}),
@@ -95,7 +95,7 @@ def places(report: Report) -> list[LayerPlace]:
 
 def blocks(report: Report) -> list[Block]:
     """One for each layer, in the order of the records."""
-    found = []
+    drawn = []
     for layer in layers(report):
         mine = [r for r in report.complexity if r.layer == layer]
         lines = [
@@ -103,8 +103,8 @@ def blocks(report: Report) -> list[Block]:
             for v in dict.fromkeys(r.variable for r in mine)
         ]
         factor = f"{mine[0].factor} " if mine[0].factor > 1 else ""
-        found.append(Block(layer, factor + mine[0].formula, lines, report.travels.get(layer)))
-    return found
+        drawn.append(Block(layer, factor + mine[0].formula, lines, report.travels.get(layer)))
+    return drawn
 
 
 def layers(report: Report) -> list[str]:
@@ -131,15 +131,17 @@ def figure(
 def crossings(report: Report, place: LayerPlace) -> list[Crossing]:
     """Where self-attention begins to take longer than another layer of the same d: the source's argument for it, measured."""
     over_n = {r.layer: r for r in report.complexity if _place(r) == place and r.variable == "n"}
-    own = over_n.pop("self-attention", None)
-    if own is None:
+    of_attention = over_n.pop("self-attention", None)
+    if of_attention is None:
         return []
-    found = [
-        Crossing(name, fitting.crossing(own, other), fitting.crossing(own, other, counts=True))
+    meetings = [
+        Crossing(
+            name, fitting.crossing(of_attention, other), fitting.crossing(of_attention, other, counts=True)
+        )
         for name, other in over_n.items()
-        if other.fixed.get("d") == own.fixed.get("d")
+        if other.fixed.get("d") == of_attention.fixed.get("d")
     ]
-    return [one for one in found if not math.isnan(one.measured)]
+    return [meeting for meeting in meetings if not math.isnan(meeting.measured)]
 
 
 def at_fixed(record: Complexity) -> str:
@@ -189,9 +191,9 @@ def markdown(report: Report) -> str:
     ]
     heads = ["layer", "multiply-adds", "variable", "theory", "counted", *(str(p) for p in places(report))]
     meeting = [
-        f"{LONGER}, {place}: {'; '.join(map(str, found))}."
+        f"{LONGER}, {place}: {'; '.join(map(str, lengths))}."
         for place in places(report)
-        if (found := crossings(report, place))
+        if (lengths := crossings(report, place))
     ]
     text = table([*heads, "sequential steps", "path length"], rows)
     return "\n\n".join([text, *meeting]) if rows else ""

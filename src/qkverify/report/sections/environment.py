@@ -78,12 +78,12 @@ class Watched(NamedTuple):
 
 def watched(report: Report) -> list[Watched]:
     """A line for each device that was watched."""
-    found = []
+    lines = []
     for device in dict.fromkeys(c.device for c in report.conditions):
         mine = [c for c in report.conditions if c.device == device]
         causes: Counter[str] = Counter()
-        for one in mine:
-            causes.update(one.disturbed)
+        for conditions in mine:
+            causes.update(conditions.disturbed)
         low = [c.mhz_low for c in mine if c.mhz_low is not None]
         high = [c.mhz_high for c in mine if c.mhz_high is not None]
         extremes = [
@@ -91,14 +91,16 @@ def watched(report: Report) -> list[Watched]:
             for n in ("celsius", "watts", "load")
         ]
         rounds = sum(c.rounds for c in mine)
-        found.append(
+        lines.append(
             Watched(device, rounds, dict(causes), (min(low), max(high)) if low and high else None, *extremes)
         )
-    return found
+    return lines
 
 
-def _greatest(seen: Sequence[Conditions], fact: str) -> float | None:
-    return max((value for one in seen if (value := getattr(one, fact)) is not None), default=None)
+def _greatest(conditions: Sequence[Conditions], fact: str) -> float | None:
+    return max(
+        (value for condition in conditions if (value := getattr(condition, fact)) is not None), default=None
+    )
 
 
 def changed(report: Report) -> list[str]:
@@ -121,9 +123,9 @@ def markdown(report: Report) -> str:
         f"- {run.started}: `{run.command}`, profile {run.profile}, seed {run.seed}, qkverify {run.qkverify}"
         for run in report.runs
     ]
-    seen = [
-        f"- {one.device} while it was timed: {one.rounds:,} rounds, held back in: {one.held_back}"
-        + (f"; {one.facts}" if one.facts else "")
-        for one in watched(report)
+    watching = [
+        f"- {device.device} while it was timed: {device.rounds:,} rounds, held back in: {device.held_back}"
+        + (f"; {device.facts}" if device.facts else "")
+        for device in watched(report)
     ]
-    return table(["fact", "value"], rows) + "\n\n" + "\n".join([*seen, *runs])
+    return table(["fact", "value"], rows) + "\n\n" + "\n".join([*watching, *runs])

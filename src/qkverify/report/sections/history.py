@@ -61,12 +61,12 @@ def html(report: Report) -> Markup:
     left_out = len(trends.cells) - sum(len(place.rows) for place in places)
     names = {"sentence": sentence, "confirmed": confirmed, "ratio": ratio, "units": units}
     said = {"standing": standing(report), "runs": rows(report), "left_behind": left_behind(report)}
-    found = findings_of(trends)
+    steps = findings_of(trends)
     return fill(
         "history.jinja",
         report=report,
         trends=trends,
-        findings=found,
+        findings=steps,
         places=places,
         left_out=left_out,
         **said,
@@ -110,16 +110,16 @@ def confirmed(finding: DetectedStep) -> str:
 def rows(report: Report) -> list[TrendRow]:
     """The runs, the latest first."""
     trends = report.trends
-    found = []
+    of_runs = []
     for number, run in enumerate(trends.runs):
         before = trends.runs[number - 1] if number else None
         changes = software_changes(before, run) if before else []
-        found.append(
+        of_runs.append(
             TrendRow(
                 number + 1, moment(run), commit(run), _pace(report, number), _control(run), _verdicts(run), ", ".join(changes)
             )
         )  # fmt: skip
-    return found[::-1]
+    return of_runs[::-1]
 
 
 def moment(run: PastRun) -> str:
@@ -215,11 +215,11 @@ def _points(report: Report, name: str, line: Floats, marked: set[int]) -> list[P
 
 
 def _pace(report: Report, number: int) -> str:
-    found = [
+    paces = [
         (device, pace[number]) for device, pace in report.trends.pace.items() if math.isfinite(pace[number])
     ]
     return ", ".join(
-        f"{units.ratio(pace)}{f' on {device}' if len(found) > 1 else ''}" for device, pace in found
+        f"{units.ratio(pace)}{f' on {device}' if len(paces) > 1 else ''}" for device, pace in paces
     )
 
 
@@ -247,9 +247,9 @@ def _verdicts(run: PastRun) -> str:
 def markdown(report: Report) -> str:
     if len(report.trends.runs) < 2:
         return ""
-    found = findings_of(report.trends)
-    steps = [f"- {sentence(report, one)} {confirmed(one)}".rstrip() for one in found]
-    nothing = ["No step was found."] if report.trends.judged and not found else []
+    steps_found = findings_of(report.trends)
+    steps = [f"- {sentence(report, step)} {confirmed(step)}".rstrip() for step in steps_found]
+    nothing = ["No step was found."] if report.trends.judged and not steps_found else []
     header = ["run", "started", "commit", "pace", "A/A control", "verdicts", "changed"]
     runs = table(header, [[str(row.number), row.started, code(row.commit), *row[3:]] for row in rows(report)])
     behind = [f"- not shown: {line}" for line in left_behind(report)]

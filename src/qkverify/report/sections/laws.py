@@ -26,8 +26,8 @@ def outcomes(report: Report) -> dict[tuple[str, str], str]:
         counts.setdefault((verdict.family, verdict.law), Counter())[_word(verdict)] += 1
     words = ("holds", "broken", "finding", "not offered")
     return {
-        law: ", ".join(f"{word} {found[word]}" for word in words if found[word])
-        for law, found in counts.items()
+        law: ", ".join(f"{word} {counted[word]}" for word in words if counted[word])
+        for law, counted in counts.items()
     }
 
 

@@ -49,24 +49,24 @@ class MemoryPanel(NamedTuple):
 
 
 def html(report: Report) -> Markup:
-    found = panels(report)
+    drawn = panels(report)
     groups = {
-        key: [p for p in found if (p.name, p.shape) == key]
-        for key in dict.fromkeys((p.name, p.shape) for p in found)
+        key: [p for p in drawn if (p.name, p.shape) == key]
+        for key in dict.fromkeys((p.name, p.shape) for p in drawn)
     }
-    return fill("memory.jinja", panels=found, groups=groups) if found else Markup("")
+    return fill("memory.jinja", panels=drawn, groups=groups) if drawn else Markup("")
 
 
 def panels(report: Report) -> list[MemoryPanel]:
     """Where a peak was measured at two lengths or more."""
-    found = []
+    drawn = []
     for device, dtype in report.places:
         for family in timings.families(timings.at(report, device, dtype))[0]:
             for direction in timings.directions(family.timings):
                 mine = [t for t in family.timings if t.direction == direction and t.peak_bytes]
                 if len({t.sizes["K"] for t in mine}) > 1:
-                    found.append(_panel(report, family, direction, mine))
-    return found
+                    drawn.append(_panel(report, family, direction, mine))
+    return drawn
 
 
 def _panel(report: Report, family: timings.Family, direction: str, mine: list[Timing]) -> MemoryPanel:

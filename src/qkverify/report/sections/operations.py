@@ -56,10 +56,10 @@ def _row(timing: OperationTiming, baseline: OperationTiming | None) -> Operation
 
 
 def html(report: Report) -> Markup:
-    found = rows(report)
+    timed = rows(report)
     return (
-        fill("operations.jinja", rows=found, implementations=len({r.timing.implementation for r in found}))
-        if found
+        fill("operations.jinja", rows=timed, implementations=len({r.timing.implementation for r in timed}))
+        if timed
         else Markup("")
     )
 

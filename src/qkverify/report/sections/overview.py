@@ -37,65 +37,67 @@ def html(report: Report) -> Markup:
         notes=notes,
         heading=heading,
         linked=report.links.html,
-        fault=any(row.right.word == "known" for one in tables for row in one.rows),
+        fault=any(row.right.word == "known" for table in tables for row in table.rows),
     )
 
 
-def notes(one: Overview) -> list[str]:
+def notes(table: Overview) -> list[str]:
     """How to read the table, as far as it has the columns."""
-    found = []
-    if one.bits:
-        found.append(
-            f"Bits lost: how much further the result is from exact than the exact result rounded to {one.dtype}; "
+    sentences = []
+    if table.bits:
+        sentences.append(
+            f"Bits lost: how much further the result is from exact than the exact result rounded to {table.dtype}; "
             "1 is twice as far."
         )
-    if any(row.margin is not None for row in one.rows):
-        found.append(
+    if any(row.margin is not None for row in table.rows):
+        sentences.append(
             "Worst margin: the largest error of the laws that hold, as a share of what the arithmetic allows; 1 is the limit."
         )
-    if one.baseline and one.cases:
-        found.append(f"Times are medians of one call, compared with {one.baseline} in the same rounds.")
-    if one.undecided:
-        found.append("With a ? the difference is too close to the noise to be sure of it.")
-    if one.cases and one.memory_case is None:
-        found.append("Memory was not measured in this run.")
-    return found
+    if table.baseline and table.cases:
+        sentences.append(f"Times are medians of one call, compared with {table.baseline} in the same rounds.")
+    if table.undecided:
+        sentences.append("With a ? the difference is too close to the noise to be sure of it.")
+    if table.cases and table.memory_case is None:
+        sentences.append("Memory was not measured in this run.")
+    return sentences
 
 
 def markdown(report: Report) -> str:
     """The first table, how to read it, the other operations, then the tables of the other dtypes."""
     tables, further = overviews(report), others(report)
-    parts = [_markdown_table(report, one) for one in tables[:1]]
+    parts = [_markdown_table(report, table) for table in tables[:1]]
     if tables:
         parts.append("\n".join(f"- {line}" for line in [*notes(tables[0]), headline.control(report)] if line))
     if further:
         listed = "\n".join(f"- {other.operation}: {_in_a_line(other)}" for other in further)
         said = f"**Other operations:** {plain(others_in_a_sentence(further))}."
         parts.append(f"{said}\n\n<details><summary>each by its name</summary>\n\n{listed}\n\n</details>")
-    return "\n\n".join([*parts, *(_markdown_table(report, one) for one in tables[1:])])
+    return "\n\n".join([*parts, *(_markdown_table(report, table) for table in tables[1:])])
 
 
-def _markdown_table(report: Report, one: Overview) -> str:
-    against = f", times against `{one.baseline}`" if one.baseline and one.cases else ""
-    title = f"**{one.dtype} on {one.device}**{against}{f' ({one.title})' * bool(one.title)}"
-    said = ". ".join(one.sentences)
+def _markdown_table(report: Report, overview: Overview) -> str:
+    against = f", times against `{overview.baseline}`" if overview.baseline and overview.cases else ""
+    title = (
+        f"**{overview.dtype} on {overview.device}**{against}{f' ({overview.title})' * bool(overview.title)}"
+    )
+    said = ". ".join(overview.sentences)
     header = [
         "implementation",
         "right?",
-        "bits lost" if one.bits else "error",
+        "bits lost" if overview.bits else "error",
         "worst margin",
-        *map(_label, one.cases),
+        *map(_label, overview.cases),
     ]
-    rows = [_cells(row) for row in one.rows]
-    if one.memory_case:
-        header.append(f"memory, {_label(one.memory_case)}")
+    rows = [_cells(row) for row in overview.rows]
+    if overview.memory_case:
+        header.append(f"memory, {_label(overview.memory_case)}")
         rows = [
             [*cells, "" if row.memory is None else units.size(row.memory)]
-            for cells, row in zip(rows, one.rows, strict=True)
+            for cells, row in zip(rows, overview.rows, strict=True)
         ]
     missing = [
         f"- no time of {', '.join(map(code, names))}: {report.links.markdown(plain(reason))}"
-        for reason, names in one.reasons.items()
+        for reason, names in overview.reasons.items()
     ]
     return "\n\n".join(
         filter(None, [title, plain(said) + "." * bool(said), table(header, rows), "\n".join(missing)])
@@ -117,7 +119,7 @@ def _speed(speed: Speed) -> str:
 
 def _in_a_line(other: OtherOperation) -> str:
     return "; ".join(
-        f"{one.right.sign} {code(one.implementation)} {one.right.text}"
-        + (f", worst margin {units.margin(one.margin)}" if one.margin else "")
-        for one in other.implementations
+        f"{implementation.right.sign} {code(implementation.implementation)} {implementation.right.text}"
+        + (f", worst margin {units.margin(implementation.margin)}" if implementation.margin else "")
+        for implementation in other.implementations
     )

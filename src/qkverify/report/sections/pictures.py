@@ -67,14 +67,14 @@ def layers(heads: list[Picture]) -> dict[str, list[Drawn]]:
 def masks(report: Report) -> list[Mask]:
     """The cases; the names of a case's records differ in their last part."""
     cases = groupby(of_group(report, "masks"), key=lambda p: p.name.rpartition("-")[0])
-    found = []
+    drawn = []
     for _, members in cases:
         mine = list(members)
         reasons = "; ".join(p.reason for p in mine if p.reason)
-        found.append(
+        drawn.append(
             Mask(mine[0].title.partition(":")[0], [Drawn(p, heat(p)) for p in mine if p.values], reasons)
         )
-    return found
+    return drawn
 
 
 def lines(picture: Picture) -> Markup:

@@ -36,7 +36,7 @@ def html(report: Report) -> Markup:
     return fill(
         "power.jinja",
         mutants=mutants,
-        controls=[one for one in report.planted if one.kind == "control"],
+        controls=[record for record in report.planted if record.kind == "control"],
         lines=summary(report.planted),
         chart=matrix(report, mutants),
         profile=report.planted[-1].profile,
@@ -45,44 +45,44 @@ def html(report: Report) -> Markup:
 
 def killed_most(report: Report) -> list[Planted]:
     """The mutants, those that most laws kill first: what only one law sees stands last."""
-    mutants = [one for one in report.planted if one.kind == "mutant"]
-    return sorted(mutants, key=lambda one: (-len(one.kills), one.name))
+    mutants = [record for record in report.planted if record.kind == "mutant"]
+    return sorted(mutants, key=lambda mutant: (-len(mutant.kills), mutant.name))
 
 
 def columns(mutants: list[Planted]) -> list[LawColumn]:
     """Families in the report's order; in each the law that kills most first."""
     counts: dict[tuple[str, str], int] = {}
-    for one in mutants:
-        for kill in one.kills:
+    for mutant in mutants:
+        for kill in mutant.kills:
             counts[kill.family, kill.law] = counts.get((kill.family, kill.law), 0) + 1
-    found, x = [], CHARACTER * LONGEST_NAME + 10
+    placed, x = [], CHARACTER * LONGEST_NAME + 10
     for family in in_order({family for family, _ in counts}, FAMILIES):
         for _, law in sorted(
             (key for key in counts if key[0] == family), key=lambda key: (-counts[key], key)
         ):
-            found.append(LawColumn(law, family, x))
+            placed.append(LawColumn(law, family, x))
             x += STEP
         x += GAP
-    return found
+    return placed
 
 
 def matrix(report: Report, mutants: list[Planted]) -> Markup:
     """One square for every (mutant, law) that was seen to kill; only where all laws were held against all mutants."""
-    if not mutants or not all(one.matrix for one in mutants):
+    if not mutants or not all(mutant.matrix for mutant in mutants):
         return Markup("")
     across = columns(mutants)
     if not across:
         return Markup("")
     places = {column.law: column for column in across}
     rows = [
-        element("path", class_="kills", data_tip=f"{one.name}: {_laws(one)}",
-                d="".join(f"M{places[kill.law].x:g} {TOP + i * PITCH + 2:g}h7v9h-7z" for kill in one.kills))
-        for i, one in enumerate(mutants)
-        if one.kills
+        element("path", class_="kills", data_tip=f"{mutant.name}: {_laws(mutant)}",
+                d="".join(f"M{places[kill.law].x:g} {TOP + i * PITCH + 2:g}h7v9h-7z" for kill in mutant.kills))
+        for i, mutant in enumerate(mutants)
+        if mutant.kills
     ]  # fmt: skip
     names = [
-        element("text", _name(one), x=across[0].x - 8, y=TOP + i * PITCH + 11, text_anchor="end")
-        for i, one in enumerate(mutants)
+        element("text", _name(mutant), x=across[0].x - 8, y=TOP + i * PITCH + 11, text_anchor="end")
+        for i, mutant in enumerate(mutants)
     ]
     heads = []
     for family in dict.fromkeys(column.family for column in across):
@@ -99,25 +99,25 @@ def matrix(report: Report, mutants: list[Planted]) -> Markup:
     return element("svg", *heads, *rows, *names, class_="chart power", role="img", aria_label=alt, **size)
 
 
-def _name(one: Planted) -> str:
+def _name(mutant: Planted) -> str:
     """A mutant's name as it fits beside its row; what is cut off stands in the table below."""
-    name = one.name.removeprefix("mutant-")
+    name = mutant.name.removeprefix("mutant-")
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
-def _laws(one: Planted) -> str:
-    names = [kill.law for kill in one.kills]
+def _laws(mutant: Planted) -> str:
+    names = [kill.law for kill in mutant.kills]
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _killed(law: str, mutants: list[Planted]) -> str:
-    count = sum(any(kill.law == law for kill in one.kills) for one in mutants)
+    count = sum(any(kill.law == law for kill in mutant.kills) for mutant in mutants)
     return f"{count} mutant{'' if count == 1 else 's'}"
 
 
 def markdown(report: Report) -> str:
     if not report.planted:
         return ""
-    survivors = [[code(one.name), one.sentence] for one in killed_most(report) if not one.kills]
+    survivors = [[code(mutant.name), mutant.sentence] for mutant in killed_most(report) if not mutant.kills]
     lines = "\n".join(f"- {line}" for line in summary(report.planted))
     return lines + (f"\n\n{table(['survivor', 'bug'], survivors)}" if survivors else "")

@@ -71,10 +71,10 @@ class ScalingPanel(NamedTuple):
 
 
 def html(report: Report) -> Markup:
-    found, short = panels(report), too_short(report)
-    if not found and not short:
+    drawn, short = panels(report), too_short(report)
+    if not drawn and not short:
         return Markup("")
-    return fill("scaling.jinja", panels=found, short=short, fewest=timings.FEWEST_LENGTHS, theory=THEORY)
+    return fill("scaling.jinja", panels=drawn, short=short, fewest=timings.FEWEST_LENGTHS, theory=THEORY)
 
 
 def panels(report: Report) -> list[ScalingPanel]:
@@ -121,9 +121,11 @@ def _series(report: Report) -> list[tuple[timings.Family, list[Timing]]]:
 
 
 def _row(name: str, mine: list[Timing]) -> ScalingRow | None:
-    own = [t for t in mine if t.implementation == name]
-    growth = timings.growth(own)
-    memory = timings.exponent([t.sizes["K"] for t in own], [t.peak_bytes for t in own])
+    of_implementation = [t for t in mine if t.implementation == name]
+    growth = timings.growth(of_implementation)
+    memory = timings.exponent(
+        [t.sizes["K"] for t in of_implementation], [t.peak_bytes for t in of_implementation]
+    )
     return growth and ScalingRow(name, growth, memory)
 
 

@@ -77,13 +77,13 @@ def _says(info: ImplementationInfo) -> bool:
 
 def conventions(report: Report) -> list[str]:
     """The conventions that at least one implementation has."""
-    found = {
+    names = {
         name
         for info in report.infos.values()
         for name, choice in info.semantics.items()
         if choice.how != "not applicable"
     }
-    return in_order(found, CONVENTIONS)
+    return in_order(names, CONVENTIONS)
 
 
 def _options(infos: list[ImplementationInfo]) -> list[str]:

@@ -44,10 +44,10 @@ class SpeedRow(NamedTuple):
 
     @property
     def _marks(self) -> list[Mark]:
-        found = {
+        by_place = {
             mark.folder or mark.sentence: mark for line in self.lines.values() for mark in line.timing.marks
         }
-        return list(found.values())
+        return list(by_place.values())
 
     @property
     def memory(self) -> str:
@@ -77,22 +77,22 @@ class SpeedTable(NamedTuple):
     @property
     def left_out(self) -> str:
         """Who could run here and was not timed, by direction: of such a case nobody is called the fastest."""
-        found = {
+        by_direction = {
             direction: untimed.names(
                 untimed.left_out(row.lines[direction].timing for row in self.rows if direction in row.lines)
             )
             for direction in self.directions
         }
-        return "; ".join(f"{direction}: {names}" for direction, names in found.items() if names)
+        return "; ".join(f"{direction}: {names}" for direction, names in by_direction.items() if names)
 
     @property
     def reasons(self) -> dict[str, list[str]]:
         """Why nothing was timed, each reason with the implementations that it holds for."""
-        found: dict[str, list[str]] = {}
+        by_reason: dict[str, list[str]] = {}
         for row in self.rows:
             for reason in dict.fromkeys(line.timing.reason or UNKNOWN for line in row.lines.values()):
-                found.setdefault(reason, []).append(row.implementation)
-        return found
+                by_reason.setdefault(reason, []).append(row.implementation)
+        return by_reason
 
 
 class SpeedCharts(NamedTuple):
@@ -148,24 +148,26 @@ def _place(report: Report, device: str, dtype: str) -> DeviceTimes:
 
 def _known(report: Report, here: list[Timing]) -> list[tuple[Markup, list[str]]]:
     """What is known against who was timed, with links, and against whom."""
-    found: dict[str, dict[str, None]] = {}
+    by_words: dict[str, dict[str, None]] = {}
     for timing in here:
         for mark in timing.marks if timing.seconds else ():
-            found.setdefault(marks.words(mark), {})[timing.implementation] = None
-    return [(report.links.html(said), list(names)) for said, names in found.items()]
+            by_words.setdefault(marks.words(mark), {})[timing.implementation] = None
+    return [(report.links.html(said), list(names)) for said, names in by_words.items()]
 
 
 def _charts(report: Report, family: timings.Family, direction: str) -> SpeedCharts:
     mine = [t for t in family.timings if t.direction == direction]
-    known = [one for t in mine if (one := timings.timed(t, report))]
+    known = [numbers for t in mine if (numbers := timings.timed(t, report))]
     title = f"{family.name}, {direction}"
 
     def series(values: Iterable[float | None]) -> list[ChartSeries]:
         pairs = zip(known, values, strict=True)
-        return timings.series([(one.timing, value or 0.0, one.tip) for one, value in pairs], report)
+        return timings.series(
+            [(numbers.timing, value or 0.0, numbers.tip) for numbers, value in pairs], report
+        )
 
-    time, rate = series(one.seconds for one in known), series(one.rate for one in known)
-    share = series(one.share for one in known)
+    time, rate = series(numbers.seconds for numbers in known), series(numbers.rate for numbers in known)
+    share = series(numbers.share for numbers in known)
     return SpeedCharts(
         title,
         family.shape,
@@ -193,13 +195,13 @@ def _conclusions(known: list[timings.TimingNumbers]) -> tuple[str, str]:
 
 def _roofline(known: list[timings.TimingNumbers]) -> list[Point]:
     """The highest rate that the measured ceilings allow at each length."""
-    rates = {one.timing.sizes["K"]: one.rate / one.share for one in known if one.share}
+    rates = {numbers.timing.sizes["K"]: numbers.rate / numbers.share for numbers in known if numbers.share}
     return [Point(length, rate, "measured roofline") for length, rate in rates.items()]
 
 
 def _alt(what: str, title: str, known: list[timings.TimingNumbers]) -> str:
     """The chart in a sentence: what stands at its right end."""
-    longest = max(one.timing.sizes["K"] for one in known)
+    longest = max(numbers.timing.sizes["K"] for numbers in known)
     ends = sorted((o.seconds, o.timing.implementation) for o in known if o.timing.sizes["K"] == longest)
     said = ", ".join(f"{name} {units.seconds(seconds)}" for seconds, name in ends)
     return f"{what} against length, {title}. At {longest}: {said}"
@@ -242,7 +244,7 @@ def markdown(report: Report) -> str:
         for case, direction in dict.fromkeys((t.case, t.direction) for t in here):
             mine = [t for t in here if (t.case, t.direction) == (case, direction)]
             where = [case, timings.shape(mine[0]), device, dtype, direction]
-            ran = [one for t in mine if (one := timings.timed(t, report))]
+            ran = [numbers for t in mine if (numbers := timings.timed(t, report))]
             if ran:
                 rows.append([*where, *_best(ran), untimed.names(untimed.left_out(mine))])
             else:
@@ -250,17 +252,17 @@ def markdown(report: Report) -> str:
     header = (
         "case, shape, device, dtype, direction, fastest timed, time, rate, of the roofline, margin, left out"
     )
-    found = [table(header.split(", "), rows)] if rows else []
-    return "\n\n".join([*found, "Not timed:\n\n" + "\n".join(reasons)] if reasons else found)
+    fastest = [table(header.split(", "), rows)] if rows else []
+    return "\n\n".join([*fastest, "Not timed:\n\n" + "\n".join(reasons)] if reasons else fastest)
 
 
 def _best(ran: list[timings.TimingNumbers]) -> list[str]:
     """The fastest of a case in words."""
-    one = min(ran, key=lambda one: one.seconds)
-    share = "" if one.share is None else units.percent(one.share)
-    margin, known = units.margin(one.timing.margin), marks.brief(one.timing.marks)
-    name = code(one.timing.implementation) + (f" ({known})" if known else "")
-    return [name, units.seconds(one.seconds), units.flops(one.rate), share, margin]
+    fastest = min(ran, key=lambda numbers: numbers.seconds)
+    share = "" if fastest.share is None else units.percent(fastest.share)
+    margin, known = units.margin(fastest.timing.margin), marks.brief(fastest.timing.marks)
+    name = code(fastest.timing.implementation) + (f" ({known})" if known else "")
+    return [name, units.seconds(fastest.seconds), units.flops(fastest.rate), share, margin]
 
 
 def _why(mine: list[Timing]) -> str:

@@ -66,12 +66,12 @@ class TradeoffCase(NamedTuple):
 
 
 def html(report: Report) -> Markup:
-    found = cases(report)
-    if not found:
+    timed = cases(report)
+    if not timed:
         return Markup("")
-    drawn = [(case, _chart(report, case)) for case in chosen(report, found)]
+    drawn = [(case, _chart(report, case)) for case in chosen(report, timed)]
     return fill(
-        "tradeoff.jinja", cases=found, drawn=drawn, words=words, quiet=statistics.is_quiet(report.controls)
+        "tradeoff.jinja", cases=timed, drawn=drawn, words=words, quiet=statistics.is_quiet(report.controls)
     )
 
 
@@ -82,7 +82,7 @@ def words(case: TradeoffCase) -> Callable[[float], str]:
 
 def cases(report: Report) -> list[TradeoffCase]:
     """The cases, forward, on which two implementations or more were timed and have an error."""
-    found = []
+    comparable = []
     for device, dtype in report.places:
         here = [t for t in timings.at(report, device, dtype) if t.direction == "forward" and t.seconds]
         for name in dict.fromkeys(t.case for t in here):
@@ -91,16 +91,16 @@ def cases(report: Report) -> list[TradeoffCase]:
             ]
             case = _case(report, [t for t in here if t.case == name], untimed.names(untimed.left_out(every)))
             if len(case.standings) > 1:
-                found.append(case)
-    return found
+                comparable.append(case)
+    return comparable
 
 
-def chosen(report: Report, found: list[TradeoffCase]) -> list[TradeoffCase]:
+def chosen(report: Report, candidates: list[TradeoffCase]) -> list[TradeoffCase]:
     """What is drawn: of cases that differ in length only the longest, and at most MOST_CHARTS of one place."""
     drawn: list[TradeoffCase] = []
     for device, dtype in report.places:
         families, alone = timings.families(timings.at(report, device, dtype))
-        here = [c for c in found if (c.device, c.dtype) == (device, dtype)]
+        here = [c for c in candidates if (c.device, c.dtype) == (device, dtype)]
         last = {
             max((c.case for c in here if c.case in f.cases), key=f.cases.index, default="") for f in families
         }
@@ -115,12 +115,12 @@ def _case(report: Report, mine: list[Timing], left_out: str) -> TradeoffCase:
     }
     by_ratio = sum(bool(ratios.get(t.implementation)) for t in mine) > 1
     known = []
-    for one in mine:
-        timed = timings.timed(one, report)
-        error = ratios.get(one.implementation) if by_ratio else one.margin
+    for timing in mine:
+        timed = timings.timed(timing, report)
+        error = ratios.get(timing.implementation) if by_ratio else timing.margin
         if timed and error:  # none, or none at all: a logarithmic axis has no place for it
             known.append(
-                (timed.seconds, float(f"{error:.2g}"), one.implementation)
+                (timed.seconds, float(f"{error:.2g}"), timing.implementation)
             )  # what is read is what is judged
     known.sort()
     standings = [
@@ -130,9 +130,9 @@ def _case(report: Report, mine: list[Timing], left_out: str) -> TradeoffCase:
     return TradeoffCase(t.case, timings.shape(t), t.device, t.dtype, measure, standings, left_out)
 
 
-def _beats(other: tuple[float, float, str], one: tuple[float, float]) -> bool:
+def _beats(other: tuple[float, float, str], point: tuple[float, float]) -> bool:
     """At least as fast and as accurate, and better in one of them."""
-    return other[0] <= one[0] and other[1] <= one[1] and other[:2] != one
+    return other[0] <= point[0] and other[1] <= point[1] and other[:2] != point
 
 
 def _chart(report: Report, case: TradeoffCase) -> Markup:
@@ -152,9 +152,9 @@ def _chart(report: Report, case: TradeoffCase) -> Markup:
     )
 
 
-def _tip(case: TradeoffCase, one: Standing) -> str:
-    place = "on the front" if one.front else "another one is at least as fast and as accurate"
-    return f"{one.implementation}: {units.seconds(one.seconds)}, {words(case)(one.error)}; {place}"
+def _tip(case: TradeoffCase, standing: Standing) -> str:
+    place = "on the front" if standing.front else "another one is at least as fast and as accurate"
+    return f"{standing.implementation}: {units.seconds(standing.seconds)}, {words(case)(standing.error)}; {place}"
 
 
 def markdown(report: Report) -> str:

@@ -63,11 +63,11 @@ class Matrix(NamedTuple):
     def places(self, rows: list[VerdictRow]) -> list[tuple[str, dict[str, MatrixSquare]]]:
         """Of a single family: for every device its cells by dtype."""
         (family,) = self.families
-        found: dict[str, dict[str, MatrixSquare]] = {}
+        by_device: dict[str, dict[str, MatrixSquare]] = {}
         for row in rows:
             if family in row.cells:
-                found.setdefault(row.device, {})[row.dtype] = row.cells[family]
-        return list(found.items())
+                by_device.setdefault(row.device, {})[row.dtype] = row.cells[family]
+        return list(by_device.items())
 
 
 def html(report: Report) -> Markup:
@@ -102,9 +102,9 @@ def matrices(report: Report) -> list[Matrix]:
         for family in families if len(families) <= units.FEW_FAMILIES else ():
             few.setdefault(family, []).append(name)
     calls = few.pop(CALLS, []) if len(few) > 1 else []
-    found = [_matrix(report, many)] if many else []
-    found += [_matrix(report, names, family) for family, names in few.items()]
-    return [*found, *([_matrix(report, calls, CALLS)._replace(folded=True)] if calls else [])]
+    drawn = [_matrix(report, many)] if many else []
+    drawn += [_matrix(report, names, family) for family, names in few.items()]
+    return [*drawn, *([_matrix(report, calls, CALLS)._replace(folded=True)] if calls else [])]
 
 
 def _matrix(report: Report, names: list[str], family: str = "") -> Matrix:
@@ -121,21 +121,21 @@ def _matrix(report: Report, names: list[str], family: str = "") -> Matrix:
 
 def gone(report: Report) -> dict[tuple[str, str], list[str]]:
     """What was not run, by device and reason."""
-    found: dict[tuple[str, str], list[str]] = {}
+    by_reason: dict[tuple[str, str], list[str]] = {}
     for row in report.rows:
         if not row.cells:
-            found.setdefault((row.device, row.reason), []).append(row.implementation)
-    return found
+            by_reason.setdefault((row.device, row.reason), []).append(row.implementation)
+    return by_reason
 
 
 def unverified(report: Report) -> dict[str, list[str]]:
     """What was not verified of what was run, and of whom: everything with the reason, or a phrase for each part."""
-    found: dict[str, list[str]] = {}
+    by_phrase: dict[str, list[str]] = {}
     for row in report.rows:
         reasons = [row.said.reason] if row in report.unverified else row.said.not_verified
         for phrase in reasons if row.cells else ():
-            found.setdefault(phrase, []).append(row.implementation)
-    return {phrase: list(dict.fromkeys(names)) for phrase, names in found.items()}
+            by_phrase.setdefault(phrase, []).append(row.implementation)
+    return {phrase: list(dict.fromkeys(names)) for phrase, names in by_phrase.items()}
 
 
 def words(cell: MatrixSquare) -> tuple[str, str]:
