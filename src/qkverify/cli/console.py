@@ -28,7 +28,7 @@ from qkverify.counterexamples.causes import Cause, causes
 from qkverify.counterexamples.causes import summary as summary_of_causes
 from qkverify.probes import sentences
 from qkverify.problem import pretrained
-from qkverify.results import Message, Planted, Verdict
+from qkverify.results import OUTCOMES_BROKEN, Message, Planted, Verdict
 from qkverify.timing.workloads import table as workload_table
 from qkverify.verification import outcomes
 from qkverify.verification import unverified_options as offered
@@ -39,7 +39,6 @@ from qkverify.verification.mutation_testing import summary
 from qkverify.verification.requested import Request
 
 console = Console(highlight=False, soft_wrap=True)
-BROKEN = ("failed", "crashed", "timed out", "error")
 STYLES = {0: "bold green", 1: "bold red", 4: "bold yellow"}
 
 
@@ -77,7 +76,7 @@ def families(verdicts: Sequence[Verdict]) -> None:
     for family in dict.fromkeys(v.family for v in verdicts):
         mine = [v for v in verdicts if v.family == family]
         judged = [v for v in mine if v.outcome not in ("not offered", "unavailable")]
-        broken = [v.law for v in judged if v.outcome in BROKEN]
+        broken = [v.law for v in judged if v.outcome in OUTCOMES_BROKEN]
         known = [v.law for v in judged if v.outcome == "finding"]
         examples = sum(v.examples for v in judged)
         margins = [v.margin for v in judged if v.margin is not None and v.outcome == "passed"]
@@ -207,7 +206,7 @@ def matrix(verdicts: Sequence[Verdict]) -> list[Verdict]:
         console.print(f"not on {device}, {reason}: {', '.join(names)}", style="dim", markup=False)
     for finding in dict.fromkeys(v.reason for v in verdicts if v.outcome == "finding"):
         console.print(f"[yellow]known finding[/yellow] {escape(finding)}")
-    broken = [v for v in verdicts if v.outcome in BROKEN]
+    broken = [v for v in verdicts if v.outcome in OUTCOMES_BROKEN]
     counterexamples(broken)
     return broken
 
@@ -231,7 +230,7 @@ def _verified(families: Mapping[str, Sequence[Verdict]]) -> bool:
 
 
 def _cell(verdicts: Sequence[Verdict], verified: bool = True) -> str:
-    broken = [v for v in verdicts if v.outcome in BROKEN]
+    broken = [v for v in verdicts if v.outcome in OUTCOMES_BROKEN]
     if broken:
         return f"[bold red]{broken[0].law}[/bold red]"
     if any(v.outcome == "finding" for v in verdicts):

@@ -124,7 +124,7 @@ def verify(
     verified. The last line names what was not verified."""
     from qkverify.cli import console
     from qkverify.cli.full_run import run_start
-    from qkverify.results import Writer
+    from qkverify.results import OUTCOMES_BROKEN, Writer
     from qkverify.verification import requested as asked
     from qkverify.verification.checking import check_cells, conventions_of, info, outcome_of
     from qkverify.verification.outcomes import exit_code, without_cell
@@ -150,7 +150,7 @@ def verify(
         console.unverified(cell, verdicts)
         outcomes[str(cell)] = outcome_of(cell, verdicts, selection.laws_of(cell))
         infos.append(info(cell.implementation, conventions_of(cell), {}))
-        broken += [v for v in verdicts if v.outcome in ("failed", "crashed", "timed out", "error")]
+        broken += [v for v in verdicts if v.outcome in OUTCOMES_BROKEN]
         found += verdicts
         if writer:
             writer.append(infos[-1])

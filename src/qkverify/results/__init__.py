@@ -36,6 +36,7 @@ from qkverify.results.timing_records import Group as Group
 from qkverify.results.timing_records import Mark as Mark
 from qkverify.results.timing_records import Timing as Timing
 from qkverify.results.timing_records import TimingSummary as TimingSummary
+from qkverify.results.verdict_records import OUTCOMES_BROKEN as OUTCOMES_BROKEN
 from qkverify.results.verdict_records import Counterexample as Counterexample
 from qkverify.results.verdict_records import ImplementationInfo as ImplementationInfo
 from qkverify.results.verdict_records import Kill as Kill

@@ -36,7 +36,7 @@ from qkverify.errors import (
 )
 from qkverify.probes import conventions
 from qkverify.problem import traits
-from qkverify.results import Counterexample, ImplementationInfo, Semantic, Tested, Verdict
+from qkverify.results import OUTCOMES_BROKEN, Counterexample, ImplementationInfo, Semantic, Tested, Verdict
 from qkverify.runs.assertions import Evidence, number
 from qkverify.runs.comparisons import GRADIENTS, RESULT
 from qkverify.runs.raising_conditions import CallShape
@@ -46,7 +46,6 @@ from qkverify.verification.laws import PROFILES, Law, explain
 from qkverify.verification.outcomes import (
     EXIT_CODES,
     NOT_VERIFIED,
-    OUTCOMES_BROKEN,
     CellOutcome,
     of_cell,
     without_cell,
