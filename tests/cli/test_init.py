@@ -173,7 +173,7 @@ def test_what_is_written_works_as_it_is(folder) -> None:
     for command in (in_ci, in_hook):
         ran = qkverify(*shlex.split(command)[1:], "--profile", "glance", "--dtype", "float32")
         assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "qkverify_laws   1 laws" in qkverify("verify", "--law", "qkverify_laws").stdout
+    assert "qkverify_laws   1 law " in qkverify("verify", "--law", "qkverify_laws").stdout
     assert (folder / "qkverify.xml").is_file()
     test = folder / "tests" / "test_attention_laws.py"
     test.write_text(test.read_text().replace('profile="quick"', 'profile="glance", dtypes=["float32"]'))

@@ -379,8 +379,8 @@ def test_what_no_problem_meets_is_not_verified(requires, reason):
     ("function", "declared", "reason"),
     [
         (attention, {"requires": ("G == H", "K == 1")}, "no result was compared"),
-        (attention, {"effort": {"cpu": 0.1}}, "none of the laws more than one"),
-        (attention, {"effort": {"cpu": 0.001}}, "none of the laws more than one"),
+        (attention, {"effort": {"cpu": 0.1}}, "at most one by each law"),
+        (attention, {"effort": {"cpu": 0.001}}, "at most one by each law"),
         (refuses, {}, "it refused all "),
         (refuses_as_told, {}, "calls: 'not ever\\x1b[31m'"),
         (takes_one_key, {}, "calls: 'K must be 1'"),

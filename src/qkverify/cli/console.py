@@ -28,7 +28,7 @@ from qkverify.counterexamples.causes import Cause, causes
 from qkverify.counterexamples.causes import summary as summary_of_causes
 from qkverify.probes import sentences
 from qkverify.problem import pretrained
-from qkverify.results import Message, Planted, Verdict
+from qkverify.results import OUTCOMES_BROKEN, Message, Planted, Verdict
 from qkverify.timing.workloads import table as workload_table
 from qkverify.verification import outcomes
 from qkverify.verification import unverified_options as offered
@@ -39,7 +39,6 @@ from qkverify.verification.mutation_testing import summary
 from qkverify.verification.requested import Request
 
 console = Console(highlight=False, soft_wrap=True)
-BROKEN = ("failed", "crashed", "timed out", "error")
 STYLES = {0: "bold green", 1: "bold red", 4: "bold yellow"}
 
 
@@ -86,7 +85,7 @@ def families(verdicts: Sequence[Verdict]) -> None:
         if all(v.outcome == "not offered" for v in mine):
             console.print(f"  {escape(f'{family:10}')} not offered ({units.number_of(len(mine), 'law')})")
             continue
-        broken = [v.law for v in judged if v.outcome in BROKEN]
+        broken = [v.law for v in judged if v.outcome in OUTCOMES_BROKEN]
         known = [v.law for v in judged if v.outcome == "finding"]
         examples, plural = sum(v.examples for v in judged), "laws" if len(judged) != 1 else "law "
         margins = [v.margin for v in judged if v.margin is not None and v.outcome == "passed"]
@@ -218,7 +217,7 @@ def matrix(verdicts: Sequence[Verdict]) -> list[Verdict]:
         console.print(f"not on {device}, {reason}: {', '.join(names)}", style="dim", markup=False)
     for finding in dict.fromkeys(v.reason for v in verdicts if v.outcome == "finding"):
         console.print(f"[yellow]known finding[/yellow] {escape(finding)}")
-    broken = [v for v in verdicts if v.outcome in BROKEN]
+    broken = [v for v in verdicts if v.outcome in OUTCOMES_BROKEN]
     counterexamples(broken)
     return broken
 
@@ -244,7 +243,7 @@ def _verified(families: Mapping[str, Sequence[Verdict]]) -> bool:
 
 
 def _cell(verdicts: Sequence[Verdict], verified: bool = True) -> str:
-    broken = [v for v in verdicts if v.outcome in BROKEN]
+    broken = [v for v in verdicts if v.outcome in OUTCOMES_BROKEN]
     if broken:
         return f"[bold red]{escape(broken[0].law)}[/bold red]"
     if any(v.outcome == "finding" for v in verdicts):

@@ -175,7 +175,7 @@ def verify(
     Exit code 0: the laws hold. 1: a law is broken. 4: too little was verified. The last line names what was not verified."""
     from qkverify.cli import console
     from qkverify.cli.full_run import run_start
-    from qkverify.results import Writer
+    from qkverify.results import OUTCOMES_BROKEN, Writer
     from qkverify.verification import requested
     from qkverify.verification.checking import check_cells, conventions_of, info, outcome_of
     from qkverify.verification.outcomes import exit_code, without_cell
@@ -201,7 +201,7 @@ def verify(
         console.unverified(cell, verdicts)
         outcomes[str(cell)] = outcome_of(cell, verdicts, selection.laws_of(cell))
         infos.append(info(cell.implementation, conventions_of(cell), {}))
-        broken += [v for v in verdicts if v.outcome in ("failed", "crashed", "timed out", "error")]
+        broken += [v for v in verdicts if v.outcome in OUTCOMES_BROKEN]
         all_verdicts += verdicts
         if writer:
             writer.append(infos[-1])

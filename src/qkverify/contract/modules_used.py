@@ -120,3 +120,10 @@ def _root(value: Any) -> str:
 
 def _module(function: Any) -> ModuleType | None:
     return sys.modules.get(str(getattr(unwrapped(function), "__module__", "")))
+
+
+def has_triton_kernels(function: Callable[..., Any]) -> bool:
+    """Whether the function's module, or one below it where that is a package, has imported Triton by its name."""
+    home = str(getattr(unwrapped(function), "__module__", ""))
+    below = (module for name, module in [*sys.modules.items()] if name == home or name.startswith(f"{home}."))
+    return any(hasattr(module, "triton") for module in below)

@@ -25,10 +25,9 @@ import msgspec
 
 from qkverify import units
 from qkverify.problem.attention_problem import PRINTED
-from qkverify.results import Verdict
+from qkverify.results import OUTCOMES_BROKEN, Verdict
 from qkverify.runs.raising_conditions import remedy
 
-BROKEN = ("failed", "crashed", "timed out", "error")
 ABOUT_CALLS = ("contract", "calls")  # families whose laws say least of a wrong value
 NAMED = 4  # laws by name; the others are counted
 LOOKS_LIKE = "  looks like         "  # how the line of a message begins
@@ -109,7 +108,7 @@ class Cause:
 
 def causes(verdicts: Iterable[Verdict]) -> list[Cause]:
     """The causes of all that is broken, in the order in which their first law stands."""
-    broken = [verdict for verdict in verdicts if verdict.outcome in BROKEN]
+    broken = [verdict for verdict in verdicts if verdict.outcome in OUTCOMES_BROKEN]
     groups: dict[Key, list[Verdict]] = {}
     for verdict in broken:
         groups.setdefault(_key(verdict), []).append(verdict)

@@ -9,6 +9,7 @@ import msgspec
 Outcome = Literal[
     "passed", "failed", "finding", "not offered", "unavailable", "crashed", "timed out", "error"
 ]
+OUTCOMES_BROKEN: tuple[Outcome, ...] = ("failed", "crashed", "timed out", "error")
 
 
 class Semantic(msgspec.Struct, frozen=True):

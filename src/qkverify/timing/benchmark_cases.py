@@ -7,12 +7,12 @@ What laws and findings say against a cell is decided in `marks`.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from qkverify.contract import DEVICES, Implementation, registry
+from qkverify.contract.modules_used import has_triton_kernels
 from qkverify.results import Direction, Group
 from qkverify.timing.workloads import Workload, in_small_grid, small_grid
 
@@ -105,7 +105,7 @@ def why_not_run(cell: BenchmarkCase) -> str | None:
     absent = registry.devices_of(implementation, (cell.device,))[cell.device]
     if absent is not None:
         return absent
-    if cell.device == "cpu" and hasattr(sys.modules.get(implementation.function.__module__), "triton"):
+    if cell.device == "cpu" and has_triton_kernels(implementation.function):
         return INTERPRETED
     missing = sorted(used_by(cell) - implementation.offers)
     if missing:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import importlib
 import math
-import sys
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ import msgspec
 
 from qkverify import foreign_text, probes
 from qkverify.contract import DEVICES, DTYPES, Finding, Implementation, messages, registry
+from qkverify.contract.modules_used import has_triton_kernels
 from qkverify.counterexamples import store
 from qkverify.counterexamples.calls_alone import blamed, judged, numbers_of
 from qkverify.counterexamples.causes import causes, settled, summary
@@ -36,7 +36,7 @@ from qkverify.errors import (
 )
 from qkverify.probes import conventions
 from qkverify.problem import traits
-from qkverify.results import Counterexample, ImplementationInfo, Semantic, Tested, Verdict
+from qkverify.results import OUTCOMES_BROKEN, Counterexample, ImplementationInfo, Semantic, Tested, Verdict
 from qkverify.runs.assertions import Evidence, number
 from qkverify.runs.comparisons import GRADIENTS, RESULT
 from qkverify.runs.raising_conditions import CallShape
@@ -46,7 +46,6 @@ from qkverify.verification.laws import PROFILES, Law, explain
 from qkverify.verification.outcomes import (
     EXIT_CODES,
     NOT_VERIFIED,
-    OUTCOMES_BROKEN,
     CellOutcome,
     of_cell,
     without_cell,
@@ -452,9 +451,7 @@ def check_parts(
 def compiled(cell: Cell) -> bool:
     """Whether a call may wait for a compiler: JAX's, or Triton's on a GPU."""
     implementation = cell.implementation
-    by_triton = cell.device != "cpu" and hasattr(
-        sys.modules.get(implementation.function.__module__), "triton"
-    )
+    by_triton = cell.device != "cpu" and has_triton_kernels(implementation.function)
     return by_triton or implementation.compiles
 
 

@@ -18,7 +18,7 @@ from typing import Literal
 
 from qkverify.contract import unknown_parameters
 from qkverify.contract.operations import DESCRIBED
-from qkverify.results import ImplementationInfo, Record, Tested, Verdict, of_kind
+from qkverify.results import OUTCOMES_BROKEN, ImplementationInfo, Record, Tested, Verdict, of_kind
 from qkverify.units import margin, number_of
 from qkverify.verification import unverified_options
 from qkverify.verification.laws import PROFILES
@@ -29,7 +29,6 @@ NOT_VERIFIED: Word = "not verified"
 PARTLY: Word = "holds for what was verified"
 HOLDS: Word = "holds"
 
-OUTCOMES_BROKEN = ("failed", "crashed", "timed out", "error")
 EXIT_CODES: Mapping[Word, int] = {HOLDS: 0, PARTLY: 0, BROKEN: 1, NOT_VERIFIED: 4}
 # Compared results, of all laws together, that are next to nothing if most laws met no problem: what one law gets at glance.
 FEW = PROFILES["glance"]
