@@ -92,15 +92,16 @@ def test_wheels_in_a_folder_take_the_place_of_an_installation(
 WITHOUT_JINJA = """
 import sys
 sys.modules["jinja2"] = None
-from qkverify import campaigns, results
+from qkverify import results
+from qkverify.cli import full_run
 
 def record(path, **facts):
     with results.Writer(path) as writer:
-        writer.append(campaigns.run_start("quick"))
+        writer.append(full_run.run_start("quick"))
         writer.append(results.Verdict(law="a_law", family="softmax", sentence="It holds.", exact=False, implementation="mine",
                                       device="cpu", dtype="float32", outcome="passed", examples=5, margin=0.25))
 
-campaigns.record_everything = record
+full_run.record_everything = record
 from qkverify.cli.main import main
 sys.argv = ["qkverify", "report", *sys.argv[1:]]
 main()

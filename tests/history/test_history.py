@@ -186,7 +186,9 @@ def test_report_run_keeps_the_run_before_and_resume_does_not(small, monkeypatch)
     starts = iter(f"2026-01-0{day}T00:00:00+00:00" for day in range(1, 9))
     begin = full_run.run_start
     monkeypatch.setattr(
-        full_run, "run_start", lambda profile: msgspec.structs.replace(begin(profile), started=next(starts))
+        full_run,
+        "run_start",
+        lambda profile, **named: msgspec.structs.replace(begin(profile, **named), started=next(starts)),
     )
 
     def everything(**settings: object) -> None:

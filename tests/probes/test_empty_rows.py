@@ -121,7 +121,7 @@ def test_a_declaration_by_way_is_checked():
         describe(attention, empty_rows={"lengths": "zero"})
     with pytest.raises(UsageError, match="unknown empty_rows 'zeros'"):
         describe(attention, empty_rows={"mask": "zeros"})
-    with pytest.raises(UsageError, match="packed_attention has one value"):
+    with pytest.raises(UsageError, match="for packed_attention, give one value"):
         describe(attention, operation="packed_attention", empty_rows={"mask": "zero", "window": "nan"})
     assert describe(attention, empty_rows={"mask": "zero"}).semantics["empty_rows"] == "zero (mask)"
 

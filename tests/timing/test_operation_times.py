@@ -12,6 +12,7 @@ from qkverify.results import OperationTiming
 from qkverify.strategies.operation_cases import OPERATION_SPECS
 from qkverify.timing import operation_times
 from qkverify.timing.operation_sizes import OPERATION_CASES, OperationCase
+from qkverify.timing.sampling import FEWEST_ROUNDS
 
 
 def softmax(scores: Any) -> Any:
@@ -69,7 +70,7 @@ def test_both_take_turns_in_the_same_rounds() -> None:
         ("short", "softmax"), ("short", "another"), ("long", "softmax"), ("long", "another"),
     ]  # fmt: skip
     assert timings[0].sizes == {"B": 8, "L": 128, "K": 128}
-    assert timings[0].rounds == timings[1].rounds
+    assert len({*timings[0].rounds} & {*timings[1].rounds}) >= FEWEST_ROUNDS
 
 
 def wrong(scores: Any) -> Any:

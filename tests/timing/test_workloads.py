@@ -203,7 +203,7 @@ LEAST = "heads = 4\nqueries = 8\nkey_size = 2"
         (f"[w]\n{LEAST}\nkey_lengths = [9]", "key_lengths has 9, and there are 8 keys"),
         (f"[w]\n{LEAST}\nkeys = 9", "means two things"),
         (f"[w]\n{LEAST}\nkeys = 9\ncausal = false\nwindow = [1, 1]", "means two things"),
-        (f"['a b']\n{LEAST}", "a name has letters, digits"),
+        (f"['a b']\n{LEAST}", "may only have letters, digits"),
         (f"[w-8]\n{LEAST}\n[w]\nheads = 4\nkey_size = 2\nqueries = [8]", "two workloads have the name 'w-8'"),
         (LEAST, "has no workload"),
         ("[w", "is not a TOML file"),

@@ -378,7 +378,8 @@ def test_a_repository_that_has_options_of_the_same_names_keeps_them(folder) -> N
 
 
 def test_problems_is_the_strategy_whatever_was_imported_before() -> None:
-    code = "import qkverify.problems; from qkverify import problems; assert callable(problems), problems"
+    imported = "import qkverify.problem.attention_problem, qkverify.strategies"
+    code = f"{imported}; from qkverify import problems; assert callable(problems), problems"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

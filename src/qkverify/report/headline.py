@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from qkverify import units
+from qkverify.report.markdown import plain
 from qkverify.report.model import DTYPES, JUDGED, Report, in_order
 from qkverify.results import Outcome, Verdict
 from qkverify.timing import statistics
@@ -162,5 +163,5 @@ def _reach(factor: float) -> str:
 
 def markdown(report: Report) -> str:
     head = of(report)
-    lines = [f"# {report.device}: {head.sentence}", ", ".join(head.facts) + "."]
+    lines = [f"# {report.device}: {plain(head.sentence)}", ", ".join(head.facts) + "."]
     return "\n\n".join(line for line in lines if line)

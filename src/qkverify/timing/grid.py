@@ -50,6 +50,9 @@ SERVER_SECONDS = 3.0  # about what a new process needs to import a framework
 SHARES = 0.5, 0.4
 # of a group in the first sweep: what a case takes and how it scatters; the rest is for where it matters
 FIRST_ROUNDS = 5
+CHEAP_SECONDS = (
+    0.6  # of every process, for rounds of each group: of short calls that pays for many more than the fewest
+)
 PROCESSES, GRID_ROUNDS = 4, 100  # of a process at most: rounds of short calls are nearly free
 LARGEST_SHARE = 0.1  # of what is left, for a group whose fewest rounds need more than its share
 AGAIN_SHARE = 0.1  # of what is left, for a group of which cells were called once only
@@ -229,11 +232,17 @@ class _Plan:
                     limit_seconds=limit,
                     stop_seconds=self._left(),
                     seed=next(seeds),
-                    most_rounds=self._first_rounds,
+                    most_rounds=self._rounds_at_first(expected.values()),
                     cache=self._cache,
                 ),
                 cells,
             )
+
+    def _rounds_at_first(self, call_seconds: Iterable[float]) -> int:
+        """The rounds of a group in the first sweep: more than the fewest where its calls are short."""
+        round_seconds = 2 * sum(call_seconds)  # a call that does not count stands before each
+        cheap = int(CHEAP_SECONDS / round_seconds) if round_seconds else 0
+        return max(self._first_rounds, min(cheap, self._most_rounds))
 
     def slow(self, process: int) -> Iterator[tuple[Gathered, Terms, list[BenchmarkCase]]]:
         """What was put off, the shortest first: one call each, as long as there is time."""
@@ -279,7 +288,7 @@ class _Plan:
         self, left: Callable[[], float], seeds: Iterator[int]
     ) -> Iterator[tuple[Gathered, Terms, list[BenchmarkCase]]]:
         live = {name: group for name, group in self.groups.items() if group.live}
-        for name, rounds in allocate(live, left(), self._most_rounds).items():
+        for name, rounds in allocate(live, left(), self._most_rounds, CHEAP_SECONDS).items():
             cost = live[name].cost(rounds)
             if cost > self._left():
                 continue
@@ -333,7 +342,10 @@ class _Plan:
                 once=True,
                 stop_seconds=self._left() / 4,
             )
-            measured = sweep.measure(cells, terms, verified={}, peaks={}, expected_seconds={})
+            for _ in range(
+                2
+            ):  # the first call of all loads, compiles and wakes threads, and foretells nothing
+                measured = sweep.measure(cells, terms, verified={}, peaks={}, expected_seconds={})
             self._speeds.learn(measured.call_seconds)
 
     def scatters(self) -> dict[str, Scatter | None]:

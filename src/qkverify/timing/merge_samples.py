@@ -126,6 +126,10 @@ class Gathered:
         """Rounds that are lacking until the widest interval of the group reaches so far only, as a log-ratio."""
         return max(0, math.ceil((REACH * self._scatter() / width) ** 2) - self.rounds)
 
+    def rounds_in(self, seconds: float) -> int:
+        """How many rounds fit so many seconds."""
+        return int(seconds / self._round_seconds) if self._round_seconds else 0
+
     def cost(self, rounds: int) -> float:
         """About the seconds of so many rounds, getting ready for them included."""
         return self._overhead_seconds + rounds * self._round_seconds
@@ -141,15 +145,19 @@ class Gathered:
         return [*self.timings, *([self.twin] if self.twin else [])]
 
 
-def allocate(groups: Mapping[Group, Gathered], budget_seconds: float, most_rounds: int) -> dict[Group, int]:
+def allocate(
+    groups: Mapping[Group, Gathered], budget_seconds: float, most_rounds: int, cheap_seconds: float = 0.0
+) -> dict[Group, int]:
     """Rounds for each group in the next sweep: all to one width, the smallest for which the budget suffices.
 
-    None has fewer than the fewest that a process needs, nor more than `most_rounds`.
+    None has fewer than the fewest that a process needs, nor than those that take `cheap_seconds`, nor more than `most_rounds`.
     """
 
     def rounds(width: float) -> dict[Group, int]:
         return {
-            name: min(most_rounds, max(FEWEST_ROUNDS, group.further_rounds(width)))
+            name: min(
+                most_rounds, max(FEWEST_ROUNDS, group.rounds_in(cheap_seconds), group.further_rounds(width))
+            )
             for name, group in groups.items()
         }
 
