@@ -52,7 +52,7 @@ from qkverify.verification.checking import (
 from qkverify.verification.laws import Law
 
 OPERATIONS_SHARE = 0.1  # likewise: seconds for the times of other operations
-COMPLEXITY_SHARE = 0.25  # of the budget, and on top of it: seconds for how the cost of layers grows
+COMPLEXITY_SHARE = 0.1  # of the budget, and on top of it: seconds for how the cost of layers grows
 
 
 def best_device() -> str:

@@ -338,7 +338,7 @@ def report(
     reports: Annotated[
         Path, typer.Option(metavar="FOLDER", help="the folder with the reports of all devices")
     ] = Path("reports"),
-    budget: Annotated[str, typer.Option(metavar="TIME", help="time for timing: 90s, 5m")] = "140s",
+    budget: Annotated[str, typer.Option(metavar="TIME", help="time for timing: 90s, 5m")] = "150s",
 ) -> None:  # fmt: skip
     """Write a page and its Markdown summary from recorded results. With --run, verify and time everything first, or only the
     implementations that are named: their report goes into a folder of their name."""
