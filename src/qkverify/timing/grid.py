@@ -51,7 +51,7 @@ SHARES = 0.5, 0.4
 # of a group in the first sweep: what a case takes and how it scatters; the rest is for where it matters
 FIRST_ROUNDS = 5
 CHEAP_SECONDS = (
-    1.0  # of every process, for rounds of each group: of short calls that pays for many more than the fewest
+    0.6  # of every process, for rounds of each group: of short calls that pays for many more than the fewest
 )
 PROCESSES, GRID_ROUNDS = 4, 100  # of a process at most: rounds of short calls are nearly free
 LARGEST_SHARE = 0.1  # of what is left, for a group whose fewest rounds need more than its share
@@ -239,14 +239,10 @@ class _Plan:
             )
 
     def _rounds_at_first(self, call_seconds: Iterable[float]) -> int:
-        """The rounds of a group in the first sweep: more where its calls are short, the fewest where they are long."""
-        round_seconds = 2 * sum(call_seconds)  # of short ones a call that does not count stands before each
-        if not round_seconds:
-            return self._first_rounds
-        fewest = FEWEST_ROUNDS if round_seconds > CHEAP_SECONDS else FIRST_ROUNDS
-        return max(
-            min(fewest, self._first_rounds), min(int(CHEAP_SECONDS / round_seconds), self._most_rounds)
-        )
+        """The rounds of a group in the first sweep: more than the fewest where its calls are short."""
+        round_seconds = 2 * sum(call_seconds)  # a call that does not count stands before each
+        cheap = int(CHEAP_SECONDS / round_seconds) if round_seconds else 0
+        return max(self._first_rounds, min(cheap, self._most_rounds))
 
     def slow(self, process: int) -> Iterator[tuple[Gathered, Terms, list[BenchmarkCase]]]:
         """What was put off, the shortest first: one call each, as long as there is time."""
