@@ -43,7 +43,7 @@ Progress = Callable[[float, str], None]  # the fraction of the budget that is sp
 
 CEILING_SECONDS = 0.5
 CEILING_SHARE = 0.1  # of the budget, at most
-MEMORY_SHARE = 0.06
+MEMORY_SHARE = 0.08
 SERVER_SECONDS = 3.0  # about what a new process needs to import a framework
 # Of what is left goes to the first of several sweeps, which checks every output, and to the second, after which comes what takes
 # long; the others share the rest.
