@@ -7,10 +7,10 @@
 Laws of one implementation on one device have one cause where their counterexamples share
 
 1. the exception: type, message (whatever numbers it holds) and line; or a condition that separates all calls that raised;
-2. the diagnosis;
+2. the diagnosis, or the same mistake seen in the gradients;
 3. the wrong value: the output of a problem of each is not the reference's, so a law about something else (empty axes, calls
    that are repeated) fails for that alone; or, the values being right, the wrong gradient;
-4. the sentence of the failure, or the law itself, in several dtypes.
+4. the sentence of the failure, or the law itself; in several dtypes, that of the one that explains it.
 
 Everything is read off the recorded verdicts. Of files from before it was recorded why a law failed, 4 alone is known.
 """
@@ -31,6 +31,10 @@ from qkverify.runs.raising_conditions import remedy
 ABOUT_CALLS = ("contract", "calls")  # families whose laws say least of a wrong value
 NAMED = 4  # laws by name; the others are counted
 LOOKS_LIKE = "  looks like         "  # how the line of a message begins
+
+ASPECT = re.compile(
+    "the (?:result equals|log-sum-exp equals(?: that of)?|gradients are(?: those of)?) ", re.IGNORECASE
+)
 
 Key = tuple[str, ...]
 
@@ -150,12 +154,18 @@ def _key(verdict: Verdict) -> Key:
     if example.exception:
         return (*where, "raises", numberless(example.exception), example.line)
     if example.diagnosis:
-        return (*where, "diagnosis", example.diagnosis)
+        return (*where, "diagnosis", mistake_in(example.diagnosis))
     if example.value_wrong or example.gradient_wrong:
         return (*where, "value" if example.value_wrong else "gradient")
     if example.got and not example.location:  # a sentence, or what was raised before that was recorded
         return (*where, "says", numberless(example.got))
     return (*where, "law", verdict.law)
+
+
+def mistake_in(diagnosis: str) -> str:
+    """The mistake that a diagnosis names, whether it was seen in the result or in the gradients of that result."""
+    named = ASPECT.sub("", diagnosis, count=1)
+    return named.replace("otherwise they are right", "otherwise it is right")
 
 
 def numberless(text: str) -> str:
@@ -173,17 +183,28 @@ def _alike_in_condition(groups: dict[Key, list[Verdict]]) -> dict[Key, list[Verd
 
 
 def _undiagnosed_joined(groups: dict[Key, list[Verdict]]) -> dict[Key, list[Verdict]]:
-    """A wrong value without a diagnosis joins that of another dtype which has one, if one law is broken by both."""
+    """What nothing explains joins the cause of another dtype that breaks the same law, if there is one such cause.
+
+    A wrong value or gradient joins a diagnosis; a law whose counterexample shows neither joins whatever breaks it elsewhere.
+    """
     joined = dict(groups)
     for key, group in groups.items():
-        if key[2] not in ("value", "gradient"):
-            continue
-        broken = {(verdict.law, _wrong(verdict)) for verdict in group}
-        others = [k for k in joined if k[:2] == key[:2] and k[2] == "diagnosis"
-                  and broken & {(v.law, _wrong(v)) for v in joined[k]}]  # fmt: skip
+        others = [
+            other for other in joined if other[:2] == key[:2] and _explains(joined[other], other, key, group)
+        ]
         if len(others) == 1:
             joined[others[0]] = joined[others[0]] + joined.pop(key)
     return joined
+
+
+def _explains(other: Sequence[Verdict], key_of_other: Key, key: Key, group: Sequence[Verdict]) -> bool:
+    """Whether what another dtype shows may explain a group that has no diagnosis."""
+    if key[2] in ("value", "gradient") and key_of_other[2] == "diagnosis":
+        return bool({(v.law, _wrong(v)) for v in group} & {(v.law, _wrong(v)) for v in other})
+    if key[2] in ("law", "says") and key_of_other[2] in ("diagnosis", "value", "gradient"):
+        dtypes = {(v.law, v.dtype) for v in group}
+        return any((v.law, v.dtype) not in dtypes and any(law == v.law for law, _ in dtypes) for v in other)
+    return False
 
 
 def _conditions(verdicts: Sequence[Verdict]) -> list[str]:
