@@ -96,6 +96,27 @@ def test_another_dtype_without_a_diagnosis_joins_the_one_that_has_it():
     assert groups[0].lines() == ["  also broken by this: 1 law: b (float32, bfloat16)"]
 
 
+def test_what_another_dtype_does_not_explain_joins_each_of_two_causes_by_its_law():
+    groups = causes([
+        failed("a", value_wrong=True, diagnosis="One."),
+        failed("b", value_wrong=True, diagnosis="Two."),
+        *(failed(law, dtype="bfloat16", value_wrong=True) for law in "bac"),
+    ])  # fmt: skip
+    assert sorted(map(len, names(groups))) == [1, 2]  # c stands with the law that came first
+    assert [cause.dtypes for cause in groups] == [["float32", "bfloat16"]] * 2
+
+
+def test_what_is_left_unexplained_beside_a_diagnosis_stays_apart_in_every_dtype():
+    groups = causes([
+        failed("a", value_wrong=True, diagnosis="One."),
+        failed("b", value_wrong=True),
+        failed("a", dtype="bfloat16", value_wrong=True),
+        failed("b", dtype="bfloat16", value_wrong=True),
+    ])  # fmt: skip
+    assert names(groups) == [["a"], ["b"]]
+    assert [cause.dtypes for cause in groups] == [["float32", "bfloat16"]] * 2
+
+
 def test_a_law_that_shows_no_wrong_value_joins_the_cause_that_breaks_it_in_another_dtype():
     groups = causes([
         failed("a", value_wrong=True, diagnosis="One."),

@@ -18,7 +18,8 @@ Everything is read off the recorded verdicts. Of files from before it was record
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -183,28 +184,42 @@ def _alike_in_condition(groups: dict[Key, list[Verdict]]) -> dict[Key, list[Verd
 
 
 def _undiagnosed_joined(groups: dict[Key, list[Verdict]]) -> dict[Key, list[Verdict]]:
-    """What nothing explains joins the cause of another dtype that breaks the same law, if there is one such cause.
+    """What nothing explains joins the cause that breaks the same law, in the same way, in another dtype, if there is one such.
 
-    A wrong value or gradient joins a diagnosis; a law whose counterexample shows neither joins whatever breaks it elsewhere.
+    What is broken in this dtype alone joins those, unless something is explained in this dtype: then it may be something else.
     """
-    joined = dict(groups)
+    diagnosed_keys = [key for key in groups if key[2] == "diagnosis"]
+    joined: dict[Key, list[Verdict]] = {key: list(group) for key, group in groups.items()}
     for key, group in groups.items():
-        others = [
-            other for other in joined if other[:2] == key[:2] and _explains(joined[other], other, key, group)
-        ]
-        if len(others) == 1:
-            joined[others[0]] = joined[others[0]] + joined.pop(key)
-    return joined
+        explaining = [other for other in groups if other[:2] == key[:2] and _may_explain(other, key)]
+        homes = {id(v): _homes(v, {other: groups[other] for other in explaining}) for v in group}
+        certain = Counter(found[0] for found in homes.values() if len(found) == 1)
+        explained = {v.dtype for other in diagnosed_keys if other[:2] == key[:2] for v in groups[other]}
+        elsewhere = {v.law for v in group if v.dtype in explained and not homes[id(v)]}
+        for v in group:
+            here_alone = not homes[id(v)] and v.dtype not in explained and v.law not in elsewhere
+            home = homes[id(v)] if len(homes[id(v)]) == 1 else []
+            home = [certain.most_common(1)[0][0]] if here_alone and certain and key[2] in WRONG else home
+            if home:
+                joined[home[0]].append(v)
+                joined[key].remove(v)
+    return {key: group for key, group in joined.items() if group}
 
 
-def _explains(other: Sequence[Verdict], key_of_other: Key, key: Key, group: Sequence[Verdict]) -> bool:
-    """Whether what another dtype shows may explain a group that has no diagnosis."""
-    if key[2] in ("value", "gradient") and key_of_other[2] == "diagnosis":
-        return bool({(v.law, _wrong(v)) for v in group} & {(v.law, _wrong(v)) for v in other})
-    if key[2] in ("law", "says") and key_of_other[2] in ("diagnosis", "value", "gradient"):
-        dtypes = {(v.law, v.dtype) for v in group}
-        return any((v.law, v.dtype) not in dtypes and any(law == v.law for law, _ in dtypes) for v in other)
-    return False
+WRONG = ("value", "gradient")  # keys of what is wrong and not explained
+
+
+def _may_explain(other: Key, key: Key) -> bool:
+    if key[2] in WRONG:
+        return other[2] == "diagnosis"
+    return key[2] in ("law", "says") and other[2] in ("diagnosis", *WRONG)
+
+
+def _homes(verdict: Verdict, groups: Mapping[Key, Sequence[Verdict]]) -> list[Key]:
+    """The groups that break the law of a verdict in another dtype, and the same of value and gradient, if it shows one."""
+    what = _wrong(verdict)
+    return [key for key, group in groups.items()
+            if any(v.law == verdict.law and v.dtype != verdict.dtype and what in ("", _wrong(v)) for v in group)]  # fmt: skip
 
 
 def _conditions(verdicts: Sequence[Verdict]) -> list[str]:

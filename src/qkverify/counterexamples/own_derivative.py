@@ -92,4 +92,4 @@ def _unmasked(problem: Problem) -> Problem:
 
 def _larger(bounded: Bounded, other: Bounded) -> Array:
     """The larger error of each element; that of `bounded` where the other is not known."""
-    return np.fmax(bounded.errors, np.where(np.isfinite(other.errors), other.errors, 0.0))
+    return np.asarray(np.fmax(bounded.errors, np.where(np.isfinite(other.errors), other.errors, 0.0)))
