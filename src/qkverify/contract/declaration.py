@@ -217,7 +217,7 @@ def implementation(function: Function | None = None, **declared: Any) -> Any:
     - `convention`: the library whose parameter names it follows
     - `findings`: for each law with a known failure a folder, or a `Finding`
     - `tile`: the sizes of its tiles, so that problems with lengths at their edges are generated
-    - `effort`: for each device the share of the usual examples, if calls are slow there
+    - `effort`: for each device the share of the usual examples, if calls are slow there; 3 are left in any case
     - `compiles`: whether each new size costs a compilation; then few sizes are generated
     - every convention in which libraries differ, such as `causal_alignment="bottom-right"`; `empty_rows` may have a value for
       each way to hide keys: `{"bias": "nan", "key_lengths": "zero"}`
