@@ -15,7 +15,7 @@ import msgspec
 
 import qkverify
 from qkverify import probes
-from qkverify.cli import console
+from qkverify.cli import console, console_progress
 from qkverify.contract import Implementation, frameworks
 from qkverify.counterexamples.failures import Failures
 from qkverify.errors import UsageError, raised
@@ -131,16 +131,16 @@ def record_everything(
     for picture in () if targets else pictures.measure(planned.cells):
         writer.append(picture)
     timed = tuple(dict.fromkeys(cell.dtype for cell in planned.cells)) if targets else ()
-    with console.progress("timing") as advance:
+    with console_progress.progress("timing") as advance:
         run_grid(writer, planned.implementations, budget_seconds=budget_seconds, progress=advance, verdicts=verdicts,
                  devices=devices, dtypes=timed)  # fmt: skip
     if targets:
         return
-    with console.progress("other operations") as advance:
+    with console_progress.progress("other operations") as advance:
         for timing in operation_times.measure(planned.implementations, budget_seconds=OPERATIONS_SHARE * budget_seconds,
                                               devices=devices, progress=advance):  # fmt: skip
             writer.append(timing)
-    with console.progress("growth") as advance:
+    with console_progress.progress("growth") as advance:
         for grown in complexity.measure(COMPLEXITY_SHARE * budget_seconds, devices=devices, progress=advance):
             writer.append(grown)
 
@@ -235,7 +235,7 @@ def verify(
             verdicts.append(verdict)
             writer.append(elsewhere(verdict))
 
-    with console.progress("verifying") as advance:
+    with console_progress.progress("verifying") as advance:
         for cell, of_part in parts:
             checked += len(of_part)
             advance(checked / total, str(cell))

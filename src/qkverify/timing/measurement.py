@@ -76,13 +76,13 @@ class Prepared:
 
 class MeasuredGroup(NamedTuple):
     """Timings in the order of the cells; the fastest cell again, where anything ran; the seconds of a call as
-    the warm-up saw them, of cells that the budget had no room for too; how long all of it took, and a round."""
+    the warm-up saw them, of cells that the budget had no room for too; how long all of it took, and its rounds."""
 
     timings: list[Timing]
     twin: Timing | None
     call_seconds: dict[BenchmarkCase, float]
     wall_seconds: float = 0.0
-    round_seconds: float = 0.0
+    sampling_seconds: float = 0.0
     conditions: Conditions | None = None
 
     @property
@@ -108,10 +108,12 @@ def measure(
     cache: Cache | None = None,
     once: bool = False,
     stop_seconds: float | None = None,
+    sampling_seconds: float | None = None,
 ) -> MeasuredGroup:
     """Time the cells of one group (one case, direction, device and dtype) against each other.
 
-    The budget is what all of it should take; where the fewest rounds need more, it may grow to the limit. A
+    The budget is what all of it should take, and `sampling_seconds` (by default all that is left of it) what the
+    rounds should; where the fewest rounds need more, both may grow to the limit. A
     cell that cannot have the fewest rounds within its part of the limit is called once, and that call is
     timed and checked; with `once` every cell is. What is expected to be fast comes first. After
     `stop_seconds` (by default the limit) no further cell is begun, nor one of which a single call is expected
@@ -159,13 +161,16 @@ def measure(
     # a tenth more than the samples: for what passes between them
     need = 1.1 * FEWEST_ROUNDS * sum(plan.cost_seconds for plan in plans.values())
     spent = time.perf_counter() - start
-    rounds_seconds = max(budget_seconds - spent, min(need, limit - spent))
+    wanted = budget_seconds - spent
+    if sampling_seconds is not None:
+        wanted = min(wanted, sampling_seconds)
+    rounds_seconds = max(wanted, min(need, limit - spent))
     watch = Watch(_monitor(cells[0].device) if cells else None)
     began = time.perf_counter()
     samples = interleave(
         subjects, budget_seconds=rounds_seconds, seed=seed, plans=plans, most_rounds=most_rounds, watch=watch
     )
-    sampling_seconds = time.perf_counter() - began
+    sampled_seconds = time.perf_counter() - began
     timings = [
         _timing(
             cell,
@@ -180,7 +185,6 @@ def measure(
         for cell in cells
     ]
     timings = [_marked(timing, watch) for timing in timings]
-    rounds = max((series.rounds[-1] + 1 for series in samples.values() if series.rounds), default=0)
     twin = None if control is None else _twin(control, timings, samples)
     conditions = _conditions(cells[0], watch) if ready else None
     return MeasuredGroup(
@@ -188,7 +192,7 @@ def measure(
         twin and _marked(twin, watch, twin.implementation + AGAIN),
         calls | {cell: single.seconds for cell, single in singles.items()},
         wall_seconds=time.perf_counter() - start,
-        round_seconds=sampling_seconds / rounds if rounds else 0.0,
+        sampling_seconds=sampled_seconds,
         conditions=conditions,
     )
 

@@ -31,7 +31,9 @@ SHORT_SECONDS = 0.05  # a longer call is warm for most of its time
 TRIES = 10  # of a short sample, until none of its threads had to wait for a core
 FEWEST_ROUNDS = 3
 FAR = 8.0  # so many times slower than the fastest: the fewest rounds tell that
-OUT_OF_TIME = "the time budget had run out"
+NO_TIME = "the time budget"  # so begins why a cell was not timed that could have been
+OUT_OF_TIME = f"{NO_TIME} had run out"
+PAUSE_SECONDS = 0.001  # about what reading the scheduler's counters takes, before and after a sample
 RESOLUTION_MULTIPLE = 10_000  # a sample so many clock steps long is quantised by at most 0.01 %
 MOST_REPEATS = 10_000
 STEADY = 0.1  # warm-up ends when two samples in a row agree within 10 %
@@ -86,6 +88,11 @@ class Watch:
     def before(self) -> None:
         if self._monitor is not None:
             self._monitor.before()
+
+    @property
+    def pause_seconds(self) -> float:
+        """About what passes between two samples."""
+        return 0.0 if self._monitor is None else PAUSE_SECONDS
 
     def settle(self) -> None:
         """Before each sample: what the one before left running comes to rest."""
@@ -154,10 +161,11 @@ def interleave(
         name: calibrate(subject, limit_seconds=budget_seconds) for name, subject in subjects.items()
     }
     left = max(0.0, budget_seconds - (now() - start))
-    counts = share_rounds({name: plan.cost_seconds for name, plan in plans.items()}, left, most_rounds)
+    watch = watch if watch is not None else Watch()
+    costs = {name: plan.cost_seconds + watch.pause_seconds for name, plan in plans.items()}
+    counts = share_rounds(costs, left, most_rounds)
     samples = {name: Samples() for name in subjects}
     order, last = np.random.default_rng(seed), max(counts.values(), default=0)
-    watch = watch if watch is not None else Watch()
     throttled, shared = list[list[str]](), list[list[str]]()
     tries = {name: TRIES if plan.sample_seconds < SHORT_SECONDS else 1 for name, plan in plans.items()}
 
@@ -286,4 +294,4 @@ def _by_turns(last: int) -> dict[int, int]:
 
 def too_slow(call_seconds: float) -> str:
     """The reason of a subject for which the budget has no room."""
-    return f"the time budget had no room for a call of about {call_seconds:.2g} s"
+    return f"{NO_TIME} had no room for a call of about {call_seconds:.2g} s"

@@ -30,8 +30,9 @@ from qkverify.timing.workloads import Workload
 MODULE = "qkverify.timing.timing_worker"
 LOST = "while it was timed, "
 # OpenBLAS's threads spin for 2^26 cycles after a product (some 25 ms), and everything that is timed next shares its cores with
-# them. With 2^22 they still spin from one product of a call to the next.
-OPENBLAS_REST = "22"
+# them. With 2^22 they still spin from one product of a call to the next. GNU's OpenMP, which torch has, spins 300,000 turns
+# (10 ms and more); a tenth of them is as long as OpenBLAS's.
+REST = {"OPENBLAS_THREAD_TIMEOUT": "22", "GOMP_SPINCOUNT": "30000"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,7 @@ class Terms:
     cache: Cache | None = None
     once: bool = False
     stop_seconds: float | None = None
+    sampling_seconds: float | None = None
 
 
 class NamedCase(msgspec.Struct, frozen=True):
@@ -76,7 +78,7 @@ class Answer(msgspec.Struct, frozen=True):
     twin: Timing | None = None
     call_seconds: list[float | None] = []
     wall_seconds: float = 0.0
-    round_seconds: float = 0.0
+    sampling_seconds: float = 0.0
     conditions: Conditions | None = None
     missing: str = ""
 
@@ -85,7 +87,7 @@ class Sweep:
     """One process, for use in a `with`."""
 
     def __init__(self) -> None:
-        self._child = Child(MODULE, OPENBLAS_THREAD_TIMEOUT=OPENBLAS_REST)
+        self._child = Child(MODULE, **REST)
 
     def __enter__(self) -> Sweep:
         return self
@@ -152,7 +154,12 @@ class Sweep:
             )
         seconds = {cell: s for cell, s in zip(cells, answer.call_seconds, strict=True) if s is not None}
         return MeasuredGroup(
-            answer.timings, answer.twin, seconds, answer.wall_seconds, answer.round_seconds, answer.conditions
+            answer.timings,
+            answer.twin,
+            seconds,
+            answer.wall_seconds,
+            answer.sampling_seconds,
+            answer.conditions,
         )
 
 
@@ -207,7 +214,7 @@ def answer(question: bytes) -> bytes:
             measured.twin,
             calls,
             measured.wall_seconds,
-            measured.round_seconds,
+            measured.sampling_seconds,
             measured.conditions,
         )
     )
