@@ -99,6 +99,28 @@ Jobs = Annotated[
         metavar="N", help="worker processes; a kernel that kills its process loses only its own configuration"
     ),
 ]
+CallTimeout = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        min=0.1,
+        help="a call that takes longer breaks its law; default: 60, or 600 if it may compile",
+    ),
+]
+Memory = Annotated[
+    str,
+    typer.Option(
+        metavar="SIZE",
+        help="memory of a worker process, such as 4G; default: half of what is available (Linux only)",
+    ),
+]
+InProcess = Annotated[
+    bool,
+    typer.Option(
+        "--in-process",
+        help="for debuggers: check in this process, which a crash, an exit or a hang of the function then ends or blocks",
+    ),
+]
 
 
 def _print_version(given: bool) -> None:
@@ -169,6 +191,7 @@ def verify(
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="write the verdicts to this file, as JUnit XML")] = None,
     strict: Annotated[bool, typer.Option("--strict", help=(
         "for CI: exit code 4 if something that is offered was not verified, 1 if a known failure no longer fails"))] = False,
+    call_timeout: CallTimeout = None, memory: Memory = "", in_process: InProcess = False,
 ) -> None:  # fmt: skip
     """Check every law on the targets. A law is a property that a right result has for every input.
 
@@ -177,11 +200,13 @@ def verify(
     from qkverify.cli.full_run import run_start
     from qkverify.results import OUTCOMES_BROKEN, Writer
     from qkverify.verification import requested
-    from qkverify.verification.checking import check_cells, conventions_of, info, outcome_of
+    from qkverify.verification.checking import info, outcome_of
+    from qkverify.verification.isolation import checkers
     from qkverify.verification.outcomes import exit_code, without_cell
 
+    checker = checkers.chosen(in_process=in_process, jobs=jobs, call_seconds=call_timeout, memory=memory)
     request = requested.gathered(
-        targets=targets, devices=device, dtypes=dtype, profile=profile, laws=law, skip=skip, own_laws=own_laws,
+        checker.plan, targets=targets, devices=device, dtypes=dtype, profile=profile, laws=law, skip=skip, own_laws=own_laws,
         known_failures=known_failures,
     )  # fmt: skip
     planned, selection, profile = request.plan, request.selection, request.profile
@@ -191,16 +216,11 @@ def verify(
     broken, all_verdicts, infos = [], [], []
     outcomes = {target: without_cell(reason) for target, reason in planned.idle.items()}
     outcomes |= {str(cell): outcome_of(cell, []) for cell in planned.cells}
-    for cell, verdicts in check_cells(
-        planned.cells, profile=profile, jobs=jobs, laws=selection.laws,
-        started=console.heading if jobs == 1 else None,
-    ):  # fmt: skip
-        if jobs != 1:
-            console.heading(cell)
+    for cell, verdicts, conventions in checker.check(planned.cells, selection.laws, profile, console.heading):
         console.families(verdicts)
         console.unverified(cell, verdicts)
         outcomes[str(cell)] = outcome_of(cell, verdicts, selection.laws_of(cell))
-        infos.append(info(cell.implementation, conventions_of(cell), {}))
+        infos.append(info(cell.implementation, dict(conventions), {}))
         broken += [v for v in verdicts if v.outcome in OUTCOMES_BROKEN]
         all_verdicts += verdicts
         if writer:
@@ -449,7 +469,7 @@ def profile(
     """Show which conventions a function follows. Libraries differ legitimately in some choices, such as how causal is aligned;
     each is declared, or found out by small examples."""
     from qkverify.cli import console
-    from qkverify.verification.checking import plan
+    from qkverify.verification.checking import conventions_of, plan
 
     planned = plan(targets, device or (), dtype or ())
     if not planned.cells:
@@ -457,7 +477,7 @@ def profile(
             "nothing to profile: no target can run with these devices and dtypes on this machine"
         )
     for cell in planned.cells:
-        console.heading(cell)
+        console.heading(cell, conventions_of(cell))
         console.conventions(cell)
         console.messages_of(cell.implementation.name)
 
