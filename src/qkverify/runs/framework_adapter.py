@@ -18,6 +18,7 @@ from qkverify.contract.axes import option_to_function, to_contract, to_function
 from qkverify.errors import ContractError, HarnessError, UnsupportedCase
 from qkverify.problem.attention_problem import LAYOUTS, Problem
 from qkverify.rounding import EXACT, FLOAT64, FORMATS, Bounded, Precision
+from qkverify.runs import watch
 from qkverify.runs.comparisons import Comparisons, Returned
 from qkverify.runs.raising_conditions import CallShape, call_of
 
@@ -170,11 +171,11 @@ class FrameworkAdapter:
         """A refusal of the framework is a refusal of the implementation; any other error passes through.
 
         What would end more than the call, as `sys.exit` does, or would be taken for the harness's own word, is a failure of the
-        implementation. Ctrl-C is the user's.
+        implementation. In the judge's own process Ctrl-C is the user's.
         """
         self.calls += 1
         try:
-            with messages.calling(self.implementation.name):
+            with watch.call(), messages.calling(self.implementation.name):
                 returned = call()
             self.used |= self._asked
             if self.problems:
@@ -184,9 +185,9 @@ class FrameworkAdapter:
             self.refused += 1
             self.refusal = self.refusal or foreign_text.shown_line(refusal, characters=120)
             raise UnsupportedCase(foreign_text.shown(refusal)) from refusal
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and not watch.is_worker():
+                raise  # a worker has a session of its own, which no Ctrl-C of the user reaches
             if isinstance(error, Exception) and not isinstance(error, _NOT_ITS_OWN):
                 raise
             why = (
@@ -200,6 +201,12 @@ class FrameworkAdapter:
 
     def _received(
         self, native: Any, what: str, shape: tuple[int, ...], dtype: str | None, heads: bool = True
+    ) -> np.ndarray:
+        with watch.call():  # attributes of a result may be code of the implementation
+            return self._checked_result(native, what, shape, dtype, heads)
+
+    def _checked_result(
+        self, native: Any, what: str, shape: tuple[int, ...], dtype: str | None, heads: bool
     ) -> np.ndarray:
         name = self.implementation.name
         if not hasattr(native, "shape"):
