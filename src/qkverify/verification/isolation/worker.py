@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from qkverify import foreign_text
-from qkverify.contract import registry
+from qkverify.contract import process_settings, registry
 from qkverify.contract.registry import TargetImportError
 from qkverify.counterexamples.failures import Failures
 from qkverify.errors import HarnessError, NothingVerified, UsageError
 from qkverify.results import Verdict
 from qkverify.runs import watch
-from qkverify.verification import checking
+from qkverify.verification import checking, process_changes
 from qkverify.verification.isolation import deaths, exchange
 from qkverify.verification.isolation.exchange import Event, Request
 
@@ -76,7 +76,10 @@ def _answers(request: Request) -> Iterator[Event]:
 
 def _planned(request: exchange.Plan) -> exchange.Planned:
     watch.call_seconds = request.call_seconds
-    registry.find(request.target)
+    try:
+        registry.find(request.target)
+    except KeyboardInterrupt as error:  # nobody pressed Ctrl-C: the target raises it
+        raise TargetImportError(request.target, error) from error
     planned = checking.plan([request.target], request.devices, request.dtypes)
     numbers = {id(implementation): n for n, implementation in enumerate(planned.implementations)}
     for cell in planned.cells:
@@ -101,12 +104,13 @@ def _checked(request: exchange.Check) -> Iterator[Event]:
         verdicts.append(verdict)
         yield exchange.Judged(verdict)
     yield exchange.Calls(sorted(failures.returned, key=repr), sorted(failures.raised, key=repr))
-    if not request.silent:
-        yield from (
-            exchange.Judged(settled)
-            for settled, verdict in zip(failures.settled(verdicts), verdicts, strict=True)
-            if settled != verdict
-        )
+    settled = verdicts if request.silent else failures.settled(verdicts)
+    settled = process_changes.blamed(settled, process_settings.taken(cell.implementation.name))
+    yield from (
+        exchange.Judged(new)
+        for new, old in zip(settled, verdicts, strict=True)
+        if new is not old and new != old
+    )
 
 
 def _explained(request: exchange.Explain) -> list[Verdict]:
