@@ -48,6 +48,7 @@ KILLED, ENDED, LATE = (
 )
 
 KERNELS: dict[str, tuple[str, str | None]] = {
+    "good": ("pass", None),
     # It ends its process.
     "exits_0": ("os._exit(0)", ENDED.format(0)),
     "exits_3": ("os._exit(3)", ENDED.format(3)),
@@ -100,7 +101,7 @@ KERNELS: dict[str, tuple[str, str | None]] = {
     "removes_its_folder": ("folder = tempfile.mkdtemp(); os.chdir(folder); os.rmdir(folder)", "a call changed the working folder"),
     "changes_folder": ("os.chdir('/')", "a call changed the working folder"),
     "sets_a_variable": ("os.environ['QKVERIFY_SEED'] = 'x'", "the environment variable QKVERIFY_SEED from 7 to x"),
-    "sets_numpy_errors": ("np.seterr(all='raise')", "NumPy's error handling of divide from ignore to raise"),
+    "sets_numpy_errors": ("np.seterr(all='raise')", "underflow encountered in exp"),
     "sets_decimal": ("decimal.getcontext().prec = 3", "decimal's prec from 28 to 3"),
     "sets_a_handler": ("signal.signal(signal.SIGTERM, lambda *_: None)", "the handler of SIGTERM"),
     "sets_the_path": ("sys.path.insert(0, '/nowhere')", "the import path"),

@@ -22,7 +22,7 @@ from qkverify.verification.checking import Cell
 from qkverify.verification.isolation import deaths, exchange
 from qkverify.verification.isolation.deaths import Death
 from qkverify.verification.isolation.limits import Limits
-from qkverify.verification.isolation.process import END_SECONDS, Worker
+from qkverify.verification.isolation.process import Worker
 from qkverify.verification.laws import Law
 
 TICK = 0.1  # seconds between two looks at the clock and at the memory of workers
@@ -185,8 +185,8 @@ class Judge:
         children = worker.left_behind()
         if worker.has_died() and not children:
             self._finish(worker)
-        elif time.monotonic() - worker.since > END_SECONDS:
-            death = deaths.of_children(children) if children else deaths.of_end(END_SECONDS)
+        elif time.monotonic() - worker.since > self.limits.of_end:
+            death = deaths.of_children(children) if children else deaths.of_end(self.limits.of_end)
             task.verdicts = process_changes.blamed_for(task.verdicts, death.sentence, death.outcome)
             self._finish(worker)
 
@@ -247,7 +247,7 @@ def over(worker: Worker, limits: Limits, *, compiled: bool = False, ending: bool
     now = time.monotonic()
     calls, calling, since = worker.board.read()
     if ending:
-        return deaths.of_end(END_SECONDS) if now - worker.since > END_SECONDS else None
+        return deaths.of_end(limits.of_end) if now - worker.since > limits.of_end else None
     if calling:
         seconds = limits.of_call(compiled=compiled)
         return deaths.of_call(seconds) if now - since > seconds else None

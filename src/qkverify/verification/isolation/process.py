@@ -25,8 +25,7 @@ from typing import NoReturn
 from qkverify import foreign_text
 from qkverify.runs.watch import SIZE, Board
 
-END_SECONDS = 10.0  # for handlers of atexit and for threads, once everything is checked
-SAID = 2000  # characters at the end of what a worker wrote
+SAID = 2**16  # bytes at the end of what a worker wrote
 LARGEST_FILE = 2**32  # bytes that a worker may write into one file
 _SET_PARENT_DEATH_SIGNAL, _SET_CHILD_SUBREAPER = 1, 36  # of Linux's prctl
 
