@@ -1,5 +1,6 @@
 """What is said of failures that several processes found is held against all of them."""
 
+import os
 import re
 import subprocess
 import sys
@@ -68,11 +69,15 @@ def test_nothing_is_said_if_the_process_dies(cell, monkeypatch):
     assert diagnoses(explained_together(cell, verdicts)) == [""]
 
 
-def test_workers_of_xdist_are_explained_together(cell):
+@pytest.mark.parametrize("ci", [{}, {"CI": "true"}], ids=["terminal", "CI"])
+def test_workers_of_xdist_are_explained_together(cell, ci):
     pytest.importorskip("xdist", reason="several processes need pytest-xdist")
     command = [sys.executable, "-m", "pytest", "--pyargs", "qkverify.properties", "--implementation", "mine.py:attention",
                "--dtype", "float32", "--hypothesis-profile=glance", "-n", "2", "-q", "-p", "no:cacheprovider",
                *(word for law in LAWS for word in ("--law", law))]  # fmt: skip
-    said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False).stdout
+    variables = {name: value for name, value in os.environ.items() if name not in ("CI", "BUILD_NUMBER")} | ci
+    said = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=False, env=variables
+    ).stdout
     assert said.count(f"looks like         {SENTENCE}") == 1, said
     assert re.search(r"^1 cause, [23] laws$", said, re.M), said

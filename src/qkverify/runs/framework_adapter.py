@@ -13,7 +13,7 @@ import numpy as np
 from hypothesis.errors import HypothesisException
 
 from qkverify import foreign_text
-from qkverify.contract import Implementation, frameworks, messages
+from qkverify.contract import Implementation, frameworks, mask_forms, messages
 from qkverify.contract.axes import option_to_function, to_contract, to_function
 from qkverify.errors import ContractError, HarnessError, UnsupportedCase
 from qkverify.problem.attention_problem import LAYOUTS, Problem
@@ -142,11 +142,23 @@ class FrameworkAdapter:
         for name, value in options.items():
             if isinstance(value, np.ndarray):
                 if name in ("mask", "bias"):
-                    value = option_to_function(value, self.implementation.layout)
+                    value = self.option_as_taken(name, value, problem.sizes)
                 options[name] = self.framework.from_numpy(
                     _relaid(value, problem.layouts.get(name)), self.device
                 )
         return native, options
+
+    def option_as_taken(self, name: str, value: np.ndarray, sizes: Mapping[str, int]) -> np.ndarray:
+        """A mask or bias that broadcasts to (B,H,Q,K), as the function takes it."""
+        form = self.implementation.mask_form
+        if not form or (name == "bias" and not self.one_parameter()):
+            return np.asarray(option_to_function(value, self.implementation.layout))
+        if name == "mask":
+            value = mask_forms.as_taken(value, form, sizes, self.numpy_dtype)
+        else:
+            value = mask_forms.reduced(value, form, sizes)
+        whole = mask_forms.takes_all_axes(form)
+        return np.asarray(option_to_function(value, self.implementation.layout) if whole else value)
 
     def one_parameter(self) -> bool:
         """Whether mask and bias are given by one parameter of the function."""

@@ -59,6 +59,7 @@ from qkverify.verification.outcomes import (
     of_cell,
     without_cell,
 )
+from qkverify.verification.torch_findings import said_of_torch
 from qkverify.verification.unverified_options import unverified
 
 
@@ -327,6 +328,8 @@ def counterexample(broken: BaseException, law: Law, run: Run, failures: Failures
     if raised:
         lines = _lines_of(broken, run)
         message += "".join(f"\n    {line}" for line in lines)
+    elif of_torch := said_of_torch(law, run, _run_of):
+        message += f"\n{of_torch}"
     path = store.script_of(replay)
     return Counterexample(
         message=message, problem=run.problems[0].describe() if run.problems else "", replay=replay,
@@ -337,6 +340,10 @@ def counterexample(broken: BaseException, law: Law, run: Run, failures: Failures
         value_wrong=any(call.value for call in calls), gradient_wrong=any(call.gradient for call in calls),
         numbers=numbers_of(run), traits=traits.of(run.problems),
     )  # fmt: skip
+
+
+def _run_of(implementation: Implementation, device: str, dtype: str) -> Run:
+    return prepare(Cell(implementation, device, dtype))
 
 
 def _lines_of(broken: BaseException, run: Run) -> list[str]:
