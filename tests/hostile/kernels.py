@@ -6,7 +6,7 @@ Each is (statements, what its verdict says). `None` says that its law holds all 
 from __future__ import annotations
 
 HEAD = '''
-import atexit, builtins, ctypes, decimal, faulthandler, fcntl, gc, locale, os, signal, subprocess, sys, tempfile, threading, time, warnings
+import atexit, ctypes, decimal, faulthandler, fcntl, os, signal, subprocess, sys, tempfile, threading, time, warnings
 import numpy as np
 from qkverify import implementation
 
@@ -98,7 +98,7 @@ KERNELS: dict[str, tuple[str, str | None]] = {
                         "fcntl.fcntl(int(n), fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY]", None),
     "ignores_signals": ("[signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM)]; time.sleep(10**6)", LATE),
     "leaves_the_group": ("os.setpgid(0, 0) if os.getpgid(0) != os.getpid() else None; time.sleep(10**6)", LATE),
-    "removes_its_folder": ("folder = tempfile.mkdtemp(); os.chdir(folder); os.rmdir(folder)", "a call changed the working folder"),
+    "removes_its_folder": ("f = tempfile.mkdtemp(); os.chdir(f); os.rmdir(f)", "a call changed the working folder"),
     "changes_folder": ("os.chdir('/')", "a call changed the working folder"),
     "sets_a_variable": ("os.environ['QKVERIFY_SEED'] = 'x'", "the environment variable QKVERIFY_SEED from 7 to x"),
     "sets_numpy_errors": ("np.seterr(all='raise')", "underflow encountered in exp"),

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeAlias
 import msgspec
 
 from qkverify.contract import Finding, Implementation
+from qkverify.contract.registry import TargetImportError
 from qkverify.errors import HarnessError, NothingVerified, UsageError
 from qkverify.probes.conventions import Choice
 from qkverify.results import Verdict, line_of
@@ -181,10 +182,9 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
         """The same error, in the judge."""
         if self.kind == "harness":
             return HarnessError(self.text)
-        error = NothingVerified(self.text) if self.kind == "nothing" else UsageError(self.text)
         if self.kind == "import":
-            error.text = self.traceback  # type: ignore[attr-defined]  # as TargetImportError has it
-        return error
+            return TargetImportError.told(self.text, self.traceback)
+        return NothingVerified(self.text) if self.kind == "nothing" else UsageError(self.text)
 
 
 Event: TypeAlias = Planned | Began | Checking | Judged | Calls | Described | Done | Refused
