@@ -76,12 +76,18 @@ def dtype_of(native: Any) -> str:
     return str(native.dtype).removeprefix("torch.")
 
 
+def _set_default_device(device: torch.device) -> None:
+    torch.set_default_device(
+        None if device.type == "cpu" else device
+    )  # None costs nothing; "cpu" is asked at every call
+
+
 _BACKENDS: Any = torch.backends.cuda  # which back ends of attention are allowed, on a CPU too
 SETTINGS: tuple[Setting, ...] = (
     *numpy_arrays.SETTINGS,
     Setting("whether torch records gradients", torch.is_grad_enabled, torch.set_grad_enabled),
     Setting("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
-    Setting("torch's default device", lambda: torch.utils._device.CURRENT_DEVICE, torch.set_default_device),
+    Setting("torch's default device", torch.get_default_device, _set_default_device),
     Setting("torch's number of threads", torch.get_num_threads, torch.set_num_threads),
     Setting("torch's autocast", partial(torch.is_autocast_enabled, "cpu"), partial(torch.set_autocast_enabled, "cpu")),
     Setting("torch's deterministic algorithms", torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),

@@ -12,7 +12,9 @@ CALL_SECONDS = 60.0  # the problems of laws are small: calls take milliseconds, 
 COMPILED = 10  # times as long for a call that may wait for a compiler
 QUIET = 5  # times as long between two calls: generating a problem, the reference, the search for a diagnosis
 LOADING = 10  # times as long until the first call: an import may build an extension
-LEAST_SECONDS = 60.0  # of what the judge's own code does in a worker: loading torch may take ten on a busy machine
+LEAST_SECONDS = (
+    60.0  # of what the judge's own code does in a worker: loading torch may take ten on a busy machine
+)
 END_SECONDS = 10.0  # at most, for handlers of atexit, threads and children, once everything is checked
 MEMORY_SHARE = 0.5  # of what is available when a run begins
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

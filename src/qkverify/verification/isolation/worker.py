@@ -19,6 +19,7 @@ from qkverify.runs import watch
 from qkverify.verification import checking, process_changes
 from qkverify.verification.isolation import deaths, exchange
 from qkverify.verification.isolation.exchange import Event, Request
+from qkverify.verification.replay_command import replay_counterexample
 
 
 def serve(token: str, requests: int, answers: int, board: watch.Board) -> None:
@@ -67,6 +68,9 @@ def _answers(request: Request) -> Iterator[Event]:
         yield from _checked(request)
     elif isinstance(request, exchange.Explain):
         yield from map(exchange.Judged, _explained(request))
+    elif isinstance(request, exchange.Replay):
+        watch.call_seconds = request.call_seconds
+        yield exchange.Replayed(replay_counterexample(request.name, request.target))
     elif isinstance(request, exchange.Describe):
         yield exchange.Described(deaths.described(request))
     else:
