@@ -198,8 +198,8 @@ class FrameworkAdapter:
             self.refusal = self.refusal or foreign_text.shown_line(refusal, characters=120)
             raise UnsupportedCase(foreign_text.shown(refusal)) from refusal
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) and not watch.is_worker():
-                raise  # a worker has a session of its own, which no Ctrl-C of the user reaches
+            if watch.is_users_interrupt(error):
+                raise
             if isinstance(error, Exception) and not isinstance(error, _NOT_ITS_OWN):
                 raise
             why = (
