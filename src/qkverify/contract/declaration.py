@@ -89,6 +89,9 @@ class Implementation:
     )  # option -> sizes that it was found to need
     remarks: tuple[str, ...] = ()  # sentences on what was found out, each printed once
     probed: bool = False  # whether its first calls were made
+    size_limits: Mapping[str, tuple[int, int]] = field(
+        default_factory=dict
+    )  # size -> the least and the most that an instance takes, of another operation than attention
     semantics: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(
         default_factory=dict

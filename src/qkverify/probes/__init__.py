@@ -15,7 +15,8 @@ from dataclasses import replace
 from typing import Any
 
 from qkverify.contract import ATTENTIONS, Implementation, frameworks, messages, registry
-from qkverify.probes import smoke, survival
+from qkverify.contract.modules import ModuleTarget
+from qkverify.probes import modules, smoke, survival
 from qkverify.probes.cut_off import without_gradients
 from qkverify.probes.defaults import switched_off
 from qkverify.probes.dtypes import of_result
@@ -38,6 +39,8 @@ def fitted(implementation: Implementation) -> Implementation:
     """With what its plain calls show. Raises UsageError if it cannot be called."""
     if implementation.probed:
         return implementation
+    if isinstance(implementation.function, ModuleTarget):
+        return modules.resolved(implementation)
     missing = frameworks.missing(implementation.arrays)
     if implementation.operation != "attention":
         serves = implementation.operation in ATTENTIONS and not implementation.declared

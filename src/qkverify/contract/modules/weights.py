@@ -1,0 +1,146 @@
+"""Where the four matrices of multi-head attention are among a module's parameters: `reading` says, `Reading.placed` puts them there.
+
+A parameter holds one matrix or several: side by side, (q | k | v), or head by head, (q_1 k_1 v_1 | q_2 ...). It is (out,in), as
+torch.nn.Linear has it, or (in,out). A name says which matrices it holds; the shape says which axis they lie along; where the
+two leave a choice, `readings` gives every one, the plainest first. No reading exchanges two matrices whose names say what they
+are: a module that takes its keys for its values is wrong, and stays so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import torch
+
+from qkverify.contract.modules import weight_names
+from qkverify.errors import UnsupportedCase, UsageError
+
+WORDS = {"q": "query", "k": "key", "v": "value", "o": "output"}
+CONSTANTS = {"zero": 0.0, "one": 1.0}
+KEEP = "keep"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One parameter: the letters of its matrices, which way it lies, and the one head that it is of, if it is of one."""
+
+    parameter: str
+    letters: str
+    transposed: bool  # (out,in), as in torch.nn.Linear
+    by_heads: bool = False
+    head: int | None = None
+
+    def words(self) -> str:
+        """ "c_attn.weight is query, key and value, side by side"."""
+        names = [WORDS[letter] for letter in self.letters]
+        joined = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+        how = (", head by head" if self.by_heads else ", side by side") if len(names) > 1 else ""
+        return f"{self.parameter} is {joined}{how}, {'(out,in)' if self.transposed else '(in,out)'}"
+
+    def value(self, weights: Mapping[str, Any], heads: int) -> Any:
+        """What the parameter holds, of matrices (M,HD) by letter (the output's is (HD,M))."""
+        parts = [weights[letter] for letter in self.letters]
+        if self.head is not None:
+            parts = [part.unflatten(1, (heads, -1))[:, self.head] for part in parts]
+        if self.by_heads:
+            split = [part.unflatten(1, (heads, -1)) for part in parts]  # (M,H,D) each
+            joined = torch.cat(split, dim=2).flatten(1)  # (M,H*n*D)
+        else:
+            joined = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        return joined.T.contiguous() if self.transposed else joined.contiguous()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What every parameter of a module is: matrices, constants (`zero` for biases), or what is left as it is."""
+
+    pieces: tuple[Piece, ...]
+    constants: Mapping[str, float]
+
+    @property
+    def letters(self) -> frozenset[str]:
+        return frozenset(letter for piece in self.pieces for letter in piece.letters)
+
+    def placed(self, module: torch.nn.Module, weights: Mapping[str, Any], heads: int) -> dict[str, Any]:
+        """Every parameter by name. Raises UnsupportedCase where the matrices do not have the module's shapes."""
+        shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+        values = {piece.parameter: piece.value(weights, heads) for piece in self.pieces}
+        for name, value in values.items():
+            if tuple(value.shape) != shapes.get(name):
+                raise UnsupportedCase(f"{name} has shape {shapes.get(name)}, and {tuple(value.shape)} is given")
+        like = weights["q"]
+        constants = {name: like.new_full(shapes[name], number) for name, number in self.constants.items()}
+        return {**values, **constants}
+
+
+def readings(module: torch.nn.Module, told: Mapping[str, str], inner: int) -> Iterator[Reading]:
+    """Every way to read a module's parameters, the plainest first; `inner` is H D. Raises UsageError where one has no meaning.
+
+    `told` are the user's words: parameter -> "qkv", "kv", "q", "o", "zero", "one" or "keep", with "head by head" or "(in,out)".
+    """
+    parameters = dict(module.named_parameters())
+    _check(told, parameters)
+    matrices = [name for name, parameter in parameters.items() if parameter.ndim > 1]
+    known = {name: letters for name in matrices if (letters := weight_names.roles(name))}
+    known |= {name: letter for name, letter in weight_names.numbered(matrices).items() if name not in known}
+    pieces, constants, free = [], {}, False
+    for name, parameter in parameters.items():
+        word = told.get(name, "")
+        if word.partition(" ")[0] in (*CONSTANTS, KEEP):
+            constants |= {name: CONSTANTS[word]} if word in CONSTANTS else {}
+            continue
+        letters = word.partition(" ")[0] or known.get(name, "")
+        if letters:
+            lies = _lies(module, name, word, len(letters) * inner)
+            free = free or lies is None
+            head = weight_names.head_of(name)
+            pieces.append((Piece(name, letters, bool(lies), "head by head" in word, head), lies))
+        elif parameter.ndim == 1 and "bias" in weight_names.snake(name.rpartition(".")[2]):
+            constants[name] = 0.0
+        else:
+            raise UsageError(_unread(module, name, parameter))
+    several = any(len(piece.letters) > 1 and not told.get(piece.parameter) for piece, _ in pieces)
+    for by_heads, transposed in product((False, True) if several else (False,), (False, True) if free else (False,)):
+        yield Reading(tuple(_read(piece, lies, told, by_heads=by_heads, transposed=transposed) for piece, lies in pieces),
+                      constants)  # fmt: skip
+
+
+def _read(piece: Piece, lies: bool | None, told: Mapping[str, str], *, by_heads: bool, transposed: bool) -> Piece:
+    if len(piece.letters) > 1 and piece.parameter not in told:
+        piece = replace(piece, by_heads=by_heads)
+    return piece if lies is not None else replace(piece, transposed=transposed)
+
+
+def _lies(module: torch.nn.Module, name: str, word: str, joined: int) -> bool | None:
+    """Whether a matrix is (out,in); None where only a call can tell."""
+    if "(in,out)" in word or "(out,in)" in word:
+        return "(out,in)" in word
+    owner, _, leaf = name.rpartition(".")
+    if isinstance(module.get_submodule(owner), torch.nn.Linear) and leaf == "weight":
+        return True
+    rows, columns = module.get_parameter(name).shape[:2]
+    return None if rows == columns else (rows == joined)
+
+
+def _check(told: Mapping[str, str], parameters: Mapping[str, Any]) -> None:
+    for name, word in told.items():
+        if name not in parameters:
+            raise UsageError.unknown("parameter", name, parameters)
+        first = word.partition(" ")[0]
+        if first not in (*CONSTANTS, KEEP) and (not first or set(first) - set("qkvo") or len(set(first)) < len(first)):
+            raise UsageError(
+                f'weights: {name!r} is {word!r}; it is one of "q", "k", "v", "o", several of them in their order ("qkv"), '
+                '"zero", "one" or "keep", and after that "head by head", "(in,out)" or "(out,in)" if need be'
+            )
+
+
+def _unread(module: torch.nn.Module, name: str, parameter: Any) -> str:
+    kind = type(module).__name__
+    return (
+        f"{kind} has a parameter {name!r} of shape {tuple(parameter.shape)}, whose name does not say what it is\n"
+        f"  say what it is, in the file: attention = qkverify.module({kind}, weights={{{name!r}: ...}})\n"
+        '  one of "q", "k", "v", "o" (the output), "qkv" (side by side); "zero", "one" or "keep" for what is none of them'
+    )

@@ -1,0 +1,86 @@
+"""Which operation a module computes, and the sample of it that is looked at."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from qkverify import foreign_text
+from qkverify.contract import Implementation
+from qkverify.contract.modules import weight_names
+from qkverify.contract.modules.argument_roles import ROLES, snake
+from qkverify.contract.modules.builder import Builder, construct
+from qkverify.contract.modules.constructor import Construction, construction
+from qkverify.contract.modules.target import ModuleTarget
+from qkverify.errors import UsageError
+from qkverify.probes.modules import multi_head
+
+SAMPLE = {"width": 12, "heads": 3, "head_size": 4, "inner": 7, "causal": False}  # different from one another
+
+
+def settled(implementation: Implementation, target: ModuleTarget) -> Implementation:
+    """The implementation of the operation that a module computes. Raises UsageError where it is none of those known."""
+    builder, sample = _built(target)
+    sizes = _sizes(target, sample) if builder.fixed else dict(SAMPLE)
+    return multi_head.settled(implementation, target, builder, sample, sizes)
+
+
+def _built(target: ModuleTarget) -> tuple[Builder, torch.nn.Module]:
+    """(how modules of any sizes are made, one of them). Raises UsageError with what the constructor raised."""
+    if isinstance(target.module, torch.nn.Module):
+        return Builder(target.module), copy.deepcopy(target.module).eval()
+    origin = construction(target.cls, target.sizes)
+    sample = _constructed(origin, SAMPLE)
+    if not origin.takes & {"width", "heads"} and origin.configuration is None:
+        return Builder(sample), copy.deepcopy(sample)  # its sizes are its own
+    return Builder(origin), sample
+
+
+def _constructed(origin: Construction, sizes: Mapping[str, Any]) -> torch.nn.Module:
+    try:
+        return construct(origin, sizes).eval()
+    except Exception as error:
+        kind = origin.cls.__name__
+        raise UsageError(
+            f"{kind} is a class, and could not be built with what its arguments' names say: {foreign_text.of_error(error)}\n"
+            f"  say what they are, in the file: attention = qkverify.module({kind}, sizes={{...}}), or give an instance: "
+            f"attention = {kind}(...)"
+        ) from error
+
+
+def _sizes(target: ModuleTarget, module: torch.nn.Module) -> dict[str, int]:
+    """The sizes of an instance: its heads by an attribute, the others by the shapes of its weights."""
+    heads = target.sizes.get("heads") or _heads(module)
+    if heads is None:
+        kind = target.cls.__name__
+        raise UsageError(
+            f"the number of heads of this {kind} stands in none of its attributes\n"
+            f'  say it, in the file: attention = qkverify.module({kind.lower()}, sizes={{"heads": ...}})'
+        )
+    inner, width = _matrix(module)
+    return {"width": width, "heads": heads, "head_size": inner // heads, "causal": False}
+
+
+def _heads(module: torch.nn.Module) -> int | None:
+    """What the module, or one in it, calls its number of heads."""
+    for part in module.modules():
+        for name, value in vars(part).items():
+            if ROLES.get(snake(name)) == "heads" and isinstance(value, int) and not isinstance(value, bool):
+                return value
+    return None
+
+
+def _matrix(module: torch.nn.Module) -> tuple[int, int]:
+    """(H D, M) by the first matrix of queries."""
+    for name, parameter in module.named_parameters():
+        letters = weight_names.roles(name)
+        if "q" in letters and parameter.ndim == 2:
+            owner = module.get_submodule(name.rpartition(".")[0])
+            rows, columns = parameter.shape
+            out_first = isinstance(owner, torch.nn.Linear) or rows == len(letters) * columns
+            out, width = (rows, columns) if out_first else (columns, rows)
+            return out // len(letters), width
+    return SAMPLE["width"], SAMPLE["width"]
