@@ -40,7 +40,7 @@ def fitted(implementation: Implementation) -> Implementation:
     if implementation.probed:
         return implementation
     if isinstance(implementation.function, ModuleTarget):
-        return modules.resolved(implementation)
+        return fitted(modules.resolved(implementation))
     missing = frameworks.missing(implementation.arrays)
     if implementation.operation != "attention":
         serves = implementation.operation in ATTENTIONS and not implementation.declared

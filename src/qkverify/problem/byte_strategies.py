@@ -192,7 +192,8 @@ def stretched(
         large = choices.pick("stretched", which)
         example = {
             name: choices.pick(
-                name, limited(name, long[name] if name == large else pool[: -(-len(pool) // 2)] if large else pool)
+                name,
+                limited(name, long[name] if name == large else pool[: -(-len(pool) // 2)] if large else pool),
             )
             for name, pool in pools.items()
         }
@@ -204,7 +205,13 @@ def stretched(
 
 
 LIMITS: ContextVar[Mapping[str, tuple[int, int]]] = ContextVar("limits", default={})  # noqa: B039  # it is only read
-LETTERS = {"batch": "B", "length": "L", "heads": "H", "size": "D", "inner": "F"}  # of sizes that laws spell out
+LETTERS = {
+    "batch": "B",
+    "length": "L",
+    "heads": "H",
+    "size": "D",
+    "inner": "F",
+}  # of sizes that laws spell out
 
 
 def limited(name: str, pool: Sequence[Any]) -> Sequence[Any]:

@@ -414,7 +414,9 @@ def calls() -> st.SearchStrategy[dict[str, Any]]:
         pools = {**FILL, **OPERATION_SPECS[run.implementation.operation].sizes, **BARE}
         if run.implementation.operation == "alibi_slopes":
             pools["H"] = [n for n in pools["H"] if accepted(run, n)]
-        return {name: choices.pick(str(i), limited(name, pool)) for i, (name, pool) in enumerate(pools.items())}
+        return {
+            name: choices.pick(str(i), limited(name, pool)) for i, (name, pool) in enumerate(pools.items())
+        }
 
     return strategy(Recipe(PLACES, make))
 

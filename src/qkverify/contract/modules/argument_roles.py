@@ -1,12 +1,12 @@
 """What a constructor's argument, or a field of its configuration, stands for: read off its name.
 
-    embed_dim, d_model, n_embd, hidden_size, dim     width        M, of a token
-    num_heads, n_head, nhead, h                      heads        H
-    head_dim, d_k, dim_head                          head_size    D
-    dim_feedforward, d_ff, mlp_dim                   inner        F
-    block_size, max_len, context_length              length       the longest sequence
-    vocab_size, num_embeddings                       vocabulary   V
-    dropout, attn_pdrop, drop_rate                   off          zero
+embed_dim, d_model, n_embd, hidden_size, dim     width        M, of a token
+num_heads, n_head, nhead, h                      heads        H
+head_dim, d_k, dim_head                          head_size    D
+dim_feedforward, d_ff, mlp_dim                   inner        F
+block_size, max_len, context_length              length       the longest sequence
+vocab_size, num_embeddings                       vocabulary   V
+dropout, attn_pdrop, drop_rate                   off          zero
 """
 
 from __future__ import annotations

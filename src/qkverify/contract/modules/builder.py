@@ -65,7 +65,15 @@ class Builder:
 
 def construct(origin: Construction, sizes: Mapping[str, Any]) -> torch.nn.Module:
     """A new instance. Raises what the constructor raises; the random state is as before."""
-    told = {"length": LONGEST, "vocabulary": VOCABULARY, "off": 0.0, "yes": True, "nothing": None, **sizes}
+    told = {
+        "length": LONGEST,
+        "inner": 7,
+        "vocabulary": VOCABULARY,
+        "off": 0.0,
+        "yes": True,
+        "nothing": None,
+        **sizes,
+    }
     with _BUILDING, torch.random.fork_rng(devices=[]):
         built: torch.nn.Module = origin(told)
     return built

@@ -25,13 +25,19 @@ Visible = Any  # bool (L,L), True where a query sees a key
 Given = Callable[[Visible, Any, int], Any]  # (visible, tokens, batch) -> the mask as the module takes it
 
 _MASK = re.compile(r"mask|attn_bias|attention_bias")
-_PADDING = re.compile(r"pad|valid_len|lengths?$|^(head|encoder|memory|cross|layer_head)_")  # no mask of (query, key) here
-_NOT_TOKENS = re.compile(r"^(kv_)?cache|past|^pos|position|freqs|^cos$|^sin$|rotary|layer_|^step$|^start_pos$|^lens?$")
+_PADDING = re.compile(
+    r"pad|valid_len|lengths?$|^(head|encoder|memory|cross|layer_head)_"
+)  # no mask of (query, key) here
+_NOT_TOKENS = re.compile(
+    r"^(kv_)?cache|past|^pos|position|freqs|^cos$|^sin$|rotary|layer_|^step$|^start_pos$|^lens?$"
+)
 
 
 def _additive(lowest: Callable[[torch.dtype], float]) -> Callable[[Any, Any], Any]:
     def given(visible: Any, x: Any) -> Any:
-        return torch.zeros(visible.shape, dtype=x.dtype, device=x.device).masked_fill(~visible, lowest(x.dtype))
+        return torch.zeros(visible.shape, dtype=x.dtype, device=x.device).masked_fill(
+            ~visible, lowest(x.dtype)
+        )
 
     return given
 
@@ -40,7 +46,9 @@ KINDS: Mapping[str, Callable[[Any, Any], Any]] = {
     "bool, True where a token is seen": lambda visible, x: visible,
     "bool, True where a token is hidden": lambda visible, x: ~visible,
     "added to the scores, -inf where a token is hidden": _additive(lambda dtype: float("-inf")),
-    "added to the scores, the lowest number where a token is hidden": _additive(lambda dtype: torch.finfo(dtype).min),
+    "added to the scores, the lowest number where a token is hidden": _additive(
+        lambda dtype: torch.finfo(dtype).min
+    ),
     "int, 1 where a token is seen": lambda visible, x: visible.to(torch.int64),
     "float, 1 where a token is seen": lambda visible, x: visible.to(x.dtype),
 }
@@ -69,9 +77,10 @@ class Mask:
 
 @dataclass(frozen=True)
 class Calling:
-    """How a module is called with tokens. `tokens` counts the arguments that take them; `flag` is a causal switch of `forward`."""
+    """How a module is called with tokens. `tokens` are the arguments that take them; `flag` is a causal switch of `forward`."""
 
-    tokens: int
+    tokens: tuple[str, ...]
+    by_name: bool = False  # whether these are given by name
     batch_first: bool = True
     masks: tuple[str, ...] = ()  # parameters that are masks
     required_masks: tuple[str, ...] = ()
@@ -89,7 +98,8 @@ class Calling:
             keywords[self.mask.parameter] = self.mask(everything.tril() if causal else everything, x, batch)
         elif self.flag is not None:
             keywords[self.flag] = causal
-        output = part(call(*[tokens] * self.tokens, **keywords), self.returns)
+        named = dict.fromkeys(self.tokens, tokens) if self.by_name else {}
+        output = part(call(*[tokens] * (len(self.tokens) - len(named)), **named, **keywords), self.returns)
         return output if self.batch_first else output.transpose(0, 1)
 
 
@@ -97,7 +107,11 @@ def part(returned: Any, which: int | str | None) -> Any:
     """One part of a result; the whole one where it has none."""
     if which is None:
         return returned
-    return returned[which] if isinstance(which, int) or isinstance(returned, Mapping) else getattr(returned, which)
+    return (
+        returned[which]
+        if isinstance(which, int) or isinstance(returned, Mapping)
+        else getattr(returned, which)
+    )
 
 
 def part_of_shape(returned: Any, shape: tuple[int, ...]) -> int | str | None:
@@ -119,9 +133,15 @@ def part_of_shape(returned: Any, shape: tuple[int, ...]) -> int | str | None:
 
 
 def calling(module: torch.nn.Module) -> Calling:
-    """How a module is called, as far as the signature of its `forward` shows. Raises UsageError for an argument that says nothing."""
-    kind, tokens, masks, required = type(module).__name__, 0, [], []
-    flag = None
+    """How a module is called, as far as the signature of its `forward` shows.
+
+    Raises UsageError for an argument that says nothing.
+    """
+    kind = type(module).__name__
+    tokens: list[str] = []
+    masks: list[str] = []
+    required: list[str] = []
+    flag, by_name = None, False
     for name, parameter in inspect.signature(module.forward).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
@@ -139,10 +159,11 @@ def calling(module: torch.nn.Module) -> Calling:
                 f"  verify a module that passes it, or a function: def attention(query, key, value, ...)"
             )
         elif needed:
-            tokens += 1
-    if tokens not in (1, 2, 3):
+            tokens.append(name)
+            by_name = parameter.kind is parameter.KEYWORD_ONLY
+    if len(tokens) not in (1, 2, 3):
         raise UsageError(
-            f"{kind}.forward takes {tokens} required arguments that could be tokens; a module is called with x, or with query, "
-            "key and value: not verified as it stands"
+            f"{kind}.forward takes {len(tokens)} required arguments that could be tokens; a module is called with x, or with "
+            "query, key and value: not verified as it stands"
         )
-    return Calling(tokens, masks=tuple(masks), required_masks=tuple(required), flag=flag)
+    return Calling(tuple(tokens), by_name, masks=tuple(masks), required_masks=tuple(required), flag=flag)

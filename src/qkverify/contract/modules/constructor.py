@@ -14,7 +14,19 @@ from typing import Any
 from qkverify.contract.modules.argument_roles import SIZES, role_of
 from qkverify.errors import UsageError
 
-CONFIGURATIONS = ("config", "cfg", "conf", "configuration", "args", "params", "hparams", "opt", "model_args", "hps", "options")
+CONFIGURATIONS = (
+    "config",
+    "cfg",
+    "conf",
+    "configuration",
+    "args",
+    "params",
+    "hparams",
+    "opt",
+    "model_args",
+    "hps",
+    "options",
+)
 SWITCHES = ("causal", "norm_first", "eps")  # options of operations that a class may take where it is built
 _NONE_NEEDED = ("device", "dtype", "layer_id", "layer_idx", "layer_index", "name", "prefix")
 
@@ -25,13 +37,17 @@ class Construction:
 
     cls: type
     roles: Mapping[str, str] = field(default_factory=dict)  # argument -> role
-    given: Mapping[str, Any] = field(default_factory=dict)  # argument or field -> role or value, the user's own words
+    given: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # argument or field -> role or value, the user's own words
     configuration: str | None = None  # the argument that is a configuration object
 
     def __call__(self, sizes: Mapping[str, Any]) -> Any:
         """An instance for these sizes: roles to numbers. Raises what the constructor raises."""
         arguments = {name: sizes[role] for name, role in self.roles.items() if role in sizes}
-        arguments |= {name: valued(self.given[name], sizes) for name in self.given if name in self._parameters}
+        arguments |= {
+            name: valued(self.given[name], sizes) for name in self.given if name in self._parameters
+        }
         if self.configuration is not None:
             arguments[self.configuration] = Configuration(sizes, self.given)
         return self.cls(**arguments)

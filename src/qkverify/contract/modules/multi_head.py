@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch.func import functional_call
 
 from qkverify.contract.modules.builder import Builder
 from qkverify.contract.modules.calling import Calling
-from qkverify.contract.modules.weights import Reading
+from qkverify.contract.modules.weights import Choice, Reading, reading
 from qkverify.errors import UnsupportedCase
 
 CAUSALITIES = ("none", "always", "asked", "built")
@@ -25,11 +26,13 @@ class MultiHeadModule:
     """
 
     builder: Builder
-    reading: Reading
     calling: Calling
+    told: Mapping[str, str] = field(default_factory=dict)  # the user's words for its weights
+    choice: Choice = field(default_factory=Choice)
     causality: str = "none"
     heads: int | None = None
     options: tuple[str, ...] = field(init=False)
+    _readings: dict[tuple[int, int], Reading] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", ("heads", *(("causal",) if self.causality != "none" else ())))
@@ -46,13 +49,20 @@ class MultiHeadModule:
         sizes = {"width": x.shape[2], "heads": heads, "head_size": w_q.shape[1] // heads}
         sizes |= {"causal": causal} if self.causality == "built" else {"causal": False}
         with self.builder.lent(sizes, x.dtype, x.device) as module:
-            parameters = self.reading.placed(module, {"q": w_q, "k": w_k, "v": w_v, "o": w_o}, heads)
+            reading = self.reading(module, heads, w_q.shape[1])
+            parameters = reading.placed(module, {"q": w_q, "k": w_k, "v": w_v, "o": w_o}, heads)
 
             def call(*tokens: Any, **keywords: Any) -> Any:
                 return functional_call(module, parameters, tokens, keywords)
 
             output = self.calling(call, x, causal and self.causality == "asked")
-        return output if "o" in self.reading.letters else output @ w_o
+        return output if "o" in reading.letters else output @ w_o
+
+    def reading(self, module: torch.nn.Module, heads: int, inner: int) -> Reading:
+        """Of a module of so many heads: one that has a list of them has as many parameters."""
+        if (heads, inner) not in self._readings:
+            self._readings[heads, inner] = reading(module, self.told, inner, self.choice)
+        return self._readings[heads, inner]
 
     @staticmethod
     def _check(x: Any, inner: tuple[Any, Any, Any], w_o: Any, heads: int) -> None:

@@ -1,10 +1,10 @@
 """Which weight matrix of multi-head attention a parameter is, read off its name.
 
-    q_proj.weight, wq, to_q.weight, query.linear.weight      q
-    c_attn.weight, qkv.weight, in_proj_weight, Wqkv.weight   qkv, side by side or head by head
-    out_proj.weight, proj.weight, to_out.0.weight            o
-    linears.0.weight ... linears.3.weight                    q, k, v, o
-    heads.2.query.weight                                     q, of head 2
+q_proj.weight, wq, to_q.weight, query.linear.weight      q
+c_attn.weight, qkv.weight, in_proj_weight, Wqkv.weight   qkv, side by side or head by head
+out_proj.weight, proj.weight, to_out.0.weight            o
+linears.0.weight ... linears.3.weight                    q, k, v, o
+heads.2.query.weight                                     q, of head 2
 """
 
 from __future__ import annotations
@@ -14,20 +14,27 @@ from collections.abc import Mapping, Sequence
 
 from qkverify.contract.modules.argument_roles import snake
 
-_FUSED = re.compile(r"^(c_attn|in_proj|in_projection|query_key_value|attn_in|input_projection|proj_in|att_proj)$")
+_FUSED = re.compile(
+    r"^(c_attn|in_proj|in_projection|query_key_value|attn_in|input_projection|proj_in|att_proj)$"
+)
 _LETTERS = re.compile(r"(?<![a-z])(?:w|to)?_?(qkv|kqv|vqk|qvk|kvq|vkq|kv|qk)(?![a-z])")
 _PARTS: Mapping[str, frozenset[str]] = {
-    "q": frozenset("q wq query queries toqueries toq qs qproj qlinear querys que quer".split()),
-    "k": frozenset("k wk key keys tokeys tok ks kproj klinear".split()),
-    "v": frozenset("v wv value values tovalues tov vs vproj vlinear val vals".split()),
+    "q": frozenset({"q", "wq", "query", "queries", "querys", "toqueries", "toq", "qs", "qproj", "qlinear"}),
+    "k": frozenset({"k", "wk", "key", "keys", "tokeys", "tok", "ks", "kproj", "klinear"}),
+    "v": frozenset(
+        {"v", "wv", "value", "values", "tovalues", "tov", "vs", "vproj", "vlinear", "val", "vals"}
+    ),
 }
 _OUTPUT = re.compile(
-    r"^(o|wo|w_o|w_out|wout|out|output|outs|dense|proj|projection|c_proj|o_proj|out_proj|output_proj|proj_out|to_out|"
-    r"out_projection|output_projection|fc|fc_o|fc_out|out_linear|output_linear|linear_out|linear|lin|unify_?heads|final|"
+    r"^(o|wo|w_o|w_out|wout|out|output|outs|proj|projection|c_proj|o_proj|out_proj|output_proj|proj_out|to_out|"
+    r"out_projection|output_projection|fc_o|fc_out|out_linear|output_linear|linear_out|unify_?heads|final|"
     r"final_linear|last_linear|resid_proj|output_layer|out_layer|combine|combine_heads|o_net|proj_o|lin_o|out_lin|o_linear|"
     r"linear_o|attn_out|c_out|wproj|w_proj|concat|w_concat|merge_heads|head_proj|projection_out|proj_layer|linear_proj|"
     r"final_projection|ff_out|out_net|out_fc|output_fc|output_transform|linear_final|unembed_heads)$"
 )
+_WEAK = re.compile(
+    r"^(dense|fc|linear|lin|layer)$"
+)  # the output's, unless what stands around it has another name
 _KIND = re.compile(r"_?(weights?|bias(es)?|kernel|w|b|matrix|mat)$")
 
 
@@ -40,10 +47,11 @@ def components(parameter: str) -> list[str]:
 
 def roles(parameter: str) -> str:
     """The letters of the matrices that a parameter holds, in their order: "q", "qkv", "kv", "o"; "" if its name says none."""
-    for part in reversed(components(parameter)):
+    parts = [part for part in reversed(components(parameter)) if not part.isdigit()]
+    for part in parts:
         if letters := _letters(part):
             return letters
-    return ""
+    return "o" if parts and _WEAK.match(parts[0]) else ""
 
 
 def _letters(part: str) -> str:

@@ -1,24 +1,25 @@
-"""Where the four matrices of multi-head attention are among a module's parameters: `reading` says, `Reading.placed` puts them there.
+"""Where the four matrices of multi-head attention are among a module's parameters: `reading` says, `Reading.placed` puts them.
 
 A parameter holds one matrix or several: side by side, (q | k | v), or head by head, (q_1 k_1 v_1 | q_2 ...). It is (out,in), as
 torch.nn.Linear has it, or (in,out). A name says which matrices it holds; the shape says which axis they lie along; where the
-two leave a choice, `readings` gives every one, the plainest first. No reading exchanges two matrices whose names say what they
+two leave a `Choice`, calls decide. No reading exchanges two matrices whose names say what they
 are: a module that takes its keys for its values is wrong, and stays so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import torch
 
 from qkverify.contract.modules import weight_names
+from qkverify.contract.modules.argument_roles import snake
 from qkverify.errors import UnsupportedCase, UsageError
 
-WORDS = {"q": "query", "k": "key", "v": "value", "o": "output"}
+WORDS = {"q": "query", "k": "key", "v": "value", "o": "the output's"}
 CONSTANTS = {"zero": 0.0, "one": 1.0}
 KEEP = "keep"
 
@@ -34,11 +35,12 @@ class Piece:
     head: int | None = None
 
     def words(self) -> str:
-        """ "c_attn.weight is query, key and value, side by side"."""
+        """ "c_attn.weight is query, key and value, side by side, (out,in)"."""
         names = [WORDS[letter] for letter in self.letters]
         joined = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
         how = (", head by head" if self.by_heads else ", side by side") if len(names) > 1 else ""
-        return f"{self.parameter} is {joined}{how}, {'(out,in)' if self.transposed else '(in,out)'}"
+        one = "" if self.head is None else " of one head"
+        return f"{self.parameter} is {joined}{one}{how}, {'(out,in)' if self.transposed else '(in,out)'}"
 
     def value(self, weights: Mapping[str, Any], heads: int) -> Any:
         """What the parameter holds, of matrices (M,HD) by letter (the output's is (HD,M))."""
@@ -54,11 +56,21 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What names and shapes leave open: whether fused matrices are mixed head by head, and how square ones lie."""
+
+    by_heads: bool = False
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
 class Reading:
-    """What every parameter of a module is: matrices, constants (`zero` for biases), or what is left as it is."""
+    """What every parameter of a module is: matrices, constants (zero for biases), or what is left as it is. `open` are the
+    choices that names and shapes leave."""
 
     pieces: tuple[Piece, ...]
     constants: Mapping[str, float]
+    open: tuple[Choice, ...] = (Choice(),)
 
     @property
     def letters(self) -> frozenset[str]:
@@ -70,48 +82,48 @@ class Reading:
         values = {piece.parameter: piece.value(weights, heads) for piece in self.pieces}
         for name, value in values.items():
             if tuple(value.shape) != shapes.get(name):
-                raise UnsupportedCase(f"{name} has shape {shapes.get(name)}, and {tuple(value.shape)} is given")
+                raise UnsupportedCase(
+                    f"{name} has shape {shapes.get(name)}, and {tuple(value.shape)} is given"
+                )
         like = weights["q"]
         constants = {name: like.new_full(shapes[name], number) for name, number in self.constants.items()}
         return {**values, **constants}
 
 
-def readings(module: torch.nn.Module, told: Mapping[str, str], inner: int) -> Iterator[Reading]:
-    """Every way to read a module's parameters, the plainest first; `inner` is H D. Raises UsageError where one has no meaning.
+def reading(
+    module: torch.nn.Module, told: Mapping[str, str], inner: int, choice: Choice = Choice()
+) -> Reading:
+    """How a module's parameters are read; `inner` is H D. Raises UsageError where one has no meaning.
 
     `told` are the user's words: parameter -> "qkv", "kv", "q", "o", "zero", "one" or "keep", with "head by head" or "(in,out)".
     """
     parameters = dict(module.named_parameters())
     _check(told, parameters)
     matrices = [name for name, parameter in parameters.items() if parameter.ndim > 1]
-    known = {name: letters for name in matrices if (letters := weight_names.roles(name))}
-    known |= {name: letter for name, letter in weight_names.numbered(matrices).items() if name not in known}
-    pieces, constants, free = [], {}, False
+    known = weight_names.numbered(matrices) | {
+        n: letters for n in matrices if (letters := weight_names.roles(n))
+    }
+    pieces: list[Piece] = []
+    constants: dict[str, float] = {}
+    fused = square = False
     for name, parameter in parameters.items():
-        word = told.get(name, "")
-        if word.partition(" ")[0] in (*CONSTANTS, KEEP):
-            constants |= {name: CONSTANTS[word]} if word in CONSTANTS else {}
-            continue
-        letters = word.partition(" ")[0] or known.get(name, "")
-        if letters:
-            lies = _lies(module, name, word, len(letters) * inner)
-            free = free or lies is None
-            head = weight_names.head_of(name)
-            pieces.append((Piece(name, letters, bool(lies), "head by head" in word, head), lies))
-        elif parameter.ndim == 1 and "bias" in weight_names.snake(name.rpartition(".")[2]):
+        first, _, how = told.get(name, "").partition(" ")
+        letters = first or known.get(name, "")
+        if first in (*CONSTANTS, KEEP):
+            constants |= {name: CONSTANTS[first]} if first in CONSTANTS else {}
+        elif letters:
+            lies = _lies(module, name, how, len(letters) * inner)
+            mixed = len(letters) > 1 and not how
+            fused, square = fused or mixed, square or lies is None
+            by_heads = choice.by_heads if mixed else "head by head" in how
+            transposed = choice.transposed if lies is None else lies
+            pieces.append(Piece(name, letters, transposed, by_heads, weight_names.head_of(name)))
+        elif parameter.ndim == 1 and "bias" in snake(name.rpartition(".")[2]):
             constants[name] = 0.0
         else:
             raise UsageError(_unread(module, name, parameter))
-    several = any(len(piece.letters) > 1 and not told.get(piece.parameter) for piece, _ in pieces)
-    for by_heads, transposed in product((False, True) if several else (False,), (False, True) if free else (False,)):
-        yield Reading(tuple(_read(piece, lies, told, by_heads=by_heads, transposed=transposed) for piece, lies in pieces),
-                      constants)  # fmt: skip
-
-
-def _read(piece: Piece, lies: bool | None, told: Mapping[str, str], *, by_heads: bool, transposed: bool) -> Piece:
-    if len(piece.letters) > 1 and piece.parameter not in told:
-        piece = replace(piece, by_heads=by_heads)
-    return piece if lies is not None else replace(piece, transposed=transposed)
+    choices = product((False, True) if fused else (False,), (False, True) if square else (False,))
+    return Reading(tuple(pieces), constants, tuple(Choice(*values) for values in choices))
 
 
 def _lies(module: torch.nn.Module, name: str, word: str, joined: int) -> bool | None:
@@ -130,7 +142,9 @@ def _check(told: Mapping[str, str], parameters: Mapping[str, Any]) -> None:
         if name not in parameters:
             raise UsageError.unknown("parameter", name, parameters)
         first = word.partition(" ")[0]
-        if first not in (*CONSTANTS, KEEP) and (not first or set(first) - set("qkvo") or len(set(first)) < len(first)):
+        if first not in (*CONSTANTS, KEEP) and (
+            not first or set(first) - set("qkvo") or len(set(first)) < len(first)
+        ):
             raise UsageError(
                 f'weights: {name!r} is {word!r}; it is one of "q", "k", "v", "o", several of them in their order ("qkv"), '
                 '"zero", "one" or "keep", and after that "head by head", "(in,out)" or "(out,in)" if need be'

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from qkverify.contract import Implementation
 from qkverify.contract.modules.target import ModuleTarget
 
@@ -14,4 +12,4 @@ def resolved(implementation: Implementation) -> Implementation:
 
     target = implementation.function
     assert isinstance(target, ModuleTarget)
-    return replace(kinds.settled(implementation, target), probed=True)
+    return kinds.settled(implementation, target)

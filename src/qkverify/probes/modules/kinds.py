@@ -16,7 +16,7 @@ from qkverify.contract.modules.builder import Builder, construct
 from qkverify.contract.modules.constructor import Construction, construction
 from qkverify.contract.modules.target import ModuleTarget
 from qkverify.errors import UsageError
-from qkverify.probes.modules import multi_head
+from qkverify.probes.modules import multi_head, without_weights
 
 SAMPLE = {"width": 12, "heads": 3, "head_size": 4, "inner": 7, "causal": False}  # different from one another
 
@@ -24,8 +24,42 @@ SAMPLE = {"width": 12, "heads": 3, "head_size": 4, "inner": 7, "causal": False} 
 def settled(implementation: Implementation, target: ModuleTarget) -> Implementation:
     """The implementation of the operation that a module computes. Raises UsageError where it is none of those known."""
     builder, sample = _built(target)
+    kind = without_weights.kind_of(target, sample)
+    if kind is not None:
+        return kind(implementation, target, builder, sample)
+    letters = {
+        letter for name, x in sample.named_parameters() if x.ndim > 1 for letter in weight_names.roles(name)
+    }
+    letters |= set(
+        "".join(weight_names.numbered([name for name, x in sample.named_parameters() if x.ndim > 1]).values())
+    )
+    if not {"q", "k", "v"} <= letters and not target.weights:
+        raise UsageError(_unknown(target, sample))
     sizes = _sizes(target, sample) if builder.fixed else dict(SAMPLE)
     return multi_head.settled(implementation, target, builder, sample, sizes)
+
+
+def _unknown(target: ModuleTarget, sample: torch.nn.Module) -> str:
+    """Of a module whose operation is none of those that can be told."""
+    kind, name = target.cls.__name__, target.cls.__name__.lower()
+    for word, what in REFUSED.items():
+        if word in name:
+            return f"{kind} is a torch.nn.Module, and {what}: not verified"
+    matrices = ", ".join(f"{name} {tuple(x.shape)}" for name, x in sample.named_parameters() if x.ndim > 1)
+    return (
+        f"{kind} is a torch.nn.Module, and what it computes does not show: none of its parameters is called as the matrices of "
+        f"query, key and value are\n  its matrices: {matrices or 'none'}\n"
+        f"  if it is multi-head attention, say where they are, in the file: attention = qkverify.module({kind}, "
+        'weights={"...": "q"})\n  else verify a function that calls it; `qkverify list operations` explains each'
+    )
+
+
+REFUSED = {
+    "layernorm": "a layer norm alone is no operation of qkverify (an encoder layer is)",
+    "rmsnorm": "an RMS norm is no operation of qkverify",
+    "embedding": "a table of embeddings alone is no operation of qkverify: `embedding` also scales, and adds positions",
+    "rotary": "a rotary embedding is verified as a function, rotary(x, positions)",
+}  # part of a class's name -> why it is refused
 
 
 def _built(target: ModuleTarget) -> tuple[Builder, torch.nn.Module]:

@@ -13,9 +13,10 @@ from qkverify import foreign_text
 from qkverify.contract import Implementation
 from qkverify.contract.modules.builder import Builder
 from qkverify.contract.modules.calling import Calling, calling
+from qkverify.contract.modules.constructor import Construction
 from qkverify.contract.modules.multi_head import MultiHeadModule
 from qkverify.contract.modules.target import ModuleTarget
-from qkverify.contract.modules.weights import Reading, readings
+from qkverify.contract.modules.weights import Reading, reading
 from qkverify.errors import NothingVerified, UsageError
 from qkverify.probes.modules import structure
 from qkverify.runs.run import Run
@@ -29,26 +30,32 @@ WORDS = {
 
 
 def settled(
-    implementation: Implementation, target: ModuleTarget, builder: Builder, sample: Any, sizes: Mapping[str, int]
+    implementation: Implementation,
+    target: ModuleTarget,
+    builder: Builder,
+    sample: Any,
+    sizes: Mapping[str, int],
 ) -> Implementation:
     """The module as an implementation of multi_head_attention. Raises UsageError where it is none, or cannot be called."""
-    every = list(readings(sample, target.weights, sizes["heads"] * sizes["head_size"]))
-    lacking = [word for letter, word in (("q", "query"), ("k", "key"), ("v", "value")) if letter not in every[0].letters]
-    if lacking:
-        raise UsageError(_without(target, sample, lacking))
-    found, causality, said = _called(target, sample, builder, sizes)
+    inner = sizes["heads"] * sizes["head_size"]
+    plain = reading(sample, target.weights, inner)
+    plan, causality, said = _called(target, sample, builder, sizes)
     heads = sizes["heads"] if builder.fixed else None
-
-    def function(reading: Reading) -> MultiHeadModule:
-        return MultiHeadModule(builder, reading, found, causality, heads)
-
-    chosen, right = _chosen(implementation, [function(reading) for reading in every], sizes)
-    remarks = [_built(target, builder, sizes), *_weights(chosen.reading, right, several=len(every) > 1), *said]
+    functions = [
+        MultiHeadModule(builder, plan, target.weights, choice, causality, heads) for choice in plain.open
+    ]
+    chosen, right = _chosen(implementation, functions, sizes)
+    weights = _weights(chosen.reading(sample, sizes["heads"], inner), right, several=len(functions) > 1)
     parameters = {name: name for name in chosen.options}
-    fixed = {"H": (heads, heads), "D": (sizes["head_size"],) * 2} if heads else {}
+    limits = {"H": (heads, heads), "D": (sizes["head_size"],) * 2} if heads else {}
+    longest = structure.longest(structure.Observed(sample, sizes["width"]), plan)
+    if longest < structure.LONG:
+        limits["L"] = (1, longest)
+        said.append(f"sequences of at most {longest} tokens: it raises an error for longer ones")
     return replace(
         implementation, function=chosen, operation="multi_head_attention", parameters=parameters,
-        offers=frozenset({*parameters, "gradients"}), size_limits=fixed, remarks=tuple(remarks),
+        offers=frozenset({*parameters, "gradients"}), size_limits=limits, probed=True,
+        remarks=(_built(target, builder, sizes), *weights, *said),
     )  # fmt: skip
 
 
@@ -70,10 +77,14 @@ def _called(
                 f"{foreign_text.of_error(error)}"
             ) from error
         said = [] if plan.batch_first else ["tokens are (L,B,M): it attends along the first axis"]
-        if plan.tokens > 1:
-            said.append(f"it is called with the tokens {plan.tokens} times: self-attention is what is verified")
+        if len(plan.tokens) > 1:
+            said.append(
+                f"{', '.join(plan.tokens)} are all given the tokens: self-attention is what is verified"
+            )
         if plan.returns is not None:
-            said.append(f"returns several parts: {plan.returns!r} is the output and is verified; the rest is not")
+            said.append(
+                f"returns several parts: {plan.returns!r} is the output and is verified; the rest is not"
+            )
         if "causal" in getattr(builder.origin, "takes", ()):
             return plan, "built", [*said, WORDS["built"]]
         if structure.always_causal(observed, plan):
@@ -84,9 +95,17 @@ def _called(
             return plan, "none", [*said, "it has no mask and is not causal"]
     if plan.mask is not None:
         said.append(f"{plan.mask.words()}; causal is given through it")
-        said += [] if masked else ["no reading of its mask hides the future, so the plainest that it takes is verified"]
+        said += (
+            []
+            if masked
+            else ["no reading of its mask hides the future, so the plainest that it takes is verified"]
+        )
     elif plan.masks:
-        return plan, "none", [*said, f"{', '.join(plan.masks)}: no mask of any known kind is taken, so it is not verified"]
+        return (
+            plan,
+            "none",
+            [*said, f"{', '.join(plan.masks)}: no mask of any known kind is taken, so it is not verified"],
+        )
     return plan, "asked", said
 
 
@@ -107,7 +126,7 @@ def _needed_mask(observed: structure.Observed, plan: Calling) -> tuple[Calling, 
 
 def _shown(plan: Calling, sizes: Mapping[str, int]) -> str:
     shape = (structure.BATCH, structure.LENGTH, sizes["width"])
-    return f"{plan.tokens} time{'s' if plan.tokens > 1 else ''} tokens of shape {shape}"
+    return f"{', '.join(plan.tokens)} of shape {shape}"
 
 
 def _chosen(
@@ -120,7 +139,9 @@ def _chosen(
     return functions[0], False
 
 
-def _right(implementation: Implementation, function: MultiHeadModule, sizes: Mapping[str, int], seed: int) -> bool:
+def _right(
+    implementation: Implementation, function: MultiHeadModule, sizes: Mapping[str, int], seed: int
+) -> bool:
     run = Run(
         replace(implementation, function=function, operation="multi_head_attention",
                 parameters={name: name for name in function.options}, offers=frozenset(function.options)),
@@ -129,11 +150,19 @@ def _right(implementation: Implementation, function: MultiHeadModule, sizes: Map
     return all(_holds(run, call) for call in _calls(run, function, sizes, seed))
 
 
-def _calls(run: Run, function: MultiHeadModule, sizes: Mapping[str, int], seed: int) -> Iterator[OperationCall]:
+def _calls(
+    run: Run, function: MultiHeadModule, sizes: Mapping[str, int], seed: int
+) -> Iterator[OperationCall]:
     form = OPERATION_SPECS["multi_head_attention"]
     for causal in {"none": (False,), "always": (True,)}.get(function.causality, (False, True)):
         drawn = SimpleNamespace(
-            B=structure.BATCH, L=structure.LENGTH, H=sizes["heads"], D=sizes["head_size"], causal=causal, fill="normal", seed=seed
+            B=structure.BATCH,
+            L=structure.LENGTH,
+            H=sizes["heads"],
+            D=sizes["head_size"],
+            causal=causal,
+            fill="normal",
+            seed=seed,
         )
         arguments, options = form.draw(drawn, Source(np.dtype(run.numpy_dtype), drawn, 0))
         yield OperationCall(form, arguments, run.given(**options))
@@ -156,19 +185,27 @@ def _built(target: ModuleTarget, builder: Builder, sizes: Mapping[str, int]) -> 
     if builder.fixed:
         return f"an instance of {target.cls.__name__}: {sizes['heads']} heads of size {sizes['head_size']}, evaluation mode"
     origin = builder.origin
-    roles = {name: role for name, role in origin.roles.items() if role in sizes}  # type: ignore[union-attr]
+    assert isinstance(origin, Construction)
+    roles = {name: role for name, role in origin.roles.items() if role in sizes}
     told = ", ".join(f"{name} is the {_ROLES[role]}" for name, role in roles.items() if role in _ROLES)
-    if origin.configuration:  # type: ignore[union-attr]
+    if origin.configuration:
         told = f"{told}, " if told else ""
-        told += f"{origin.configuration} is a configuration whose fields are what their names say"  # type: ignore[union-attr]
+        told += f"{origin.configuration} is a configuration whose fields are what their names say"
     return f"{target.cls.__name__} is built for the sizes of each problem, in evaluation mode, without dropout: {told}"
 
 
-_ROLES = {"width": "width of a token", "heads": "number of heads", "head_size": "size of a head", "inner": "inner width"}
+_ROLES = {
+    "width": "width of a token",
+    "heads": "number of heads",
+    "head_size": "size of a head",
+    "inner": "inner width",
+}
 
 
 def _weights(reading: Reading, right: bool, *, several: bool) -> list[str]:
-    said = ["; ".join(piece.words() for piece in reading.pieces)]
+    said = [
+        "; ".join(piece.words() for piece in reading.pieces if not piece.head)
+    ]  # the others are as the first one is
     if "o" not in reading.letters:
         said.append("it has no projection of its output, so w_o is applied to what it returns")
     zeros = [name for name, number in reading.constants.items() if number == 0]
@@ -176,14 +213,3 @@ def _weights(reading: Reading, right: bool, *, several: bool) -> list[str]:
     if several and not right:
         said.append("no reading of its weights gives the right result, so the plainest is verified")
     return said
-
-
-def _without(target: ModuleTarget, sample: Any, lacking: list[str]) -> str:
-    kind = target.cls.__name__
-    names = ", ".join(f"{name} {tuple(p.shape)}" for name, p in sample.named_parameters() if p.ndim > 1)
-    return (
-        f"{kind} is a torch.nn.Module, and qkverify does not see what it computes: no parameter is called as the matrix of "
-        f"{' or '.join(lacking)} is\n  its parameters: {names or 'none'}\n"
-        f"  if it is multi-head attention, say where they are, in the file: attention = qkverify.module({kind}, "
-        'weights={"...": "q"})\n  else verify a function that calls it; `qkverify list operations` explains each'
-    )

@@ -1,15 +1,14 @@
 """What the output of a module depends on: seen by changing one token, whatever its weights are and whether its numbers are right.
 
-    batch first, (B,L,M)     another entry's output does not change
-    always causal            no later token changes the first one's output
-    what a mask means        under a causal mask, later tokens change nothing and earlier ones do
+batch first, (B,L,M)     another entry's output does not change
+always causal            no later token changes the first one's output
+what a mask means        under a causal mask, later tokens change nothing and earlier ones do
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,11 +17,12 @@ from typing import Any
 
 import torch
 
-from qkverify.contract.modules.calling import AXES, KINDS, Calling, Mask, part, part_of_shape
+from qkverify.contract.modules.calling import AXES, KINDS, Calling, Mask, part_of_shape
 from qkverify.contract.modules.multi_head import randomised
 from qkverify.errors import ContractError
 
 BATCH, LENGTH = 2, 5  # different, so that a result's shape tells them apart
+LONG = 257  # tokens, the most that laws generate
 
 
 @contextlib.contextmanager
@@ -81,7 +81,9 @@ def _part(returned: Any, first: tuple[int, ...]) -> int | str | None:
         if tuple(returned.shape[:2]) == first and returned.ndim == 3:
             return None
         raise ContractError(f"the result has shape {tuple(returned.shape)}")
-    candidates = returned.values() if isinstance(returned, dict) else getattr(returned, "__dict__", {}).values()
+    candidates = (
+        returned.values() if isinstance(returned, dict) else getattr(returned, "__dict__", {}).values()
+    )
     candidates = returned if isinstance(returned, tuple | list) else candidates
     for x in candidates:
         if isinstance(x, torch.Tensor) and x.ndim == 3 and tuple(x.shape[:2]) == first:
@@ -141,9 +143,21 @@ def mask(observed: Observed, calling: Calling) -> tuple[Calling, bool]:
     return (taken[0] if taken else calling), False
 
 
-def code_of(module: torch.nn.Module) -> str:
-    """The source of a module's class, or nothing where there is none."""
-    try:
-        return inspect.getsource(type(module))
-    except (OSError, TypeError):
-        return ""
+def longest(observed: Observed, calling: Calling) -> int:
+    """The longest sequence that the module takes, up to `LONG`."""
+
+    def taken(length: int) -> bool:
+        try:
+            calling(observed.module, torch.zeros(1, length, observed.width, dtype=observed.dtype), False)
+        except Exception:  # whatever it raises: a shorter sequence shows that the length is at fault
+            return False
+        return True
+
+    with quiet():
+        if taken(LONG):
+            return LONG
+        least, most = LENGTH, LONG - 1
+        while least < most:
+            middle = (least + most + 1) // 2
+            least, most = (middle, most) if taken(middle) else (least, middle - 1)
+    return least
