@@ -35,9 +35,10 @@ KEPT = 500  # counterexamples in the folder; the oldest go first
 def store(law: Law, run: Run) -> str:
     """Write the failing example of a run and return its id; nothing where the folder cannot be written."""
     implementation = run.implementation
+    function = getattr(implementation.function, "__name__", "") or implementation.name.rpartition(":")[2]
     record = {
         "law": law.name, "law_file": law.file, "implementation": implementation.name,
-        "file": implementation.file, "function": getattr(implementation.function, "__name__", ""),
+        "file": implementation.file, "function": function,
         "device": run.device, "dtype": run.dtype,
         "drawn": {name: encode(value) for name, value in run.failing.items()},
     }  # fmt: skip

@@ -10,6 +10,7 @@ Importing this package loads no torch.
 
 from __future__ import annotations
 
+from qkverify.contract.modules.other_kinds import refusal as refusal
 from qkverify.contract.modules.target import ModuleTarget as ModuleTarget
 from qkverify.contract.modules.target import described as described
 from qkverify.contract.modules.target import is_module as is_module

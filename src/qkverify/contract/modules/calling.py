@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from qkverify.contract.modules.argument_roles import CAUSAL, snake
-from qkverify.errors import ContractError, UsageError
+from qkverify.errors import ContractError, NothingVerified
 
 Visible = Any  # bool (L,L), True where a query sees a key
 Given = Callable[[Visible, Any, int], Any]  # (visible, tokens, batch) -> the mask as the module takes it
@@ -135,7 +135,7 @@ def part_of_shape(returned: Any, shape: tuple[int, ...]) -> int | str | None:
 def calling(module: torch.nn.Module) -> Calling:
     """How a module is called, as far as the signature of its `forward` shows.
 
-    Raises UsageError for an argument that says nothing.
+    Raises NothingVerified for an argument that says nothing.
     """
     kind = type(module).__name__
     tokens: list[str] = []
@@ -154,7 +154,7 @@ def calling(module: torch.nn.Module) -> Calling:
         elif needed and _PADDING.search(plain):
             required.append(name)
         elif needed and _NOT_TOKENS.search(plain):
-            raise UsageError(
+            raise NothingVerified(
                 f"{kind}.forward needs {name!r}, which is neither tokens nor a mask: not verified as it stands\n"
                 f"  verify a module that passes it, or a function: def attention(query, key, value, ...)"
             )
@@ -162,7 +162,7 @@ def calling(module: torch.nn.Module) -> Calling:
             tokens.append(name)
             by_name = parameter.kind is parameter.KEYWORD_ONLY
     if len(tokens) not in (1, 2, 3):
-        raise UsageError(
+        raise NothingVerified(
             f"{kind}.forward takes {len(tokens)} required arguments that could be tokens; a module is called with x, or with "
             "query, key and value: not verified as it stands"
         )

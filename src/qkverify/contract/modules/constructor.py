@@ -1,7 +1,7 @@
 """The arguments that a module class is built with, guessed from their names; a configuration object is imitated.
 
 What is passed: sizes, switches that turn dropout off, and what the user gave by name. Everything else keeps its default. A
-required argument that says nothing is asked for (`UsageError` with the line to paste).
+required argument that says nothing is asked for (`NothingVerified` with the line to paste).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qkverify.contract.modules.argument_roles import SIZES, role_of
-from qkverify.errors import UsageError
+from qkverify.errors import NothingVerified
 
 CONFIGURATIONS = (
     "config",
@@ -71,7 +71,7 @@ def valued(word: Any, sizes: Mapping[str, Any]) -> Any:
 def construction(cls: type, given: Mapping[str, Any]) -> Construction:
     """How a class is built, where `given` maps arguments (or fields of its configuration) to roles or values.
 
-    Raises UsageError naming a required argument whose name says nothing.
+    Raises NothingVerified naming a required argument whose name says nothing.
     """
     roles: dict[str, str] = {}
     configuration = None
@@ -90,7 +90,7 @@ def construction(cls: type, given: Mapping[str, Any]) -> Construction:
         elif required and "bias" in name:
             roles[name] = "yes"
         elif required:
-            raise UsageError(unknown_argument(cls, name))
+            raise NothingVerified(unknown_argument(cls, name))
     return Construction(cls, roles, given, configuration)
 
 

@@ -31,10 +31,13 @@ class MultiHeadModule:
     choice: Choice = field(default_factory=Choice)
     causality: str = "none"
     heads: int | None = None
+    attribute: str = ""  # what its file calls it
     options: tuple[str, ...] = field(init=False)
     _readings: dict[tuple[int, int], Reading] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "__name__", self.attribute)
+        object.__setattr__(self, "__qualname__", self.attribute)
         object.__setattr__(self, "options", ("heads", *(("causal",) if self.causality != "none" else ())))
 
     def __call__(

@@ -17,7 +17,7 @@ import torch
 
 from qkverify.contract.modules import weight_names
 from qkverify.contract.modules.argument_roles import snake
-from qkverify.errors import UnsupportedCase, UsageError
+from qkverify.errors import NothingVerified, UnsupportedCase, UsageError
 
 WORDS = {"q": "query", "k": "key", "v": "value", "o": "the output's"}
 CONSTANTS = {"zero": 0.0, "one": 1.0}
@@ -93,8 +93,9 @@ class Reading:
 def reading(
     module: torch.nn.Module, told: Mapping[str, str], inner: int, choice: Choice = Choice()
 ) -> Reading:
-    """How a module's parameters are read; `inner` is H D. Raises UsageError where one has no meaning.
+    """How a module's parameters are read; `inner` is H D.
 
+    Raises NothingVerified where a parameter has no meaning, UsageError for a word that is none.
     `told` are the user's words: parameter -> "qkv", "kv", "q", "o", "zero", "one" or "keep", with "head by head" or "(in,out)".
     """
     parameters = dict(module.named_parameters())
@@ -121,7 +122,7 @@ def reading(
         elif parameter.ndim == 1 and "bias" in snake(name.rpartition(".")[2]):
             constants[name] = 0.0
         else:
-            raise UsageError(_unread(module, name, parameter))
+            raise NothingVerified(_unread(module, name, parameter))
     choices = product((False, True) if fused else (False,), (False, True) if square else (False,))
     return Reading(tuple(pieces), constants, tuple(Choice(*values) for values in choices))
 

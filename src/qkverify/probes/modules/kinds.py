@@ -15,14 +15,14 @@ from qkverify.contract.modules.argument_roles import ROLES, snake
 from qkverify.contract.modules.builder import Builder, construct
 from qkverify.contract.modules.constructor import Construction, construction
 from qkverify.contract.modules.target import ModuleTarget
-from qkverify.errors import UsageError
+from qkverify.errors import NothingVerified
 from qkverify.probes.modules import multi_head, without_weights
 
 SAMPLE = {"width": 12, "heads": 3, "head_size": 4, "inner": 7, "causal": False}  # different from one another
 
 
 def settled(implementation: Implementation, target: ModuleTarget) -> Implementation:
-    """The implementation of the operation that a module computes. Raises UsageError where it is none of those known."""
+    """The implementation of the operation that a module computes. Raises NothingVerified where it is none of those known."""
     builder, sample = _built(target)
     kind = without_weights.kind_of(target, sample)
     if kind is not None:
@@ -34,7 +34,7 @@ def settled(implementation: Implementation, target: ModuleTarget) -> Implementat
         "".join(weight_names.numbered([name for name, x in sample.named_parameters() if x.ndim > 1]).values())
     )
     if not {"q", "k", "v"} <= letters and not target.weights:
-        raise UsageError(_unknown(target, sample))
+        raise NothingVerified(_unknown(target, sample))
     sizes = _sizes(target, sample) if builder.fixed else dict(SAMPLE)
     return multi_head.settled(implementation, target, builder, sample, sizes)
 
@@ -63,7 +63,7 @@ REFUSED = {
 
 
 def _built(target: ModuleTarget) -> tuple[Builder, torch.nn.Module]:
-    """(how modules of any sizes are made, one of them). Raises UsageError with what the constructor raised."""
+    """(how modules of any sizes are made, one of them). Raises NothingVerified with what the constructor raised."""
     if isinstance(target.module, torch.nn.Module):
         return Builder(target.module), copy.deepcopy(target.module).eval()
     origin = construction(target.cls, target.sizes)
@@ -78,7 +78,7 @@ def _constructed(origin: Construction, sizes: Mapping[str, Any]) -> torch.nn.Mod
         return construct(origin, sizes).eval()
     except Exception as error:
         kind = origin.cls.__name__
-        raise UsageError(
+        raise NothingVerified(
             f"{kind} is a class, and could not be built with what its arguments' names say: {foreign_text.of_error(error)}\n"
             f"  say what they are, in the file: attention = qkverify.module({kind}, sizes={{...}}), or give an instance: "
             f"attention = {kind}(...)"
@@ -90,7 +90,7 @@ def _sizes(target: ModuleTarget, module: torch.nn.Module) -> dict[str, int]:
     heads = target.sizes.get("heads") or _heads(module)
     if heads is None:
         kind = target.cls.__name__
-        raise UsageError(
+        raise NothingVerified(
             f"the number of heads of this {kind} stands in none of its attributes\n"
             f'  say it, in the file: attention = qkverify.module({kind.lower()}, sizes={{"heads": ...}})'
         )

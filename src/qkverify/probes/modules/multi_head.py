@@ -41,8 +41,10 @@ def settled(
     plain = reading(sample, target.weights, inner)
     plan, causality, said = _called(target, sample, builder, sizes)
     heads = sizes["heads"] if builder.fixed else None
+    attribute = implementation.name.rpartition(":")[2]
     functions = [
-        MultiHeadModule(builder, plan, target.weights, choice, causality, heads) for choice in plain.open
+        MultiHeadModule(builder, plan, target.weights, choice, causality, heads, attribute)
+        for choice in plain.open
     ]
     chosen, right = _chosen(implementation, functions, sizes)
     weights = _weights(chosen.reading(sample, sizes["heads"], inner), right, several=len(functions) > 1)

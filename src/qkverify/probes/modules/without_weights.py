@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -40,6 +41,10 @@ def kind_of(target: ModuleTarget, sample: torch.nn.Module) -> Settled | None:
 
 def _as(implementation: Implementation, function: Any, *remarks: str, **declared: Any) -> Implementation:
     """The implementation with another function, described by its signature."""
+    if inspect.isfunction(function):
+        function.__name__ = function.__qualname__ = implementation.name.rpartition(":")[
+            2
+        ]  # as its file calls it
     made = describe(function, arrays="torch", **declared)
     return replace(
         made,
