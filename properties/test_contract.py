@@ -221,7 +221,6 @@ def test_finite_in_finite_out(run, problem):
     "Axes of length zero give empty outputs, and no keys give empty rows (or the implementation declares requires=('K >= 1',)).",
     source="empty sequences",
     problem=problems(zero=True, long=False, layouts=False),
-    weight=0.5,
 )
 def test_empty_axes(run, problem):
     got, exact = run(problem), run.exact(problem)

@@ -63,6 +63,7 @@ class Habits:
     softmax: str = "textbook"  # "late", "reciprocal" division; "online" over tiles of keys; "splits" merged
     weights: str = "lse"  # of the backward pass: exp(score - lse), or "forward": those of the forward pass
     scaled_late: bool = False  # gradients are scaled after the matrix product
+    heads: str = "together"  # that share a key: their gradients in one sum; "parts" stored before; "chain" of stored sums
 
     @classmethod
     def drawn(cls, rng: np.random.Generator, precision: Precision) -> Habits:
@@ -84,6 +85,11 @@ class Habits:
             "softmax": ("textbook", "late", "reciprocal", *(() if eager else ("online", "splits"))),
             "weights": ("lse", "forward"),
             "scaled_late": (False, True),
+            "heads": (
+                "together",
+                *(("parts",) if eager or precision.parts else ()),
+                *(("chain",) if eager else ()),
+            ),
         }
         return cls(**{name: values[rng.integers(len(values))] for name, values in choices.items()})
 
@@ -123,6 +129,10 @@ class Machine:
 
     def stored(self, x: Array) -> Array:
         return self.rounded(x, self.precision.output)
+
+    def part(self, x: Array) -> Array:
+        """What is stored to be added to others."""
+        return self.rounded(x, self.precision.parts or self.precision.elementwise)
 
     # -- functions -----------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ Letters: B batch, H query heads, G key/value heads, Q queries, K keys, D key siz
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -203,9 +204,17 @@ class Attention:
 
     def by_key(self, rows: Array, columns: Array) -> Array:
         """rows^T columns over the queries of all heads of a group: (B,H,Q,K), (B,H,Q,.) -> (B,G,K,.)."""
-        groups = self.sizes["G"]
+        m, groups = self.machine, self.sizes["G"]
+        if m.habits.heads != "together":
+            each = m.part(m.product(rows.swapaxes(-1, -2), columns))
+            parts = np.moveaxis(each.reshape(each.shape[0], groups, -1, *each.shape[2:]), 2, 0)
+            return (
+                functools.reduce(lambda a, b: m.part(a + b), parts)
+                if m.habits.heads == "chain"
+                else m.result(m.total(parts))
+            )
         rows, columns = (x.reshape(x.shape[0], groups, -1, x.shape[-1]) for x in (rows, columns))
-        return self.machine.product(rows.swapaxes(-1, -2), columns)
+        return m.product(rows.swapaxes(-1, -2), columns)
 
     def summed_to(self, x: Array, shape: tuple[int, ...]) -> Array:
         """The sum over the axes along which an array of this shape was broadcast."""

@@ -84,7 +84,7 @@ def drawn_problem(rng: np.random.Generator, dtype: str) -> Problem:
         )()
         return np.asarray(filled, np.float64).astype(NUMPY_DTYPES[dtype])
 
-    batch, groups, group = pick((1, 1, 1), (1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (1, 2, 2))
+    batch, groups, group = pick((1, 1, 1), (1, 1, 4), (2, 1, 1), (1, 2, 1), (1, 1, 2), (1, 2, 2))
     heads, queries, keys = groups * group, pick(1, 2, 3, 5, 9), pick(1, 2, 3, 5, 8, 17, 33, 49)
     size, value_size = pick(1, 2, 3, 5, 8), pick(1, 2, 3)
     # The ends of the range, where products underflow or sums overflow, are reached by the gradients.

@@ -32,8 +32,11 @@ NAME = re.compile(r"[0-9a-f]{8}")  # of a counterexample
 KEPT = 500  # counterexamples in the folder; the oldest go first
 
 
-def store(law: Law, run: Run) -> str:
-    """Write the failing example of a run and return its id; nothing where the folder cannot be written."""
+def store(law: Law, run: Run, *, scripted: bool = True) -> str:
+    """Write the failing example of a run and return its id; nothing where the folder cannot be written.
+
+    Without `scripted` no script is made: making one calls the implementation.
+    """
     implementation = run.implementation
     function = getattr(implementation.function, "__name__", "") or implementation.name.rpartition(":")[2]
     record = {
@@ -48,7 +51,7 @@ def store(law: Law, run: Run) -> str:
         ignored(FOLDER)
         (FOLDER / f"{name}.json").write_text(text)
         FOLDER.joinpath(f"{name}.py").unlink(missing_ok=True)  # of the function as it was then
-        written = scripts.script(law, run)
+        written = scripts.script(law, run) if scripted else None
         if written:
             FOLDER.joinpath(f"{name}.py").write_text(written, "utf-8")
         forget_old(FOLDER, KEPT)

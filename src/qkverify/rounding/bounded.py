@@ -11,6 +11,7 @@ Rules, for values a, b with errors da, db:
     a + b       da + db                                   a * b       |a| db + |b| da + da db
     a / b       (da + |a / b| db) / (|b| - db)            exp(a)      e^a expm1(da + u |a|) and `exp_ulps`
     sum of n    sum(da) + gamma_n sum(|a| + da)           A @ B       (gamma_n (|A| + dA) + dA) (|B| + dB) + |A| dB
+    sum of A @ B over heads: as one long product; where each is stored before, its rounding is added
     maximum     exact (relu): the error of the larger one, or the larger error where it is open which one that is
     heaviside   exact (the slope of relu): 0 or 1, and either where the errors leave the sign open, or at zero
     max         exact as the shift of a softmax; an online softmax rescales once a tile, which is counted here
@@ -327,9 +328,24 @@ def _operand(x: Any, p: Precision) -> tuple[Any, Array]:
     return x.value, (_round(x.value, x.error, p.operand) if x.unit < p.operand.unit else x.error)
 
 
-def _matmul(x: Any, y: Any) -> Bounded:
-    owner = _owner(x, y)
-    p = owner.precision
+class Product(Bounded):
+    """A matrix product that remembers its `operands`: a sum of such products is one long sum, or one of stored parts."""
+
+    __slots__ = ("operands",)
+
+    def __init__(self, value: Any, error: Array, precision: Precision, operands: tuple[Any, Any]) -> None:
+        super().__init__(value, error, precision, precision.elementwise.unit)
+        self.operands = operands
+
+
+def _matmul(x: Any, y: Any) -> Product:
+    p = _owner(x, y).precision
+    value, error = _product(x, y, p)
+    return Product(value, _once_stored(value, error, p), p, (x, y))
+
+
+def _product(x: Any, y: Any, p: Precision) -> tuple[np.ndarray, np.ndarray]:
+    """A matrix product in an accumulator, whatever the order of its terms: the value and the error."""
     (a, da), (b, db) = _operand(x, p), _operand(y, p)
     terms = a.shape[-1]
     # A product of two inputs is the scores: an implementation may have folded the scale into either or both operands.
@@ -349,12 +365,17 @@ def _matmul(x: Any, y: Any) -> Bounded:
     error += 2 * terms * p.accumulate.tiny
     if folded and p.elementwise.unit > p.accumulate.unit:
         error += 2 * p.elementwise.unit * (np.abs(a) @ np.abs(b))
-    if p.elementwise.unit > p.accumulate.unit:
-        error = _round(value, error, p.elementwise)
-    return Bounded(value, error, p, p.elementwise.unit)
+    return value, error
+
+
+def _once_stored(value: np.ndarray, error: Array, p: Precision) -> Array:
+    """The error of what leaves an accumulator: op by op it is rounded as an elementwise result is."""
+    return _round(value, error, p.elementwise) if p.elementwise.unit > p.accumulate.unit else error
 
 
 def _sum(x: Bounded, axis: Any = None, keepdims: bool = False) -> Bounded:
+    if isinstance(x, Product) and isinstance(axis, int) and not keepdims and 0 <= axis < x.ndim - 2:
+        return _sum_of_products(x, axis)
     p = x.precision
     value = np.add.reduce(x.value, axis=axis, keepdims=keepdims)  # type: ignore[call-overload]
     terms = x.value.size // max(value.size, 1)
@@ -363,9 +384,38 @@ def _sum(x: Bounded, axis: Any = None, keepdims: bool = False) -> Bounded:
     error = gamma(terms, p.accumulate.unit) * magnitude + errors + terms * p.accumulate.tiny
     if not _peak(magnitude) <= p.accumulate.huge:  # so may a partial sum
         error = np.where(magnitude > p.accumulate.huge, np.inf, error)
-    if p.elementwise.unit > p.accumulate.unit:
-        error = _round(np.asarray(value), error, p.elementwise)
-    return Bounded(value, error, p, p.elementwise.unit)
+    return Bounded(value, _once_stored(np.asarray(value), error, p), p, p.elementwise.unit)
+
+
+def _sum_of_products(x: Product, axis: int) -> Bounded:
+    """The sum of matrix products over an axis before the last two: one long sum in any order, or one of stored parts."""
+    p, batch = x.precision, x.shape[:-2]
+
+    def long(operand: Any, at: int) -> Any:
+        """The axis moved to the place before number `at` from the end, and joined with that."""
+        whole = np.broadcast_to(operand, (*batch, *operand.shape[-2:]))
+        moved = np.moveaxis(whole, axis, at - 1)
+        joined = (moved.shape[at - 1] * moved.shape[at], *moved.shape[at:][1:])
+        return np.reshape(moved, (*moved.shape[: at - 1], *joined))
+
+    left, right = x.operands
+    value = np.add.reduce(x.value, axis=axis)
+    error = _product(long(left, -1), long(right, -2), p)[1] + _of_parts(x, axis)
+    return Bounded(value, _once_stored(value, error, p), p, p.elementwise.unit)
+
+
+def _of_parts(x: Product, axis: int) -> Array:
+    """What the parts of a sum add to its error if each is stored before: half a unit in the last place, or half the smallest
+    number, for each. Op by op the sums of some of them are results too, and so stored."""
+    p, parts = x.precision, x.shape[axis]
+    stored = p.elementwise if p.parts is None else p.parts
+    if parts < 2 or stored.unit <= p.accumulate.unit:
+        return 0.0
+    magnitude = np.add.reduce(np.abs(x.value) + x.errors, axis=axis)
+    between = parts - 2 if p.elementwise.unit > p.accumulate.unit else 0
+    error = gamma(1 + between, stored.unit) * magnitude + (parts + between) * stored.tiny
+    error *= 1 + gamma(parts, p.accumulate.unit)
+    return error if _peak(magnitude) <= stored.huge else np.where(magnitude > stored.huge, np.inf, error)
 
 
 def _max(x: Bounded, axis: Any = None, keepdims: bool = False, initial: Any = np._NoValue) -> Bounded:

@@ -25,6 +25,10 @@ def from_numpy(array: Any, device: str = "cpu") -> Any:
     return array
 
 
+def filled(shape: tuple[int, ...], number: float, like: Any) -> Any:
+    return np.full(shape, number, like.dtype)
+
+
 def to_numpy(native: Any) -> np.ndarray:
     return np.asarray(native)
 

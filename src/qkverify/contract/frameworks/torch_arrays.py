@@ -55,6 +55,10 @@ def _with_strides(array: np.ndarray, device: str) -> torch.Tensor:
     return from_numpy(root.reshape(-1)).to(device).as_strided(array.shape, strides, offset)
 
 
+def filled(shape: tuple[int, ...], number: float, like: torch.Tensor) -> torch.Tensor:
+    return like.new_full(shape, number)
+
+
 def to_numpy(native: Any) -> np.ndarray:
     tensor = native.detach().cpu()
     if tensor.dtype == torch.bfloat16:

@@ -17,7 +17,7 @@ from qkverify import foreign_text
 from qkverify.contract import OPERATIONS, messages
 from qkverify.counterexamples.scripts import dropout
 from qkverify.counterexamples.scripts.arguments import Arguments
-from qkverify.counterexamples.scripts.calls import Calls
+from qkverify.counterexamples.scripts.calls import Calls, writing_lines
 from qkverify.counterexamples.scripts.decoding import left_steps, left_verdict
 from qkverify.counterexamples.scripts.function_source import FunctionSource
 from qkverify.counterexamples.scripts.gradients import gradient_lines, upstream_names
@@ -43,7 +43,7 @@ class Sheet:
         self.arguments = Arguments(run, upstream=case.call.kind in ("gradients", "dropout gradients"))
         self.calls = Calls(run.implementation, place.alias)
         self.problem = _one_mask(case.call.problem, run) if case.call.problem is not None else None
-        self.body = getattr(self, f"_{case.kind}")()
+        self.body = [*writing_lines(run.implementation, place.alias), *getattr(self, f"_{case.kind}")()]
 
     def text(self) -> str:
         """The whole script."""
