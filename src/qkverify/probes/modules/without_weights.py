@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from qkverify.contract import Implementation, describe
-from qkverify.contract.modules.builder import Builder
+from qkverify.contract.modules.builder import LONGEST, Builder
 from qkverify.contract.modules.calling import calling
 from qkverify.contract.modules.target import ModuleTarget
 from qkverify.errors import UnsupportedCase, UsageError
@@ -122,8 +122,11 @@ def positional_encoding(
 
     def function(length: int, dim: int) -> Any:
         shape = (1, length, dim) if batch_first else (length, 1, dim)
-        sizes = {"width": dim, "heads": 1, "head_size": dim, "causal": False}
+        sizes = {"width": dim, "heads": 1, "head_size": dim, "length": max(length, LONGEST), "causal": False}
         with builder.lent(sizes, torch.float32, "cpu") as module, torch.no_grad():
+            rows = max((size for x in module.buffers() for size in x.shape), default=length)
+            if length > rows:
+                raise UnsupportedCase(f"its table has {rows} rows")
             added = module(torch.zeros(shape))
         return added.reshape(length, dim) if added.numel() == length * dim else added
 
