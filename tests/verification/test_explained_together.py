@@ -11,6 +11,7 @@ import pytest
 from qkverify.counterexamples.causes import causes, settled
 from qkverify.verification import checking
 from qkverify.verification.checking import check_cells, checked, explained_together, laws_named, plan
+from qkverify.verification.isolation import checkers, judge
 
 KERNEL = """
 import numpy as np
@@ -38,7 +39,7 @@ def diagnoses(verdicts):
 
 
 def test_failures_of_several_processes_are_explained_together(cell, monkeypatch):
-    monkeypatch.setattr(checking, "PARTS", len(LAWS))  # a law in each
+    monkeypatch.setattr(checkers, "PARTS", len(LAWS))  # a law in each
     ((_, verdicts),) = check_cells([cell], profile="glance", jobs=2, laws=laws_named(LAWS))
     assert len(diagnoses(verdicts)) > 1
     assert set(diagnoses(verdicts)) == {SENTENCE}
@@ -64,7 +65,7 @@ def test_a_sentence_that_came_along_is_not_believed(cell):
 
 def test_nothing_is_said_if_the_process_dies(cell, monkeypatch):
     verdicts = [settled(v, diagnosis="False.") for v in checked(cell, laws_named(LAWS[:1]), examples=5)]
-    monkeypatch.setattr(checking.processes, "each", lambda *_, **__: iter([(0, None)]))
+    monkeypatch.setattr(judge, "explained", lambda *_: None)
     assert diagnoses(explained_together(cell, verdicts)) == [""]
 
 

@@ -459,7 +459,6 @@ def unknown_of(signature):
     ("name", "meant"),
     [
         ("pad_mask", "key_lengths or mask"),
-        ("key_padding_mask", "key_lengths or mask"),
         ("keyPaddingMask", "key_lengths or mask"),
         ("kv_lens", "key_lengths"),
         ("attention", "mask"),

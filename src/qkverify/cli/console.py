@@ -18,6 +18,7 @@ from qkverify.contract.messages import lines, summed, taken
 from qkverify.counterexamples.causes import Cause, causes
 from qkverify.counterexamples.causes import summary as summary_of_causes
 from qkverify.probes import sentences
+from qkverify.probes.conventions import Choice
 from qkverify.results import OUTCOMES_BROKEN, Message, Verdict
 from qkverify.verification import outcomes
 from qkverify.verification import unverified_options as offered
@@ -31,7 +32,7 @@ console = Console(highlight=False, soft_wrap=True)
 STYLES = {0: "bold green", 1: "bold red", 4: "bold yellow"}
 
 
-def heading(cell: Cell) -> None:
+def heading(cell: Cell, choices: Mapping[str, Choice]) -> None:
     """Which cell is checked, what it offers, and which conventions were found."""
     implementation = cell.implementation
     console.print(
@@ -48,7 +49,6 @@ def heading(cell: Cell) -> None:
     declared = [rule for rule in implementation.requires if rule not in implementation.inferred]
     if declared:
         console.print(f"  requires     {escape(', '.join(declared))}")
-    choices = conventions_of(cell)
     for how in ("declared", "detected"):
         words = [
             f"{name.replace('_', ' ')} {choice.value}"

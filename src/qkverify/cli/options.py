@@ -78,3 +78,25 @@ Jobs = Annotated[
         metavar="N", help="worker processes; a kernel that kills its process loses only its own configuration"
     ),
 ]
+CallTimeout = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        min=0.1,
+        help="a call that takes longer breaks its law; default: 60, or 600 if it may compile",
+    ),
+]
+Memory = Annotated[
+    str,
+    typer.Option(
+        metavar="SIZE",
+        help="memory of a worker process, such as 4G; default: half of what is available (Linux only)",
+    ),
+]
+InProcess = Annotated[
+    bool,
+    typer.Option(
+        "--in-process",
+        help="for debuggers: check in this process, which a crash, an exit or a hang of the function then ends or blocks",
+    ),
+]

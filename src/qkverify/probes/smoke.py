@@ -13,7 +13,8 @@ import numpy as np
 from qkverify.contract import DEVICES, DTYPES, Implementation, axes, describe, frameworks, with_defaults
 from qkverify.contract.modules_used import frameworks_used
 from qkverify.errors import NothingVerified, UnsupportedCase, UsageError
-from qkverify.probes import defaults, limits, sentences
+from qkverify.probes import defaults, forms, limits, sentences
+from qkverify.probes.influence import within_its_head
 from qkverify.probes.plain import Attempt, call
 from qkverify.rounding import FORMATS
 
@@ -43,6 +44,8 @@ def inferred(implementation: Implementation) -> Implementation:
     made = replace(fit.implementation, returns=fit.part[0], devices=(fit.device,))
     remarks = [*sentences.adapted(implementation, made, fit), *defaults.remark(made)]
     made = replace(made, requires=(*made.requires, *axes.SIZES[made.layout]))
+    made, said = forms.found(made, fit)
+    remarks += said
     made, said = _dtypes(made, fit)
     made = defaults.without_module(
         replace(made, remarks=(*remarks, *said)),
@@ -125,10 +128,11 @@ def _fit(implementation: Implementation, candidates: Mapping[str, tuple[Any, ...
                     if attempt.part is not None:
                         fitting.append(attempt)
             if fitting:
-                same_layout = (
+                same_layout = [
                     attempt for attempt in fitting if attempt.implementation.layout == implementation.layout
-                )
-                return next(same_layout, fitting[0])
+                ]
+                in_order = [*same_layout, *fitting]
+                return next(filter(within_its_head, in_order), in_order[0])
         if not all(attempt.error for attempt in attempts):
             return None  # something came back, and it is no output
     return None

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -20,6 +19,7 @@ from qkverify.contract import Implementation
 from qkverify.results import Cache, Ceiling, Direction, Mark, Scatter, Timing, Verdict, Writer
 from qkverify.timing.benchmark_cases import DIRECTIONS, BenchmarkCase, cells_of, groups_of, why_not_run
 from qkverify.timing.ceilings import impossible, measure_ceilings, single_thread_ceilings
+from qkverify.timing.clocks import now
 from qkverify.timing.marks import Known, against
 from qkverify.timing.measurement import CALLS, Prepared, measure, prepared, refused
 from qkverify.timing.memory import Server
@@ -91,15 +91,15 @@ def run_grid(
     process, `cache` as in `clocks.clock_for`. The budget covers all of it, to within one call: what it had no room for
     is written without times and with that reason.
     """
-    start, say = time.perf_counter(), progress or (lambda fraction, text: None)
+    start, say = now(), progress or (lambda fraction, text: None)
 
     reserved = 0.0  # for the ceilings, which are measured after the first sweep
 
     def left() -> float:
-        return max(0.0, budget_seconds - reserved - (time.perf_counter() - start))
+        return max(0.0, budget_seconds - reserved - (now() - start))
 
     def passed() -> float:
-        return min(1.0, (time.perf_counter() - start) / budget_seconds)
+        return min(1.0, (now() - start) / budget_seconds)
 
     cells = cells_of(
         implementations, workloads=workloads, devices=devices, dtypes=dtypes, directions=directions
@@ -133,7 +133,7 @@ def run_grid(
         with Sweep() as sweep:
             plan.foretell(sweep)
             share = FIRST_SHARE if processes > 1 else 1.0
-            measure_all(sweep, plan.first(time.perf_counter() + share * left()), 0)
+            measure_all(sweep, plan.first(now() + share * left()), 0)
         say(passed(), "ceilings")
         reserved = 0.0
         ceilings += measure_ceilings(places, seconds=seconds)
@@ -141,11 +141,11 @@ def run_grid(
         plan.take_peaks(min(MEMORY_SHARE * budget_seconds, left() / 2))
         share = SLOW_SHARE if processes > 1 else 1.0
         with Sweep() as sweep:
-            measure_all(sweep, plan.slow(time.perf_counter() + share * left()), processes)
+            measure_all(sweep, plan.slow(now() + share * left()), processes)
         for process in range(1, processes):
             if left() < SERVER_SECONDS:
                 break
-            until = time.perf_counter() + left() / plan.worthwhile(processes - process)
+            until = now() + left() / plan.worthwhile(processes - process)
             with Sweep() as sweep:
                 measure_all(sweep, itertools.chain(plan.again(process), plan.later(process, until)), process)
         with Sweep() as sweep:
@@ -210,7 +210,7 @@ class _Plan:
         off."""
 
         def left() -> float:
-            return max(0.0, min(until - time.perf_counter(), self._left()))
+            return max(0.0, min(until - now(), self._left()))
 
         seeds = itertools.count(self._seed)
         ordered = sorted(self.groups.values(), key=lambda group: scores_of(group.cells[0]))
@@ -242,7 +242,7 @@ class _Plan:
         late = self._without_a_call()
         waiting = {**dict.fromkeys(late, 0.0), **self._speeds.expected(late), **self._put_off}
         for cell, _ in sorted(waiting.items(), key=lambda pair: pair[1]):
-            if self._left() <= 0 or time.perf_counter() > until:
+            if self._left() <= 0 or now() > until:
                 return
             self._put_off.pop(cell, None)
             terms = Terms(
@@ -314,7 +314,7 @@ class _Plan:
             for name, group in self.groups.items()
             if group.live and group.timed and group.last_process != process
         }
-        left = max(0.0, min(until - time.perf_counter(), self._left()))
+        left = max(0.0, min(until - now(), self._left()))
         for name, seconds in allocate(live, left, CHEAP_SECONDS, MOST_SECONDS).items():
             cost = live[name].cost(seconds)
             if cost > self._left():
@@ -451,14 +451,14 @@ def measure_peaks(
     A budget that the start of the measuring process would use up gives none; nor is a call begun that takes longer than
     what is left of it, by the `call_seconds` that are known.
     """
-    deadline, peaks, cells = time.perf_counter() + budget_seconds, dict[BenchmarkCase, int](), list(cells)
+    deadline, peaks, cells = now() + budget_seconds, dict[BenchmarkCase, int](), list(cells)
     shown = showing_growth(cells)
     if budget_seconds < SERVER_SECONDS:
         return peaks
     with Server() as server:
         for cell in cells:
             first = 2 * (call_seconds or {}).get(cell, 0.0)  # in a new process, which finds nothing warm
-            if time.perf_counter() + first > deadline:
+            if now() + first > deadline:
                 continue
             if cell in shown:
                 peak = server.peak_bytes(

@@ -11,7 +11,6 @@ again by their file and name.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -22,6 +21,7 @@ from qkverify import probes
 from qkverify.errors import UsageError
 from qkverify.results import Cache, Conditions, Direction, Timing
 from qkverify.timing.benchmark_cases import BenchmarkCase
+from qkverify.timing.clocks import now, restore_clocks
 from qkverify.timing.measurement import MeasuredGroup, measure, unmeasured
 from qkverify.timing.sampling import FEWEST_ROUNDS
 from qkverify.timing.worker_protocol import Child, Died, serve
@@ -136,7 +136,7 @@ class Sweep:
             _named(cell, *(known[what].get(cell) for what in ("verified", "peaks", "expected_seconds")))
             for cell in cells
         ]
-        start = time.perf_counter()
+        start = now()
         try:
             answer = msgspec.json.decode(
                 self._child.ask(msgspec.json.encode(Question(named, terms))), type=Answer
@@ -147,7 +147,7 @@ class Sweep:
             return f"its process gave no answer that can be read: {error}"
         if answer.missing:
             return measure(cells, **known, **asdict(terms))
-        claimed, passed = sum(sum(t.seconds) for t in answer.timings), time.perf_counter() - start
+        claimed, passed = sum(sum(t.seconds) for t in answer.timings), now() - start
         if claimed > passed:
             return (
                 f"its process told of {claimed:.3g} s of calls and took {passed:.3g} s, which is not believed"
@@ -193,14 +193,18 @@ def _lost(
 def answer(question: bytes) -> bytes:
     """The group of a question, measured here."""
     question_asked = msgspec.json.decode(question, type=Question)
+    clocks_set: dict[str, str] = {}
+    cells = []
     try:
-        cells = [_found(case) for case in question_asked.cells]
+        for case in question_asked.cells:
+            cells.append(_found(case))
+            clocks_set[case.file] = clocks_set.get(case.file) or restore_clocks()
     except UsageError as error:
         return msgspec.json.encode(Answer(missing=str(error)))
     pairs = list(zip(cells, question_asked.cells, strict=True))
     measured = measure(
         cells,
-        verified={cell: case.reason for cell, case in pairs},
+        verified={cell: case.reason or clocks_set[case.file] or None for cell, case in pairs},
         peaks={cell: case.peak_bytes for cell, case in pairs if case.peak_bytes is not None},
         expected_seconds={
             cell: case.expected_seconds for cell, case in pairs if case.expected_seconds is not None

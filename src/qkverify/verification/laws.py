@@ -45,6 +45,7 @@ from qkverify.counterexamples.diagnosis import looks_like
 from qkverify.errors import ContractError, DeviceLost, HarnessError, LawViolation, UnsupportedCase
 from qkverify.problem.attention_problem import Problem
 from qkverify.problem.byte_strategies import Argument, together
+from qkverify.runs import watch
 from qkverify.runs.assertions import Evidence
 from qkverify.runs.raising_conditions import call_of
 from qkverify.runs.run import Run
@@ -187,6 +188,7 @@ class Law:
 
         def example(drawn: dict[str, Any]) -> None:
             run.begin_example()
+            watch.example(drawn)
             try:
                 self.body(run, **drawn)
                 run.compared.end_example()

@@ -19,7 +19,7 @@ def profile(
     """Show which conventions a function follows. Libraries differ legitimately in some choices, such as how causal is aligned;
     each is declared, or found out by small examples."""
     from qkverify.cli import console
-    from qkverify.verification.checking import plan
+    from qkverify.verification.checking import conventions_of, plan
 
     planned = plan(targets, device or (), dtype or ())
     if not planned.cells:
@@ -27,6 +27,6 @@ def profile(
             "nothing to profile: no target can run with these devices and dtypes on this machine"
         )
     for cell in planned.cells:
-        console.heading(cell)
+        console.heading(cell, conventions_of(cell))
         console.conventions(cell)
         console.messages_of(cell.implementation.name)

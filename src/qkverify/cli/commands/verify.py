@@ -10,12 +10,15 @@ import typer
 from qkverify.cli.app import app
 from qkverify.cli.options import (
     EXAMPLES,
+    CallTimeout,
     Devices,
     Dtypes,
+    InProcess,
     Jobs,
     KnownFailures,
     LawFiles,
     LawNames,
+    Memory,
     SkippedLaws,
 )
 from qkverify.cli.results_header import started
@@ -32,6 +35,7 @@ def verify(
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="write the verdicts to this file, as JUnit XML")] = None,
     strict: Annotated[bool, typer.Option("--strict", help=(
         "for CI: exit code 4 if something that is offered was not verified, 1 if a known failure no longer fails"))] = False,
+    call_timeout: CallTimeout = None, memory: Memory = "", in_process: InProcess = False,
 ) -> None:  # fmt: skip
     """Check every law on the targets. A law is a property that a right result has for every input.
 
@@ -40,11 +44,13 @@ def verify(
     from qkverify.cli.full_run import run_start
     from qkverify.results import OUTCOMES_BROKEN, Writer
     from qkverify.verification import requested
-    from qkverify.verification.checking import check_cells, conventions_of, info, outcome_of
+    from qkverify.verification.checking import info, outcome_of
+    from qkverify.verification.isolation import checkers
     from qkverify.verification.outcomes import exit_code, without_cell
 
+    checker = checkers.chosen(in_process=in_process, jobs=jobs, call_seconds=call_timeout, memory=memory)
     request = requested.gathered(
-        targets=targets, devices=device, dtypes=dtype, profile=profile, laws=law, skip=skip, own_laws=own_laws,
+        checker.plan, targets=targets, devices=device, dtypes=dtype, profile=profile, laws=law, skip=skip, own_laws=own_laws,
         known_failures=known_failures,
     )  # fmt: skip
     planned, selection, profile = request.plan, request.selection, request.profile
@@ -54,16 +60,11 @@ def verify(
     broken, all_verdicts, infos = [], [], []
     outcomes = {target: without_cell(reason) for target, reason in planned.idle.items()}
     outcomes |= {str(cell): outcome_of(cell, []) for cell in planned.cells}
-    for cell, verdicts in check_cells(
-        planned.cells, profile=profile, jobs=jobs, laws=selection.laws,
-        started=console.heading if jobs == 1 else None,
-    ):  # fmt: skip
-        if jobs != 1:
-            console.heading(cell)
+    for cell, verdicts, conventions in checker.check(planned.cells, selection.laws, profile, console.heading):
         console.families(verdicts)
         console.unverified(cell, verdicts)
         outcomes[str(cell)] = outcome_of(cell, verdicts, selection.laws_of(cell))
-        infos.append(info(cell.implementation, conventions_of(cell), {}))
+        infos.append(info(cell.implementation, dict(conventions), {}))
         broken += [v for v in verdicts if v.outcome in OUTCOMES_BROKEN]
         all_verdicts += verdicts
         if writer:
