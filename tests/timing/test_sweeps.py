@@ -10,9 +10,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from qkverify import results
-from qkverify.contract import registry
+from qkverify import probes, results
+from qkverify.contract import Implementation, registry
 from qkverify.results import Control, Timing, Writer, of_kind
+from qkverify.timing import timing_worker
 from qkverify.timing.benchmark_cases import BenchmarkCase
 from qkverify.timing.grid import _Plan, run_grid
 from qkverify.timing.measurement import MeasuredGroup
@@ -333,3 +334,35 @@ def test_the_grid_is_swept_by_as_many_processes_as_were_asked_for(written: list[
     assert recorded.rounds == sorted(set(recorded.rounds))
     (control,) = of_kind(written, Control)
     assert control.processes == 2
+
+
+def test_a_process_makes_the_first_calls_of_an_implementation_once(
+    kernels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever number of groups it is timed in: they take seconds."""
+    found: list[str] = []
+    reload = probes.reload_implementation
+
+    def counted(name: str, file: str, function: str) -> Implementation:
+        found.append(name)
+        return reload(name, file, function)
+
+    monkeypatch.setattr(probes, "reload_implementation", counted)
+    mine = cells(kernels, "one", "other")
+    named = [timing_worker._named(cell, None, None, None) for cell in mine]
+    question = msgspec.json.encode(timing_worker.Question(named, terms(most_rounds=3)))
+    for _ in range(2):
+        assert msgspec.json.decode(timing_worker.answer(question), type=timing_worker.Answer).timings
+    assert found == ["one", "other"]
+
+
+def test_where_nothing_is_to_be_measured_no_process_is_asked(
+    kernels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = cells(kernels, "one", "other")
+    with Sweep() as sweep:
+        monkeypatch.setattr(sweep, "_asked", None)
+        group = sweep.measure(
+            mine, terms(), verified=dict.fromkeys(mine, OUT_OF_TIME), peaks={}, expected_seconds={}
+        )
+    assert [timing.reason for timing in group.timings] == [OUT_OF_TIME] * 2
