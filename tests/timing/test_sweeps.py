@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,7 @@ import pytest
 from qkverify import probes, results
 from qkverify.contract import Implementation, registry
 from qkverify.results import Control, Timing, Writer, of_kind
-from qkverify.timing import timing_worker
+from qkverify.timing import grid, timing_worker
 from qkverify.timing.benchmark_cases import BenchmarkCase
 from qkverify.timing.grid import _Plan, run_grid
 from qkverify.timing.measurement import MeasuredGroup
@@ -256,6 +257,21 @@ def test_what_was_put_off_or_came_too_late_is_called_once_the_shortest_first(ker
     assert list(plan.slow(0.0)) == []  # the time for it is over
 
 
+def test_a_run_that_timed_nothing_owes_a_call_of_each_in_its_shortest_group(kernels: Path) -> None:
+    both = cells(kernels, "one", "other")
+    longer = [replace(cell, workload=replace(TINY, name="longer", queries=64)) for cell in both]
+    reasons = dict.fromkeys([*both, *longer])
+    plan = _Plan(
+        [both, longer], reasons, {}, lambda: 0.0, seed=0, most_rounds=9, cache=None, first_seconds=0.1
+    )
+    for group in plan.groups.values():
+        late = [timing(name, [], OUT_OF_TIME) for name in ("one", "other")]
+        group.add(MeasuredGroup(late, None, {}), 0)
+    assert list(plan.slow(math.inf)) == []
+    owed = [(cell, on.once) for _, on, (cell,) in plan.slow(math.inf, at_last=True)]
+    assert owed == [(both[0], True), (both[1], True)]
+
+
 def test_the_time_that_is_left_is_divided_into_no_more_processes_than_it_has_room_for(kernels: Path) -> None:
     plan = planned(kernels, left=11.0)
     (group,) = plan.groups.values()
@@ -366,3 +382,12 @@ def test_where_nothing_is_to_be_measured_no_process_is_asked(
             mine, terms(), verified=dict.fromkeys(mine, OUT_OF_TIME), peaks={}, expected_seconds={}
         )
     assert [timing.reason for timing in group.timings] == [OUT_OF_TIME] * 2
+
+
+def test_a_ceiling_that_was_found_too_low_gives_way_to_the_higher_one() -> None:
+    low, copy = (
+        results.Ceiling("cpu", "float32", "matmul", 1e9),
+        results.Ceiling("cpu", "float32", "copy", 5.0),
+    )
+    high = results.Ceiling("cpu", "float32", "matmul", 9e9)
+    assert grid.highest([low, copy, high]) == grid.highest([high, copy, low][::-1]) == [high, copy]

@@ -66,7 +66,7 @@ BY_GRAVITY: tuple[Outcome, ...] = (
     "not offered",
     "unavailable",
 )
-BROKEN = frozenset(OUTCOMES_BROKEN)
+BROKEN: frozenset[str] = frozenset(OUTCOMES_BROKEN)
 JUDGED = BROKEN | {"finding", "passed"}
 
 NOWHERE = Links()  # no folder of findings stands beside the page
