@@ -118,8 +118,9 @@ def record_everything(
     writer = Writer(path)
     writer.append(run_start(profile, against=against))
     verdicts += verify(writer, unfinished(planned.cells, verdicts), profile)
+    alive = harmless(planned.implementations, verdicts)
     attention = [cell for cell in planned.cells if cell.implementation.operation == "attention"]
-    for measured in accuracies(attention):
+    for measured in accuracies([cell for cell in attention if cell.implementation in alive]):
         writer.append(measured)
     for device in dict.fromkeys(cell.device for cell in planned.cells):
         for rounding in precision.records(device):
@@ -132,12 +133,12 @@ def record_everything(
         writer.append(picture)
     timed = tuple(dict.fromkeys(cell.dtype for cell in planned.cells)) if targets else ()
     with console_progress.progress("timing") as advance:
-        run_grid(writer, planned.implementations, budget_seconds=budget_seconds, progress=advance, verdicts=verdicts,
+        run_grid(writer, alive, budget_seconds=budget_seconds, progress=advance, verdicts=verdicts,
                  devices=devices, dtypes=timed)  # fmt: skip
     if targets:
         return
     with console_progress.progress("other operations") as advance:
-        for timing in operation_times.measure(planned.implementations, budget_seconds=OPERATIONS_SHARE * budget_seconds,
+        for timing in operation_times.measure(alive, budget_seconds=OPERATIONS_SHARE * budget_seconds,
                                               devices=devices, progress=advance):  # fmt: skip
             writer.append(timing)
     with console_progress.progress("growth") as advance:
@@ -247,6 +248,15 @@ def verify(
         for cell, of_cell in failed.items():  # cells that the budget cut short
             keep(explained_together(cell, of_cell, calls[cell]))
     return verdicts
+
+
+def harmless(implementations: Sequence[Implementation], verdicts: Sequence[Verdict]) -> list[Implementation]:
+    """Those whose calls did not end or block a process while laws were checked; the others are not called again, and named."""
+    ends = {v.implementation: v.reason for v in verdicts if v.outcome in ("crashed", "timed out")}
+    for implementation in implementations:
+        if reason := ends.get(implementation.name):
+            console.console.print(f"not called again: {implementation.name}: {reason}", markup=False)
+    return [implementation for implementation in implementations if implementation.name not in ends]
 
 
 def elsewhere(verdict: Verdict) -> Verdict:
