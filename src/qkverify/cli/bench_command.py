@@ -23,6 +23,7 @@ from qkverify.results import (
     of_kind,
     read,
 )
+from qkverify.results.one_run import alone_in
 from qkverify.timing.benchmark_cases import DIRECTIONS
 from qkverify.timing.comparison import Side, side_of
 from qkverify.timing.grid import run_grid
@@ -82,7 +83,7 @@ def run(request: BenchRequest, path: Path, since: float | None = None) -> BenchR
                 ["no implementation of attention can be timed here with these dtypes and devices", *reasons]
             )
         )
-    with Writer(path) as writer:
+    with Writer(path) as writer, alone_in(path, path):
         writer.append(full_run.run_start(request.laws))
         verdicts = None if request.laws == "none" else _verified(writer, cells, request.laws, seconds)
         with console_progress.progress("timing") as advance:
