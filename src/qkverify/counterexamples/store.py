@@ -40,9 +40,10 @@ def store(law: Law, run: Run, *, scripted: bool = True) -> str:
     Without `scripted` no script is made: making one calls the implementation.
     """
     implementation = run.implementation
+    function = getattr(implementation.function, "__name__", "") or implementation.name.rpartition(":")[2]
     record = {
         "law": law.name, "law_file": law.file, "implementation": implementation.name,
-        "file": implementation.file, "function": getattr(implementation.function, "__name__", ""),
+        "file": implementation.file, "function": function,
         "device": run.device, "dtype": run.dtype,
         "drawn": {name: encode(value) for name, value in run.failing.items()},
     }  # fmt: skip

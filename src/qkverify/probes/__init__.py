@@ -15,7 +15,8 @@ from dataclasses import replace
 from typing import Any
 
 from qkverify.contract import ATTENTIONS, Implementation, frameworks, messages, process_settings, registry
-from qkverify.probes import smoke, survival
+from qkverify.contract.modules import ModuleTarget
+from qkverify.probes import modules, smoke, survival
 from qkverify.probes.cut_off import without_gradients
 from qkverify.probes.defaults import switched_off
 from qkverify.probes.dtypes import of_result
@@ -43,6 +44,8 @@ def fitted(implementation: Implementation) -> Implementation:
 
 
 def _fitted(implementation: Implementation) -> Implementation:
+    if isinstance(implementation.function, ModuleTarget):
+        return fitted(modules.resolved(implementation))
     missing = frameworks.missing(implementation.arrays)
     if implementation.operation != "attention":
         serves = implementation.operation in ATTENTIONS and not implementation.declared
