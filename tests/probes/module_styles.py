@@ -219,6 +219,21 @@ class Rotary(Vision):
         return torch.cat([x[..., 1::2] * torch.cos(angle), x[..., 0::2] * torch.sin(angle)], dim=-1)
 
 
+class Normed(Vision):
+    def __init__(self, dim, num_heads):
+        super().__init__(dim, num_heads)
+        self.layer_norm = nn.LayerNorm(dim)
+
+
+class OneMatrixForAllHeads(Vision):
+    def __init__(self, dim, num_heads):
+        super().__init__(dim, num_heads)
+        self.qkv = nn.Linear(dim // num_heads, 3 * dim // num_heads)
+
+    def parts(self, x):
+        return self.qkv(x.unflatten(-1, (self.num_heads, -1))).chunk(3, dim=-1)
+
+
 class OneHead(nn.Module):
     def __init__(self, n_embd, head_size, block_size):
         super().__init__()

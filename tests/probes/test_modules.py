@@ -122,6 +122,9 @@ REFUSED = {
     "UnknownParameter": "has a parameter 'offset' of shape (3, 7), whose name does not say what it is\n  say what it is, in the "
                         "file: attention = qkverify.module(UnknownParameter, weights={'offset': ...})",
     "RaisesAlways": "raises an error on the plainest call, x of shape (2, 5, 12): RuntimeError: not today",
+    "Normed": "has a norm, 'layer_norm', which multi_head_attention has not",
+    "OneMatrixForAllHeads": "is not multi-head attention with a matrix for all heads together: qkv.weight has shape (12, 4), and "
+                            "(36, 12) is given",
     "Residual": "adds its input to the result, which is more than attention",
     "Rotary": "has a rotary embedding, which multi_head_attention has no option for",
     "gelu": "has gelu, and that of encoder_layer relu",
@@ -136,6 +139,15 @@ def test_what_is_not_taken_is_refused_with_the_way_round(name):
     with pytest.raises(NothingVerified) as refusal:
         of(name)
     assert REFUSED[name] in str(refusal.value)
+
+
+def test_what_no_law_reaches_is_said_in_the_last_line():
+    reached = verify(of("multi_head"), dtypes=("float32",), profile="glance", laws=("multi_head_*",))
+    (lacking,) = reached.unverified.values()
+    assert {"biases", "cross-attention", "other masks"} <= {*lacking}
+    (outcome,) = reached.outcomes.values()
+    assert "biases (zero in all calls)" in str(outcome)
+    assert outcome.exit_code(strict=True) == 4
 
 
 def styles():

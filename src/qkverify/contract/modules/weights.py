@@ -159,6 +159,12 @@ def _check(told: Mapping[str, str], parameters: Mapping[str, Any]) -> None:
 
 def _unread(module: torch.nn.Module, name: str, parameter: Any) -> str:
     kind = type(module).__name__
+    owner = name.rpartition(".")[0]
+    if "norm" in type(module.get_submodule(owner)).__name__.lower():
+        return (
+            f"{kind} has a norm, {owner!r}, which multi_head_attention has not: not verified as it stands\n"
+            "  verify the part of it that is attention alone"
+        )
     return (
         f"{kind} has a parameter {name!r} of shape {tuple(parameter.shape)}, whose name does not say what it is\n"
         f"  say what it is, in the file: attention = qkverify.module({kind}, weights={{{name!r}: ...}})\n"

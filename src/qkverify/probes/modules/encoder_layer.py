@@ -59,7 +59,8 @@ def settled(
     own = ", ".join(f"{parameter} is {name}" for name, parameter in others.items())
     words = multi_head.of_weights(chosen.plain(sample, sizes["width"]), right, several=len(functions) > 1)
     remarks = (multi_head.of_building(target, builder, dict(sizes)), *words, own, *said)
-    return replace(made, function=chosen, remarks=remarks)
+    biases = any(number == 0 for number in chosen.plain(sample, sizes["width"]).constants.values())
+    return replace(made, function=chosen, remarks=remarks, unknown=("biases",) if biases else ())
 
 
 def _relu(target: ModuleTarget, sample: torch.nn.Module) -> None:

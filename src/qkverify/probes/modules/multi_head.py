@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
 from qkverify import foreign_text
 from qkverify.contract import Implementation
@@ -20,7 +21,7 @@ from qkverify.contract.modules.multi_head import MultiHeadModule
 from qkverify.contract.modules.target import ModuleTarget
 from qkverify.contract.modules.weights import Reading, reading
 from qkverify.contract.operations import DESCRIBED
-from qkverify.errors import NothingVerified, UsageError
+from qkverify.errors import NothingVerified, UnsupportedCase, UsageError
 from qkverify.probes.modules import structure
 from qkverify.probes.modules.other_operations import step_of
 from qkverify.runs.run import Run
@@ -60,11 +61,25 @@ def settled(
         implementation, operation="multi_head_attention", parameters=parameters, size_limits=limits, probed=True,
         offers=frozenset({*parameters, "gradients"}),
     )  # fmt: skip
+    _check_shapes(target, sample, functions[0], sizes)
     function, right = chosen(made, functions, sizes)
     if not right:
         _refuse_another(replace(made, function=function), target, sample, sizes)
     weights = of_weights(function.reading(sample, sizes["heads"], inner), right, several=len(functions) > 1)
-    return replace(made, function=function, remarks=(of_building(target, builder, sizes), *weights, *said))
+    return replace(
+        made, function=function, unknown=_unreached(function, reading(sample, target.weights, inner)),
+        remarks=(of_building(target, builder, sizes), *weights, *said),
+    )  # fmt: skip
+
+
+def _unreached(function: MultiHeadModule, read: Reading) -> tuple[str, ...]:
+    """What no law can reach, as `unknown_parameters.OF_MODULES` names it."""
+    parts = {
+        "biases": any(number == 0 for number in read.constants.values()),
+        "cross-attention": len(function.calling.tokens) > 1,
+        "other masks": function.calling.mask is not None,
+    }
+    return tuple(name for name, present in parts.items() if present)
 
 
 def _called(
@@ -101,6 +116,8 @@ def _called(
             plan, masked = structure.mask(observed, plan)
         elif plan.flag is None:
             return plan, "none", [*said, "it has no mask and is not causal"]
+        else:
+            said.append(f"causal is given by its parameter {plan.flag}")
     if plan.mask is not None:
         said.append(f"{plan.mask.words()}; causal is given through it")
         said += (
@@ -190,6 +207,22 @@ def _holds(run: Run, call: OperationCall, *, added: str = "") -> bool:
             ):
                 return True
     return False
+
+
+def _check_shapes(
+    target: ModuleTarget, sample: Any, function: MultiHeadModule, sizes: Mapping[str, int]
+) -> None:
+    """Raise NothingVerified where the matrices of the contract do not have the shapes of the module's."""
+    width, inner = sizes["width"], sizes["heads"] * sizes["head_size"]
+    weights = {letter: torch.zeros(width, inner) for letter in "qkv"} | {"o": torch.zeros(inner, width)}
+    try:
+        function.reading(sample, sizes["heads"], inner).placed(sample, weights, sizes["heads"])
+    except UnsupportedCase as error:
+        raise NothingVerified(
+            f"{target.cls.__name__} is not multi-head attention with a matrix for all heads together: {error}\n"
+            f"  it was looked at with {sizes['heads']} heads of size {sizes['head_size']} and tokens of {width}; if these are "
+            f"not its sizes, say which are: attention = qkverify.module({target.cls.__name__}, sizes={{...}})"
+        ) from error
 
 
 def _refuse_another(
