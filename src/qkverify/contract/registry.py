@@ -64,6 +64,14 @@ class TargetImportError(UsageError):
             )
         super().__init__(f"{target} could not be imported: {foreign_text.of_error(error)}{hint}")
 
+    @classmethod
+    def told(cls, message: str, text: str) -> TargetImportError:
+        """The error that another process met."""
+        error = cls.__new__(cls)
+        UsageError.__init__(error, message)
+        error.text = text
+        return error
+
 
 @lru_cache(maxsize=1)
 def folder() -> tuple[tuple[Implementation, ...], tuple[Missing, ...]]:

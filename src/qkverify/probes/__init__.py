@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from qkverify.contract import ATTENTIONS, Implementation, frameworks, messages, registry
+from qkverify.contract import ATTENTIONS, Implementation, frameworks, messages, process_settings, registry
 from qkverify.contract.modules import ModuleTarget
 from qkverify.probes import modules, smoke, survival
 from qkverify.probes.cut_off import without_gradients
@@ -39,6 +39,11 @@ def fitted(implementation: Implementation) -> Implementation:
     """With what its plain calls show. Raises UsageError if it cannot be called."""
     if implementation.probed:
         return implementation
+    with process_settings.noted_of(implementation.name):
+        return _fitted(implementation)
+
+
+def _fitted(implementation: Implementation) -> Implementation:
     if isinstance(implementation.function, ModuleTarget):
         return fitted(modules.resolved(implementation))
     missing = frameworks.missing(implementation.arrays)
