@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
-from qkverify import results
-from qkverify.contract import registry
+from qkverify import probes, results
+from qkverify.contract import Implementation, registry
 from qkverify.results import Control, Timing, Writer, of_kind
+from qkverify.timing import grid, timing_worker
 from qkverify.timing.benchmark_cases import BenchmarkCase
 from qkverify.timing.grid import _Plan, run_grid
 from qkverify.timing.measurement import MeasuredGroup
@@ -255,6 +257,21 @@ def test_what_was_put_off_or_came_too_late_is_called_once_the_shortest_first(ker
     assert list(plan.slow(0.0)) == []  # the time for it is over
 
 
+def test_a_run_that_timed_nothing_owes_a_call_of_each_in_its_shortest_group(kernels: Path) -> None:
+    both = cells(kernels, "one", "other")
+    longer = [replace(cell, workload=replace(TINY, name="longer", queries=64)) for cell in both]
+    reasons = dict.fromkeys([*both, *longer])
+    plan = _Plan(
+        [both, longer], reasons, {}, lambda: 0.0, seed=0, most_rounds=9, cache=None, first_seconds=0.1
+    )
+    for group in plan.groups.values():
+        late = [timing(name, [], OUT_OF_TIME) for name in ("one", "other")]
+        group.add(MeasuredGroup(late, None, {}), 0)
+    assert list(plan.slow(math.inf)) == []
+    owed = [(cell, on.once) for _, on, (cell,) in plan.slow(math.inf, at_last=True)]
+    assert owed == [(both[0], True), (both[1], True)]
+
+
 def test_the_time_that_is_left_is_divided_into_no_more_processes_than_it_has_room_for(kernels: Path) -> None:
     plan = planned(kernels, left=11.0)
     (group,) = plan.groups.values()
@@ -333,3 +350,44 @@ def test_the_grid_is_swept_by_as_many_processes_as_were_asked_for(written: list[
     assert recorded.rounds == sorted(set(recorded.rounds))
     (control,) = of_kind(written, Control)
     assert control.processes == 2
+
+
+def test_a_process_makes_the_first_calls_of_an_implementation_once(
+    kernels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever number of groups it is timed in: they take seconds."""
+    found: list[str] = []
+    reload = probes.reload_implementation
+
+    def counted(name: str, file: str, function: str) -> Implementation:
+        found.append(name)
+        return reload(name, file, function)
+
+    monkeypatch.setattr(probes, "reload_implementation", counted)
+    mine = cells(kernels, "one", "other")
+    named = [timing_worker._named(cell, None, None, None) for cell in mine]
+    question = msgspec.json.encode(timing_worker.Question(named, terms(most_rounds=3)))
+    for _ in range(2):
+        assert msgspec.json.decode(timing_worker.answer(question), type=timing_worker.Answer).timings
+    assert found == ["one", "other"]
+
+
+def test_where_nothing_is_to_be_measured_no_process_is_asked(
+    kernels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = cells(kernels, "one", "other")
+    with Sweep() as sweep:
+        monkeypatch.setattr(sweep, "_asked", None)
+        group = sweep.measure(
+            mine, terms(), verified=dict.fromkeys(mine, OUT_OF_TIME), peaks={}, expected_seconds={}
+        )
+    assert [timing.reason for timing in group.timings] == [OUT_OF_TIME] * 2
+
+
+def test_a_ceiling_that_was_found_too_low_gives_way_to_the_higher_one() -> None:
+    low, copy = (
+        results.Ceiling("cpu", "float32", "matmul", 1e9),
+        results.Ceiling("cpu", "float32", "copy", 5.0),
+    )
+    high = results.Ceiling("cpu", "float32", "matmul", 9e9)
+    assert grid.highest([low, copy, high]) == grid.highest([high, copy, low][::-1]) == [high, copy]

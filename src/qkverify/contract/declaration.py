@@ -134,6 +134,11 @@ class Implementation:
         """The first of `requires` that these sizes break, or None. Letters that are not in `sizes` are not judged."""
         return _first_broken(self.requires, sizes)
 
+    def clamped(self, letter: str, size: int) -> int:
+        """The size itself, or the nearest that lies within `size_limits`."""
+        least, most = self.size_limits.get(letter, (size, size))
+        return min(max(size, least), most)
+
     def refuses(self, sizes: Mapping[str, int], options: Mapping[str, Any]) -> str | None:
         """What was found out of the sizes that a problem breaks, or None: it would raise for them."""
         rules = (

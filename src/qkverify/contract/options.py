@@ -58,6 +58,10 @@ SEMANTICS: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType(
             ("added", "stored"),
             "the gradients of query heads that share a key: added in accumulators, or stored each and then added",
         ),
+        "exponent": (
+            ("difference", "contracted"),
+            "score minus maximum: zero where they are equal, or, from a fused multiply-add, up to a unit roundoff of the score",
+        ),
         "row_sum": (
             ("exponentials", "rounded"),
             "what a row's weights are divided by: the sum of the exponentials, or of them as rounded to the dtype",

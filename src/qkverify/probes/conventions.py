@@ -8,7 +8,7 @@ raises leaves the choice open: the laws will meet the same error and report it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from typing import Any, Literal, TypeVar
@@ -57,8 +57,8 @@ def detect(implementation: Implementation, device: str, dtype: str) -> dict[str,
             run.semantics[name] = choices[name].value
             continue
         value = _answer(probe, run)
-        if name == "mismatched_sizes" and not value:
-            continue  # the contract asks for an error
+        if name in UNUSUAL and not value:
+            continue
         choices[name] = Choice(value, "detected") if value else Choice("none", "not applicable")
         if value:
             run.semantics[name] = value
@@ -79,6 +79,10 @@ def settled(choices: Mapping[str, Choice]) -> dict[str, str]:
         and name not in ("precision", "gradient_precision")
         and not (name in PRINTED_ALONE and choice.how == "detected")
     }
+
+
+# What is said only where it is so: the contract asks for an error, and for a difference.
+UNUSUAL = ("mismatched_sizes", "exponent")
 
 
 # What a probe finds and nobody is held to: the contract wants the natural log-sum-exp of whoever says nothing, and bits that
@@ -288,6 +292,37 @@ def _mismatched_sizes(run: Run) -> str | None:
     return "cut" if returned else None
 
 
+def _exponent(run: Run) -> str | None:
+    """ "contracted" if a score that is far above all others gets their weight, but not where it is so large that a unit roundoff
+    of it is a large exponent; and gets it there too if it is a power of two, whose product with a constant is not rounded."""
+    if run.dtype == "float16" or run.implementation.compiles:
+        return None  # such scores are beyond its range
+    exponent = 60 if run.precision.accumulate.unit > 2.0**-30 else 100
+
+    def weight_is_whole(first: float, second: float) -> bool:
+        problem = _problem(run, seed=0)
+        query, key = np.zeros_like(problem.query), np.zeros_like(problem.key)
+        query[..., 0], key[:, :, 0, 0] = first, second
+        output = run.values(problem.replace(query=query, key=key)).astype(np.float64)
+        return bool((output == problem.value[:, :, :1].astype(np.float64)).all())
+
+    half = 2.0 ** (exponent // 2)
+    mantissas = [(1.25, 1.5), (1.5, 1.75), (1.125, 1.375), (1.75, 1.625)]
+    if all(weight_is_whole(x * half, y * half) for x, y in mantissas) or not weight_is_whole(half, half):
+        return None
+    root = 2.0 ** int(np.log2(replace(run.precision, contracted=True).largest_score) / 2 - 2)
+    bounded = Run(run.implementation, run.device, run.dtype, run.semantics)
+    for x, y in mantissas:
+        problem = _problem(run, seed=0)
+        query, key = np.zeros_like(problem.query), np.zeros_like(problem.key)
+        query[..., 0], key[:, :, 0, 0] = x * root, y * root
+        problem = problem.replace(query=query, key=key)
+        output = bounded(problem)
+        if not np.isfinite(output.value).all() or not _within(output, bounded.exact(problem)):
+            return None
+    return "contracted"
+
+
 def _nearest(measured: float, meanings: Mapping[float, str]) -> str | None:
     """The meaning whose number is nearest to what was found; None for NaN."""
     return None if np.isnan(measured) else meanings[min(meanings, key=lambda number: abs(number - measured))]
@@ -302,6 +337,7 @@ PROBES: Mapping[str, Callable[[Run], str | None]] = {
     "lse": _lse,
     "empty_lse": _empty_lse,
     "mismatched_sizes": _mismatched_sizes,
+    "exponent": _exponent,
 }
 
 

@@ -214,12 +214,15 @@ LETTERS = {
 }  # of sizes that laws spell out
 
 
-def limited(name: str, pool: Sequence[Any]) -> Sequence[Any]:
-    """Those of a pool of sizes that lie within `LIMITS`, which an implementation of one size has; the largest if none does."""
-    limits = LIMITS.get().get(LETTERS.get(name, name))
-    if limits is None:
+def limited(
+    name: str, pool: Sequence[Any], limits: Mapping[str, tuple[int, int]] | None = None
+) -> Sequence[Any]:
+    """Those of a pool of sizes that lie within the limits of an implementation of few sizes, by default `LIMITS`; the largest
+    that it takes if none does."""
+    within = (LIMITS.get() if limits is None else limits).get(LETTERS.get(name, name))
+    if within is None:
         return pool
-    least, most = limits
+    least, most = within
     return [size for size in pool if least <= size <= most] or (most,)
 
 

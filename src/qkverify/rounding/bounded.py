@@ -458,6 +458,11 @@ def _max(x: Bounded, axis: Any = None, keepdims: bool = False, initial: Any = np
     error = np.abs(np.where(np.isfinite(value), value, 0.0)) * (2.0 * p.accumulate.unit)
     if rescales > 0:
         error += rescales * (p.exp_ulps + 2) * p.accumulate.unit
+    if p.contracted:
+        largest = np.maximum.reduce(
+            np.abs(np.where(np.isfinite(x.value), x.value, 0.0)), axis=axis, keepdims=keepdims
+        )  # type: ignore[call-overload]
+        error = np.where(largest > p.largest_score, np.inf, error)
     return Bounded(value, error, p, x.unit)
 
 
