@@ -7,18 +7,18 @@ raises leaves the choice open: the laws will meet the same error and report it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from qkverify.contract import Implementation, empty_rows, messages
+from qkverify.contract import Implementation, empty_rows, mask_forms, messages
 from qkverify.contract.operations import DESCRIBED, word
 from qkverify.errors import ContractError
-from qkverify.probes import fast_exponential, operation_rounding
+from qkverify.probes import fast_exponential, further_roundings, operation_rounding
 from qkverify.probes.layouts import layout
 from qkverify.probes.norms import norms
 from qkverify.problem.attention_problem import Problem
@@ -57,15 +57,16 @@ def detect(implementation: Implementation, device: str, dtype: str) -> dict[str,
             run.semantics[name] = choices[name].value
             continue
         value = _answer(probe, run)
-        if name == "mismatched_sizes" and not value:
-            continue  # the contract asks for an error
+        if name in UNUSUAL and not value:
+            continue
         choices[name] = Choice(value, "detected") if value else Choice("none", "not applicable")
         if value:
             run.semantics[name] = value
     if dtype in ("float16", "bfloat16"):
-        choices["precision"] = _precision(implementation, run)
+        choices |= _output_rounding(implementation, run)
         if run.offers("gradients"):
             choices |= _gradient_conventions(implementation, run, choices["precision"])
+            choices |= _further_in_gradients(run, choices["gradient_precision"])
     return choices
 
 
@@ -78,6 +79,10 @@ def settled(choices: Mapping[str, Choice]) -> dict[str, str]:
         and name not in ("precision", "gradient_precision")
         and not (name in PRINTED_ALONE and choice.how == "detected")
     }
+
+
+# What is said only where it is so: the contract asks for an error, and for a difference.
+UNUSUAL = ("mismatched_sizes", "exponent")
 
 
 # What a probe finds and nobody is held to: the contract wants the natural log-sum-exp of whoever says nothing, and bits that
@@ -130,6 +135,7 @@ def _problem(
 ) -> Problem:
     """Zero scores unless `seed` is given, and values 1, 2, 4, ...: the output tells which keys were averaged."""
     size, dtype = _size(run), run.numpy_dtype
+    options = {**dict.fromkeys(run.implementation.always, True), **options}
     shape = (batch, 1, keys, size)
     if seed is None:
         query, key = np.zeros((batch, 1, queries, size), dtype), np.zeros(shape, dtype)
@@ -169,6 +175,8 @@ HIDDEN: Mapping[str, Mapping[str, Any]] = {
 def _empty_row(way: str, run: Run) -> str | None:
     """What a row that sees no key gets; None where this way hides none, or the sizes that it takes are refused."""
     hidden = dict(HIDDEN[way])
+    if way in hidden and "Q" not in mask_forms.axes_of(run.implementation.mask_form):
+        hidden[way] = hidden[way][:, :, 1:]  # all rows alike
     if way == "bias":
         hidden["bias"] = hidden["bias"].astype(run.numpy_dtype)
     problem = _problem(run, causal_alignment=run.semantics["causal_alignment"], **hidden)
@@ -284,6 +292,37 @@ def _mismatched_sizes(run: Run) -> str | None:
     return "cut" if returned else None
 
 
+def _exponent(run: Run) -> str | None:
+    """ "contracted" if a score that is far above all others gets their weight, but not where it is so large that a unit roundoff
+    of it is a large exponent; and gets it there too if it is a power of two, whose product with a constant is not rounded."""
+    if run.dtype == "float16" or run.implementation.compiles:
+        return None  # such scores are beyond its range
+    exponent = 60 if run.precision.accumulate.unit > 2.0**-30 else 100
+
+    def weight_is_whole(first: float, second: float) -> bool:
+        problem = _problem(run, seed=0)
+        query, key = np.zeros_like(problem.query), np.zeros_like(problem.key)
+        query[..., 0], key[:, :, 0, 0] = first, second
+        output = run.values(problem.replace(query=query, key=key)).astype(np.float64)
+        return bool((output == problem.value[:, :, :1].astype(np.float64)).all())
+
+    half = 2.0 ** (exponent // 2)
+    mantissas = [(1.25, 1.5), (1.5, 1.75), (1.125, 1.375), (1.75, 1.625)]
+    if all(weight_is_whole(x * half, y * half) for x, y in mantissas) or not weight_is_whole(half, half):
+        return None
+    root = 2.0 ** int(np.log2(replace(run.precision, contracted=True).largest_score) / 2 - 2)
+    bounded = Run(run.implementation, run.device, run.dtype, run.semantics)
+    for x, y in mantissas:
+        problem = _problem(run, seed=0)
+        query, key = np.zeros_like(problem.query), np.zeros_like(problem.key)
+        query[..., 0], key[:, :, 0, 0] = x * root, y * root
+        problem = problem.replace(query=query, key=key)
+        output = bounded(problem)
+        if not np.isfinite(output.value).all() or not _within(output, bounded.exact(problem)):
+            return None
+    return "contracted"
+
+
 def _nearest(measured: float, meanings: Mapping[float, str]) -> str | None:
     """The meaning whose number is nearest to what was found; None for NaN."""
     return None if np.isnan(measured) else meanings[min(meanings, key=lambda number: abs(number - measured))]
@@ -298,19 +337,87 @@ PROBES: Mapping[str, Callable[[Run], str | None]] = {
     "lse": _lse,
     "empty_lse": _empty_lse,
     "mismatched_sizes": _mismatched_sizes,
+    "exponent": _exponent,
 }
 
 
-def _precision(implementation: Implementation, run: Run) -> Choice:
-    """One of `FUSED` where random problems hold to a fused kernel's bound, else "eager" (every operation rounds)."""
+def _output_rounding(implementation: Implementation, run: Run) -> dict[str, Choice]:
+    """The precision: one of `FUSED` where random problems hold to a fused kernel's bound, else "eager" (every operation rounds).
+    And what a fused kernel rounds besides."""
     declared = implementation.declared_precision(run.device, run.dtype)
     if declared is not None:
-        return Choice(declared if isinstance(declared, str) else "declared", "declared")
+        named = declared if isinstance(declared, str) else "declared"
+        return {"precision": Choice(named, "declared"), **_further_in_output(run, None)}
     name = FUSED[_answer(_fast_exponential, run) == "fast"]
-    fused = Run(implementation, run.device, run.dtype, run.semantics, Precision.named(name, run.dtype))
-    held = _holds(lambda problem: [(fused(problem), fused.exact(problem))], fused)
-    held = held and _keeps_scores(fused)
-    return Choice(name if held else "eager", "detected")
+    model = Precision.named(name, run.dtype)
+    held = _rounds_as(run, model, run.semantics)
+    further = _further_in_output(run, model)
+    return {"precision": Choice(name if held or further else "eager", "detected"), **further}
+
+
+def _rounds_as(run: Run, model: Precision | None, semantics: Mapping[str, str]) -> bool:
+    """Whether random problems hold to the bounds of a model, the declared one if it is None, under some conventions."""
+    judged = Run(run.implementation, run.device, run.dtype, semantics, model)
+    return _holds(lambda problem: [(judged(problem), judged.exact(problem))], judged) and _keeps_scores(
+        judged
+    )
+
+
+Pairs = list[tuple[Bounded, np.ndarray]]  # what came back with its bound, and what is exact
+
+
+def _further_in_output(run: Run, model: Precision | None) -> dict[str, Choice]:
+    def pairs(judged: Run, problem: Problem) -> Pairs:
+        return [(judged(problem), judged.exact(problem))]
+
+    found = further_roundings.of_output(run, _size(run))
+    return _earned(
+        run, model or run.precision, list(found), pairs, lambda semantics: _rounds_as(run, model, semantics)
+    )
+
+
+def _further_in_gradients(run: Run, precision: Choice) -> dict[str, Choice]:
+    def pairs(judged: Run, problem: Problem) -> Pairs:
+        exact = judged.exact_gradients(problem)
+        return [(got, exact[name]) for name, got in judged.gradients(problem).items()]
+
+    model = (
+        run.gradient_precision if precision.how == "declared" else Precision.named(precision.value, run.dtype)
+    )
+    return _earned(run, model, list(further_roundings.of_gradients(run, _size(run))), pairs)
+
+
+def _earned(run: Run, model: Precision, further: Sequence[tuple[str, str, list[Problem]]],
+            pairs: Callable[[Run, Problem], Pairs],
+            also: Callable[[Mapping[str, str]], bool] = lambda semantics: True) -> dict[str, Choice]:  # fmt: skip
+    """The first of several further roundings without which the bounds do not hold on its own problems, and with which they hold
+    on all of them and `also` elsewhere. What is believed is noted in the semantics of the run.
+
+    Nothing where every operation rounds anyway, of what is declared, and where a call raises.
+    """
+    if model.elementwise.unit > model.accumulate.unit:
+        return {}
+
+    def hold(problems: Sequence[Problem], extra: Mapping[str, str]) -> bool | None:
+        judged = Run(run.implementation, run.device, run.dtype, {**run.semantics, **extra}, model, model)
+        return _answer(
+            lambda _: all(_within(*pair) for problem in problems for pair in pairs(judged, problem)), run
+        )
+
+    every = [problem for _, _, problems in further for problem in problems]
+    for name, value, problems in further:
+        extra = {name: value}
+        if name in run.implementation.semantics or hold(problems, {}) is not False:
+            continue
+        if hold(every, extra) and also({**run.semantics, **extra}):
+            run.semantics[name] = value
+            return {name: Choice(value, "detected")}
+    return {}
+
+
+def _within(got: Bounded, exact: np.ndarray) -> bool:
+    with np.errstate(invalid="ignore"):
+        return not (np.abs(got.value - exact) > got.errors).any()
 
 
 def _keeps_scores(run: Run) -> bool:
@@ -329,7 +436,7 @@ def _keeps_scores(run: Run) -> bool:
             got, exact = run(problem), run.exact(problem)
         except Exception:  # as in _answer
             return True
-        if (np.abs(got.value - exact) > got.errors).any():
+        if not _within(got, exact):
             return False
     return True
 
@@ -439,6 +546,6 @@ def _holds(pairs: Callable[[Problem], list[tuple[Bounded, np.ndarray]]], run: Ru
             compared = pairs(problem)
         except Exception:  # as in _answer
             return True
-        if any((np.abs(got.value - exact) > got.errors).any() for got, exact in compared):
+        if not all(_within(got, exact) for got, exact in compared):
             return False
     return True

@@ -50,6 +50,7 @@ FAMILIES = (
     "heads",
     "positions",
     "gradients",
+    "unbiased",
     "contract",
     "decode",
     "layers",

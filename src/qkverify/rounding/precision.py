@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +27,15 @@ class Precision:
     trig_ulps    error of sin and cos, likewise (SLEEF's vector versions stay within 3.5)
     folded       roundings of scale factors that may have been multiplied into the operands of the scores
     tile         fewest keys in a tile of an online softmax: a sum over n keys is rescaled at most ceil(n / tile) times
+    parts        format that the gradients of single query heads are stored in before those that share a key are added, as
+                 FlashAttention-2 does; None: as every elementwise result. Op by op, so may be the sums of some of them
+    splits       format that the results of splits of the keys are stored in before they are merged by their log-sum-exps, as
+                 cascade and ring attention do; None: they stay in accumulators
+    row_sum      format that weights are rounded to before the sum of a row is made of them, as FlashInfer does: the weights
+                 that meet the values then add up to one; None: the sum is made of the exponentials
+    contracted   the largest score times a constant is rounded before a fused multiply-add takes it from the scores times that, as
+                 compilers contract exp2(s c - m c): s - m is then not zero where s = m, but anything up to u |s|, the same for a
+                 whole row. Past `largest_score` that is an overflow, and nothing is said
     centred      the mean of the keys is subtracted from them before they meet the queries (SageAttention). Exact on paper;
                  but the differences are rounded, and so are scores of another size. Where a key is much smaller than the mean
                  that exceeds what the other fields allow, in every format: replace(Precision.fused("bfloat16"), centred=True).
@@ -41,7 +51,22 @@ class Precision:
     trig_ulps: float = 4.0
     tile: int = 16
     folded: int = 4
+    parts: Format | None = None
+    splits: Format | None = None
+    row_sum: Format | None = None
+    contracted: bool = False
     centred: bool = False
+
+    @property
+    def largest_score(self) -> float:
+        """The magnitude of a score up to which no weight overflows because its exponent is not exactly zero or below.
+
+        An exponent is wrong by twice u |s| at most; half the range of the narrowest format is left to sums of weights.
+        """
+        if not self.contracted:
+            return math.inf
+        room = math.log(min(self.operand.huge, self.accumulate.huge)) / 2
+        return room / (2 * self.accumulate.unit)
 
     def of_centred(self, keys: Array) -> Array:
         """What `centred` adds to keys (..., K, D), as an error of theirs: each is rounded as large as it and the largest are.
@@ -89,7 +114,8 @@ class Precision:
         def wider(f: Format) -> Format:
             return replace(f, tiny=f.tiny * (1.0 + factor), huge=f.huge * min(1.0, factor))
 
-        return replace(self, operand=wider(self.operand), elementwise=wider(self.elementwise))
+        parts = self.parts and wider(self.parts)
+        return replace(self, operand=wider(self.operand), elementwise=wider(self.elementwise), parts=parts)
 
     @classmethod
     def named(cls, name: str, dtype: str) -> Precision:

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from qkverify.contract.operations import DESCRIBED
 from qkverify.errors import HarnessError
 from qkverify.problem.attention_problem import LAYOUTS, Problem
-from qkverify.problem.byte_strategies import Choices, Recipe, strategy
+from qkverify.problem.byte_strategies import Choices, Recipe, limited, strategy
 from qkverify.reference.caches import appended, gathered
 from qkverify.reference.encoder_decoder import decoder_layer, encoder_layer
 from qkverify.reference.layers import feed_forward
@@ -424,7 +424,9 @@ def calls() -> st.SearchStrategy[dict[str, Any]]:
         pools = {**FILL, **OPERATION_SPECS[run.implementation.operation].sizes, **BARE}
         if run.implementation.operation == "alibi_slopes":
             pools["H"] = [n for n in pools["H"] if accepted(run, n)]
-        return {name: choices.pick(str(i), pool) for i, (name, pool) in enumerate(pools.items())}
+        return {
+            name: choices.pick(str(i), limited(name, pool)) for i, (name, pool) in enumerate(pools.items())
+        }
 
     return strategy(Recipe(PLACES, make))
 

@@ -24,6 +24,10 @@ CONVENTIONS = (
     "lse",
     "empty_lse",
     "delta",
+    "head_gradients",
+    "exponent",
+    "row_sum",
+    "split_results",
     "precision",
     "gradient_precision",
 )
@@ -36,6 +40,10 @@ EXPLAINED = {
     "lse": "the base of the returned log-sum-exp",
     "empty_lse": "the log-sum-exp of a query that sees no key",
     "delta": "what the gradient's row sums are taken from",
+    "head_gradients": "whether gradients of heads that share a key are stored before they are added",
+    "exponent": "whether score minus maximum is exactly zero where they are equal",
+    "row_sum": "whether a row's weights are rounded before they are summed",
+    "split_results": "whether results of splits of the keys are stored before they are merged",
     "precision": "where half-precision numbers are rounded",
     "gradient_precision": "the same, in the gradients",
 }
