@@ -62,6 +62,10 @@ SEMANTICS: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType(
             ("difference", "contracted"),
             "score minus maximum: zero where they are equal, or, from a fused multiply-add, up to a unit roundoff of the score",
         ),
+        "softmax_gradient": (
+            ("formula", "steps"),
+            "P (dP - rowsum(P dP)), or exp, sum, division and maximum differentiated one by one",
+        ),
         "row_sum": (
             ("exponentials", "rounded"),
             "what a row's weights are divided by: the sum of the exponentials, or of them as rounded to the dtype",
