@@ -282,9 +282,9 @@ def test_data_is_escaped_wherever_it_stands() -> None:
         (["not offered"], "Nothing was verified in this run", "empty"),
         (["passed"], "Every law holds for kernel_0", "good"),
         (["passed", "passed"], "Every law holds for all 2 implementations", "good"),
-        (["passed", "finding"], "1 of 2 implementations keeps every law; 1 has known faults", "good"),
-        (["finding"], "kernel_0 has 1 known fault; every other law holds", "good"),
-        (["failed", "finding"], "1 of 2 implementations breaks a law; 1 has known faults", "bad"),
+        (["passed", "finding"], "1 of 2 implementations keeps every law; 1 has known failures", "good"),
+        (["finding"], "kernel_0 has 1 known failure; every other law holds", "good"),
+        (["failed", "finding"], "1 of 2 implementations breaks a law; 1 has known failures", "bad"),
         (["failed"], "kernel_0 breaks 1 law", "bad"),
         (["passed", "failed"], "1 of 2 implementations breaks a law", "bad"),
         (["crashed", "timed out", "passed"], "2 of 3 implementations break a law", "bad"),
@@ -316,7 +316,7 @@ def test_a_square_says_what_its_outcome_needs(records: list[Record]) -> None:
     assert said["cell-synthetic_broken-cpu-float32-gradients"] == ("not offered", "")
     assert said["cell-synthetic_flash-cpu-bfloat16-gradients"] == (
         "vjp_agrees_with_reference",
-        "known finding",
+        "known failure",
     )
     assert said["cell-synthetic_fragile-cpu-float32-attention"] == ("crashed: agrees_with_reference", "")
     assert said["cell-synthetic_fragile-cpu-bfloat16-masking"] == ("timed out: padding_is_never_read", "")
@@ -377,7 +377,20 @@ def test_a_counterexample_and_its_replay_line_stand_on_the_page(document: Docume
     ],
 )
 def test_a_finding_links_to_its_reason(reason: str, link: str) -> None:
-    assert link in Links("../findings/").html(reason)
+    assert link in Links("../findings/", frozenset({"a-slug", "x"})).html(reason)
+
+
+def test_a_finding_whose_folder_is_not_there_is_no_link(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(finding_links, "repository", lambda: "")
+    (tmp_path / "findings" / "mine").mkdir(parents=True)
+    links = finding_links.of_folder(tmp_path / "cpu")
+    text = "see reports/findings/mine and reports/findings/a-slug"
+    assert (
+        links.markdown(text) == "see [reports/findings/mine](../findings/mine/) and reports/findings/a-slug"
+    )
+    assert links.html(text).endswith("</a> and reports/findings/a-slug")
 
 
 def test_where_no_folder_of_findings_is_at_hand_a_link_leads_to_the_repository_or_is_none(
@@ -399,7 +412,7 @@ def test_a_page_links_to_the_findings_beside_its_folder_only_where_they_are(tmp_
     known = passing(outcome="finding", reason="reports/findings/a-slug")
     source = write(tmp_path / "one" / "results.jsonl", [known])
     assert "../findings/" not in report.write(source, tmp_path / "one")[0].read_text()
-    (tmp_path / "findings").mkdir()
+    (tmp_path / "findings" / "a-slug").mkdir(parents=True)
     assert '<a href="../findings/a-slug/">' in report.write(source, tmp_path / "one")[0].read_text()
 
 
@@ -460,8 +473,8 @@ def test_a_finding_is_no_failure(records: list[Record], page: report.Page) -> No
     facts = Report(records)
     assert {v.outcome for v in facts.findings} == {"finding"}
     assert not set(map(id, facts.findings)) & set(map(id, facts.broken))
-    assert "known finding" in page.html
-    there = report.render(records, links=Links("../findings/"))
+    assert "known failure" in page.html
+    there = report.render(records, links=Links("../findings/", frozenset({"synthetic-accumulation"})))
     assert "](../findings/synthetic-accumulation/)" in there.markdown
 
 

@@ -14,16 +14,32 @@ LAYOUTS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "BHLD": ("", ""),
         "BLHD": (".swapaxes(1, 2)", ".swapaxes(1, 2)"),
+        "LBHD": (".swapaxes(1, 2).swapaxes(0, 1)", ".swapaxes(0, 1).swapaxes(1, 2)"),
         "BLD": ("[:, 0]", "[:, None]"),
+        "LBD": ("[:, 0].swapaxes(0, 1)", ".swapaxes(0, 1)[:, None]"),
         "LD": ("[0, 0]", "[None, None]"),
     }
 )
 # The sizes that a layout leaves no choice of.
 SIZES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"BHLD": (), "BLHD": (), "BLD": ("H == 1", "G == 1"), "LD": ("B == 1", "H == 1", "G == 1")}
+    {
+        "BHLD": (),
+        "BLHD": (),
+        "LBHD": (),
+        "BLD": ("H == 1", "G == 1"),
+        "LBD": ("H == 1", "G == 1"),
+        "LD": ("B == 1", "H == 1", "G == 1"),
+    }
 )
 WORDS: Mapping[str, str] = MappingProxyType(
-    {"BHLD": "(B,H,L,D)", "BLHD": "(B,L,H,D)", "BLD": "(B,L,D)", "LD": "(L,D)"}
+    {
+        "BHLD": "(B,H,L,D)",
+        "BLHD": "(B,L,H,D)",
+        "LBHD": "(L,B,H,D)",
+        "BLD": "(B,L,D)",
+        "LBD": "(L,B,D)",
+        "LD": "(L,D)",
+    }
 )
 
 
@@ -39,10 +55,10 @@ def to_contract(array: Any, layout: str) -> Any:
 
 def option_to_function(array: Any, layout: str) -> Any:
     """A mask or bias that broadcasts to (B,H,Q,K), for a function whose scores have fewer axes."""
-    kept = {"BLD": 3, "LD": 2}.get(layout, 4)
+    kept = {"BLD": 3, "LBD": 3, "LD": 2}.get(layout, 4)
     if array.ndim <= kept:
         return array
-    return array[:, 0] if (layout, array.ndim) == ("BLD", 4) else array.reshape(array.shape[-kept:])
+    return array[:, 0] if (kept, array.ndim) == (3, 4) else array.reshape(array.shape[-kept:])
 
 
 _TO = {name: eval(f"lambda array: array{to}") for name, (to, _) in LAYOUTS.items()}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from qkverify import foreign_text
-from qkverify.contract import empty_rows
+from qkverify.contract import empty_rows, frameworks, mask_forms
 from qkverify.contract.axes import LAYOUTS
 from qkverify.contract.modules_used import FRAMEWORKS, unwrapped
 from qkverify.contract.operations import DESCRIBED
@@ -37,6 +37,7 @@ from qkverify.contract.signatures import (
     letters,
     open_parameters,
     operation_of,
+    output_parameter,
     parameter_names,
     unknown_among,
 )
@@ -89,6 +90,12 @@ class Implementation:
     )  # option -> sizes that it was found to need
     remarks: tuple[str, ...] = ()  # sentences on what was found out, each printed once
     probed: bool = False  # whether its first calls were made
+    size_limits: Mapping[str, tuple[int, int]] = field(
+        default_factory=dict
+    )  # size -> the least and the most that an instance takes, of another operation than attention
+    mask_form: str = ""  # as in `mask_forms`; nothing for the contract's own
+    always: tuple[str, ...] = ()  # options that every call of it has: "causal"
+    output_parameter: str = ""  # an array of its signature that it writes the output to
     semantics: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(
         default_factory=dict
@@ -127,6 +134,11 @@ class Implementation:
         """The first of `requires` that these sizes break, or None. Letters that are not in `sizes` are not judged."""
         return _first_broken(self.requires, sizes)
 
+    def clamped(self, letter: str, size: int) -> int:
+        """The size itself, or the nearest that lies within `size_limits`."""
+        least, most = self.size_limits.get(letter, (size, size))
+        return min(max(size, least), most)
+
     def refuses(self, sizes: Mapping[str, int], options: Mapping[str, Any]) -> str | None:
         """What was found out of the sizes that a problem breaks, or None: it would raise for them."""
         rules = (
@@ -147,6 +159,9 @@ class Implementation:
         the function does not take.
         """
         convention = SIGNATURE_STYLES.get(self.convention)
+        for name in self.always:
+            if not options.get(name):
+                raise UnsupportedCase(f"{self.name} is always {name}")
         # An option of attention that is off is left out, unless `neutral` says what switches it off.
         off = (None, False) if self.operation in ATTENTIONS else (None,)
         given = {name: value for name, value in options.items() if not any(value is x for x in off)}
@@ -157,6 +172,8 @@ class Implementation:
             if name == "window" and convention is not None:
                 open_side = convention.unbounded if convention.unbounded is not None else 2**30
                 value = tuple(open_side if side is None else side for side in value)
+            if name in self.always and name not in self.parameters:
+                continue
             parameter = self.parameters[name]
             if parameter in keywords:
                 raise UnsupportedCase(
@@ -173,6 +190,8 @@ class Implementation:
     @property
     def entry(self) -> Callable[..., Any]:
         """The function, returning what the contract knows of its result: the output, or (output, log-sum-exp)."""
+        if self.output_parameter:
+            return self._writing
         if self.returns is None:
             return self.function
         lse = self.parameters.get("return_lse")
@@ -184,6 +203,18 @@ class Implementation:
             return part_of(result, self.returns)
 
         return entry
+
+    def _writing(self, query: Any, key: Any, value: Any, **keywords: Any) -> Any:
+        """The array that a function with an output parameter has written, which was NaN before the call."""
+        output = frameworks.get(self.arrays).filled((*query.shape[:-1], value.shape[-1]), float("nan"), query)
+        arguments = [query, key, value]
+        at = parameter_names(self.function).index(self.output_parameter)
+        if at <= len(arguments):
+            arguments.insert(at, output)
+        else:
+            keywords[self.output_parameter] = output
+        self.function(*arguments, **keywords)
+        return output
 
 
 def part_of(result: Any, which: int | str | None) -> Any:
@@ -212,12 +243,15 @@ def implementation(function: Function | None = None, **declared: Any) -> Any:
     - `precision`: for each dtype "fused", "fused-fast-exp", "eager", "tf32" or a `Precision`; the key "bfloat16-cpu" is for one
       device, "bfloat16-gradients" for gradients that round differently
     - `returns`: which of several results is the output, by number or name
+    - `output`: the parameter that it writes the output to, where it returns none
+    - `mask`: what a mask is, such as "hidden:BK" (see `contract.mask_forms`)
+    - `always`: options that every call of it has: "causal"
     - `vjp`: a function of query, key, value and upstream gradient that returns the gradients
     - `differentiable`: whether it has gradients
     - `convention`: the library whose parameter names it follows
     - `findings`: for each law with a known failure a folder, or a `Finding`
     - `tile`: the sizes of its tiles, so that problems with lengths at their edges are generated
-    - `effort`: for each device the share of the usual examples, if calls are slow there
+    - `effort`: for each device the share of the usual examples, if calls are slow there; 3 are left in any case
     - `compiles`: whether each new size costs a compilation; then few sizes are generated
     - every convention in which libraries differ, such as `causal_alignment="bottom-right"`; `empty_rows` may have a value for
       each way to hide keys: `{"bias": "nan", "key_lengths": "zero"}`
@@ -235,6 +269,7 @@ def implementation(function: Function | None = None, **declared: Any) -> Any:
 _FIELDS = {
     "name", "operation", "arrays", "dtypes", "devices", "layout", "requires", "exclusive", "precision", "available",
     "vjp", "differentiable", "findings", "tile", "effort", "compiles", "returns", "summary", "convention",
+    "mask", "always", "output",
 }  # fmt: skip
 
 
@@ -243,7 +278,9 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
     for word in declared:
         if word not in _FIELDS and word not in SEMANTICS:
             raise UsageError.unknown("declaration", word, _FIELDS | SEMANTICS.keys())
-    names = parameter_names(function)
+    signature = parameter_names(function)
+    written = declared["output"] if "output" in declared else output_parameter(function)
+    names = [name for name in signature if name != written]
     operation = declared.get("operation") or operation_of(function, names)
     if operation not in OPERATIONS:
         raise UsageError.unknown("operation", operation, OPERATIONS)
@@ -255,8 +292,14 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
     parameters = options_of(names, convention, operation)
     unknown = unknown_among(names, parameters, operation)
     offers = set(parameters) - {"grouped_heads", *unknown}
+    always = _always(declared.get("always", ()))
+    offers |= {*always}
+    mask_form = mask_forms.checked(declared["mask"]) if declared.get("mask") else ""
+    if mask_form.startswith("additive") and "mask" in parameters:
+        parameters.setdefault("bias", parameters["mask"])
+        offers.add("bias")
     vjp = declared.get("vjp")
-    by_itself = DESCRIBED[operation].differentiable and (arrays != "numpy" or vjp is not None)
+    by_itself = DESCRIBED[operation].differentiable and (arrays != "numpy" or vjp is not None) and not written
     if declared.get("differentiable", by_itself):
         offers.add("gradients")
     semantics = _semantics({**(convention.semantics if convention else {}), **declared})
@@ -295,6 +338,9 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
         effort=dict(declared.get("effort", dict.fromkeys(DEVICES, 0.1) if arrays == "jax" else {})),
         compiles=bool(declared.get("compiles", arrays == "jax")),
         returns=declared.get("returns"),
+        mask_form=mask_form,
+        always=always,
+        output_parameter=written,
         semantics=semantics,
         parameters=parameters,
         convention=style,
@@ -348,6 +394,12 @@ def _semantics(declared: Mapping[str, Any]) -> dict[str, str]:
         elif given is not None:
             chosen[name] = _checked(name, {True: "yes", False: "no"}.get(given, given), values)
     return chosen
+
+
+def _always(declared: Sequence[str] | str) -> tuple[str, ...]:
+    return tuple(
+        _checked("option that a function may always have", name, ("causal",)) for name in _several(declared)
+    )
 
 
 def _per_dtype(precision: Any) -> dict[str, Any]:

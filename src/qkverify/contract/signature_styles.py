@@ -87,6 +87,11 @@ SPELLINGS: Mapping[str, str] = MappingProxyType(
     {
         "attn_mask": "mask",
         "attention_mask": "mask",
+        "key_padding_mask": "mask",
+        "padding_mask": "mask",
+        "src_mask": "mask",
+        "valid_lens": "key_lengths",
+        "valid_len": "key_lengths",
         "attn_bias": "bias",
         "is_causal": "causal",
         "softmax_scale": "scale",
@@ -122,7 +127,11 @@ def options_of(names: Sequence[str], convention: SignatureStyle | None, operatio
     table = convention.names if convention else {**SPELLINGS, **{name: name for name in (*OPTIONS, *FURTHER)}}
     if operation not in ATTENTIONS:
         return {name: name for name in names[required:]}
-    parameters = {table[name]: name for name in names[required:] if name in table}
+    # Where two parameters mean the same, the first counts, but a mask of padding after one of all axes.
+    known = sorted((name for name in names[required:] if name in table), key=lambda name: "padding" in name)
+    parameters: dict[str, str] = {}
+    for name in known:
+        parameters.setdefault(table[name], name)
     if convention is not None and convention.combined_mask and "mask" in parameters:
         parameters["bias"] = parameters["mask"]
     return parameters

@@ -49,6 +49,21 @@ def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return parameters_of(inside[0]) if len(inside) == 1 else named
 
 
+OUTPUTS = ("out", "output", "o", "result", "dst")
+
+
+def output_parameter(function: Callable[..., Any]) -> str:
+    """The parameter without a default, beside query, key and value, whose name is that of an output; "" if it has none."""
+    try:
+        parameters = parameters_of(function)
+    except (ValueError, TypeError):
+        return ""
+    required = [name for name, p in parameters.items() if p.default is inspect.Parameter.empty]
+    named = next((name for name in required if name.lower() in OUTPUTS), "")
+    others = [name[0].lower() for name in required if name != named]
+    return named if others[:3] == ["q", "k", "v"] else ""
+
+
 def operation_of(function: Callable[..., Any], names: Sequence[str]) -> str:
     """The operation that a function computes, read off its parameter names."""
     lowered = [name.lower() for name in names]

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from qkverify.contract import Implementation, empty_rows, messages
+from qkverify.contract import Implementation, empty_rows, mask_forms, messages
 from qkverify.contract.operations import DESCRIBED, word
 from qkverify.errors import ContractError
 from qkverify.probes import fast_exponential, further_roundings, operation_rounding
@@ -135,6 +135,7 @@ def _problem(
 ) -> Problem:
     """Zero scores unless `seed` is given, and values 1, 2, 4, ...: the output tells which keys were averaged."""
     size, dtype = _size(run), run.numpy_dtype
+    options = {**dict.fromkeys(run.implementation.always, True), **options}
     shape = (batch, 1, keys, size)
     if seed is None:
         query, key = np.zeros((batch, 1, queries, size), dtype), np.zeros(shape, dtype)
@@ -174,6 +175,8 @@ HIDDEN: Mapping[str, Mapping[str, Any]] = {
 def _empty_row(way: str, run: Run) -> str | None:
     """What a row that sees no key gets; None where this way hides none, or the sizes that it takes are refused."""
     hidden = dict(HIDDEN[way])
+    if way in hidden and "Q" not in mask_forms.axes_of(run.implementation.mask_form):
+        hidden[way] = hidden[way][:, :, 1:]  # all rows alike
     if way == "bias":
         hidden["bias"] = hidden["bias"].astype(run.numpy_dtype)
     problem = _problem(run, causal_alignment=run.semantics["causal_alignment"], **hidden)

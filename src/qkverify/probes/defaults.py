@@ -27,6 +27,7 @@ def signature(implementation: Implementation) -> Mapping[str, inspect.Parameter]
         parameters = parameters_of(implementation.function)
     except (ValueError, TypeError):
         return {}
+    parameters.pop(implementation.output_parameter, None)
     return dict(list(parameters.items())[len(OPERATIONS[implementation.operation]) :])
 
 

@@ -53,7 +53,8 @@ class Probe:
         key = (causal, *sorted(wanted.items()))
         if key not in self._errors:
             seed = len(self._errors)
-            attempt = call(self.implementation, wanted, self.dtype, self.device, seed=seed, causal=causal)
+            options: dict[str, Any] = {"causal": True} if causal else {}
+            attempt = call(self.implementation, wanted, self.dtype, self.device, seed, {}, **options)
             self._errors[key] = attempt.error
         return self._errors[key]
 
@@ -98,7 +99,8 @@ def plain_sizes(implementation: Implementation) -> dict[str, int] | None:
 
 def _causal(probe: Probe) -> dict[str, tuple[str, ...]]:
     """Of a causal call: whether it takes as many queries as keys only, or no more, where others may differ."""
-    if "causal" not in probe.implementation.offers or probe.implementation.compiles:
+    offered = "causal" in probe.implementation.offers and not probe.implementation.always
+    if not offered or probe.implementation.compiles:
         return {}
     n = max(probe.sizes["Q"], probe.sizes["K"])
     equal = [{"Q": n, "K": n}, {"Q": 2 * n, "K": 2 * n}]

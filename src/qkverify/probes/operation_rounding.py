@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from qkverify.problem.byte_strategies import limited
 from qkverify.rounding import Bounded, Precision
 from qkverify.runs import exact_gradients
 from qkverify.runs.run import Run
@@ -112,7 +113,8 @@ def _calls(run: Run) -> list[OperationCall]:
     few = run.implementation.compiles or run.implementation.slow(run.device)
     for seed in range(FEW if few else EXAMPLES):
         rng = np.random.default_rng(seed)
-        pools = {**form.sizes, **BARE}
+        limits = run.implementation.size_limits
+        pools = {name: limited(name, pool, limits) for name, pool in {**form.sizes, **BARE}.items()}
         drawn = {name: pool[max(rng.integers(len(pool), size=1 + seed % 2))] for name, pool in pools.items()}
         fill = "whole" if seed % 4 > 1 else "normal"
         calls.append(example(run, {**drawn, "fill": fill, "seed": seed}))

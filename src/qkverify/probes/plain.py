@@ -14,6 +14,7 @@ import numpy as np
 from qkverify.contract import Implementation, part_of
 from qkverify.contract.axes import to_contract
 from qkverify.problem.attention_problem import Problem
+from qkverify.runs import watch
 from qkverify.runs.run import Run
 
 Sizes = Mapping[str, int]
@@ -45,8 +46,11 @@ class Attempt:
     @property
     def right(self) -> bool:
         """Whether that part holds to the bounds of its dtype."""
-        if self.part is None:
-            return False
+        with watch.call():
+            return self.part is not None and self._within_bounds()
+
+    def _within_bounds(self) -> bool:
+        assert self.part is not None
         run = Run(self.implementation, self.device, self.dtype)
         exact = run.bound(self.problem)[0]
         got = to_contract(run.framework.to_numpy(self.part[1]), self.implementation.layout)
@@ -59,15 +63,10 @@ class Attempt:
         return str(Run(self.implementation, self.device, self.dtype).framework.dtype_of(self.part[1]))
 
 
-def call(implementation: Implementation, sizes: Sizes, dtype: str, device: str = "cpu", seed: int = 0,
-         further: Mapping[str, Any] = MappingProxyType({}), **options: Any) -> Attempt:  # fmt: skip
-    """Call the function on standard normal numbers of these sizes. Whatever it raises is part of the answer.
-
-    `options` are those of a problem, `further` others (`contract.FURTHER`).
-    """
-    whole = replace(implementation, returns=None)
-    run = Run(whole, device, dtype)
-    problem = problem_of(run, sizes, seed, **options)
+def attend(implementation: Implementation, problem: Problem, dtype: str, device: str = "cpu",
+           further: Mapping[str, Any] = MappingProxyType({})) -> Attempt:  # fmt: skip
+    """Call the function on a problem. Whatever it raises is part of the answer; `further` as of `call`."""
+    run = Run(replace(implementation, returns=None), device, dtype)
     with warnings.catch_warnings(), np.errstate(all="ignore"), run.framework.restored():
         warnings.simplefilter("ignore")
         try:
@@ -75,6 +74,17 @@ def call(implementation: Implementation, sizes: Sizes, dtype: str, device: str =
         except Exception as error:
             return Attempt(implementation, problem, device, dtype, error=error)
     return Attempt(implementation, problem, device, dtype, returned)
+
+
+def call(implementation: Implementation, sizes: Sizes, dtype: str, device: str = "cpu", seed: int = 0,
+         further: Mapping[str, Any] = MappingProxyType({}), **options: Any) -> Attempt:  # fmt: skip
+    """Call the function on standard normal numbers of these sizes, with what it always has.
+
+    `options` are those of a problem, `further` others (`contract.FURTHER`).
+    """
+    options = {**dict.fromkeys(implementation.always, True), **options}
+    run = Run(implementation, device, dtype)
+    return attend(implementation, problem_of(run, sizes, seed, **options), dtype, device, further)
 
 
 def problem_of(run: Run, sizes: Sizes, seed: int = 0, **options: Any) -> Problem:

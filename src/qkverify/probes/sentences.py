@@ -33,6 +33,10 @@ def adapted(before: Implementation, after: Implementation, fit: Attempt) -> list
     if after.layout != before.layout:
         only = {"BLD": "; verified with one head", "LD": "; verified with one batch entry and one head"}
         said.append(f"arrays are {axes.WORDS[after.layout]}{only.get(after.layout, '')}")
+    if after.output_parameter:
+        said.append(
+            f"writes its output to the parameter {after.output_parameter}, which is NaN before the call"
+        )
     if after.returns is not None:
         said.append(
             f"returns {_kind(fit.returned)}: {_part(after.returns)} is the output and is verified; the rest is not"
@@ -56,8 +60,16 @@ def wider(dtypes: Mapping[str, str]) -> list[str]:
             "intended, cast it: .astype(query.dtype), .to(query.dtype)" for result, given in by_result.items()]  # fmt: skip
 
 
+RESULT = "its result is"  # how the reason begins where a dtype is taken, and computed in another
+
+
 def refused(dtypes: Mapping[str, str]) -> list[str]:
-    return [f"{dtype} is refused, so it is not verified: {reason}" for dtype, reason in dtypes.items()]
+    return [
+        f"{dtype} is not verified: {reason}"
+        if reason.startswith(RESULT)
+        else f"{dtype} is refused, so it is not verified: {reason}"
+        for dtype, reason in dtypes.items()
+    ]
 
 
 def limited(rules: Sequence[str], error: BaseException | None, words: str = "") -> str:
@@ -128,7 +140,7 @@ def _call(attempt: Attempt) -> str:
     implementation, problem = attempt.implementation, attempt.problem
     module, _, attribute = implementation.name.rpartition(":")
     name = attribute.rpartition(".")[2] or implementation.name
-    keywords = implementation.keywords({}, size=problem.sizes["D"])
+    keywords = implementation.keywords(dict.fromkeys(implementation.always, True), size=problem.sizes["D"])
     given = ", ".join(["query", "key", "value", *(f"{key}={value!r}" for key, value in keywords.items())])
     shapes = [
         tuple(axes.to_function(array, implementation.layout).shape)

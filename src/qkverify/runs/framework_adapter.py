@@ -14,11 +14,12 @@ import numpy as np
 from hypothesis.errors import HypothesisException
 
 from qkverify import foreign_text
-from qkverify.contract import Implementation, frameworks, messages
+from qkverify.contract import Implementation, frameworks, mask_forms, messages
 from qkverify.contract.axes import option_to_function, to_contract, to_function
 from qkverify.errors import ContractError, HarnessError, UnsupportedCase
 from qkverify.problem.attention_problem import LAYOUTS, Problem
 from qkverify.rounding import EXACT, FLOAT64, FORMATS, Bounded, Precision
+from qkverify.runs import watch
 from qkverify.runs.comparisons import Comparisons, Returned
 from qkverify.runs.raising_conditions import CallShape, call_of
 
@@ -143,11 +144,23 @@ class FrameworkAdapter:
         for name, value in options.items():
             if isinstance(value, np.ndarray):
                 if name in ("mask", "bias"):
-                    value = option_to_function(value, self.implementation.layout)
+                    value = self.option_as_taken(name, value, problem.sizes)
                 options[name] = self.framework.from_numpy(
                     _relaid(value, problem.layouts.get(name)), self.device
                 )
         return native, options
+
+    def option_as_taken(self, name: str, value: np.ndarray, sizes: Mapping[str, int]) -> np.ndarray:
+        """A mask or bias that broadcasts to (B,H,Q,K), as the function takes it."""
+        form = self.implementation.mask_form
+        if not form or (name == "bias" and not self.one_parameter()):
+            return np.asarray(option_to_function(value, self.implementation.layout))
+        if name == "mask":
+            value = mask_forms.as_taken(value, form, sizes, self.numpy_dtype)
+        else:
+            value = mask_forms.reduced(value, form, sizes)
+        whole = mask_forms.takes_all_axes(form)
+        return np.asarray(option_to_function(value, self.implementation.layout) if whole else value)
 
     def one_parameter(self) -> bool:
         """Whether mask and bias are given by one parameter of the function."""
@@ -172,11 +185,11 @@ class FrameworkAdapter:
         """A refusal of the framework is a refusal of the implementation; any other error passes through.
 
         What would end more than the call, as `sys.exit` does, or would be taken for the harness's own word, is a failure of the
-        implementation. Ctrl-C is the user's.
+        implementation. In the judge's own process Ctrl-C is the user's.
         """
         self.calls += 1
         try:
-            with messages.calling(self.implementation.name):
+            with watch.call(), messages.calling(self.implementation.name):
                 returned = call()
             self.used |= self._asked
             if self.problems:
@@ -186,9 +199,9 @@ class FrameworkAdapter:
             self.refused += 1
             self.refusal = self.refusal or foreign_text.shown_line(refusal, characters=120)
             raise UnsupportedCase(foreign_text.shown(refusal)) from refusal
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:
+            if watch.is_users_interrupt(error):
+                raise
             if isinstance(error, Exception) and not isinstance(error, _NOT_ITS_OWN):
                 raise
             why = (
@@ -202,6 +215,12 @@ class FrameworkAdapter:
 
     def _received(
         self, native: Any, what: str, shape: tuple[int, ...], dtype: str | None, heads: bool = True
+    ) -> np.ndarray:
+        with watch.call():  # attributes of a result may be code of the implementation
+            return self._checked_result(native, what, shape, dtype, heads)
+
+    def _checked_result(
+        self, native: Any, what: str, shape: tuple[int, ...], dtype: str | None, heads: bool
     ) -> np.ndarray:
         name = self.implementation.name
         if not hasattr(native, "shape"):

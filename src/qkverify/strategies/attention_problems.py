@@ -19,7 +19,7 @@ import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from qkverify.contract import OPTIONS, Implementation
+from qkverify.contract import OPTIONS, Implementation, mask_forms
 from qkverify.problem import activations, distributions
 from qkverify.problem.attention_problem import LAYOUTS, Problem
 from qkverify.problem.byte_strategies import DIGITS, SEED, Choices, Recipe, strategy
@@ -159,7 +159,8 @@ def draw_sizes(
             and letter in "QK"
             and not (requires and run is not None and run.implementation.accepts({**sizes, letter: 0}))
         )
-        sizes[letter] = choices.pick(letter, fitting + ((0,) if empty else ()))
+        zeros = _share_of_zero(letter, len(fitting)) if empty else 0
+        sizes[letter] = choices.pick(letter, fitting + (0,) * zeros)
 
     pools: dict[str, tuple[int, ...]] = {}
     stretched = ""
@@ -202,6 +203,12 @@ def draw_sizes(
     if requires and run is not None:
         assume(run.implementation.accepts(sizes) is None)
     return sizes
+
+
+def _share_of_zero(letter: str, others: int) -> int:
+    """How often zero stands among the lengths where it is generated: for the keys in half of all problems, since a row without
+    keys is what a kernel can get wrong, and for the queries in a quarter. A handful of examples then meets both."""
+    return max(1, others if letter == "K" else others // 3)
 
 
 @lru_cache(maxsize=64)
@@ -285,7 +292,8 @@ def first_key_alone(run: Run, problem: Problem) -> Problem:
     """The first query and key of a problem, without options: what a short cut is written for."""
     assume(run.implementation.accepts({"Q": 1, "K": 1}) is None)
     cut = {name: getattr(problem, name)[:, :, :1] for name in ARRAYS[:3]}
-    plain = {name: False if value is True else None for name, value in problem.options.items()}
+    plain = {name: False if value is True else None for name, value in problem.options.items()
+             if name not in run.implementation.always}  # fmt: skip
     return problem.replace(**cut, **plain)
 
 
@@ -360,6 +368,8 @@ def draw_options(choices: Choices, run: Run | None, s: Mapping[str, int], dtype:
     wanted = [name for name in OPTIONS
               if name in use or (name in offered and name not in without and name != "return_lse"
                                  and (only is None or name in only))]  # fmt: skip
+    always = () if run is None else run.implementation.always
+    use = (*use, *(name for name in always if name in wanted))
     chosen = [name for name in wanted if name in use or choices.one_in(f"use {name}", 2)]
     if run is not None:
         chosen = [
@@ -370,19 +380,25 @@ def draw_options(choices: Choices, run: Run | None, s: Mapping[str, int], dtype:
                 chosen.remove(second if second not in use else first)
     if "mask" in chosen and "bias" in chosen and run is not None and run.one_parameter():
         chosen.remove("bias" if "bias" not in use else "mask")
-    return {name: OPTION_DRAWS[name](choices, s, dtype) for name in chosen}
+    draws = OPTION_DRAWS
+    if run is not None and (form := run.implementation.mask_form):
+        letters = mask_forms.axes_of(form)
+        own = {"mask": partial(_draw_mask, letters=letters)}
+        own |= {"bias": partial(_draw_bias, letters=letters)} if run.one_parameter() else {}
+        draws = {**OPTION_DRAWS, **own}
+    return {name: draws[name](choices, s, dtype) for name in chosen}
 
 
 @cache
-def _axes() -> tuple[tuple[str, int], ...]:
-    """The axes that a mask or bias has in full, of "BHQK", and how many it has at all. Simple first: what is seen by all."""
+def _axes(letters: str = mask_forms.FULL) -> tuple[tuple[str, int], ...]:
+    """The axes that a mask or bias has in full, of `letters`, and how many it has at all. Simple first: what is seen by all."""
     kept = [
         "".join(letter for letter, keep in zip("BHQ", bits, strict=True) if keep)
         for bits in product((0, 1), repeat=3)
     ]
     whole = [(letters + "K", 4) for letters in sorted(kept, key=len)]
     fewer = [("QK", 2), ("HQK", 3), ("HK", 3), ("QK", 3), ("K", 2), ("BQ", 4), ("Q", 4), ("BHQ", 4)]
-    return (*whole, *fewer)
+    return tuple(axes for axes in (*whole, *fewer) if set(axes[0]) <= set(letters))
 
 
 def _broadcastable(axes: tuple[str, int], s: Mapping[str, int]) -> tuple[int, ...]:
@@ -391,13 +407,15 @@ def _broadcastable(axes: tuple[str, int], s: Mapping[str, int]) -> tuple[int, ..
     return tuple(s[letter] if letter in letters else 1 for letter in "BHQK")[4 - rank :]
 
 
-def _draw_mask(choices: Choices, s: Mapping[str, int], dtype: Any) -> np.ndarray:
+def _draw_mask(
+    choices: Choices, s: Mapping[str, int], dtype: Any, letters: str = mask_forms.FULL
+) -> np.ndarray:
     """A quarter or half of it False; sometimes a row of no keys, or keys at the start or end that no query sees, or what looks
     like a causal mask or like padding and is, or is not.
 
     All True for zero bytes.
     """
-    shape = _broadcastable(choices.pick("mask axes", _axes()), s)
+    shape = _broadcastable(choices.pick("mask axes", _axes(letters)), s)
     mask = ~choices.flags("mask", shape, choices.pick("mask density", (4, 4, 4, 4, 2)))
     gap, half = choices.pick("mask gap", MASK_GAPS), mask.shape[-1] // 2
     if gap == "row" and mask.shape[-2]:
@@ -416,8 +434,10 @@ def _draw_mask(choices: Choices, s: Mapping[str, int], dtype: Any) -> np.ndarray
     return np.asarray(mask)
 
 
-def _draw_bias(choices: Choices, s: Mapping[str, int], dtype: Any) -> np.ndarray:
-    fill, axes = choices.pick("bias", _biases())
+def _draw_bias(
+    choices: Choices, s: Mapping[str, int], dtype: Any, letters: str = mask_forms.FULL
+) -> np.ndarray:
+    fill, axes = choices.pick("bias", _biases(letters))
     return choices.array("bias numbers", fill, _broadcastable(axes, s)).astype(dtype)
 
 
@@ -444,9 +464,10 @@ SINKS = np.array([0.0, 3.0, -3.0, 1 / 3, 6.0, -0.7, 9.1, -6.0])
 
 
 @cache
-def _biases() -> tuple[tuple[str, tuple[str, int]], ...]:
+def _biases(letters: str) -> tuple[tuple[str, tuple[str, int]], ...]:
     """How a bias is filled and which axes it has, simple first."""
-    return tuple(sorted(product(TAME, _axes()), key=lambda fa: TAME.index(fa[0]) + _axes().index(fa[1])))
+    axes = _axes(letters)
+    return tuple(sorted(product(TAME, axes), key=lambda fa: TAME.index(fa[0]) + axes.index(fa[1])))
 
 
 OPTION_DRAWS: Mapping[str, Callable[[Choices, Mapping[str, int], Any], Any]] = {

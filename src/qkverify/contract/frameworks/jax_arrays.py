@@ -34,6 +34,10 @@ def from_numpy(array: Any, device: str = "cpu") -> Any:
     return jax.device_put(np.ascontiguousarray(array), target)
 
 
+def filled(shape: tuple[int, ...], number: float, like: Any) -> Any:
+    return jax.numpy.full(shape, number, like.dtype)
+
+
 def to_numpy(native: Any) -> np.ndarray:
     return np.asarray(native)
 

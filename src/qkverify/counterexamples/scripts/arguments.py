@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from qkverify.contract import mask_forms
 from qkverify.contract.axes import LAYOUTS, WORDS, option_to_function
 from qkverify.counterexamples.scripts.calls import plain
 from qkverify.counterexamples.scripts.dialects import NUMBERS, REORDERED, layout_lines
@@ -72,6 +73,9 @@ class Arguments:
         axes = self.run.implementation.layout
         turned = LAYOUTS[axes][0]
         for name, alias, array in self._used(problem, names):
+            if name in ("mask", "bias") and self.run.implementation.mask_form:
+                lines += self._in_form(name, alias, array, problem)
+                continue
             text = alias
             if turned and name in ("query", "key", "value", "upstream"):
                 text = f"{text}{turned}"
@@ -86,6 +90,13 @@ class Arguments:
             comment = f"  # {WORDS[axes]}" if text == alias + turned and text != alias else ""
             lines += [f"{alias} = {text}{comment}"] if text != alias else []
         return lines
+
+    def _in_form(self, name: str, alias: str, array: Array, problem: Problem) -> list[str]:
+        """Lines for a mask or bias that the function takes in another form than the contract's."""
+        taken = self.run.option_as_taken(name, array, problem.sizes)
+        first, *rest = self._array(alias, taken)
+        said = f"  # as it is taken: {mask_forms.words(self.run.implementation.mask_form)}"
+        return [first + ("" if rest else said), *rest] if name == "mask" else [first, *rest]
 
     def seen_as(self, layouts: Names) -> list[str]:
         """Lines that bring arrays into their places in memory, by the names of their layouts."""

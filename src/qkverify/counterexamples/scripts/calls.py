@@ -7,17 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from qkverify.contract import OPERATIONS, Implementation
+from qkverify.contract import OPERATIONS, Implementation, parameter_names
 from qkverify.contract.axes import LAYOUTS
 from qkverify.counterexamples.scripts.recorder import Recorded
 from qkverify.problem.attention_problem import Problem
+
+WRITTEN = "output_of"  # what a script calls a function that returns what the one under test writes
 
 
 class Calls:
     """Calls of one implementation, which the script calls `alias`."""
 
     def __init__(self, implementation: Implementation, alias: str) -> None:
-        self.implementation, self.alias = implementation, alias
+        self.implementation = implementation
+        self.alias = WRITTEN if implementation.output_parameter else alias
 
     def of(
         self,
@@ -110,6 +113,22 @@ class Calls:
             {**options, **(further or {})}, grouped=problem.group != 1, size=problem.sizes["D"]
         )
         return [f"{name}={plain(value)!r}" for name, value in keywords.items()]
+
+
+def writing_lines(implementation: Implementation, alias: str) -> list[str]:
+    """A function that returns what the function under test writes to its output parameter; no lines if it has none."""
+    written = implementation.output_parameter
+    if not written:
+        return []
+    arguments = ["query", "key", "value"]
+    at = parameter_names(implementation.function).index(written)
+    arguments.insert(at, written if at <= len(arguments) else f"{written}={written}")
+    shape = "(*query.shape[:-1], value.shape[-1])"
+    filled = {"torch": f"query.new_full({shape}, float('nan'))"}.get(
+        implementation.arrays, f"np.full({shape}, np.nan, query.dtype)"
+    )
+    return [f"def {WRITTEN}(query, key, value, **options):", f"    {written} = {filled}",
+            f"    {alias}({', '.join(arguments)}, **options)", f"    return {written}", "", ""]  # fmt: skip
 
 
 class NamedArgument(str):

@@ -17,7 +17,7 @@ from qkverify import foreign_text
 from qkverify.contract import OPERATIONS, messages
 from qkverify.counterexamples.scripts import dropout
 from qkverify.counterexamples.scripts.arguments import Arguments
-from qkverify.counterexamples.scripts.calls import Calls
+from qkverify.counterexamples.scripts.calls import Calls, writing_lines
 from qkverify.counterexamples.scripts.decoding import left_steps, left_verdict
 from qkverify.counterexamples.scripts.function_source import FunctionSource
 from qkverify.counterexamples.scripts.gradients import gradient_lines, upstream_names
@@ -27,6 +27,7 @@ from qkverify.counterexamples.scripts.recorder import Recorder, arrays_of, same
 from qkverify.counterexamples.scripts.showing import ScriptCase, equal
 from qkverify.counterexamples.scripts.textbook import attention_steps
 from qkverify.problem.attention_problem import Problem
+from qkverify.runs import watch
 from qkverify.runs.assertions import number
 from qkverify.runs.run import Run
 
@@ -43,7 +44,7 @@ class Sheet:
         self.arguments = Arguments(run, upstream=case.call.kind in ("gradients", "dropout gradients"))
         self.calls = Calls(run.implementation, place.alias)
         self.problem = _one_mask(case.call.problem, run) if case.call.problem is not None else None
-        self.body = getattr(self, f"_{case.kind}")()
+        self.body = [*writing_lines(run.implementation, place.alias), *getattr(self, f"_{case.kind}")()]
 
     def text(self) -> str:
         """The whole script."""
@@ -69,15 +70,17 @@ class Sheet:
         code = "\n".join([*sorted(self.arguments.imports), *self._settings(), *self.body])
         restored = self.run.framework.restored()  # a script may switch gradients off
         called = messages.calling(self.run.implementation.name)
-        with restored, called, warnings.catch_warnings(), np.errstate(all="ignore"):
+        with restored, watch.call(), called, warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             try:
                 exec(compile(code, "<script>", "exec"), names)
             except AssertionError:
                 return self._as_found(names)
-            except KeyboardInterrupt:
-                raise
-            except BaseException:  # of the function, `SystemExit` too: not what this script is to show
+            except (
+                BaseException
+            ) as error:  # of the function, `SystemExit` too: not what this script is to show
+                if watch.is_users_interrupt(error):
+                    raise
                 return False
         return False
 

@@ -1,0 +1,189 @@
+"""Forms of a call that a function shows: what is a mask, always causal, an output parameter, the order of axes."""
+
+from __future__ import annotations
+
+import textwrap
+
+import numpy as np
+import pytest
+
+from qkverify import probes
+from qkverify.contract import mask_forms
+from qkverify.errors import UnsupportedCase, UsageError
+from qkverify.verification.checking import verify
+
+LAWS = ("agrees_with_reference", "masked_keys_have_no_influence")
+HEAD = """
+import numpy as np
+import torch
+
+
+def softmax(scores):
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+"""
+MASKED = """
+def attention(q, k, v, {name}=None):
+    scores = q @ k.swapaxes(-1, -2) * np.asarray({scale}, q.dtype)
+    if {name} is not None:
+        {line}
+    return softmax(scores) @ v
+"""
+TORCH_MASKED = MASKED.replace("np.asarray({scale}, q.dtype)", "{scale}").replace(
+    "softmax(scores)", "scores.softmax(-1)"
+)
+RIGHT, WRONG = "q.shape[-1] ** -0.5", "1.02 * q.shape[-1] ** -0.5"
+
+
+@pytest.fixture
+def fitted(tmp_path, monkeypatch):
+    """The function `attention` of a file with this text, with what its first calls show."""
+    monkeypatch.chdir(tmp_path)
+
+    def of(text):
+        file = tmp_path / f"mine_{len([*tmp_path.iterdir()])}.py"
+        file.write_text(HEAD + textwrap.dedent(text))
+        (implementation,) = probes.find(f"{file}:attention")
+        return implementation
+
+    return of
+
+
+def broken(implementation, laws=LAWS):
+    result = verify(implementation, dtypes=("float32",), profile="quick", laws=laws)
+    assert any(verdict.outcome in ("passed", "failed") for verdict in result.verdicts)
+    return [
+        verdict
+        for verdict in result.verdicts
+        if verdict.outcome != "not offered" and verdict.outcome != "passed"
+    ]
+
+
+MASKS = [
+    ("mask", "scores = np.where(mask, scores, -1e30)", "", MASKED),
+    ("mask", "scores = np.where(mask, -np.inf, scores)", "hidden:BHQK", MASKED),
+    ("mask", "scores = np.where(mask[:, None, None], scores, -1e30)", "visible:BK", MASKED),
+    ("key_padding_mask", "scores = scores.masked_fill(key_padding_mask[:, None, None], float('-inf'))", "hidden:BK",
+     TORCH_MASKED),
+    ("attention_mask", "scores = scores + attention_mask", "additive:BHQK", TORCH_MASKED),
+    ("attention_mask", "scores = scores + (1 - attention_mask[:, None, None]) * -1e30", "int:BK", TORCH_MASKED),
+    ("mask", "scores = torch.where(mask[:, None], -1e30, scores)", "hidden:BQK", TORCH_MASKED),
+    ("mask", "scores = scores.masked_fill(mask.view(1, 1, *mask.shape) == 0, -1e9)", "visible:QK", TORCH_MASKED),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "form", "text"), MASKS, ids=[f"{m[2]}-{i}" for i, m in enumerate(MASKS)]
+)
+def test_what_a_mask_is_is_found_out_although_the_scale_is_wrong(fitted, name, line, form, text):
+    implementation = fitted(text.format(name=name, line=line, scale=RIGHT))
+    assert implementation.mask_form == form
+    said = [remark for remark in implementation.remarks if remark.startswith(f"{name} is")]
+    assert said == ([f"{name} is {mask_forms.words(form)}"] if form else [])
+    assert not broken(implementation)
+    wrong = fitted(text.format(name=name, line=line, scale=WRONG))
+    assert wrong.mask_form == form
+    (verdict,) = broken(wrong, ("agrees_with_reference",))
+    assert "mask" not in verdict.counterexample.problem
+
+
+@pytest.mark.parametrize("line", [
+    "pass",
+    "scores = np.where(mask[:, :1], scores, -1e30)",  # the mask of the first head for all
+    "scores = np.where(mask[:1], scores, -1e30)",  # that of the first batch entry
+    "scores = np.where(np.roll(mask, 1, -1), scores, -1e30)",
+])  # fmt: skip
+def test_a_mask_that_is_used_wrongly_is_no_form(fitted, line):
+    implementation = fitted(MASKED.format(name="mask", line=line, scale=RIGHT))
+    assert implementation.mask_form == ""
+    assert broken(implementation)
+
+
+def test_a_mask_that_misses_a_key_is_still_a_form_and_broken(fitted):
+    line = "scores[..., :-1] = np.where(mask[:, None, None, :-1], scores[..., :-1], -1e30)"
+    implementation = fitted(MASKED.format(name="mask", line=line, scale=RIGHT))
+    assert implementation.mask_form == "visible:BK"
+    assert any("mask" in verdict.counterexample.problem for verdict in broken(implementation))
+
+
+CAUSAL = """
+def attention(q, k, v):
+    scores = q @ k.mT * q.shape[-1] ** -0.5 * {factor}
+    hidden = torch.ones(scores.shape[-2:], dtype=torch.bool).triu({diagonal})
+    return scores.masked_fill(hidden, float("-inf")).softmax(-1) @ v
+"""
+
+
+@pytest.mark.parametrize(("factor", "right"), [(1, True), (1.02, False)])
+def test_a_function_that_is_always_causal_is_verified_as_that(fitted, factor, right):
+    implementation = fitted(CAUSAL.format(diagonal=1, factor=factor))
+    assert implementation.always == ("causal",)
+    assert "always causal: a query sees no later key, and nothing switches that off" in implementation.remarks
+    assert (not broken(implementation)) == right
+
+
+@pytest.mark.parametrize("diagonal", [0, 2, 3])
+def test_a_causal_mask_at_the_wrong_diagonal_is_not_always_causal(fitted, diagonal):
+    implementation = fitted(CAUSAL.format(diagonal=diagonal, factor=1))
+    assert implementation.always == ()
+    assert any("is not causal: query" in remark for remark in implementation.remarks) or diagonal == 0
+    assert broken(implementation)
+
+
+LAYOUTS = {"BHLD": "x", "BLHD": "x.swapaxes(1, 2)", "LBHD": "x.permute(1, 2, 0, 3)", "BLD": "x[:, None]",
+           "LBD": "x.swapaxes(0, 1)[:, None]", "LD": "x[None, None]"}  # fmt: skip
+BACK = {"BHLD": "x", "BLHD": "x.swapaxes(1, 2)", "LBHD": "x.permute(2, 0, 1, 3)", "BLD": "x[:, 0]",
+        "LBD": "x[:, 0].swapaxes(0, 1)", "LD": "x[0, 0]"}  # fmt: skip
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_order_of_axes_is_found_out_although_the_scale_is_wrong(fitted, layout, causal):
+    text = f"""
+    def attention(query, key, value):
+        assert query.ndim == {len(layout)}
+        query, key, value = ({LAYOUTS[layout]} for x in (query, key, value))
+        x = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal={causal}, scale=SCALE)
+        return {BACK[layout]}
+    """
+    assert fitted(text.replace("SCALE", "None")).layout == layout
+    assert fitted(text.replace("SCALE", "1.02")).layout == layout
+
+
+@pytest.mark.parametrize("signature", ["q, k, v, out", "out, q, k, v", "Q, K, V, O, causal=False"])
+@pytest.mark.parametrize("right", [True, False])
+def test_an_output_parameter_is_given_an_array_of_nan(fitted, signature, right):
+    name = "O" if "O" in signature else "out"
+    query, key, value = (x for x in signature.replace(" ", "").split(",") if x.lower() in "qkv")
+    text = f"""
+    def attention({signature}):
+        result = torch.nn.functional.scaled_dot_product_attention({query}, {key}, {value})
+        {name}{"[...]" if right else "[..., :-1, :]"} = result{"" if right else "[..., :-1, :]"}
+    """
+    if "causal" in signature:
+        text = text.replace(f"{value})", f"{value}, is_causal=causal)")
+    implementation = fitted(text)
+    assert implementation.output_parameter == name
+    assert (
+        f"writes its output to the parameter {name}, which is NaN before the call" in implementation.remarks
+    )
+    assert (not broken(implementation, ("agrees_with_reference",))) == right
+
+
+def test_a_mask_is_given_over_the_axes_of_its_form_alone():
+    sizes = {"B": 2, "H": 3, "Q": 4, "K": 5}
+    mask = np.array([[True] * 5, [True, False] * 2 + [True]]).reshape(2, 1, 1, 5)
+    taken = mask_forms.as_taken(mask, "additive:BK", sizes, np.float32)
+    assert taken.dtype == np.float32
+    assert taken.tolist() == [[0.0] * 5, [0.0, -np.inf] * 2 + [0.0]]
+    assert mask_forms.as_taken(mask, "hidden:B11K", sizes, np.float32).shape == (2, 1, 1, 5)
+    with pytest.raises(UnsupportedCase, match=r"its mask is \(Q,K\): it cannot differ along other axes"):
+        mask_forms.as_taken(mask, "visible:QK", sizes, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("form", "said"), [("inverted", "unknown kind of mask"), ("hidden:KB", "unknown axes of a mask")]
+)
+def test_a_form_that_does_not_exist_is_refused(form, said):
+    with pytest.raises(UsageError, match=said):
+        mask_forms.checked(form)
