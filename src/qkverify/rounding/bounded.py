@@ -462,7 +462,7 @@ def _max(x: Bounded, axis: Any = None, keepdims: bool = False, initial: Any = np
         error += rescales * (p.exp_ulps + 2) * p.accumulate.unit
     if p.contracted:
         sizes = np.where(np.isfinite(x.value), np.abs(x.value), 0.0)
-        largest = np.maximum.reduce(sizes, axis=axis, keepdims=keepdims, initial=0.0)
+        largest = np.maximum.reduce(sizes, axis=axis, keepdims=keepdims, initial=0.0)  # type: ignore[call-overload]
         error = np.where(largest > p.largest_score, np.inf, error)
     return Bounded(value, error, p, x.unit)
 
