@@ -21,7 +21,7 @@ TILE = 16
 
 
 def merged_in_sequence(query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None) -> Tensor:
-    """float32: out = out - sigmoid(lse' - lse) (out - out'), in the words of ring-flash-attention, update_out_and_lse."""
+    """float32: out = exp(lse - new) out + exp(lse' - new) out', as ring-flash-attention's `_update_out_and_lse` had it."""
     checked(query, key, value)
     logits, values = scores(query, key, scale), per_query_head(value, query.shape[1]).float()
     output = lse = None
@@ -33,8 +33,9 @@ def merged_in_sequence(query: Tensor, key: Tensor, value: Tensor, *, scale: floa
         if output is None:
             output, lse = block, block_lse
         else:
-            output = output - torch.sigmoid(block_lse - lse) * (output - block)
-            lse = torch.logaddexp(lse, block_lse)
+            merged = torch.logaddexp(lse, block_lse)
+            output = torch.exp(lse - merged) * output + torch.exp(block_lse - merged) * block
+            lse = merged
     return output.to(query.dtype)
 
 

@@ -81,6 +81,12 @@ def test_the_bound_is_that_of_a_difference_up_to_the_largest_score_and_infinite_
         np.testing.assert_array_equal(bounds[1], bounds[0] if within else np.inf)
 
 
+def test_where_there_is_no_key_the_output_is_zero() -> None:
+    run = Run(control(), "cpu", "float32", {"exponent": "contracted"})
+    arrays = {"query": np.ones((1, 1, 2, 1)), "key": np.ones((1, 1, 0, 1)), "value": np.ones((1, 1, 0, 1))}
+    assert not run.bound(Problem(**{name: x.astype(np.float32) for name, x in arrays.items()}))[0].value.any()
+
+
 def test_weights_are_finite_up_to_the_largest_score_and_not_far_above() -> None:
     import torch
 
