@@ -18,7 +18,7 @@ from qkverify.timing import grid, timing_worker
 from qkverify.timing.benchmark_cases import BenchmarkCase
 from qkverify.timing.grid import _Plan, run_grid
 from qkverify.timing.measurement import MeasuredGroup
-from qkverify.timing.merge_samples import NARROW, PREPARING_SECONDS, Gathered, allocate
+from qkverify.timing.merge_samples import LONG_ROUNDS, NARROW, PREPARING_SECONDS, Gathered, allocate
 from qkverify.timing.sampling import FEWEST_ROUNDS, OUT_OF_TIME
 from qkverify.timing.statistics import ALONE
 from qkverify.timing.timing_worker import Sweep, Terms
@@ -276,7 +276,7 @@ def test_the_time_that_is_left_is_divided_into_no_more_processes_than_it_has_roo
     plan = planned(kernels, left=11.0)
     (group,) = plan.groups.values()
     group.add(measured([0.1] * 3, [0.2] * 3, [0.1] * 3), 1)
-    assert plan.worthwhile(3) == 2  # 3 s to start, 1.2 s for the fewest rounds, 1 s to get ready
+    assert plan.worthwhile(3) == 2  # 3 s to start, 0.8 s for the fewest rounds, 1 s to get ready
     assert plan.worthwhile(1) == 1
 
 
@@ -291,7 +291,7 @@ def test_time_goes_where_intervals_are_widest(kernels: Path) -> None:
         ("noisy", "forward", "cpu", "float32"): gathered(kernels, noisy(2, 0.05)),
     }
     quiet, loud = allocate(groups, 1000.0).values()
-    assert quiet == pytest.approx(groups["quiet", "forward", "cpu", "float32"].seconds_of(FEWEST_ROUNDS))
+    assert quiet == pytest.approx(groups["quiet", "forward", "cpu", "float32"].seconds_of(LONG_ROUNDS))
     assert loud > 10 * quiet
     assert sum(group.cost(n) for group, n in zip(groups.values(), (quiet, loud), strict=True)) <= 1000.0
 
@@ -301,11 +301,16 @@ def test_no_more_time_than_a_narrow_interval_needs_and_never_less_than_the_fewes
 ) -> None:
     name = "c", "forward", "cpu", "float32"
     group = gathered(kernels, noisy(1, 0.002))
-    fewest = group.seconds_of(FEWEST_ROUNDS)
-    assert fewest == pytest.approx(FEWEST_ROUNDS * 3 * 1.0, rel=0.01)
+    fewest = group.seconds_of(LONG_ROUNDS)
+    assert fewest == pytest.approx(LONG_ROUNDS * 3 * 1.0, rel=0.01)
+    assert group.rounds_in(20.0, most=100) == 6
     assert fewest <= allocate({name: group}, 1e9)[name] < 100
     assert allocate({name: group}, 0.0) == {name: fewest}
-    assert allocate({name: group}, 0.0, least_seconds=20.0) == {name: 20.0}
+    short = gathered(kernels, measured([1e-3] * 9, [2e-3] * 9, [1e-3] * 9))
+    assert short.fewest_rounds == FEWEST_ROUNDS
+    assert short.rounds_in(20.0, most=100) == 100
+    assert allocate({name: short}, 0.0, least_seconds=0.4) == {name: 0.4}
+    assert allocate({name: group}, 0.0, least_seconds=20.0) == {name: fewest}
     loud = gathered(kernels, noisy(2, 0.05))
     assert allocate({name: loud}, 1e9, most_seconds=50.0) == {name: 50.0}
 

@@ -316,7 +316,7 @@ class _Plan:
     def worthwhile(self, most: int) -> int:
         """Into how many further sweeps what is left is best divided: each needs time to get ready, and for the fewest rounds."""
         live = [group for group in self.groups.values() if group.live]
-        one = SERVER_SECONDS + sum(group.cost(group.seconds_of(FEWEST_ROUNDS)) for group in live)
+        one = SERVER_SECONDS + sum(group.cost(group.seconds_of(group.fewest_rounds)) for group in live)
         return max(1, min(most, int(self._left() / one)))
 
     def later(self, process: int, until: float) -> Iterator[Planned]:
@@ -337,7 +337,7 @@ class _Plan:
                 limit_seconds=NO_LIMIT_SECONDS,  # it fitted before, and a case without this process would have a gap
                 sampling_seconds=seconds,
                 seed=next(seeds),
-                most_rounds=self._most_rounds,
+                most_rounds=min(self._most_rounds, live[name].rounds_in(seconds, self._most_rounds)),
                 check=False,
                 twin_of=live[name].twin_of,
                 cache=self._cache,
