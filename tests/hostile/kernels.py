@@ -101,7 +101,7 @@ KERNELS: dict[str, tuple[str, str | None]] = {
     "removes_its_folder": ("f = tempfile.mkdtemp(); os.chdir(f); os.rmdir(f)", "a call changed the working folder"),
     "changes_folder": ("os.chdir('/')", "a call changed the working folder"),
     "sets_a_variable": ("os.environ['QKVERIFY_SEED'] = 'x'", "the environment variable QKVERIFY_SEED from 7 to x"),
-    "sets_numpy_errors": ("np.seterr(all='raise')", "underflow encountered in exp"),
+    "sets_numpy_errors": ("np.seterr(all='ignore')", "NumPy's error handling of divide from warn to ignore"),
     "sets_decimal": ("decimal.getcontext().prec = 3", "decimal's prec from 28 to 3"),
     "sets_a_handler": ("signal.signal(signal.SIGTERM, lambda *_: None)", "the handler of SIGTERM"),
     "sets_the_path": ("sys.path.insert(0, '/nowhere')", "the import path"),

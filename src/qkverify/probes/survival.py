@@ -1,8 +1,8 @@
 """Whether a process survives the first call of a function: one that ends its process would take the judge along.
 
 The call is made in a forked child, which costs milliseconds. Where a fork is not safe (no `os.fork`, a GPU in use, JAX's threads)
-nothing is asked. Where the child gives no answer in time, nothing is known, except in a worker (see `watch`), where that is
-longer than a call may take. Only the first call is made there.
+nothing is asked. Where the child gives no answer in time, nothing is known: threads that the module began are missing there, and
+a call may wait for them. Only the first call is made there.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def death_of(call: Callable[[], object]) -> str:
         _call_and_end(call, writing)
     os.close(writing)
     try:
-        answered = select.select([reading], [], [], watch.call_seconds or LONGEST)[0]
+        longest = min(LONGEST, watch.call_seconds or LONGEST)
+        answered = select.select([reading], [], [], longest)[0]
         survived = bool(answered and os.read(reading, 1))
         if not answered or survived:
             with suppress(ProcessLookupError):
@@ -45,8 +46,6 @@ def death_of(call: Callable[[], object]) -> str:
         _, status = os.waitpid(child, 0)
     finally:
         os.close(reading)
-    if not answered and watch.call_seconds:
-        return f"did not come back within {watch.call_seconds:g} s"
     return "" if survived or not answered else _words(os.waitstatus_to_exitcode(status))
 
 

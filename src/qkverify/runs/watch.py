@@ -12,12 +12,17 @@ import mmap
 import os
 import pickle
 import struct
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 SIZE = 2**20  # bytes
-# Calls so far, whether one runs, since when, bytes of the arguments, calls from which a second process came back.
+COMPILERS = frozenset(
+    {"torch._dynamo", "torch.utils.cpp_extension", "jax", "triton", "numba", "taichi", "tilelang", "cupy"}
+)
+# Calls so far, whether one runs (2: and may wait for a compiler), since when, bytes of the arguments, and whether a second
+# process came back from a call.
 _FIELDS = struct.Struct("=QQdQQ")
 
 
@@ -31,7 +36,8 @@ class Board:
     def show(self, *, calling: bool) -> None:
         """In the worker: a call begins, or something else does."""
         self._calls += calling
-        struct.pack_into("=QQd", self._memory, 0, self._calls, calling, time.monotonic())
+        state = (2 if may_compile() else 1) if calling else 0
+        struct.pack_into("=QQd", self._memory, 0, self._calls, state, time.monotonic())
 
     def show_arguments(self, arguments: Mapping[str, Any]) -> None:
         """In the worker: what the calls from now on are about. What cannot be shown is left out."""
@@ -50,6 +56,10 @@ class Board:
         calls, calling, since, _, _ = _FIELDS.unpack_from(self._memory)
         return calls, bool(calling), since
 
+    def compiles(self) -> bool:
+        """In the judge: whether the call that runs may wait for a compiler."""
+        return bool(_FIELDS.unpack_from(self._memory)[1] == 2)
+
     def show_fork(self) -> None:
         """In a process that a call of the worker forked, and that came back from that call."""
         struct.pack_into("=Q", self._memory, 32, 1)
@@ -67,6 +77,11 @@ class Board:
 
     def close(self) -> None:
         self._memory.close()
+
+
+def may_compile() -> bool:
+    """Whether a compiler has been loaded into this process: a call for new sizes may wait for it, for a minute and more."""
+    return not COMPILERS.isdisjoint(sys.modules)
 
 
 _board: Board | None = None

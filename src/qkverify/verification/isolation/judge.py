@@ -249,7 +249,7 @@ def over(worker: Worker, limits: Limits, *, compiled: bool = False, ending: bool
     if ending:
         return deaths.of_end(limits.of_end) if now - worker.since > limits.of_end else None
     if calling:
-        seconds = limits.of_call(compiled=compiled)
+        seconds = limits.of_call(compiled=compiled or worker.board.compiles())
         return deaths.of_call(seconds) if now - since > seconds else None
     quiet = limits.of_silence(compiled=compiled, loading=not calls)
     return deaths.of_silence(quiet) if now - max(since, worker.since) > quiet else None
