@@ -19,7 +19,7 @@ REPEATS = 5
 
 # Rooms built on an extra, each behind a door that imports them when they are used and says what to install:
 # `frameworks.get`, `probes.modules.resolved`, the functions of `qkverify.report`, and `precision_probes.triton_rows`.
-BEHIND_A_DOOR = ("qkverify.contract.frameworks.jax_arrays", "qkverify.contract.frameworks.torch_arrays",
+BEHIND_A_DOOR = ("qkverify.contract.frameworks.jax_arrays", "qkverify.contract.frameworks.torch_",
                  *(f"qkverify.contract.modules.{name}"
                    for name in ("builder", "calling", "encoder_layer", "multi_head", "weights")),
                  "qkverify.probes.modules.", "qkverify.report.",

@@ -316,6 +316,17 @@ class SinusoidalPositions(nn.Module):
         return self.dropout(x + self.pe[:, : x.size(1)])
 
 
+class PaddingIgnored(nn.Module):
+    """An encoder layer whose mask of padding is not handed on."""
+
+    def __init__(self, d_model, nhead, dim_feedforward, dropout=0.1):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(d_model, nhead, dim_feedforward, dropout, batch_first=True)
+
+    def forward(self, src, src_key_padding_mask=None):
+        return self.layer(src)
+
+
 encoder = nn.TransformerEncoderLayer(12, 3, 20, batch_first=True)
 gelu = nn.TransformerEncoderLayer(12, 3, 20, activation="gelu")
 multi_head = nn.MultiheadAttention(24, 3, batch_first=True)

@@ -90,6 +90,19 @@ def test_an_encoder_layer_is_one(name):
     )
 
 
+def test_a_mask_of_padding_that_is_ignored_is_broken():
+    (law,) = laws_named(["encoder_padding_has_no_influence"])
+    with pytest.raises(LawViolation):
+        law.check(Run(of("PaddingIgnored")), max_examples=8, seed=1, phases=(Phase.generate,))
+
+
+def test_what_is_always_causal_is_given_no_other_problem():
+    run = Run(of("FusedWithConfiguration"))
+    (law,) = laws_named([AGREES])
+    law.check(run, max_examples=8, seed=1)
+    assert run.refused == 0
+
+
 BUGS = {
     "WithoutScale": "without a scale",
     "MaskIgnored": "without causality",

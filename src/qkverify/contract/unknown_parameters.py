@@ -40,6 +40,7 @@ OF_MODULES = {
     "biases": "zero in all calls",
     "cross-attention": "query, key and value are given the same tokens",
     "other masks": "only a causal one is given",
+    "masks": "what they mean could not be told",
 }
 CLOSENESS = 0.6  # of names, as difflib measures it; its own default
 SUGGESTED = 2  # options that are named at most

@@ -370,6 +370,9 @@ def _further_in_output(run: Run, model: Precision | None) -> dict[str, Choice]:
     def pairs(judged: Run, problem: Problem) -> Pairs:
         return [(judged(problem), judged.exact(problem))]
 
+    model = model or run.precision
+    if model.elementwise.unit > model.accumulate.unit:
+        return {}  # every operation rounds anyway
     found = further_roundings.of_output(run, _size(run))
     return _earned(
         run, model or run.precision, list(found), pairs, lambda semantics: _rounds_as(run, model, semantics)
@@ -384,7 +387,9 @@ def _further_in_gradients(run: Run, precision: Choice) -> dict[str, Choice]:
     model = (
         run.gradient_precision if precision.how == "declared" else Precision.named(precision.value, run.dtype)
     )
-    return _earned(run, model, list(further_roundings.of_gradients(run, _size(run))), pairs)
+    eager = model.elementwise.unit > model.accumulate.unit
+    further = further_roundings.of_steps if eager else further_roundings.of_gradients
+    return _earned(run, model, list(further(run, _size(run))), pairs)
 
 
 def _earned(run: Run, model: Precision, further: Sequence[tuple[str, str, list[Problem]]],
@@ -393,10 +398,8 @@ def _earned(run: Run, model: Precision, further: Sequence[tuple[str, str, list[P
     """The first of several further roundings without which the bounds do not hold on its own problems, and with which they hold
     on all of them and `also` elsewhere. What is believed is noted in the semantics of the run.
 
-    Nothing where every operation rounds anyway, of what is declared, and where a call raises.
+    Nothing of what is declared, and where a call raises.
     """
-    if model.elementwise.unit > model.accumulate.unit:
-        return {}
 
     def hold(problems: Sequence[Problem], extra: Mapping[str, str]) -> bool | None:
         judged = Run(run.implementation, run.device, run.dtype, {**run.semantics, **extra}, model, model)
@@ -486,8 +489,12 @@ def _rounding(implementation: Implementation, run: Run) -> dict[str, Choice]:
             else None
         )
         models["gradient_precision"] = gradient_model or models["precision"]
+    steps: dict[str, Choice] = {}
+    if models.get("gradient_precision") == "eager" and "softmax_gradient" not in implementation.semantics:
+        way = _answer(operation_rounding.softmax_gradient, run)
+        steps = {"softmax_gradient": Choice(way, "detected")} if way else {}
     # A fused kernel is the usual case, of which nothing is said.
-    return {
+    return steps | {
         name: Choice(value, "detected")
         for name, value in models.items()
         if set(models.values()) != {FUSED[0]}

@@ -49,6 +49,24 @@ def gradient_precision(run: Run, fused: str) -> str | None:
     return _model(run, fused, [list(x.values()) for x in received], bounds)
 
 
+def softmax_gradient(run: Run) -> str | None:
+    """ "steps" if differentiating exp, sum, division and maximum one by one explains what the formula, rounded operation by
+    operation, does not: the largest of many equal scores collects what is rounded. Raises what the function raises."""
+    if run.implementation.operation != "softmax":
+        return None
+    rng, eager = np.random.default_rng(0), Precision.eager(run.dtype)
+    scores = np.where(np.arange(65) == 0, rng.uniform(0.0, 1.0, (8, 1)), 0.0).astype(run.numpy_dtype)
+    upstream = np.repeat(rng.uniform(0.5, 2.0, (8, 1)), 65, axis=1).astype(run.numpy_dtype)
+    gradient = run.call_gradients({"scores": scores}, upstream=upstream)["scores"]
+
+    def holds(way: str) -> bool:
+        semantics = {**run.semantics, "softmax_gradient": way}
+        judged = Run(run.implementation, run.device, run.dtype, semantics, eager, eager)
+        return _hold(judged, [[gradient]], [[exact_gradients.of_softmax(judged, upstream, scores)["scores"]]])
+
+    return "steps" if not holds("formula") and holds("steps") else None
+
+
 def angles(run: Run) -> str | None:
     """ "float32" if angles that are computed so explain what float64 angles do not. Raises what the function raises."""
     calls = _calls(run)

@@ -144,7 +144,9 @@ def sampled(search_strategy: st.SearchStrategy[T], generator: np.random.Generato
 def together(arguments: Mapping[str, Argument]) -> st.SearchStrategy[dict[str, Any]]:
     """All arguments by name: pools and what `strategy` made out of one string, other strategies each by itself."""
     recipes = {
-        name: recipe for name, argument in arguments.items() if (recipe := _recipe_of(argument)) is not None
+        name: recipe
+        for name, argument in arguments.items()
+        if (recipe := _recipe_of(name, argument)) is not None
     }
     others = {
         name: argument for name, argument in arguments.items() if isinstance(argument, st.SearchStrategy)
@@ -236,10 +238,10 @@ def several(pool: Sequence[T], most: int) -> st.SearchStrategy[list[T]]:
     return strategy(Recipe({"count": _width(counts), **{str(i): _width(pool) for i in range(most)}}, make))
 
 
-def _recipe_of(argument: Argument) -> Recipe[Any] | None:
+def _recipe_of(name: str, argument: Argument) -> Recipe[Any] | None:
     if isinstance(argument, st.SearchStrategy):
         return _recipes.get(argument)
-    return Recipe({"one": _width(argument)}, lambda choices: choices.pick("one", argument))
+    return Recipe({"one": _width(argument)}, lambda choices: choices.pick("one", limited(name, argument)))
 
 
 def _width(pool: Sequence[Any]) -> int:

@@ -36,6 +36,8 @@ class Precision:
     contracted   the largest score times a constant is rounded before a fused multiply-add takes it from the scores times that, as
                  compilers contract exp2(s c - m c): s - m is then not zero where s = m, but anything up to u |s|, the same for a
                  whole row. Past `largest_score` that is an overflow, and nothing is said
+    in_sequence  results of tiles are merged one after the other by their log-sum-exps, and each of those is rounded: a relative
+                 error of u |log-sum-exp| in the weights for each tile, instead of two altogether
     centred      the mean of the keys is subtracted from them before they meet the queries (SageAttention). Exact on paper;
                  but the differences are rounded, and so are scores of another size. Where a key is much smaller than the mean
                  that exceeds what the other fields allow, in every format: replace(Precision.fused("bfloat16"), centred=True).
@@ -55,6 +57,7 @@ class Precision:
     splits: Format | None = None
     row_sum: Format | None = None
     contracted: bool = False
+    in_sequence: bool = False
     centred: bool = False
 
     @property

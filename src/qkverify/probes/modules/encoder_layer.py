@@ -60,7 +60,9 @@ def settled(
     words = multi_head.of_weights(chosen.plain(sample, sizes["width"]), right, several=len(functions) > 1)
     remarks = (multi_head.of_building(target, builder, dict(sizes)), *words, own, *said)
     biases = any(number == 0 for number in chosen.plain(sample, sizes["width"]).constants.values())
-    return replace(made, function=chosen, remarks=remarks, unknown=("biases",) if biases else ())
+    unreached = {"biases": biases, "masks": padding is None and bool(list(_readings(sample)))}
+    unknown = tuple(name for name, present in unreached.items() if present)
+    return replace(made, function=chosen, remarks=remarks, unknown=unknown)
 
 
 def _relu(target: ModuleTarget, sample: torch.nn.Module) -> None:
@@ -97,12 +99,14 @@ def _called(
                 "verified\n  verify its attention alone"
             )
         padding = _padding(observed, plan)
-    said += [padding.words()] if padding else ["it has no mask of padding that could be told"]
+    said += [padding.words()] if padding else []
     return plan, padding, said
 
 
 def _padding(observed: structure.Observed, plan: Calling) -> Padding | None:
-    """The reading of a mask under which the last token, as padding, changes no other; None where none does that."""
+    """The reading of a mask under which the last token, as padding, changes no other. If none does that, the plainest that is
+    taken by a parameter named after padding: a module that ignores it is wrong. Else None."""
+    taken: list[Padding] = []
     lengths = torch.full((structure.BATCH,), structure.LENGTH - 1)
     for padding in _readings(observed.module):
 
@@ -116,7 +120,8 @@ def _padding(observed: structure.Observed, plan: Calling) -> Padding | None:
             last, first = (shown.changes(plan, None, token) for token in (structure.LENGTH - 1, 0))
             if not last[:, :-1].any() and first[:, :-1].all():
                 return padding
-    return None
+            taken += [padding] if "pad" in padding.parameter else []
+    return taken[0] if taken else None
 
 
 def _readings(module: torch.nn.Module) -> Iterator[Padding]:

@@ -52,6 +52,7 @@ def settled(
         for choice in plain.open
     ]
     limits = {"H": (heads, heads), "D": (sizes["head_size"],) * 2} if heads else {}
+    limits |= {"causal": (True, True)} if causality == "always" else {}
     longest = structure.longest(structure.Observed(sample, sizes["width"]), plan)
     if longest < structure.LONG:
         limits["L"] = (1, longest)
@@ -77,7 +78,7 @@ def _unreached(function: MultiHeadModule, read: Reading) -> tuple[str, ...]:
     parts = {
         "biases": any(number == 0 for number in read.constants.values()),
         "cross-attention": len(function.calling.tokens) > 1,
-        "other masks": function.calling.mask is not None,
+        "other masks": bool(function.calling.masks),
     }
     return tuple(name for name, present in parts.items() if present)
 
