@@ -17,6 +17,7 @@ from qkverify.contract import Implementation, frameworks, mask_forms, messages
 from qkverify.contract.axes import option_to_function, to_contract, to_function
 from qkverify.errors import ContractError, HarnessError, UnsupportedCase
 from qkverify.problem.attention_problem import LAYOUTS, Problem
+from qkverify.results import LooserModel
 from qkverify.rounding import EXACT, FLOAT64, FORMATS, Bounded, Precision
 from qkverify.runs import watch
 from qkverify.runs.comparisons import Comparisons, Returned
@@ -46,6 +47,7 @@ class FrameworkAdapter:
         self.gradient_precision = gradient_precision or _gradient_precision(
             implementation, dtype, self.precision
         )
+        self.looser: tuple[LooserModel, ...] = ()  # models that were granted to it
         self.largest_margin = 0.0
         self.examples = 0
         self.refusals = 0
