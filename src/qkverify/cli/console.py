@@ -86,7 +86,7 @@ def families(verdicts: Sequence[Verdict]) -> None:
         if len(judged) < len(mine):
             words += f"   {len(mine) - len(judged)} not offered"
         if known:
-            words += f"   [yellow]known finding[/yellow] {escape(', '.join(known))}"
+            words += f"   [yellow]known failure[/yellow] {escape(', '.join(known))}"
         if broken:
             words += f"   [bold red]BROKEN[/bold red] {escape(', '.join(broken))}"
         console.print(words)

@@ -15,7 +15,7 @@ from qkverify.verification import outcomes
 
 
 def matrix(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """The largest margin, a finding, or the broken law: cells down and families across for what many families judge, and a
+    """The largest margin, a known failure, or the broken law: cells down and families across for what many families judge, and a
     line for each implementation that one or two judge. Returns what is broken."""
     ran: dict[tuple[str, str, str], dict[str, list[Verdict]]] = {}
     for verdict in verdicts:
@@ -42,7 +42,7 @@ def matrix(verdicts: Sequence[Verdict]) -> list[Verdict]:
         names = [name for (name, where), why in gone.items() if (where, why) == (device, reason)]
         console.print(f"not on {device}, {reason}: {', '.join(names)}", style="dim", markup=False)
     for finding in dict.fromkeys(v.reason for v in verdicts if v.outcome == "finding"):
-        console.print(f"[yellow]known finding[/yellow] {escape(finding)}")
+        console.print(f"[yellow]known failure[/yellow] {escape(finding)}")
     broken = [v for v in verdicts if v.outcome in OUTCOMES_BROKEN]
     counterexamples(broken)
     return broken
@@ -73,7 +73,7 @@ def _cell(verdicts: Sequence[Verdict], verified: bool = True) -> str:
     if broken:
         return f"[bold red]{escape(broken[0].law)}[/bold red]"
     if any(v.outcome == "finding" for v in verdicts):
-        return "[yellow]finding[/yellow]"
+        return "[yellow]known failure[/yellow]"
     judged = [v for v in verdicts if v.outcome == "passed"]
     if not verified and (judged or any(v.tested is not None for v in verdicts)):
         return "[yellow]not verified[/yellow]"

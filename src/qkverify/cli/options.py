@@ -76,7 +76,7 @@ CacheState = Annotated[
 LawfulOnly = Annotated[
     bool,
     typer.Option(
-        "--lawful-only", help="time only implementations that break no law and have no known finding"
+        "--lawful-only", help="time only implementations that break no law and have no known failure"
     ),
 ]
 Jobs = Annotated[

@@ -90,6 +90,9 @@ class Implementation:
     )  # option -> sizes that it was found to need
     remarks: tuple[str, ...] = ()  # sentences on what was found out, each printed once
     probed: bool = False  # whether its first calls were made
+    size_limits: Mapping[str, tuple[int, int]] = field(
+        default_factory=dict
+    )  # size -> the least and the most that an instance takes, of another operation than attention
     mask_form: str = ""  # as in `mask_forms`; nothing for the contract's own
     always: tuple[str, ...] = ()  # options that every call of it has: "causal"
     output_parameter: str = ""  # an array of its signature that it writes the output to

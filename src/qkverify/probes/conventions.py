@@ -7,7 +7,7 @@ raises leaves the choice open: the laws will meet the same error and report it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -18,7 +18,7 @@ import numpy as np
 from qkverify.contract import Implementation, empty_rows, mask_forms, messages
 from qkverify.contract.operations import DESCRIBED, word
 from qkverify.errors import ContractError
-from qkverify.probes import fast_exponential, looser_models, operation_rounding
+from qkverify.probes import fast_exponential, further_roundings, looser_models, operation_rounding
 from qkverify.probes.layouts import layout
 from qkverify.probes.norms import norms
 from qkverify.problem.attention_problem import Problem
@@ -65,9 +65,10 @@ def detect(implementation: Implementation, device: str, dtype: str) -> dict[str,
         if value:
             run.semantics[name] = value
     if dtype in ("float16", "bfloat16"):
-        choices["precision"] = _precision(implementation, run)
+        choices |= _output_rounding(implementation, run)
         if run.offers("gradients"):
             choices |= _gradient_conventions(implementation, run, choices["precision"])
+            choices |= _further_in_gradients(run, choices["gradient_precision"])
     return choices
 
 
@@ -306,22 +307,95 @@ PROBES: Mapping[str, Callable[[Run], str | None]] = {
 }
 
 
-def _precision(implementation: Implementation, run: Run) -> Choice:
-    """One of `FUSED` where random problems hold to a fused kernel's bound, else "eager" (every operation rounds)."""
+def _output_rounding(implementation: Implementation, run: Run) -> dict[str, Choice]:
+    """The precision: one of `FUSED` where random problems hold to a fused kernel's bound, else "eager" (every operation rounds).
+    And what a fused kernel rounds besides."""
     declared = implementation.declared_precision(run.device, run.dtype)
     if declared is not None:
-        return Choice(declared if isinstance(declared, str) else "declared", "declared")
-    fused, fast, eager = (_judged(run, model) for model in (*FUSED, "eager"))
+        named = declared if isinstance(declared, str) else "declared"
+        return {"precision": Choice(named, "declared"), **_further_in_output(run, None)}
     # The errors of an exact exponential and of an output that is cut off look like a curve, too.
-    is_fast = _answer(_fast_exponential, run) == "fast" and looser_models.explains(fast)
-    judged, name = (fast, FUSED[1]) if is_fast else (fused, FUSED[0])
-    exceeded = max(
+    fast = _answer(_fast_exponential, run) == "fast" and looser_models.explains(_judged(run, FUSED[1]))
+    name = FUSED[fast]
+    model = Precision.named(name, run.dtype)
+    exceeded = _exceeded(run, model, run.semantics)
+    further = _further_in_output(run, model)
+    fused, eager = _judged(run, FUSED[0]), _judged(run, "eager")
+    if exceeded > 1 and not further and looser_models.explains(eager):
+        return {"precision": Choice("eager", "detected", _statement("eager", exceeded, fused, eager))}
+    looser = _statement(name, None, fused, _judged(run, name)) if fast else ""
+    return {"precision": Choice(name, "detected", looser), **further}
+
+
+def _exceeded(run: Run, model: Precision | None, semantics: Mapping[str, str]) -> float:
+    """The largest error of random problems as a multiple of the bounds of a model, the declared one if it is None, under some
+    conventions."""
+    judged = Run(run.implementation, run.device, run.dtype, semantics, model)
+    return max(
         _largest_margin(lambda problem: [(judged(problem), judged.exact(problem))], judged),
         _score_margin(judged),
     )
-    if exceeded > 1 and looser_models.explains(eager):
-        return Choice("eager", "detected", _statement("eager", exceeded, fused, eager))
-    return Choice(name, "detected", _statement(name, None, fused, fast) if is_fast else "")
+
+
+Pairs = list[tuple[Bounded, np.ndarray]]  # what came back with its bound, and what is exact
+
+
+def _further_in_output(run: Run, model: Precision | None) -> dict[str, Choice]:
+    def pairs(judged: Run, problem: Problem) -> Pairs:
+        return [(judged(problem), judged.exact(problem))]
+
+    found = further_roundings.of_output(run, _size(run))
+    return _earned(
+        run,
+        model or run.precision,
+        list(found),
+        pairs,
+        lambda semantics: _exceeded(run, model, semantics) <= 1,
+    )
+
+
+def _further_in_gradients(run: Run, precision: Choice) -> dict[str, Choice]:
+    def pairs(judged: Run, problem: Problem) -> Pairs:
+        exact = judged.exact_gradients(problem)
+        return [(got, exact[name]) for name, got in judged.gradients(problem).items()]
+
+    model = (
+        run.gradient_precision if precision.how == "declared" else Precision.named(precision.value, run.dtype)
+    )
+    return _earned(run, model, list(further_roundings.of_gradients(run, _size(run))), pairs)
+
+
+def _earned(run: Run, model: Precision, further: Sequence[tuple[str, str, list[Problem]]],
+            pairs: Callable[[Run, Problem], Pairs],
+            also: Callable[[Mapping[str, str]], bool] = lambda semantics: True) -> dict[str, Choice]:  # fmt: skip
+    """The first of several further roundings without which the bounds do not hold on its own problems, and with which they hold
+    on all of them and `also` elsewhere. What is believed is noted in the semantics of the run.
+
+    Nothing where every operation rounds anyway, of what is declared, and where a call raises.
+    """
+    if model.elementwise.unit > model.accumulate.unit:
+        return {}
+
+    def hold(problems: Sequence[Problem], extra: Mapping[str, str]) -> bool | None:
+        judged = Run(run.implementation, run.device, run.dtype, {**run.semantics, **extra}, model, model)
+        return _answer(
+            lambda _: all(_within(*pair) for problem in problems for pair in pairs(judged, problem)), run
+        )
+
+    every = [problem for _, _, problems in further for problem in problems]
+    for name, value, problems in further:
+        extra = {name: value}
+        if name in run.implementation.semantics or hold(problems, {}) is not False:
+            continue
+        if hold(every, extra) and also({**run.semantics, **extra}):
+            run.semantics[name] = value
+            return {name: Choice(value, "detected")}
+    return {}
+
+
+def _within(got: Bounded, exact: np.ndarray) -> bool:
+    with np.errstate(invalid="ignore"):
+        return not (np.abs(got.value - exact) > got.errors).any()
 
 
 def _judged(run: Run, model: str) -> Run:

@@ -4,7 +4,7 @@ A `Bounded` array is a value and, beside it, a bound on how far any faithful com
 a NumPy duck array (NEP 13, NEP 18): the unchanged code of `reference/`, called with `Bounded` arrays, yields the exact
 value and the bound by running error analysis (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., ch. 3).
 Every rule below holds for any order of summation and for fused or unfused evaluation, so |got - value| > error proves
-that no order of operations explains the result under the declared precision.
+that no order of the operations of the reference's formula explains the result under the declared precision model.
 
 Rules, for values a, b with errors da, db:
 
@@ -16,6 +16,7 @@ Rules, for values a, b with errors da, db:
     heaviside   exact (the slope of relu): 0 or 1, and either where the errors leave the sign open, or at zero
     max         exact as the shift of a softmax; an online softmax rescales once a tile, which is counted here
     positive    "stored to memory": rounded to the output format
+    copy        "merged", of weights and values: splits of them may be stored before, and the sum of the weights be rounded
 
 and every elementwise result is rounded once more. Operands of a matrix product that are finer than the operand format are
 rounded to it first. Past the largest number of a format the bound is infinite: out of scope, not wrong. The ugly spots:
@@ -267,6 +268,10 @@ def _exp(x: Bounded) -> Bounded:
         error = value * (_expm1(shifted) * (1 + exp_error) + exp_error)
         if lost is not False and lost.any():
             error = np.where(lost, np.inf, error)
+    if (
+        p.row_sum is not None
+    ):  # what is lost of one weight, it lacks in the sum; the rest of that rounding is counted there
+        error = error + p.row_sum.tiny
     return _elementwise(x, value, error)
 
 
@@ -286,11 +291,15 @@ def _at_most_two(error: Array) -> Array:
 
 
 def _log(x: Bounded) -> Bounded:
+    """The logarithm is that of a row's sum, which may be made of rounded weights."""
+    p = x.precision
+    relative = 0.0 if p.row_sum is None else p.row_sum.unit
     with np.errstate(divide="ignore", invalid="ignore"):
         value = np.log(x.value)
-        room = x.value - x.error
-        error = np.where(room > 0, x.error / room, np.where((x.value == 0) & (x.errors == 0), 0.0, np.inf))
-    return _elementwise(x, value, error + x.precision.exp_ulps * x.precision.accumulate.unit)
+        lost = x.error + relative * (np.abs(x.value) + x.error)
+        room = x.value - lost
+        error = np.where(room > 0, lost / room, np.where((x.value == 0) & (x.errors == 0), 0.0, np.inf))
+    return _elementwise(x, value, error + p.exp_ulps * p.accumulate.unit)
 
 
 def _sqrt(x: Bounded) -> Bounded:
@@ -418,6 +427,24 @@ def _of_parts(x: Product, axis: int) -> Array:
     return error if _peak(magnitude) <= stored.huge else np.where(magnitude > stored.huge, np.inf, error)
 
 
+def _merged(x: Bounded) -> Bounded:
+    """A product of weights and values. Its splits may be stored before they are merged: each is rounded once, and their shares
+    add up to one. The sum that divides a row may be made of rounded weights: that is one factor for the whole row."""
+    p = x.precision
+    if not isinstance(x, Product) or (p.splits is None and p.row_sum is None):
+        return x
+    error: Array = x.error
+    if p.row_sum is not None:
+        error = error + gamma(1, p.row_sum.unit) * (np.abs(x.value) + error)
+    if p.splits is not None:
+        (a, da), (b, db) = (_operand(operand, p) for operand in x.operands)
+        with np.errstate(invalid="ignore", over="ignore"):
+            magnitude = (np.abs(a) + da) @ (np.abs(b) + db)
+        error = error + p.splits.unit * magnitude + p.splits.tiny
+        error = _unless_unknown(error, x.value, magnitude, p.splits.huge)
+    return Bounded(x.value, error, p, x.unit)
+
+
 def _max(x: Bounded, axis: Any = None, keepdims: bool = False, initial: Any = np._NoValue) -> Bounded:
     """The shift of a softmax: exact. Its error stands for how implementations may arrive at it.
 
@@ -503,7 +530,7 @@ _UFUNCS: dict[Any, Rule] = {
 
 
 _FUNCTIONS: dict[Any, Rule] = {
-    np.sum: _sum, np.max: _max, np.where: _where, np.broadcast_to: _broadcast_to,
+    np.sum: _sum, np.max: _max, np.copy: _merged, np.where: _where, np.broadcast_to: _broadcast_to,
     np.concatenate: _joined(np.concatenate), np.stack: _joined(np.stack),
     **{f: _moving(f) for f in (np.swapaxes, np.reshape, np.repeat, np.transpose, np.moveaxis, np.take, np.diagonal,
                                np.expand_dims, np.squeeze, np.flip)},

@@ -5,6 +5,7 @@ and gets the bound that was derived beside it. What every run needs, whatever it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 from unittest import SkipTest
 
@@ -43,9 +44,10 @@ class FrameworkAdapter:
         self.dtype = dtype
         self.framework = frameworks.get(implementation.arrays)
         self.semantics = {**DEFAULTS, **implementation.semantics, **(semantics or {})}
-        self.precision = precision or _precision(implementation, device, dtype)
-        self.gradient_precision = gradient_precision or _gradient_precision(
-            implementation, dtype, self.precision
+        forward = precision or _precision(implementation, device, dtype)
+        backward = gradient_precision or _gradient_precision(implementation, dtype, forward)
+        self.precision, self.gradient_precision = (
+            _with_choices(model, self.semantics) for model in (forward, backward)
         )
         self.looser: tuple[LooserModel, ...] = ()  # models that were granted to it
         self.largest_margin = 0.0
@@ -200,8 +202,8 @@ class FrameworkAdapter:
             self.refusal = self.refusal or foreign_text.shown_line(refusal, characters=120)
             raise UnsupportedCase(foreign_text.shown(refusal)) from refusal
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) and not watch.is_worker():
-                raise  # a worker has a session of its own, which no Ctrl-C of the user reaches
+            if watch.is_users_interrupt(error):
+                raise
             if isinstance(error, Exception) and not isinstance(error, _NOT_ITS_OWN):
                 raise
             why = (
@@ -284,6 +286,24 @@ def _precision(implementation: Implementation, device: str, dtype: str) -> Preci
     if dtype in ("float64", "float32") and declared != "tf32":
         return Precision.plain(dtype)
     return Precision.named(declared or "fused", dtype)
+
+
+# Convention -> the value that says that a result is rounded once more, to the output format, and the field that it fills.
+STORED = {
+    "head_gradients": ("stored", "parts"),
+    "row_sum": ("rounded", "row_sum"),
+    "split_results": ("stored", "splits"),
+}
+
+
+def _with_choices(model: Precision, semantics: Mapping[str, str]) -> Precision:
+    """The model, with what an implementation declares to round besides, or was found to."""
+    if model.output.unit <= model.accumulate.unit:
+        return model
+    fields: dict[str, Any] = {
+        field: model.output for name, (value, field) in STORED.items() if semantics.get(name) == value
+    }
+    return replace(model, **fields) if fields else model
 
 
 def _gradient_precision(implementation: Implementation, dtype: str, forward: Precision) -> Precision:

@@ -85,6 +85,11 @@ def is_worker() -> bool:
     return _board is not None
 
 
+def is_users_interrupt(error: BaseException) -> bool:
+    """Whether an error is Ctrl-C. In a worker it is not: it has a session of its own, which no Ctrl-C reaches."""
+    return isinstance(error, KeyboardInterrupt) and not is_worker()
+
+
 @contextlib.contextmanager
 def call() -> Iterator[None]:
     """Around whatever runs code of an implementation. A process that it forked ends here."""

@@ -6,26 +6,39 @@ So of some samples, chosen by chance, the result is looked at too: a part of it,
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
 from qkverify.errors import raised
 from qkverify.timing.output_check import Refused
+from qkverify.timing.sampling import KEPT
 
 MIDDLE = "of the calls that were timed, one in the middle"
 
 
 class KeptCalls:
-    """Those of one cell. `spot` takes a part of a result at once, and gives what tells its margin later."""
+    """Those of one cell, so many at `most`. `spot` takes a part of a result at once, and gives what tells its margin later."""
 
-    def __init__(self, spot: Callable[[Any], Callable[[], float | None]]) -> None:
-        self._spot, self._margins = spot, list[Callable[[], float | None]]()
+    def __init__(self, spot: Callable[[Any], Callable[[], float | None]], most: int = KEPT) -> None:
+        self._spot, self._most = spot, most
+        self._margins, self._count = list[Callable[[], float | None]](), 0
         self._wrong = ""
 
     def keep(self, output: Any) -> None:
         """The result of a call that has just been timed."""
+        self._count += 1
+        place = random.SystemRandom().randrange(
+            self._count
+        )  # each is among the last ones with the same chance
+        if self._count > self._most <= place:
+            return
         try:
-            self._margins.append(self._spot(output))
+            margin_of_it = self._spot(output)
+            if len(self._margins) < self._most:
+                self._margins.append(margin_of_it)
+            else:
+                self._margins[place] = margin_of_it
         except Refused as refused:
             self._wrong = self._wrong or str(refused)
         except Exception as error:

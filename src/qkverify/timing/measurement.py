@@ -156,7 +156,7 @@ def measure(
             singles[cell] = attempted
         else:
             ready[cell], plans[cell.implementation.name] = attempted
-    subjects = {cell.implementation.name: _subject(subject) for cell, subject in ready.items()}
+    subjects = {cell.implementation.name: subject_of(subject) for cell, subject in ready.items()}
     calls = {cell: plans[cell.implementation.name].call_seconds for cell in ready}
     named = [cell for cell in calls if cell.implementation.name == twin_of]
     control = min(named or calls, key=lambda cell: calls[cell], default=None)
@@ -375,7 +375,7 @@ def _attempted(
         outputs.clear()
         if seconds > SHORT_SECONDS:  # warm for most of its time
             return ready, planned(ready.clock, seconds)
-        return ready, calibrate(_subject(ready), limit_seconds=allowance_seconds)
+        return ready, calibrate(subject_of(ready), limit_seconds=allowance_seconds)
     except (UnsupportedCase, NotImplementedError) as refusal:
         return f"not offered: {first_line(refusal)}"
     except Exception as error:  # the cell's own failure: recorded, and the others go on
@@ -411,7 +411,7 @@ def _add_twin(
         twin.call()
     except Exception:  # the cell itself was called before: this is not its failure, and the others go on
         return
-    subjects[name + AGAIN], plans[name + AGAIN] = _subject(replace(twin, kept=None)), plans[name]
+    subjects[name + AGAIN], plans[name + AGAIN] = subject_of(replace(twin, kept=None)), plans[name]
 
 
 def _twin(cell: BenchmarkCase, timings: Sequence[Timing], samples: Mapping[str, Samples]) -> Timing | None:
@@ -505,7 +505,7 @@ def _judged(ready: Prepared, output: Any) -> tuple[float | None, str]:
     except Refused as refused:
         return None, str(refused)
     if margin is None:
-        return None, "its output cannot be checked by sampled rows"
+        return None, "its output cannot be checked at this size"
     if margin <= 1:
         return margin, ""
     return margin, wrong(margin)
@@ -540,7 +540,8 @@ def _computed(call: Call) -> float:
     return process_time() - start
 
 
-def _subject(ready: Prepared) -> Subject:
+def subject_of(ready: Prepared) -> Subject:
+    """What is sampled of it."""
     return Subject(ready.call, ready.clock, ready.renew, None if ready.kept is None else ready.kept.keep)
 
 

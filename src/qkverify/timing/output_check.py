@@ -94,13 +94,13 @@ def _why_wrong(
     """What is seen of a wrong result: that it is still being written, or that it belongs to another call."""
     time.sleep(LATE_SECONDS)
     late = check.arrays(trial.problem, output)
-    if not _same(arrays, late):
+    if not same(arrays, late):
         return (
             "the timed call's result changed after it had returned: something goes on computing then, and its time is in no "
             "sample"
         )
     elsewhere = check.arrays(trial.problem, other())
-    if _same(arrays, elsewhere):
+    if same(arrays, elsewhere):
         return "the timed call returned the very same for other numbers: it remembers an earlier call and computes nothing"
     before = check.margin(trial.before, output)
     if before is not None and before <= 1:
@@ -116,7 +116,8 @@ def wrong(margin: float) -> str:
     return f"the timed call's output is wrong: {margin:.3g} times its bound away from the reference"
 
 
-def _same(arrays: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]) -> bool:
+def same(arrays: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]) -> bool:
+    """Whether two results are the same, bit for bit."""
     return all(array.tobytes() == others[name].tobytes() for name, array in arrays.items())
 
 

@@ -19,7 +19,16 @@ from typing import Any
 import msgspec
 
 from qkverify import foreign_text, probes
-from qkverify.contract import DEVICES, DTYPES, Finding, Implementation, messages, registry
+from qkverify.contract import (
+    DEVICES,
+    DTYPES,
+    Finding,
+    Implementation,
+    frameworks,
+    messages,
+    process_settings,
+    registry,
+)
 from qkverify.contract.modules_used import has_triton_kernels
 from qkverify.counterexamples import store
 from qkverify.counterexamples.calls_alone import blamed, judged, numbers_of
@@ -49,6 +58,7 @@ from qkverify.runs.assertions import Evidence, number
 from qkverify.runs.comparisons import GRADIENTS, RESULT
 from qkverify.runs.raising_conditions import CallShape
 from qkverify.runs.run import Run
+from qkverify.verification import process_changes
 from qkverify.verification.laws import PROFILES, Law, explain
 from qkverify.verification.outcomes import (
     EXIT_CODES,
@@ -150,7 +160,9 @@ def nothing_to_verify(planned: VerificationPlan) -> str:
 @functools.lru_cache(maxsize=256)
 def conventions_of(cell: Cell) -> dict[str, conventions.Choice]:
     """What the cell declares and what was detected; probed once."""
-    return conventions.detect(cell.implementation, cell.device, cell.dtype)
+    restored = frameworks.get(cell.implementation.arrays).restored()
+    with process_settings.noted_of(cell.implementation.name), restored:
+        return conventions.detect(cell.implementation, cell.device, cell.dtype)
 
 
 def prepare(cell: Cell) -> Run:
@@ -206,7 +218,8 @@ def check(law: Law, run: Run, *, failures: Failures | None = None, **settings: A
     `failures` are those of the cell so far: a new one is explained with a look at them, and joins them.
     """
     failures = Failures() if failures is None else failures
-    with messages.collected(), run.framework.restored():
+    noted = process_settings.noted_of(run.implementation.name)
+    with messages.collected(), noted, run.framework.restored():
         verdict = _verdict(law, run, failures, settings)
     failures.calls_of(run)
     if verdict.outcome == "crashed":
@@ -388,7 +401,8 @@ def check_cell(
 def checked(cell: Cell, laws: Sequence[Law] | None = None, *, examples: int | None = None) -> list[Verdict]:
     """The verdicts of one cell when all are there, each failure explained with a look at all others."""
     failures = Failures()
-    return failures.settled(list(_checking(cell, laws, examples, failures)))
+    verdicts = failures.settled(list(_checking(cell, laws, examples, failures)))
+    return process_changes.blamed(verdicts, process_settings.taken(cell.implementation.name))
 
 
 def _checking(

@@ -12,11 +12,13 @@ from qkverify.probes.conventions import Choice
 from qkverify.results import Verdict
 from qkverify.verification import checking
 from qkverify.verification.checking import Cell, VerificationPlan
-from qkverify.verification.isolation import process
-from qkverify.verification.isolation.judge import Judge, Task
+from qkverify.verification.isolation import exchange, process
+from qkverify.verification.isolation.deaths import Death
+from qkverify.verification.isolation.judge import Judge, Task, ask
 from qkverify.verification.isolation.limits import Limits, limits
 from qkverify.verification.isolation.planning import Planner
 from qkverify.verification.laws import Law
+from qkverify.verification.replay_command import replay_counterexample
 
 Heading = Callable[[Cell, Mapping[str, Choice]], None]
 
@@ -128,6 +130,23 @@ def chosen(*, in_process: bool, jobs: int, call_seconds: float | None = None, me
     if in_process or not process.possible():
         return InProcess()
     return InWorkers(limits(call_seconds, memory, jobs), jobs)
+
+
+def replayed(name: str, target: str, limits_of_worker: Limits) -> str:
+    """As `replay_counterexample`, by a worker; how that died, if it did."""
+    if not process.possible():
+        return replay_counterexample(name, target)
+    process.may_fork()
+    worker = process.Worker()
+    try:
+        events = ask(worker, exchange.Replay(name, target, limits_of_worker.call_seconds), limits_of_worker)
+    finally:
+        worker.close()
+    if isinstance(events, Death):
+        return f"{name}: {events.sentence}"
+    if isinstance(events[-1], exchange.Refused):
+        raise events[-1].error()
+    return next(event.message for event in events if isinstance(event, exchange.Replayed))
 
 
 PARTS = 8  # of a cell with as many laws as attention has: what is lost of a run that is killed, and what each process takes

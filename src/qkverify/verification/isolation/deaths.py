@@ -60,9 +60,19 @@ def of_silence(seconds: float) -> Death:
 
 
 def of_end(seconds: float) -> Death:
-    """A worker that was told to end."""
+    """A worker that was told to end, and did not."""
     return Death("timed out", f"its process did not end within {seconds:g} s after the last call: a thread, or what was "
                  "registered with atexit, goes on")  # fmt: skip
+
+
+def after_the_last_call(death: Death) -> Death:
+    """A worker that died while it ended."""
+    return Death(death.outcome, f"{death.sentence} after the last call")
+
+
+def of_children(names: Sequence[str]) -> Death:
+    """A worker that ended, and whose children did not."""
+    return Death("crashed", f"its process left another process behind: {', '.join(names)}")
 
 
 def of_forgery(error: Exception) -> Death:
@@ -95,15 +105,6 @@ def verdict(law: Law, cell: checking.Cell, death: Death, example: Counterexample
 def unchecked(laws: Sequence[Law], cell: checking.Cell, why: str) -> list[Verdict]:
     """The verdicts of laws that were not checked after that."""
     return [_verdict(law, cell, "error", f"not verified, because {why}") for law in laws]
-
-
-def blamed(verdict: Verdict, death: Death) -> Verdict:
-    """A verdict that turns into a failure by what its worker did beside it."""
-    text = f"{verdict.law}: {verdict.sentence}\n  implementation     {verdict.implementation}-{verdict.device}-{verdict.dtype}\n"
-    example = _example(text + f"  {death.sentence}", death, "", "")
-    return msgspec.structs.replace(
-        verdict, outcome=death.outcome, reason=death.sentence, counterexample=example
-    )
 
 
 def _verdict(

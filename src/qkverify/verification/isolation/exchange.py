@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeAlias
 import msgspec
 
 from qkverify.contract import Finding, Implementation
+from qkverify.contract.registry import TargetImportError
 from qkverify.errors import HarnessError, NothingVerified, UsageError
 from qkverify.probes.conventions import Choice
 from qkverify.results import Verdict, line_of
@@ -83,11 +84,19 @@ class Describe(msgspec.Struct, frozen=True, tag="describe"):
     arguments: bytes
 
 
+class Replay(msgspec.Struct, frozen=True, tag="replay"):
+    """A stored counterexample once more, of the implementation that it names or of a target."""
+
+    name: str
+    target: str
+    call_seconds: float
+
+
 class End(msgspec.Struct, frozen=True, tag="end"):
     """Nothing more is asked: threads are joined, what was registered with atexit runs."""
 
 
-Request: TypeAlias = Plan | Check | Explain | Describe | End
+Request: TypeAlias = Plan | Check | Explain | Describe | Replay | End
 
 
 class ImplementationFacts(msgspec.Struct, frozen=True):
@@ -166,6 +175,12 @@ class Described(msgspec.Struct, frozen=True, tag="described"):
     verdict: Verdict
 
 
+class Replayed(msgspec.Struct, frozen=True, tag="replayed"):
+    """The answer to `Replay`: the failure's message, or nothing if the law holds."""
+
+    message: str
+
+
 class Done(msgspec.Struct, frozen=True, tag="done"):
     """The request is answered."""
 
@@ -181,13 +196,12 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
         """The same error, in the judge."""
         if self.kind == "harness":
             return HarnessError(self.text)
-        error = NothingVerified(self.text) if self.kind == "nothing" else UsageError(self.text)
         if self.kind == "import":
-            error.text = self.traceback  # type: ignore[attr-defined]  # as TargetImportError has it
-        return error
+            return TargetImportError.told(self.text, self.traceback)
+        return NothingVerified(self.text) if self.kind == "nothing" else UsageError(self.text)
 
 
-Event: TypeAlias = Planned | Began | Checking | Judged | Calls | Described | Done | Refused
+Event: TypeAlias = Planned | Began | Checking | Judged | Calls | Described | Replayed | Done | Refused
 
 _encoder = msgspec.json.Encoder()
 _events = msgspec.json.Decoder(Event)

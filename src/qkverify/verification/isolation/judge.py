@@ -17,16 +17,15 @@ import msgspec
 from qkverify.probes.conventions import Choice
 from qkverify.results import Counterexample, Verdict
 from qkverify.runs.raising_conditions import CallShape
-from qkverify.verification import checking
+from qkverify.verification import checking, process_changes
 from qkverify.verification.checking import Cell
 from qkverify.verification.isolation import deaths, exchange
 from qkverify.verification.isolation.deaths import Death
 from qkverify.verification.isolation.limits import Limits
-from qkverify.verification.isolation.process import END_SECONDS, Worker
+from qkverify.verification.isolation.process import Worker
 from qkverify.verification.laws import Law
 
 TICK = 0.1  # seconds between two looks at the clock and at the memory of workers
-ABOUT_THE_PROCESS = ("global_state_is_left_alone", "calls_leave_the_process_alone")  # laws
 
 
 @dataclass(eq=False)
@@ -43,6 +42,7 @@ class Task:
     causes: Counter[Death] = field(default_factory=Counter)
     current: str = ""  # the law that is being checked
     ending: bool = False  # everything is checked, and the worker ends
+    ended: bool = False  # it has said so
 
     @property
     def group(self) -> str:
@@ -118,7 +118,9 @@ class Judge:
             self._hear(worker, task, event)
             if worker not in self.busy or self.busy[worker] is not task:
                 return
-        if dead:
+        if task.ended:
+            self._see_off(worker, task)
+        elif dead:
             self._bury(worker, deaths.of_words(worker.death))
         elif death := over(worker, self.limits, compiled=checking.compiled(task.cell), ending=task.ending):
             worker.end()
@@ -148,7 +150,7 @@ class Judge:
         if cell != (task.cell.implementation.name, task.cell.device, task.cell.dtype):
             return
         if worker.board.forked():
-            verdict = deaths.blamed(verdict, Death("crashed", "a call came back in two processes: it forks"))
+            verdict = process_changes.of(verdict, "a call came back in two processes: it forks", "crashed")
         if verdict.law == task.current:
             task.verdicts.append(verdict)
             task.current = ""
@@ -164,7 +166,7 @@ class Judge:
 
     def _done(self, worker: Worker, task: Task) -> None:
         if task.ending:
-            self._finish(worker)
+            task.ended = True
         elif task.left:  # it says that it is done, and is not
             worker.end()
             self._bury(worker, Death("error", "its process left laws out"))
@@ -178,6 +180,16 @@ class Judge:
         else:
             self._finish(worker)
 
+    def _see_off(self, worker: Worker, task: Task) -> None:
+        """A worker that ends itself, and whose children have a moment to do the same."""
+        children = worker.left_behind()
+        if worker.has_died() and not children:
+            self._finish(worker)
+        elif time.monotonic() - worker.since > self.limits.of_end:
+            death = deaths.of_children(children) if children else deaths.of_end(self.limits.of_end)
+            task.verdicts = process_changes.blamed_for(task.verdicts, death.sentence, death.outcome)
+            self._finish(worker)
+
     def _finish(self, worker: Worker) -> None:
         self.finished.append(self.busy.pop(worker))
         worker.close()
@@ -189,7 +201,8 @@ class Judge:
         arguments = worker.board.arguments()
         worker.close()
         if task.ending:
-            task.verdicts = _blamed_for_its_end(task.verdicts, death)
+            death = death if death.outcome == "timed out" else deaths.after_the_last_call(death)
+            task.verdicts = process_changes.blamed_for(task.verdicts, death.sentence, death.outcome)
             self.finished.append(task)
             return
         law = next((law for law in task.left if law.name == task.current), None)
@@ -234,7 +247,7 @@ def over(worker: Worker, limits: Limits, *, compiled: bool = False, ending: bool
     now = time.monotonic()
     calls, calling, since = worker.board.read()
     if ending:
-        return deaths.of_end(END_SECONDS) if now - worker.since > END_SECONDS else None
+        return deaths.of_end(limits.of_end) if now - worker.since > limits.of_end else None
     if calling:
         seconds = limits.of_call(compiled=compiled)
         return deaths.of_call(seconds) if now - since > seconds else None
@@ -276,10 +289,3 @@ def explained(cell: Cell, verdicts: Sequence[Verdict], returned: Collection[Call
     if isinstance(answer, Death) or not isinstance(answer[-1], exchange.Done):
         return None
     return exchange.verdicts_in(answer)
-
-
-def _blamed_for_its_end(verdicts: Sequence[Verdict], death: Death) -> list[Verdict]:
-    """The verdicts, with the one about the process, or else the last one that passed, as a failure."""
-    laws = [verdict.law for verdict in verdicts if verdict.outcome == "passed"]
-    blamed = next((law for law in ABOUT_THE_PROCESS if law in laws), laws[-1] if laws else "")
-    return [deaths.blamed(verdict, death) if verdict.law == blamed else verdict for verdict in verdicts]

@@ -12,7 +12,10 @@ CALL_SECONDS = 60.0  # the problems of laws are small: calls take milliseconds, 
 COMPILED = 10  # times as long for a call that may wait for a compiler
 QUIET = 5  # times as long between two calls: generating a problem, the reference, the search for a diagnosis
 LOADING = 10  # times as long until the first call: an import may build an extension
-LEAST_LOADING_SECONDS = 60.0  # torch alone may take ten on a busy machine
+LEAST_SECONDS = (
+    60.0  # of what the judge's own code does in a worker: loading torch may take ten on a busy machine
+)
+END_SECONDS = 10.0  # at most, for handlers of atexit, threads and children, once everything is checked
 MEMORY_SHARE = 0.5  # of what is available when a run begins
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
@@ -29,11 +32,15 @@ class Limits:
         """Seconds for one call."""
         return self.call_seconds * (COMPILED if compiled else 1)
 
+    @property
+    def of_end(self) -> float:
+        """Seconds until a process that was told to end has ended, with all its children."""
+        return min(END_SECONDS, self.call_seconds)
+
     def of_silence(self, *, compiled: bool, loading: bool) -> float:
         """Seconds in which no call and no example begins or ends."""
-        if loading:
-            return max(LOADING * self.call_seconds, LEAST_LOADING_SECONDS)
-        return QUIET * self.of_call(compiled=compiled)
+        seconds = LOADING * self.call_seconds if loading else QUIET * self.of_call(compiled=compiled)
+        return max(seconds, LEAST_SECONDS)
 
 
 def limits(call_seconds: float | None = None, memory: str = "", jobs: int = 1) -> Limits:

@@ -25,8 +25,7 @@ from typing import NoReturn
 from qkverify import foreign_text
 from qkverify.runs.watch import SIZE, Board
 
-END_SECONDS = 10.0  # for handlers of atexit and for threads, once everything is checked
-SAID = 2000  # characters at the end of what a worker wrote
+SAID = 2**16  # bytes at the end of what a worker wrote
 LARGEST_FILE = 2**32  # bytes that a worker may write into one file
 _SET_PARENT_DEATH_SIGNAL, _SET_CHILD_SUBREAPER = 1, 36  # of Linux's prctl
 
@@ -141,6 +140,11 @@ class Worker:
         self._said.seek(max(0, size - SAID))
         return foreign_text.escaped(self._said.read().decode("utf-8", "backslashreplace"))
 
+    def left_behind(self) -> list[str]:
+        """The commands of the processes that its calls began and that still run."""
+        others = {*_in_session(self.process), *_orphans()} - {self.process}
+        return [_command(process) for process in sorted(others)]
+
     def end(self, death: str = "ended by the judge") -> None:
         """End it and its group at once, whatever it does."""
         if not self.has_died():
@@ -181,16 +185,50 @@ def _fork_is_safe() -> bool:
 
 def _end_orphans() -> None:
     """End what came to us because its own parent is gone: a worker's child with a session of its own."""
-    if not _forks:
-        return
-    known = set(_workers)
-    for listed in Path("/proc/self/task").glob("*/children"):
+    for child in _orphans():
         with contextlib.suppress(OSError):
-            for child in map(int, listed.read_text().split()):
-                if child not in known:
-                    with contextlib.suppress(OSError):
-                        os.kill(child, signal.SIGKILL)
-                        os.waitpid(child, 0)
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def _orphans() -> list[int]:
+    """The living children of the judge that are no workers."""
+    children: list[int] = []
+    for listed in Path("/proc/self/task").glob("*/children") if _forks else ():
+        with contextlib.suppress(OSError):
+            children += [child for child in map(int, listed.read_text().split()) if child not in _workers]
+    return [child for child in children if not _reaped(child)]
+
+
+def _reaped(child: int) -> bool:
+    try:
+        return os.waitpid(child, os.WNOHANG)[0] != 0
+    except OSError:
+        return True
+
+
+def _in_session(session: int) -> list[int]:
+    """The living processes of a session, as Linux lists them."""
+    members = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, IndexError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if fields[3] == str(session) and fields[0] not in "ZX":
+                members.append(int(stat.parent.name))
+    return members
+
+
+def _command(process: int) -> str:
+    try:
+        words = (
+            Path(f"/proc/{process}/cmdline")
+            .read_bytes()
+            .replace(b"\0", b" ")
+            .decode("utf-8", "backslashreplace")
+        )
+    except OSError:
+        words = ""
+    return foreign_text.shown_line(words or f"process {process}", characters=60)
 
 
 def _serve(token: str, requests: int, answers: int, shared: int, said: int) -> NoReturn:

@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from qkverify import foreign_text
-from qkverify.contract import registry
+from qkverify.contract import process_settings, registry
 from qkverify.contract.registry import TargetImportError
 from qkverify.counterexamples.failures import Failures
 from qkverify.errors import HarnessError, NothingVerified, UsageError
 from qkverify.results import Verdict
 from qkverify.runs import watch
-from qkverify.verification import checking
+from qkverify.verification import checking, process_changes
 from qkverify.verification.isolation import deaths, exchange
 from qkverify.verification.isolation.exchange import Event, Request
+from qkverify.verification.replay_command import replay_counterexample
 
 
 def serve(token: str, requests: int, answers: int, board: watch.Board) -> None:
@@ -67,6 +68,9 @@ def _answers(request: Request) -> Iterator[Event]:
         yield from _checked(request)
     elif isinstance(request, exchange.Explain):
         yield from map(exchange.Judged, _explained(request))
+    elif isinstance(request, exchange.Replay):
+        watch.call_seconds = request.call_seconds
+        yield exchange.Replayed(replay_counterexample(request.name, request.target))
     elif isinstance(request, exchange.Describe):
         yield exchange.Described(deaths.described(request))
     else:
@@ -76,7 +80,10 @@ def _answers(request: Request) -> Iterator[Event]:
 
 def _planned(request: exchange.Plan) -> exchange.Planned:
     watch.call_seconds = request.call_seconds
-    registry.find(request.target)
+    try:
+        registry.find(request.target)
+    except KeyboardInterrupt as error:  # nobody pressed Ctrl-C: the target raises it
+        raise TargetImportError(request.target, error) from error
     planned = checking.plan([request.target], request.devices, request.dtypes)
     numbers = {id(implementation): n for n, implementation in enumerate(planned.implementations)}
     for cell in planned.cells:
@@ -101,12 +108,13 @@ def _checked(request: exchange.Check) -> Iterator[Event]:
         verdicts.append(verdict)
         yield exchange.Judged(verdict)
     yield exchange.Calls(sorted(failures.returned, key=repr), sorted(failures.raised, key=repr))
-    if not request.silent:
-        yield from (
-            exchange.Judged(settled)
-            for settled, verdict in zip(failures.settled(verdicts), verdicts, strict=True)
-            if settled != verdict
-        )
+    settled = verdicts if request.silent else failures.settled(verdicts)
+    settled = process_changes.blamed(settled, process_settings.taken(cell.implementation.name))
+    yield from (
+        exchange.Judged(new)
+        for new, old in zip(settled, verdicts, strict=True)
+        if new is not old and new != old
+    )
 
 
 def _explained(request: exchange.Explain) -> list[Verdict]:
