@@ -92,7 +92,7 @@ class Implementation:
     probed: bool = False  # whether its first calls were made
     size_limits: Mapping[str, tuple[int, int]] = field(
         default_factory=dict
-    )  # size -> the least and the most that an instance takes, of another operation than attention
+    )  # size, or "causal", -> the least and the most that it takes, of another operation than attention
     mask_form: str = ""  # as in `mask_forms`; nothing for the contract's own
     always: tuple[str, ...] = ()  # options that every call of it has: "causal"
     output_parameter: str = ""  # an array of its signature that it writes the output to
@@ -133,6 +133,11 @@ class Implementation:
     def accepts(self, sizes: Mapping[str, int]) -> str | None:
         """The first of `requires` that these sizes break, or None. Letters that are not in `sizes` are not judged."""
         return _first_broken(self.requires, sizes)
+
+    def clamped(self, letter: str, size: int) -> int:
+        """The size itself, or the nearest that lies within `size_limits`."""
+        least, most = self.size_limits.get(letter, (size, size))
+        return min(max(size, least), most)
 
     def refuses(self, sizes: Mapping[str, int], options: Mapping[str, Any]) -> str | None:
         """What was found out of the sizes that a problem breaks, or None: it would raise for them."""
