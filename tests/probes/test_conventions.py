@@ -139,7 +139,7 @@ def test_scores_stored_in_half_precision_are_found_out(dtype, offered, stored, e
         return (weights @ v / total).astype(query.dtype)
 
     choices = conventions.detect(cell(scaled if offered else plain, dtype).implementation, "cpu", dtype)
-    assert choices["precision"] == conventions.Choice(expected, "detected")
+    assert (choices["precision"].value, choices["precision"].how) == (expected, "detected")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -162,7 +162,7 @@ def test_a_fast_exponential_is_found_out(dtype, stored, exponential, expected):
         return (weights @ v / total).astype(query.dtype)
 
     choices = conventions.detect(cell(attention, dtype).implementation, "cpu", dtype)
-    assert choices["precision"] == conventions.Choice(expected, "detected")
+    assert (choices["precision"].value, choices["precision"].how) == (expected, "detected")
     assert conventions.precisions_of(choices, dtype)["precision"] == Precision.named(expected, dtype)
 
 

@@ -57,6 +57,9 @@ def heading(cell: Cell, choices: Mapping[str, Choice]) -> None:
         ]
         if words:
             console.print(f"  {how:11}  {' · '.join(words)}")
+    for choice in choices.values():
+        if choice.looser:
+            console.print(f"  [yellow]looser[/yellow]       {escape(choice.looser)}")
 
 
 def remarks(implementations: Sequence[Implementation]) -> None:

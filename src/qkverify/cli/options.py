@@ -29,6 +29,13 @@ LawFiles = Annotated[
     list[str] | None,
     typer.Option("--own-laws", metavar="FILE", help="check the laws of this file too (repeatable)"),
 ]
+RequiredPrecision = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="fused, or fused-fast-exp: fail if a function can only be judged by a looser model of rounding",
+    ),
+]
 KnownFailures = Annotated[
     str | None,
     typer.Option(

@@ -18,7 +18,7 @@ import numpy as np
 from qkverify.contract import Implementation, empty_rows, mask_forms, messages
 from qkverify.contract.operations import DESCRIBED, word
 from qkverify.errors import ContractError
-from qkverify.probes import fast_exponential, further_roundings, operation_rounding
+from qkverify.probes import fast_exponential, further_roundings, looser_models, operation_rounding
 from qkverify.probes.layouts import layout
 from qkverify.probes.norms import norms
 from qkverify.problem.attention_problem import Problem
@@ -36,10 +36,12 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Choice:
-    """One convention of one implementation: its value and how it is known."""
+    """One convention of one implementation: its value and how it is known. `looser` says of a model of rounding that is looser
+    than the fused one why it was granted."""
 
     value: str
     how: Known
+    looser: str = ""
 
 
 @messages.collected()
@@ -348,18 +350,26 @@ def _output_rounding(implementation: Implementation, run: Run) -> dict[str, Choi
     if declared is not None:
         named = declared if isinstance(declared, str) else "declared"
         return {"precision": Choice(named, "declared"), **_further_in_output(run, None)}
-    name = FUSED[_answer(_fast_exponential, run) == "fast"]
+    # The errors of an exact exponential and of an output that is cut off look like a curve, too.
+    fast = _answer(_fast_exponential, run) == "fast" and looser_models.explains(_judged(run, FUSED[1]))
+    name = FUSED[fast]
     model = Precision.named(name, run.dtype)
-    held = _rounds_as(run, model, run.semantics)
+    exceeded = _exceeded(run, model, run.semantics)
     further = _further_in_output(run, model)
-    return {"precision": Choice(name if held or further else "eager", "detected"), **further}
+    fused, eager = _judged(run, FUSED[0]), _judged(run, "eager")
+    if exceeded > 1 and not further and looser_models.explains(eager):
+        return {"precision": Choice("eager", "detected", _statement("eager", exceeded, fused, eager))}
+    looser = _statement(name, None, fused, _judged(run, name)) if fast else ""
+    return {"precision": Choice(name, "detected", looser), **further}
 
 
-def _rounds_as(run: Run, model: Precision | None, semantics: Mapping[str, str]) -> bool:
-    """Whether random problems hold to the bounds of a model, the declared one if it is None, under some conventions."""
+def _exceeded(run: Run, model: Precision | None, semantics: Mapping[str, str]) -> float:
+    """The largest error of random problems as a multiple of the bounds of a model, the declared one if it is None, under some
+    conventions."""
     judged = Run(run.implementation, run.device, run.dtype, semantics, model)
-    return _holds(lambda problem: [(judged(problem), judged.exact(problem))], judged) and _keeps_scores(
-        judged
+    return max(
+        _largest_margin(lambda problem: [(judged(problem), judged.exact(problem))], judged),
+        _score_margin(judged),
     )
 
 
@@ -375,7 +385,11 @@ def _further_in_output(run: Run, model: Precision | None) -> dict[str, Choice]:
         return {}  # every operation rounds anyway
     found = further_roundings.of_output(run, _size(run))
     return _earned(
-        run, model or run.precision, list(found), pairs, lambda semantics: _rounds_as(run, model, semantics)
+        run,
+        model or run.precision,
+        list(found),
+        pairs,
+        lambda semantics: _exceeded(run, model, semantics) <= 1,
     )
 
 
@@ -423,25 +437,45 @@ def _within(got: Bounded, exact: np.ndarray) -> bool:
         return not (np.abs(got.value - exact) > got.errors).any()
 
 
-def _keeps_scores(run: Run) -> bool:
-    """Whether weights hold to the bounds that the run carries where scores are large: stored in half precision they would be
-    wrong by about their own size in unit roundoffs, which small scores hide behind the rounding of the weights.
+def _judged(run: Run, model: str) -> Run:
+    """The same run under a model of rounding."""
+    precision = Precision.named(model, run.dtype)
+    return Run(run.implementation, run.device, run.dtype, run.semantics, precision, precision)
+
+
+def _statement(model: str, exceeded: float | None, tight: Run, loose: Run, *, gradients: bool = False) -> str:
+    """See `looser_models.statement`; the sizes are of the kind that most calls have."""
+    problem = _problem(tight, queries=16, keys=64, seed=0)
+    if gradients:
+        problem = _with_upstream(problem)
+    return looser_models.statement(model, exceeded, tight, loose, problem)
+
+
+def _with_upstream(problem: Problem) -> Problem:
+    shape = (*problem.query.shape[:3], problem.sizes["E"])
+    upstream = np.random.default_rng(problem.sizes["K"]).standard_normal(shape)
+    return problem.replace(upstream=upstream.astype(problem.query.dtype))
+
+
+def _score_margin(run: Run) -> float:
+    """The largest error of weights, as a multiple of the bound that the run carries, where scores are large: stored in half
+    precision they would be wrong by about their own size in unit roundoffs, which small scores hide behind the rounding of the
+    weights.
 
     The scale is a power of two, so that a query which is multiplied by it and stored again is no excuse.
     """
     options: dict[str, Any] = {"scale": 1.0} if run.offers("scale") else {}
+    largest = 0.0
     for seed in range(10):
         problem = _problem(run, queries=16, keys=16, seed=seed, **options)
         # The keys lie close together, so that every weight counts.
         key = (8 + problem.key.astype(np.float64) / 8).astype(run.numpy_dtype)
         problem = problem.replace(query=problem.query * run.numpy_dtype(4), key=key)
         try:
-            got, exact = run(problem), run.exact(problem)
+            largest = max(largest, _margin(run(problem), run.exact(problem)))
         except Exception:  # as in _answer
-            return True
-        if not _within(got, exact):
-            return False
-    return True
+            return largest
+    return largest
 
 
 FUSED = ("fused", "fused-fast-exp")
@@ -511,48 +545,69 @@ def _gradient_conventions(implementation: Implementation, run: Run, forward: Cho
     )
     # The exponential of the backward pass may be the better one, and the tighter model tells one delta from the other.
     models = dict.fromkeys(("fused", forward.value)) if forward.value in FUSED else (forward.value,)
+    least = np.inf  # by which fused models are exceeded
     for model, delta in product(models, deltas):
         run.semantics["delta"] = delta
-        precision = _gradient_precision(implementation, run, forward, model)
+        precision, exceeded = _gradient_precision(implementation, run, forward, model)
         if precision.value != "eager" or forward.value == "eager":
             break
+        least = min(least, exceeded)
     else:
         delta = run.semantics["delta"] = implementation.semantics.get("delta", "weights")
+        fused, eager = _judged(run, FUSED[0]), _judged(run, "eager")
+        if looser_models.explains(eager, gradients=True):
+            precision = Choice("eager", "detected", _statement("eager", least, fused, eager, gradients=True))
+        else:
+            precision = Choice(forward.value, "detected")
     known: Known = "declared" if "delta" in implementation.semantics else "detected"
     return {"gradient_precision": precision, "delta": Choice(delta, known)}
 
 
-def _gradient_precision(implementation: Implementation, run: Run, forward: Choice, model: str) -> Choice:
-    """The output's, if the gradients hold to `model`; else their own: the backward pass may round operation by operation."""
+def _gradient_precision(
+    implementation: Implementation, run: Run, forward: Choice, model: str
+) -> tuple[Choice, float]:
+    """The output's, if the gradients hold to `model`; else "eager": the backward pass may round operation by operation. And the
+    largest error as a multiple of its bound under `model`, 0 if that was not asked."""
     declared = implementation.precision.get(
         f"{run.dtype}-gradients", forward.value if forward.how == "declared" else None
     )
     if declared is not None:
-        return Choice(declared if isinstance(declared, str) else "declared", "declared")
+        return Choice(declared if isinstance(declared, str) else "declared", "declared"), 0.0
     if forward.value not in FUSED:
-        return forward
-    fused = Run(implementation, run.device, run.dtype, run.semantics, Precision.named(model, run.dtype))
+        return Choice(
+            forward.value,
+            forward.how,
+            _statement(
+                forward.value, None, _judged(run, FUSED[0]), _judged(run, forward.value), gradients=True
+            ),
+        ), 0.0
+    judged = _judged(run, model)
 
     def pairs(problem: Problem) -> list[tuple[Bounded, np.ndarray]]:
-        upstream = np.random.default_rng(problem.sizes["K"]).standard_normal(
-            (*problem.query.shape[:3], problem.sizes["E"])
-        )
-        with_upstream = problem.replace(upstream=upstream.astype(run.numpy_dtype))
-        exact = fused.exact_gradients(with_upstream)
-        return [(got, exact[name]) for name, got in fused.gradients(with_upstream).items()]
+        problem = _with_upstream(problem)
+        exact = judged.exact_gradients(problem)
+        return [(got, exact[name]) for name, got in judged.gradients(problem).items()]
 
-    return Choice(forward.value if _holds(pairs, fused) else "eager", "detected")
+    exceeded = _largest_margin(pairs, judged)
+    return (Choice("eager", "detected") if exceeded > 1 else replace(forward, looser="")), exceeded
 
 
-def _holds(pairs: Callable[[Problem], list[tuple[Bounded, np.ndarray]]], run: Run) -> bool:
-    """Whether forty random problems hold to the bounds that the run carries."""
+def _largest_margin(pairs: Callable[[Problem], list[tuple[Bounded, np.ndarray]]], run: Run) -> float:
+    """The largest error of forty random problems as a multiple of the bound that the run carries; 0 once the function raises."""
+    largest = 0.0
     for seed in range(40):
         # Over many keys the output is small, and what a rounded output excuses with it.
         problem = _problem(run, queries=5, keys=(7, 33, 257)[seed % 3], seed=seed)
         try:
             compared = pairs(problem)
         except Exception:  # as in _answer
-            return True
-        if not all(_within(got, exact) for got, exact in compared):
-            return False
-    return True
+            return 0.0
+        largest = max([largest, *(_margin(got, exact) for got, exact in compared)])
+    return largest
+
+
+def _margin(got: Bounded, exact: np.ndarray) -> float:
+    """The largest error as a multiple of its bound."""
+    error = np.abs(got.value - exact)
+    margins = np.divide(error, got.errors, out=np.where(error > 0, np.inf, 0.0), where=got.errors > 0)
+    return float(np.max(margins, initial=0.0, where=margins > 0))

@@ -44,6 +44,7 @@ from qkverify.results.verdict_records import OUTCOMES_BROKEN as OUTCOMES_BROKEN
 from qkverify.results.verdict_records import Counterexample as Counterexample
 from qkverify.results.verdict_records import ImplementationInfo as ImplementationInfo
 from qkverify.results.verdict_records import Kill as Kill
+from qkverify.results.verdict_records import LooserModel as LooserModel
 from qkverify.results.verdict_records import Message as Message
 from qkverify.results.verdict_records import Outcome as Outcome
 from qkverify.results.verdict_records import Planted as Planted

@@ -15,10 +15,11 @@ OUTCOMES_AGAINST = tuple(outcome for outcome in OUTCOMES_BROKEN if outcome != "e
 
 
 class Semantic(msgspec.Struct, frozen=True):
-    """One choice in which libraries legitimately differ, and how we know it."""
+    """One choice in which libraries legitimately differ, and how we know it; `looser` as the sentence of a `LooserModel`."""
 
     value: str
     how: Literal["declared", "detected", "not applicable"]
+    looser: str = ""
 
 
 class ImplementationInfo(msgspec.Struct, frozen=True, tag="implementation"):
@@ -94,12 +95,21 @@ class Tested(msgspec.Struct, frozen=True, omit_defaults=True):
     gradients: int = 0
 
 
+class LooserModel(msgspec.Struct, frozen=True):
+    """A model of rounding that was granted to who declared none, because the fused one did not hold: "eager" or
+    "fused-fast-exp"; `sentence` says by how much the fused one is exceeded, and how much wider the bounds are."""
+
+    model: str
+    sentence: str
+
+
 class Verdict(msgspec.Struct, frozen=True, tag="verdict"):
     """One law held against one implementation, dtype and device. `margin` is the largest |error| / bound.
 
     `used` are the options (or "gradients") that its calls put to use, `tested` is what it put to the test: None of a law that
     was not tried, because the implementation does not offer what it needs. Files from before they were noted do not say.
-    `messages` is what the implementation warned of and printed meanwhile.
+    `messages` is what the implementation warned of and printed meanwhile. `looser` are the models that results and gradients
+    were judged by if those are looser than the fused one and not declared.
     """
 
     law: str
@@ -118,6 +128,7 @@ class Verdict(msgspec.Struct, frozen=True, tag="verdict"):
     used: list[str] | None = None
     messages: list[Message] = []
     tested: Tested | None = None
+    looser: list[LooserModel] = []
 
 
 class Kill(msgspec.Struct, frozen=True):

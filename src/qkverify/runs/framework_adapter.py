@@ -18,6 +18,7 @@ from qkverify.contract import Implementation, frameworks, mask_forms, messages
 from qkverify.contract.axes import option_to_function, to_contract, to_function
 from qkverify.errors import ContractError, HarnessError, UnsupportedCase
 from qkverify.problem.attention_problem import LAYOUTS, Problem
+from qkverify.results import LooserModel
 from qkverify.rounding import EXACT, FLOAT64, FORMATS, Bounded, Precision
 from qkverify.runs import watch
 from qkverify.runs.comparisons import Comparisons, Returned
@@ -48,6 +49,7 @@ class FrameworkAdapter:
         self.precision, self.gradient_precision = (
             _with_choices(model, self.semantics) for model in (forward, backward)
         )
+        self.looser: tuple[LooserModel, ...] = ()  # models that were granted to it
         self.largest_margin = 0.0
         self.examples = 0
         self.refusals = 0

@@ -103,8 +103,8 @@ class Allowance:
 
     @property
     def stored(self) -> float:
-        """The same of what is returned."""
-        return 2 * self.step + self.precision.output.unit**2
+        """The same of what is returned, which may have been stored before: results of splits, gradients of single heads."""
+        return 2 * self.step + 3 * self.precision.output.unit**2
 
     def output(self, multiplier: Array, exact: Array) -> Array:
         """Of F = sum(multiplier * output), both (B,H,Q,E), for each head: (B,H)."""

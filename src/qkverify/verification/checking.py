@@ -45,7 +45,15 @@ from qkverify.errors import (
 )
 from qkverify.probes import conventions
 from qkverify.problem import traits
-from qkverify.results import OUTCOMES_BROKEN, Counterexample, ImplementationInfo, Semantic, Tested, Verdict
+from qkverify.results import (
+    OUTCOMES_BROKEN,
+    Counterexample,
+    ImplementationInfo,
+    LooserModel,
+    Semantic,
+    Tested,
+    Verdict,
+)
 from qkverify.runs.assertions import Evidence, number
 from qkverify.runs.comparisons import GRADIENTS, RESULT
 from qkverify.runs.raising_conditions import CallShape
@@ -163,8 +171,12 @@ def conventions_of(cell: Cell) -> dict[str, conventions.Choice]:
 def prepare(cell: Cell) -> Run:
     """A fresh run of a cell, held to its conventions."""
     choices = conventions_of(cell)
-    return Run(cell.implementation, cell.device, cell.dtype, conventions.settled(choices),
-               **conventions.precisions_of(choices, cell.dtype))  # fmt: skip
+    run = Run(cell.implementation, cell.device, cell.dtype, conventions.settled(choices),
+              **conventions.precisions_of(choices, cell.dtype))  # fmt: skip
+    run.looser = tuple(
+        LooserModel(choice.value, choice.looser) for choice in choices.values() if choice.looser
+    )
+    return run
 
 
 CALLS = ("contract", "calls")  # the families about how calls behave
@@ -229,7 +241,8 @@ def _verdict(law: Law, run: Run, failures: Failures, settings: Mapping[str, Any]
                        outcome=outcome, reason=reason, examples=run.examples,
                        margin=run.largest_margin if run.examples and not law.exact else None,
                        seconds=time.perf_counter() - start, counterexample=counterexample,
-                       used=sorted(run.used & implementation.offers), tested=tested(run) if tried else None)  # fmt: skip
+                       used=sorted(run.used & implementation.offers), tested=tested(run) if tried else None,
+                       looser=list(run.looser))  # fmt: skip
 
     tried = False
     if after is not None:
@@ -371,7 +384,7 @@ def info(
         arrays=implementation.arrays, file=foreign_text.shown_line(Path(implementation.file).name),
         dtypes=list(implementation.dtypes), devices=list(implementation.devices), offers=sorted(implementation.offers),
         not_offered=list(implementation.not_offered), requires=list(implementation.requires), unavailable=unavailable,
-        semantics={name: Semantic(choice.value, choice.how) for name, choice in semantics.items()},
+        semantics={name: Semantic(choice.value, choice.how, choice.looser) for name, choice in semantics.items()},
         unknown=list(implementation.unknown),
     )  # fmt: skip
 
@@ -613,6 +626,7 @@ class Verification:
 def verify(
     target: Any, *, devices: Sequence[str] = (), dtypes: Sequence[str] = (), profile: str = "default",
     laws: Sequence[str] = (), skip: Sequence[str] = (), own_laws: Sequence[str | Path] = (), known_failures: str | Path = "",
+    require_precision: str = "",
 ) -> Verification:  # fmt: skip
     """Check every law on a function, an implementation, or a target such as "mine.py:attention". Prints nothing.
 
@@ -621,21 +635,23 @@ def verify(
     - `laws`, `skip`: only these laws, or all but these: names, families or patterns such as "causal_*"
     - `own_laws`: Python files with further laws
     - `known_failures`: a file of failures that do not count
+    - `require_precision`: "fused" or "fused-fast-exp": a function that can only be judged by a looser model fails
 
     Raises UsageError if there is nothing to check.
     """
-    from qkverify.verification import requested, settings
+    from qkverify.verification import requested, required_precision, settings
 
     chosen = requested.checked(
         settings.Settings(
             None, (target,), profile, tuple(dtypes), tuple(devices), tuple(laws), tuple(skip),
-            tuple(map(str, own_laws)), str(known_failures),
+            tuple(map(str, own_laws)), str(known_failures), require_precision,
         )
     )  # fmt: skip
     verification = Verification()
     verification.outcomes = {target: without_cell(reason) for target, reason in chosen.plan.idle.items()}
     verification.outcomes |= {str(cell): outcome_of(cell, []) for cell in chosen.plan.cells}
     for cell, verdicts in check_cells(chosen.plan.cells, profile=profile, laws=chosen.selection.laws):
+        verdicts += required_precision.verdicts(verdicts, require_precision)
         verification.verdicts += verdicts
         verification.outcomes[str(cell)] = outcome_of(cell, verdicts, chosen.selection.laws_of(cell))
         implementation = cell.implementation

@@ -49,6 +49,7 @@ class CellOutcome:
     compared: int | None = None
     selected: tuple[int, int] | None = None  # laws that were run, of so many; None if all were
     held: int = 0  # laws that hold
+    looser: tuple[str, ...] = ()  # what is said of models of rounding that were granted
     applied: bool = True  # False where the implementation offers nothing that the laws speak of
 
     def exit_code(self, strict: bool = False) -> int:
@@ -61,8 +62,9 @@ class CellOutcome:
     def sentence(self, where: str = "", broken: str = "") -> str:
         """The outcome in one line; `where` says of how many cells: " in 2 cells", `broken` how much: "1 cause, 14 laws"."""
         missing = f"; not verified: {', '.join(self.not_verified)}" if self.not_verified else ""
+        granted = "".join(f"; {sentence}" for sentence in self.looser)
         if self.word == BROKEN:
-            return f"broken: {broken or number_of(len(set(self.broken)), 'law')}{missing}"
+            return f"broken: {broken or number_of(len(set(self.broken)), 'law')}{granted}{missing}"
         if self.word == NOT_VERIFIED:
             return f"NOT VERIFIED{where if where != ONE else ''}: {self.reason}"
         other = "other " if self.findings else ""
@@ -72,7 +74,7 @@ class CellOutcome:
         known = ""
         if self.findings:
             known = f"; {number_of(len(self.findings), 'known failure')}: {', '.join(self.findings)}"
-        return f"{which}{where}{known}{missing}"
+        return f"{which}{where}{granted}{known}{missing}"
 
 
 ALL_HOLDS = CellOutcome(HOLDS)
@@ -99,8 +101,9 @@ def of_cell(
     missing = _unknown(operation, offers, unknown)
     missing += ("results (none was compared with the reference)",) * (few and compared == 0)
     missing += () if selected else _unused(verdicts, offers)
+    looser = tuple(dict.fromkeys(each.sentence for v in verdicts for each in v.looser))
     if broken:
-        return CellOutcome(BROKEN, "", missing, (), broken, compared, selected)
+        return CellOutcome(BROKEN, "", missing, (), broken, compared, selected, looser=looser)
     reason = _why_nothing(verdicts, requires) or (None if few else _why_too_little(verdicts, requires))
     if reason:
         applied = any(v.tested is not None for v in verdicts)
@@ -108,7 +111,8 @@ def of_cell(
     known = {v.law: v.reason for v in verdicts if v.outcome == "finding"}
     findings = tuple(f"{law} ({link})" for law, link in known.items())
     held = len({v.law for v in verdicts if v.outcome == "passed"})
-    return CellOutcome(PARTLY if missing else HOLDS, "", missing, findings, (), compared, selected, held)
+    word = PARTLY if missing else HOLDS
+    return CellOutcome(word, "", missing, findings, (), compared, selected, held, looser)
 
 
 def margin_in_words(verdicts: Sequence[Verdict]) -> str:
@@ -182,13 +186,23 @@ def _together(outcomes: Sequence[CellOutcome], broken: str) -> str:
     missing, findings = (
         tuple(dict.fromkeys(_every(outcomes, name))) for name in ("not_verified", "findings")
     )
+    looser = _looser(outcomes)
     if BROKEN in words:
-        return CellOutcome(BROKEN, "", missing, (), _every(outcomes, "broken")).sentence("", broken)
+        every = _every(outcomes, "broken")
+        return CellOutcome(BROKEN, "", missing, (), every, looser=looser).sentence("", broken)
     if NOT_VERIFIED in words and len({outcome.reason for outcome in outcomes}) > 1:
         return f"NOT VERIFIED: {words.count(NOT_VERIFIED)} of {cells}"
     held = max(outcome.held for outcome in outcomes)
-    together = replace(outcomes[0], not_verified=missing, findings=findings, held=held)
+    together = replace(outcomes[0], not_verified=missing, findings=findings, held=held, looser=looser)
     return replace(together, word=PARTLY if missing else together.word).sentence(f" in {cells}")
+
+
+def _looser(outcomes: Sequence[CellOutcome]) -> tuple[str, ...]:
+    """What is said of looser models: the sentences of a single cell; of several, whose figures differ, how many."""
+    granted = [outcome for outcome in outcomes if outcome.looser]
+    if len(outcomes) == 1 or not granted:
+        return outcomes[0].looser
+    return (f"{len(granted)} of them judged by a looser model of rounding than the fused one",)
 
 
 def _every(outcomes: Sequence[CellOutcome], name: str) -> tuple[str, ...]:

@@ -308,7 +308,7 @@ def _outcomes(config: pytest.Config) -> dict[str, Any]:
         return {}
     from qkverify.verification.session_outcomes import of_session
 
-    return of_session(lines, planned or _plan(config))
+    return of_session(lines, planned or _plan(config), _asked(config).require_precision)
 
 
 @contextlib.contextmanager
@@ -336,7 +336,7 @@ def _asked(config: pytest.Config) -> Any:
 
 
 FIELDS = {"targets": "implementation", "dtypes": "dtype", "devices": "device", "laws": "law", "skip": "skip-law",
-          "known_failures": "known-failures"}  # of Settings -> option  # fmt: skip
+          "known_failures": "known-failures", "require_precision": "require-precision"}  # of Settings -> option  # fmt: skip
 
 
 def _plan(config: pytest.Config) -> Any:

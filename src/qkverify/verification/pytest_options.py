@@ -39,6 +39,11 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "metavar": "FILE",
             "help": "known failures and their reasons; default: qkverify-known-failures.toml",
         },
+        "require-precision": {
+            "default": None,
+            "metavar": "MODEL",
+            "help": "fused, or fused-fast-exp: fail if a function can only be judged by a looser model of rounding",
+        },
         "strict-verification": {
             "action": "store_true",
             "default": False,

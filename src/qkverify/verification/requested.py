@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qkverify.errors import UsageError
-from qkverify.verification import checking, known_failures, selection, settings
+from qkverify.verification import checking, known_failures, required_precision, selection, settings
 from qkverify.verification.laws import Law
 
 
@@ -47,6 +47,7 @@ def checked(chosen: settings.Settings, planner: Planner = checking.plan) -> Requ
         raise UsageError(NO_TARGET)
     profile = chosen.profile or "default"
     checking.examples_of(profile)
+    required_precision.checked(chosen.require_precision)
     own_laws = selection.laws_of_files(chosen.own_laws)
     selected, known = _selected(chosen, own_laws), chosen.entries()
     planned = planner(chosen.targets, chosen.devices, chosen.dtypes)

@@ -9,6 +9,7 @@
     skip = ["dropout"]                           # as --skip
     own_laws = ["tests/test_laws.py"]            # as --own-laws
     known_failures = "qkverify-known-failures.toml"
+    require_precision = "fused"                  # as --require-precision
 
 What the command line gives counts instead. Paths are those of the file's folder.
 """
@@ -41,6 +42,7 @@ class Settings:
     skip: tuple[str, ...] = ()
     own_laws: tuple[str, ...] = ()
     known_failures: str = ""
+    require_precision: str = ""
 
     def __str__(self) -> str:
         """ "profile quick, skip dropout": what is in force, for the screen."""
@@ -93,7 +95,7 @@ def _settings(file: Path, table: Any) -> Settings:
     for key, value in table.items():
         if key not in KEYS:
             raise UsageError(f"{where}: {UsageError.unknown('key', key, KEYS)}")
-        if key in ("profile", "known_failures"):
+        if key in ("profile", "known_failures", "require_precision"):
             if not isinstance(value, str):
                 raise UsageError(f"{where}: {key} is {value!r}; it must be a string")
             values[key] = value

@@ -20,6 +20,7 @@ from qkverify.cli.options import (
     LawFiles,
     LawNames,
     Memory,
+    RequiredPrecision,
     SkippedLaws,
 )
 from qkverify.cli.results_header import started
@@ -36,6 +37,7 @@ def verify(
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="write the verdicts to this file, as JUnit XML")] = None,
     strict: Annotated[bool, typer.Option("--strict", help=(
         "for CI: exit code 4 if something that is offered was not verified, 1 if a known failure no longer fails"))] = False,
+    require_precision: RequiredPrecision = None,
     call_timeout: CallTimeout = None, memory: Memory = "", in_process: InProcess = False,
 ) -> None:  # fmt: skip
     """Check every law on the targets. A law is a property that a right result has for every input.
@@ -45,7 +47,7 @@ def verify(
     from qkverify.cli.full_run import run_start
     from qkverify.results import OUTCOMES_BROKEN, Writer
     from qkverify.results.one_run import alone_in
-    from qkverify.verification import requested
+    from qkverify.verification import requested, required_precision
     from qkverify.verification.checking import info, outcome_of
     from qkverify.verification.isolation import checkers
     from qkverify.verification.outcomes import exit_code, without_cell
@@ -53,7 +55,7 @@ def verify(
     checker = checkers.chosen(in_process=in_process, jobs=jobs, call_seconds=call_timeout, memory=memory)
     request = requested.gathered(
         checker.plan, targets=targets, devices=device, dtypes=dtype, profile=profile, laws=law, skip=skip, own_laws=own_laws,
-        known_failures=known_failures,
+        known_failures=known_failures, require_precision=require_precision,
     )  # fmt: skip
     planned, selection, profile = request.plan, request.selection, request.profile
     console.settings(request)
@@ -67,6 +69,7 @@ def verify(
     outcomes = {target: without_cell(reason) for target, reason in planned.idle.items()}
     outcomes |= {str(cell): outcome_of(cell, []) for cell in planned.cells}
     for cell, verdicts, conventions in checker.check(planned.cells, selection.laws, profile, console.heading):
+        verdicts += required_precision.verdicts(verdicts, request.settings.require_precision)
         console.families(verdicts)
         console.unverified(cell, verdicts)
         outcomes[str(cell)] = outcome_of(cell, verdicts, selection.laws_of(cell))

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from qkverify.report.markdown import code, table
 from qkverify.report.model import Report, in_order
 from qkverify.report.templating import fill
-from qkverify.results import ImplementationInfo, Verdict
+from qkverify.results import ImplementationInfo, Semantic, Verdict
 from qkverify.verification.unverified_options import WORDS, unverified
 
 ORDER = 30
@@ -118,6 +118,10 @@ def _tints(report: Report, names: list[str]) -> dict[str, dict[str, int]]:
     return tints
 
 
+def _in_words(choice: Semantic) -> str:
+    return f"{choice.value} ({choice.how})" + (f": {choice.looser}" if choice.looser else "")
+
+
 def markdown(report: Report) -> str:
     names = conventions(report)
     if not names:
@@ -130,10 +134,7 @@ def markdown(report: Report) -> str:
             rows.append(
                 [
                     code(name),
-                    *(
-                        "" if c is None or c.how == "not applicable" else f"{c.value} ({c.how})"
-                        for c in choices
-                    ),
+                    *("" if c is None or c.how == "not applicable" else _in_words(c) for c in choices),
                 ]
             )
     return table(["implementation", *(n.replace("_", " ") for n in names)], rows)

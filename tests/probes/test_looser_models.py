@@ -1,0 +1,99 @@
+"""When a looser model of rounding is granted, and what is said of it."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from qkverify.contract import describe
+from qkverify.probes import conventions, fast_exponential
+
+
+def op_by_op(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    scores = query @ key.mT * query.shape[-1] ** -0.5
+    weights = torch.exp(scores - scores.amax(-1, keepdim=True).detach())
+    return weights @ value / weights.sum(-1, keepdim=True)
+
+
+def wide_inside(share=0.0, cut=False):
+    """float32 inside; the scale too large by a share, or the output cut off."""
+
+    def attention(query, key, value):
+        q, k, v = (x.astype(np.float32) for x in (query, key, value))
+        scores = q @ k.swapaxes(-1, -2) * np.float32((1 + share) * q.shape[-1] ** -0.5)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        output = np.ascontiguousarray(weights @ v / weights.sum(-1, keepdims=True))
+        return (
+            (output.view(np.int32) & -65536).view(np.float32).astype(query.dtype)
+            if cut
+            else output.astype(query.dtype)
+        )
+
+    return attention
+
+
+def found(function, dtype="bfloat16", arrays="numpy", **declared):
+    implementation = describe(
+        function, arrays=arrays, dtypes=(dtype,), requires=("G == H", "K >= 1"), **declared
+    )
+    return conventions.detect(implementation, "cpu", dtype)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_op_by_op_code_is_judged_as_such_and_it_is_said_what_that_means(dtype):
+    choices = found(op_by_op, dtype, "torch")
+    assert (choices["precision"].value, choices["gradient_precision"].value) == ("eager", "eager")
+    number = r"[\d.]+(?:e\+\d+)?"
+    output = re.fullmatch(
+        rf"the fused model is exceeded by a factor of ({number}); "
+        rf"judged as op by op, whose bounds are ({number}) x \(output\) wider",
+        choices["precision"].looser,
+    )
+    assert output, choices
+    assert float(output[1]) > 1
+    assert float(output[2]) > 2
+    gradients = re.fullmatch(
+        rf"gradients are judged as op by op, whose bounds are ({number}) x \(dQ\), ({number}) x \(dK\), "
+        rf"({number}) x \(dV\) wider",
+        choices["gradient_precision"].looser,
+    )
+    assert gradients, choices
+    assert min(map(float, gradients.groups())) > 2
+
+
+def test_a_fused_kernel_is_granted_nothing():
+    choices = found(wide_inside())
+    assert (choices["precision"].value, choices["precision"].looser) == ("fused", "")
+
+
+@pytest.mark.parametrize(("dtype", "share"), [("bfloat16", 0.02), ("float16", 0.002)])
+def test_a_wrong_scale_is_no_reason_for_a_looser_model(dtype, share):
+    assert found(wide_inside(share), dtype)["precision"].value == "fused"
+
+
+def test_the_figures_are_measured_of_each_function():
+    """Where only heads of size 64 are taken, other sizes make other bounds."""
+    usual = found(op_by_op, "bfloat16", "torch", differentiable=False)
+    sizes = ("G == H", "K >= 1", "D == 64", "E == 64")
+    wide = describe(op_by_op, arrays="torch", dtypes=("bfloat16",), requires=sizes, differentiable=False)
+    large = conventions.detect(wide, "cpu", "bfloat16")
+    assert usual["precision"].looser != large["precision"].looser
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_an_output_that_is_cut_off_is_no_approximate_exponential(cut, monkeypatch):
+    """Even if its errors look like the curve of one."""
+    monkeypatch.setattr(fast_exponential, "is_fast", lambda run, size: True)
+    assert found(wide_inside(cut=cut))["precision"].value == ("fused" if cut else "fused-fast-exp")
+
+
+def test_an_approximate_exponential_is_granted_with_its_width(monkeypatch):
+    monkeypatch.setattr(fast_exponential, "is_fast", lambda run, size: True)
+    sentence = found(wide_inside())["precision"].looser
+    assert re.fullmatch(
+        r"judged as fused with an approximate exponential, whose bounds are 1\.\d x \(output\) wider",
+        sentence,
+    )
