@@ -187,3 +187,61 @@ def test_a_mask_is_given_over_the_axes_of_its_form_alone():
 def test_a_form_that_does_not_exist_is_refused(form, said):
     with pytest.raises(UsageError, match=said):
         mask_forms.checked(form)
+
+
+@pytest.mark.parametrize(("line", "form"), [
+    ("scores.masked_fill(mask == 0, -1e9)", ""),
+    ("scores + mask", "additive:BHQK"),
+    ("scores.masked_fill(mask[:, None, None], -1e9)", "hidden:BK"),
+])  # fmt: skip
+def test_a_mask_that_may_not_be_none_is_one_that_hides_nothing(fitted, line, form):
+    implementation = fitted(f"""
+    def attention(q, k, v, mask):
+        scores = q @ k.mT * q.shape[-1] ** -0.5
+        return ({line}).softmax(-1) @ v
+    """)
+    assert implementation.neutral == {"mask": "every key"}
+    assert implementation.mask_form == form
+    assert not broken(implementation)
+
+
+@pytest.mark.parametrize("parameters", ["training=True", "deterministic=False", "dropout_p, training"])
+def test_what_switches_chance_off_is_passed(fitted, parameters):
+    name = "deterministic" if "deterministic" in parameters else "training"
+    rate = "dropout_p" if "dropout_p" in parameters else "0.3"
+    implementation = fitted(f"""
+    def attention(q, k, v, {parameters}):
+        weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)
+        return torch.nn.functional.dropout(weights, {rate}, {"not " if name == "deterministic" else ""}{name}) @ v
+    """)
+    assert implementation.constants == {name: name == "deterministic"}
+    assert (
+        f"{name}={name == 'deterministic'} is passed, so that nothing is left to chance"
+        in implementation.remarks
+    )
+    assert "dropout" not in implementation.offers
+    assert not broken(implementation)
+
+
+@pytest.mark.parametrize("parameter", ["num_heads", "n_heads=4"])
+def test_a_number_of_heads_is_one_where_arrays_have_no_axis_of_heads(fitted, parameter):
+    name = parameter.partition("=")[0]
+    implementation = fitted(f"""
+    def attention(q, k, v, {parameter}):
+        batch, length, size = q.shape
+        q, k, v = (x.unflatten(-1, ({name}, -1)).transpose(1, 2) for x in (q, k, v))
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    """)
+    assert (implementation.layout, implementation.constants, implementation.unknown) == ("BLD", {name: 1}, ())
+    assert not broken(implementation)
+
+
+def test_a_function_that_raises_unless_it_is_causal_is_verified_as_causal(fitted):
+    implementation = fitted("""
+    def attention(q, k, v, causal=True):
+        if not causal:
+            raise NotImplementedError("causal only")
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    """)
+    assert (implementation.always, implementation.neutral) == (("causal",), {})
+    assert not broken(implementation)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from qkverify import foreign_text
-from qkverify.contract import empty_rows, frameworks, mask_forms
+from qkverify.contract import cos_sin, empty_rows, frameworks, mask_forms
 from qkverify.contract.axes import LAYOUTS
 from qkverify.contract.modules_used import FRAMEWORKS, unwrapped
 from qkverify.contract.operations import DESCRIBED
@@ -17,6 +17,7 @@ from qkverify.contract.options import (
     ATTENTIONS,
     DEVICES,
     DTYPES,
+    EVERY_KEY,
     OPERATIONS,
     OPTIONS,
     SEMANTICS,
@@ -92,6 +93,7 @@ class Implementation:
     probed: bool = False  # whether its first calls were made
     mask_form: str = ""  # as in `mask_forms`; nothing for the contract's own
     always: tuple[str, ...] = ()  # options that every call of it has: "causal"
+    constants: Mapping[str, Any] = field(default_factory=dict)  # parameter -> what every call passes for it
     output_parameter: str = ""  # an array of its signature that it writes the output to
     semantics: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(
@@ -176,8 +178,9 @@ class Implementation:
             keywords[self.parameters["grouped_heads"]] = True
         for name, value in self.neutral.items():
             standard = float(max(size, 1) ** -0.5) if value == STANDARD_SCALE else value
-            keywords.setdefault(self.parameters[name], standard)
-        return keywords
+            if value != EVERY_KEY:  # the run makes it
+                keywords.setdefault(self.parameters[name], standard)
+        return {**self.constants, **keywords}
 
     @property
     def entry(self) -> Callable[..., Any]:
@@ -277,6 +280,12 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
     if operation not in OPERATIONS:
         raise UsageError.unknown("operation", operation, OPERATIONS)
     arrays = declared.get("arrays") or framework_of(function)
+    if (count := cos_sin.reads(names)) and operation in ("rotary", "rotary_pair"):
+        names = [
+            *OPERATIONS[operation],
+            *(name for name in names[count + 2 :] if name not in ("position_ids", "unsqueeze_dim")),
+        ]
+        function = cos_sin.OfPositions(function, arrays, cos_sin.Tables())
     if arrays not in FRAMEWORKS:
         raise UsageError.unknown("framework", arrays, FRAMEWORKS)
     style = declared.get("convention") or signature_style_of(names, arrays)

@@ -33,6 +33,10 @@ def adapted(before: Implementation, after: Implementation, fit: Attempt) -> list
     if after.layout != before.layout:
         only = {"BLD": "; verified with one head", "LD": "; verified with one batch entry and one head"}
         said.append(f"arrays are {axes.WORDS[after.layout]}{only.get(after.layout, '')}")
+    if after.always and not before.always:
+        said.append(
+            f"always {' and '.join(after.always)}: it raises an error if it is asked for anything else"
+        )
     if after.output_parameter:
         said.append(
             f"writes its output to the parameter {after.output_parameter}, which is NaN before the call"
