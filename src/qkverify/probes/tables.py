@@ -99,5 +99,8 @@ def _layout(function: OfPositions, pair: bool) -> str | None:
     x[..., 0] = 1
     width = size if function.tables.whole else size // 2
     shape = (SIZES[0], SIZES[2], width) if "B" in function.tables.axes else (SIZES[2], width)
-    places = tuple(np.flatnonzero(_called(function, x, np.full(shape, 1.0), pair)[0][0, 0, 0]))
-    return {(0, 1): "interleaved", (0, size // 2): "half"}.get(places)
+    places = tuple(
+        int(at) for at in np.flatnonzero(_called(function, x, np.full(shape, 1.0), pair)[0][0, 0, 0])
+    )
+    known: dict[tuple[int, ...], str] = {(0, 1): "interleaved", (0, size // 2): "half"}
+    return known.get(places)

@@ -60,7 +60,7 @@ def filled(shape: tuple[int, ...], number: float, like: torch.Tensor) -> torch.T
 
 
 def concatenated(arrays: Sequence[Any]) -> Any:
-    return torch.cat(arrays)
+    return torch.cat(tuple(arrays))
 
 
 def to_numpy(native: Any) -> np.ndarray:
