@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from qkverify import foreign_text
-from qkverify.contract import cos_sin, empty_rows, frameworks, mask_forms
+from qkverify.contract import cos_sin, empty_rows, frameworks, losses, mask_forms
 from qkverify.contract.axes import LAYOUTS
 from qkverify.contract.modules_used import FRAMEWORKS, unwrapped
 from qkverify.contract.operations import DESCRIBED
@@ -40,6 +40,7 @@ from qkverify.contract.signatures import (
     operation_of,
     output_parameter,
     parameter_names,
+    parameters_of,
     unknown_among,
 )
 from qkverify.errors import UnsupportedCase, UsageError
@@ -291,8 +292,9 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
     style = declared.get("convention") or signature_style_of(names, arrays)
     convention = SIGNATURE_STYLES.get(style)
     parameters = options_of(names, convention, operation)
-    unknown = unknown_among(names, parameters, operation)
-    offers = set(parameters) - {"grouped_heads", *unknown}
+    constants = losses.constants(parameters_of(function)) if operation == "cross_entropy" else {}
+    unknown = tuple(name for name in unknown_among(names, parameters, operation) if name != "reduction")
+    offers = set(parameters) - {"grouped_heads", "reduction", *unknown}
     always = _always(declared.get("always", ()))
     offers |= {*always}
     mask_form = mask_forms.checked(declared["mask"]) if declared.get("mask") else ""
@@ -342,6 +344,7 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
         mask_form=mask_form,
         always=always,
         output_parameter=written,
+        constants=constants,
         semantics=semantics,
         parameters=parameters,
         convention=style,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from qkverify import foreign_text
-from qkverify.contract import cos_sin
+from qkverify.contract import cos_sin, losses
 from qkverify.contract.callables import behind, schema_of
 from qkverify.contract.modules_used import frameworks_used, unwrapped
 from qkverify.contract.operations import DESCRIBED
@@ -76,6 +76,8 @@ def operation_of(function: Callable[..., Any], names: Sequence[str]) -> str:
             return operation
     if count := cos_sin.reads(names):
         return ("rotary", "rotary_pair")[count - 1]
+    if losses.is_cross_entropy(_plain_name(function), names):
+        return "cross_entropy"
     if lowered[:1] == ["self"]:  # a method of arrays: the first is the query
         lowered[0] = "query"
     if len(lowered) >= 3 and [n[0] for n in lowered[:3]] == ["q", "k", "v"]:
@@ -104,7 +106,8 @@ def unknown_among(names: Sequence[str], parameters: Mapping[str, str], operation
     if operation in ATTENTIONS:
         known = set(parameters.values())
     else:
-        known = {name for words in DESCRIBED[operation].options for name in words.split(", ")}
+        described = {name for words in DESCRIBED[operation].options for name in words.split(", ")}
+        known = {own for name, own in parameters.items() if name in described}
     return tuple(name for name in names[len(OPERATIONS[operation]) :] if name not in known)
 
 

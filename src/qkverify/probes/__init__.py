@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from qkverify.contract import ATTENTIONS, Implementation, frameworks, messages, registry
-from qkverify.probes import smoke, survival, tables
+from qkverify.probes import losses, smoke, survival, tables
 from qkverify.probes.cut_off import without_gradients
 from qkverify.probes.defaults import switched_off
 from qkverify.probes.dtypes import of_result
@@ -42,7 +42,7 @@ def fitted(implementation: Implementation) -> Implementation:
     if implementation.operation != "attention":
         serves = implementation.operation in ATTENTIONS and not implementation.declared
         described = switched_off(implementation) if serves else implementation
-        described = described if missing else tables.found(described)
+        described = described if missing else losses.found(tables.found(described))
         return described if missing else replace(of_result(described), probed=True)
     module = str(getattr(implementation.function, "__module__", ""))
     if implementation.declared and (missing or module.startswith(registry.FOLDER)):
