@@ -245,3 +245,24 @@ def test_a_function_that_raises_unless_it_is_causal_is_verified_as_causal(fitted
     """)
     assert (implementation.always, implementation.neutral) == (("causal",), {})
     assert not broken(implementation)
+
+
+def test_axes_of_length_first_have_no_batch_of_stride_zero(fitted):
+    implementation = fitted("""
+    def attention(q, k, v):
+        q, k, v = (x.permute(1, 2, 0, 3) for x in (q, k, v))
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v).permute(2, 0, 1, 3)
+    """)
+    assert implementation.layout == "LBHD"
+    assert not broken(implementation, ("stride_zero_batch", "agrees_with_reference"))
+
+
+def test_top_left_is_found_where_no_fewer_queries_than_keys_are_taken(fitted):
+    implementation = fitted("""
+    def attention(q, k, v):
+        scores = q @ k.mT * q.shape[-1] ** -0.5
+        later = torch.ones(q.shape[-2], q.shape[-2], dtype=torch.bool).triu(1)[:, : k.shape[-2]]
+        return scores.masked_fill(later, float("-inf")).softmax(-1) @ v
+    """)
+    assert (implementation.always, "Q >= K" in implementation.requires) == (("causal",), True)
+    assert not broken(implementation, ("agrees_with_reference",))

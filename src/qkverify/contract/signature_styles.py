@@ -101,7 +101,6 @@ SPELLINGS: Mapping[str, str] = MappingProxyType(
         "local_window_size": "window",
         "logit_cap": "softcap",
         "logits_soft_cap": "softcap",
-        "attn_logits_soft_cap": "softcap",
         "soft_cap": "softcap",
         "seq_lens": "key_lengths",
         "kv_lengths": "key_lengths",

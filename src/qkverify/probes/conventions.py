@@ -145,6 +145,11 @@ def _problem(
 def _causal_alignment(run: Run) -> str | None:
     if not run.offers("causal"):
         return None
+    fewer = {"B": 1, "H": 1, "G": 1, "Q": 2, "K": 3}
+    if run.implementation.accepts(fewer) or run.implementation.refuses(fewer, {"causal": True}):
+        # The second of three queries sees one of two keys, or both.
+        output = run.values(_problem(run, queries=3, keys=2, causal=True))[0, 0, 1, 0].astype(np.float64)
+        return _nearest(float(output), {1.0: "bottom-right", 1.5: "top-left"})
     output = run.values(_problem(run, causal=True))[0, 0, 0, 0].astype(np.float64)
     return _nearest(
         float(output), {1.0: "top-left", 1.5: "bottom-right"}

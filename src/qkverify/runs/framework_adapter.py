@@ -175,8 +175,8 @@ class FrameworkAdapter:
         return names.get("mask") == names.get("bias")
 
     def _laid_out(self, array: Any, layout: str | None) -> Any:
-        if self.implementation.layout == "LD" and layout == "batch of stride zero":
-            layout = None  # there is no batch
+        if self.implementation.layout[0] != "B" and layout == "batch of stride zero":
+            layout = None  # the first axis is no batch
         array = to_function(np.asarray(array), self.implementation.layout)
         return self.framework.from_numpy(_relaid(array, layout), self.device)
 
