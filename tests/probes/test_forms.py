@@ -266,3 +266,26 @@ def test_top_left_is_found_where_no_fewer_queries_than_keys_are_taken(fitted):
     """)
     assert (implementation.always, "Q >= K" in implementation.requires) == (("causal",), True)
     assert not broken(implementation, ("agrees_with_reference",))
+
+
+def test_what_is_found_is_printed_as_a_declaration_that_means_the_same(fitted):
+    text = """
+    def attention(q, k, v, out, key_padding_mask=None):
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        visible = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()
+        if key_padding_mask is not None:
+            visible = visible & ~key_padding_mask[:, None, None]
+        scores = (q @ k.mT * q.shape[-1] ** -0.5).masked_fill(~visible, -1e9)
+        out[...] = (scores.softmax(-1) @ v).transpose(1, 2)
+    """
+    implementation = fitted(text)
+    line = implementation.remarks[-1].removeprefix("to declare this: ")
+    assert line.startswith(
+        '@implementation(layout="BLHD", mask="hidden:BK", always="causal", output="out", requires=('
+    )
+    declared = fitted(f"from qkverify import implementation\n\n\n{line}\n{textwrap.dedent(text).strip()}\n")
+    assert declared.declared
+    for name in ("layout", "mask_form", "always", "output_parameter", "offers", "parameters"):
+        assert getattr(declared, name) == getattr(implementation, name), name
+    assert not broken(implementation, ("agrees_with_reference",))
+    assert not broken(declared, ("agrees_with_reference",))

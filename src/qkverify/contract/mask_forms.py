@@ -39,7 +39,8 @@ def checked(form: str) -> str:
     every = (FULL, *FEWER, *ONES)
     if axes and axes not in every:
         raise UsageError.unknown("axes of a mask", axes, every)
-    return "" if f"{kind}:{axes or FULL}" == PLAIN else f"{kind}:{axes or FULL}"
+    form = f"{kind}:{axes or FULL}"
+    return "" if form == PLAIN else form
 
 
 def words(form: str) -> str:

@@ -66,7 +66,8 @@ def inferred(implementation: Implementation) -> Implementation:
         lambda **further: call(made, fit.problem.sizes, fit.dtype, fit.device, further=further).error,
     )
     limited, said = limits.inferred(made, fit)
-    return replace(limited, remarks=(*made.remarks, *said))
+    declaration = sentences.as_declared(implementation, limited)
+    return replace(limited, remarks=(*made.remarks, *said, *declaration))
 
 
 def checked(implementation: Implementation) -> Implementation:
