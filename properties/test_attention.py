@@ -352,11 +352,12 @@ def test_agrees_with_reference_on_real_activations(run, problem):
     assert_within_bound(run(problem), run.exact(problem))
 
 
-@law("Half precision is rounded to the nearest number, not cut off: the error does not lean toward zero.", source="bfloat16 made of float32 by dropping 16 bits",
-     dtypes=("float16", "bfloat16"), seed=range(10000), weight=0.2)  # fmt: skip
+@law("Half precision is rounded to the nearest number, not cut off: the error of an output or a gradient does not lean toward zero.",
+     source="bfloat16 made of float32 by dropping 16 bits", dtypes=("float16", "bfloat16"), seed=range(10000), weight=0.2)  # fmt: skip
 def test_half_precision_is_rounded_to_nearest(run, seed):
     """In units of the last place, away from zero: cutting off loses half a unit in the mean, rounding nothing. A quarter is
-    between the two; six standard errors over the rows, whose errors are their own, are left to chance."""
+    between the two; six standard errors over the rows, whose errors are their own, are left to chance. Each row counts with
+    the larger half of its numbers: in the last place of one that is nearly zero, the roundings of all else are many units."""
     rng = np.random.default_rng(seed)
     sizes = next(
         (
@@ -368,14 +369,27 @@ def test_half_precision_is_rounded_to_nearest(run, seed):
     )
     assume(sizes is not None)
     shapes = {"query": (2, 2, 33, sizes["D"]), "key": (2, 2, 17, sizes["D"]), "value": (2, 2, 17, sizes["E"])}
+    if run.offers("gradients"):
+        shapes["upstream"] = (2, 2, 33, sizes["E"])
     problem = Problem(
         **{name: rng.standard_normal(shape).astype(run.numpy_dtype) for name, shape in shapes.items()}
     )
-    exact = run.exact(problem)
-    place = np.exp2(np.floor(np.log2(np.abs(exact)))) * 2 * FORMATS[run.dtype].unit
-    lean = ((run.values(problem).astype(np.float64) - exact) * np.sign(exact) / place).mean(-1).ravel()
+    pairs = {"output": (run.values(problem), run.exact(problem))}
+    if run.offers("gradients"):
+        exact = run.exact_gradients(problem)
+        pairs |= {
+            f"gradient of {name}": (got, exact[name]) for name, got in run.gradient_values(problem).items()
+        }
+    for what, (got, right) in pairs.items():
+        _assert_rounded_to_nearest(what, got.astype(np.float64), right, FORMATS[run.dtype].unit)
+
+
+def _assert_rounded_to_nearest(what, got, exact, unit):
+    place = np.exp2(np.floor(np.log2(np.abs(exact)))) * 2 * unit
+    large = np.abs(exact) >= np.median(np.abs(exact), axis=-1, keepdims=True)
+    lean = ((got - exact) * np.sign(exact) / place).mean(-1, where=large).ravel()
     room = 0.25 + 6 * lean.std() / np.sqrt(lean.size)
     assert_true(
         abs(lean.mean()) <= room,
-        f"the mean error is {lean.mean():.3f} units in the last place; at most {room:.3f} is allowed",
+        f"the mean error of the {what} is {lean.mean():.3f} units in the last place; at most {room:.3f} is allowed",
     )

@@ -6,9 +6,9 @@ bound: see `qkverify.rounding.Bounded`. So what is done to the arguments keeps t
     + - * / ** @ and comparisons; np.exp log tanh sin cos sqrt maximum heaviside isfinite; np.sum, np.max (axis,
     keepdims, initial); np.where swapaxes reshape repeat concatenate stack broadcast_to; indexing, .shape, .ndim;
 
-and np.positive, under the name `stored`: here an implementation writes to memory, in its output dtype. What
-never rounds (masks, distances, the identity) is plain NumPy. Sizes are checked, nothing else. Arguments are
-arrays, never lists.
+and np.positive, under the name `stored`: here an implementation writes to memory, in its output dtype; and np.copy,
+under the name `merged`: here it may have put results of splits together. What never rounds (masks, distances, the
+identity) is plain NumPy. Sizes are checked, nothing else. Arguments are arrays, never lists.
 """
 
 from qkverify.reference.attention import attention, stored, weights

@@ -13,7 +13,8 @@ from qkverify.reference.scores import scores
 from qkverify.reference.sizes import Array, check_sizes
 from qkverify.reference.softmax import log_sum_exp, softmax
 
-stored = np.positive  # "an implementation stores this in its output dtype": duck arrays may round here
+# "An implementation stores this in its output dtype", "it merges this of splits of the keys": duck arrays may round here.
+stored, merged = np.positive, np.copy
 
 
 def with_sinks(logits: Array, sinks: Array | None) -> Array:
@@ -26,8 +27,7 @@ def with_sinks(logits: Array, sinks: Array | None) -> Array:
 
 def weights(logits: Array, *, sinks: Array | None = None, empty_rows: str = "zero") -> Array:
     """softmax over the keys, (B,H,Q,K); `empty_rows` says what a row of -inf gives to every key."""
-    keys = logits.shape[-1]
-    even = 1.0 / max(keys, 1)
+    keys, even = logits.shape[-1], 1.0 / max(logits.shape[-1], 1)
     empty = {"zero": 0.0, "nan": np.nan, "uniform": even, "uniform with gradients": even}[empty_rows]
     probabilities = softmax(with_sinks(logits, sinks))[..., :keys]  # (B,H,Q,K)
     if empty == 0.0 or sinks is not None:
@@ -47,7 +47,7 @@ def attention(
 
     mask True = may attend; causal, window, key_lengths as in `visible`; softcap: c tanh(scores / c); ALiBi:
     -slope * distance; a sink takes weight, gives nothing. A row that sees no key gives 0, NaN or the mean of
-    all values ("zero", "nan", "uniform" with gradients or without) and log-sum-exp -inf; where there is no key (K = 0), always 0.
+    all values ("zero", "nan", "uniform" with gradients or without), log-sum-exp -inf; where K = 0, always 0.
     """
     check_sizes(query, key, value)
     logits = scores(
@@ -55,5 +55,5 @@ def attention(
         alibi_slopes=alibi_slopes, key_lengths=key_lengths, causal_alignment=causal_alignment,
     )  # fmt: skip                                                          # (B,H,Q,K)
     probabilities = weights(logits, sinks=sinks, empty_rows=empty_rows)  # (B,H,Q,K)
-    output = stored(probabilities @ per_query_head(value, query.shape[1]))  # (B,H,Q,E)
+    output = stored(merged(probabilities @ per_query_head(value, query.shape[1])))  # (B,H,Q,E)
     return (output, log_sum_exp(with_sinks(logits, sinks))) if return_lse else output

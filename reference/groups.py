@@ -15,15 +15,16 @@ def per_query_head(shared: Array, heads: int) -> Array:
 def per_key_head(rows: Array, columns: Array, shared: int) -> Array:
     """rows^T columns, summed over all queries of the heads in a group: (B,H,Q,K) and (B,H,Q,D) -> (B,G,K,D).
 
-    The group's queries make one product, so that its rounding bound allows for one long sum in any order.
+    A sum of products: an implementation may make one long sum of it, or store the product of each head first.
     """
-    return np.swapaxes(grouped(rows, shared), -1, -2) @ grouped(columns, shared)
+    rows, columns = grouped(rows, shared), grouped(columns, shared)                     # (B,G,H/G,Q,.)
+    return np.sum(np.swapaxes(rows, -1, -2) @ columns, axis=2)                          # (B,G,K,.)
 
 
 def grouped(array: Array, shared: int) -> Array:
-    """The queries of a group after one another: (B,H,Q,D) -> (B,G,group*Q,D)."""
+    """The heads of a group along an axis of their own: (B,H,Q,D) -> (B,G,H/G,Q,D)."""
     batch, heads, queries, size = array.shape
-    return np.reshape(array, (batch, shared, heads // max(shared, 1) * queries, size))
+    return np.reshape(array, (batch, shared, heads // max(shared, 1), queries, size))
 
 
 def summed_to(array: Array, shape: tuple[int, ...]) -> Array:

@@ -20,8 +20,11 @@ def flat(x: Array) -> Array:
 
 
 def weight_vjp(x: Array, upstream: Array) -> Array:
-    """The gradient of w in x w, summed over all tokens: (B,L,M), (B,L,F) -> (M,F)."""
-    return stored(np.swapaxes(flat(x), 0, 1) @ flat(upstream))
+    """The gradient of w in x w, summed over all tokens: (B,L,M), (B,L,F) -> (M,F).
+
+    A sum of products, as in `groups.per_key_head`: where w was broadcast over the batch, each entry's may be stored first.
+    """
+    return stored(np.sum(np.swapaxes(x, -1, -2) @ upstream, axis=0))
 
 
 def feed_forward_vjp(x: Array, w_1: Array, b_1: Array, w_2: Array, b_2: Array, upstream: Array) -> Gradients:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from qkverify.contract import Finding as Finding
     from qkverify.contract import Implementation as Implementation
     from qkverify.contract import implementation as implementation
+    from qkverify.contract.modules import module as module
     from qkverify.errors import ContractError as ContractError
     from qkverify.errors import HarnessError as HarnessError
     from qkverify.errors import LawViolation as LawViolation
@@ -63,6 +64,7 @@ _HOMES = {
     "assert_within_bound": "runs.assertions",
     "implementation": "contract",
     "law": "verification.laws",
+    "module": "contract.modules",
     "problems": "strategies",
     "verify": "verification.checking",
 }

@@ -18,10 +18,12 @@ from qkverify.results import (
     Rounding,
     RunStart,
     Verdict,
+    Writer,
     of_kind,
     read,
 )
-from qkverify.verification.checking import check_cell, compiled, examples_of, plan
+from qkverify.verification import checking
+from qkverify.verification.checking import check_cell, compiled, examples_of, laws_named, plan
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def small(monkeypatch, tmp_path):
     planned = plan(["numpy_slopes", "numpy_encoding"], dtypes=["float64"])
     checked = []
 
-    def checking(laws, *, profile, jobs, until):
+    def check_here(laws, *, profile, jobs, until, calls):
         checked.extend(laws)
         for cell, cell_laws in laws.items():  # here, not in other processes
             yield cell, list(check_cell(cell, cell_laws, examples=examples_of(profile)))
@@ -42,7 +44,7 @@ def small(monkeypatch, tmp_path):
             planned if "cuda" not in devices else plan(targets or ["numpy_slopes"], devices, dtypes)
         ),
     )
-    monkeypatch.setattr(full_run, "check_parts", checking)
+    monkeypatch.setattr(full_run, "check_parts", check_here)
     monkeypatch.setattr(full_run, "run_grid", lambda *given, **settings: [])
     return tmp_path / "results.jsonl", checked
 
@@ -68,6 +70,32 @@ def test_a_run_records_its_header_every_law_and_every_implementation(small):
         ("numpy float64", "cpu", 52),
         ("numpy float32", "cpu", 23),
     }
+
+
+WITHOUT_SCALE = """
+import numpy as np
+def attention(q, k, v, *, scale=None):
+    s = q @ k.swapaxes(-1, -2)
+    w = np.exp(s - s.max(-1, keepdims=True))
+    return (w / w.sum(-1, keepdims=True)) @ v
+"""
+
+
+def test_failures_of_all_parts_are_recorded_with_one_explanation(monkeypatch, tmp_path):
+    (tmp_path / "mine.py").write_text(WITHOUT_SCALE)
+    monkeypatch.chdir(tmp_path)
+    cells = plan(["mine.py:attention"], ["cpu"], ["float32"]).cells
+    names = ("agrees_with_reference", "scale_covariance", "zero_scale_averages", "deterministic")
+    laws = {cell: laws_named(names) for cell in cells}
+    monkeypatch.setattr(checking, "PARTS", len(names))  # a law in each
+    with Writer(tmp_path / "results.jsonl") as writer:
+        verdicts = full_run.verify(writer, laws, "glance")
+    recorded = of_kind(read(tmp_path / "results.jsonl"), Verdict)
+    assert [v.law for v in recorded] == [v.law for v in verdicts]
+    assert {v.law for v in recorded} == {law.name for law in laws[cells[0]]}
+    failed = [v for v in recorded if v.outcome == "failed"]
+    assert len(failed) > 1
+    assert {v.counterexample.diagnosis for v in failed} == {"The result equals attention without a scale."}
 
 
 def test_a_killed_run_is_gone_on_with(small):

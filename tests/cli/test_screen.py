@@ -7,7 +7,7 @@ from functools import partial
 
 from rich.console import Console
 
-from qkverify.cli import console, console_overview, console_timings
+from qkverify.cli import console, console_matrix, console_overview, console_progress, console_timings
 from qkverify.report.model import Report
 from qkverify.results import Timing, Verdict
 
@@ -15,9 +15,9 @@ from qkverify.results import Timing, Verdict
 def test_where_there_is_no_terminal_progress_is_a_line_now_and_then(monkeypatch):
     seconds = iter([0.0, 1.0, 2.0, 20.0, 21.0])
     written = io.StringIO()
-    monkeypatch.setattr(console, "console", Console(file=written, width=100))
-    monkeypatch.setattr(console.time, "monotonic", lambda: next(seconds))
-    with console.progress("verifying") as advance:
+    monkeypatch.setattr(console_progress, "console", Console(file=written, width=100))
+    monkeypatch.setattr(console_progress.time, "monotonic", lambda: next(seconds))
+    with console_progress.progress("verifying") as advance:
         for share, now in ((0.1, "one"), (0.2, "two"), (0.3, "[three]"), (1.0, "four")):
             advance(share, now)
     assert written.getvalue().splitlines() == [
@@ -29,8 +29,8 @@ def test_where_there_is_no_terminal_progress_is_a_line_now_and_then(monkeypatch)
 
 def test_on_a_terminal_progress_is_a_bar_that_goes_away(monkeypatch):
     written = io.StringIO()
-    monkeypatch.setattr(console, "console", Console(file=written, width=100, force_terminal=True))
-    with console.progress("verifying") as advance:
+    monkeypatch.setattr(console_progress, "console", Console(file=written, width=100, force_terminal=True))
+    with console_progress.progress("verifying") as advance:
         advance(0.5, "half")
     assert "after" not in written.getvalue()
 
@@ -62,12 +62,12 @@ def test_words_in_brackets_are_printed(monkeypatch):
     verdict = Verdict(law="a[law]", family="own[family]", sentence="It holds.", exact=False, implementation="mine[x]",
                       device="cpu", dtype="float32", outcome="failed", examples=1)  # fmt: skip
     console.families([verdict])
-    console.matrix([verdict])
+    console_matrix.matrix([verdict])
     record = Report([verdict, Timing(
         case="case[1]", sizes={"B": 1, "H": 1, "G": 1, "Q": 8, "K": 8, "D": 4, "E": 4}, causal=False, options="",
         implementation="mine[x]", device="cpu", dtype="float32", direction="forward", clock="host", seconds=[], rounds=[],
         flops=1, bytes=1, reason="raised ValueError: no [such] key")])  # fmt: skip
-    for module in (console_overview, console_timings):
+    for module in (console_matrix, console_overview, console_timings):
         monkeypatch.setattr(module, "console", Console(file=written, width=300))
     console_overview.overview(record)
     for word in ("a[law]", "own[family]", "mine[x]", "no [such] key"):

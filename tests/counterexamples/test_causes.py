@@ -53,6 +53,15 @@ def test_two_diagnoses_are_two_causes():
     assert len(groups) == 2
 
 
+def test_one_mistake_in_a_result_and_in_its_gradients_is_one_cause():
+    groups = causes([
+        failed("a", value_wrong=True, diagnosis="The result equals attention without a scale."),
+        failed("b", gradient_wrong=True, diagnosis="The gradients are those of attention without a scale."),
+        failed("c", gradient_wrong=True, diagnosis="The gradients are those without the scale."),
+    ])  # fmt: skip
+    assert names(groups) == [["a", "b"], ["c"]]
+
+
 def test_an_exception_is_known_by_type_message_without_numbers_and_line():
     groups = causes([
         failed("a", exception="ValueError: 3 and 5 differ", line="mine.py:7  check(q, k)", location=""),
@@ -85,6 +94,46 @@ def test_another_dtype_without_a_diagnosis_joins_the_one_that_has_it():
     assert len(groups) == 1
     assert groups[0].dtypes == ["float32", "bfloat16"]
     assert groups[0].lines() == ["  also broken by this: 1 law: b (float32, bfloat16)"]
+
+
+def test_what_another_dtype_does_not_explain_joins_each_of_two_causes_by_its_law():
+    groups = causes([
+        failed("a", value_wrong=True, diagnosis="One."),
+        failed("b", value_wrong=True, diagnosis="Two."),
+        *(failed(law, dtype="bfloat16", value_wrong=True) for law in "bac"),
+    ])  # fmt: skip
+    assert sorted(map(len, names(groups))) == [1, 2]  # c stands with the law that came first
+    assert [cause.dtypes for cause in groups] == [["float32", "bfloat16"]] * 2
+
+
+def test_what_is_left_unexplained_beside_a_diagnosis_stays_apart_in_every_dtype():
+    groups = causes([
+        failed("a", value_wrong=True, diagnosis="One."),
+        failed("b", value_wrong=True),
+        failed("a", dtype="bfloat16", value_wrong=True),
+        failed("b", dtype="bfloat16", value_wrong=True),
+    ])  # fmt: skip
+    assert names(groups) == [["a"], ["b"]]
+    assert [cause.dtypes for cause in groups] == [["float32", "bfloat16"]] * 2
+
+
+def test_a_law_that_shows_no_wrong_value_joins_the_cause_that_breaks_it_in_another_dtype():
+    groups = causes([
+        failed("a", value_wrong=True, diagnosis="One."),
+        failed("a", dtype="bfloat16"),
+        failed("b", dtype="bfloat16"),
+    ])  # fmt: skip
+    assert names(groups) == [["a"], ["b"]]
+    assert groups[0].dtypes == ["float32", "bfloat16"]
+
+
+def test_a_law_that_two_causes_break_in_other_dtypes_joins_neither():
+    groups = causes([
+        failed("a", value_wrong=True, diagnosis="One."),
+        failed("a", dtype="float64", value_wrong=True, diagnosis="Two."),
+        failed("a", dtype="bfloat16"),
+    ])  # fmt: skip
+    assert len(groups) == 3
 
 
 def test_many_names_are_shortened_and_none_is_lost_in_the_count():

@@ -58,6 +58,12 @@ def without_scale_and_values_halved(q, k, v, *, scale=None):
     return core(q, k, Halved.apply(v), 1.0)
 
 
+def causal_strict(q, k, v, *, causal=False):
+    hidden = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).triu(k.shape[2] - q.shape[2]) & causal
+    scores = (q @ k.transpose(-1, -2)).masked_fill(hidden, -torch.inf)
+    return torch.softmax(scores, -1) @ v
+
+
 def cell_of(function):
     implementation = describe(
         function, arrays="torch", dtypes=("float32",), requires=("B >= 1", "K >= 1", "Q >= 1")
@@ -89,6 +95,17 @@ def test_gradients_are_held_against_differences_of_the_output(function, answer):
     run, problem = prepare(cell_of(function)), a_problem()
     got, exact = run.gradient_values(problem), run.gradient_bounds(problem)
     assert follows_own_output(run, problem, got, exact) is answer
+
+
+def test_an_output_of_more_keys_than_the_problem_shows_is_rounded_as_such():
+    """By the problem the only key gets all the weight, without an error; the function averages three, and rounds."""
+    run, one = prepare(cell_of(causal_strict)), np.ones((1, 1, 1, 1), np.float32)
+    value = np.float32([0, 1, 0, 0]).reshape(1, 1, 4, 1)
+    problem = Problem(
+        query=one, key=0 * value, value=value, causal=True, causal_alignment="top-left", upstream=one
+    )
+    got, exact = run.gradient_values(problem), run.gradient_bounds(problem)
+    assert follows_own_output(run, problem, got, exact) is True
 
 
 def test_it_stays_unknown_where_the_output_is_not_finite():

@@ -13,7 +13,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from qkverify import reference
 
 ALLOWED = {
-    "add", "subtract", "multiply", "divide", "power", "negative", "matmul", "positive", "absolute",
+    "add", "subtract", "multiply", "divide", "power", "negative", "matmul", "copy", "positive", "absolute",
     "exp", "log", "tanh", "sin", "cos", "sqrt", "isfinite", "greater", "less", "greater_equal", "less_equal",
     "max", "maximum", "sum", "where", "swapaxes", "reshape", "repeat", "concatenate", "stack", "broadcast_to", "getitem",
 }  # fmt: skip

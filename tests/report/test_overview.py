@@ -46,7 +46,7 @@ def run_start(**changes: Any) -> RunStart:
 
 @pytest.fixture
 def records() -> list[Record]:
-    """Flash with a known fault, an exact but slower kernel, a faster one that breaks a law, and one without gradients or time."""
+    """Flash with a known failure, an exact but slower kernel, a faster one that breaks a law, one without gradients or time."""
     return [
         run_start(),
         verdict(FLASH, "rows"),
@@ -125,7 +125,7 @@ def test_the_headline_of_a_run_with_a_baseline_is_about_the_others(records: list
 def test_right_says_laws_and_faults_and_a_fault_of_two_laws_is_one(table: overview.Overview) -> None:
     said = {row.implementation: (row.right.sign, row.right.text) for row in table.rows}
     assert said == {
-        FLASH: ("◆", "1 of 3 laws, 1 known fault"),
+        FLASH: ("◆", "1 of 3 laws, 1 known failure"),
         "exact": ("✓", "the 1 law"),
         "quick": ("✗", "breaks 1 of 2 laws"),
         "silent": ("✓", "the 1 law"),
@@ -135,7 +135,7 @@ def test_right_says_laws_and_faults_and_a_fault_of_two_laws_is_one(table: overvi
 
 def test_the_three_answers_are_sentences(table: overview.Overview) -> None:
     assert table.sentences == [
-        "Right: 2 of 4 keep every law, 1 breaks a law, 1 has known faults",
+        "Right: 2 of 4 keep every law, 1 breaks a law, 1 has known failures",
         "Most accurate: exact, 0.0 bits lost",
         "Fastest at length 4,096, forward: quick, 128 ms, 2.00 × faster than torch_sdpa-flash",
     ]

@@ -282,9 +282,9 @@ def test_data_is_escaped_wherever_it_stands() -> None:
         (["not offered"], "Nothing was verified in this run", "empty"),
         (["passed"], "Every law holds for kernel_0", "good"),
         (["passed", "passed"], "Every law holds for all 2 implementations", "good"),
-        (["passed", "finding"], "1 of 2 implementations keeps every law; 1 has known faults", "good"),
-        (["finding"], "kernel_0 has 1 known fault; every other law holds", "good"),
-        (["failed", "finding"], "1 of 2 implementations breaks a law; 1 has known faults", "bad"),
+        (["passed", "finding"], "1 of 2 implementations keeps every law; 1 has known failures", "good"),
+        (["finding"], "kernel_0 has 1 known failure; every other law holds", "good"),
+        (["failed", "finding"], "1 of 2 implementations breaks a law; 1 has known failures", "bad"),
         (["failed"], "kernel_0 breaks 1 law", "bad"),
         (["passed", "failed"], "1 of 2 implementations breaks a law", "bad"),
         (["crashed", "timed out", "passed"], "2 of 3 implementations break a law", "bad"),
@@ -316,7 +316,7 @@ def test_a_square_says_what_its_outcome_needs(records: list[Record]) -> None:
     assert said["cell-synthetic_broken-cpu-float32-gradients"] == ("not offered", "")
     assert said["cell-synthetic_flash-cpu-bfloat16-gradients"] == (
         "vjp_agrees_with_reference",
-        "known finding",
+        "known failure",
     )
     assert said["cell-synthetic_fragile-cpu-float32-attention"] == ("crashed: agrees_with_reference", "")
     assert said["cell-synthetic_fragile-cpu-bfloat16-masking"] == ("timed out: padding_is_never_read", "")
@@ -460,7 +460,7 @@ def test_a_finding_is_no_failure(records: list[Record], page: report.Page) -> No
     facts = Report(records)
     assert {v.outcome for v in facts.findings} == {"finding"}
     assert not set(map(id, facts.findings)) & set(map(id, facts.broken))
-    assert "known finding" in page.html
+    assert "known failure" in page.html
     there = report.render(records, links=Links("../findings/"))
     assert "](../findings/synthetic-accumulation/)" in there.markdown
 

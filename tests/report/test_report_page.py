@@ -229,7 +229,7 @@ def test_every_chart_is_drawn(page: Any) -> None:
 
 
 def test_the_verdict_is_on_the_first_screen(page: Any) -> None:
-    assert one(page, "h1").text.endswith("2 of 7 implementations break a law; 1 has known faults")
+    assert one(page, "h1").text.endswith("2 of 7 implementations break a law; 1 has known failures")
     bottom = page.execute_script("return document.querySelector('.overview').getBoundingClientRect().bottom")
     assert bottom < 900
     before = page.execute_script("return document.querySelector('table')")

@@ -63,6 +63,7 @@ class Habits:
     softmax: str = "textbook"  # "late", "reciprocal" division; "online" over tiles of keys; "splits" merged
     weights: str = "lse"  # of the backward pass: exp(score - lse), or "forward": those of the forward pass
     scaled_late: bool = False  # gradients are scaled after the matrix product
+    heads: str = "together"  # that share a key: their gradients in one sum; "parts" stored before; "chain" of stored sums
 
     @classmethod
     def drawn(cls, rng: np.random.Generator, precision: Precision) -> Habits:
@@ -73,6 +74,16 @@ class Habits:
         """
         eager = precision.elementwise.unit > precision.accumulate.unit
         rereads = precision.operand.unit > precision.elementwise.unit and precision.operand != TF32
+        softmax: tuple[str, ...] = (
+            "textbook",
+            "late",
+            "reciprocal",
+            *(() if eager else ("online", "splits")),
+        )
+        if precision.row_sum:
+            softmax = ("late", "reciprocal", "online")
+        if precision.splits:
+            softmax = ("splits",)
         choices: dict[str, tuple[Any, ...]] = {
             "rounding": ("even", "up", "down", "either"),
             "functions": ("correct", "high", "low", "random"),
@@ -81,9 +92,14 @@ class Habits:
             "flush": (False, True),
             "exponent": ("exp", "exp2") if eager else ("exp", "exp2", "scale", "scores"),
             "scale": ("scores",) if rereads else ("scores", "query", "key", "both"),
-            "softmax": ("textbook", "late", "reciprocal", *(() if eager else ("online", "splits"))),
+            "softmax": softmax,
             "weights": ("lse", "forward"),
             "scaled_late": (False, True),
+            "heads": (
+                "together",
+                *(("parts",) if eager or precision.parts else ()),
+                *(("chain",) if eager else ()),
+            ),
         }
         return cls(**{name: values[rng.integers(len(values))] for name, values in choices.items()})
 
@@ -123,6 +139,18 @@ class Machine:
 
     def stored(self, x: Array) -> Array:
         return self.rounded(x, self.precision.output)
+
+    def summand(self, x: Array) -> Array:
+        """A weight, as it enters the sum of its row."""
+        return self.rounded(x, self.precision.row_sum) if self.precision.row_sum else x
+
+    def of_split(self, x: Array) -> Array:
+        """The result of some of the keys."""
+        return self.rounded(x, self.precision.splits) if self.precision.splits else x
+
+    def part(self, x: Array) -> Array:
+        """What is stored to be added to others."""
+        return self.rounded(x, self.precision.parts or self.precision.elementwise)
 
     # -- functions -----------------------------------------------------------------------------------------
 

@@ -8,7 +8,9 @@ Letters: B batch, H query heads, G key/value heads, Q queries, K keys, D key siz
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -131,7 +133,7 @@ class Attention:
             logits = np.concatenate([logits, np.broadcast_to(self.sink(), (*logits.shape[:3], 1))], axis=-1)
         peak = finite(np.max(logits, axis=-1, keepdims=True, initial=-np.inf))
         weights = self.exp(m.result(logits - peak))
-        return peak, m.sum(weights), weights[..., : keys.stop - keys.start]
+        return peak, m.sum(m.summand(weights)), weights[..., : keys.stop - keys.start]
 
     def online(self, value: Array) -> tuple[Array, Array, Array]:
         """Over tiles of keys, in any order: maximum, sum of the weights, sum of the weighted values."""
@@ -147,7 +149,7 @@ class Attention:
             decay = np.where(peak == new, 1.0, self.exp(m.result(peak - finite(new))))
             scaled = sums * decay if m.habits.fused else m.result(sums * decay)
             sums = m.result(scaled + m.product(weights, value[..., start : start + TILE, :]))
-            total = m.result(m.result(total * decay) + m.sum(weights))
+            total = m.result(m.result(total * decay) + m.sum(m.summand(weights)))
             peak = new
         return finite(peak), total, sums
 
@@ -159,7 +161,8 @@ class Attention:
         total = m.result(first + second)
         divisor = np.where(total > 0, total, 1.0)
         shares = (m.result(first / divisor), m.result(second / divisor))
-        output = m.result(m.result(shares[0] * left[0]) + m.result(shares[1] * right[0]))
+        results = (m.of_split(left[0]), m.of_split(right[0]))
+        output = m.result(m.result(shares[0] * results[0]) + m.result(shares[1] * results[1]))
         return output, m.result(m.log(divisor) + peak)
 
     # -- backward ------------------------------------------------------------------------------------------
@@ -182,9 +185,9 @@ class Attention:
             d_products = m.result(d_products * m.result(1.0 - m.result(self.tangent * self.tangent)))
         if p.empty_rows == "uniform":
             weights = np.where(self.rows, weights, m.result(1.0 / max(self.sizes["K"], 1)))
-        d_query, d_key = m.product(d_products, self.per_head(self.key)), self.by_key(d_products, self.query)
-        if late:
-            d_query, d_key = m.result(d_query * self.scale), m.result(d_key * self.scale)
+        scaled = (lambda x: m.result(x * self.scale)) if late else (lambda x: x)
+        d_query = scaled(m.product(d_products, self.per_head(self.key)))
+        d_key = self.by_key(d_products, self.query, scaled)
         gradients = {"query": d_query, "key": d_key, "value": self.by_key(weights, upstream)}
         if p.bias is not None:
             gradients["bias"] = self.summed_to(m.stored(d_logits), p.bias.shape)
@@ -201,11 +204,19 @@ class Attention:
             return m.result(weights / np.where(total > 0, total, 1.0))
         return self.exp(m.result(self.logits - shift))
 
-    def by_key(self, rows: Array, columns: Array) -> Array:
+    def by_key(self, rows: Array, columns: Array, finished: Callable[[Array], Array] = lambda x: x) -> Array:
         """rows^T columns over the queries of all heads of a group: (B,H,Q,K), (B,H,Q,.) -> (B,G,K,.)."""
-        groups = self.sizes["G"]
+        m, groups = self.machine, self.sizes["G"]
+        if m.habits.heads != "together":
+            each = m.part(finished(m.product(rows.swapaxes(-1, -2), columns)))
+            parts = np.moveaxis(each.reshape(each.shape[0], groups, -1, *each.shape[2:]), 2, 0)
+            return (
+                functools.reduce(lambda a, b: m.part(a + b), parts)
+                if m.habits.heads == "chain"
+                else m.result(m.total(parts))
+            )
         rows, columns = (x.reshape(x.shape[0], groups, -1, x.shape[-1]) for x in (rows, columns))
-        return self.machine.product(rows.swapaxes(-1, -2), columns)
+        return finished(m.product(rows.swapaxes(-1, -2), columns))
 
     def summed_to(self, x: Array, shape: tuple[int, ...]) -> Array:
         """The sum over the axes along which an array of this shape was broadcast."""

@@ -144,10 +144,10 @@ def test_what_was_not_timed_says_why_it_cannot_be_compared() -> None:
         seconds=[],
         rounds=[],
         processes=[],
-        reason="known finding: it is wrong, see there",
+        reason="known failure: it is wrong, see there",
     )
     with pytest.raises(
-        UsageError, match=r"slow has no time to compare\n  known finding: it is wrong, see there"
+        UsageError, match=r"slow has no time to compare\n  known failure: it is wrong, see there"
     ):
         implementations(side(timing("base", 1.0, 1), untimed), "slow", "base")
 

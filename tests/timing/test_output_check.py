@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +19,9 @@ from qkverify.contract import describe, registry
 from qkverify.errors import UnsupportedCase
 from qkverify.results import Ceiling, Timing
 from qkverify.runs.run import Run
-from qkverify.timing import ceilings, measurement, sampled_rows
+from qkverify.timing import ceilings, clocks, measurement, sampled_rows, sampling
 from qkverify.timing.benchmark_cases import BenchmarkCase, why_not_run
+from qkverify.timing.clocks import HostClock
 from qkverify.timing.fresh_inputs import STRIDE, WINDOWS, Inputs
 from qkverify.timing.output_check import remembers
 from qkverify.timing.timing_worker import Sweep, Terms
@@ -63,12 +68,14 @@ def by_all_numbers(*arrays: np.ndarray) -> Any:
     return tuple(hash(x.tobytes()) for x in arrays)
 
 
+def cell_of(function: Callable[..., Any], workload: Workload = LONG, **declared: Any) -> BenchmarkCase:
+    given = {"name": "mine", "arrays": "numpy", "dtypes": ("float32",), **declared}
+    return BenchmarkCase(workload, describe(function, **given), "cpu", "float32", "forward")
+
+
 def timed(function: Callable[..., Any], workload: Workload = LONG, **declared: Any) -> Timing:
-    implementation = describe(
-        function, name="mine", arrays=declared.pop("arrays", "numpy"), dtypes=("float32",), **declared
-    )
-    cell = BenchmarkCase(workload, implementation, "cpu", "float32", "forward")
-    return measurement.measure([cell], budget_seconds=2.0, most_rounds=4, seed=1).timings[0]
+    cell = cell_of(function, workload, **declared)
+    return measurement.measure([cell], budget_seconds=30.0, most_rounds=4, seed=1).timings[0]
 
 
 def reason(function: Callable[..., Any], **declared: Any) -> str:
@@ -179,6 +186,124 @@ def test_where_sizes_allow_every_row_is_judged() -> None:
         return output
 
     assert "times its bound away from the reference" in reason(attention)
+
+
+def skipping(works: Callable[[int], bool]) -> Callable[..., np.ndarray]:
+    """A kernel that computes in some calls of one shape, by their number, and in the others hands out zeros."""
+    calls: dict[Any, int] = {}
+
+    def attention(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> np.ndarray:
+        number = calls[query.shape] = calls.get(query.shape, -1) + 1
+        return plain(query, key, value) if works(number) else np.zeros_like(query)
+
+    return attention
+
+
+def test_who_does_no_work_from_the_third_call_of_a_shape_on_is_refused() -> None:
+    assert "the very same for other numbers" in reason(skipping(lambda number: number < 2))
+
+
+def test_who_leaves_out_work_in_the_middle_of_the_timing_is_refused() -> None:
+    """The first calls and every last one are right: what is looked at is chosen by chance among those between."""
+    ready = measurement.prepared(cell_of(skipping(lambda number: number < 3 or number > 10)))
+    assert ready.kept is not None
+    outputs = [ready.call() for _ in range(5)]
+    ready.kept.keep(outputs[-1])
+    for _ in range(10):
+        ready.call()
+    margin, said = measurement.checked(ready)
+    assert margin is not None
+    assert margin < 1  # the last one
+    assert "one in the middle returned a wrong result" in said
+
+
+def test_some_samples_of_every_subject_are_looked_at() -> None:
+    results = iter(range(1000))
+    looked_at: list[int] = []
+    subject = sampling.Subject(lambda: next(results), HostClock(), keep=looked_at.append)
+    plans = {"one": sampling.SamplingPlan(2, 1e-6)}
+    sampling.interleave({"one": subject}, budget_seconds=60.0, plans=plans, most_rounds=20)
+    assert len(looked_at) == sampling.KEPT
+    assert all(result % 2 for result in looked_at)  # the last call of a sample of two
+
+
+def test_a_result_that_is_still_written_after_the_return_is_refused() -> None:
+    def attention(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> np.ndarray:
+        right, output = plain(query, key, value), np.zeros_like(query)
+        threading.Timer(0.02, lambda: np.copyto(output, right)).start()
+        return output
+
+    assert "changed after it had returned" in reason(attention)
+
+
+def test_a_result_in_the_memory_of_its_arguments_is_refused() -> None:
+    def attention(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> np.ndarray:
+        query[...] = plain(query, key, value)
+        return query[:]
+
+    assert "output lies in the memory of its arguments" in reason(attention)
+
+
+def test_who_writes_to_its_arguments_is_refused() -> None:
+    def attention(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> np.ndarray:
+        output = plain(query, key, value)
+        key[0, 0, 0, 0] += 1
+        return output
+
+    assert "the timed call wrote to its key" in reason(attention)
+
+
+@pytest.mark.parametrize("name", ["perf_counter", "process_time"])
+def test_who_replaces_a_clock_is_refused_and_its_neighbour_is_timed(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, name, getattr(time, name))  # put back whatever happens
+
+    def attention(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> np.ndarray:
+        monkeypatch.setattr(time, name, lambda: clocks.ORIGINALS[name]() / 2)
+        return plain(query, key, value)
+
+    cells = [cell_of(attention, name="sets the clock"), cell_of(plain)]
+    first, second = measurement.measure(cells, budget_seconds=30.0, most_rounds=4, seed=1).timings
+    assert (first.seconds, first.verified) == ([], False)
+    assert f"replaced time.{name}" in first.reason
+    assert second.seconds, second.reason
+    assert getattr(time, name) is clocks.ORIGINALS[name]
+
+
+def test_a_file_that_replaces_a_clock_when_it_is_loaded_gets_no_time(tmp_path: Path) -> None:
+    file = tmp_path / "sets_the_clock.py"
+    file.write_text(
+        "import time\nimport numpy as np\nfrom qkverify import implementation\n"
+        "time.perf_counter = lambda: 0.0\n"
+        "@implementation(name='mine', dtypes=('float32',))\n"
+        "def attention(query, key, value):\n    return query\n"
+    )
+    try:
+        (implementation,) = registry.find(f"{file}:attention")
+    finally:
+        clocks.restore_clocks()
+    cell = BenchmarkCase(LONG, implementation, "cpu", "float32", "forward")
+    with Sweep() as sweep:
+        terms = Terms(budget_seconds=2.0, limit_seconds=4.0, seed=0, most_rounds=4)
+        measured = sweep.measure([cell], terms, verified={}, peaks={}, expected_seconds={})
+    assert "replaced time.perf_counter" in measured.timings[0].reason
+
+
+def test_nobody_can_know_the_rows_or_the_numbers_that_are_judged() -> None:
+    script = (
+        "from qkverify.timing import measurement, sampled_rows\n"
+        "from qkverify.timing.workloads import Workload\n"
+        "long = Workload(name='long', source='made up', heads=8, key_size=8, queries=4096)\n"
+        "rows = sampled_rows.sample_of(long.problem('float32'), 1).rows\n"
+        "print(measurement.FRESH, rows.tolist())"
+    )
+    first, second = (
+        subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True).stdout
+        for _ in range(2)
+    )
+    assert first.split(" ", 1)[0] != second.split(" ", 1)[0]
+    assert first.split(" ", 1)[1] != second.split(" ", 1)[1]
 
 
 def test_a_suspicion_that_does_not_come_back_is_none() -> None:
@@ -327,7 +452,8 @@ def attention(query, key, value):
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="the forger finds its pipe in /proc")
 @pytest.mark.parametrize(
-    ("seconds", "ends", "said"), [("1e-6", True, "status 0 over its answer"), ("1e3", False, "told of")]
+    ("seconds", "ends", "said"),
+    [("1e-6", True, "which is not believed"), ("1e3", False, "answered more than once")],
 )
 def test_an_answer_in_the_name_of_the_measuring_process_is_not_believed(
     tmp_path: Path, seconds: str, ends: bool, said: str

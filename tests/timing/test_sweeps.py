@@ -17,7 +17,7 @@ from qkverify.timing.benchmark_cases import BenchmarkCase
 from qkverify.timing.grid import _Plan, run_grid
 from qkverify.timing.measurement import MeasuredGroup
 from qkverify.timing.merge_samples import NARROW, PREPARING_SECONDS, Gathered, allocate
-from qkverify.timing.sampling import FEWEST_ROUNDS
+from qkverify.timing.sampling import FEWEST_ROUNDS, OUT_OF_TIME
 from qkverify.timing.statistics import ALONE
 from qkverify.timing.timing_worker import Sweep, Terms
 from qkverify.timing.worker_protocol import Child, Died
@@ -209,7 +209,7 @@ def planned(kernels: Path, left: float) -> _Plan:
     """A plan of one group in which both cells were called once, for 0.1 s and 0.2 s, with so much time left."""
     both = cells(kernels, "one", "other")
     plan = _Plan(
-        [both], dict.fromkeys(both), {}, lambda: left, seed=0, most_rounds=9, cache=None, first_rounds=5
+        [both], dict.fromkeys(both), {}, lambda: left, seed=0, most_rounds=9, cache=None, first_seconds=0.1
     )
     (group,) = plan.groups.values()
     group.add(MeasuredGroup([called_once("one", 0.1), called_once("other", 0.2)], None, {}), 0)
@@ -219,13 +219,48 @@ def planned(kernels: Path, left: float) -> _Plan:
 
 def test_what_was_called_once_is_taken_in_rounds_where_there_is_time(kernels: Path) -> None:
     ((group, on, chosen),) = planned(kernels, left=60.0).again(2)
-    assert chosen == group.called_once == group.timed == group.cells
+    assert chosen == group.short_of_rounds == group.timed == group.cells
     assert (on.most_rounds, on.check) == (FEWEST_ROUNDS, False)
-    assert on.budget_seconds == pytest.approx(5 * 0.3)
+    assert on.budget_seconds == pytest.approx(4 * (0.3 + 0.1))
     assert list(planned(kernels, left=6.0).again(2)) == []  # more than a part of that
     group.add(measured([0.1] * 3, [0.2] * 3, [0.1] * 3), 2)
-    assert (group.called_once, [len(t.seconds) for t in group.timings]) == ([], [4, 4])
+    assert (group.short_of_rounds, [len(t.seconds) for t in group.timings]) == ([], [4, 4])
     assert group.control() is not None  # the twin came with the rounds
+
+
+def test_of_a_group_without_room_for_all_the_fastest_are_taken_in_rounds(kernels: Path) -> None:
+    plan = planned(kernels, left=60.0)
+    slow = cells(kernels, "deadly")[0]
+    (group,) = plan.groups.values()
+    group.cells.append(slow)
+    group.timings.append(called_once("deadly", 5.0))
+    plan._calls[slow] = 5.0
+    ((_, _, chosen),) = plan.again(1)
+    assert [cell.implementation.name for cell in chosen] == ["one", "other"]
+
+
+def test_what_was_put_off_or_came_too_late_is_called_once_the_shortest_first(kernels: Path) -> None:
+    both = cells(kernels, "one", "other")
+    plan = _Plan(
+        [both], dict.fromkeys(both), {}, lambda: 60.0, seed=0, most_rounds=9, cache=None, first_seconds=0.1
+    )
+    (group,) = plan.groups.values()
+    group.add(MeasuredGroup([timing("one", []), timing("other", [], OUT_OF_TIME)], None, {}), 0)
+    plan._put_off[both[0]] = 2.0
+    called = list(plan.slow(math.inf))
+    assert [(cell.implementation.name, on.once) for _, on, (cell,) in called] == [
+        ("other", True),
+        ("one", True),
+    ]
+    assert list(plan.slow(0.0)) == []  # the time for it is over
+
+
+def test_the_time_that_is_left_is_divided_into_no_more_processes_than_it_has_room_for(kernels: Path) -> None:
+    plan = planned(kernels, left=11.0)
+    (group,) = plan.groups.values()
+    group.add(measured([0.1] * 3, [0.2] * 3, [0.1] * 3), 1)
+    assert plan.worthwhile(3) == 2  # 3 s to start, 1.2 s for the fewest rounds, 1 s to get ready
+    assert plan.worthwhile(1) == 1
 
 
 def noisy(seed: int, scatter: float, rounds: int = 10) -> MeasuredGroup:
@@ -238,31 +273,41 @@ def test_time_goes_where_intervals_are_widest(kernels: Path) -> None:
         ("quiet", "forward", "cpu", "float32"): gathered(kernels, noisy(1, 0.002)),
         ("noisy", "forward", "cpu", "float32"): gathered(kernels, noisy(2, 0.05)),
     }
-    quiet, loud = allocate(groups, 1000.0, most_rounds=10_000).values()
-    assert quiet == FEWEST_ROUNDS
-    assert loud > 50
+    quiet, loud = allocate(groups, 1000.0).values()
+    assert quiet == pytest.approx(groups["quiet", "forward", "cpu", "float32"].seconds_of(FEWEST_ROUNDS))
+    assert loud > 10 * quiet
     assert sum(group.cost(n) for group, n in zip(groups.values(), (quiet, loud), strict=True)) <= 1000.0
 
 
-def test_no_more_rounds_than_a_narrow_interval_needs_and_never_fewer_than_the_fewest(kernels: Path) -> None:
-    group = {("c", "forward", "cpu", "float32"): gathered(kernels, noisy(1, 0.002))}
-    (plenty,) = allocate(group, 1e9, most_rounds=10_000).values()
-    assert FEWEST_ROUNDS <= plenty < 100
-    assert allocate(group, 0.0, most_rounds=10_000) == dict.fromkeys(group, FEWEST_ROUNDS)
+def test_no_more_time_than_a_narrow_interval_needs_and_never_less_than_the_fewest_rounds(
+    kernels: Path,
+) -> None:
+    name = "c", "forward", "cpu", "float32"
+    group = gathered(kernels, noisy(1, 0.002))
+    fewest = group.seconds_of(FEWEST_ROUNDS)
+    assert fewest == pytest.approx(FEWEST_ROUNDS * 3 * 1.0, rel=0.01)
+    assert fewest <= allocate({name: group}, 1e9)[name] < 100
+    assert allocate({name: group}, 0.0) == {name: fewest}
+    assert allocate({name: group}, 0.0, least_seconds=20.0) == {name: 20.0}
+    loud = gathered(kernels, noisy(2, 0.05))
+    assert allocate({name: loud}, 1e9, most_seconds=50.0) == {name: 50.0}
 
 
 def test_a_further_sweep_is_foretold_by_the_calls_and_not_by_what_only_the_first_did(kernels: Path) -> None:
-    first = measured([0.1] * 3, [0.2] * 3, [0.1] * 3)._replace(wall_seconds=60.0, round_seconds=9.0)
+    first = measured([0.1] * 3, [0.2] * 3, [0.1] * 3)._replace(wall_seconds=60.0, sampling_seconds=9.0)
     group = gathered(kernels, first)
-    assert group.cost(10) == pytest.approx(10 * 0.4 + 0.4 + 3 * PREPARING_SECONDS)
-    group.add(measured([0.1] * 5, [0.2] * 5, [0.1] * 5)._replace(wall_seconds=4.0, round_seconds=0.6), 1)
-    assert group.cost(10) == pytest.approx(10 * 0.6 + 1.0)  # and after that by the last
+    assert group.cost(4.0) == pytest.approx(4.0 + 0.4 + 3 * PREPARING_SECONDS)
+    group.add(measured([0.1] * 5, [0.2] * 5, [0.1] * 5)._replace(wall_seconds=4.0, sampling_seconds=3.0), 1)
+    assert group.cost(4.0) == pytest.approx(4.0 + 1.0)  # and after that by the last
 
 
 @pytest.mark.parametrize("scatter", [0.005, 0.03])
 def test_the_rounds_that_a_width_asks_for_give_it(kernels: Path, scatter: float) -> None:
     """Half the interval of a median of that many rounds, seen over many draws, is the width that was asked for."""
-    needed = [gathered(kernels, noisy(seed, scatter, 40)).further_rounds(NARROW) + 40 for seed in range(30)]
+    needed = []
+    for seed in range(30):
+        group = gathered(kernels, noisy(seed, scatter, 40))
+        needed.append(40 + group.further_seconds(NARROW) / group.seconds_of(1))
     rounds = int(np.median(needed))
     logs = np.random.default_rng(0).normal(0, math.sqrt(2) * scatter, (2000, rounds))
     half = 1.96 * float(np.std(np.median(logs, axis=1)))

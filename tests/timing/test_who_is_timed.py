@@ -113,7 +113,7 @@ def test_a_finding_bars_where_it_can_show_and_stands_beside_elsewhere() -> None:
     (beside,), (bars,) = Known().marks(cell(**known)), Known().marks(cell(long, **known))
     assert (beside.bars, bars.bars) == (False, True)
     assert (beside.laws, beside.folder, beside.kind) == (["agrees_with_reference"], FOLDER, "finding")
-    assert against([bars]) == f"known finding: long ones are wrong, see {FOLDER}"
+    assert against([bars]) == f"known failure: long ones are wrong, see {FOLDER}"
 
 
 def test_a_finding_that_says_not_when_it_shows_bars_what_its_law_speaks_of() -> None:
@@ -229,7 +229,7 @@ def timing(name: str, reason: str = "", seconds: float = 0.0, known: list[Mark] 
 @pytest.mark.parametrize(
     ("reason", "left_out"),
     [
-        ("known finding: a sentence, see there", True),
+        ("known failure: a sentence, see there", True),
         ("breaks 2 laws: one, other", True),
         ("the time budget had run out", True),
         ("while its group was timed, its process ended with status 7", True),
@@ -262,7 +262,7 @@ SCREEN = [
 ]
 
 
-@pytest.mark.parametrize("reason", ["", "known finding: it accumulates, see there"])
+@pytest.mark.parametrize("reason", ["", "known failure: it accumulates, see there"])
 def test_the_screen_names_the_fastest_only_of_all_and_says_what_is_known(
     reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -270,26 +270,26 @@ def test_the_screen_names_the_fastest_only_of_all_and_says_what_is_known(
     side = comparison.side_of([*every, Control("c", "fast", "cpu", "float32", 1.0, 0.999, 1.001)])
     console_timings.bench(bench_command.BenchResult(Path("x"), side, [], every))
     said = " ".join(capsys.readouterr().out.split())
-    assert "1 known finding" in said
+    assert "1 known failure" in said
     assert "broken: 2 laws" in said
-    assert f"fast: known finding: it loses NaN, see {FOLDER} in the source of qkverify" in said
+    assert f"fast: known failure: it loses NaN, see {FOLDER} in the source of qkverify" in said
     assert ("fastest of those timed" in said) == bool(reason)
     assert ("not timed, although it can run here: barred" in said) == bool(reason)
     assert "slower: 9.000 x" in said
 
 
 def test_the_page_and_the_summary_say_the_same() -> None:
-    barred = timing("barred", "known finding: it accumulates, see there")
+    barred = timing("barred", "known failure: it accumulates, see there")
     told = Report([*SCREEN, barred])
     first, second, last = timings.lines([*SCREEN, barred], told)
     assert (first.word, second.word, last.timed) == ("fastest of those timed", "slower", None)
     assert timings.lines(SCREEN, Report(SCREEN))[0].word != "fastest of those timed"
     text = speed.markdown(told)
-    assert "`fast` (1 known finding)" in text
+    assert "`fast` (1 known failure)" in text
     assert "barred" in text
     html = speed.html(told)
     assert "Could run here and was left out: forward: barred" in html
-    assert "1 known finding" in html
+    assert "1 known failure" in html
 
 
 def test_a_finding_is_linked_where_its_folder_is_and_named_where_it_is_not(

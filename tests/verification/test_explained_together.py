@@ -1,5 +1,6 @@
 """What is said of failures that several processes found is held against all of them."""
 
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from qkverify.counterexamples.causes import causes, settled
 from qkverify.verification import checking
 from qkverify.verification.checking import check_cells, checked, explained_together, laws_named, plan
+from qkverify.verification.isolation import checkers, judge
 
 KERNEL = """
 import numpy as np
@@ -37,7 +39,7 @@ def diagnoses(verdicts):
 
 
 def test_failures_of_several_processes_are_explained_together(cell, monkeypatch):
-    monkeypatch.setattr(checking, "PARTS", len(LAWS))  # a law in each
+    monkeypatch.setattr(checkers, "PARTS", len(LAWS))  # a law in each
     ((_, verdicts),) = check_cells([cell], profile="glance", jobs=2, laws=laws_named(LAWS))
     assert len(diagnoses(verdicts)) > 1
     assert set(diagnoses(verdicts)) == {SENTENCE}
@@ -63,15 +65,19 @@ def test_a_sentence_that_came_along_is_not_believed(cell):
 
 def test_nothing_is_said_if_the_process_dies(cell, monkeypatch):
     verdicts = [settled(v, diagnosis="False.") for v in checked(cell, laws_named(LAWS[:1]), examples=5)]
-    monkeypatch.setattr(checking.processes, "each", lambda *_, **__: iter([(0, None)]))
+    monkeypatch.setattr(judge, "explained", lambda *_: None)
     assert diagnoses(explained_together(cell, verdicts)) == [""]
 
 
-def test_workers_of_xdist_are_explained_together(cell):
+@pytest.mark.parametrize("ci", [{}, {"CI": "true"}], ids=["terminal", "CI"])
+def test_workers_of_xdist_are_explained_together(cell, ci):
     pytest.importorskip("xdist", reason="several processes need pytest-xdist")
     command = [sys.executable, "-m", "pytest", "--pyargs", "qkverify.properties", "--implementation", "mine.py:attention",
                "--dtype", "float32", "--hypothesis-profile=glance", "-n", "2", "-q", "-p", "no:cacheprovider",
                *(word for law in LAWS for word in ("--law", law))]  # fmt: skip
-    said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False).stdout
+    variables = {name: value for name, value in os.environ.items() if name not in ("CI", "BUILD_NUMBER")} | ci
+    said = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=False, env=variables
+    ).stdout
     assert said.count(f"looks like         {SENTENCE}") == 1, said
     assert re.search(r"^1 cause, [23] laws$", said, re.M), said

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from qkverify.contract import describe, registry
+from qkverify.contract import describe, process_settings, registry
 from qkverify.contract.frameworks import torch_arrays
 from qkverify.runs.run import Run
 from qkverify.verification.checking import check, law_book
@@ -33,7 +33,7 @@ def changing(query, key, value, *, scale=None):
 
 
 def settings():
-    return np.geterr(), [read() for read, _ in torch_arrays.SETTINGS]
+    return np.geterr(), process_settings.values(torch_arrays.SETTINGS)
 
 
 def test_laws_that_compare_whole_results_come_first_and_those_about_calls_last():

@@ -72,8 +72,7 @@ def test_a_planted_bug_fails_with_the_law_and_no_traceback_of_ours(tmp_path):
         "looks like         The result equals attention whose masked scores are 0 instead of -inf."
         in done.stdout
     )
-    failures = done.stdout.partition("short test summary")[0]  # which repeats every message where CI is set
-    assert failures.count("smallest problem") == 1  # of three laws that are broken
+    assert done.stdout.count("smallest problem") == 1  # of three laws that are broken
     assert "1 cause, 3 laws" in done.stdout
     assert "verification.py" not in done.stdout
 

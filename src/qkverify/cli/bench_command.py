@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from qkverify.cli import console, full_run
+from qkverify.cli import console_progress, full_run
 from qkverify.contract import registry
 from qkverify.errors import UsageError
 from qkverify.results import (
@@ -83,7 +83,7 @@ def run(request: BenchRequest, path: Path, since: float | None = None) -> BenchR
     with Writer(path) as writer:
         writer.append(full_run.run_start(request.laws))
         verdicts = None if request.laws == "none" else _verified(writer, cells, request.laws, seconds)
-        with console.progress("timing") as advance:
+        with console_progress.progress("timing") as advance:
             run_grid(
                 writer,
                 list(dict.fromkeys(cell.implementation for cell in cells)),
@@ -158,3 +158,10 @@ def _single(target: str) -> str:
     if len(names) > 1:
         raise UsageError(f"{target} names several implementations; choose one to compare: {', '.join(names)}")
     return names[0]
+
+
+def bench_file() -> Path:
+    """Where the samples go if no file is named."""
+    from qkverify.counterexamples import store
+
+    return store.ignored(store.FOLDER) / "bench.jsonl"

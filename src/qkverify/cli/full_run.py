@@ -8,15 +8,16 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 import qkverify
 from qkverify import probes
-from qkverify.cli import console
+from qkverify.cli import console, console_progress
 from qkverify.contract import Implementation, frameworks
+from qkverify.counterexamples.failures import Failures
 from qkverify.errors import UsageError, raised
 from qkverify.history import earlier_runs
 from qkverify.probes import precision
@@ -45,6 +46,7 @@ from qkverify.verification.checking import (
     cell_at,
     check_parts,
     conventions_of,
+    explained_together,
     info,
     law_book,
     plan,
@@ -129,16 +131,16 @@ def record_everything(
     for picture in () if targets else pictures.measure(planned.cells):
         writer.append(picture)
     timed = tuple(dict.fromkeys(cell.dtype for cell in planned.cells)) if targets else ()
-    with console.progress("timing") as advance:
+    with console_progress.progress("timing") as advance:
         run_grid(writer, planned.implementations, budget_seconds=budget_seconds, progress=advance, verdicts=verdicts,
                  devices=devices, dtypes=timed)  # fmt: skip
     if targets:
         return
-    with console.progress("other operations") as advance:
+    with console_progress.progress("other operations") as advance:
         for timing in operation_times.measure(planned.implementations, budget_seconds=OPERATIONS_SHARE * budget_seconds,
                                               devices=devices, progress=advance):  # fmt: skip
             writer.append(timing)
-    with console.progress("growth") as advance:
+    with console_progress.progress("growth") as advance:
         for grown in complexity.measure(COMPLEXITY_SHARE * budget_seconds, devices=devices, progress=advance):
             writer.append(grown)
 
@@ -217,16 +219,33 @@ def unfinished(cells: Sequence[Cell], verdicts: Sequence[Verdict]) -> dict[Cell,
 def verify(
     writer: Writer, laws: Mapping[Cell, Sequence[Law]], profile: str, *, budget_seconds: float = math.inf
 ) -> list[Verdict]:
-    """The verdicts of these laws, each written as it comes; those that the budget had room for."""
+    """The verdicts of these laws, those that the budget had room for. Each is written as it comes, but for what failed: that
+    waits for the other failures of its cell, with which it is explained."""
     verdicts: list[Verdict] = []
-    total, start = sum(map(len, laws.values())), time.monotonic()
-    parts = check_parts(laws, profile=profile, jobs=max(2, cores()), until=start + budget_seconds)
-    with console.progress("verifying") as advance:
+    total, start, checked = sum(map(len, laws.values())), time.monotonic(), 0
+    calls = {cell: Failures() for cell in laws}
+    failed: dict[Cell, list[Verdict]] = {cell: [] for cell in laws}
+    left = {cell: len(of_cell) for cell, of_cell in laws.items()}
+    parts = check_parts(
+        laws, profile=profile, jobs=max(2, cores()), until=start + budget_seconds, calls=calls
+    )
+
+    def keep(some: Iterable[Verdict]) -> None:
+        for verdict in some:
+            verdicts.append(verdict)
+            writer.append(elsewhere(verdict))
+
+    with console_progress.progress("verifying") as advance:
         for cell, of_part in parts:
-            verdicts += of_part
-            advance(len(verdicts) / total, str(cell))
-            for verdict in of_part:
-                writer.append(elsewhere(verdict))
+            checked += len(of_part)
+            advance(checked / total, str(cell))
+            failed[cell] += [v for v in of_part if v.outcome == "failed"]
+            keep(v for v in of_part if v.outcome != "failed")
+            left[cell] -= len(of_part)
+            if not left[cell]:
+                keep(explained_together(cell, failed.pop(cell), calls[cell]))
+        for cell, of_cell in failed.items():  # cells that the budget cut short
+            keep(explained_together(cell, of_cell, calls[cell]))
     return verdicts
 
 

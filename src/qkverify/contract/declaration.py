@@ -92,6 +92,9 @@ class Implementation:
     )  # option -> sizes that it was found to need
     remarks: tuple[str, ...] = ()  # sentences on what was found out, each printed once
     probed: bool = False  # whether its first calls were made
+    size_limits: Mapping[str, tuple[int, int]] = field(
+        default_factory=dict
+    )  # size -> the least and the most that an instance takes, of another operation than attention
     mask_form: str = ""  # as in `mask_forms`; nothing for the contract's own
     always: tuple[str, ...] = ()  # options that every call of it has: "causal"
     constants: Mapping[str, Any] = field(default_factory=dict)  # parameter -> what every call passes for it
@@ -247,7 +250,7 @@ def implementation(function: Function | None = None, **declared: Any) -> Any:
     - `convention`: the library whose parameter names it follows
     - `findings`: for each law with a known failure a folder, or a `Finding`
     - `tile`: the sizes of its tiles, so that problems with lengths at their edges are generated
-    - `effort`: for each device the share of the usual examples, if calls are slow there
+    - `effort`: for each device the share of the usual examples, if calls are slow there; 3 are left in any case
     - `compiles`: whether each new size costs a compilation; then few sizes are generated
     - every convention in which libraries differ, such as `causal_alignment="bottom-right"`; `empty_rows` may have a value for
       each way to hide keys: `{"bias": "nan", "key_lengths": "zero"}`

@@ -54,6 +54,18 @@ SEMANTICS: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType(
         "deterministic": (("yes", "no"), "the same call twice gives the same bits"),
         "batch_invariant": (("yes", "no"), "an entry's bits do not depend on the rest of its batch"),
         "delta": (("weights", "output"), "rowsum(dP * P), or rowsum(dO * O) from the stored output"),
+        "head_gradients": (
+            ("added", "stored"),
+            "the gradients of query heads that share a key: added in accumulators, or stored each and then added",
+        ),
+        "row_sum": (
+            ("exponentials", "rounded"),
+            "what a row's weights are divided by: the sum of the exponentials, or of them as rounded to the dtype",
+        ),
+        "split_results": (
+            ("kept", "stored"),
+            "results of splits of the keys, until they are merged: kept in accumulators, or stored in the dtype",
+        ),
         "lse": (("natural", "base2"), "the logarithm of the log-sum-exp"),
         "empty_lse": (("-inf", "finite"), "the log-sum-exp of a query that sees no key"),
         "lse_gradient": (("yes", "no"), "the log-sum-exp has a gradient, as the output has"),

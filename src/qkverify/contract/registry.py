@@ -33,10 +33,11 @@ from qkverify.contract import (
     callables,
     describe,
     frameworks,
+    modules,
     parameter_names,
     with_defaults,
 )
-from qkverify.errors import UsageError
+from qkverify.errors import NothingVerified, UsageError
 
 GROUP = "qkverify.implementations"  # of entry points
 FOLDER = "qkverify.implementations"  # the package that the folder is
@@ -75,6 +76,14 @@ class TargetImportError(UsageError):
                 "  install its package here (pip install -e .), or give it as module:function where `import module` works"
             )
         super().__init__(f"{target} could not be imported: {foreign_text.of_error(error)}{hint}")
+
+    @classmethod
+    def told(cls, message: str, text: str) -> TargetImportError:
+        """The error that another process met."""
+        error = cls.__new__(cls)
+        UsageError.__init__(error, message)
+        error.text = text
+        return error
 
 
 @lru_cache(maxsize=1)
@@ -121,6 +130,10 @@ def find(target: str | Callable[..., Any] | Implementation) -> list[Implementati
     if isinstance(target, Implementation):
         return [target]
     if not isinstance(target, str):
+        if modules.is_module(target):
+            return [modules.module(target)]
+        if refused := modules.refusal(target, str(getattr(target, "__name__", type(target).__name__))):
+            raise NothingVerified(refused)
         return [_declared(target) or with_defaults(describe(target))]
     place, _, attribute = target.rpartition(":") if ":" in target else (target, "", "")
     if place.endswith(".py") or "/" in place:
@@ -284,6 +297,12 @@ def _of_module(module: ModuleType, attribute: str, target: str) -> list[Implemen
             functions = [n for n, v in vars(value).items() if callable(v) and n[0] != "_"]
             raise UsageError.unknown("function", attribute, functions)
         owner, value = value, getattr(value, part)
+    if modules.is_module(value):
+        value = modules.module(value)
+    if isinstance(value, Implementation):
+        return [replace(value, name=_short(target), file=module.__file__ or value.file)]
+    if refused := modules.refusal(value, target):
+        raise NothingVerified(refused)
     if not callable(value):
         raise UsageError(f"{target} is a {type(value).__name__}, not a function")
     if declaration := _declared(value):

@@ -7,10 +7,10 @@
 Laws of one implementation on one device have one cause where their counterexamples share
 
 1. the exception: type, message (whatever numbers it holds) and line; or a condition that separates all calls that raised;
-2. the diagnosis;
+2. the diagnosis, or the same mistake seen in the gradients;
 3. the wrong value: the output of a problem of each is not the reference's, so a law about something else (empty axes, calls
    that are repeated) fails for that alone; or, the values being right, the wrong gradient;
-4. the sentence of the failure, or the law itself, in several dtypes.
+4. the sentence of the failure, or the law itself; in several dtypes, that of the one that explains it.
 
 Everything is read off the recorded verdicts. Of files from before it was recorded why a law failed, 4 alone is known.
 """
@@ -18,7 +18,8 @@ Everything is read off the recorded verdicts. Of files from before it was record
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -31,6 +32,10 @@ from qkverify.runs.raising_conditions import remedy
 ABOUT_CALLS = ("contract", "calls")  # families whose laws say least of a wrong value
 NAMED = 4  # laws by name; the others are counted
 LOOKS_LIKE = "  looks like         "  # how the line of a message begins
+
+ASPECT = re.compile(
+    "the (?:result equals|log-sum-exp equals(?: that of)?|gradients are(?: those of)?) ", re.IGNORECASE
+)
 
 Key = tuple[str, ...]
 
@@ -150,12 +155,18 @@ def _key(verdict: Verdict) -> Key:
     if example.exception:
         return (*where, "raises", numberless(example.exception), example.line)
     if example.diagnosis:
-        return (*where, "diagnosis", example.diagnosis)
+        return (*where, "diagnosis", mistake_in(example.diagnosis))
     if example.value_wrong or example.gradient_wrong:
         return (*where, "value" if example.value_wrong else "gradient")
     if example.got and not example.location:  # a sentence, or what was raised before that was recorded
         return (*where, "says", numberless(example.got))
     return (*where, "law", verdict.law)
+
+
+def mistake_in(diagnosis: str) -> str:
+    """The mistake that a diagnosis names, whether it was seen in the result or in the gradients of that result."""
+    named = ASPECT.sub("", diagnosis, count=1)
+    return named.replace("otherwise they are right", "otherwise it is right")
 
 
 def numberless(text: str) -> str:
@@ -173,17 +184,42 @@ def _alike_in_condition(groups: dict[Key, list[Verdict]]) -> dict[Key, list[Verd
 
 
 def _undiagnosed_joined(groups: dict[Key, list[Verdict]]) -> dict[Key, list[Verdict]]:
-    """A wrong value without a diagnosis joins that of another dtype which has one, if one law is broken by both."""
-    joined = dict(groups)
+    """What nothing explains joins the cause that breaks the same law, in the same way, in another dtype, if there is one such.
+
+    What is broken in this dtype alone joins those, unless something is explained in this dtype: then it may be something else.
+    """
+    diagnosed_keys = [key for key in groups if key[2] == "diagnosis"]
+    joined: dict[Key, list[Verdict]] = {key: list(group) for key, group in groups.items()}
     for key, group in groups.items():
-        if key[2] not in ("value", "gradient"):
-            continue
-        broken = {(verdict.law, _wrong(verdict)) for verdict in group}
-        others = [k for k in joined if k[:2] == key[:2] and k[2] == "diagnosis"
-                  and broken & {(v.law, _wrong(v)) for v in joined[k]}]  # fmt: skip
-        if len(others) == 1:
-            joined[others[0]] = joined[others[0]] + joined.pop(key)
-    return joined
+        explaining = [other for other in groups if other[:2] == key[:2] and _may_explain(other, key)]
+        homes = {id(v): _homes(v, {other: groups[other] for other in explaining}) for v in group}
+        certain = Counter(found[0] for found in homes.values() if len(found) == 1)
+        explained = {v.dtype for other in diagnosed_keys if other[:2] == key[:2] for v in groups[other]}
+        elsewhere = {v.law for v in group if v.dtype in explained and not homes[id(v)]}
+        for v in group:
+            here_alone = not homes[id(v)] and v.dtype not in explained and v.law not in elsewhere
+            home = homes[id(v)] if len(homes[id(v)]) == 1 else []
+            home = [certain.most_common(1)[0][0]] if here_alone and certain and key[2] in WRONG else home
+            if home:
+                joined[home[0]].append(v)
+                joined[key].remove(v)
+    return {key: group for key, group in joined.items() if group}
+
+
+WRONG = ("value", "gradient")  # keys of what is wrong and not explained
+
+
+def _may_explain(other: Key, key: Key) -> bool:
+    if key[2] in WRONG:
+        return other[2] == "diagnosis"
+    return key[2] in ("law", "says") and other[2] in ("diagnosis", *WRONG)
+
+
+def _homes(verdict: Verdict, groups: Mapping[Key, Sequence[Verdict]]) -> list[Key]:
+    """The groups that break the law of a verdict in another dtype, and the same of value and gradient, if it shows one."""
+    what = _wrong(verdict)
+    return [key for key, group in groups.items()
+            if any(v.law == verdict.law and v.dtype != verdict.dtype and what in ("", _wrong(v)) for v in group)]  # fmt: skip
 
 
 def _conditions(verdicts: Sequence[Verdict]) -> list[str]:

@@ -111,7 +111,8 @@ class Failures:
 
     def _claims(self) -> list[Claim]:
         claims = [failure.claim for failure in self.of.values() if failure.claim is not None]
-        return list({id(claim): claim for claim in claims}.values())
+        every = [each for claim in claims for each in (claim, *claim.beside)]
+        return list({id(claim): claim for claim in every}.values())
 
     def _known(self, failure: Failure) -> Claim | None:
         """A claim about other failures that explains this one."""

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
+from qkverify import foreign_text
+from qkverify.contract import DEVICES, DTYPES
 from qkverify.counterexamples import scripts
 from qkverify.errors import UsageError
 from qkverify.problem.attention_problem import Problem
@@ -32,12 +34,16 @@ NAME = re.compile(r"[0-9a-f]{8}")  # of a counterexample
 KEPT = 500  # counterexamples in the folder; the oldest go first
 
 
-def store(law: Law, run: Run) -> str:
-    """Write the failing example of a run and return its id; nothing where the folder cannot be written."""
+def store(law: Law, run: Run, *, scripted: bool = True) -> str:
+    """Write the failing example of a run and return its id; nothing where the folder cannot be written.
+
+    Without `scripted` no script is made: making one calls the implementation.
+    """
     implementation = run.implementation
+    function = getattr(implementation.function, "__name__", "") or implementation.name.rpartition(":")[2]
     record = {
         "law": law.name, "law_file": law.file, "implementation": implementation.name,
-        "file": implementation.file, "function": getattr(implementation.function, "__name__", ""),
+        "file": implementation.file, "function": function,
         "device": run.device, "dtype": run.dtype,
         "drawn": {name: encode(value) for name, value in run.failing.items()},
     }  # fmt: skip
@@ -47,7 +53,7 @@ def store(law: Law, run: Run) -> str:
         ignored(FOLDER)
         (FOLDER / f"{name}.json").write_text(text)
         FOLDER.joinpath(f"{name}.py").unlink(missing_ok=True)  # of the function as it was then
-        written = scripts.script(law, run)
+        written = scripts.script(law, run) if scripted else None
         if written:
             FOLDER.joinpath(f"{name}.py").write_text(written, "utf-8")
         forget_old(FOLDER, KEPT)
@@ -81,17 +87,50 @@ def script_of(name: str) -> Path | None:
     return path if path.is_file() else None
 
 
+def is_file(name: str) -> bool:
+    """Whether a replay is asked for by a path: such a file may come from anybody, and no file that it names is imported."""
+    return name.endswith(".json")
+
+
 def load(name: str) -> dict[str, Any]:
-    """The record of an id (or of a file). Raises UsageError naming the ids that exist."""
-    path = Path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
-    if not path.is_file():
+    """The record of an id (or of a file). Raises UsageError naming the ids that exist, or what is wrong with the file."""
+    path = Path(name) if is_file(name) else FOLDER / f"{name}.json"
+    if not (path.is_file() if is_file(name) else NAME.fullmatch(name) and path.is_file()):
         raise UsageError.unknown("replay", name, [p.stem for p in FOLDER.glob("*.json")])
     try:
-        record: dict[str, Any] = json.loads(path.read_text())
+        record: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        _check_words(record)
         record["drawn"] = {key: decode(value) for key, value in record["drawn"].items()}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is not a stored counterexample: {error}") from error
+        _check_dtypes(record)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, OSError) as error:
+        why = (
+            "it is nested too deeply" if isinstance(error, RecursionError) else foreign_text.shown_line(error)
+        )
+        why = f"it has no {why}" if isinstance(error, KeyError) else why
+        raise UsageError(f"{path} is not a stored counterexample: {why}") from error
     return record
+
+
+WORDS = ("law", "implementation", "device", "dtype", "file", "function")  # of a record
+
+
+def _check_words(record: Any) -> None:
+    if not isinstance(record, dict):
+        raise TypeError(f"it holds a {type(record).__name__}, not an object")
+    for word in (*WORDS, "drawn"):
+        if not isinstance(record[word], dict if word == "drawn" else str):
+            raise TypeError(f"its {word} is a {type(record[word]).__name__}")
+    for word, every in (("device", DEVICES), ("dtype", DTYPES)):
+        if record[word] not in every:
+            raise ValueError(f"its {word} is {record[word]!r}, and there are {', '.join(every)}")
+
+
+def _check_dtypes(record: dict[str, Any]) -> None:
+    for name, value in record["drawn"].items():
+        if isinstance(value, Problem) and value.query.dtype.name != record["dtype"]:
+            raise ValueError(
+                f"its {name} is of dtype {value.query.dtype.name}, and its dtype {record['dtype']}"
+            )
 
 
 def encode(value: Any) -> Any:
@@ -125,6 +164,8 @@ def decode(value: Any) -> Any:
         return Sequences(**{name: decode(x) for name, x in value["sequences"].items()})
     if "data" in value:
         dtype = ml_dtypes.bfloat16 if value["dtype"] == "bfloat16" else np.dtype(value["dtype"])
+        if dtype.kind not in "biufV":
+            raise ValueError(f"an array of dtype {dtype} is none of a call")
         return np.frombuffer(base64.b64decode(value["data"]), dtype).reshape(value["shape"]).copy()
     if "tuple" in value:
         return tuple(decode(x) for x in value["tuple"])

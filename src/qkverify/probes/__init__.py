@@ -14,8 +14,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from qkverify.contract import ATTENTIONS, Implementation, frameworks, messages, registry
-from qkverify.probes import losses, smoke, survival, tables
+from qkverify.contract import ATTENTIONS, Implementation, frameworks, messages, process_settings, registry
+from qkverify.contract.modules import ModuleTarget
+from qkverify.probes import losses, modules, smoke, survival, tables
 from qkverify.probes.cut_off import without_gradients
 from qkverify.probes.defaults import switched_off
 from qkverify.probes.dtypes import of_result
@@ -38,6 +39,13 @@ def fitted(implementation: Implementation) -> Implementation:
     """With what its plain calls show. Raises UsageError if it cannot be called."""
     if implementation.probed:
         return implementation
+    with process_settings.noted_of(implementation.name):
+        return _fitted(implementation)
+
+
+def _fitted(implementation: Implementation) -> Implementation:
+    if isinstance(implementation.function, ModuleTarget):
+        return fitted(modules.resolved(implementation))
     missing = frameworks.missing(implementation.arrays)
     if implementation.operation != "attention":
         serves = implementation.operation in ATTENTIONS and not implementation.declared

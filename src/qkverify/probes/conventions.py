@@ -7,7 +7,7 @@ raises leaves the choice open: the laws will meet the same error and report it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -18,7 +18,7 @@ import numpy as np
 from qkverify.contract import Implementation, empty_rows, mask_forms, messages
 from qkverify.contract.operations import DESCRIBED, word
 from qkverify.errors import ContractError
-from qkverify.probes import fast_exponential, operation_rounding
+from qkverify.probes import fast_exponential, further_roundings, operation_rounding
 from qkverify.probes.layouts import layout
 from qkverify.probes.norms import norms
 from qkverify.problem.attention_problem import Problem
@@ -63,9 +63,10 @@ def detect(implementation: Implementation, device: str, dtype: str) -> dict[str,
         if value:
             run.semantics[name] = value
     if dtype in ("float16", "bfloat16"):
-        choices["precision"] = _precision(implementation, run)
+        choices |= _output_rounding(implementation, run)
         if run.offers("gradients"):
             choices |= _gradient_conventions(implementation, run, choices["precision"])
+            choices |= _further_in_gradients(run, choices["gradient_precision"])
     return choices
 
 
@@ -309,16 +310,83 @@ PROBES: Mapping[str, Callable[[Run], str | None]] = {
 }
 
 
-def _precision(implementation: Implementation, run: Run) -> Choice:
-    """One of `FUSED` where random problems hold to a fused kernel's bound, else "eager" (every operation rounds)."""
+def _output_rounding(implementation: Implementation, run: Run) -> dict[str, Choice]:
+    """The precision: one of `FUSED` where random problems hold to a fused kernel's bound, else "eager" (every operation rounds).
+    And what a fused kernel rounds besides."""
     declared = implementation.declared_precision(run.device, run.dtype)
     if declared is not None:
-        return Choice(declared if isinstance(declared, str) else "declared", "declared")
+        named = declared if isinstance(declared, str) else "declared"
+        return {"precision": Choice(named, "declared"), **_further_in_output(run, None)}
     name = FUSED[_answer(_fast_exponential, run) == "fast"]
-    fused = Run(implementation, run.device, run.dtype, run.semantics, Precision.named(name, run.dtype))
-    held = _holds(lambda problem: [(fused(problem), fused.exact(problem))], fused)
-    held = held and _keeps_scores(fused)
-    return Choice(name if held else "eager", "detected")
+    model = Precision.named(name, run.dtype)
+    held = _rounds_as(run, model, run.semantics)
+    further = _further_in_output(run, model)
+    return {"precision": Choice(name if held or further else "eager", "detected"), **further}
+
+
+def _rounds_as(run: Run, model: Precision | None, semantics: Mapping[str, str]) -> bool:
+    """Whether random problems hold to the bounds of a model, the declared one if it is None, under some conventions."""
+    judged = Run(run.implementation, run.device, run.dtype, semantics, model)
+    return _holds(lambda problem: [(judged(problem), judged.exact(problem))], judged) and _keeps_scores(
+        judged
+    )
+
+
+Pairs = list[tuple[Bounded, np.ndarray]]  # what came back with its bound, and what is exact
+
+
+def _further_in_output(run: Run, model: Precision | None) -> dict[str, Choice]:
+    def pairs(judged: Run, problem: Problem) -> Pairs:
+        return [(judged(problem), judged.exact(problem))]
+
+    found = further_roundings.of_output(run, _size(run))
+    return _earned(
+        run, model or run.precision, list(found), pairs, lambda semantics: _rounds_as(run, model, semantics)
+    )
+
+
+def _further_in_gradients(run: Run, precision: Choice) -> dict[str, Choice]:
+    def pairs(judged: Run, problem: Problem) -> Pairs:
+        exact = judged.exact_gradients(problem)
+        return [(got, exact[name]) for name, got in judged.gradients(problem).items()]
+
+    model = (
+        run.gradient_precision if precision.how == "declared" else Precision.named(precision.value, run.dtype)
+    )
+    return _earned(run, model, list(further_roundings.of_gradients(run, _size(run))), pairs)
+
+
+def _earned(run: Run, model: Precision, further: Sequence[tuple[str, str, list[Problem]]],
+            pairs: Callable[[Run, Problem], Pairs],
+            also: Callable[[Mapping[str, str]], bool] = lambda semantics: True) -> dict[str, Choice]:  # fmt: skip
+    """The first of several further roundings without which the bounds do not hold on its own problems, and with which they hold
+    on all of them and `also` elsewhere. What is believed is noted in the semantics of the run.
+
+    Nothing where every operation rounds anyway, of what is declared, and where a call raises.
+    """
+    if model.elementwise.unit > model.accumulate.unit:
+        return {}
+
+    def hold(problems: Sequence[Problem], extra: Mapping[str, str]) -> bool | None:
+        judged = Run(run.implementation, run.device, run.dtype, {**run.semantics, **extra}, model, model)
+        return _answer(
+            lambda _: all(_within(*pair) for problem in problems for pair in pairs(judged, problem)), run
+        )
+
+    every = [problem for _, _, problems in further for problem in problems]
+    for name, value, problems in further:
+        extra = {name: value}
+        if name in run.implementation.semantics or hold(problems, {}) is not False:
+            continue
+        if hold(every, extra) and also({**run.semantics, **extra}):
+            run.semantics[name] = value
+            return {name: Choice(value, "detected")}
+    return {}
+
+
+def _within(got: Bounded, exact: np.ndarray) -> bool:
+    with np.errstate(invalid="ignore"):
+        return not (np.abs(got.value - exact) > got.errors).any()
 
 
 def _keeps_scores(run: Run) -> bool:
@@ -337,7 +405,7 @@ def _keeps_scores(run: Run) -> bool:
             got, exact = run(problem), run.exact(problem)
         except Exception:  # as in _answer
             return True
-        if (np.abs(got.value - exact) > got.errors).any():
+        if not _within(got, exact):
             return False
     return True
 
@@ -447,6 +515,6 @@ def _holds(pairs: Callable[[Problem], list[tuple[Bounded, np.ndarray]]], run: Ru
             compared = pairs(problem)
         except Exception:  # as in _answer
             return True
-        if any((np.abs(got.value - exact) > got.errors).any() for got, exact in compared):
+        if not all(_within(got, exact) for got, exact in compared):
             return False
     return True

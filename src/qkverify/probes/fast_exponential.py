@@ -1,8 +1,9 @@
 """Whether an operation that attends has an exponential of half precision that is wrong beyond its rounding.
 
 One key alone has a score other than zero, so that the output is its weight, which a right kernel rounds to known bits: when it is
-stored, and before it is divided by the sum or not. What is wrong beside that looks like noise. But a polynomial between powers of
-two is wrong by the same curve in each, and that shows in the curve's Fourier coefficients.
+stored, and before it is divided by the sum or not, before it is summed or not, or as part of a split of the keys. What is wrong
+beside that looks like noise. But a polynomial between powers of two is wrong by the same curve in each, and that shows in the
+curve's Fourier coefficients.
 
 What is ugly: each operation takes its queries and keys in another form, so each has a few lines of its own here.
 """
@@ -24,6 +25,7 @@ KEYS = 32  # a vector of exponentials, or two
 NEW = 64  # tokens of one call, where each is a key as well
 HEAD = 8  # room in a token of multi-head attention for what its query, key and value are made of
 WAVES = np.arange(1, 5)  # of a curve that repeats with every power of two
+SPLITS = (4, 8, 16)  # keys of a split that is stored by itself
 SURELY = 5.0  # about one for noise
 
 Array = np.ndarray
@@ -76,7 +78,11 @@ def is_fast(run: Run, size: int) -> bool:
         error -= error.mean()
         return float((np.abs(waves @ error) ** 2).mean() / max((error**2).sum(), np.finfo(float).tiny))
 
-    return min(beyond_noise(stored(exact / total)), beyond_noise(stored(stored(exact) / total))) > SURELY
+    right = [exact / total, stored(exact) / total, stored(exact) / (stored(exact) + others)]
+    for keys in SPLITS:  # the key's own split is stored, and merged with the others
+        share = (exact + keys - 1) / total
+        right.append(stored(stored(exact) / (exact + keys - 1)) * share)
+    return min(beyond_noise(stored(weight)) for weight in right) > SURELY
 
 
 def asked_of(run: Run, size: int) -> ProbeInput:

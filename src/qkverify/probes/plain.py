@@ -14,6 +14,7 @@ import numpy as np
 from qkverify.contract import Implementation, part_of
 from qkverify.contract.axes import to_contract
 from qkverify.problem.attention_problem import Problem
+from qkverify.runs import watch
 from qkverify.runs.run import Run
 
 Sizes = Mapping[str, int]
@@ -45,8 +46,11 @@ class Attempt:
     @property
     def right(self) -> bool:
         """Whether that part holds to the bounds of its dtype."""
-        if self.part is None:
-            return False
+        with watch.call():
+            return self.part is not None and self._within_bounds()
+
+    def _within_bounds(self) -> bool:
+        assert self.part is not None
         run = Run(self.implementation, self.device, self.dtype)
         exact = run.bound(self.problem)[0]
         got = to_contract(run.framework.to_numpy(self.part[1]), self.implementation.layout)

@@ -1,7 +1,8 @@
 """Whether a process survives the first call of a function: one that ends its process would take the judge along.
 
 The call is made in a forked child, which costs milliseconds. Where a fork is not safe (no `os.fork`, a GPU in use, JAX's threads)
-nothing is asked, and where the child gives no answer in time nothing is known. Only the first call is made there.
+nothing is asked. Where the child gives no answer in time, nothing is known, except in a worker (see `watch`), where that is
+longer than a call may take. Only the first call is made there.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+
+from qkverify.runs import watch
 
 LONGEST = 20.0  # seconds until nothing is known
 
@@ -33,7 +36,7 @@ def death_of(call: Callable[[], object]) -> str:
         _call_and_end(call, writing)
     os.close(writing)
     try:
-        answered = select.select([reading], [], [], LONGEST)[0]
+        answered = select.select([reading], [], [], watch.call_seconds or LONGEST)[0]
         survived = bool(answered and os.read(reading, 1))
         if not answered or survived:
             with suppress(ProcessLookupError):
@@ -41,12 +44,15 @@ def death_of(call: Callable[[], object]) -> str:
         _, status = os.waitpid(child, 0)
     finally:
         os.close(reading)
+    if not answered and watch.call_seconds:
+        return f"did not come back within {watch.call_seconds:g} s"
     return "" if survived or not answered else _words(os.waitstatus_to_exitcode(status))
 
 
 def _call_and_end(call: Callable[[], object], writing: int) -> None:
     """In the child: nothing of it is seen but one byte if the call comes back."""
     try:
+        watch.watched_by(None)
         faulthandler.disable()  # its report would be the only thing seen
         silent = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Generic, TypeVar
@@ -191,7 +192,8 @@ def stretched(
         large = choices.pick("stretched", which)
         example = {
             name: choices.pick(
-                name, long[name] if name == large else pool[: -(-len(pool) // 2)] if large else pool
+                name,
+                limited(name, long[name] if name == large else pool[: -(-len(pool) // 2)] if large else pool),
             )
             for name, pool in pools.items()
         }
@@ -200,6 +202,25 @@ def stretched(
 
     widths = {name: max(_width(pool), _width(long.get(name, ()))) for name, pool in pools.items()}
     return strategy(Recipe({"stretched": _width(which), **widths}, make))
+
+
+LIMITS: ContextVar[Mapping[str, tuple[int, int]]] = ContextVar("limits", default={})  # noqa: B039  # it is only read
+LETTERS = {
+    "batch": "B",
+    "length": "L",
+    "heads": "H",
+    "size": "D",
+    "inner": "F",
+}  # of sizes that laws spell out
+
+
+def limited(name: str, pool: Sequence[Any]) -> Sequence[Any]:
+    """Those of a pool of sizes that lie within `LIMITS`, which an implementation of one size has; the largest if none does."""
+    limits = LIMITS.get().get(LETTERS.get(name, name))
+    if limits is None:
+        return pool
+    least, most = limits
+    return [size for size in pool if least <= size <= most] or (most,)
 
 
 def several(pool: Sequence[T], most: int) -> st.SearchStrategy[list[T]]:

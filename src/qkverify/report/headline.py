@@ -17,7 +17,7 @@ WORDS: dict[Outcome, str] = {
     "crashed": "crashed",
     "timed out": "timed out",
     "error": "harness failed",
-    "finding": "known findings",
+    "finding": "known failures",
     "passed": "hold",
     "not offered": "not offered",
     "unavailable": "unavailable",
@@ -77,7 +77,7 @@ def sentence(report: Report) -> str:
     errors = sum(v.outcome == "error" for v in report.broken)
     faulty = len({v.implementation for v in report.findings} - broken)
     more = f"; {unverified}" if unverified else ""
-    rest = f"; {faulty} {'has' if faulty == 1 else 'have'} known faults" if faulty else ""
+    rest = f"; {faulty} {'has' if faulty == 1 else 'have'} known failures" if faulty else ""
     if broken and total == 1:
         laws = units.number_of(len({v.law for v in report.broken}), "law")
         return f"{report.judged[0]} breaks {laws}{more}"
@@ -91,7 +91,7 @@ def sentence(report: Report) -> str:
     if not faulty:
         return f"Every {selected}law holds for {report.judged[0] if total == 1 else f'all {total} implementations'}"
     if faulty == total:
-        faults = units.number_of(len({v.reason for v in report.findings}), "known fault")
+        faults = units.number_of(len({v.reason for v in report.findings}), "known failure")
         who = f"{report.judged[0]} has" if total == 1 else f"{total} implementations have"
         return f"{who} {faults}; every other {selected}law holds"
     kept, verb = total - faulty, "keeps" if total - faulty == 1 else "keep"
@@ -117,7 +117,7 @@ def unverified_part(report: Report) -> str:
 
 
 def charges(report: Report) -> tuple[Charge, ...]:
-    """Broken laws and findings, gravest first, each outcome, implementation and device once."""
+    """Broken laws and known failures, gravest first, each outcome, implementation and device once."""
     groups: dict[tuple[str, str, str], list[Verdict]] = {}
     for v in [*report.broken, *report.findings]:
         groups.setdefault((v.outcome, v.implementation, v.device), []).append(v)

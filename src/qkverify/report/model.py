@@ -49,6 +49,7 @@ FAMILIES = (
     "heads",
     "positions",
     "gradients",
+    "unbiased",
     "contract",
     "decode",
     "layers",

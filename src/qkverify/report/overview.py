@@ -58,13 +58,13 @@ class Right(NamedTuple):
 
     @property
     def text(self) -> str:
-        """ "all 118 laws", "108 of 118 laws, 3 known faults", "breaks 2 of 118 laws"."""
+        """ "all 118 laws", "108 of 118 laws, 3 known failures", "breaks 2 of 118 laws"."""
         if self.word == "not verified":
             return "not verified"
         if self.word == "broken":
             return f"breaks {self.broken} of {units.number_of(self.judged, 'law')}"
         if self.word == "known":
-            return f"{self.held} of {units.number_of(self.judged, 'law')}, {units.number_of(self.faults, 'known fault')}"
+            return f"{self.held} of {units.number_of(self.judged, 'law')}, {units.number_of(self.faults, 'known failure')}"
         return ("the 1 law" if self.held == 1 else f"all {self.held:,} laws") + (
             ", in part" if self.partly else ""
         )
@@ -255,7 +255,7 @@ def others(report: Report) -> list[OtherOperation]:
 
 
 def others_in_a_sentence(further: Sequence[OtherOperation]) -> str:
-    """ "28 of 29 implementations keep every law; torch_embedding: 13 of 14 laws, 1 known fault"."""
+    """ "28 of 29 implementations keep every law; torch_embedding: 13 of 14 laws, 1 known failure"."""
     every = [implementation for other in further for implementation in other.implementations]
     exceptions = [
         f"{implementation.implementation}: {implementation.right.text}"
@@ -464,7 +464,7 @@ def _right_sentence(rows: Sequence[OverviewRow]) -> str:
     total = sum(words.values())
     if not total:
         return ""
-    said = {"broken": "break a law", "known": "have known faults", "not verified": "were not verified"}
+    said = {"broken": "break a law", "known": "have known failures", "not verified": "were not verified"}
     rest = [
         f"{words[word]} {told if words[word] > 1 else SINGULAR[told]}"
         for word, told in said.items()
@@ -475,7 +475,7 @@ def _right_sentence(rows: Sequence[OverviewRow]) -> str:
 
 SINGULAR = {
     "break a law": "breaks a law",
-    "have known faults": "has known faults",
+    "have known failures": "has known failures",
     "were not verified": "was not verified",
 }
 

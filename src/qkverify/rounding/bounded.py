@@ -4,17 +4,19 @@ A `Bounded` array is a value and, beside it, a bound on how far any faithful com
 a NumPy duck array (NEP 13, NEP 18): the unchanged code of `reference/`, called with `Bounded` arrays, yields the exact
 value and the bound by running error analysis (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., ch. 3).
 Every rule below holds for any order of summation and for fused or unfused evaluation, so |got - value| > error proves
-that no order of operations explains the result under the declared precision.
+that no order of the operations of the reference's formula explains the result under the declared precision model.
 
 Rules, for values a, b with errors da, db:
 
     a + b       da + db                                   a * b       |a| db + |b| da + da db
     a / b       (da + |a / b| db) / (|b| - db)            exp(a)      e^a expm1(da + u |a|) and `exp_ulps`
     sum of n    sum(da) + gamma_n sum(|a| + da)           A @ B       (gamma_n (|A| + dA) + dA) (|B| + dB) + |A| dB
+    sum of A @ B over heads: as one long product; where each is stored before, its rounding is added
     maximum     exact (relu): the error of the larger one, or the larger error where it is open which one that is
     heaviside   exact (the slope of relu): 0 or 1, and either where the errors leave the sign open, or at zero
     max         exact as the shift of a softmax; an online softmax rescales once a tile, which is counted here
     positive    "stored to memory": rounded to the output format
+    copy        "merged", of weights and values: splits of them may be stored before, and the sum of the weights be rounded
 
 and every elementwise result is rounded once more. Operands of a matrix product that are finer than the operand format are
 rounded to it first. Past the largest number of a format the bound is infinite: out of scope, not wrong. The ugly spots:
@@ -266,6 +268,10 @@ def _exp(x: Bounded) -> Bounded:
         error = value * (_expm1(shifted) * (1 + exp_error) + exp_error)
         if lost is not False and lost.any():
             error = np.where(lost, np.inf, error)
+    if (
+        p.row_sum is not None
+    ):  # what is lost of one weight, it lacks in the sum; the rest of that rounding is counted there
+        error = error + p.row_sum.tiny
     return _elementwise(x, value, error)
 
 
@@ -285,11 +291,15 @@ def _at_most_two(error: Array) -> Array:
 
 
 def _log(x: Bounded) -> Bounded:
+    """The logarithm is that of a row's sum, which may be made of rounded weights."""
+    p = x.precision
+    relative = 0.0 if p.row_sum is None else p.row_sum.unit
     with np.errstate(divide="ignore", invalid="ignore"):
         value = np.log(x.value)
-        room = x.value - x.error
-        error = np.where(room > 0, x.error / room, np.where((x.value == 0) & (x.errors == 0), 0.0, np.inf))
-    return _elementwise(x, value, error + x.precision.exp_ulps * x.precision.accumulate.unit)
+        lost = x.error + relative * (np.abs(x.value) + x.error)
+        room = x.value - lost
+        error = np.where(room > 0, lost / room, np.where((x.value == 0) & (x.errors == 0), 0.0, np.inf))
+    return _elementwise(x, value, error + p.exp_ulps * p.accumulate.unit)
 
 
 def _sqrt(x: Bounded) -> Bounded:
@@ -327,9 +337,24 @@ def _operand(x: Any, p: Precision) -> tuple[Any, Array]:
     return x.value, (_round(x.value, x.error, p.operand) if x.unit < p.operand.unit else x.error)
 
 
-def _matmul(x: Any, y: Any) -> Bounded:
-    owner = _owner(x, y)
-    p = owner.precision
+class Product(Bounded):
+    """A matrix product that remembers its `operands`: a sum of such products is one long sum, or one of stored parts."""
+
+    __slots__ = ("operands",)
+
+    def __init__(self, value: Any, error: Array, precision: Precision, operands: tuple[Any, Any]) -> None:
+        super().__init__(value, error, precision, precision.elementwise.unit)
+        self.operands = operands
+
+
+def _matmul(x: Any, y: Any) -> Product:
+    p = _owner(x, y).precision
+    value, error = _product(x, y, p)
+    return Product(value, _once_stored(value, error, p), p, (x, y))
+
+
+def _product(x: Any, y: Any, p: Precision) -> tuple[np.ndarray, np.ndarray]:
+    """A matrix product in an accumulator, whatever the order of its terms: the value and the error."""
     (a, da), (b, db) = _operand(x, p), _operand(y, p)
     terms = a.shape[-1]
     # A product of two inputs is the scores: an implementation may have folded the scale into either or both operands.
@@ -349,12 +374,17 @@ def _matmul(x: Any, y: Any) -> Bounded:
     error += 2 * terms * p.accumulate.tiny
     if folded and p.elementwise.unit > p.accumulate.unit:
         error += 2 * p.elementwise.unit * (np.abs(a) @ np.abs(b))
-    if p.elementwise.unit > p.accumulate.unit:
-        error = _round(value, error, p.elementwise)
-    return Bounded(value, error, p, p.elementwise.unit)
+    return value, error
+
+
+def _once_stored(value: np.ndarray, error: Array, p: Precision) -> Array:
+    """The error of what leaves an accumulator: op by op it is rounded as an elementwise result is."""
+    return _round(value, error, p.elementwise) if p.elementwise.unit > p.accumulate.unit else error
 
 
 def _sum(x: Bounded, axis: Any = None, keepdims: bool = False) -> Bounded:
+    if isinstance(x, Product) and isinstance(axis, int) and not keepdims and 0 <= axis < x.ndim - 2:
+        return _sum_of_products(x, axis)
     p = x.precision
     value = np.add.reduce(x.value, axis=axis, keepdims=keepdims)  # type: ignore[call-overload]
     terms = x.value.size // max(value.size, 1)
@@ -363,9 +393,56 @@ def _sum(x: Bounded, axis: Any = None, keepdims: bool = False) -> Bounded:
     error = gamma(terms, p.accumulate.unit) * magnitude + errors + terms * p.accumulate.tiny
     if not _peak(magnitude) <= p.accumulate.huge:  # so may a partial sum
         error = np.where(magnitude > p.accumulate.huge, np.inf, error)
-    if p.elementwise.unit > p.accumulate.unit:
-        error = _round(np.asarray(value), error, p.elementwise)
-    return Bounded(value, error, p, p.elementwise.unit)
+    return Bounded(value, _once_stored(np.asarray(value), error, p), p, p.elementwise.unit)
+
+
+def _sum_of_products(x: Product, axis: int) -> Bounded:
+    """The sum of matrix products over an axis before the last two: one long sum in any order, or one of stored parts."""
+    p, batch = x.precision, x.shape[:-2]
+
+    def long(operand: Any, at: int) -> Any:
+        """The axis moved to the place before number `at` from the end, and joined with that."""
+        whole = np.broadcast_to(operand, (*batch, *operand.shape[-2:]))
+        moved = np.moveaxis(whole, axis, at - 1)
+        joined = (moved.shape[at - 1] * moved.shape[at], *moved.shape[at:][1:])
+        return np.reshape(moved, (*moved.shape[: at - 1], *joined))
+
+    left, right = x.operands
+    value = np.add.reduce(x.value, axis=axis)
+    error = _product(long(left, -1), long(right, -2), p)[1] + _of_parts(x, axis)
+    return Bounded(value, _once_stored(value, error, p), p, p.elementwise.unit)
+
+
+def _of_parts(x: Product, axis: int) -> Array:
+    """What the parts of a sum add to its error if each is stored before: half a unit in the last place, or half the smallest
+    number, for each. Op by op the sums of some of them are results too, and so stored."""
+    p, parts = x.precision, x.shape[axis]
+    stored = p.elementwise if p.parts is None else p.parts
+    if parts < 2 or stored.unit <= p.accumulate.unit:
+        return 0.0
+    magnitude = np.add.reduce(np.abs(x.value) + x.errors, axis=axis)
+    between = parts - 2 if p.elementwise.unit > p.accumulate.unit else 0
+    error = gamma(1 + between, stored.unit) * magnitude + (parts + between) * stored.tiny
+    error *= 1 + gamma(parts, p.accumulate.unit)
+    return error if _peak(magnitude) <= stored.huge else np.where(magnitude > stored.huge, np.inf, error)
+
+
+def _merged(x: Bounded) -> Bounded:
+    """A product of weights and values. Its splits may be stored before they are merged: each is rounded once, and their shares
+    add up to one. The sum that divides a row may be made of rounded weights: that is one factor for the whole row."""
+    p = x.precision
+    if not isinstance(x, Product) or (p.splits is None and p.row_sum is None):
+        return x
+    error: Array = x.error
+    if p.row_sum is not None:
+        error = error + gamma(1, p.row_sum.unit) * (np.abs(x.value) + error)
+    if p.splits is not None:
+        (a, da), (b, db) = (_operand(operand, p) for operand in x.operands)
+        with np.errstate(invalid="ignore", over="ignore"):
+            magnitude = (np.abs(a) + da) @ (np.abs(b) + db)
+        error = error + p.splits.unit * magnitude + p.splits.tiny
+        error = _unless_unknown(error, x.value, magnitude, p.splits.huge)
+    return Bounded(x.value, error, p, x.unit)
 
 
 def _max(x: Bounded, axis: Any = None, keepdims: bool = False, initial: Any = np._NoValue) -> Bounded:
@@ -453,7 +530,7 @@ _UFUNCS: dict[Any, Rule] = {
 
 
 _FUNCTIONS: dict[Any, Rule] = {
-    np.sum: _sum, np.max: _max, np.where: _where, np.broadcast_to: _broadcast_to,
+    np.sum: _sum, np.max: _max, np.copy: _merged, np.where: _where, np.broadcast_to: _broadcast_to,
     np.concatenate: _joined(np.concatenate), np.stack: _joined(np.stack),
     **{f: _moving(f) for f in (np.swapaxes, np.reshape, np.repeat, np.transpose, np.moveaxis, np.take, np.diagonal,
                                np.expand_dims, np.squeeze, np.flip)},

@@ -26,6 +26,12 @@ class Precision:
     trig_ulps    error of sin and cos, likewise (SLEEF's vector versions stay within 3.5)
     folded       roundings of scale factors that may have been multiplied into the operands of the scores
     tile         fewest keys in a tile of an online softmax: a sum over n keys is rescaled at most ceil(n / tile) times
+    parts        format that the gradients of single query heads are stored in before those that share a key are added, as
+                 FlashAttention-2 does; None: as every elementwise result. Op by op, so may be the sums of some of them
+    splits       format that the results of splits of the keys are stored in before they are merged by their log-sum-exps, as
+                 cascade and ring attention do; None: they stay in accumulators
+    row_sum      format that weights are rounded to before the sum of a row is made of them, as FlashInfer does: the weights
+                 that meet the values then add up to one; None: the sum is made of the exponentials
     centred      the mean of the keys is subtracted from them before they meet the queries (SageAttention). Exact on paper;
                  but the differences are rounded, and so are scores of another size. Where a key is much smaller than the mean
                  that exceeds what the other fields allow, in every format: replace(Precision.fused("bfloat16"), centred=True).
@@ -41,6 +47,9 @@ class Precision:
     trig_ulps: float = 4.0
     tile: int = 16
     folded: int = 4
+    parts: Format | None = None
+    splits: Format | None = None
+    row_sum: Format | None = None
     centred: bool = False
 
     def of_centred(self, keys: Array) -> Array:
@@ -89,7 +98,8 @@ class Precision:
         def wider(f: Format) -> Format:
             return replace(f, tiny=f.tiny * (1.0 + factor), huge=f.huge * min(1.0, factor))
 
-        return replace(self, operand=wider(self.operand), elementwise=wider(self.elementwise))
+        parts = self.parts and wider(self.parts)
+        return replace(self, operand=wider(self.operand), elementwise=wider(self.elementwise), parts=parts)
 
     @classmethod
     def named(cls, name: str, dtype: str) -> Precision:

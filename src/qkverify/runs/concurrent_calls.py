@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from qkverify.contract import process_settings
 from qkverify.runs import triton_interpreter
 from qkverify.runs.assertions import assert_true
 from qkverify.runs.run import Run
@@ -35,7 +36,6 @@ def together(run: Run, calls: Sequence[Callable[[], T]]) -> list[T]:
             returned = list(pool.map(lambda call: call(), calls))
     finally:
         sys.setswitchinterval(interval)
-    assert_true(
-        run.framework.global_state() == before, "calls in threads left a setting of the process changed"
-    )
+    changed = process_settings.differences(before, run.framework.global_state())
+    assert_true(not changed, f"calls in threads changed {'; '.join(changed)}")
     return returned

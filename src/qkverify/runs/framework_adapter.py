@@ -5,6 +5,7 @@ and gets the bound that was derived beside it. What every run needs, whatever it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 from unittest import SkipTest
 
@@ -18,6 +19,7 @@ from qkverify.contract.axes import option_to_function, to_contract, to_function
 from qkverify.errors import ContractError, HarnessError, UnsupportedCase
 from qkverify.problem.attention_problem import LAYOUTS, Problem
 from qkverify.rounding import EXACT, FLOAT64, FORMATS, Bounded, Precision
+from qkverify.runs import watch
 from qkverify.runs.comparisons import Comparisons, Returned
 from qkverify.runs.raising_conditions import CallShape, call_of
 
@@ -41,9 +43,10 @@ class FrameworkAdapter:
         self.dtype = dtype
         self.framework = frameworks.get(implementation.arrays)
         self.semantics = {**DEFAULTS, **implementation.semantics, **(semantics or {})}
-        self.precision = precision or _precision(implementation, device, dtype)
-        self.gradient_precision = gradient_precision or _gradient_precision(
-            implementation, dtype, self.precision
+        forward = precision or _precision(implementation, device, dtype)
+        backward = gradient_precision or _gradient_precision(implementation, dtype, forward)
+        self.precision, self.gradient_precision = (
+            _with_choices(model, self.semantics) for model in (forward, backward)
         )
         self.largest_margin = 0.0
         self.examples = 0
@@ -192,11 +195,11 @@ class FrameworkAdapter:
         """A refusal of the framework is a refusal of the implementation; any other error passes through.
 
         What would end more than the call, as `sys.exit` does, or would be taken for the harness's own word, is a failure of the
-        implementation. Ctrl-C is the user's.
+        implementation. In the judge's own process Ctrl-C is the user's.
         """
         self.calls += 1
         try:
-            with messages.calling(self.implementation.name):
+            with watch.call(), messages.calling(self.implementation.name):
                 returned = call()
             self.used |= self._asked
             if self.problems:
@@ -206,9 +209,9 @@ class FrameworkAdapter:
             self.refused += 1
             self.refusal = self.refusal or foreign_text.shown_line(refusal, characters=120)
             raise UnsupportedCase(foreign_text.shown(refusal)) from refusal
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:
+            if watch.is_users_interrupt(error):
+                raise
             if isinstance(error, Exception) and not isinstance(error, _NOT_ITS_OWN):
                 raise
             why = (
@@ -222,6 +225,12 @@ class FrameworkAdapter:
 
     def _received(
         self, native: Any, what: str, shape: tuple[int, ...], dtype: str | None, heads: bool = True
+    ) -> np.ndarray:
+        with watch.call():  # attributes of a result may be code of the implementation
+            return self._checked_result(native, what, shape, dtype, heads)
+
+    def _checked_result(
+        self, native: Any, what: str, shape: tuple[int, ...], dtype: str | None, heads: bool
     ) -> np.ndarray:
         name = self.implementation.name
         if not hasattr(native, "shape"):
@@ -285,6 +294,24 @@ def _precision(implementation: Implementation, device: str, dtype: str) -> Preci
     if dtype in ("float64", "float32") and declared != "tf32":
         return Precision.plain(dtype)
     return Precision.named(declared or "fused", dtype)
+
+
+# Convention -> the value that says that a result is rounded once more, to the output format, and the field that it fills.
+STORED = {
+    "head_gradients": ("stored", "parts"),
+    "row_sum": ("rounded", "row_sum"),
+    "split_results": ("stored", "splits"),
+}
+
+
+def _with_choices(model: Precision, semantics: Mapping[str, str]) -> Precision:
+    """The model, with what an implementation declares to round besides, or was found to."""
+    if model.output.unit <= model.accumulate.unit:
+        return model
+    fields: dict[str, Any] = {
+        field: model.output for name, (value, field) in STORED.items() if semantics.get(name) == value
+    }
+    return replace(model, **fields) if fields else model
 
 
 def _gradient_precision(implementation: Implementation, dtype: str, forward: Precision) -> Precision:

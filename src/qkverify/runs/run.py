@@ -15,6 +15,7 @@ import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 
+from qkverify.problem.byte_strategies import LIMITS
 from qkverify.runs.gradient_run import GradientRun
 from qkverify.runs.operation_run import OperationRun
 
@@ -32,9 +33,10 @@ class Run(GradientRun, OperationRun):
     @contextlib.contextmanager
     def activated(self) -> Iterator[Run]:
         """The run that strategies draw for. What its implementation does to settings of the process ends with it."""
-        token = _active.set(self)
+        token, limits = _active.set(self), LIMITS.set(self.implementation.size_limits)
         try:
             with self.framework.restored():
                 yield self
         finally:
+            LIMITS.reset(limits)
             _active.reset(token)

@@ -159,7 +159,8 @@ def draw_sizes(
             and letter in "QK"
             and not (requires and run is not None and run.implementation.accepts({**sizes, letter: 0}))
         )
-        sizes[letter] = choices.pick(letter, fitting + ((0,) if empty else ()))
+        zeros = _share_of_zero(letter, len(fitting)) if empty else 0
+        sizes[letter] = choices.pick(letter, fitting + (0,) * zeros)
 
     pools: dict[str, tuple[int, ...]] = {}
     stretched = ""
@@ -202,6 +203,12 @@ def draw_sizes(
     if requires and run is not None:
         assume(run.implementation.accepts(sizes) is None)
     return sizes
+
+
+def _share_of_zero(letter: str, others: int) -> int:
+    """How often zero stands among the lengths where it is generated: for the keys in half of all problems, since a row without
+    keys is what a kernel can get wrong, and for the queries in a quarter. A handful of examples then meets both."""
+    return max(1, others if letter == "K" else others // 3)
 
 
 @lru_cache(maxsize=64)

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from qkverify.contract.operations import DESCRIBED
 from qkverify.errors import HarnessError
 from qkverify.problem.attention_problem import LAYOUTS, Problem
-from qkverify.problem.byte_strategies import Choices, Recipe, strategy
+from qkverify.problem.byte_strategies import Choices, Recipe, limited, strategy
 from qkverify.reference.caches import appended, gathered
 from qkverify.reference.encoder_decoder import decoder_layer, encoder_layer
 from qkverify.reference.layers import feed_forward
@@ -112,14 +112,20 @@ class OperationCall:
 
 
 class PreparedCall:
-    """A call on native arrays of its own, which stay the same objects from call to call."""
+    """A call on native arrays of its own, or on those `native` ones that are given; they stay the same objects."""
 
-    def __init__(self, run: Run, call: OperationCall, layouts: Mapping[str, str] | None = None) -> None:
-        self.run, self.call, self.native = run, call, dict[str, Any]()
+    def __init__(
+        self,
+        run: Run,
+        call: OperationCall,
+        layouts: Mapping[str, str] | None = None,
+        native: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.run, self.call, self.native = run, call, dict(native or {})
 
         def lent(name: str, x: Any) -> Any:
-            if not isinstance(x, np.ndarray):
-                return x
+            if not isinstance(x, np.ndarray) or name in self.native:
+                return self.native.get(name, x)
             placed = LAYOUTS[(layouts or {}).get(name, "contiguous")](x.copy())
             self.native[name] = run.framework.from_numpy(placed, run.device)
             return self.native[name]
@@ -128,9 +134,13 @@ class PreparedCall:
 
     def __call__(self) -> tuple[Any, ...]:
         """The parts of the result as the function returned them, native, their shapes checked by `numbers`."""
-        return self._parts(self.run.invoke(tuple(self.arguments.values()), self.options))
+        return self.parts(self.run.invoke(tuple(self.arguments.values()), self.options))
 
-    def _parts(self, returned: Any) -> tuple[Any, ...]:
+    def bare(self) -> Callable[[], Any]:
+        """The function on these arguments as a call without any: for timing, with nothing of the harness inside."""
+        return self.run.function_call(tuple(self.arguments.values()), self.options)
+
+    def parts(self, returned: Any) -> tuple[Any, ...]:
         """The parts of the result, of what a function returned."""
         if not isinstance(returned, tuple):
             return (returned,)
@@ -159,7 +169,7 @@ class PreparedCall:
             given = _each(self.arguments, lambda name, x: leaves.get(name, x))
             returned = self.run.invoke(tuple(given.values()), self.options)
             self.run.check_differentiated(returned)
-            return self._parts(returned)
+            return self.parts(returned)
 
         floating = {name for name, x in self.call.arrays.items() if x.dtype.kind not in "iub"}
         leaves = {name: self.native[name] for name in floating if name not in self.call.form.written}
@@ -414,7 +424,9 @@ def calls() -> st.SearchStrategy[dict[str, Any]]:
         pools = {**FILL, **OPERATION_SPECS[run.implementation.operation].sizes, **BARE}
         if run.implementation.operation == "alibi_slopes":
             pools["H"] = [n for n in pools["H"] if accepted(run, n)]
-        return {name: choices.pick(str(i), pool) for i, (name, pool) in enumerate(pools.items())}
+        return {
+            name: choices.pick(str(i), limited(name, pool)) for i, (name, pool) in enumerate(pools.items())
+        }
 
     return strategy(Recipe(PLACES, make))
 

@@ -80,17 +80,17 @@ def against(marks: Iterable[Mark], *, lawful_only: bool = False) -> str | None:
 def words(mark: Mark, place: Callable[[str], str] = str) -> str:
     """A mark in one line. `place` says where a folder of a finding is to be had."""
     if mark.kind == "finding":
-        return f"known finding: {mark.sentence}, see {place(mark.folder)}"
+        return f"known failure: {mark.sentence}, see {place(mark.folder)}"
     if mark.kind == "broken":
         return f"breaks {_count(mark.laws, 'law')}: {mark.sentence}"
     return mark.sentence
 
 
 def brief(marks: Sequence[Mark]) -> str:
-    """All marks of a time in a few words: "2 known findings, broken: 3 laws"."""
+    """All marks of a time in a few words: "2 known failures, broken: 3 laws"."""
     findings = [mark.folder for mark in marks if mark.kind == "finding"]
     broken = [law for mark in marks if mark.kind == "broken" for law in mark.laws]
-    said = [_count(findings, "known finding")] if findings else []
+    said = [_count(findings, "known failure")] if findings else []
     said += [f"broken: {_count(broken, 'law')}"] if broken else []
     return ", ".join([*said, *(mark.sentence for mark in marks if mark.kind == "not verified")])
 

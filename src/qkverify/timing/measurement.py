@@ -10,9 +10,9 @@ halves differ in nothing but chance and addresses. Their ratio is the A/A contro
 from __future__ import annotations
 
 import math
-import time
+import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -27,10 +27,11 @@ from qkverify.results import Cache, Conditions, Control, Direction, Scatter, Tim
 from qkverify.runs.run import Run
 from qkverify.timing import output_check, sampled_rows
 from qkverify.timing.benchmark_cases import BenchmarkCase
-from qkverify.timing.clocks import Call, Clock, clock_for
+from qkverify.timing.clocks import Call, Clock, clock_for, now, process_time, restore_clocks
 from qkverify.timing.fresh_inputs import WINDOWS, FreshCall, Inputs
+from qkverify.timing.kept_calls import KeptCalls
 from qkverify.timing.nvml import Monitor, monitor_for
-from qkverify.timing.output_check import Refused, remembers
+from qkverify.timing.output_check import AttentionCheck, Refused, remembers, wrong
 from qkverify.timing.sampling import (
     FEWEST_ROUNDS,
     MOST_ROUNDS,
@@ -53,7 +54,8 @@ AGAIN = " (again)"
 CALLS = 8  # of a cell: the first, two to warm up, the fewest rounds, and two more on the numbers of the check
 FIRST_CALL_SECONDS = 1.0  # a call that takes longer took it for its work
 TRIALS = 2  # of a cell: its first call, and the last
-FRESH = 1  # where the seeds of the numbers begin that outputs are judged on
+# Where the seeds of the numbers begin that outputs are judged on, in this process: no kernel can have computed them before.
+FRESH = 1 + secrets.randbelow(2**31)
 SAME_CALLS, PAIRS = 2, 4  # samples on the same numbers; turns in which a suspicion is tried again
 
 
@@ -63,6 +65,7 @@ class Prepared:
 
     `renew` comes before so many calls, that each meets numbers of its own. `trial` puts new numbers in the place of the
     last call's: what it returns is called then, and `check` judges that output. `again` is the last call once more.
+    `kept` are calls out of the middle of the timing, which are judged with the last one.
     """
 
     call: Call
@@ -72,17 +75,18 @@ class Prepared:
     renew: Callable[[int], None] = lambda calls: None
     trial: Callable[[], Call] | None = None
     again: Call | None = None
+    kept: KeptCalls | None = None
 
 
 class MeasuredGroup(NamedTuple):
     """Timings in the order of the cells; the fastest cell again, where anything ran; the seconds of a call as
-    the warm-up saw them, of cells that the budget had no room for too; how long all of it took, and a round."""
+    the warm-up saw them, of cells that the budget had no room for too; how long all of it took, and its rounds."""
 
     timings: list[Timing]
     twin: Timing | None
     call_seconds: dict[BenchmarkCase, float]
     wall_seconds: float = 0.0
-    round_seconds: float = 0.0
+    sampling_seconds: float = 0.0
     conditions: Conditions | None = None
 
     @property
@@ -108,10 +112,12 @@ def measure(
     cache: Cache | None = None,
     once: bool = False,
     stop_seconds: float | None = None,
+    sampling_seconds: float | None = None,
 ) -> MeasuredGroup:
     """Time the cells of one group (one case, direction, device and dtype) against each other.
 
-    The budget is what all of it should take; where the fewest rounds need more, it may grow to the limit. A
+    The budget is what all of it should take, and `sampling_seconds` (by default all that is left of it) what the
+    rounds should; where the fewest rounds need more, both may grow to the limit. A
     cell that cannot have the fewest rounds within its part of the limit is called once, and that call is
     timed and checked; with `once` every cell is. What is expected to be fast comes first. After
     `stop_seconds` (by default the limit) no further cell is begun, nor one of which a single call is expected
@@ -121,7 +127,7 @@ def measure(
     this very call was checked before, and whose expected seconds are those that it took. The twin is that of the
     fastest cell, or of the named. `cache` as in `clocks.clock_for`.
     """
-    start, limit = time.perf_counter(), budget_seconds if limit_seconds is None else limit_seconds
+    start, limit = now(), budget_seconds if limit_seconds is None else limit_seconds
     given, reasons = prepare, dict(verified or {})
     ready, plans, singles = (
         dict[BenchmarkCase, Prepared](),
@@ -133,7 +139,7 @@ def measure(
     waiting = [cell for cell in cells if reasons.get(cell) is None]
     waiting.sort(key=lambda cell: expected.get(cell, 0.0))
     for index, cell in enumerate(waiting):
-        spent, seconds = time.perf_counter() - start, expected.get(cell, 0.0)
+        spent, seconds = now() - start, expected.get(cell, 0.0)
         if spent >= stop or seconds > stop - spent:
             reasons[cell] = too_slow(seconds) if spent < stop else OUT_OF_TIME
             continue
@@ -150,7 +156,7 @@ def measure(
             singles[cell] = attempted
         else:
             ready[cell], plans[cell.implementation.name] = attempted
-    subjects = {cell.implementation.name: _subject(subject) for cell, subject in ready.items()}
+    subjects = {cell.implementation.name: subject_of(subject) for cell, subject in ready.items()}
     calls = {cell: plans[cell.implementation.name].call_seconds for cell in ready}
     named = [cell for cell in calls if cell.implementation.name == twin_of]
     control = min(named or calls, key=lambda cell: calls[cell], default=None)
@@ -158,14 +164,17 @@ def measure(
         _add_twin(control, prepare, subjects, plans)
     # a tenth more than the samples: for what passes between them
     need = 1.1 * FEWEST_ROUNDS * sum(plan.cost_seconds for plan in plans.values())
-    spent = time.perf_counter() - start
-    rounds_seconds = max(budget_seconds - spent, min(need, limit - spent))
+    spent = now() - start
+    wanted = budget_seconds - spent
+    if sampling_seconds is not None:
+        wanted = min(wanted, sampling_seconds)
+    rounds_seconds = max(wanted, min(need, limit - spent))
     watch = Watch(_monitor(cells[0].device) if cells else None)
-    began = time.perf_counter()
+    began = now()
     samples = interleave(
         subjects, budget_seconds=rounds_seconds, seed=seed, plans=plans, most_rounds=most_rounds, watch=watch
     )
-    sampling_seconds = time.perf_counter() - began
+    sampled_seconds = now() - began
     timings = [
         _timing(
             cell,
@@ -180,15 +189,14 @@ def measure(
         for cell in cells
     ]
     timings = [_marked(timing, watch) for timing in timings]
-    rounds = max((series.rounds[-1] + 1 for series in samples.values() if series.rounds), default=0)
     twin = None if control is None else _twin(control, timings, samples)
     conditions = _conditions(cells[0], watch) if ready else None
     return MeasuredGroup(
         timings,
         twin and _marked(twin, watch, twin.implementation + AGAIN),
         calls | {cell: single.seconds for cell, single in singles.items()},
-        wall_seconds=time.perf_counter() - start,
-        round_seconds=sampling_seconds / rounds if rounds else 0.0,
+        wall_seconds=now() - start,
+        sampling_seconds=sampled_seconds,
         conditions=conditions,
     )
 
@@ -196,7 +204,7 @@ def measure(
 def prepared(cell: BenchmarkCase, *, seed: int = 0, cache: Cache | None = None) -> Prepared:
     """The cell itself: inputs native and in place, the clock of its device, the check by the reference."""
     run = run_of(cell.implementation, cell.device, cell.dtype)
-    inputs = Inputs(run, problem_of(cell.workload, cell.dtype, 0), cell.direction, seed)
+    inputs = Inputs(run, problem_of(cell.workload, cell.dtype, 0), cell.direction)
     tried: list[tuple[FreshCall, int]] = []
 
     def trial() -> Call:
@@ -208,12 +216,19 @@ def prepared(cell: BenchmarkCase, *, seed: int = 0, cache: Cache | None = None) 
         # The very object that other runs are judged by, so that the reference computes it once; a backward pass by itself
         # has queries, keys and values of its own.
         problem = as_judged(run, tried_on.problem) if cell.direction == "backward" else fresh
-        tried.append((FreshCall(tried_on.call, problem, as_judged(run, tried_on.before)), drawn))
+        tried.append((replace(tried_on, problem=problem, before=as_judged(run, tried_on.before)), drawn))
         return tried_on.call
 
     def check(output: Any) -> float | None:
         last, drawn = tried[-1]
-        return output_check.judged(run, last, output, cell.direction, drawn, inputs.call)
+        how = AttentionCheck(run, cell.direction, drawn)
+        return output_check.judged(how, last, output, inputs.call, inputs.lends)
+
+    def spot(output: Any) -> Callable[[], float | None]:
+        conventions = {name: run.semantics[name] for name in ("causal_alignment", "empty_rows")}
+        problem = inputs.problem_of_last().replace(**conventions)
+        AttentionCheck(run, cell.direction, 0).arrays(problem, output)
+        return sampled_rows.spot_check(run, problem, output, cell.direction)
 
     return Prepared(
         inputs.call,
@@ -223,13 +238,14 @@ def prepared(cell: BenchmarkCase, *, seed: int = 0, cache: Cache | None = None) 
         inputs.renew,
         trial,
         inputs.again,
+        KeptCalls(spot),
     )
 
 
 def _unchecked(cell: BenchmarkCase, *, seed: int = 0, cache: Cache | None = None) -> Prepared:
     """The cell without what only a check needs: its conventions need not be found out."""
     run = Run(cell.implementation, cell.device, cell.dtype)
-    inputs = Inputs(run, problem_of(cell.workload, cell.dtype, 0), cell.direction, seed)
+    inputs = Inputs(run, problem_of(cell.workload, cell.dtype, 0), cell.direction)
     clock = _clock(cell.implementation.arrays, cell.device, cache)
     return Prepared(inputs.call, clock, amount_of(cell), lambda output: None, inputs.renew)
 
@@ -343,6 +359,8 @@ def _attempted(
     of a cell, the first was the only one."""
     try:
         ready = prepare(cell)
+        if replaced := restore_clocks():
+            return replaced
         if cell.implementation.compiles or cell.device != "cpu":
             ready.call()  # what is compiled or loaded once is not part of a time
         outputs: list[Any] = []
@@ -350,12 +368,14 @@ def _attempted(
         seconds = ready.clock.sample(lambda: outputs.append(call()))
         if SHORT_SECONDS < seconds < FIRST_CALL_SECONDS and seconds * CALLS > allowance_seconds > 0:
             seconds = min(seconds, ready.clock.sample(ready.call))  # a first call loads and allocates
+        if replaced := restore_clocks():
+            return replaced
         if seconds > SHORT_SECONDS and seconds * CALLS > allowance_seconds:
             return Single(ready, seconds, *(_judged(ready, outputs.pop()) if check else (None, "")))
         outputs.clear()
         if seconds > SHORT_SECONDS:  # warm for most of its time
             return ready, planned(ready.clock, seconds)
-        return ready, calibrate(_subject(ready), limit_seconds=allowance_seconds)
+        return ready, calibrate(subject_of(ready), limit_seconds=allowance_seconds)
     except (UnsupportedCase, NotImplementedError) as refusal:
         return f"not offered: {first_line(refusal)}"
     except Exception as error:  # the cell's own failure: recorded, and the others go on
@@ -369,6 +389,8 @@ def _resumed(
     try:
         ready = prepare(cell)
         ready.call()
+        if replaced := restore_clocks():
+            return replaced
         return ready, planned(ready.clock, call_seconds)
     except (UnsupportedCase, NotImplementedError) as refusal:
         return f"not offered: {first_line(refusal)}"
@@ -389,7 +411,7 @@ def _add_twin(
         twin.call()
     except Exception:  # the cell itself was called before: this is not its failure, and the others go on
         return
-    subjects[name + AGAIN], plans[name + AGAIN] = _subject(twin), plans[name]
+    subjects[name + AGAIN], plans[name + AGAIN] = subject_of(replace(twin, kept=None)), plans[name]
 
 
 def _twin(cell: BenchmarkCase, timings: Sequence[Timing], samples: Mapping[str, Samples]) -> Timing | None:
@@ -466,10 +488,12 @@ def checked(ready: Prepared, seconds: Sequence[float] = (), repeats: int = 1) ->
         call = ready.trial() if ready.trial is not None else ready.call
         outputs: list[Any] = []
         ready.clock.sample(lambda: outputs.append(call()))
-        margin, wrong = _judged(ready, outputs.pop())
-        if not wrong and ready.trial is not None:
-            wrong = _memory(ready, call, seconds, repeats)
-        return margin, wrong
+        margin, why = _judged(ready, outputs.pop())
+        if not why and ready.kept is not None:
+            why = ready.kept.why_wrong()
+        if not why and ready.trial is not None:
+            why = _memory(ready, call, seconds, repeats)
+        return margin, restore_clocks() or why
     except Exception as error:
         return None, raised(error)
 
@@ -481,10 +505,10 @@ def _judged(ready: Prepared, output: Any) -> tuple[float | None, str]:
     except Refused as refused:
         return None, str(refused)
     if margin is None:
-        return None, "its output cannot be checked by sampled rows"
+        return None, "its output cannot be checked at this size"
     if margin <= 1:
         return margin, ""
-    return margin, f"the timed call's output is wrong: {margin:.3g} times its bound away from the reference"
+    return margin, wrong(margin)
 
 
 def _memory(ready: Prepared, call: Call, seconds: Sequence[float], repeats: int) -> str:
@@ -511,13 +535,14 @@ def _memory(ready: Prepared, call: Call, seconds: Sequence[float], repeats: int)
 
 def _computed(call: Call) -> float:
     """Seconds that all threads of this process computed in one call."""
-    start = time.process_time()
+    start = process_time()
     call()
-    return time.process_time() - start
+    return process_time() - start
 
 
-def _subject(ready: Prepared) -> Subject:
-    return Subject(ready.call, ready.clock, ready.renew)
+def subject_of(ready: Prepared) -> Subject:
+    """What is sampled of it."""
+    return Subject(ready.call, ready.clock, ready.renew, None if ready.kept is None else ready.kept.keep)
 
 
 def control_of(timing: Timing, again: Timing, scatter: Scatter | None = None) -> Control | None:

@@ -17,7 +17,7 @@ import numpy as np
 from qkverify.results import Conditions, Control, Group, Mark, Scatter, Timing
 from qkverify.timing.benchmark_cases import BenchmarkCase
 from qkverify.timing.measurement import MeasuredGroup, control_of, refused
-from qkverify.timing.sampling import FAR, FEWEST_ROUNDS, SHORT_SECONDS
+from qkverify.timing.sampling import FAR, FEWEST_ROUNDS, NO_TIME, PAUSE_SECONDS, SHORT_SECONDS
 from qkverify.timing.statistics import ALONE, QUIET, median, paired
 
 NARROW = QUIET / 4  # an interval of a quarter per cent is narrow enough for a band of one
@@ -38,7 +38,8 @@ class Gathered:
         self.timings: list[Timing] = []
         self.twin: Timing | None = None
         self.conditions: list[Conditions] = []
-        self._overhead_seconds = self._round_seconds = 0.0
+        self.last_process = -1  # that took rounds of it
+        self._overhead_seconds = 0.0
 
     @property
     def rounds(self) -> int:
@@ -69,21 +70,27 @@ class Gathered:
         that more of them would decide nothing."""
         if not self.timings:
             return self.cells
-        timed = {t.implementation: median(t.seconds) for t in self.timings if len(t.seconds) >= FEWEST_ROUNDS}
+        timed = {t.implementation: median(t.seconds) for t in self.timings if _rounds_of(t) >= FEWEST_ROUNDS}
         most = max(SHORT_SECONDS, FAR * min(timed.values(), default=0.0))
         return [cell for cell in self.cells if timed.get(cell.implementation.name, math.inf) <= most]
 
     @property
-    def called_once(self) -> list[BenchmarkCase]:
-        """The cells that were called once, by themselves."""
-        once = {t.implementation for t in self.timings if t.rounds == [ALONE]}
-        return [cell for cell in self.cells if cell.implementation.name in once]
+    def short_of_rounds(self) -> list[BenchmarkCase]:
+        """The cells that have a time, and fewer than the fewest rounds: most of them were called once, by themselves."""
+        few = {t.implementation for t in self.timings if t.seconds and _rounds_of(t) < FEWEST_ROUNDS}
+        return [cell for cell in self.cells if cell.implementation.name in few]
 
     @property
     def timed(self) -> list[BenchmarkCase]:
         """The cells that have a time."""
         timed = {t.implementation for t in self.timings if t.seconds}
         return [cell for cell in self.cells if cell.implementation.name in timed]
+
+    @property
+    def late(self) -> list[BenchmarkCase]:
+        """The cells to which the time did not come."""
+        pairs = zip(self.cells, self.timings, strict=False)
+        return [cell for cell, t in pairs if not t.seconds and t.reason.startswith(NO_TIME)]
 
     def add(self, sweep: MeasuredGroup, process: int) -> None:
         """One more sweep's samples of some of the cells."""
@@ -101,19 +108,18 @@ class Gathered:
             self.twin = _joined(self.twin, twin) if self.twin is not None else twin
         if sweep.conditions is not None:
             self.conditions.append(msgspec.structs.replace(sweep.conditions, process=process))
-        if process and self.rounds > before:
-            self._round_seconds = sweep.round_seconds
-            self._overhead_seconds = sweep.wall_seconds - (self.rounds - before) * sweep.round_seconds
-        elif self.rounds > before:
-            self._foretell()
+        if self.rounds == before:
+            return
+        self.last_process = process
+        # the first sweep checked outputs too, and began with cells that are not timed any more
+        self._overhead_seconds = (
+            sweep.wall_seconds - sweep.sampling_seconds if process else self._foretold_overhead()
+        )
 
-    def _foretell(self) -> None:
-        """What a further sweep will take, from the first: that one checked outputs too, and began with cells that are not
-        timed any more."""
-        live = {cell.implementation.name for cell in self.live}
-        calls = [median(t.seconds) for t in self._all() if t.implementation in live and t.seconds]
-        self._round_seconds = sum(call * (1 + (call < SHORT_SECONDS)) for call in calls)
-        self._overhead_seconds = sum(calls) + PREPARING_SECONDS * len(calls)
+    def _foretold_overhead(self) -> float:
+        """What a further sweep will take beside its rounds, from the first."""
+        calls = [median(t.seconds) for t in self._living()]
+        return sum(calls) + PREPARING_SECONDS * len(calls)
 
     def take_peaks(self, peaks: Mapping[BenchmarkCase, int]) -> None:
         """Peak bytes that were measured elsewhere."""
@@ -122,21 +128,30 @@ class Gathered:
             msgspec.structs.replace(t, peak_bytes=peaks.get(cell, t.peak_bytes)) for cell, t in pairs
         ]
 
-    def further_rounds(self, width: float) -> int:
-        """Rounds that are lacking until the widest interval of the group reaches so far only, as a log-ratio."""
-        return max(0, math.ceil((REACH * self._scatter() / width) ** 2) - self.rounds)
+    def further_seconds(self, width: float) -> float:
+        """Seconds of rounds that are lacking until the widest interval of the group reaches so far only, as a log-ratio: shared
+        equally by all that run in them."""
+        living = self._living()
+        names = {timing.implementation for timing in living}
+        lacking = [
+            _cost_of(timing) * max(0.0, (REACH * _scatter_of(timing, mine) / width) ** 2 - _rounds_of(timing))
+            for timing, mine in self.pairs
+            if timing.implementation in names
+        ]
+        return len(living) * max(lacking, default=0.0)
 
-    def rounds_in(self, seconds: float) -> int:
-        """How many rounds fit so many seconds."""
-        return int(seconds / self._round_seconds) if self._round_seconds else 0
+    def seconds_of(self, rounds: int) -> float:
+        """About what so many rounds of all take."""
+        return rounds * sum(_cost_of(timing) for timing in self._living())
 
-    def cost(self, rounds: int) -> float:
-        """About the seconds of so many rounds, getting ready for them included."""
-        return self._overhead_seconds + rounds * self._round_seconds
+    def cost(self, seconds: float) -> float:
+        """About what a further sweep takes with so many seconds of rounds."""
+        return self._overhead_seconds + seconds
 
-    def _scatter(self) -> float:
-        """The largest scatter of the cells' ratios to the one that stands twice, its twin's included."""
-        return max((_scatter_of(t, mine) for t, mine in self.pairs), default=0.0)
+    def _living(self) -> list[Timing]:
+        """Those that a further sweep measures, the one that stands twice included."""
+        live = {cell.implementation.name for cell in self.live}
+        return [t for t in self._all() if t.implementation in live and t.seconds]
 
     def _is_twin(self, timing: Timing) -> bool:
         return self.twin is not None and timing.implementation == self.twin.implementation
@@ -146,26 +161,31 @@ class Gathered:
 
 
 def allocate(
-    groups: Mapping[Group, Gathered], budget_seconds: float, most_rounds: int, cheap_seconds: float = 0.0
-) -> dict[Group, int]:
-    """Rounds for each group in the next sweep: all to one width, the smallest for which the budget suffices.
+    groups: Mapping[Group, Gathered],
+    budget_seconds: float,
+    least_seconds: float = 0.0,
+    most_seconds: float = math.inf,
+) -> dict[Group, float]:
+    """Seconds of rounds for each group in the next sweep: all to one width, the smallest for which the budget suffices.
 
-    None has fewer than the fewest that a process needs, nor than those that take `cheap_seconds`, nor more than `most_rounds`.
+    None has less than the fewest rounds of a process take, nor than `least_seconds`; nor more than `most_seconds` beyond these.
     """
 
-    def rounds(width: float) -> dict[Group, int]:
+    def seconds(width: float) -> dict[Group, float]:
         return {
-            name: min(
-                most_rounds, max(FEWEST_ROUNDS, group.rounds_in(cheap_seconds), group.further_rounds(width))
+            name: max(
+                group.seconds_of(FEWEST_ROUNDS),
+                least_seconds,
+                min(most_seconds, group.further_seconds(width)),
             )
             for name, group in groups.items()
         }
 
     def fits(width: float) -> bool:
-        return sum(groups[name].cost(count) for name, count in rounds(width).items()) <= budget_seconds
+        return sum(groups[name].cost(some) for name, some in seconds(width).items()) <= budget_seconds
 
     widths = np.geomspace(NARROW, 1.0, 60)
-    return rounds(next((float(width) for width in widths if fits(float(width))), 1.0))
+    return seconds(next((float(width) for width in widths if fits(float(width))), 1.0))
 
 
 def _placed(timing: Timing, first_round: int, process: int) -> Timing:
@@ -179,7 +199,7 @@ def _placed(timing: Timing, first_round: int, process: int) -> Timing:
 
 def _joined(first: Timing, more: Timing | None) -> Timing:
     """Both sweeps' samples. A cell that failed in the second is not timed at all: it fails at random."""
-    if more is None or (not more.seconds and "budget" in more.reason):
+    if more is None or (not more.seconds and more.reason.startswith(NO_TIME)):
         return first
     if not first.seconds:  # it was put off
         return msgspec.structs.replace(more, marks=first.marks, peak_bytes=first.peak_bytes)
@@ -192,6 +212,17 @@ def _joined(first: Timing, more: Timing | None) -> Timing:
         processes=first.processes + more.processes,
         disturbed=first.disturbed + more.disturbed,
     )
+
+
+def _rounds_of(timing: Timing) -> int:
+    """The rounds in which it ran, without calls by itself."""
+    return sum(number != ALONE for number in timing.rounds)
+
+
+def _cost_of(timing: Timing) -> float:
+    """About the seconds of one of its samples: with a call that does not count before a short one."""
+    call = median(timing.seconds)
+    return call * (1 + (call < SHORT_SECONDS)) + PAUSE_SECONDS
 
 
 def _scatter_of(timing: Timing, other: Timing) -> float:

@@ -3,44 +3,36 @@
     for timing in measure(implementations, budget_seconds=15): writer.append(timing)
 
 As for attention: implementations take turns round by round, every call finds other numbers at another place, and a time counts
-only if the result is within its bound, on numbers that the call had not seen, written where it had just read others.
+only if the result is within its bound, of the last call and of some in the middle, and nothing speaks for memory
+(`operation_check`, `output_check`).
 """
 
 from __future__ import annotations
 
-import time
+import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 
 from qkverify.contract import DEVICES, Implementation, registry
-from qkverify.contract.operations import DESCRIBED
 from qkverify.errors import raised
 from qkverify.results import OperationTiming
-from qkverify.rounding import EXACT, Bounded
+from qkverify.rounding import Bounded
 from qkverify.runs.run import Run
-from qkverify.strategies.operation_cases import OPERATION_SPECS, OperationCall, PreparedCall, Source
-from qkverify.timing.clocks import Clock, clock_for
-from qkverify.timing.measurement import run_of
+from qkverify.strategies.operation_cases import OPERATION_SPECS, OperationCall, Source
+from qkverify.timing import output_check
+from qkverify.timing.clocks import Call, clock_for, now
+from qkverify.timing.fresh_inputs import FreshCall
+from qkverify.timing.kept_calls import KeptCalls
+from qkverify.timing.measurement import Prepared, checked, run_of, subject_of
+from qkverify.timing.operation_check import OperationCheck, OperationInputs, thinned
 from qkverify.timing.operation_sizes import OPERATION_CASES, OperationCase
-from qkverify.timing.sampled_rows import margin
-from qkverify.timing.sampling import Samples, SamplingPlan, Subject, calibrate, interleave
+from qkverify.timing.sampling import Samples, SamplingPlan, calibrate, interleave
+from qkverify.timing.work import Work
 
-COPIES = 3  # calls on numbers of their own, which take turns
 DTYPE = "float32"
 Progress = Callable[[float, str], None]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """One implementation, ready to be timed: `calls` take turns, `check` is the margin of the last one on new numbers."""
-
-    subject: Subject
-    clock: Clock
-    check: Callable[[], float]
 
 
 def measure(
@@ -63,11 +55,11 @@ def measure(
         if (rivals := _rivals(implementations, operation, device))
         for case in cases
     ]
-    start = time.perf_counter()
+    start = now()
     for number, (case, device, rivals) in enumerate(groups):
         if progress is not None:
             progress(number / len(groups), f"{case.operation} {case.name}")
-        left = (budget_seconds - (time.perf_counter() - start)) / (len(groups) - number)
+        left = (budget_seconds - (now() - start)) / (len(groups) - number)
         yield from _timed_together(case, device, rivals, max(left, 0.0), seed)
 
 
@@ -85,23 +77,26 @@ def _timed_together(
     case: OperationCase, device: str, rivals: Sequence[Implementation], budget_seconds: float, seed: int
 ) -> Iterator[OperationTiming]:
     start, ready, plans, reasons = (
-        time.perf_counter(),
+        now(),
         dict[str, Prepared](),
         dict[str, SamplingPlan](),
         dict[str, str](),
     )
+    known = Known()
     for rival in rivals:
         try:
-            prepared = _prepared(case, run_of(rival, device, DTYPE), seed)
-            plans[rival.name] = calibrate(prepared.subject, limit_seconds=budget_seconds)
+            prepared = _prepared(case, run_of(rival, device, DTYPE), seed, known)
+            plans[rival.name] = calibrate(subject_of(prepared), limit_seconds=budget_seconds)
             ready[rival.name] = prepared
         except Exception as error:  # the implementation's own: recorded, and the others are timed
             reasons[rival.name] = raised(error)
-    subjects = {name: prepared.subject for name, prepared in ready.items()}
-    left = max(0.0, budget_seconds - (time.perf_counter() - start))
+    subjects = {name: subject_of(prepared) for name, prepared in ready.items()}
+    left = max(0.0, budget_seconds - (now() - start))
     samples = interleave(subjects, budget_seconds=left, seed=seed, plans=plans)
     for rival in rivals:
-        yield _record(case, device, rival.name, ready.get(rival.name), samples, reasons.get(rival.name, ""))
+        taken = samples.get(rival.name, Samples(reason=reasons.get(rival.name, "")))
+        repeats = plans[rival.name].repeats if rival.name in plans else 1
+        yield _record(case, device, rival.name, ready.get(rival.name), taken, repeats)
 
 
 def _record(
@@ -109,79 +104,67 @@ def _record(
     device: str,
     name: str,
     prepared: Prepared | None,
-    samples: dict[str, Samples],
-    reason: str,
+    taken: Samples,
+    repeats: int,
 ) -> OperationTiming:
-    taken, worst = samples.get(name, Samples(reason=reason)), None
-    reason = reason or taken.reason
+    margin, reason = None, taken.reason
     if prepared is not None and not reason:
-        try:
-            worst = prepared.check()
-            reason = (
-                ""
-                if worst <= 1
-                else f"the timed call's result is wrong: {worst:.3g} times its bound away from the reference"
-            )
-        except Exception as error:
-            reason = raised(error)
+        margin, reason = checked(prepared, taken.seconds, repeats)
     return OperationTiming(
         operation=case.operation, case=case.name, sizes=dict(case.shown), implementation=name, device=device, dtype=DTYPE,
-        seconds=[] if reason else taken.seconds, rounds=[] if reason else taken.rounds, margin=worst, reason=reason,
+        seconds=[] if reason else taken.seconds, rounds=[] if reason else taken.rounds, margin=margin, reason=reason,
         clock=prepared.clock.name if prepared is not None else "host",
     )  # fmt: skip
 
 
-def _prepared(case: OperationCase, run: Run, seed: int) -> Prepared:
-    calls = [PreparedCall(run, _call(case, run, seed, turn)) for turn in range(COPIES)]
-    functions = [run.function_call(tuple(call.arguments.values()), call.options) for call in calls]
-    turn = {"last": -1}
+def _prepared(case: OperationCase, run: Run, seed: int, known: Known) -> Prepared:
+    """`known` is what the reference said in trials of this case: all who are judged alike get the same numbers there."""
+    form = OPERATION_SPECS[case.operation]
+    inputs = OperationInputs(run, _drawn(case, run, seed))
+    tried: list[FreshCall] = []
 
-    def call() -> Any:
-        turn["last"] = (turn["last"] + 1) % COPIES
-        return functions[turn["last"]]()
+    def trial() -> Call:
+        seed = known.seed + len(tried)
+        tried.append(inputs.trial(thinned(case.operation, _drawn(case, run, seed), seed)))
+        return tried[-1].call
 
-    framework = run.framework
-    clock = clock_for(run.implementation.arrays, run.device, framework.synchronise)
+    def exact(call: OperationCall) -> tuple[Bounded, ...]:
+        number = next((n for n, trial in enumerate(tried) if trial.problem is call), None)
+        return call.exact(run) if number is None else known.exact(run, call, number)
+
+    check = OperationCheck(run, form, exact)
     return Prepared(
-        Subject(call, clock),
-        clock,
-        lambda: _margin(case, run, calls[turn["last"]], functions[turn["last"]], seed),
+        inputs.call,
+        clock_for(run.implementation.arrays, run.device, run.framework.synchronise),
+        Work(0, 0),  # that of attention alone is counted
+        lambda output: output_check.judged(check, tried[-1], output, inputs.call, inputs.lends),
+        inputs.renew,
+        trial,
+        inputs.again if inputs.has_arrays else None,
+        KeptCalls(lambda output: check.kept(inputs, output), most=1),  # the whole result is compared
     )
 
 
-def _call(case: OperationCase, run: Run, seed: int, turn: int) -> OperationCall:
-    """The case as a call of one implementation; in another `turn` of the same sizes, with other numbers.
+class Known:
+    """What the reference said of one case, in this process alone: `seed` cannot be known before."""
+
+    def __init__(self) -> None:
+        self.seed = secrets.randbits(32)
+        self._exact: dict[object, tuple[Bounded, ...]] = {}
+
+    def exact(self, run: Run, call: OperationCall, number: int) -> tuple[Bounded, ...]:
+        """What call `number` should return; computed once for all runs that are judged alike and take the same keywords."""
+        key = number, run.precision, tuple(sorted(run.semantics.items())), tuple(call.options)
+        if key not in self._exact:
+            self._exact[key] = call.exact(run)
+        return self._exact[key]
+
+
+def _drawn(case: OperationCase, run: Run, seed: int) -> OperationCall:
+    """The case as a call of one implementation, with the numbers of a seed.
 
     Keywords that the function does not take are left out; the reference is told what it means without them.
     """
     sizes = SimpleNamespace(**{**case.sizes, "seed": seed})
-    arguments, options = case.draw(sizes, Source(np.dtype(run.numpy_dtype), sizes, turn))
-    described = DESCRIBED[case.operation].options
-    missing = [
-        name for name in options if described.get(name) == "required" and not run.offers_parameter(name)
-    ]
-    kept = {name: x for name, x in options.items() if name not in missing}
-    return OperationCall(OPERATION_SPECS[case.operation], arguments, run.given(**kept))
-
-
-def _margin(
-    case: OperationCase, run: Run, timed: PreparedCall, function: Callable[[], Any], seed: int
-) -> float:
-    """The margin of the very call that was timed, after other numbers were written where it read those before.
-
-    Frameworks whose arrays cannot be written get a call on new ones.
-    """
-    fresh = _call(case, run, seed, COPIES)
-    if run.framework.WRITABLE:
-        for name, array in fresh.arrays.items():
-            run.framework.overwrite(timed.native[name], array)
-        returned = function()
-    else:
-        renewed = PreparedCall(run, fresh)
-        returned = run.function_call(tuple(renewed.arguments.values()), renewed.options)()
-    exact = fresh.exact(run)
-    parts = returned if isinstance(returned, tuple) else (returned,)
-    arrays = run.parts(parts[: len(exact)], [part.value.shape for part in exact])
-    bounds = (run.within(array, part).errors for array, part in zip(arrays, exact, strict=True))
-    judged = (Bounded(part.value, bound, EXACT) for part, bound in zip(exact, bounds, strict=True))
-    return max(margin(array, part) for array, part in zip(arrays, judged, strict=True))
+    arguments, options = case.draw(sizes, Source(np.dtype(run.numpy_dtype), sizes, 0))
+    return OperationCall(OPERATION_SPECS[case.operation], arguments, run.given(**options))

@@ -7,6 +7,7 @@ keys), or for gradients of keys and values one head whole, and the bound is deri
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -26,6 +27,8 @@ FEWEST_ROWS, MOST_SCORES = (
     2**22,
 )  # so many rows in any case, if the reference has no more scores than that to compute
 HEAD_SCORES = 2**20  # scores of one head group up to which the gradients of its keys and values are checked
+SPOT_ROWS = 4  # of one head, of a call out of the middle of the timing
+SECRET = secrets.randbits(64)  # of this process: a kernel that knew the rows could compute these alone
 # options of a problem that its rows keep by themselves
 SAMPLED = {"causal", "window", "mask", "key_lengths", "scale", "softcap"}
 
@@ -63,7 +66,7 @@ class SampledRows:
     """
 
     def __init__(self, problem: Problem, seed: int) -> None:
-        s, numbers = problem.sizes, np.random.default_rng(seed)
+        s, numbers = problem.sizes, _drawn_by(seed)
         self.rows = _sample_rows(problem, numbers)
         self._row_part = part_of(problem, rows=self.rows)
         self.head: tuple[slice, slice] | None = None
@@ -99,10 +102,14 @@ def judged(problem: Problem, direction: Direction, seed: int) -> Problem:
     s = problem.sizes
     if direction == "forward" or problem.upstream is None or problem.group * s["Q"] * s["K"] <= HEAD_SCORES:
         return problem
-    rows = _sample_rows(problem, np.random.default_rng(seed))
+    rows = _sample_rows(problem, _drawn_by(seed))
     upstream = np.zeros_like(problem.upstream)
     upstream[:, :, rows] = problem.upstream[:, :, rows]
     return problem.replace(upstream=upstream)
+
+
+def _drawn_by(seed: int) -> np.random.Generator:
+    return np.random.default_rng([SECRET, seed])
 
 
 def _others_silent(problem: Problem, rows: np.ndarray) -> bool:
@@ -116,6 +123,37 @@ def _others_silent(problem: Problem, rows: np.ndarray) -> bool:
 @lru_cache(maxsize=4)
 def sample_of(problem: Problem, seed: int) -> SampledRows:
     return SampledRows(problem, seed)
+
+
+def spot_check(run: Run, problem: Problem, output: Any, direction: Direction) -> Callable[[], float | None]:
+    """Takes a few rows of one head of an output, drawn now, with what they belong to; gives what tells their margin later.
+
+    None where rows of such a problem cannot be computed by themselves.
+    """
+    s, numbers = problem.sizes, np.random.default_rng()
+    if not problem.options.keys() <= SAMPLED or not (s["B"] and s["G"] and s["Q"]):
+        return lambda: None
+    rows = np.sort(numbers.choice(s["Q"], min(SPOT_ROWS, s["Q"]), replace=False))
+    entry, kv_head = int(numbers.integers(s["B"])), int(numbers.integers(s["G"]))
+    part = part_of(problem, rows=rows, entry=entry, kv_head=kv_head)
+    heads = slice(kv_head * problem.group, (kv_head + 1) * problem.group)
+
+    def taken(array: np.ndarray) -> np.ndarray:
+        return array[entry : entry + 1, heads][:, :, rows].copy()
+
+    got: dict[str, np.ndarray] = {}
+    if direction == "forward" or run.implementation.vjp is None:
+        first = output if direction == "forward" else output[0]
+        got["output"] = taken(received(run, first[0] if isinstance(first, tuple) else first))
+    if direction != "forward":
+        got["query"] = taken(gradients(run, output)["query"])
+
+    def margin_of_it() -> float:
+        margins = [margin(got["output"], run.bound(part)[0])] if "output" in got else []
+        margins += [margin(got["query"], run.gradient_bounds(part)["query"])] if "query" in got else []
+        return max(margins)
+
+    return margin_of_it
 
 
 def margin(got: np.ndarray, exact: Bounded) -> float:

@@ -14,11 +14,12 @@ is timed once.
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,10 +29,13 @@ from qkverify.timing.nvml import DISTURBING_SHARE, WAITED, DeviceReading, Monito
 
 MOST_ROUNDS = 20
 SHORT_SECONDS = 0.05  # a longer call is warm for most of its time
+KEPT = 3  # samples of a subject whose results are looked at
 TRIES = 10  # of a short sample, until none of its threads had to wait for a core
 FEWEST_ROUNDS = 3
 FAR = 8.0  # so many times slower than the fastest: the fewest rounds tell that
-OUT_OF_TIME = "the time budget had run out"
+NO_TIME = "the time budget"  # so begins why a cell was not timed that could have been
+OUT_OF_TIME = f"{NO_TIME} had run out"
+PAUSE_SECONDS = 0.001  # about what reading the scheduler's counters takes, before and after a sample
 RESOLUTION_MULTIPLE = 10_000  # a sample so many clock steps long is quantised by at most 0.01 %
 MOST_REPEATS = 10_000
 STEADY = 0.1  # warm-up ends when two samples in a row agree within 10 %
@@ -41,11 +45,15 @@ WARM_UP_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Subject:
-    """Something to time: a call without arguments, the clock that suits it, and what comes before so many calls."""
+    """Something to time: a call without arguments, the clock that suits it, and what comes before so many calls.
+
+    `keep` is given the results of some samples, right after them.
+    """
 
     call: Call
     clock: Clock
     renew: Callable[[int], None] = lambda calls: None
+    keep: Callable[[Any], None] | None = None
 
 
 @dataclass
@@ -86,6 +94,11 @@ class Watch:
     def before(self) -> None:
         if self._monitor is not None:
             self._monitor.before()
+
+    @property
+    def pause_seconds(self) -> float:
+        """About what passes between two samples."""
+        return 0.0 if self._monitor is None else PAUSE_SECONDS
 
     def settle(self) -> None:
         """Before each sample: what the one before left running comes to rest."""
@@ -133,6 +146,23 @@ class SamplingPlan(NamedTuple):
         return self.sample_seconds + self.call_seconds * self.warm
 
 
+def _chosen(count: int) -> set[int]:
+    """Which of so many samples are looked at: by chance that no seed gives."""
+    return set(random.SystemRandom().sample(range(count), min(KEPT, count)))
+
+
+class _Held:
+    """A call that holds on to its last result, and frees it before the next, as the clock does."""
+
+    def __init__(self, call: Call) -> None:
+        self._call, self.result = call, None
+
+    def __call__(self) -> Any:
+        self.result = None
+        self.result = self._call()
+        return self.result
+
+
 def interleave(
     subjects: Mapping[str, Subject],
     *,
@@ -154,28 +184,33 @@ def interleave(
         name: calibrate(subject, limit_seconds=budget_seconds) for name, subject in subjects.items()
     }
     left = max(0.0, budget_seconds - (now() - start))
-    counts = share_rounds({name: plan.cost_seconds for name, plan in plans.items()}, left, most_rounds)
+    watch = watch if watch is not None else Watch()
+    costs = {name: plan.cost_seconds + watch.pause_seconds for name, plan in plans.items()}
+    counts = share_rounds(costs, left, most_rounds)
     samples = {name: Samples() for name in subjects}
     order, last = np.random.default_rng(seed), max(counts.values(), default=0)
-    watch = watch if watch is not None else Watch()
     throttled, shared = list[list[str]](), list[list[str]]()
+    kept = {name: _chosen(count) for name, count in counts.items()}
     tries = {name: TRIES if plan.sample_seconds < SHORT_SECONDS else 1 for name, plan in plans.items()}
 
     def one_sample(name: str, number: int) -> bool:
         """Whether the sample of this round was held back, after short ones were taken again while the budget lasted. Of several
         the one that lost least to others counts."""
         subject, plan, lost, best = subjects[name], plans[name], math.inf, 0.0
+        held = _Held(subject.call) if subject.keep and len(samples[name].rounds) in kept[name] else None
         for _ in range(tries[name]):
             subject.renew(plan.repeats + plan.warm)
             watch.settle()
             if plan.warm:
                 subject.call()
             watch.begin_sample()
-            seconds = subject.clock.sample(subject.call, plan.repeats)
+            seconds = subject.clock.sample(held or subject.call, plan.repeats)
             share = watch.share_lost(seconds * plan.repeats)
             lost, best = min((lost, best), (share, seconds))
             if lost <= DISTURBING_SHARE or now() - start > budget_seconds:
                 break
+        if held is not None and subject.keep is not None:
+            subject.keep(held.result)
         samples[name].add(best, number)
         held_back = lost > DISTURBING_SHARE
         if held_back:
@@ -286,4 +321,4 @@ def _by_turns(last: int) -> dict[int, int]:
 
 def too_slow(call_seconds: float) -> str:
     """The reason of a subject for which the budget has no room."""
-    return f"the time budget had no room for a call of about {call_seconds:.2g} s"
+    return f"{NO_TIME} had no room for a call of about {call_seconds:.2g} s"

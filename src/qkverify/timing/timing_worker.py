@@ -11,7 +11,6 @@ again by their file and name.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -22,6 +21,7 @@ from qkverify import probes
 from qkverify.errors import UsageError
 from qkverify.results import Cache, Conditions, Direction, Timing
 from qkverify.timing.benchmark_cases import BenchmarkCase
+from qkverify.timing.clocks import now, restore_clocks
 from qkverify.timing.measurement import MeasuredGroup, measure, unmeasured
 from qkverify.timing.sampling import FEWEST_ROUNDS
 from qkverify.timing.worker_protocol import Child, Died, serve
@@ -30,8 +30,9 @@ from qkverify.timing.workloads import Workload
 MODULE = "qkverify.timing.timing_worker"
 LOST = "while it was timed, "
 # OpenBLAS's threads spin for 2^26 cycles after a product (some 25 ms), and everything that is timed next shares its cores with
-# them. With 2^22 they still spin from one product of a call to the next.
-OPENBLAS_REST = "22"
+# them. With 2^22 they still spin from one product of a call to the next. GNU's OpenMP, which torch has, spins 300,000 turns
+# (10 ms and more); a tenth of them is as long as OpenBLAS's.
+REST = {"OPENBLAS_THREAD_TIMEOUT": "22", "GOMP_SPINCOUNT": "30000"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,7 @@ class Terms:
     cache: Cache | None = None
     once: bool = False
     stop_seconds: float | None = None
+    sampling_seconds: float | None = None
 
 
 class NamedCase(msgspec.Struct, frozen=True):
@@ -76,7 +78,7 @@ class Answer(msgspec.Struct, frozen=True):
     twin: Timing | None = None
     call_seconds: list[float | None] = []
     wall_seconds: float = 0.0
-    round_seconds: float = 0.0
+    sampling_seconds: float = 0.0
     conditions: Conditions | None = None
     missing: str = ""
 
@@ -85,7 +87,7 @@ class Sweep:
     """One process, for use in a `with`."""
 
     def __init__(self) -> None:
-        self._child = Child(MODULE, OPENBLAS_THREAD_TIMEOUT=OPENBLAS_REST)
+        self._child = Child(MODULE, **REST)
 
     def __enter__(self) -> Sweep:
         return self
@@ -134,7 +136,7 @@ class Sweep:
             _named(cell, *(known[what].get(cell) for what in ("verified", "peaks", "expected_seconds")))
             for cell in cells
         ]
-        start = time.perf_counter()
+        start = now()
         try:
             answer = msgspec.json.decode(
                 self._child.ask(msgspec.json.encode(Question(named, terms))), type=Answer
@@ -145,14 +147,19 @@ class Sweep:
             return f"its process gave no answer that can be read: {error}"
         if answer.missing:
             return measure(cells, **known, **asdict(terms))
-        claimed, passed = sum(sum(t.seconds) for t in answer.timings), time.perf_counter() - start
+        claimed, passed = sum(sum(t.seconds) for t in answer.timings), now() - start
         if claimed > passed:
             return (
                 f"its process told of {claimed:.3g} s of calls and took {passed:.3g} s, which is not believed"
             )
         seconds = {cell: s for cell, s in zip(cells, answer.call_seconds, strict=True) if s is not None}
         return MeasuredGroup(
-            answer.timings, answer.twin, seconds, answer.wall_seconds, answer.round_seconds, answer.conditions
+            answer.timings,
+            answer.twin,
+            seconds,
+            answer.wall_seconds,
+            answer.sampling_seconds,
+            answer.conditions,
         )
 
 
@@ -186,14 +193,18 @@ def _lost(
 def answer(question: bytes) -> bytes:
     """The group of a question, measured here."""
     question_asked = msgspec.json.decode(question, type=Question)
+    clocks_set: dict[str, str] = {}
+    cells = []
     try:
-        cells = [_found(case) for case in question_asked.cells]
+        for case in question_asked.cells:
+            cells.append(_found(case))
+            clocks_set[case.file] = clocks_set.get(case.file) or restore_clocks()
     except UsageError as error:
         return msgspec.json.encode(Answer(missing=str(error)))
     pairs = list(zip(cells, question_asked.cells, strict=True))
     measured = measure(
         cells,
-        verified={cell: case.reason for cell, case in pairs},
+        verified={cell: case.reason or clocks_set[case.file] or None for cell, case in pairs},
         peaks={cell: case.peak_bytes for cell, case in pairs if case.peak_bytes is not None},
         expected_seconds={
             cell: case.expected_seconds for cell, case in pairs if case.expected_seconds is not None
@@ -207,7 +218,7 @@ def answer(question: bytes) -> bytes:
             measured.twin,
             calls,
             measured.wall_seconds,
-            measured.round_seconds,
+            measured.sampling_seconds,
             measured.conditions,
         )
     )

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-ENDS_SECONDS = 0.01  # within them a process that wrote an answer and ended is seen to be gone
+PING = b"ping "
 
 
 class Died(Exception):
@@ -53,11 +54,27 @@ class Child:
         if not answer.endswith(b"\n"):
             self._process = None
             raise Died(f"its process ended with status {process.wait()}")
-        with contextlib.suppress(subprocess.TimeoutExpired):  # one that answered goes on listening
-            status = process.wait(ENDS_SECONDS)
-            self._process = None
-            raise Died(f"its process ended with status {status} over its answer, which is not believed")
+        self._check_listening(process)
         return answer
+
+    def _check_listening(self, process: subprocess.Popen[bytes]) -> None:
+        """Raises Died where the process that answered does not go on listening, or had answered twice: the code under test can
+        write to the same pipe, and does not know what is asked afterwards."""
+        assert process.stdin is not None
+        assert process.stdout is not None
+        ping, pong = PING + secrets.token_hex().encode() + b"\n", b""
+        with contextlib.suppress(OSError):
+            process.stdin.write(ping)
+            process.stdin.flush()
+            pong = process.stdout.readline()
+        if pong == ping:
+            return
+        self._process = None
+        if pong:
+            process.kill()
+            process.communicate()
+            raise Died("its process answered more than once, which is not believed")
+        raise Died(f"its process ended with status {process.wait()} over its answer, which is not believed")
 
     def close(self) -> None:
         """End of input, which ends the process."""
@@ -78,9 +95,9 @@ class Child:
 
 
 def serve(answer: Callable[[bytes], bytes]) -> None:
-    """Answer every line of standard input until it ends."""
+    """Answer every line of standard input until it ends; a ping is its own answer."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     for line in sys.stdin.buffer:
-        answers.write(answer(line) + b"\n")
+        answers.write(line if line.startswith(PING) else answer(line) + b"\n")
         answers.flush()

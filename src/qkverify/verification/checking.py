@@ -11,7 +11,7 @@ import importlib
 import math
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,16 @@ from typing import Any
 import msgspec
 
 from qkverify import foreign_text, probes
-from qkverify.contract import DEVICES, DTYPES, Finding, Implementation, messages, registry
+from qkverify.contract import (
+    DEVICES,
+    DTYPES,
+    Finding,
+    Implementation,
+    frameworks,
+    messages,
+    process_settings,
+    registry,
+)
 from qkverify.contract.modules_used import has_triton_kernels
 from qkverify.counterexamples import store
 from qkverify.counterexamples.calls_alone import blamed, judged, numbers_of
@@ -41,7 +50,7 @@ from qkverify.runs.assertions import Evidence, number
 from qkverify.runs.comparisons import GRADIENTS, RESULT
 from qkverify.runs.raising_conditions import CallShape
 from qkverify.runs.run import Run
-from qkverify.verification import processes
+from qkverify.verification import process_changes
 from qkverify.verification.laws import PROFILES, Law, explain
 from qkverify.verification.outcomes import (
     EXIT_CODES,
@@ -50,6 +59,7 @@ from qkverify.verification.outcomes import (
     of_cell,
     without_cell,
 )
+from qkverify.verification.torch_findings import said_of_torch
 from qkverify.verification.unverified_options import unverified
 
 
@@ -142,7 +152,9 @@ def nothing_to_verify(planned: VerificationPlan) -> str:
 @functools.lru_cache(maxsize=256)
 def conventions_of(cell: Cell) -> dict[str, conventions.Choice]:
     """What the cell declares and what was detected; probed once."""
-    return conventions.detect(cell.implementation, cell.device, cell.dtype)
+    restored = frameworks.get(cell.implementation.arrays).restored()
+    with process_settings.noted_of(cell.implementation.name), restored:
+        return conventions.detect(cell.implementation, cell.device, cell.dtype)
 
 
 def prepare(cell: Cell) -> Run:
@@ -194,7 +206,8 @@ def check(law: Law, run: Run, *, failures: Failures | None = None, **settings: A
     `failures` are those of the cell so far: a new one is explained with a look at them, and joins them.
     """
     failures = Failures() if failures is None else failures
-    with messages.collected(), run.framework.restored():
+    noted = process_settings.noted_of(run.implementation.name)
+    with messages.collected(), noted, run.framework.restored():
         verdict = _verdict(law, run, failures, settings)
     failures.calls_of(run)
     if verdict.outcome == "crashed":
@@ -315,6 +328,8 @@ def counterexample(broken: BaseException, law: Law, run: Run, failures: Failures
     if raised:
         lines = _lines_of(broken, run)
         message += "".join(f"\n    {line}" for line in lines)
+    elif of_torch := said_of_torch(law, run, _run_of):
+        message += f"\n{of_torch}"
     path = store.script_of(replay)
     return Counterexample(
         message=message, problem=run.problems[0].describe() if run.problems else "", replay=replay,
@@ -325,6 +340,10 @@ def counterexample(broken: BaseException, law: Law, run: Run, failures: Failures
         value_wrong=any(call.value for call in calls), gradient_wrong=any(call.gradient for call in calls),
         numbers=numbers_of(run), traits=traits.of(run.problems),
     )  # fmt: skip
+
+
+def _run_of(implementation: Implementation, device: str, dtype: str) -> Run:
+    return prepare(Cell(implementation, device, dtype))
 
 
 def _lines_of(broken: BaseException, run: Run) -> list[str]:
@@ -369,7 +388,8 @@ def check_cell(
 def checked(cell: Cell, laws: Sequence[Law] | None = None, *, examples: int | None = None) -> list[Verdict]:
     """The verdicts of one cell when all are there, each failure explained with a look at all others."""
     failures = Failures()
-    return failures.settled(list(_checking(cell, laws, examples, failures)))
+    verdicts = failures.settled(list(_checking(cell, laws, examples, failures)))
+    return process_changes.blamed(verdicts, process_settings.taken(cell.implementation.name))
 
 
 def _checking(
@@ -379,28 +399,19 @@ def _checking(
         yield check(law, prepare(cell), failures=failures, max_examples=examples)
 
 
-def check_cells(cells: Sequence[Cell], *, profile: str = "default", jobs: int = 1, laws: Sequence[Law] | None = None,
-                started: Callable[[Cell], None] | None = None) -> Iterator[tuple[Cell, list[Verdict]]]:  # fmt: skip
-    """The verdicts of many cells on all laws or on these, cell by cell, as they finish; with several jobs as `check_parts`."""
+def check_cells(cells: Sequence[Cell], *, profile: str = "default", jobs: int = 1,
+                laws: Sequence[Law] | None = None) -> Iterator[tuple[Cell, list[Verdict]]]:  # fmt: skip
+    """The verdicts of many cells on all laws or on these, cell by cell, as they finish: in this process, or with several jobs in
+    workers (see `isolation`)."""
     if jobs == 1:
         for cell in cells:
-            if started:
-                started(cell)
             yield cell, checked(cell, laws, examples=examples_of(profile))
         return
-    every = {cell: applicable(law_book() if laws is None else laws, cell) for cell in cells}
-    by_cell: dict[Cell, dict[str, Verdict]] = {cell: {} for cell in cells}
-    calls = {cell: Failures() for cell in cells}
-    for cell, verdicts in check_parts(every, profile=profile, jobs=jobs, calls=calls):
-        by_cell[cell] |= {verdict.law: verdict for verdict in verdicts}
-        if len(by_cell[cell]) == len(every[cell]):
-            yield (
-                cell,
-                explained_together(cell, [by_cell[cell][law.name] for law in every[cell]], calls[cell]),
-            )
+    from qkverify.verification.isolation import checkers, limits
 
-
-PARTS = 8  # of a cell with as many laws as attention has: what is lost of a run that is killed, and what each process takes
+    checker = checkers.InWorkers(limits.limits(jobs=jobs), jobs)
+    for done in checker.check(cells, law_book() if laws is None else laws, profile, lambda *_: None):
+        yield done.cell, done.verdicts
 
 
 def check_parts(
@@ -413,39 +424,22 @@ def check_parts(
 ) -> Iterator[tuple[Cell, list[Verdict]]]:
     """The verdicts of these laws of each cell, a part of a cell at a time, as they finish.
 
-    Parts are checked in processes of one thread each. If one dies, its part is checked again; a part over which a process dies
-    again is recorded as crashed, and the others go on. Where a process only loses its device, the laws after that one are
-    checked by another. Nothing is begun or waited for after `until`, by time.monotonic().
+    Parts are checked in worker processes of one thread each (see `isolation`): one that dies costs a law. Nothing is begun or
+    waited for after `until`, by time.monotonic().
 
     What is said of a failure was held against those of its part alone. With `calls` nothing is said: the calls of each cell are
     gathered there, for `explained_together`.
     """
-    examples = examples_of(profile)
-    longest = max((len(every) for every in laws.values()), default=0)
-    # What is compiled for every other size or option takes longest: it comes first, that nobody waits for it alone.
-    cells = sorted(laws, key=lambda cell: not compiled(cell))
-    parts = [part for cell in cells for part in _parts(cell, laws[cell], -(-longest // PARTS))]
-    while parts:
-        tasks = [
-            (
-                address_of(cell),
-                [law.name for law in laws_of_part],
-                examples,
-                own_files(laws_of_part),
-                calls is not None,
-            )
-            for cell, laws_of_part in parts
-        ]
-        left = []
-        for index, part in processes.each(_elsewhere, tasks, jobs, spent=_spent, until=until):
-            cell, laws_of_part = parts[index]
-            verdicts = _crashed(cell, laws_of_part) if part is None else part.verdicts
-            if calls is not None and part is not None:
-                calls[cell].returned |= part.returned
-                calls[cell].raised |= part.raised
-            yield cell, verdicts
-            left += _parts(cell, laws_of_part[len(verdicts) :], -(-len(laws_of_part) // jobs))
-        parts = left if time.monotonic() < until else []
+    from qkverify.verification.isolation import checkers, limits
+
+    of_worker = limits.limits(jobs=jobs)
+    for task in checkers.tasks_in_parts(
+        laws, of_worker, profile, jobs, silent=calls is not None, until=until
+    ):
+        if calls is not None:
+            calls[task.cell].returned |= task.returned
+            calls[task.cell].raised |= task.raised
+        yield task.cell, checkers.in_order(task.laws, task.verdicts)
 
 
 def compiled(cell: Cell) -> bool:
@@ -453,10 +447,6 @@ def compiled(cell: Cell) -> bool:
     implementation = cell.implementation
     by_triton = cell.device != "cpu" and has_triton_kernels(implementation.function)
     return by_triton or implementation.compiles
-
-
-def _parts(cell: Cell, laws: Sequence[Law], size: int) -> list[tuple[Cell, Sequence[Law]]]:
-    return [(cell, laws[at : at + size]) for at in range(0, len(laws), size)]
 
 
 Address = tuple[
@@ -475,40 +465,33 @@ def cell_at(address: Address) -> Cell:
     """The cell, found again: one and the same in a process, whose conventions are probed once."""
     if address not in _found:
         target, name, device, dtype, listed = address
-        implementation = probes.fitted(
-            next(candidate for candidate in registry.find(target) if candidate.name == name)
-        )
-        implementation = (
-            replace(implementation, findings={**implementation.findings, **dict(listed)})
-            if listed
-            else implementation
-        )
+        if listed:
+            implementation = cell_at((target, name, device, dtype, ())).implementation
+            implementation = replace(implementation, findings={**implementation.findings, **dict(listed)})
+        else:
+            implementation = _fitted(target, name)
         _found[address] = Cell(implementation, device, dtype, target)
     return _found[address]
 
 
+@functools.lru_cache(maxsize=256)
+def _fitted(target: str, name: str) -> Implementation:
+    """The same for all devices and dtypes."""
+    candidates = registry.find(target)
+    return probes.fitted(next(candidate for candidate in candidates if candidate.name == name))
+
+
+def group_of(target: str) -> str:
+    """What a target may share a process with: others of the same text, or, as "", all of our own implementations."""
+    return target if ":" in target or "." in target or "/" in target else ""
+
+
+def remember(cell: Cell) -> None:
+    """Let `cell_at` find this cell under its address, without the calls that it takes to find out what it is."""
+    _found[address_of(cell)] = cell
+
+
 _found: dict[Address, Cell] = {}
-
-
-@dataclass(frozen=True)
-class Part:
-    """The verdicts of some laws of a cell, and the calls that they made."""
-
-    verdicts: list[Verdict]
-    returned: set[CallShape]
-    raised: set[CallShape]
-
-
-def _elsewhere(
-    address: Address, laws: Sequence[str], examples: int, files: Sequence[str], silent: bool
-) -> Part:
-    """The verdicts of these laws, in their order, or up to the one over which this process lost the device."""
-    verdicts, failures = [], Failures(silent=silent)
-    for verdict in _checking(cell_at(address), laws_named(laws, files), examples, failures):
-        verdicts.append(verdict)
-        if _lost_its_device(verdicts):
-            break
-    return Part(failures.settled(verdicts), failures.returned, failures.raised)
 
 
 def explained_together(
@@ -522,15 +505,17 @@ def explained_together(
     unsaid = [settled(verdict, diagnosis="", raises_when=[]) for verdict in verdicts]
     if not any(_replayable(verdict) for verdict in verdicts):
         return unsaid
+    from qkverify.verification.isolation import judge
+
     known = calls or Failures()
-    task = (address_of(cell), unsaid, known.returned, known.raised)
-    ((_, said),) = processes.each(_explaining, [task], 1)
+    said = judge.explained(cell, unsaid, known.returned, known.raised)
     return unsaid if said is None else said
 
 
-def _explaining(
+def explaining(
     address: Address, verdicts: Sequence[Verdict], returned: set[CallShape], raised: set[CallShape]
 ) -> list[Verdict]:
+    """In another process: the verdicts with what is said of each failure, held against all others."""
     cell, failures = cell_at(address), Failures(returned, raised)
     return failures.settled([_explained(verdict, cell, failures) for verdict in verdicts])
 
@@ -559,22 +544,6 @@ def _explained(verdict: Verdict, cell: Cell, failures: Failures) -> Verdict:
             verdict, diagnosis=again.diagnosis, value_wrong=again.value_wrong, gradient_wrong=again.gradient_wrong
         )  # fmt: skip
     return verdict
-
-
-def _spent(part: Part) -> bool:
-    return _lost_its_device(part.verdicts)
-
-
-def _lost_its_device(verdicts: Sequence[Verdict]) -> bool:
-    return bool(verdicts) and verdicts[-1].outcome == "crashed"
-
-
-def _crashed(cell: Cell, laws: Sequence[Law]) -> list[Verdict]:
-    return [
-        Verdict(law=law.name, family=law.family, sentence=law.sentence, exact=law.exact, implementation=cell.implementation.name,
-                device=cell.device, dtype=cell.dtype, outcome="crashed", reason="the process died")
-        for law in laws
-    ]  # fmt: skip
 
 
 def examples_of(profile: str) -> int:

@@ -45,12 +45,16 @@ from qkverify.counterexamples.diagnosis import looks_like
 from qkverify.errors import ContractError, DeviceLost, HarnessError, LawViolation, UnsupportedCase
 from qkverify.problem.attention_problem import Problem
 from qkverify.problem.byte_strategies import Argument, together
+from qkverify.runs import watch
 from qkverify.runs.assertions import Evidence
 from qkverify.runs.raising_conditions import call_of
 from qkverify.runs.run import Run
 
 SEED = "QKVERIFY_SEED"  # environment: the same problems in every run and process, as CI wants them
 REFUSALS = 40  # problems that an implementation may refuse, all of them, before its law counts as not offered
+FEWEST = (
+    3  # examples that a small effort leaves: Hypothesis begins with the simplest problem, which says least
+)
 PROFILES: Mapping[str, int] = {"glance": 5, "quick": 25, "default": 100, "thorough": 2000, "ci": 100}
 
 # Hypothesis calls the body with problems that cost milliseconds; its clocks would only add noise.
@@ -117,6 +121,11 @@ class Law:
             return f"speaks of {', '.join(self.dtypes)} only"
         return self.when(run) if self.when is not None else None
 
+    def examples(self, usual: int, effort: float) -> int:
+        """How many examples are generated where `usual` are asked for, of an implementation with this effort."""
+        weighted = usual * self.weight
+        return max(1, min(round(weighted), FEWEST), round(weighted * effort))
+
     def check(
         self,
         run: Run,
@@ -133,8 +142,8 @@ class Law:
         implementation refused every problem, and DeviceLost on the first problem after which its device answers no more.
         """
         examples = settings().max_examples if max_examples is None else max_examples
-        share = self.weight * run.implementation.effort.get(run.device, 1.0)
-        law_settings: dict[str, Any] = {"max_examples": max(1, round(examples * share))}
+        effort = run.implementation.effort.get(run.device, 1.0)
+        law_settings: dict[str, Any] = {"max_examples": self.examples(examples, effort)}
         if self.chance:
             law_settings["phases"] = tuple(phase for phase in _ALWAYS["phases"] if phase is not Phase.shrink)
         test = settings(**{**_ALWAYS, **law_settings, **overrides})(
@@ -179,6 +188,7 @@ class Law:
 
         def example(drawn: dict[str, Any]) -> None:
             run.begin_example()
+            watch.example(drawn)
             try:
                 self.body(run, **drawn)
                 run.compared.end_example()

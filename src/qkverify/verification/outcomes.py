@@ -230,7 +230,7 @@ def _why_too_little(verdicts: Sequence[Verdict], requires: Sequence[str]) -> str
     if most == 1:  # Hypothesis begins with the simplest problem
         return (
             f"only {number_of(compared, 'result')} compared with the reference, at most one by each law, "
-            "on its simplest problem; take a profile with more examples, or declare more effort"
+            "on its simplest problem; take a profile with more examples"
         )
     unmet, met = _met(verdicts)
     if unmet > met and compared < FEW:

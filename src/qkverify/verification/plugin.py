@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -190,10 +192,30 @@ def _causes_told_once(terminalreporter: Any, config: pytest.Config) -> list[Any]
     for cause in failure_causes:
         for report, verdict in verdicts.items():
             if verdict is cause.first:
-                report.longrepr = cause.text()
+                report.longrepr = Block(cause.text(), cause.headline())
             elif any(verdict is other for other in cause.verdicts):
                 report.longrepr = cause.same(verdict)
     return failure_causes
+
+
+@dataclass(frozen=True)
+class Block:
+    """What a report shows of a failure. Where `CI` is set, pytest's short summary repeats the message of a report in full. The
+    message is the headline alone, so that a counterexample stands on the screen once."""
+
+    text: str
+    headline: str
+
+    def toterminal(self, writer: Any) -> None:
+        writer.line(self.text)
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def reprcrash(self) -> SimpleNamespace:
+        """pytest reads `reprcrash.message` for its short summary."""
+        return SimpleNamespace(message=self.headline)
 
 
 def _of_workers(config: pytest.Config, name: str, verdicts: list[Any]) -> list[Any]:

@@ -12,11 +12,18 @@ from qkverify.verification.checking import Cell, law_book, laws_named, prepare
 from qkverify.verification.laws import Law, explain
 
 
-def replay_counterexample(name: str) -> str:
-    """The failure's message, or nothing if the law holds now. Raises UsageError if its law or implementation is gone."""
+def replay_counterexample(name: str, target: str = "") -> str:
+    """The failure's message, or nothing if the law holds now; of `target`, or of the implementation that the record names.
+
+    Of a record that is given as a file, only names are believed: an implementation of this package or `target`, a law of
+    `properties/`. Raises UsageError if the law or the implementation is gone.
+    """
     record = store.load(name)
-    law = _law(record["law"], record.get("law_file", ""))
-    implementation = _implementation(record)
+    law = _law(record["law"], "" if store.is_file(name) else str(record.get("law_file", "")))
+    if record["drawn"].keys() != law.arguments.keys():
+        raise UsageError(f"{name} holds {', '.join(record['drawn']) or 'no arguments'}; the law {law.name} is about "
+                         f"{', '.join(law.arguments)}")  # fmt: skip
+    implementation = _named(target, record) if target else _recorded(name, record)
     run = prepare(Cell(implementation, record["device"], record["dtype"]))
     run.failing = record["drawn"]
     try:
@@ -34,8 +41,21 @@ def _law(name: str, file: str) -> Law:
     return laws[0]
 
 
-def _implementation(record: dict[str, str]) -> Implementation:
-    """By its name; else by the function of its file."""
+def _named(target: str, record: dict[str, str]) -> Implementation:
+    """The implementation of a target; of several the one that the record names."""
+    implementations = probes.find(target)
+    named = [candidate for candidate in implementations if candidate.name == record["implementation"]]
+    return (named or implementations)[0]
+
+
+def _recorded(name: str, record: dict[str, str]) -> Implementation:
+    """By its name; else, of a record that this folder keeps, by the function of its file."""
+    if store.is_file(name):
+        ours = [known for known in registry.load_folder() if known.name == record["implementation"]]
+        if not ours:
+            raise UsageError(f"{name} is about {record['implementation']}, which is none of this package's implementations\n"
+                             f"  name the function: qkverify replay {name} path/file.py:function")  # fmt: skip
+        return probes.fitted(ours[0])
     try:
         return next(
             implementation
@@ -44,7 +64,5 @@ def _implementation(record: dict[str, str]) -> Implementation:
         )
     except (UsageError, StopIteration):
         declared = registry.registered_by(registry.load_file(record["file"]))
-        named = [
-            implementation for implementation in declared if implementation.name == record["implementation"]
-        ]
+        named = [candidate for candidate in declared if candidate.name == record["implementation"]]
         return probes.fitted(named[0]) if named else probes.find(f"{record['file']}:{record['function']}")[0]

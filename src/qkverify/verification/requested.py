@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from qkverify.errors import UsageError
 from qkverify.verification import checking, known_failures, selection, settings
@@ -29,15 +30,18 @@ class Request:
         return ", ".join(f"{word} {' '.join(names)}" for word, names in patterns.items() if names)
 
 
-def gathered(**given: Sequence[str] | str | None) -> Request:
+Planner = Callable[[Sequence[Any], Sequence[str], Sequence[str]], checking.VerificationPlan]
+
+
+def gathered(planner: Planner = checking.plan, **given: Sequence[str] | str | None) -> Request:
     """What to check. `given` are fields of `Settings` by name; what is None or empty counts as not given.
 
     Raises UsageError for an unknown name, and where there is nothing to check.
     """
-    return checked(settings.read().given(**given))
+    return checked(settings.read().given(**given), planner)
 
 
-def checked(chosen: settings.Settings) -> Request:
+def checked(chosen: settings.Settings, planner: Planner = checking.plan) -> Request:
     """What these settings alone ask for. Raises UsageError as `gathered`."""
     if not chosen.targets:
         raise UsageError(NO_TARGET)
@@ -45,7 +49,7 @@ def checked(chosen: settings.Settings) -> Request:
     checking.examples_of(profile)
     own_laws = selection.laws_of_files(chosen.own_laws)
     selected, known = _selected(chosen, own_laws), chosen.entries()
-    planned = checking.plan(chosen.targets, chosen.devices, chosen.dtypes)
+    planned = planner(chosen.targets, chosen.devices, chosen.dtypes)
     if not planned.cells and not planned.unavailable:
         raise UsageError(checking.nothing_to_verify(planned))
     operations = {cell.implementation.operation for cell in planned.cells}

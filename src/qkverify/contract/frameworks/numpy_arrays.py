@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from qkverify.contract import process_settings
+
 REFUSALS: tuple[type[BaseException], ...] = (NotImplementedError,)
 MODES = ("",)
 WRITABLE = True
+SETTINGS = process_settings.OF_PYTHON
 
 
 def unavailable(device: str) -> str | None:
@@ -46,14 +49,14 @@ def dtype_of(native: Any) -> str:
     return np.asarray(native).dtype.name
 
 
-def global_state() -> tuple[Any, ...]:
-    """What a call must leave as it was: settings and generators of the process."""
-    return tuple(np.geterr().items()), repr(np.random.get_state())
+def global_state() -> dict[str, Any]:
+    """What a call must leave as it was, by name: settings and generators of the process."""
+    return {**process_settings.values(SETTINGS), "NumPy's random generator": repr(np.random.get_state())}
 
 
 def restored() -> contextlib.AbstractContextManager[Any]:
     """A context that undoes what is done to settings inside: what is judged next must not be judged by it."""
-    return np.errstate()
+    return process_settings.restored(SETTINGS)
 
 
 def stir() -> None:

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from qkverify import foreign_text
-from qkverify.contract import messages
+from qkverify.contract import messages, process_settings
 from qkverify.contract.frameworks import numpy_arrays
+from qkverify.contract.process_settings import Setting
 
 REFUSALS: tuple[type[BaseException], ...] = (NotImplementedError,)
 MODES = ("", "", "no_grad", "inference_mode")  # in which a forward pass may run
@@ -79,35 +80,41 @@ def dtype_of(native: Any) -> str:
     return str(native.dtype).removeprefix("torch.")
 
 
+def _set_default_device(device: torch.device) -> None:
+    torch.set_default_device(
+        None if device.type == "cpu" else device
+    )  # None costs nothing; "cpu" is asked at every call
+
+
 _BACKENDS: Any = torch.backends.cuda  # which back ends of attention are allowed, on a CPU too
-# Settings of the process, each as (read it, write it).
-SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
-    (torch.is_grad_enabled, torch.set_grad_enabled),
-    (torch.get_default_dtype, torch.set_default_dtype),
-    (torch.get_num_threads, torch.set_num_threads),
-    (partial(torch.is_autocast_enabled, "cpu"), partial(torch.set_autocast_enabled, "cpu")),
-    *[(getattr(_BACKENDS, f"{name}_sdp_enabled"), getattr(_BACKENDS, f"enable_{name}_sdp"))
+SETTINGS: tuple[Setting, ...] = (
+    *numpy_arrays.SETTINGS,
+    Setting("whether torch records gradients", torch.is_grad_enabled, torch.set_grad_enabled),
+    Setting("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
+    Setting("torch's default device", torch.get_default_device, _set_default_device),
+    Setting("torch's number of threads", torch.get_num_threads, torch.set_num_threads),
+    Setting("torch's autocast", partial(torch.is_autocast_enabled, "cpu"), partial(torch.set_autocast_enabled, "cpu")),
+    Setting("torch's deterministic algorithms", torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+    Setting("torch's float32 matmul precision", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    Setting("torch's anomaly detection", torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+    *[Setting(f"torch's {name} attention", getattr(_BACKENDS, f"{name}_sdp_enabled"), getattr(_BACKENDS, f"enable_{name}_sdp"))
       for name in ("flash", "math", "mem_efficient", "cudnn")],
 )  # fmt: skip
 
 
-def global_state() -> tuple[Any, ...]:
-    """What a call must leave as it was: settings and generators of the process."""
-    settings = [read() for read, _ in SETTINGS]
-    return (*numpy_arrays.global_state(), torch.get_rng_state().numpy().tobytes(), *settings)
+def global_state() -> dict[str, Any]:
+    """What a call must leave as it was, by name: settings and generators of the process."""
+    generator = torch.get_rng_state().numpy().tobytes()
+    return {
+        **numpy_arrays.global_state(),
+        **process_settings.values(SETTINGS),
+        "torch's random generator": generator,
+    }
 
 
-@contextlib.contextmanager
-def restored() -> Iterator[None]:
+def restored() -> contextlib.AbstractContextManager[Any]:
     """A context that undoes what is done to settings inside: what is judged next must not be judged by it."""
-    before = [read() for read, _ in SETTINGS]
-    try:
-        with numpy_arrays.restored():
-            yield
-    finally:
-        for (read, write), setting in zip(SETTINGS, before, strict=True):
-            if read() != setting:
-                write(setting)
+    return process_settings.restored(SETTINGS)
 
 
 def stir() -> None:

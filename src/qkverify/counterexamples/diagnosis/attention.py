@@ -7,18 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from qkverify.counterexamples.diagnosis import symptoms
-from qkverify.counterexamples.diagnosis.claims import Claim, ClaimTrial, Observation, Parts
+from qkverify.counterexamples.diagnosis.claims import Claim, ClaimTrial, Observation
 from qkverify.counterexamples.diagnosis.conditions import CONDITIONS
-from qkverify.counterexamples.diagnosis.fitting import FittedMistake, Predict, candidates, chosen, claim
+from qkverify.counterexamples.diagnosis.fitting import FittedMistake, candidates, chosen, claim
 from qkverify.counterexamples.diagnosis.mistakes import MISTAKES, Mistake
-from qkverify.counterexamples.diagnosis.mistakes.scores import scale_of
-from qkverify.counterexamples.diagnosis.mistakes.variants import Arguments, other_alignment
+from qkverify.counterexamples.diagnosis.mistakes.variants import other_alignment
 from qkverify.counterexamples.diagnosis.observing import ASPECTS, Observer
+from qkverify.counterexamples.diagnosis.predictions import predicting
+from qkverify.counterexamples.diagnosis.two_mistakes import two_mistakes
 from qkverify.problem.attention_problem import Problem
 from qkverify.problem.byte_strategies import sampled
-from qkverify.reference.attention import attention
-from qkverify.reference.attention_vjp import attention_vjp
-from qkverify.rounding import Precision
 from qkverify.runs.run import Run
 from qkverify.strategies.attention_problems import problems
 
@@ -51,6 +49,9 @@ def _claims(
     yield symptoms.written(observer)
     yield symptoms.remembered(observer, aspect)
     yield from symptoms.digits(observer, aspect)
+    yield two_mistakes(
+        observer.run, observations, aspect, trial, lambda m: _text(observer.run, m, _words(observer.problem))
+    )
     yield symptoms.place(observer, observations, aspect)
 
 
@@ -59,7 +60,7 @@ def _known_mistake(
 ) -> Claim | None:
     """The first mistake of the table that explains what was observed, with its condition."""
     words, first, run = _words(observer.problem), observations[0].subject, observer.run
-    every = [(_text(run, m, words), _predicting(run, m, aspect)) for m in MISTAKES if m.matters(first)]
+    every = [(_text(run, m, words), predicting(run, m, aspect)) for m in MISTAKES if m.matters(first)]
 
     def claim_with(fitted: FittedMistake) -> Claim:
         of = {"lse": "that of ", "gradients": "those of "}.get(aspect, "")
@@ -89,46 +90,6 @@ def _text(run: Run, mistake: Mistake, words: Mapping[str, str]) -> str:
 
 def _words(p: Problem) -> dict[str, str]:
     return {"declared": p.causal_alignment, "other": other_alignment(p), "empty": p.empty_row}
-
-
-def _predicting(run: Run, mistake: Mistake, aspect: str) -> Predict:
-    def predict(observation: Observation) -> Parts | None:
-        if not mistake.matters(observation.subject):
-            return observation.expected
-        try:
-            return _computed(run, mistake, observation.subject, aspect)
-        except Exception:  # a variant that cannot be computed here predicts nothing
-            return None
-
-    return predict
-
-
-def _computed(run: Run, mistake: Mistake, problem: Problem, aspect: str) -> Parts | None:
-    special = getattr(mistake, aspect)
-    precision = run.precision
-    if aspect == "gradients":
-        precision = run.gradient_precision.either_side(scale_of(problem))
-    arguments = _arguments(run, problem, precision)
-    if special is not None:
-        predicted = special(arguments, problem)
-        return predicted if aspect == "gradients" else {aspect: predicted}
-    if mistake.edit is None:
-        return None
-    arguments = mistake.edit(arguments, problem)
-    if aspect == "gradients":
-        return attention_vjp(**arguments, delta=run.semantics["delta"])
-    arguments.pop("upstream", None)
-    output, lse = attention(**arguments, return_lse=True)
-    return {aspect: output if aspect == "output" else lse}
-
-
-def _arguments(run: Run, problem: Problem, precision: Precision) -> Arguments:
-    """What the reference is called with, as `Run.bound` and `Run.gradient_bounds` do."""
-    names = [n for n in ("query", "key", "value", "upstream") if getattr(problem, n) is not None]
-    arrays = {name: run.bounded(getattr(problem, name), precision) for name in names}
-    options = run._bounded_options(problem, precision)
-    options.pop("return_lse", None)
-    return {**arrays, **options}
 
 
 def random_problems(run: Run, aspect: str, generator: np.random.Generator) -> Iterator[Problem]:

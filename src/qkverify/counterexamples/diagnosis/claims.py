@@ -35,7 +35,8 @@ class Claim:
 
     `narrower` is the sentence without what it says of other problems ("otherwise it is right"), for which `inside` says of which
     problems it speaks. `direct` is a claim that was watched and not inferred: that a call writes into its argument. `observed` is
-    the observation for a problem if the claim is made under other conventions than those of the run.
+    the observation for a problem if the claim is made under other conventions than those of the run. `beside` are claims that
+    stand and fall with this one: of two mistakes at once, that of the other.
     """
 
     sentence: str
@@ -45,6 +46,7 @@ class Claim:
     inside: Callable[[Any], bool] = lambda subject: True
     direct: bool = False
     observed: Callable[[Any], Observation | None] | None = None
+    beside: tuple[Claim, ...] = ()
 
 
 @dataclass

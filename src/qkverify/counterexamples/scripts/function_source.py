@@ -17,6 +17,7 @@ from typing import Any
 
 from qkverify.contract import REGISTERED, Implementation
 from qkverify.counterexamples.scripts.recorder import ARRAYS
+from qkverify.runs import watch
 
 SLOW = 0.05  # seconds: a file that took longer to load is not loaded again
 _seconds: dict[str, float] = {}  # what it took, by file
@@ -70,13 +71,14 @@ class FunctionSource:
             return self.functions
         registered, start = len(REGISTERED), time.perf_counter()
         try:
-            module = SimpleNamespace(**runpy.run_path(self.file))
+            with watch.call():
+                module = SimpleNamespace(**runpy.run_path(self.file))
             return {
                 alias: operator.attrgetter(attribute)(module) for alias, attribute in self.attributes.items()
             }
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # a file that cannot be loaded twice, or not on its own
+        except BaseException as error:  # a file that cannot be loaded twice, or not on its own
+            if watch.is_users_interrupt(error):
+                raise
             return self.functions
         finally:
             del REGISTERED[registered:]

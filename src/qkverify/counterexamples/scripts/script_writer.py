@@ -27,6 +27,7 @@ from qkverify.counterexamples.scripts.recorder import Recorder, arrays_of, same
 from qkverify.counterexamples.scripts.showing import ScriptCase, equal
 from qkverify.counterexamples.scripts.textbook import attention_steps
 from qkverify.problem.attention_problem import Problem
+from qkverify.runs import watch
 from qkverify.runs.assertions import number
 from qkverify.runs.run import Run
 
@@ -69,15 +70,17 @@ class Sheet:
         code = "\n".join([*sorted(self.arguments.imports), *self._settings(), *self.body])
         restored = self.run.framework.restored()  # a script may switch gradients off
         called = messages.calling(self.run.implementation.name)
-        with restored, called, warnings.catch_warnings(), np.errstate(all="ignore"):
+        with restored, watch.call(), called, warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             try:
                 exec(compile(code, "<script>", "exec"), names)
             except AssertionError:
                 return self._as_found(names)
-            except KeyboardInterrupt:
-                raise
-            except BaseException:  # of the function, `SystemExit` too: not what this script is to show
+            except (
+                BaseException
+            ) as error:  # of the function, `SystemExit` too: not what this script is to show
+                if watch.is_users_interrupt(error):
+                    raise
                 return False
         return False
 

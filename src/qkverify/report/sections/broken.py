@@ -1,4 +1,4 @@
-"""Broken laws and known findings in full: the smallest counterexample, and the line that shows it again."""
+"""Broken laws and known failures in full: the smallest counterexample, and the line that shows it again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qkverify.report.templating import fill
 from qkverify.results import Verdict
 
 ORDER = 20
-TITLE = "Broken laws and findings"
+TITLE = "Broken laws and known failures"
 
 UNFOLDED = 8  # cards; the others are folded away
 
@@ -68,7 +68,7 @@ def anchors(report: Report) -> dict[str, str]:
 
 def label(verdict: Verdict) -> str:
     """The word on the card."""
-    return {"error": HARNESS, "finding": "known finding", "failed": "broken"}.get(
+    return {"error": HARNESS, "finding": "known failure", "failed": "broken"}.get(
         verdict.outcome, verdict.outcome
     )
 

@@ -13,6 +13,8 @@ from qkverify.results import Verdict
 ORDER = 70
 TITLE = "The laws"
 
+KNOWN = "known failure"
+
 
 def html(report: Report) -> Markup:
     families = {family: [law for law in report.laws if law.family == family] for family in report.families}
@@ -20,11 +22,11 @@ def html(report: Report) -> Markup:
 
 
 def outcomes(report: Report) -> dict[tuple[str, str], str]:
-    """For each (family, law): "holds 31, broken 1, finding 2, not offered 6"."""
+    """For each (family, law): "holds 31, broken 1, known failure 2, not offered 6"."""
     counts: dict[tuple[str, str], Counter[str]] = {}
     for verdict in report.verdicts:
         counts.setdefault((verdict.family, verdict.law), Counter())[_word(verdict)] += 1
-    words = ("holds", "broken", "finding", "not offered")
+    words = ("holds", "broken", KNOWN, "not offered")
     return {
         law: ", ".join(f"{word} {counted[word]}" for word in words if counted[word])
         for law, counted in counts.items()
@@ -32,9 +34,9 @@ def outcomes(report: Report) -> dict[tuple[str, str], str]:
 
 
 def _word(verdict: Verdict) -> str:
-    return (
-        "holds" if verdict.outcome == "passed" else "broken" if verdict.outcome in BROKEN else verdict.outcome
-    )
+    if verdict.outcome in BROKEN:
+        return "broken"
+    return {"passed": "holds", "finding": KNOWN}.get(verdict.outcome, verdict.outcome)
 
 
 def markdown(report: Report) -> str:

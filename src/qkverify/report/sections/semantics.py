@@ -24,6 +24,9 @@ CONVENTIONS = (
     "lse",
     "empty_lse",
     "delta",
+    "head_gradients",
+    "row_sum",
+    "split_results",
     "precision",
     "gradient_precision",
 )
@@ -36,6 +39,9 @@ EXPLAINED = {
     "lse": "the base of the returned log-sum-exp",
     "empty_lse": "the log-sum-exp of a query that sees no key",
     "delta": "what the gradient's row sums are taken from",
+    "head_gradients": "whether gradients of heads that share a key are stored before they are added",
+    "row_sum": "whether a row's weights are rounded before they are summed",
+    "split_results": "whether results of splits of the keys are stored before they are merged",
     "precision": "where half-precision numbers are rounded",
     "gradient_precision": "the same, in the gradients",
 }

@@ -150,7 +150,7 @@ def words(cell: MatrixSquare) -> tuple[str, str]:
         case "failed":
             return first.law, joined(over, rest)
         case "finding":
-            return first.law, joined("known finding", rest)
+            return first.law, joined("known failure", rest)
         case "crashed" | "timed out":
             return f"{cell.outcome}: {first.law}", rest
         case "error":
@@ -220,7 +220,7 @@ def markdown(report: Report) -> str:
         for phrase, names in unverified(report).items()
     ]
     legend = "✓ with the largest margin (|error| / derived bound; 1 is the limit), "
-    legend += "✗ with the broken law, ◆ with how many laws known findings break: each is told below, once."
+    legend += "✗ with the broken law, ◆ with how many laws known failures break: each is told below, once."
     judged = [table(["implementation", "device", "dtype", *report.families], rows), legend] if rows else []
     return "\n\n".join(filter(None, [*judged, "\n".join(missed), "\n".join(untested)]))
 

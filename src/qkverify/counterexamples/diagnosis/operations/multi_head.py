@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,13 +17,22 @@ from qkverify.counterexamples.diagnosis.operations.kind import (
 )
 from qkverify.reference.attention import attention, stored
 from qkverify.reference.multi_head import merge_heads, multi_head_attention, split_heads
+from qkverify.reference.scores import scores
+from qkverify.reference.softmax import softmax
 from qkverify.runs.run import Run
 
 
 def _examples(run: Run) -> list[Example]:
     sizes = [(2, 3, 5, 2), (3, 2, 4, 3), (1, 2, 7, 5), (2, 4, 3, 3), (4, 2, 1, 2), (2, 2, 2, 2)]
     told, examples = {"causal_alignment": "bottom-right"}, []
-    for i, (batch, heads, length, size) in enumerate(sizes):
+    (least_heads, most_heads), (least_size, most_size) = (
+        run.implementation.size_limits.get(letter, (1, sys.maxsize)) for letter in "HD"
+    )  # an instance has its own
+    for i, (batch, drawn_heads, length, drawn_size) in enumerate(sizes):
+        heads, size = (
+            min(max(drawn_heads, least_heads), most_heads),
+            min(max(drawn_size, least_size), most_size),
+        )
         width = heads * size
         weights = [normal(run, 10 * i + j, width, width, times=width**-0.5) for j in range(4)]
         x = normal(run, 10 * i + 9, batch, length, width)
@@ -34,7 +44,7 @@ def _examples(run: Run) -> list[Example]:
 
 def varied(split: Callable[[Any, int], Any] = split_heads, merge: Callable[[Any], Any] = merge_heads,
            between: Callable[[Any], Any] = lambda x: x, weights: Callable[..., Any] = lambda *w: w,
-           projected: bool = True, **changes: Any) -> Callable[..., Any]:  # fmt: skip
+           projected: bool = True, attend: Callable[..., Any] = attention, **changes: Any) -> Callable[..., Any]:  # fmt: skip
     """Multi-head attention with one step changed. `changes` are options of attention, or functions of x that give them."""
 
     def compute(x: Any, *given: Any, heads: int, context: Any = None, **options: Any) -> Any:
@@ -42,7 +52,7 @@ def varied(split: Callable[[Any, int], Any] = split_heads, merge: Callable[[Any]
         source = x if context is None else context
         query, key, value = (split(stored(y @ w), heads) for y, w in ((x, w_q), (source, w_k), (source, w_v)))
         others = {n: of(x) if callable(of) else of for n, of in changes.items()}
-        merged = merge(between(attention(query, key, value, **{**options, **others})))
+        merged = merge(between(attend(query, key, value, **{**options, **others})))
         return stored(merged @ w_o) if projected else stored(merged)
 
     return compute
@@ -62,6 +72,24 @@ def _exchange_batch_and_heads(x: Any) -> Any:
     return x.reshape(heads, batch, *rest).swapaxes(0, 1)
 
 
+def _normalised_over(axis: int) -> Callable[..., Any]:
+    """Attention whose softmax is taken along another axis of the scores (B,H,Q,K); 0 / 0 where all of it is hidden."""
+
+    def attend(query: Any, key: Any, value: Any, **options: Any) -> Any:
+        logits = scores(query, key, **options)
+        hidden = ~np.isfinite(np.max(logits, axis=axis, keepdims=True, initial=-np.inf))
+        return stored(np.where(hidden, np.nan, softmax(logits, axis=axis)) @ value)
+
+    return attend
+
+
+def _masked_after_the_softmax(
+    query: Any, key: Any, value: Any, *, causal: bool = False, **options: Any
+) -> Any:
+    weights = softmax(scores(query, key, **options))
+    return stored((weights * np.tri(weights.shape[-1]) if causal else weights) @ value)
+
+
 def over_the_batch(compute: Callable[..., Any]) -> Callable[..., Any]:
     """Tokens attend to those of the same place in the other entries."""
     return lambda x, *rest, **o: compute(x.swapaxes(0, 1), *rest, **o).swapaxes(0, 1)
@@ -78,6 +106,9 @@ STEPS: Mistakes = (
     ("with the scale of the model's width instead of a head's", varied(scale=lambda x: x.shape[-1] ** -0.5)),
     ("without a scale", varied(scale=1.0)),
     ("without the projection of its output", varied(projected=False)),
+    ("whose softmax is taken over the queries instead of the keys", varied(attend=_normalised_over(-2))),
+    ("whose softmax is taken over the heads instead of the keys", varied(attend=_normalised_over(1))),
+    ("whose softmax is taken over the batch instead of the keys", varied(attend=_normalised_over(0))),
     ("with the weights of queries and keys exchanged", varied(weights=lambda q, k, v, o: (k, q, v, o))),
     ("with the weights of keys and values exchanged", varied(weights=lambda q, k, v, o: (q, v, k, o))),
     ("with the weights of the keys for the values too", varied(weights=lambda q, k, v, o: (q, k, k, o))),
@@ -93,6 +124,15 @@ MULTI_HEAD = OperationKind(
         ("multi-head attention with causality although none was asked for", varied(causal=True)),
         ("multi-head attention whose tokens do not see themselves",
          varied(causal=False, mask=lambda x: np.tri(x.shape[1], k=-1, dtype=bool))),
+        *((f"multi-head attention whose tokens do not see themselves: the first one sees none, and gives {word}",
+           varied(causal=False, mask=lambda x: np.tri(x.shape[1], k=-1, dtype=bool), empty_rows=policy))
+          for policy, word in (("nan", "NaN"), ("uniform", "the mean of all values"))),
+        ("multi-head attention whose tokens see one token of the future",
+         varied(causal=False, mask=lambda x: np.tri(x.shape[1], k=1, dtype=bool))),
+        *((f"multi-head attention whose tokens see the future, and neither themselves nor the past{word}",
+           varied(causal=False, mask=lambda x: ~np.tri(x.shape[1], dtype=bool), empty_rows=policy))
+          for policy, word in (("uniform", ""), ("nan", ": the last one sees none, and gives NaN"))),
+        ("multi-head attention with causality applied after the softmax", varied(attend=_masked_after_the_softmax)),
         ("multi-head attention whose tokens see the future and not the past",
          varied(causal=False, mask=lambda x: np.tri(x.shape[1], dtype=bool).T)),
         ("multi-head attention over the batch: tokens attend to the same place of the other entries",

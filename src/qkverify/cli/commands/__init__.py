@@ -1,0 +1,1 @@
+"""One file for each command, of its name; `qkverify --help` lists them in the order of `help_texts.COMMANDS`."""

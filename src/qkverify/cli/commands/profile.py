@@ -1,0 +1,32 @@
+"""`qkverify profile`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from qkverify.cli.app import app
+from qkverify.cli.options import Devices, Dtypes
+from qkverify.errors import UsageError
+
+
+@app.command()
+def profile(
+    targets: Annotated[list[str], typer.Argument(metavar="TARGET", help="a name, module:function or path/file.py:function")],
+    dtype: Dtypes = None, device: Devices = None,
+) -> None:  # fmt: skip
+    """Show which conventions a function follows. Libraries differ legitimately in some choices, such as how causal is aligned;
+    each is declared, or found out by small examples."""
+    from qkverify.cli import console
+    from qkverify.verification.checking import conventions_of, plan
+
+    planned = plan(targets, device or (), dtype or ())
+    if not planned.cells:
+        raise UsageError(
+            "nothing to profile: no target can run with these devices and dtypes on this machine"
+        )
+    for cell in planned.cells:
+        console.heading(cell, conventions_of(cell))
+        console.conventions(cell)
+        console.messages_of(cell.implementation.name)

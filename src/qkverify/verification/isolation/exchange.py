@@ -1,0 +1,242 @@
+"""What judge and worker say to each other: one JSON object a line, checked when it is read.
+
+A request asks for one thing; events answer it, the last of them being `Done` or `Refused`. Verdicts travel as the lines of a
+results file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, NoReturn, TypeAlias
+
+import msgspec
+
+from qkverify.contract import Finding, Implementation
+from qkverify.contract.registry import TargetImportError
+from qkverify.errors import HarnessError, NothingVerified, UsageError
+from qkverify.probes.conventions import Choice
+from qkverify.results import Verdict, line_of
+from qkverify.runs.raising_conditions import CallShape
+from qkverify.verification.checking import Address, Cell
+
+Place: TypeAlias = tuple[str, str]  # an implementation's name, and a device
+
+
+class CellAddress(msgspec.Struct, frozen=True):
+    """How a worker finds a cell; `listed` are the known failures of a file: law -> (reason, place in the file)."""
+
+    target: str
+    name: str
+    device: str
+    dtype: str
+    listed: dict[str, tuple[str, str]] = {}
+
+    @classmethod
+    def of(cls, cell: Cell) -> CellAddress:
+        """The address of a cell."""
+        known = cell.implementation.findings.items()
+        listed = {law: (found.folder, found.listed) for law, found in known if found.listed}
+        return cls(cell.target, cell.implementation.name, cell.device, cell.dtype, listed)
+
+    def found(self) -> Address:
+        """As `checking.cell_at` takes it."""
+        findings = tuple((law, Finding(folder, listed=at)) for law, (folder, at) in self.listed.items())
+        return self.target, self.name, self.device, self.dtype, findings
+
+
+class Plan(msgspec.Struct, frozen=True, tag="plan"):
+    """The cells of a target, a call of which may take so long."""
+
+    target: str
+    devices: list[str]
+    dtypes: list[str]
+    call_seconds: float
+
+
+class Check(msgspec.Struct, frozen=True, tag="check"):
+    """The verdicts of these laws of a cell, in their order. `silent`: failures are explained later, with those of others."""
+
+    cell: CellAddress
+    laws: list[str]
+    files: list[str]
+    examples: int
+    silent: bool
+
+
+class Explain(msgspec.Struct, frozen=True, tag="explain"):
+    """What is said of the failures of a cell, whose calls returned or raised."""
+
+    cell: CellAddress
+    verdicts: list[Verdict]
+    returned: list[CallShape]
+    raised: list[CallShape]
+
+
+class Describe(msgspec.Struct, frozen=True, tag="describe"):
+    """The counterexample of a law whose worker died; `arguments` as `watch.Board.arguments` gave them. Nothing is called."""
+
+    cell: CellAddress
+    law: str
+    files: list[str]
+    death: str
+    place: str
+    arguments: bytes
+
+
+class Replay(msgspec.Struct, frozen=True, tag="replay"):
+    """A stored counterexample once more, of the implementation that it names or of a target."""
+
+    name: str
+    target: str
+    call_seconds: float
+
+
+class End(msgspec.Struct, frozen=True, tag="end"):
+    """Nothing more is asked: threads are joined, what was registered with atexit runs."""
+
+
+Request: TypeAlias = Plan | Check | Explain | Describe | Replay | End
+
+
+class ImplementationFacts(msgspec.Struct, frozen=True):
+    """What the judge has to know of an implementation: the fields of `Implementation` of the same names."""
+
+    name: str
+    operation: str
+    arrays: str
+    dtypes: tuple[str, ...]
+    devices: tuple[str, ...]
+    requires: tuple[str, ...]
+    inferred: tuple[str, ...]
+    requires_with: dict[str, tuple[str, ...]]
+    refused_dtypes: dict[str, str]
+    remarks: tuple[str, ...]
+    semantics: dict[str, str]
+    offers: frozenset[str]
+    unknown: tuple[str, ...]
+    declared: bool
+    compiles: bool
+    summary: str
+    file: str
+
+    @classmethod
+    def of(cls, implementation: Implementation) -> ImplementationFacts:
+        """Those of an implementation."""
+        return cls(**{name: getattr(implementation, name) for name in cls.__struct_fields__})
+
+    def standing_in(self) -> Implementation:
+        """An implementation that says the same, and that cannot be called."""
+        facts = {name: getattr(self, name) for name in self.__struct_fields__}
+        return replace(Implementation(name=self.name, function=_elsewhere), **facts)
+
+
+def _elsewhere(*arguments: Any, **keywords: Any) -> NoReturn:
+    raise HarnessError("an implementation was called in the process of the judge")
+
+
+class Planned(msgspec.Struct, frozen=True, tag="planned"):
+    """The answer to `Plan`. Cells are (number of the implementation, device, dtype)."""
+
+    implementations: list[ImplementationFacts]
+    cells: list[tuple[int, str, str]]
+    unavailable: list[tuple[str, str, str]]
+    idle: dict[str, str]
+
+
+class Began(msgspec.Struct, frozen=True, tag="began"):
+    """A cell's conventions are known."""
+
+    conventions: dict[str, Choice]
+
+
+class Checking(msgspec.Struct, frozen=True, tag="checking"):
+    """A law is checked from now on."""
+
+    law: str
+
+
+class Judged(msgspec.Struct, frozen=True, tag="judged"):
+    """The verdict of a law."""
+
+    verdict: Verdict
+
+
+class Calls(msgspec.Struct, frozen=True, tag="calls"):
+    """The calls of a cell so far."""
+
+    returned: list[CallShape]
+    raised: list[CallShape]
+
+
+class Described(msgspec.Struct, frozen=True, tag="described"):
+    """The answer to `Describe`: a verdict whose counterexample is meant."""
+
+    verdict: Verdict
+
+
+class Replayed(msgspec.Struct, frozen=True, tag="replayed"):
+    """The answer to `Replay`: the failure's message, or nothing if the law holds."""
+
+    message: str
+
+
+class Done(msgspec.Struct, frozen=True, tag="done"):
+    """The request is answered."""
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """An error by whose fault it is: "usage", "nothing" (was verified), "import" (with the target's traceback) or "harness"."""
+
+    kind: str
+    text: str
+    traceback: str = ""
+
+    def error(self) -> Exception:
+        """The same error, in the judge."""
+        if self.kind == "harness":
+            return HarnessError(self.text)
+        if self.kind == "import":
+            return TargetImportError.told(self.text, self.traceback)
+        return NothingVerified(self.text) if self.kind == "nothing" else UsageError(self.text)
+
+
+Event: TypeAlias = Planned | Began | Checking | Judged | Calls | Described | Replayed | Done | Refused
+
+_encoder = msgspec.json.Encoder()
+_events = msgspec.json.Decoder(Event)
+_requests = msgspec.json.Decoder(Request)
+
+
+def request_line(request: Request) -> bytes:
+    """A request without its line end."""
+    if isinstance(request, Explain):
+        verdicts = _encoder.encode([msgspec.Raw(line_of(verdict).strip()) for verdict in request.verdicts])
+        rest = msgspec.to_builtins(msgspec.structs.replace(request, verdicts=[]))
+        return _encoder.encode({**rest, "verdicts": msgspec.Raw(verdicts)})
+    return _encoder.encode(request)
+
+
+def request_of(line: bytes) -> Request:
+    """The request of a line."""
+    request: Request = _requests.decode(line)
+    return request
+
+
+def event_line(event: Event) -> bytes:
+    """An event without its line end."""
+    if isinstance(event, Judged | Described):
+        kind = type(event).__struct_config__.tag
+        return _encoder.encode({"type": kind, "verdict": msgspec.Raw(line_of(event.verdict).strip())})
+    return _encoder.encode(event)
+
+
+def event_of(line: bytes) -> Event:
+    """The event of a line. Raises msgspec.DecodeError for what is none."""
+    event: Event = _events.decode(line)
+    return event
+
+
+def verdicts_in(events: Iterable[Event]) -> list[Verdict]:
+    """The verdicts among events."""
+    return [event.verdict for event in events if isinstance(event, Judged)]

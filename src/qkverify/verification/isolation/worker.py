@@ -1,0 +1,122 @@
+"""What a worker does: it answers the judge's requests, one after the other, until it is told to end."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from qkverify import foreign_text
+from qkverify.contract import process_settings, registry
+from qkverify.contract.registry import TargetImportError
+from qkverify.counterexamples.failures import Failures
+from qkverify.errors import HarnessError, NothingVerified, UsageError
+from qkverify.results import Verdict
+from qkverify.runs import watch
+from qkverify.verification import checking, process_changes
+from qkverify.verification.isolation import deaths, exchange
+from qkverify.verification.isolation.exchange import Event, Request
+from qkverify.verification.replay_command import replay_counterexample
+
+
+def serve(token: str, requests: int, answers: int, board: watch.Board) -> None:
+    """Answer until the end of requests."""
+    watch.watched_by(board)
+    process, mark = os.getpid(), token.encode() + b" "
+
+    def send(event: Event) -> None:
+        if os.getpid() != process:
+            os._exit(0)
+        data = mark + exchange.event_line(event) + b"\n"
+        while data:
+            data = data[os.write(answers, data) :]
+
+    with os.fdopen(requests, "rb") as lines:
+        for line in lines:
+            request = exchange.request_of(line)
+            board.show(calling=False)
+            _answer(request, send)
+            if isinstance(request, exchange.End):
+                os._exit(0)
+
+
+def _answer(request: Request, send: Callable[[Event], None]) -> None:
+    try:
+        for event in _answers(request):
+            send(event)
+        send(exchange.Done())
+    except TargetImportError as error:
+        send(exchange.Refused("import", str(error), error.text))
+    except NothingVerified as error:
+        send(exchange.Refused("nothing", str(error)))
+    except UsageError as error:
+        send(exchange.Refused("usage", str(error)))
+    except HarnessError as error:
+        send(exchange.Refused("harness", str(error)))
+    except BaseException as error:
+        where = "".join(traceback.format_exception(error))
+        send(exchange.Refused("harness", foreign_text.shown(where, lines=200, characters=20_000)))
+
+
+def _answers(request: Request) -> Iterator[Event]:
+    if isinstance(request, exchange.Plan):
+        yield _planned(request)
+    elif isinstance(request, exchange.Check):
+        yield from _checked(request)
+    elif isinstance(request, exchange.Explain):
+        yield from map(exchange.Judged, _explained(request))
+    elif isinstance(request, exchange.Replay):
+        watch.call_seconds = request.call_seconds
+        yield exchange.Replayed(replay_counterexample(request.name, request.target))
+    elif isinstance(request, exchange.Describe):
+        yield exchange.Described(deaths.described(request))
+    else:
+        threading._shutdown()  # type: ignore[attr-defined]  # as the interpreter does at its end
+        atexit._run_exitfuncs()
+
+
+def _planned(request: exchange.Plan) -> exchange.Planned:
+    watch.call_seconds = request.call_seconds
+    try:
+        registry.find(request.target)
+    except KeyboardInterrupt as error:  # nobody pressed Ctrl-C: the target raises it
+        raise TargetImportError(request.target, error) from error
+    planned = checking.plan([request.target], request.devices, request.dtypes)
+    numbers = {id(implementation): n for n, implementation in enumerate(planned.implementations)}
+    for cell in planned.cells:
+        checking.remember(cell)
+    return exchange.Planned(
+        [exchange.ImplementationFacts.of(implementation) for implementation in planned.implementations],
+        [(numbers[id(cell.implementation)], cell.device, cell.dtype) for cell in planned.cells],
+        [(name, device, reason) for (name, device), reason in planned.unavailable.items()],
+        planned.idle,
+    )
+
+
+def _checked(request: exchange.Check) -> Iterator[Event]:
+    cell = checking.cell_at(request.cell.found())
+    yield exchange.Began(checking.conventions_of(cell))
+    failures, verdicts = Failures(silent=request.silent), []
+    for law in checking.laws_named(request.laws, request.files):
+        yield exchange.Checking(law.name)
+        verdict = checking.check(
+            law, checking.prepare(cell), failures=failures, max_examples=request.examples
+        )
+        verdicts.append(verdict)
+        yield exchange.Judged(verdict)
+    yield exchange.Calls(sorted(failures.returned, key=repr), sorted(failures.raised, key=repr))
+    settled = verdicts if request.silent else failures.settled(verdicts)
+    settled = process_changes.blamed(settled, process_settings.taken(cell.implementation.name))
+    yield from (
+        exchange.Judged(new)
+        for new, old in zip(settled, verdicts, strict=True)
+        if new is not old and new != old
+    )
+
+
+def _explained(request: exchange.Explain) -> list[Verdict]:
+    calls: Any = set(request.returned), set(request.raised)
+    return checking.explaining(request.cell.found(), request.verdicts, *calls)

@@ -1,0 +1,185 @@
+"""Classes and instances of torch.nn.Module as targets: what is found out of them, and that a wrong one stays wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import Phase
+
+import qkverify
+from qkverify import probes
+from qkverify.counterexamples.diagnosis import trial_of
+from qkverify.counterexamples.diagnosis.deadline import Deadline
+from qkverify.counterexamples.diagnosis.operations import claim_about
+from qkverify.errors import LawViolation, NothingVerified, UsageError
+from qkverify.runs.run import Run
+from qkverify.verification.checking import laws_named, verify
+
+STYLES = Path(__file__).with_name("module_styles.py")
+AGREES = "multi_head_agrees_with_reference"
+
+
+def of(name):
+    (implementation,) = probes.find(f"{STYLES}:{name}")
+    return implementation
+
+
+def said(name):
+    return "\n".join(of(name).remarks)
+
+
+def holds(implementation, *laws):
+    verification = verify(implementation, dtypes=("float32",), profile="glance", laws=laws)
+    return bool(verification.verdicts) and not verification.failures
+
+
+def check_without_shrinking(implementation):
+    (law,) = laws_named([AGREES])
+    law.check(Run(implementation), max_examples=8, seed=1, phases=(Phase.generate,))
+
+
+RIGHT = {
+    "FusedWithConfiguration": (
+        "c_attn.weight is query, key and value, side by side, (out,in); c_proj.weight is the output's", "it is always causal"),
+    "Clones": (
+        "linears.0.weight is query, (out,in); linears.1.weight is key, (out,in); linears.2.weight is value, (out,in); "
+        "linears.3.weight is the output's", "mask is a mask (B,L,L), bool, True where a token is seen"),
+    "SequenceFirst": ("tokens are (L,B,M)", "mask is a mask (L,L,B), bool, True where a token is seen"),
+    "WithoutProjection": (
+        "it has no projection of its output", "attention_mask is a mask (L,L), added to the scores, -inf", "0 is the output"),
+    "Vision": ("qkv.weight is query, key and value, side by side", "it has no mask and is not causal"),
+    "HeadByHead": ("qkv.weight is query, key and value, head by head",),
+    "ListOfHeads": ("heads.0.key.weight is key of one head", "it is always causal"),
+    "multi_head": (
+        "an instance of MultiheadAttention: 3 heads of size 8", "attn_mask is a mask (L,L), bool, True where a token is hidden"),
+    "short": ("sequences of at most 9 tokens",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_what_a_style_is_is_found_out_and_printed_and_holds(name):
+    implementation = of(name)
+    for sentence in RIGHT[name]:
+        assert sentence in "\n".join(implementation.remarks)
+    assert holds(implementation, AGREES, "multi_head_gradients_agree_with_reference")
+
+
+@pytest.mark.parametrize("name", ["MultiheadAttention", "modules.activation.MultiheadAttention"])
+def test_a_class_of_torch_is_a_target_by_its_module(name):
+    (implementation,) = probes.find(f"torch.nn:{name}")
+    assert "tokens are (L,B,M)" in "\n".join(implementation.remarks)
+    assert holds(implementation, AGREES)
+
+
+BUGS = {
+    "WithoutScale": "without a scale",
+    "MaskIgnored": "without causality",
+    "NotTransposedBack": "whose heads are merged without a transpose",
+    "OneTokenTooMany": "whose tokens see one token of the future",
+    "SoftmaxOverQueries": "whose softmax is taken over the queries instead of the keys",
+    "ProjectionForgotten": "without the projection of its output",
+    "ClonesWithoutScale": "without a scale",
+    "SequenceFirstWrongAxis": "whose softmax is taken over the queries instead of the keys",
+    "ValuesForKeys": "with the weights of keys and values exchanged",
+}
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_a_planted_bug_is_broken_with_its_cause_whatever_the_weights_might_be(name):
+    implementation = of(name)
+    with pytest.raises(LawViolation):
+        check_without_shrinking(implementation)
+    run = Run(implementation)
+    trial = trial_of(run)
+    trial.seconds = 60.0
+    claim = claim_about(run, Deadline(60.0), trial)
+    assert claim is not None
+    assert BUGS[name] in claim.sentence
+
+
+REFUSED = {
+    "NamelessSize": "its argument 'zork' could mean anything\n  say what it is, in the file: attention = "
+                    "qkverify.module(NamelessSize, sizes={'zork': ...})",
+    "UnknownParameter": "has a parameter 'offset' of shape (3, 7), whose name does not say what it is\n  say what it is, in the "
+                        "file: attention = qkverify.module(UnknownParameter, weights={'offset': ...})",
+    "RaisesAlways": "raises an error on the plainest call, x of shape (2, 5, 12): RuntimeError: not today",
+    "NoModule": "is a class, and no torch.nn.Module",
+    "norm": "a layer norm alone is no operation of qkverify",
+    "table": "a table of embeddings alone is no operation of qkverify",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_taken_is_refused_with_the_way_round(name):
+    with pytest.raises(NothingVerified) as refusal:
+        of(name)
+    assert REFUSED[name] in str(refusal.value)
+
+
+def styles():
+    of("softmax")
+    return probes.registry.load_file(STYLES)
+
+
+def test_what_a_name_does_not_say_the_user_does():
+    sized = qkverify.module(styles().NamelessSize, sizes={"zork": "width"})
+    assert holds(sized, AGREES)
+    kept = qkverify.module(styles().UnknownParameter, weights={"offset": "zero"})
+    assert holds(kept, AGREES)
+
+
+def test_the_users_word_for_a_weight_counts_and_is_judged():
+    """Said to be side by side, what is head by head is broken; said to hold values for keys, exchanged matrices are right."""
+    wrong = qkverify.module(styles().HeadByHead, weights={"qkv.weight": "qkv side by side"})
+    with pytest.raises(LawViolation):
+        check_without_shrinking(probes.fitted(wrong))
+    exchanged = qkverify.module(styles().ValuesForKeys, weights={"qkv.weight": "qvk"})
+    assert holds(exchanged, AGREES)
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [({"nothing.weight": "q"}, "unknown parameter 'nothing.weight'"), ({"qkv.weight": "xyz"}, "'qkv.weight' is 'xyz'")],
+)  # fmt: skip
+def test_a_word_that_is_none_is_a_mistake_of_the_user(weights, words):
+    with pytest.raises(UsageError, match=words):
+        probes.fitted(qkverify.module(styles().Vision, weights=weights))
+
+
+def test_only_a_module_is_declared_as_one():
+    with pytest.raises(UsageError, match=r"takes a class or an instance of torch\.nn\.Module, not int"):
+        qkverify.module(3)
+
+
+@pytest.mark.parametrize(
+    ("name", "operation", "law"),
+    [
+        ("loss", "cross_entropy", "label_smoothing_agrees_with_reference"),
+        ("smoothed_loss", "cross_entropy", "label_smoothing_agrees_with_reference"),
+        ("softmax", "softmax", "softmax_agrees_with_formula"),
+        ("ScaledDotProduct", "attention", "agrees_with_reference"),
+        ("SinusoidalPositions", "positional_encoding", "positions"),
+    ],
+)
+def test_modules_without_weights_are_functions_of_their_operation(name, operation, law):
+    implementation = of(name)
+    assert implementation.operation == operation
+    assert holds(implementation, law)
+
+
+def test_building_leaves_the_random_state_as_it_was():
+    module = styles()
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    probes.fitted(qkverify.module(module.Vision))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_instance_is_not_changed():
+    instance = styles().multi_head
+    before = {name: x.clone() for name, x in instance.state_dict().items()}
+    assert holds(of("multi_head"), AGREES)
+    assert instance.training
+    assert all(torch.equal(x, before[name]) for name, x in instance.state_dict().items())
