@@ -289,3 +289,18 @@ def test_what_is_found_is_printed_as_a_declaration_that_means_the_same(fitted):
         assert getattr(declared, name) == getattr(implementation, name), name
     assert not broken(implementation, ("agrees_with_reference",))
     assert not broken(declared, ("agrees_with_reference",))
+
+
+@pytest.mark.parametrize("shape", ["[:, None, None]", ""])
+def test_what_a_row_without_keys_gets_is_found_where_lengths_must_be_equal(fitted, shape):
+    implementation = fitted(f"""
+    def attention(q, k, v, mask=None):
+        scores = q @ k.mT * q.shape[-1] ** -0.5
+        scores = scores.masked_fill(torch.ones(2 * q.shape[-2:-1], dtype=torch.bool).triu(1), -1e30)
+        if mask is not None:
+            scores = scores.masked_fill(~mask{shape}, -1e30)
+        return scores.softmax(-1) @ v
+    """)
+    assert implementation.always == ("causal",)
+    assert implementation.mask_form == ("visible:BK" if shape else "")
+    assert not broken(implementation, ("agrees_with_reference",))

@@ -178,6 +178,10 @@ def _empty_row(way: str, run: Run) -> str | None:
     hidden = dict(HIDDEN[way])
     if way in hidden and "Q" not in mask_forms.axes_of(run.implementation.mask_form):
         hidden[way] = hidden[way][:, :, 1:]  # all rows alike
+    if way in ("mask", "bias") and run.implementation.accepts({"Q": 2, "K": 3}):  # as many queries as keys
+        hidden["queries"] = 3
+        if hidden[way].shape[2] > 1:
+            hidden[way] = np.concatenate([hidden[way][:, :, :1], hidden[way]], axis=2)
     if way == "bias":
         hidden["bias"] = hidden["bias"].astype(run.numpy_dtype)
     problem = _problem(run, causal_alignment=run.semantics["causal_alignment"], **hidden)
