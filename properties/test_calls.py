@@ -191,10 +191,11 @@ def recorded_results(run, held, exact):
      **everything, weight=0.4)  # fmt: skip
 def test_calls_leave_the_process_alone(run, call):
     held = PreparedCall(run, example(run, call))
-    run.framework.stir()
-    before = run.framework.global_state()
-    held()
-    changed = process_settings.differences(before, run.framework.global_state())
+    with run.framework.restored():
+        run.framework.stir()
+        before = run.framework.global_state()
+        held()
+        changed = process_settings.differences(before, run.framework.global_state())
     assert_true(not changed, f"the call changed {'; '.join(changed)}")
 
 

@@ -82,11 +82,19 @@ def test_equal_scores_share_equally(run, problem, level):
     assert_within_bound(run(same), 1.0 / problem.sizes["K"], what="weight")
 
 
+def largest_score_of_ones(problem):
+    """The largest score that queries of ones and minus ones can have, or one."""
+    sums = np.abs(problem.key.astype(np.float64)).sum(-1).max(initial=0.0)
+    scale = max(problem.sizes["D"], 1) ** -0.5 if problem.scale is None else abs(problem.scale)
+    return max(float(sums * scale), 1.0)
+
+
 @law("Scores up to the limit of the dtype give finite weights.", source="softmax is shifted by its maximum; bugs of kernels without the shift",
      problem=softmaxes, exponent=(0.25, 0.5, 0.9), sign=(1.0, -1.0))  # fmt: skip
 def test_large_scores_do_not_overflow(run, problem, exponent, sign):
     limit = run.precision.elementwise.huge**exponent
     limit = min(limit, run.precision.output.huge**exponent)
+    limit = min(limit, run.precision.largest_score / largest_score_of_ones(problem))
     large = problem.replace(
         query=(sign * limit * np.sign(problem.query.astype(np.float64) + 0.25)).astype(run.numpy_dtype)
     )
@@ -113,6 +121,8 @@ def test_single_key_gets_all(run, problem, magnitude):
     limit = np.sqrt(min(run.precision.elementwise.huge, run.precision.output.huge)) / 16 / problem.sizes["D"]
     largest = max(float(np.abs(x.astype(np.float64)).max(initial=0.0)) for x in (problem.query, problem.key))
     factor = min(magnitude, limit / max(largest, 1.0))
+    score = largest * largest_score_of_ones(problem)
+    factor = min(factor, np.sqrt(run.precision.largest_score / max(score, 1.0)))
     loud = {
         name: (getattr(problem, name).astype(np.float64) * factor).astype(run.numpy_dtype)
         for name in ("query", "key")

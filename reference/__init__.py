@@ -13,6 +13,7 @@ identity) is plain NumPy. Sizes are checked, nothing else. Arguments are arrays,
 
 from qkverify.reference.attention import attention, stored, weights
 from qkverify.reference.attention_vjp import attention_vjp
+from qkverify.reference.attention_vjp_in_steps import attention_vjp_in_steps
 from qkverify.reference.cached_vjp import cached_vjp
 from qkverify.reference.caches import cached_attention, paged_attention
 from qkverify.reference.embedding import embedding
@@ -33,14 +34,20 @@ from qkverify.reference.self_attention import (
     from_queries_and_keys,
     from_queries_keys_and_values,
 )
-from qkverify.reference.softmax import log_sum_exp, softmax, softmax_jacobian, softmax_vjp
+from qkverify.reference.softmax import (
+    log_sum_exp,
+    softmax,
+    softmax_jacobian,
+    softmax_vjp,
+    softmax_vjp_in_steps,
+)
 
 __all__ = [
-    "alibi_slopes", "attention", "attention_vjp", "cached_attention", "cached_vjp", "cross_entropy",
+    "alibi_slopes", "attention", "attention_vjp", "attention_vjp_in_steps", "cached_attention", "cached_vjp", "cross_entropy",
     "cross_entropy_vjp", "decoder_layer", "decoder_layer_vjp", "distance", "embedding", "embedding_vjp",
     "encoder_layer", "encoder_layer_vjp", "feed_forward", "feed_forward_vjp", "from_embeddings",
     "from_queries_and_keys", "from_queries_keys_and_values", "layer_norm", "layer_norm_vjp",
     "log_sum_exp", "merge_heads", "multi_head_attention", "multi_head_vjp", "paged_attention",
     "paged_vjp", "positional_encoding", "rotary", "rotary_vjp", "rotate", "scores", "smoothed",
-    "softmax", "softmax_jacobian", "softmax_vjp", "split_heads", "stored", "visible", "weights",
+    "softmax", "softmax_jacobian", "softmax_vjp", "softmax_vjp_in_steps", "split_heads", "stored", "visible", "weights",
 ]  # fmt: skip

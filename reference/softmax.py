@@ -41,3 +41,18 @@ def softmax_vjp(probabilities: Array, upstream: Array) -> Array:
     """The gradient of sum(g * softmax(s)) in s: y_i (g_i - sum_k y_k g_k). Both (..., n) -> (..., n)."""
     delta = np.sum(probabilities * upstream, axis=-1, keepdims=True)        # (..., 1)
     return probabilities * (upstream - delta)                               # (..., n)
+
+
+def softmax_vjp_in_steps(scores: Array, upstream: Array) -> Array:
+    """The same by the chain rule through exp, sum and division, one by one, and the maximum: (..., n), (..., n) -> (..., n)."""
+    exponentials = np.exp(scores - largest(scores, -1))                     # (..., n)
+    total = np.sum(exponentials, axis=-1, keepdims=True)                    # (..., 1)
+    total = np.where(total > 0, total, 1.0)                                 # (..., 1)
+    d_total = np.sum(upstream * (exponentials / total / total), axis=-1, keepdims=True)  # (..., 1)
+    return through_maximum(scores, exponentials * (upstream / total - d_total))
+
+
+def through_maximum(scores: Array, shifted: Array) -> Array:
+    """What the largest score gets besides from a gradient by the shifted ones: their sum, which is zero but for rounding."""
+    at_largest = np.heaviside(scores - largest(scores, -1), 1.0)            # (..., n)
+    return shifted - at_largest * np.sum(shifted, axis=-1, keepdims=True)   # (..., n)

@@ -18,8 +18,11 @@ LIMIT_SECONDS = (
 REPEATS = 5
 
 # Rooms built on an extra, each behind a door that imports them when they are used and says what to install:
-# `frameworks.get`, the functions of `qkverify.report`, and `precision_probes.triton_rows`.
-BEHIND_A_DOOR = ("qkverify.contract.frameworks.jax_arrays", "qkverify.contract.frameworks.torch_arrays", "qkverify.report.",
+# `frameworks.get`, `probes.modules.resolved`, the functions of `qkverify.report`, and `precision_probes.triton_rows`.
+BEHIND_A_DOOR = ("qkverify.contract.frameworks.jax_arrays", "qkverify.contract.frameworks.torch_arrays",
+                 *(f"qkverify.contract.modules.{name}"
+                   for name in ("builder", "calling", "encoder_layer", "multi_head", "weights")),
+                 "qkverify.probes.modules.", "qkverify.report.",
                  "qkverify.probes.triton_rounding")  # fmt: skip
 
 WITHOUT_EXTRAS = """

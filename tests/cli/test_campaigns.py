@@ -22,8 +22,8 @@ from qkverify.results import (
     of_kind,
     read,
 )
-from qkverify.verification import checking
 from qkverify.verification.checking import check_cell, compiled, examples_of, laws_named, plan
+from qkverify.verification.isolation import checkers
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_failures_of_all_parts_are_recorded_with_one_explanation(monkeypatch, tm
     cells = plan(["mine.py:attention"], ["cpu"], ["float32"]).cells
     names = ("agrees_with_reference", "scale_covariance", "zero_scale_averages", "deterministic")
     laws = {cell: laws_named(names) for cell in cells}
-    monkeypatch.setattr(checking, "PARTS", len(names))  # a law in each
+    monkeypatch.setattr(checkers, "PARTS", len(names))  # a law in each
     with Writer(tmp_path / "results.jsonl") as writer:
         verdicts = full_run.verify(writer, laws, "glance")
     recorded = of_kind(read(tmp_path / "results.jsonl"), Verdict)

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from qkverify.contract import describe
+from qkverify.counterexamples.calls_alone import judged
 from qkverify.counterexamples.causes import causes, diagnosed, summary
+from qkverify.problem.attention_problem import Problem
 from qkverify.results import Counterexample, Verdict
 from qkverify.runs.raising_conditions import CallShape, remedy, separating
-from qkverify.verification.checking import Cell, checked, law_book, verify
+from qkverify.verification.checking import Cell, checked, law_book, prepare, verify
 
 
 def failed(law, *, dtype="float32", family="attention", outcome="failed", reason="", **facts):
@@ -346,3 +348,11 @@ def test_all_dtypes_share_a_cause_and_it_is_raised_once(monkeypatch, tmp_path):
     assert text.count("looks like") == 1
     assert "(float64, float32)" in text
     assert text.splitlines()[-1].startswith("1 cause, ")
+
+
+def test_what_a_bound_without_end_hides_is_judged_with_other_numbers():
+    run = prepare(cell_of(lambda q, k, v: core(q, k, v, False, 1.0) * 0))
+    loud = np.full((1, 1, 2, 1), 1e8, np.float32)
+    run.problems = [Problem(query=loud, key=loud[:, :, :1], value=np.ones((1, 1, 1, 1), np.float32))]
+    assert np.isposinf(run.bound(run.problems[0])[0].errors).all()
+    assert [call.wrong for call in judged(run)] == [(), ("output",)]

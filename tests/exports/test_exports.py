@@ -51,10 +51,11 @@ MARGINS = st.none() | st.floats(min_value=0) | st.just(math.nan)
 def timings(draw: st.DrawFn) -> Timing:
     samples = draw(st.lists(SECONDS, max_size=4))
     return Timing(
-        case=draw(NASTY), sizes=draw(st.dictionaries(st.sampled_from("BHGQKDEX"), st.integers(1, 9))), causal=draw(st.booleans()),
-        options=draw(NASTY), implementation=draw(NASTY), device=draw(NASTY), dtype=draw(NASTY), direction="forward", clock="host",
-        seconds=samples, rounds=list(range(len(samples))), flops=draw(COUNTS), bytes=draw(COUNTS),
-        peak_bytes=draw(st.none() | COUNTS), margin=draw(MARGINS), verified=draw(st.booleans()), reason=draw(NASTY),
+        case=draw(NASTY), sizes=draw(st.dictionaries(st.sampled_from("BHGQKDEX"), st.integers(1, 9), min_size=1)),
+        causal=draw(st.booleans()), options=draw(NASTY), implementation=draw(NASTY), device=draw(NASTY), dtype=draw(NASTY),
+        direction="forward", clock="host", seconds=samples, rounds=list(range(len(samples))), flops=draw(COUNTS),
+        bytes=draw(COUNTS), peak_bytes=draw(st.none() | COUNTS), margin=draw(MARGINS), verified=draw(st.booleans()),
+        reason=draw(NASTY),
     )  # fmt: skip
 
 
@@ -387,7 +388,7 @@ def test_a_mistake_gets_a_sentence(
 ) -> None:
     path = tmp_path / "results.jsonl"
     verdict = Verdict("law", "family", "It holds.", True, "i", "cpu", "float32", "passed")
-    timing = Timing("c", {}, True, "", "i", "cpu", "float32", "forward", "host", [1.0], [0], 1, 1)
+    timing = Timing("c", {"B": 1}, True, "", "i", "cpu", "float32", "forward", "host", [1.0], [0], 1, 1)
     stored([run_start(), verdict, timing], path)
     with pytest.raises(UsageError, match=re.escape(said)):
         exports.write(path, to, what, Path(output) if output else None)

@@ -203,6 +203,37 @@ class ValuesForKeys(Vision):
         return query, value, key
 
 
+class Residual(Vision):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+class Rotary(Vision):
+    def parts(self, x):
+        query, key, value = super().parts(x)
+        return self.rotate_half(query), self.rotate_half(key), value
+
+    @staticmethod
+    def rotate_half(x):
+        angle = torch.arange(x.shape[-2])[:, None]
+        return torch.cat([x[..., 1::2] * torch.cos(angle), x[..., 0::2] * torch.sin(angle)], dim=-1)
+
+
+class Normed(Vision):
+    def __init__(self, dim, num_heads):
+        super().__init__(dim, num_heads)
+        self.layer_norm = nn.LayerNorm(dim)
+
+
+class OneMatrixForAllHeads(Vision):
+    def __init__(self, dim, num_heads):
+        super().__init__(dim, num_heads)
+        self.qkv = nn.Linear(dim // num_heads, 3 * dim // num_heads)
+
+    def parts(self, x):
+        return self.qkv(x.unflatten(-1, (self.num_heads, -1))).chunk(3, dim=-1)
+
+
 class OneHead(nn.Module):
     def __init__(self, n_embd, head_size, block_size):
         super().__init__()
@@ -285,6 +316,19 @@ class SinusoidalPositions(nn.Module):
         return self.dropout(x + self.pe[:, : x.size(1)])
 
 
+class PaddingIgnored(nn.Module):
+    """An encoder layer whose mask of padding is not handed on."""
+
+    def __init__(self, d_model, nhead, dim_feedforward, dropout=0.1):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(d_model, nhead, dim_feedforward, dropout, batch_first=True)
+
+    def forward(self, src, src_key_padding_mask=None):
+        return self.layer(src)
+
+
+encoder = nn.TransformerEncoderLayer(12, 3, 20, batch_first=True)
+gelu = nn.TransformerEncoderLayer(12, 3, 20, activation="gelu")
 multi_head = nn.MultiheadAttention(24, 3, batch_first=True)
 short = FusedWithConfiguration(
     type("Config", (), {"n_embd": 12, "n_head": 2, "block_size": 9, "attn_pdrop": 0.1, "resid_pdrop": 0.1})

@@ -21,7 +21,7 @@ FOUND = {
     "control-rounded-row-sum": {"row_sum": "rounded"},
     "control-stored-splits": {"split_results": "stored"},
 }
-FURTHER = ("head_gradients", "row_sum", "split_results")
+FURTHER = ("head_gradients", "row_sum", "split_results", "softmax_gradient")
 FIELDS = {"head_gradients": "parts", "row_sum": "row_sum", "split_results": "splits"}
 every_control = pytest.mark.parametrize("name", FOUND)
 every_dtype = pytest.mark.parametrize("dtype", HALF)
@@ -97,3 +97,24 @@ def test_what_is_rounded_besides_is_not_taken_for_a_fast_exponential(name: str, 
 def test_truncated_results_are_not_taken_for_a_further_rounding() -> None:
     truncated = next(i for i in planted("mutants") if i.name.endswith("result-is-cut-off"))
     assert further(conventions.detect(truncated, "cpu", "bfloat16")) == {}
+
+
+@every_dtype
+@pytest.mark.parametrize("name", ["control-in-steps", "control-softmax-in-steps"])
+def test_a_softmax_that_is_differentiated_in_steps_is_found_out(name: str, dtype: str) -> None:
+    choices = conventions.detect(implementation_named(name), "cpu", dtype)
+    assert choices["gradient_precision"].value == "eager"
+    assert further(choices) == {"softmax_gradient": "steps"}
+
+
+@every_dtype
+def test_torchs_own_softmax_is_not_given_the_bounds_of_steps(dtype: str) -> None:
+    def attention(query, key, value):  # type: ignore[no-untyped-def]
+        return (query @ key.mT * query.shape[-1] ** -0.5).softmax(-1) @ value
+
+    def softmax(scores):  # type: ignore[no-untyped-def]
+        return scores.softmax(-1)
+
+    for function in (attention, softmax):
+        implementation = describe(function, arrays="torch", dtypes=(dtype,))
+        assert further(conventions.detect(implementation, "cpu", dtype)) == {}

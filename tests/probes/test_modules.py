@@ -73,6 +73,36 @@ def test_a_class_of_torch_is_a_target_by_its_module(name):
     assert holds(implementation, AGREES)
 
 
+@pytest.mark.parametrize("name", [f"{STYLES}:encoder", "torch.nn:TransformerEncoderLayer"])
+def test_an_encoder_layer_is_one(name):
+    (implementation,) = probes.find(name)
+    assert implementation.operation == "encoder_layer"
+    assert (
+        "src_key_padding_mask is a mask of padding (B,L), bool, True where a token is hidden"
+        in implementation.remarks
+    )
+    assert ("norm_first" in implementation.parameters) is ("nn" in name)  # an instance has it as it is
+    assert holds(
+        implementation,
+        "encoder_agrees_with_reference",
+        "encoder_gradients_agree_with_reference",
+        "encoder_padding_*",
+    )
+
+
+def test_a_mask_of_padding_that_is_ignored_is_broken():
+    (law,) = laws_named(["encoder_padding_has_no_influence"])
+    with pytest.raises(LawViolation):
+        law.check(Run(of("PaddingIgnored")), max_examples=8, seed=1, phases=(Phase.generate,))
+
+
+def test_what_is_always_causal_is_given_no_other_problem():
+    run = Run(of("FusedWithConfiguration"))
+    (law,) = laws_named([AGREES])
+    law.check(run, max_examples=8, seed=1)
+    assert run.refused == 0
+
+
 BUGS = {
     "WithoutScale": "without a scale",
     "MaskIgnored": "without causality",
@@ -105,6 +135,12 @@ REFUSED = {
     "UnknownParameter": "has a parameter 'offset' of shape (3, 7), whose name does not say what it is\n  say what it is, in the "
                         "file: attention = qkverify.module(UnknownParameter, weights={'offset': ...})",
     "RaisesAlways": "raises an error on the plainest call, x of shape (2, 5, 12): RuntimeError: not today",
+    "Normed": "has a norm, 'layer_norm', which multi_head_attention has not",
+    "OneMatrixForAllHeads": "is not multi-head attention with a matrix for all heads together: qkv.weight has shape (12, 4), and "
+                            "(36, 12) is given",
+    "Residual": "adds its input to the result, which is more than attention",
+    "Rotary": "has a rotary embedding, which multi_head_attention has no option for",
+    "gelu": "has gelu, and that of encoder_layer relu",
     "NoModule": "is a class, and no torch.nn.Module",
     "norm": "a layer norm alone is no operation of qkverify",
     "table": "a table of embeddings alone is no operation of qkverify",
@@ -116,6 +152,15 @@ def test_what_is_not_taken_is_refused_with_the_way_round(name):
     with pytest.raises(NothingVerified) as refusal:
         of(name)
     assert REFUSED[name] in str(refusal.value)
+
+
+def test_what_no_law_reaches_is_said_in_the_last_line():
+    reached = verify(of("multi_head"), dtypes=("float32",), profile="glance", laws=("multi_head_*",))
+    (lacking,) = reached.unverified.values()
+    assert {"biases", "cross-attention", "other masks"} <= {*lacking}
+    (outcome,) = reached.outcomes.values()
+    assert "biases (zero in all calls)" in str(outcome)
+    assert outcome.exit_code(strict=True) == 4
 
 
 def styles():

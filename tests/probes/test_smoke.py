@@ -232,6 +232,24 @@ def attention(q, k, v):
     )
 
 
+FLOAT32_INSIDE = """
+def attention(q, k, v, *, scale=None):
+    s = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    return torch.softmax(s, -1, dtype=torch.float32).to(q.dtype) @ v
+"""
+
+
+def test_double_precision_that_is_computed_in_float32_is_not_verified(fitted):
+    implementation = fitted(TORCH + FLOAT32_INSIDE)
+    assert implementation.dtypes == ("float32", "float16", "bfloat16")
+    assert "float64 is not verified: its result is as exact as float32, and no more" in implementation.remarks
+
+
+def test_double_precision_that_is_slightly_wrong_is_verified(fitted):
+    wrong = FLOAT32_INSIDE.replace(", dtype=torch.float32", "").replace("@ v", "@ v * 1.000001")
+    assert "float64" in fitted(TORCH + wrong).dtypes
+
+
 @pytest.mark.parametrize(("body", "said"), [
     ("return missing_name", "raises an error on the plainest call: NameError: name 'missing_name' is not defined"),
     ("return q.sum()", "expected an array of numpy of shape"),

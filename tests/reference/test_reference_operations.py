@@ -14,7 +14,7 @@ from qkverify import reference
 
 ALLOWED = {
     "add", "subtract", "multiply", "divide", "power", "negative", "matmul", "copy", "positive", "absolute",
-    "exp", "log", "tanh", "sin", "cos", "sqrt", "isfinite", "greater", "less", "greater_equal", "less_equal",
+    "exp", "heaviside", "log", "tanh", "sin", "cos", "sqrt", "isfinite", "greater", "less", "greater_equal", "less_equal",
     "max", "maximum", "sum", "where", "swapaxes", "reshape", "repeat", "concatenate", "stack", "broadcast_to", "getitem",
 }  # fmt: skip
 KEYWORDS = {
@@ -75,6 +75,11 @@ def calls(ones: Any) -> Iterator[Any]:
     for delta in ("weights", "output"):
         yield from reference.attention_vjp(
             *inputs, **upstreams, **options, delta=delta, empty_rows="uniform"
+        ).values()
+    steps = {name: x for name, x in options.items() if name != "sinks"}
+    for divided in ("weights", "output"):
+        yield from reference.attention_vjp_in_steps(
+            *inputs, upstreams["upstream"], **steps, divided=divided
         ).values()
     yield reference.softmax_jacobian(reference.softmax(ones(2, 3)))
     yield reference.softmax_vjp(ones(2, 3), ones(2, 3))

@@ -377,7 +377,20 @@ def test_a_counterexample_and_its_replay_line_stand_on_the_page(document: Docume
     ],
 )
 def test_a_finding_links_to_its_reason(reason: str, link: str) -> None:
-    assert link in Links("../findings/").html(reason)
+    assert link in Links("../findings/", frozenset({"a-slug", "x"})).html(reason)
+
+
+def test_a_finding_whose_folder_is_not_there_is_no_link(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(finding_links, "repository", lambda: "")
+    (tmp_path / "findings" / "mine").mkdir(parents=True)
+    links = finding_links.of_folder(tmp_path / "cpu")
+    text = "see reports/findings/mine and reports/findings/a-slug"
+    assert (
+        links.markdown(text) == "see [reports/findings/mine](../findings/mine/) and reports/findings/a-slug"
+    )
+    assert links.html(text).endswith("</a> and reports/findings/a-slug")
 
 
 def test_where_no_folder_of_findings_is_at_hand_a_link_leads_to_the_repository_or_is_none(
@@ -399,7 +412,7 @@ def test_a_page_links_to_the_findings_beside_its_folder_only_where_they_are(tmp_
     known = passing(outcome="finding", reason="reports/findings/a-slug")
     source = write(tmp_path / "one" / "results.jsonl", [known])
     assert "../findings/" not in report.write(source, tmp_path / "one")[0].read_text()
-    (tmp_path / "findings").mkdir()
+    (tmp_path / "findings" / "a-slug").mkdir(parents=True)
     assert '<a href="../findings/a-slug/">' in report.write(source, tmp_path / "one")[0].read_text()
 
 
@@ -461,7 +474,7 @@ def test_a_finding_is_no_failure(records: list[Record], page: report.Page) -> No
     assert {v.outcome for v in facts.findings} == {"finding"}
     assert not set(map(id, facts.findings)) & set(map(id, facts.broken))
     assert "known failure" in page.html
-    there = report.render(records, links=Links("../findings/"))
+    there = report.render(records, links=Links("../findings/", frozenset({"synthetic-accumulation"})))
     assert "](../findings/synthetic-accumulation/)" in there.markdown
 
 

@@ -6,7 +6,7 @@ from qkverify import exports, units
 from qkverify.report import page
 from qkverify.report.model import Report
 from qkverify.report.sections import operations as section
-from qkverify.results import OperationTiming, Record
+from qkverify.results import ImplementationInfo, OperationTiming, Record
 
 
 def timing(
@@ -18,7 +18,13 @@ def timing(
     )  # fmt: skip
 
 
+def info(name: str, arrays: str) -> ImplementationInfo:
+    return ImplementationInfo(name=name, operation="softmax", summary="", arrays=arrays, file="")
+
+
 RECORDS: list[Record] = [
+    info("numpy_<mine>", "numpy"),
+    info("torch_softmax", "torch"),
     timing("numpy_<mine>", [4e-3, 5e-3, 9e-3]),
     timing("torch_softmax", [2e-3, 2e-3, 3e-3]),
     timing("numpy_none", [], "raised ValueError: [no] | such size"),
@@ -30,6 +36,17 @@ def test_the_fastest_comes_first_and_torch_is_what_others_are_measured_by() -> N
     assert [(row.timing.implementation, row.ratio) for row in rows] == [
         ("torch_softmax", None), ("numpy_<mine>", 2.5), ("numpy_none", None),
     ]  # fmt: skip
+
+
+def test_whose_arrays_are_torchs_is_said_by_its_description_and_not_by_its_name() -> None:
+    records = [
+        info("torch_like", "numpy"),
+        info("mine", "torch"),
+        timing("torch_like", [4e-3] * 3),
+        timing("mine", [2e-3] * 3),
+    ]
+    rows = section.rows(Report(records))
+    assert [(row.timing.implementation, row.ratio) for row in rows] == [("mine", None), ("torch_like", 2.0)]
 
 
 def test_page_and_summary_say_the_same() -> None:

@@ -38,7 +38,7 @@ def timing(
     by_process = np.repeat(shared.normal(0, 0.01, processes), 10)
     logs = by_process + shared.normal(0, 0.05, 10 * processes) + mine.normal(0, 0.002, 10 * processes)
     return Timing(
-        case=case, sizes={}, causal=True, options="", implementation=name, device="cpu", dtype="float32",
+        case=case, sizes={"B": 1}, causal=True, options="", implementation=name, device="cpu", dtype="float32",
         direction="forward", clock="host", seconds=(factor * drift * np.exp(logs)).tolist(),
         rounds=list(range(10 * processes)), processes=np.repeat(range(processes), 10).tolist(), flops=1, bytes=1,
     )  # fmt: skip

@@ -497,6 +497,10 @@ def test_no_implementation_here_is_refused(dtype: str, direction: Any) -> None:
             seconds = [ready.clock.sample(ready.call) for _ in range(4)]
         except UnsupportedCase:
             continue
+        assert ready.kept is not None
+        for _ in range(sampling.KEPT):
+            ready.renew(1)
+            ready.kept.keep(ready.call())
         margin, said = measurement.checked(ready, seconds[1:])
         accumulates = (cell.implementation.name, dtype, direction) == (
             "torch_sdpa-flash",

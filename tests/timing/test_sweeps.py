@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
-from qkverify import results
-from qkverify.contract import registry
+from qkverify import probes, results
+from qkverify.contract import Implementation, registry
 from qkverify.results import Control, Timing, Writer, of_kind
+from qkverify.timing import grid, timing_worker
 from qkverify.timing.benchmark_cases import BenchmarkCase
 from qkverify.timing.grid import _Plan, run_grid
 from qkverify.timing.measurement import MeasuredGroup
-from qkverify.timing.merge_samples import NARROW, PREPARING_SECONDS, Gathered, allocate
+from qkverify.timing.merge_samples import LONG_ROUNDS, NARROW, PREPARING_SECONDS, Gathered, allocate
 from qkverify.timing.sampling import FEWEST_ROUNDS, OUT_OF_TIME
 from qkverify.timing.statistics import ALONE
 from qkverify.timing.timing_worker import Sweep, Terms
@@ -255,11 +257,26 @@ def test_what_was_put_off_or_came_too_late_is_called_once_the_shortest_first(ker
     assert list(plan.slow(0.0)) == []  # the time for it is over
 
 
+def test_a_run_that_timed_nothing_owes_a_call_of_each_in_its_shortest_group(kernels: Path) -> None:
+    both = cells(kernels, "one", "other")
+    longer = [replace(cell, workload=replace(TINY, name="longer", queries=64)) for cell in both]
+    reasons = dict.fromkeys([*both, *longer])
+    plan = _Plan(
+        [both, longer], reasons, {}, lambda: 0.0, seed=0, most_rounds=9, cache=None, first_seconds=0.1
+    )
+    for group in plan.groups.values():
+        late = [timing(name, [], OUT_OF_TIME) for name in ("one", "other")]
+        group.add(MeasuredGroup(late, None, {}), 0)
+    assert list(plan.slow(math.inf)) == []
+    owed = [(cell, on.once) for _, on, (cell,) in plan.slow(math.inf, at_last=True)]
+    assert owed == [(both[0], True), (both[1], True)]
+
+
 def test_the_time_that_is_left_is_divided_into_no_more_processes_than_it_has_room_for(kernels: Path) -> None:
     plan = planned(kernels, left=11.0)
     (group,) = plan.groups.values()
     group.add(measured([0.1] * 3, [0.2] * 3, [0.1] * 3), 1)
-    assert plan.worthwhile(3) == 2  # 3 s to start, 1.2 s for the fewest rounds, 1 s to get ready
+    assert plan.worthwhile(3) == 2  # 3 s to start, 0.8 s for the fewest rounds, 1 s to get ready
     assert plan.worthwhile(1) == 1
 
 
@@ -274,7 +291,7 @@ def test_time_goes_where_intervals_are_widest(kernels: Path) -> None:
         ("noisy", "forward", "cpu", "float32"): gathered(kernels, noisy(2, 0.05)),
     }
     quiet, loud = allocate(groups, 1000.0).values()
-    assert quiet == pytest.approx(groups["quiet", "forward", "cpu", "float32"].seconds_of(FEWEST_ROUNDS))
+    assert quiet == pytest.approx(groups["quiet", "forward", "cpu", "float32"].seconds_of(LONG_ROUNDS))
     assert loud > 10 * quiet
     assert sum(group.cost(n) for group, n in zip(groups.values(), (quiet, loud), strict=True)) <= 1000.0
 
@@ -284,11 +301,16 @@ def test_no_more_time_than_a_narrow_interval_needs_and_never_less_than_the_fewes
 ) -> None:
     name = "c", "forward", "cpu", "float32"
     group = gathered(kernels, noisy(1, 0.002))
-    fewest = group.seconds_of(FEWEST_ROUNDS)
-    assert fewest == pytest.approx(FEWEST_ROUNDS * 3 * 1.0, rel=0.01)
+    fewest = group.seconds_of(LONG_ROUNDS)
+    assert fewest == pytest.approx(LONG_ROUNDS * 3 * 1.0, rel=0.01)
+    assert group.rounds_in(20.0, most=100) == 6
     assert fewest <= allocate({name: group}, 1e9)[name] < 100
     assert allocate({name: group}, 0.0) == {name: fewest}
-    assert allocate({name: group}, 0.0, least_seconds=20.0) == {name: 20.0}
+    short = gathered(kernels, measured([1e-3] * 9, [2e-3] * 9, [1e-3] * 9))
+    assert short.fewest_rounds == FEWEST_ROUNDS
+    assert short.rounds_in(20.0, most=100) == 100
+    assert allocate({name: short}, 0.0, least_seconds=0.4) == {name: 0.4}
+    assert allocate({name: group}, 0.0, least_seconds=20.0) == {name: fewest}
     loud = gathered(kernels, noisy(2, 0.05))
     assert allocate({name: loud}, 1e9, most_seconds=50.0) == {name: 50.0}
 
@@ -333,3 +355,44 @@ def test_the_grid_is_swept_by_as_many_processes_as_were_asked_for(written: list[
     assert recorded.rounds == sorted(set(recorded.rounds))
     (control,) = of_kind(written, Control)
     assert control.processes == 2
+
+
+def test_a_process_makes_the_first_calls_of_an_implementation_once(
+    kernels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever number of groups it is timed in: they take seconds."""
+    found: list[str] = []
+    reload = probes.reload_implementation
+
+    def counted(name: str, file: str, function: str) -> Implementation:
+        found.append(name)
+        return reload(name, file, function)
+
+    monkeypatch.setattr(probes, "reload_implementation", counted)
+    mine = cells(kernels, "one", "other")
+    named = [timing_worker._named(cell, None, None, None) for cell in mine]
+    question = msgspec.json.encode(timing_worker.Question(named, terms(most_rounds=3)))
+    for _ in range(2):
+        assert msgspec.json.decode(timing_worker.answer(question), type=timing_worker.Answer).timings
+    assert found == ["one", "other"]
+
+
+def test_where_nothing_is_to_be_measured_no_process_is_asked(
+    kernels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = cells(kernels, "one", "other")
+    with Sweep() as sweep:
+        monkeypatch.setattr(sweep, "_asked", None)
+        group = sweep.measure(
+            mine, terms(), verified=dict.fromkeys(mine, OUT_OF_TIME), peaks={}, expected_seconds={}
+        )
+    assert [timing.reason for timing in group.timings] == [OUT_OF_TIME] * 2
+
+
+def test_a_ceiling_that_was_found_too_low_gives_way_to_the_higher_one() -> None:
+    low, copy = (
+        results.Ceiling("cpu", "float32", "matmul", 1e9),
+        results.Ceiling("cpu", "float32", "copy", 5.0),
+    )
+    high = results.Ceiling("cpu", "float32", "matmul", 9e9)
+    assert grid.highest([low, copy, high]) == grid.highest([high, copy, low][::-1]) == [high, copy]

@@ -273,3 +273,21 @@ def test_a_function_without_scale_or_soft_cap_is_not_timed_on_workloads_that_nee
     plain = BenchmarkCase(named("gpt2-xl"), implementation, "cpu", "float32", "forward")
     assert why_not_run(needing) == "not offered: scale, softcap"
     assert why_not_run(plain) is None
+
+
+TABLE = "[mine]\nheads = 8\nqueries = {}\nkey_size = {}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"[{'.'.join(['a'] * 2000)}]\n", "at most 20 deep"),
+        (f"x = {'[' * 100_000}", "nested too deeply"),
+        (TABLE.format(2**40, 64), "no machine holds sizes of more than"),
+        (TABLE.format([*range(1, 200)], [*range(1, 200)]), "make 39,601 workloads"),
+    ],
+)
+def test_a_table_that_nobody_can_mean_gets_a_sentence(text, said, tmp_path):
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(UsageError, match=said):
+        workload_files.read(tmp_path / "mine.toml")

@@ -23,11 +23,13 @@ from qkverify.results import (
     of_kind,
     read,
 )
+from qkverify.results.one_run import alone_in
 from qkverify.timing.benchmark_cases import DIRECTIONS
 from qkverify.timing.comparison import Side, side_of
 from qkverify.timing.grid import run_grid
 from qkverify.timing.workloads import resolve, small_grid
-from qkverify.verification.checking import Cell, plan
+from qkverify.verification.checking import Cell, group_of, plan
+from qkverify.verification.isolation.planning import rehearse
 
 PASSES: dict[str, Direction] = {"forward": "forward", "backward": "backward", "both": "forward+backward"}
 LAWS_SHARE = 0.4  # of the budget, at most
@@ -71,6 +73,7 @@ def run(request: BenchRequest, path: Path, since: float | None = None) -> BenchR
         )
     directions = tuple(_pass(name) for name in request.passes) or DIRECTIONS
     cases = resolve(request.workloads) if request.workloads else []
+    rehearse([target for target in request.targets if group_of(target)], request.devices, request.dtypes)
     planned = plan(request.targets, request.devices, request.dtypes)
     cells = [cell for cell in planned.cells if cell.implementation.operation == "attention"]
     if not cells:
@@ -80,13 +83,13 @@ def run(request: BenchRequest, path: Path, since: float | None = None) -> BenchR
                 ["no implementation of attention can be timed here with these dtypes and devices", *reasons]
             )
         )
-    with Writer(path) as writer:
+    with Writer(path) as writer, alone_in(path, path):
         writer.append(full_run.run_start(request.laws))
         verdicts = None if request.laws == "none" else _verified(writer, cells, request.laws, seconds)
         with console_progress.progress("timing") as advance:
             run_grid(
                 writer,
-                list(dict.fromkeys(cell.implementation for cell in cells)),
+                full_run.harmless(list(dict.fromkeys(cell.implementation for cell in cells)), verdicts or ()),
                 budget_seconds=max(LEAST_SECONDS, seconds - (time.monotonic() - start)),
                 progress=advance,
                 verdicts=verdicts,

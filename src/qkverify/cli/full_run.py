@@ -26,7 +26,9 @@ from qkverify.results import (
     Accuracy,
     Complexity,
     ImplementationInfo,
+    Picture,
     Record,
+    Rounding,
     RunStart,
     Verdict,
     Writer,
@@ -34,6 +36,7 @@ from qkverify.results import (
     read,
 )
 from qkverify.results.fingerprint import cores, fingerprint
+from qkverify.results.one_run import alone_in
 from qkverify.timing import complexity, operation_times
 from qkverify.timing.grid import run_grid
 from qkverify.verification import accuracy, processes
@@ -111,15 +114,27 @@ def record_everything(
         f"all laws first ({profile}), then {budget_seconds:g} s of times and {growth:g} s of how they grow"
     )
     path.parent.mkdir(parents=True, exist_ok=True)
+    with alone_in(path.parent, path):
+        _record(path, planned, profile=profile, budget_seconds=budget_seconds, devices=devices, resume=resume,
+                targets=targets, against=against)  # fmt: skip
+
+
+def _record(path: Path, planned: VerificationPlan, *, profile: str, budget_seconds: float, devices: Sequence[str], resume: bool,
+            targets: Sequence[str], against: str) -> None:  # fmt: skip
     verdicts = recorded(path, profile) if resume else []
+    known: list[Record] = list(read(path)) if verdicts else []
     if not verdicts:
         earlier_runs.archive(path)
         path.unlink(missing_ok=True)
-    writer = Writer(path)
+    writer = Once(path, known)
     writer.append(run_start(profile, against=against))
     verdicts += verify(writer, unfinished(planned.cells, verdicts), profile)
+    alive = harmless(planned.implementations, verdicts)
     attention = [cell for cell in planned.cells if cell.implementation.operation == "attention"]
-    for measured in accuracies(attention):
+    measured_cells = {(a.implementation, a.device, a.dtype) for a in of_kind(known, Accuracy)}
+    unmeasured = [cell for cell in attention if cell.implementation in alive
+                  and (cell.implementation.name, cell.device, cell.dtype) not in measured_cells]  # fmt: skip
+    for measured in accuracies(unmeasured):
         writer.append(measured)
     for device in dict.fromkeys(cell.device for cell in planned.cells):
         for rounding in precision.records(device):
@@ -132,17 +147,43 @@ def record_everything(
         writer.append(picture)
     timed = tuple(dict.fromkeys(cell.dtype for cell in planned.cells)) if targets else ()
     with console_progress.progress("timing") as advance:
-        run_grid(writer, planned.implementations, budget_seconds=budget_seconds, progress=advance, verdicts=verdicts,
+        run_grid(writer, alive, budget_seconds=budget_seconds, progress=advance, verdicts=verdicts,
                  devices=devices, dtypes=timed)  # fmt: skip
     if targets:
         return
     with console_progress.progress("other operations") as advance:
-        for timing in operation_times.measure(planned.implementations, budget_seconds=OPERATIONS_SHARE * budget_seconds,
+        for timing in operation_times.measure(alive, budget_seconds=OPERATIONS_SHARE * budget_seconds,
                                               devices=devices, progress=advance):  # fmt: skip
             writer.append(timing)
     with console_progress.progress("growth") as advance:
         for grown in complexity.measure(COMPLEXITY_SHARE * budget_seconds, devices=devices, progress=advance):
             writer.append(grown)
+
+
+class Once(Writer):
+    """A writer that leaves out what the file of an interrupted run says already: what is no law, and no time."""
+
+    def __init__(self, path: Path, known: Sequence[Record]) -> None:
+        super().__init__(path)
+        self._known = {fact for record in known if (fact := _fact(record)) is not None}
+
+    def append(self, record: Record) -> None:
+        fact = _fact(record)
+        if fact is None or fact not in self._known:
+            super().append(record)
+
+
+def _fact(record: Record) -> tuple[str, ...] | None:
+    """What a record is about, if a run says it once."""
+    if isinstance(record, Verdict) and record.outcome == "unavailable":
+        return "unavailable", record.implementation, record.device, record.dtype, record.law
+    if isinstance(record, Accuracy):
+        return "accuracy", record.implementation, record.device, record.dtype
+    if isinstance(record, Rounding):
+        return "rounding", record.unit, record.device
+    if isinstance(record, ImplementationInfo):
+        return "implementation", record.name
+    return ("picture", record.group, record.name) if isinstance(record, Picture) else None
 
 
 def _dtypes_beside(targets: Sequence[str], against: str) -> tuple[str, ...]:
@@ -247,6 +288,15 @@ def verify(
         for cell, of_cell in failed.items():  # cells that the budget cut short
             keep(explained_together(cell, of_cell, calls[cell]))
     return verdicts
+
+
+def harmless(implementations: Sequence[Implementation], verdicts: Sequence[Verdict]) -> list[Implementation]:
+    """Those whose calls did not end or block a process while laws were checked; the others are not called again, and named."""
+    ends = {v.implementation: v.reason for v in verdicts if v.outcome in ("crashed", "timed out")}
+    for implementation in implementations:
+        if reason := ends.get(implementation.name):
+            console.console.print(f"not called again: {implementation.name}: {reason}", markup=False)
+    return [implementation for implementation in implementations if implementation.name not in ends]
 
 
 def elsewhere(verdict: Verdict) -> Verdict:

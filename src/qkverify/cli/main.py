@@ -45,6 +45,9 @@ def _run() -> None:
         fail(str(error), 3)
     except BrokenPipeError:  # the reader of our output has gone
         sys.stderr.close()
+    except OSError as error:  # a folder that cannot be written, a disk that is full
+        where = f"{error.filename}: " if error.filename else ""
+        fail(f"{where}{error.strerror or error}", 3)
     except KeyboardInterrupt:
         fail("interrupted", 130)
 

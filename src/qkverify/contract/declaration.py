@@ -94,7 +94,7 @@ class Implementation:
     probed: bool = False  # whether its first calls were made
     size_limits: Mapping[str, tuple[int, int]] = field(
         default_factory=dict
-    )  # size -> the least and the most that an instance takes, of another operation than attention
+    )  # size, or "causal", -> the least and the most that it takes, of another operation than attention
     mask_form: str = ""  # as in `mask_forms`; nothing for the contract's own
     always: tuple[str, ...] = ()  # options that every call of it has: "causal"
     constants: Mapping[str, Any] = field(default_factory=dict)  # parameter -> what every call passes for it
@@ -136,6 +136,11 @@ class Implementation:
     def accepts(self, sizes: Mapping[str, int]) -> str | None:
         """The first of `requires` that these sizes break, or None. Letters that are not in `sizes` are not judged."""
         return _first_broken(self.requires, sizes)
+
+    def clamped(self, letter: str, size: int) -> int:
+        """The size itself, or the nearest that lies within `size_limits`."""
+        least, most = self.size_limits.get(letter, (size, size))
+        return min(max(size, least), most)
 
     def refuses(self, sizes: Mapping[str, int], options: Mapping[str, Any]) -> str | None:
         """What was found out of the sizes that a problem breaks, or None: it would raise for them."""

@@ -58,6 +58,18 @@ SEMANTICS: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType(
             ("added", "stored"),
             "the gradients of query heads that share a key: added in accumulators, or stored each and then added",
         ),
+        "merges": (
+            ("few", "in sequence"),
+            "results of tiles: put together by few rounded log-sum-exps, or one after the other by as many as there are tiles",
+        ),
+        "exponent": (
+            ("difference", "contracted"),
+            "score minus maximum: zero where they are equal, or, from a fused multiply-add, up to a unit roundoff of the score",
+        ),
+        "softmax_gradient": (
+            ("formula", "steps"),
+            "P (dP - rowsum(P dP)), or exp, sum, division and maximum differentiated one by one",
+        ),
         "row_sum": (
             ("exponentials", "rounded"),
             "what a row's weights are divided by: the sum of the exponentials, or of them as rounded to the dtype",

@@ -35,6 +35,13 @@ WORDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("head", ("heads",)),
     ("mask|visible|allowed", ("mask", "bias")),
 )
+# What laws cannot reach of a module whose class or instance is a target, and why not.
+OF_MODULES = {
+    "biases": "zero in all calls",
+    "cross-attention": "query, key and value are given the same tokens",
+    "other masks": "only a causal one is given",
+    "masks": "what they mean could not be told",
+}
 CLOSENESS = 0.6  # of names, as difflib measures it; its own default
 SUGGESTED = 2  # options that are named at most
 
@@ -43,6 +50,8 @@ def sentence(
     name: str, operation: str, offers: Collection[str], unknown: str = "unknown, not verified"
 ) -> str:
     """What is said of an unknown parameter: that it is one, and what it may have been meant to be."""
+    if name in OF_MODULES:
+        return OF_MODULES[name]
     if name.startswith("*"):
         return "not verified: no law passes anything through it"
     if name in _options(

@@ -93,8 +93,9 @@ def _of_attention(run: Run, until: Deadline) -> Iterator[Judged]:
     for problem in _distinct(run.problems):
         call = _of_problem(fresh_run, problem, until)
         yield call
-        if call.wrong == ("gradients",) and not call.backward:
-            # Values of zero hide a wrong output, not what it makes of the gradients.
+        # Values of zero hide a wrong output, not what it makes of the gradients. Huge scores hide it in a bound without end.
+        hidden = call.wrong == ("gradients",) and not call.backward
+        if hidden or (not call.wrong and _unbounded(fresh_run, problem)):
             yield _of_problem(fresh_run, _of_any_numbers(problem), until)
 
 
@@ -117,6 +118,12 @@ def _of_backward_pass(run: Run, observation: Observation) -> bool:
         return follows_own_output(run, observation.subject, observation.got, observation.expected) is False
     except Exception:  # a neighbour of the problem that is refused: it stays unknown
         return False
+
+
+def _unbounded(run: Run, problem: Problem) -> bool:
+    """Whether any output is within the bound: nothing is known of the result then."""
+    errors = run.bound(problem)[0].errors
+    return bool(np.size(errors)) and bool(np.isposinf(errors).all())
 
 
 def _of_any_numbers(p: Problem) -> Problem:

@@ -56,6 +56,6 @@ def _fitted(implementation: Implementation) -> Implementation:
     if implementation.declared and (missing or module.startswith(registry.FOLDER)):
         return implementation  # it cannot run here, or is verified here already
     if death := survival.death_of(lambda: smoke.first_call(implementation)):
-        return smoke.unavailable(implementation, f"its process {death} on the plainest call")
+        return smoke.unavailable(implementation, f"its process {death} {survival.FIRST_CALL}")
     described = smoke.checked(implementation) if implementation.declared else smoke.inferred(implementation)
     return replace(without_gradients(described), probed=True)

@@ -8,7 +8,7 @@ raises leaves the choice open: the laws will meet the same error and report it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from typing import Any, Literal, TypeVar
@@ -57,8 +57,8 @@ def detect(implementation: Implementation, device: str, dtype: str) -> dict[str,
             run.semantics[name] = choices[name].value
             continue
         value = _answer(probe, run)
-        if name == "mismatched_sizes" and not value:
-            continue  # the contract asks for an error
+        if name in UNUSUAL and not value:
+            continue
         choices[name] = Choice(value, "detected") if value else Choice("none", "not applicable")
         if value:
             run.semantics[name] = value
@@ -79,6 +79,10 @@ def settled(choices: Mapping[str, Choice]) -> dict[str, str]:
         and name not in ("precision", "gradient_precision")
         and not (name in PRINTED_ALONE and choice.how == "detected")
     }
+
+
+# What is said only where it is so: the contract asks for an error, and for a difference.
+UNUSUAL = ("mismatched_sizes", "exponent")
 
 
 # What a probe finds and nobody is held to: the contract wants the natural log-sum-exp of whoever says nothing, and bits that
@@ -297,6 +301,37 @@ def _mismatched_sizes(run: Run) -> str | None:
     return "cut" if returned else None
 
 
+def _exponent(run: Run) -> str | None:
+    """ "contracted" if a score that is far above all others gets their weight, but not where it is so large that a unit roundoff
+    of it is a large exponent; and gets it there too if it is a power of two, whose product with a constant is not rounded."""
+    if run.dtype == "float16" or run.implementation.compiles:
+        return None  # such scores are beyond its range
+    exponent = 60 if run.precision.accumulate.unit > 2.0**-30 else 100
+
+    def weight_is_whole(first: float, second: float) -> bool:
+        problem = _problem(run, seed=0)
+        query, key = np.zeros_like(problem.query), np.zeros_like(problem.key)
+        query[..., 0], key[:, :, 0, 0] = first, second
+        output = run.values(problem.replace(query=query, key=key)).astype(np.float64)
+        return bool((output == problem.value[:, :, :1].astype(np.float64)).all())
+
+    half = 2.0 ** (exponent // 2)
+    mantissas = [(1.25, 1.5), (1.5, 1.75), (1.125, 1.375), (1.75, 1.625)]
+    if all(weight_is_whole(x * half, y * half) for x, y in mantissas) or not weight_is_whole(half, half):
+        return None
+    root = 2.0 ** int(np.log2(replace(run.precision, contracted=True).largest_score) / 2 - 2)
+    bounded = Run(run.implementation, run.device, run.dtype, run.semantics)
+    for x, y in mantissas:
+        problem = _problem(run, seed=0)
+        query, key = np.zeros_like(problem.query), np.zeros_like(problem.key)
+        query[..., 0], key[:, :, 0, 0] = x * root, y * root
+        problem = problem.replace(query=query, key=key)
+        output = bounded(problem)
+        if not np.isfinite(output.value).all() or not _within(output, bounded.exact(problem)):
+            return None
+    return "contracted"
+
+
 def _nearest(measured: float, meanings: Mapping[float, str]) -> str | None:
     """The meaning whose number is nearest to what was found; None for NaN."""
     return None if np.isnan(measured) else meanings[min(meanings, key=lambda number: abs(number - measured))]
@@ -311,6 +346,7 @@ PROBES: Mapping[str, Callable[[Run], str | None]] = {
     "lse": _lse,
     "empty_lse": _empty_lse,
     "mismatched_sizes": _mismatched_sizes,
+    "exponent": _exponent,
 }
 
 
@@ -343,6 +379,9 @@ def _further_in_output(run: Run, model: Precision | None) -> dict[str, Choice]:
     def pairs(judged: Run, problem: Problem) -> Pairs:
         return [(judged(problem), judged.exact(problem))]
 
+    model = model or run.precision
+    if model.elementwise.unit > model.accumulate.unit:
+        return {}  # every operation rounds anyway
     found = further_roundings.of_output(run, _size(run))
     return _earned(
         run, model or run.precision, list(found), pairs, lambda semantics: _rounds_as(run, model, semantics)
@@ -357,7 +396,9 @@ def _further_in_gradients(run: Run, precision: Choice) -> dict[str, Choice]:
     model = (
         run.gradient_precision if precision.how == "declared" else Precision.named(precision.value, run.dtype)
     )
-    return _earned(run, model, list(further_roundings.of_gradients(run, _size(run))), pairs)
+    eager = model.elementwise.unit > model.accumulate.unit
+    further = further_roundings.of_steps if eager else further_roundings.of_gradients
+    return _earned(run, model, list(further(run, _size(run))), pairs)
 
 
 def _earned(run: Run, model: Precision, further: Sequence[tuple[str, str, list[Problem]]],
@@ -366,10 +407,8 @@ def _earned(run: Run, model: Precision, further: Sequence[tuple[str, str, list[P
     """The first of several further roundings without which the bounds do not hold on its own problems, and with which they hold
     on all of them and `also` elsewhere. What is believed is noted in the semantics of the run.
 
-    Nothing where every operation rounds anyway, of what is declared, and where a call raises.
+    Nothing of what is declared, and where a call raises.
     """
-    if model.elementwise.unit > model.accumulate.unit:
-        return {}
 
     def hold(problems: Sequence[Problem], extra: Mapping[str, str]) -> bool | None:
         judged = Run(run.implementation, run.device, run.dtype, {**run.semantics, **extra}, model, model)
@@ -459,8 +498,12 @@ def _rounding(implementation: Implementation, run: Run) -> dict[str, Choice]:
             else None
         )
         models["gradient_precision"] = gradient_model or models["precision"]
+    steps: dict[str, Choice] = {}
+    if models.get("gradient_precision") == "eager" and "softmax_gradient" not in implementation.semantics:
+        way = _answer(operation_rounding.softmax_gradient, run)
+        steps = {"softmax_gradient": Choice(way, "detected")} if way else {}
     # A fused kernel is the usual case, of which nothing is said.
-    return {
+    return steps | {
         name: Choice(value, "detected")
         for name, value in models.items()
         if set(models.values()) != {FUSED[0]}

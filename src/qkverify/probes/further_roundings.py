@@ -2,7 +2,8 @@
 
 A fused kernel may store the gradients of query heads that share a key before it adds them (FlashAttention-2), sum the weights of
 a row after they are rounded (FlashInfer), or store the results of splits of the keys before it merges them (cascade and ring
-attention). None of these is assumed: one is believed where the bounds without it do not hold, and those with it do.
+attention). Code that rounds every operation may differentiate the softmax in steps. None of these is assumed: one is believed
+where the bounds without it do not hold, and those with it do.
 
 Each shows rarely in random numbers. So of many problems, drawn as a few numbers each, those are taken in which that rounding goes
 farthest by a plain simulation in float64. The simulation chooses problems, nothing else: what is judged is the bound.
@@ -35,6 +36,35 @@ def of_gradients(run: Run, size: int) -> Iterator[tuple[str, str, list[Problem]]
     sizes = {"B": 1, "H": HEADS, "G": 1, "Q": 1, "K": 2, "D": size, "E": size}
     if run.implementation.accepts(sizes) is None:
         yield "head_gradients", "stored", [*vanishing_parts(run, size), *rounded_parts(run, size)]
+
+
+def of_steps(run: Run, size: int) -> Iterator[tuple[str, str, list[Problem]]]:
+    """Likewise, of code that rounds operation by operation."""
+    yield "softmax_gradient", "steps", [*collecting_maxima(run, size), *vanishing_quotients(run, size)]
+
+
+def collecting_maxima(run: Run, size: int) -> list[Problem]:
+    """One key is a little above many that are alike, and so are all values: the gradients by the scores are zero but for
+    roundings, which are alike as well. Their sum is found at the largest score if the maximum is differentiated."""
+    rng, key = np.random.default_rng(3), np.where(np.arange(KEYS) == 0, 0.5, 0.25)
+    problems = []
+    for query in rng.uniform(0.5, 2.0, KEPT):
+        upstream, value = rng.uniform(0.5, 2.0, (2, 1, 1, 1, size)).astype(run.numpy_dtype)
+        problem = _one_head(run, query, key, np.ones(KEYS), size)
+        problems.append(problem.replace(value=np.repeat(value, KEYS, 2), upstream=upstream))
+    return problems
+
+
+def vanishing_quotients(run: Run, size: int) -> list[Problem]:
+    """Equal weights, and upstream gradients of a few of the smallest numbers: those vanish if they are divided by the sum of
+    the exponentials."""
+    smallest, problems = 2 * FORMATS[run.dtype].tiny, []
+    for share in (0.25, 0.375, 0.45):
+        problem = _one_head(run, 0.0, np.zeros(KEYS), np.ones(KEYS), size)
+        shape = (1, 1, HEADS, size)
+        upstream = np.full(shape, share * KEYS * smallest).astype(run.numpy_dtype)
+        problems.append(problem.replace(query=np.zeros(shape, run.numpy_dtype), upstream=upstream))
+    return problems
 
 
 def opposite_roundings(run: Run, size: int) -> list[Problem]:

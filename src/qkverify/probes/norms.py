@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from qkverify.contract.operations import DESCRIBED, word
+from qkverify.problem.byte_strategies import limited
 from qkverify.runs.run import Run
 from qkverify.strategies.operation_cases import BARE, FILL, OPERATION_SPECS, PreparedCall, example
 
@@ -40,7 +41,8 @@ def norms(run: Run) -> dict[str, str]:
 
 def _call(run: Run, seed: int) -> Any:
     pools = {**FILL, **OPERATION_SPECS[run.implementation.operation].sizes, **BARE}
-    drawn = {name: pool[-1] for name, pool in pools.items()}
+    limits = run.implementation.size_limits
+    drawn = {name: limited(name, pool, limits)[-1] for name, pool in pools.items()}
     call = example(run, {**drawn, "fill": "normal", "seed": seed, "bare": True})
     tokens: dict[str, np.ndarray] = {}
     for name in {"x", "memory"} & call.arrays.keys():

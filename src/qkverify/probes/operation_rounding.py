@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from qkverify.problem.byte_strategies import limited
 from qkverify.rounding import Bounded, Precision
 from qkverify.runs import exact_gradients
 from qkverify.runs.run import Run
@@ -46,6 +47,24 @@ def gradient_precision(run: Run, fused: str) -> str | None:
         return [[gradients[name] for name in names] for gradients in every]
 
     return _model(run, fused, [list(x.values()) for x in received], bounds)
+
+
+def softmax_gradient(run: Run) -> str | None:
+    """ "steps" if differentiating exp, sum, division and maximum one by one explains what the formula, rounded operation by
+    operation, does not: the largest of many equal scores collects what is rounded. Raises what the function raises."""
+    if run.implementation.operation != "softmax":
+        return None
+    rng, eager = np.random.default_rng(0), Precision.eager(run.dtype)
+    scores = np.where(np.arange(65) == 0, rng.uniform(0.0, 1.0, (8, 1)), 0.0).astype(run.numpy_dtype)
+    upstream = np.repeat(rng.uniform(0.5, 2.0, (8, 1)), 65, axis=1).astype(run.numpy_dtype)
+    gradient = run.call_gradients({"scores": scores}, upstream=upstream)["scores"]
+
+    def holds(way: str) -> bool:
+        semantics = {**run.semantics, "softmax_gradient": way}
+        judged = Run(run.implementation, run.device, run.dtype, semantics, eager, eager)
+        return _hold(judged, [[gradient]], [[exact_gradients.of_softmax(judged, upstream, scores)["scores"]]])
+
+    return "steps" if not holds("formula") and holds("steps") else None
 
 
 def angles(run: Run) -> str | None:
@@ -94,7 +113,8 @@ def _calls(run: Run) -> list[OperationCall]:
     few = run.implementation.compiles or run.implementation.slow(run.device)
     for seed in range(FEW if few else EXAMPLES):
         rng = np.random.default_rng(seed)
-        pools = {**form.sizes, **BARE}
+        limits = run.implementation.size_limits
+        pools = {name: limited(name, pool, limits) for name, pool in {**form.sizes, **BARE}.items()}
         drawn = {name: pool[max(rng.integers(len(pool), size=1 + seed % 2))] for name, pool in pools.items()}
         fill = "whole" if seed % 4 > 1 else "normal"
         calls.append(example(run, {**drawn, "fill": fill, "seed": seed}))

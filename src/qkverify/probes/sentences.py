@@ -82,8 +82,16 @@ def wider(dtypes: Mapping[str, str]) -> list[str]:
             "intended, cast it: .astype(query.dtype), .to(query.dtype)" for result, given in by_result.items()]  # fmt: skip
 
 
+RESULT = "its result is"  # how the reason begins where a dtype is taken, and computed in another
+
+
 def refused(dtypes: Mapping[str, str]) -> list[str]:
-    return [f"{dtype} is refused, so it is not verified: {reason}" for dtype, reason in dtypes.items()]
+    return [
+        f"{dtype} is not verified: {reason}"
+        if reason.startswith(RESULT)
+        else f"{dtype} is refused, so it is not verified: {reason}"
+        for dtype, reason in dtypes.items()
+    ]
 
 
 def limited(rules: Sequence[str], error: BaseException | None, words: str = "") -> str:

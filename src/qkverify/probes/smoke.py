@@ -8,6 +8,8 @@ from functools import partial
 from itertools import product
 from typing import Any
 
+import numpy as np
+
 from qkverify.contract import (
     DEVICES,
     DTYPES,
@@ -232,13 +234,34 @@ def _dtypes(implementation: Implementation, fit: Attempt) -> tuple[Implementatio
         attempt = next(attempt for attempt in attempts if attempt.error is None)
         result = attempt.dtype_of_result if attempt.part is not None else dtype
         if (dtype, result) == ("float64", "float32") and len(implementation.dtypes) > 1:
-            refused[dtype] = "its result is float32"
+            refused[dtype] = f"{sentences.RESULT} float32"
+            continue
+        if (
+            dtype == "float64"
+            and fit.right
+            and _is_float32_inside(attempt)
+            and len(implementation.dtypes) > 1
+        ):
+            refused[dtype] = f"{sentences.RESULT} as exact as float32, and no more"
             continue
         taken.append(dtype)
         if result in ("float32", "float64") and FORMATS[result].unit < FORMATS[dtype].unit:
             wider[dtype] = result
     narrowed = replace(implementation, dtypes=tuple(taken), result_dtypes=wider, refused_dtypes=refused)
     return narrowed, [*sentences.wider(wider), *sentences.refused(refused)]
+
+
+def _is_float32_inside(attempt: Attempt) -> bool:
+    """Whether torch code makes float32 of float64, and its result is as exact as that allows and not as float64 does."""
+    if attempt.implementation.arrays != "torch" or attempt.part is None or attempt.right:
+        return False
+    problem = attempt.problem
+    rounded = {name: getattr(problem, name).astype(np.float32) for name in ("query", "key", "value")}
+    if not replace(attempt, dtype="float32", problem=problem.replace(**rounded)).right:
+        return False
+    from qkverify.contract.frameworks.torch_narrowing import narrows  # here: it loads torch
+
+    return narrows(lambda: call(attempt.implementation, problem.sizes, attempt.dtype, attempt.device))
 
 
 def _reason(implementation: Implementation, device: str) -> str | None:

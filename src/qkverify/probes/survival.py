@@ -18,6 +18,7 @@ from contextlib import suppress
 
 from qkverify.runs import watch
 
+FIRST_CALL = "on the plainest call"
 LONGEST = 20.0  # seconds until nothing is known
 
 

@@ -144,7 +144,9 @@ def sampled(search_strategy: st.SearchStrategy[T], generator: np.random.Generato
 def together(arguments: Mapping[str, Argument]) -> st.SearchStrategy[dict[str, Any]]:
     """All arguments by name: pools and what `strategy` made out of one string, other strategies each by itself."""
     recipes = {
-        name: recipe for name, argument in arguments.items() if (recipe := _recipe_of(argument)) is not None
+        name: recipe
+        for name, argument in arguments.items()
+        if (recipe := _recipe_of(name, argument)) is not None
     }
     others = {
         name: argument for name, argument in arguments.items() if isinstance(argument, st.SearchStrategy)
@@ -214,12 +216,15 @@ LETTERS = {
 }  # of sizes that laws spell out
 
 
-def limited(name: str, pool: Sequence[Any]) -> Sequence[Any]:
-    """Those of a pool of sizes that lie within `LIMITS`, which an implementation of one size has; the largest if none does."""
-    limits = LIMITS.get().get(LETTERS.get(name, name))
-    if limits is None:
+def limited(
+    name: str, pool: Sequence[Any], limits: Mapping[str, tuple[int, int]] | None = None
+) -> Sequence[Any]:
+    """Those of a pool of sizes that lie within the limits of an implementation of few sizes, by default `LIMITS`; the largest
+    that it takes if none does."""
+    within = (LIMITS.get() if limits is None else limits).get(LETTERS.get(name, name))
+    if within is None:
         return pool
-    least, most = limits
+    least, most = within
     return [size for size in pool if least <= size <= most] or (most,)
 
 
@@ -233,10 +238,10 @@ def several(pool: Sequence[T], most: int) -> st.SearchStrategy[list[T]]:
     return strategy(Recipe({"count": _width(counts), **{str(i): _width(pool) for i in range(most)}}, make))
 
 
-def _recipe_of(argument: Argument) -> Recipe[Any] | None:
+def _recipe_of(name: str, argument: Argument) -> Recipe[Any] | None:
     if isinstance(argument, st.SearchStrategy):
         return _recipes.get(argument)
-    return Recipe({"one": _width(argument)}, lambda choices: choices.pick("one", argument))
+    return Recipe({"one": _width(argument)}, lambda choices: choices.pick("one", limited(name, argument)))
 
 
 def _width(pool: Sequence[Any]) -> int:

@@ -38,15 +38,17 @@ def placed(text: str) -> str:
 
 
 class Links(NamedTuple):
-    """Addresses of findings as one page needs them: `beside` is the folder of findings seen from the page, "" if none."""
+    """Addresses of findings as one page needs them: `beside` is the folder of findings seen from the page, "" if none, `there`
+    are the names of those that lie in it."""
 
     beside: str = ""
+    there: frozenset[str] = frozenset()
 
     def target(self, match: re.Match[str]) -> str:
         """Where an address in a text leads: to the findings beside the page, else to the repository's; "" is nowhere."""
         if not match[1]:
             return match[0]
-        if self.beside:
+        if self.beside and match[1] in self.there:
             return f"{self.beside}{match[1]}/"
         address = repository()
         return f"{address}/tree/main/reports/findings/{match[1]}" if address else ""
@@ -75,7 +77,13 @@ class Links(NamedTuple):
 
 def of_folder(folder: Path) -> Links:
     """The links of a page in `folder`: findings stand beside the folder of a device."""
-    return Links("../findings/" if (folder.parent / "findings").is_dir() else "")
+    findings = folder.parent / "findings"
+    there = (
+        frozenset(found.name for found in findings.iterdir() if found.is_dir())
+        if findings.is_dir()
+        else frozenset()
+    )
+    return Links("../findings/" if there else "", there)
 
 
 @cache

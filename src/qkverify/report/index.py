@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qkverify import results
+from qkverify.errors import raised
 from qkverify.report import headline, timings
 from qkverify.report.model import DIRECTIONS, DTYPES, Report, in_order
 from qkverify.report.templating import fill
@@ -92,6 +93,8 @@ def _lines(shared: dict[str, dict[str, float]]) -> list[SharedCase]:
 def _entry(path: Path) -> Entry:
     try:
         report = Report(results.read(path))
+        return Entry(path.parent.name, report, headline.of(report))
     except results.ResultsError as error:
         return Entry(path.parent.name, None, None, f"{path.name}, line {error.line}: {error.why}")
-    return Entry(path.parent.name, report, headline.of(report))
+    except Exception as error:  # records that nobody foresaw: the other devices are shown all the same
+        return Entry(path.parent.name, None, None, f"{path.name}: no page can be made of it: {raised(error)}")

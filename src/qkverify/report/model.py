@@ -19,6 +19,7 @@ from qkverify.history.earlier_runs import PastRun
 from qkverify.history.trends import Trends, trends_of
 from qkverify.report.finding_links import Links
 from qkverify.results import (
+    OUTCOMES_BROKEN,
     Accuracy,
     Ceiling,
     Complexity,
@@ -66,7 +67,7 @@ BY_GRAVITY: tuple[Outcome, ...] = (
     "not offered",
     "unavailable",
 )
-BROKEN = frozenset({"failed", "crashed", "timed out", "error"})
+BROKEN: frozenset[str] = frozenset(OUTCOMES_BROKEN)
 JUDGED = BROKEN | {"finding", "passed"}
 
 NOWHERE = Links()  # no folder of findings stands beside the page

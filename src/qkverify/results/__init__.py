@@ -39,6 +39,7 @@ from qkverify.results.timing_records import OperationTiming as OperationTiming
 from qkverify.results.timing_records import Scatter as Scatter
 from qkverify.results.timing_records import Timing as Timing
 from qkverify.results.timing_records import TimingSummary as TimingSummary
+from qkverify.results.verdict_records import OUTCOMES_AGAINST as OUTCOMES_AGAINST
 from qkverify.results.verdict_records import OUTCOMES_BROKEN as OUTCOMES_BROKEN
 from qkverify.results.verdict_records import Counterexample as Counterexample
 from qkverify.results.verdict_records import ImplementationInfo as ImplementationInfo

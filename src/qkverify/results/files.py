@@ -11,6 +11,7 @@ therefore stored as the largest float64, and NaN (nothing can be said) as null.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from collections.abc import Iterable
@@ -23,6 +24,7 @@ import msgspec
 from qkverify import foreign_text
 from qkverify.results.figure_records import Complexity, Picture, Rounding, Travel
 from qkverify.results.migrations import MIGRATIONS, OtherFormat, format_of, migrated, refuse_unreadable
+from qkverify.results.plausibility import refuse_implausible
 from qkverify.results.run_records import SCHEMA, RunStart
 from qkverify.results.timing_records import (
     Accuracy,
@@ -37,10 +39,10 @@ from qkverify.results.verdict_records import ImplementationInfo, Planted, Tally,
 
 
 class ResultsError(Exception):
-    """A results file that cannot be read: which file, which line (counted from 1), and why."""
+    """A results file that cannot be read or written: which file, which line (counted from 1; 0 is the whole file), and why."""
 
     def __init__(self, path: Path, line: int, why: str) -> None:
-        super().__init__(f"{path}, line {line}: {why}")
+        super().__init__(f"{path}, line {line}: {why}" if line else f"{path}: {why}")
         self.path, self.line, self.why = path, line, why
 
     @property
@@ -99,18 +101,25 @@ class Writer:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        torn = _ends_torn(self.path)
-        self._file: IO[bytes] = self.path.open("ab")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            torn = _ends_torn(self.path)
+            self._file: IO[bytes] = self.path.open("ab")
+        except OSError as error:
+            raise ResultsError(self.path, 0, f"cannot be written: {error.strerror or error}") from error
         if torn:
             self._file.write(b"\n")
 
     def append(self, record: Record) -> None:
-        self._file.write(line_of(record))
-        self._file.flush()
+        try:
+            self._file.write(line_of(record))
+            self._file.flush()
+        except OSError as error:  # the disk is full, say
+            raise ResultsError(self.path, 0, f"could not be written: {error.strerror or error}") from error
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # what could not be written has been said
+            self._file.close()
 
     def __enter__(self) -> Writer:
         return self
@@ -143,10 +152,15 @@ def read(path: str | Path, *, strict: bool = True) -> list[Record] | Reading:
         try:
             schema, writer = format_of(line, schema)
             refuse_unreadable(schema, SCHEMA, writer, MIGRATIONS)
-            reading.records.append(_decode(line, schema))
+            record = _decode(line, schema)
+            refuse_implausible(record)
+            reading.records.append(record)
         except OtherFormat as error:
             raise ResultsError(path, number, str(error)) from error
-        except ValueError as error:  # msgspec's errors and UnicodeDecodeError are ValueErrors
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # msgspec's errors and UnicodeDecodeError are ValueErrors
             problem = ResultsError(path, number, _why(error, torn=not line.endswith(b"\n")))
             if strict:
                 raise problem from error
@@ -205,6 +219,8 @@ def _decode(line: bytes, schema: int) -> Record:
 
 
 def _why(error: Exception, *, torn: bool) -> str:
+    if isinstance(error, RecursionError):
+        return "the line is nested too deeply"
     if torn:
         return f"the line breaks off (the run was killed while writing it?): {error}"
     newer = isinstance(error, msgspec.ValidationError) and str(error).endswith("`$.type`")

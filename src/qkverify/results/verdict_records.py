@@ -10,6 +10,8 @@ Outcome = Literal[
     "passed", "failed", "finding", "not offered", "unavailable", "crashed", "timed out", "error"
 ]
 OUTCOMES_BROKEN: tuple[Outcome, ...] = ("failed", "crashed", "timed out", "error")
+# by the implementation itself: an error is the harness's own
+OUTCOMES_AGAINST = tuple(outcome for outcome in OUTCOMES_BROKEN if outcome != "error")
 
 
 class Semantic(msgspec.Struct, frozen=True):

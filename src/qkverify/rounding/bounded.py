@@ -449,15 +449,22 @@ def _max(x: Bounded, axis: Any = None, keepdims: bool = False, initial: Any = np
     """The shift of a softmax: exact. Its error stands for how implementations may arrive at it.
 
     An online softmax rescales once a tile of keys; one that merges splits of the keys, or that keeps the log-sum-exp for the
-    gradients, rounds numbers of this magnitude twice more.
+    gradients, rounds numbers of this magnitude twice more; or once more for each further tile, if they are merged in sequence.
+    (With r_j what merge j rounds in the log-sum-exp, the weight of tile i is off by the factor exp(sum of r_j, j >= i).)
     """
     p = x.precision
     value = np.maximum.reduce(x.value, axis=axis, keepdims=keepdims, initial=initial)  # type: ignore[call-overload]
     terms = x.value.size // max(value.size, 1)
     rescales = -(-terms // p.tile) - 1
-    error = np.abs(np.where(np.isfinite(value), value, 0.0)) * (2.0 * p.accumulate.unit)
+    roundings = 2.0 + (max(rescales, 0) if p.in_sequence else 0)
+    error = np.abs(np.where(np.isfinite(value), value, 0.0)) * (roundings * p.accumulate.unit)
     if rescales > 0:
         error += rescales * (p.exp_ulps + 2) * p.accumulate.unit
+    if p.contracted:
+        largest = np.maximum.reduce(
+            np.abs(np.where(np.isfinite(x.value), x.value, 0.0)), axis=axis, keepdims=keepdims
+        )  # type: ignore[call-overload]
+        error = np.where(largest > p.largest_score, np.inf, error)
     return Bounded(value, error, p, x.unit)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,6 +33,11 @@ class Precision:
                  cascade and ring attention do; None: they stay in accumulators
     row_sum      format that weights are rounded to before the sum of a row is made of them, as FlashInfer does: the weights
                  that meet the values then add up to one; None: the sum is made of the exponentials
+    contracted   the largest score times a constant is rounded before a fused multiply-add takes it from the scores times that, as
+                 compilers contract exp2(s c - m c): s - m is then not zero where s = m, but anything up to u |s|, the same for a
+                 whole row. Past `largest_score` that is an overflow, and nothing is said
+    in_sequence  results of tiles are merged one after the other by their log-sum-exps, and each of those is rounded: a relative
+                 error of u |log-sum-exp| in the weights for each tile, instead of two altogether
     centred      the mean of the keys is subtracted from them before they meet the queries (SageAttention). Exact on paper;
                  but the differences are rounded, and so are scores of another size. Where a key is much smaller than the mean
                  that exceeds what the other fields allow, in every format: replace(Precision.fused("bfloat16"), centred=True).
@@ -50,7 +56,20 @@ class Precision:
     parts: Format | None = None
     splits: Format | None = None
     row_sum: Format | None = None
+    contracted: bool = False
+    in_sequence: bool = False
     centred: bool = False
+
+    @property
+    def largest_score(self) -> float:
+        """The magnitude of a score up to which no weight overflows because its exponent is not exactly zero or below.
+
+        An exponent is wrong by twice u |s| at most; half the range of the narrowest format is left to sums of weights.
+        """
+        if not self.contracted:
+            return math.inf
+        room = math.log(min(self.operand.huge, self.accumulate.huge)) / 2
+        return room / (2 * self.accumulate.unit)
 
     def of_centred(self, keys: Array) -> Array:
         """What `centred` adds to keys (..., K, D), as an error of theirs: each is rounded as large as it and the largest are.

@@ -9,7 +9,7 @@ import numpy as np
 
 from qkverify.reference.layers_vjp import feed_forward_vjp
 from qkverify.reference.positions_vjp import embedding_vjp
-from qkverify.reference.softmax import softmax, softmax_vjp
+from qkverify.reference.softmax import softmax, softmax_vjp, softmax_vjp_in_steps
 from qkverify.rounding import Bounded
 from qkverify.runs import exact_losses, exact_positions
 from qkverify.runs.run import Run
@@ -19,8 +19,11 @@ Gradients = Mapping[str, Bounded]
 
 
 def of_softmax(run: Run, upstream: Array, scores: Array) -> Gradients:
-    """From the probabilities as they were stored, as frameworks have it, or from unrounded ones, whose bound is less."""
+    """From the probabilities as they were stored, as frameworks do, or from unrounded ones, whose bound is less; or in steps."""
     precision = run.gradient_precision
+    if run.semantics.get("softmax_gradient") == "steps":
+        steps: Any = softmax_vjp_in_steps(run.bounded(scores, precision), run.bounded(upstream, precision))
+        return {"scores": np.positive(steps)}
     stored: Any = np.positive(softmax(run.bounded(scores, precision)))
     gradient: Bounded = np.positive(softmax_vjp(stored, run.bounded(upstream, precision)))
     return {"scores": gradient}

@@ -306,6 +306,10 @@ STORED = {
 
 def _with_choices(model: Precision, semantics: Mapping[str, str]) -> Precision:
     """The model, with what an implementation declares to round besides, or was found to."""
+    if semantics.get("exponent") == "contracted":
+        model = replace(model, contracted=True)
+    if semantics.get("merges") == "in sequence":
+        model = replace(model, in_sequence=True)
     if model.output.unit <= model.accumulate.unit:
         return model
     fields: dict[str, Any] = {

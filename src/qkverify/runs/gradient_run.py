@@ -12,6 +12,7 @@ from qkverify.contract.empty_rows import UNDECIDED
 from qkverify.errors import HarnessError, LawViolation, UnsupportedCase
 from qkverify.problem.attention_problem import Problem
 from qkverify.reference.attention_vjp import attention_vjp as reference_vjp
+from qkverify.reference.attention_vjp_in_steps import attention_vjp_in_steps as vjp_in_steps
 from qkverify.rounding import Bounded, Precision
 from qkverify.runs.attention_run import TRIPLE, AttentionRun, unjudged
 
@@ -207,6 +208,8 @@ class GradientRun(AttentionRun):
                 k: v for k, v in self._bounded_options(problem, precision).items() if k != "return_lse"
             }
             bounded = reference_vjp(*inputs, **options, delta=self.semantics["delta"])
+            if self.semantics.get("softmax_gradient") == "steps" and problem.sinks is None:
+                bounded = _also_in_steps(bounded, inputs, options)
             bounds = _judged({name: self._oracle_included(part) for name, part in bounded.items()}, problem)
             self._cache[key] = (bounds, problem)
         return dict(self._cache[key][0])
@@ -264,6 +267,20 @@ class GradientRun(AttentionRun):
             }
 
         return call_framework
+
+
+def _also_in_steps(
+    bounds: dict[str, Bounded], inputs: Sequence[Bounded], options: Mapping[str, Any]
+) -> dict[str, Bounded]:
+    """The bounds of the formula, widened to those of its steps, each differentiated by itself, in either order."""
+    options = {name: x for name, x in options.items() if name != "empty_rows"}
+    for divided in ("weights", "output"):
+        steps = vjp_in_steps(*inputs, **options, divided=divided)
+        bounds = {
+            name: Bounded(x.value, np.maximum(x.errors, steps[name].errors), x.precision)
+            for name, x in bounds.items()
+        }
+    return bounds
 
 
 def _judged(bounds: dict[str, Bounded], problem: Problem) -> dict[str, Bounded]:

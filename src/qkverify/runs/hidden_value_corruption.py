@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from qkverify.problem.attention_problem import Problem
+from qkverify.rounding import FORMATS
 from qkverify.runs.assertions import assert_identical, assert_within_bound
 from qkverify.runs.run import Run
 
@@ -21,10 +22,24 @@ def poisons(run: Run) -> list[float]:
 def poisoned(run: Run, problem: Problem, hidden: np.ndarray, which: int) -> Problem:
     """The problem with poison in `hidden`, bool (B,G,K): keys and values that nothing may read."""
     every = poisons(run)
-    poison = every[which % len(every)]
+    poison = _without_overflow(run, problem, every[which % len(every)])
     key, value = problem.key.copy(), problem.value.copy()
     key[hidden] = value[hidden] = poison
     return problem.replace(key=key, value=value)
+
+
+def _without_overflow(run: Run, problem: Problem, poison: float) -> float:
+    """The poison; a finite one only so large that no sum of its products with a row of queries or upstream gradients overflows:
+    zero times infinity would be NaN in right code that reads hidden values."""
+    if not np.isfinite(poison):
+        return poison
+    rows = [
+        float(np.abs(x.astype(np.float64)).sum(-1).max(initial=0.0))
+        for x in (problem.query, problem.upstream)
+        if x is not None
+    ]
+    factor = max(1.0, abs(problem.scale or 0.0)) * max(1.0, *(row for row in rows if np.isfinite(row)))
+    return float(np.copysign(min(abs(poison), FORMATS[run.dtype].huge / 2 / factor), poison))
 
 
 def assert_poison_is_without_effect(

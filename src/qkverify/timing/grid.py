@@ -149,12 +149,12 @@ def run_grid(
             with Sweep() as sweep:
                 measure_all(sweep, itertools.chain(plan.again(process), plan.later(process, until)), process)
         with Sweep() as sweep:
-            measure_all(sweep, plan.slow(math.inf), processes)
+            measure_all(sweep, plan.slow(math.inf, at_last=True), processes)
     finally:  # of a run that is interrupted, what it had
-        for ceiling in ceilings:
-            writer.append(ceiling)
         for group in plan.groups.values():
             group.timings = [believed(timing, ceilings) for timing in group.timings]
+        for ceiling in highest(ceilings):  # after that, for it may find that one was too low
+            writer.append(ceiling)
         scatters = plan.scatters()
         for group in plan.groups.values():
             for timing in group.timings:
@@ -182,6 +182,16 @@ def believed(timing: Timing, ceilings: list[Ceiling]) -> Timing:
         ceilings += measure_ceilings([(timing.device, "float32"), (timing.device, timing.dtype)])
     why = impossible(timing, median(drop_disturbed_rounds(timing)), ceilings)
     return refused(timing, why) if why else timing
+
+
+def highest(ceilings: Iterable[Ceiling]) -> list[Ceiling]:
+    """Of each kind the one that reaches furthest."""
+    best: dict[tuple[str, str, str], Ceiling] = {}
+    for ceiling in ceilings:
+        key = ceiling.device, ceiling.dtype, ceiling.what
+        if key not in best or ceiling.rate > best[key].rate:
+            best[key] = ceiling
+    return list(best.values())
 
 
 class _Plan:
@@ -236,18 +246,21 @@ class _Plan:
             )
             yield self.groups[cells[0].group], terms, cells
 
-    def slow(self, until: float) -> Iterator[Planned]:
-        """What was put off, the shortest first: one call each, as long as there is time."""
+    def slow(self, until: float, *, at_last: bool = False) -> Iterator[Planned]:
+        """What was put off, the shortest first: one call each, as long as there is time. A run that timed nothing yet owes
+        `at_last` a call of each cell of its shortest group, however late it is."""
         seeds = itertools.count(self._seed + 2 * PROCESSES * len(self.groups))
         late = self._without_a_call()
         waiting = {**dict.fromkeys(late, 0.0), **self._speeds.expected(late), **self._put_off}
-        for cell, _ in sorted(waiting.items(), key=lambda pair: pair[1]):
-            if self._left() <= 0 or now() > until:
-                return
+        in_order = [cell for cell, _ in sorted(waiting.items(), key=lambda pair: pair[1])]
+        owed = in_order[0].group if at_last and in_order and not self._calls else None
+        for cell in in_order:
+            if (self._left() <= 0 or now() > until) and cell.group != owed:
+                continue
             self._put_off.pop(cell, None)
             terms = Terms(
-                budget_seconds=self._left(),
-                limit_seconds=self._left(),
+                budget_seconds=max(self._left(), SHORT_SECONDS),
+                limit_seconds=max(self._left(), SHORT_SECONDS),
                 stop_seconds=NO_LIMIT_SECONDS,
                 seed=next(seeds),
                 most_rounds=1,
@@ -303,7 +316,7 @@ class _Plan:
     def worthwhile(self, most: int) -> int:
         """Into how many further sweeps what is left is best divided: each needs time to get ready, and for the fewest rounds."""
         live = [group for group in self.groups.values() if group.live]
-        one = SERVER_SECONDS + sum(group.cost(group.seconds_of(FEWEST_ROUNDS)) for group in live)
+        one = SERVER_SECONDS + sum(group.cost(group.seconds_of(group.fewest_rounds)) for group in live)
         return max(1, min(most, int(self._left() / one)))
 
     def later(self, process: int, until: float) -> Iterator[Planned]:
@@ -324,7 +337,7 @@ class _Plan:
                 limit_seconds=NO_LIMIT_SECONDS,  # it fitted before, and a case without this process would have a gap
                 sampling_seconds=seconds,
                 seed=next(seeds),
-                most_rounds=self._most_rounds,
+                most_rounds=min(self._most_rounds, live[name].rounds_in(seconds, self._most_rounds)),
                 check=False,
                 twin_of=live[name].twin_of,
                 cache=self._cache,

@@ -18,7 +18,7 @@ from functools import lru_cache
 
 from qkverify.contract import Finding
 from qkverify.problem import traits
-from qkverify.results import Mark, Verdict
+from qkverify.results import OUTCOMES_AGAINST, Mark, Verdict
 from qkverify.timing.benchmark_cases import BACKWARD, BenchmarkCase, used_by
 from qkverify.timing.workloads import Workload
 from qkverify.verification import outcomes
@@ -26,7 +26,6 @@ from qkverify.verification.checking import CALLS, law_book
 from qkverify.verification.laws import Law
 
 GRADIENT_WORDS = ("gradient", "vjp", "jacobian", "backward")
-BROKEN = ("failed", "crashed", "timed out")
 NOT_VERIFIED = "not verified in this run"
 
 
@@ -51,7 +50,9 @@ class Known:
 
     def marks(self, cell: BenchmarkCase) -> list[Mark]:
         """All that is known: findings by their folder, then the broken laws that bar the cell, then the others."""
-        broken = [v for v in self._of(cell) if v.outcome in BROKEN and _concerns(cell, v.family, v.law)]
+        broken = [
+            v for v in self._of(cell) if v.outcome in OUTCOMES_AGAINST and _concerns(cell, v.family, v.law)
+        ]
         barring = [v for v in broken if _falls_under(cell, v)]
         marks = [*_findings(cell), *_broken(barring, bars=True)]
         marks += _broken([v for v in broken if v not in barring], bars=False)

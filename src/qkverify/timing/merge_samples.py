@@ -23,6 +23,8 @@ from qkverify.timing.statistics import ALONE, QUIET, median, paired
 NARROW = QUIET / 4  # an interval of a quarter per cent is narrow enough for a band of one
 # Half of a 95 % interval of a median of n is about 1.96 x 1.25 / sqrt(n) standard deviations, and the median distance of two
 # neighbouring values from each other is 0.954 standard deviations (both of normal numbers).
+# A process says most by being another one: where a round of all takes longer than this, a later process takes so few.
+LONG_ROUND_SECONDS, LONG_ROUNDS = 0.15, 2
 PREPARING_SECONDS = 0.03  # of a cell, about: its inputs, and what is read before and after
 REACH = 1.96 * 1.25 / 0.954
 
@@ -144,6 +146,17 @@ class Gathered:
         """About what so many rounds of all take."""
         return rounds * sum(_cost_of(timing) for timing in self._living())
 
+    @property
+    def fewest_rounds(self) -> int:
+        """Of a later process, at least."""
+        return LONG_ROUNDS if self.seconds_of(1) > LONG_ROUND_SECONDS else FEWEST_ROUNDS
+
+    def rounds_in(self, seconds: float, most: int) -> int:
+        """The rounds of a later process that has so many seconds for them; of short calls as many as fit."""
+        return (
+            max(LONG_ROUNDS, int(seconds / self.seconds_of(1))) if self.fewest_rounds == LONG_ROUNDS else most
+        )
+
     def cost(self, seconds: float) -> float:
         """About what a further sweep takes with so many seconds of rounds."""
         return self._overhead_seconds + seconds
@@ -168,14 +181,15 @@ def allocate(
 ) -> dict[Group, float]:
     """Seconds of rounds for each group in the next sweep: all to one width, the smallest for which the budget suffices.
 
-    None has less than the fewest rounds of a process take, nor than `least_seconds`; nor more than `most_seconds` beyond these.
+    None has less than its fewest rounds take, nor one of short rounds less than `least_seconds`; nor more than `most_seconds`
+    beyond these.
     """
 
     def seconds(width: float) -> dict[Group, float]:
         return {
             name: max(
-                group.seconds_of(FEWEST_ROUNDS),
-                least_seconds,
+                group.seconds_of(group.fewest_rounds),
+                least_seconds if group.fewest_rounds == FEWEST_ROUNDS else 0.0,
                 min(most_seconds, group.further_seconds(width)),
             )
             for name, group in groups.items()

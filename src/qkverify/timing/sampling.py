@@ -301,7 +301,7 @@ def share_rounds(
         share = left / (len(cheapest_first) - index)
         more = most_rounds - FEWEST_ROUNDS
         if costs[name] > max(SHORT_SECONDS, FAR * costs[cheapest_first[0]]):
-            more = 0
+            more = min(more, 0)
         if costs[name] * more > share:
             more = int(share / costs[name])
         counts[name] = FEWEST_ROUNDS + more

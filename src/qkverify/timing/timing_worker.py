@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import Any
 
 import msgspec
 
 from qkverify import probes
+from qkverify.contract import Implementation
 from qkverify.errors import UsageError
 from qkverify.results import Cache, Conditions, Direction, Timing
 from qkverify.timing.benchmark_cases import BenchmarkCase
@@ -109,8 +111,10 @@ class Sweep:
         An implementation that cannot be found again by its file (one made on the fly) is timed in this process.
         """
         known: dict[str, Any] = {"verified": verified, "peaks": peaks, "expected_seconds": expected_seconds}
-        group_or_reason = self._asked(cells, terms, **known)
         live = [cell for cell in cells if verified.get(cell) is None]
+        if not live:
+            return _lost(cells, verified, {})
+        group_or_reason = self._asked(cells, terms, **known)
         if not isinstance(group_or_reason, str):
             return group_or_reason
         if len(live) < 2:
@@ -225,8 +229,14 @@ def answer(question: bytes) -> bytes:
 
 
 def _found(case: NamedCase) -> BenchmarkCase:
-    implementation = probes.reload_implementation(case.name, case.file, case.function)
+    implementation = _loaded(case.name, case.file, case.function)
     return BenchmarkCase(case.workload, implementation, case.device, case.dtype, case.direction)
+
+
+@cache
+def _loaded(name: str, file: str, function: str) -> Implementation:
+    """Found and called for the first time once in this process, whatever number of groups it is timed in."""
+    return probes.reload_implementation(name, file, function)
 
 
 if __name__ == "__main__":

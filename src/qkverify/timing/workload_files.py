@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,6 +29,7 @@ from qkverify.problem import activations
 from qkverify.timing.workloads import Workload
 
 OPEN = "open"  # the side of a window that has no end; TOML has no null
+DEEPEST, MOST, LARGEST = 20, 10_000, 2**31  # tables in tables, workloads of a table, one size
 EXAMPLE = "example.toml"  # documents the form, and is no part of the table
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -57,9 +59,10 @@ def read(path: Path) -> list[Workload]:
         raise UsageError(f"{path}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not a TOML file: {error}") from error
-    workloads = [
-        workload for where, table in _innermost(content, {}, ()) for workload in _series(path, where, table)
-    ]
+    except RecursionError:
+        raise UsageError(f"{path} is nested too deeply") from None
+    tables = _innermost(content, {}, ())
+    workloads = [workload for where, table in tables for workload in _series(path, where, table)]
     if not workloads:
         raise UsageError(
             f"{path} has no workload: it needs a table, such as [mine], with the keys {_words(_required())}"
@@ -72,6 +75,10 @@ def _innermost(
     table: Mapping[str, Any], inherited: Mapping[str, Any], where: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
     """The tables that have no table inside, with what they inherit."""
+    if len(where) > DEEPEST:
+        raise UsageError(
+            f"table [{'.'.join(where[:3])}...]: tables stand at most {DEEPEST} deep in one another"
+        )
     inside = {key: value for key, value in table.items() if isinstance(value, dict)}
     settings = {**inherited, **{key: value for key, value in table.items() if key not in inside}}
     for key, value in inside.items():
@@ -92,6 +99,11 @@ def _series(path: Path, where: tuple[str, ...], table: Mapping[str, Any]) -> Ite
     if missing:
         raise UsageError(f"{place}: {_words(missing)} {'is' if len(missing) == 1 else 'are'} missing")
     lists = {key: value for key, value in table.items() if isinstance(value, list) and not _is_tuple(key)}
+    count = math.prod(map(len, lists.values()))
+    if count > MOST:
+        raise UsageError(
+            f"{place}: the lists of {_words(lists)} make {count:,} workloads; a table may make {MOST:,}"
+        )
     for values in itertools.product(*lists.values()):
         chosen = dict(zip(lists, values, strict=True))
         checked = {key: _checked(place, key, value) for key, value in {**table, **chosen}.items()}
@@ -119,6 +131,9 @@ def _checked(place: str, key: str, value: Any) -> Any:
 def inconsistency(workload: Workload) -> str | None:
     """Why the fields of a workload cannot stand together, or None."""
     s = workload.sizes
+    too_large = [f"{letter} = {size:,}" for letter, size in s.items() if size > LARGEST]
+    if too_large:
+        return f"no machine holds sizes of more than {LARGEST:,}: {', '.join(too_large)}"
     if s["H"] % s["G"]:
         return f"heads = {s['H']} is not a multiple of kv_heads = {s['G']}"
     if workload.key_lengths is not None and len(workload.key_lengths) != s["B"]:

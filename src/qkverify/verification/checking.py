@@ -121,7 +121,10 @@ def plan(
             refused = {dtype: why for dtype, why in implementation.refused_dtypes.items() if dtype in dtypes}
             if refused and not set(implementation.dtypes) & set(dtypes):
                 unavailable[implementation.name, device] = "; ".join(
-                    f"{d} is refused: {why}" for d, why in refused.items()
+                    f"{d} is not verified: {why}"
+                    if why.startswith("its result")
+                    else f"{d} is refused: {why}"
+                    for d, why in refused.items()
                 )
     idle = (
         {target: _why_idle(implementation, unavailable) for implementation, target in targeted}

@@ -24,14 +24,13 @@ from hypothesis import Phase
 from qkverify.contract import REGISTERED, Implementation, with_defaults
 from qkverify.contract.registry import Missing
 from qkverify.errors import UsageError
-from qkverify.results import Kill, Planted
+from qkverify.results import OUTCOMES_AGAINST, Kill, Planted
 from qkverify.runs.run import Run
 from qkverify.units import number_of
 from qkverify.verification import processes
 from qkverify.verification.checking import Cell, applicable, check, law_book, prepare
 from qkverify.verification.laws import PROFILES, Law
 
-BROKEN = ("failed", "crashed")
 FOLDERS = ("mutants", "controls")
 DTYPES = (
     "float32",
@@ -99,7 +98,7 @@ def attack(implementation: Implementation, *, examples: int, matrix: bool = Fals
         phases: dict[str, Any] = {} if not kills else {"phases": (Phase.generate,)}
         verdict = check(law, run, max_examples=examples, seed=seed, database=None, **phases)
         spent += verdict.examples
-        if verdict.outcome not in BROKEN:
+        if verdict.outcome not in OUTCOMES_AGAINST:
             continue
         kills.append(Kill(law.name, law.family, verdict.examples, verdict.seconds))
         if len(kills) == 1:

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from qkverify import foreign_text
-from qkverify.results import Counterexample, Verdict
+from qkverify.results import OUTCOMES_BROKEN, Counterexample, Verdict
 
 ABOUT_THE_PROCESS = ("global_state_is_left_alone", "calls_leave_the_process_alone")  # laws
 NAMED = 6  # settings
@@ -20,8 +20,11 @@ Outcome = Literal["failed", "crashed", "timed out", "error"]
 
 
 def blamed(verdicts: Sequence[Verdict], changes: Sequence[str]) -> list[Verdict]:
-    """The verdicts, one of them a failure if calls changed these settings (see `process_settings`), in probes or in any law."""
-    if not changes:
+    """The verdicts, one of them a failure if calls changed these settings (see `process_settings`), in probes or in any law.
+
+    Where the law about the process is broken it has said so.
+    """
+    if not changes or any(v.law in ABOUT_THE_PROCESS and v.outcome in OUTCOMES_BROKEN for v in verdicts):
         return list(verdicts)
     more = f"; and {len(changes) - NAMED} more" if len(changes) > NAMED else ""
     return blamed_for(verdicts, f"a call changed {'; '.join(changes[:NAMED])}{more}", "failed")

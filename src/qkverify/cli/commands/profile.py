@@ -20,7 +20,9 @@ def profile(
     each is declared, or found out by small examples."""
     from qkverify.cli import console
     from qkverify.verification.checking import conventions_of, plan
+    from qkverify.verification.isolation.planning import rehearse
 
+    rehearse(targets, device or (), dtype or ())
     planned = plan(targets, device or (), dtype or ())
     if not planned.cells:
         raise UsageError(

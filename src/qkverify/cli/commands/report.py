@@ -40,9 +40,12 @@ def report(
     from qkverify.report.model import Report
     from qkverify.results import Verdict, read
     from qkverify.results.fingerprint import device_slug
+    from qkverify.verification.isolation.planning import rehearse
     from qkverify.verification.outcomes import exit_code, of_records
 
     folder, targets = own_report.folder_or_targets(words or ())
+    if run:
+        rehearse(targets, device or (), dtype or ())
     requested = own_report.gathered(targets, against, device or (), run)
     if dtype and not requested:
         raise UsageError("--dtype narrows a report of implementations: name them")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +44,7 @@ def verify(
     from qkverify.cli import console
     from qkverify.cli.full_run import run_start
     from qkverify.results import OUTCOMES_BROKEN, Writer
+    from qkverify.results.one_run import alone_in
     from qkverify.verification import requested
     from qkverify.verification.checking import info, outcome_of
     from qkverify.verification.isolation import checkers
@@ -56,7 +58,11 @@ def verify(
     planned, selection, profile = request.plan, request.selection, request.profile
     console.settings(request)
     console.remarks(planned.implementations)
-    writer = started(Writer(results), profile, request.selected) if results else None
+    stack = contextlib.ExitStack()
+    writer = stack.enter_context(Writer(results)) if results else None
+    if writer:
+        stack.enter_context(alone_in(writer.path, writer.path))
+        started(writer, profile, request.selected)
     broken, all_verdicts, infos = [], [], []
     outcomes = {target: without_cell(reason) for target, reason in planned.idle.items()}
     outcomes |= {str(cell): outcome_of(cell, []) for cell in planned.cells}
@@ -78,4 +84,5 @@ def verify(
     outdated = console.known_failures(request.known, all_verdicts)
     console.messages(all_verdicts)
     console.verdict(broken, planned, outcomes)
+    stack.close()
     raise typer.Exit(exit_code(outcomes.values(), strict) or int(strict and outdated))

@@ -8,7 +8,7 @@ are: a module that takes its keys for its values is wrong, and stays so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -91,15 +91,20 @@ class Reading:
 
 
 def reading(
-    module: torch.nn.Module, told: Mapping[str, str], inner: int, choice: Choice = Choice()
+    module: torch.nn.Module,
+    told: Mapping[str, str],
+    inner: int,
+    choice: Choice = Choice(),
+    others: Collection[str] = (),
 ) -> Reading:
-    """How a module's parameters are read; `inner` is H D.
+    """How a module's parameters are read, without the `others` that are none of attention; `inner` is H D.
 
     Raises NothingVerified where a parameter has no meaning, UsageError for a word that is none.
     `told` are the user's words: parameter -> "qkv", "kv", "q", "o", "zero", "one" or "keep", with "head by head" or "(in,out)".
     """
-    parameters = dict(module.named_parameters())
-    _check(told, parameters)
+    every = dict(module.named_parameters())
+    _check(told, every)
+    parameters = {name: parameter for name, parameter in every.items() if name not in others}
     matrices = [name for name, parameter in parameters.items() if parameter.ndim > 1]
     known = weight_names.numbered(matrices) | {
         n: letters for n in matrices if (letters := weight_names.roles(n))
@@ -154,6 +159,12 @@ def _check(told: Mapping[str, str], parameters: Mapping[str, Any]) -> None:
 
 def _unread(module: torch.nn.Module, name: str, parameter: Any) -> str:
     kind = type(module).__name__
+    owner = name.rpartition(".")[0]
+    if "norm" in type(module.get_submodule(owner)).__name__.lower():
+        return (
+            f"{kind} has a norm, {owner!r}, which multi_head_attention has not: not verified as it stands\n"
+            "  verify the part of it that is attention alone"
+        )
     return (
         f"{kind} has a parameter {name!r} of shape {tuple(parameter.shape)}, whose name does not say what it is\n"
         f"  say what it is, in the file: attention = qkverify.module({kind}, weights={{{name!r}: ...}})\n"

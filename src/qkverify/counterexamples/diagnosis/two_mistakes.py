@@ -1,7 +1,7 @@
 """Two mistakes of the table at once, where no single one explains what came back.
 
-They are believed as one is: if together they predict every observation, and the random problems after that. Of these problems
-some must show that it takes both: neither mistake alone explains them.
+They are believed as one is: if together they predict every observation, and random problems. The search knows every other one
+of these; of all some must show that it takes both: neither mistake alone explains them.
 
 A failure belongs to the mistake that shows on its problem. Where both do, it belongs to the one that matters on fewer problems,
 so that the other keeps those where it shows alone.
@@ -42,14 +42,16 @@ def two_mistakes(
     text: Callable[[Mistake], str],
 ) -> Claim | None:
     """The claim of the mistake that shows on the first observation, with that of the other one beside it; None without any."""
-    wrong = [observation for observation in observations if not observation.right and observation.got]
-    if len(wrong) < SHOWN or len(wrong) < sum(not observation.right for observation in observations):
+    shown_by = observations[0].subject
+    seen = [*observations, *trial.observations(aspect)[::2]]  # the other half is new to what is found
+    wrong = [observation for observation in seen if not observation.right]
+    if len(wrong) < SHOWN or not all(observation.got for observation in wrong):
         return None
     until = Deadline(SECONDS)
-    for pair in _pairs(run, observations, wrong, aspect, until):
+    for pair in _pairs(run, seen, wrong, aspect, until):
         shown, other = _claims(run, pair, aspect, text)
         if trial.passed(shown) and _takes_both(run, pair, trial.observations(aspect), aspect):
-            of_other = not shown.inside(wrong[0].subject) and other.inside(wrong[0].subject)
+            of_other = not shown.inside(shown_by) and other.inside(shown_by)
             return replace(other, beside=(shown,)) if of_other else replace(shown, beside=(other,))
     return None
 

@@ -14,9 +14,10 @@ from qkverify.contract.modules import weight_names
 from qkverify.contract.modules.argument_roles import ROLES, snake
 from qkverify.contract.modules.builder import Builder, construct
 from qkverify.contract.modules.constructor import Construction, construction
+from qkverify.contract.modules.encoder_layer import places
 from qkverify.contract.modules.target import ModuleTarget
 from qkverify.errors import NothingVerified
-from qkverify.probes.modules import multi_head, without_weights
+from qkverify.probes.modules import encoder_layer, multi_head, without_weights
 
 SAMPLE = {"width": 12, "heads": 3, "head_size": 4, "inner": 7, "causal": False}  # different from one another
 
@@ -36,6 +37,9 @@ def settled(implementation: Implementation, target: ModuleTarget) -> Implementat
     if not {"q", "k", "v"} <= letters and not target.weights:
         raise NothingVerified(_unknown(target, sample))
     sizes = _sizes(target, sample) if builder.fixed else dict(SAMPLE)
+    where = places(sample)
+    if where is not None:
+        return encoder_layer.settled(implementation, target, builder, sample, sizes, where)
     return multi_head.settled(implementation, target, builder, sample, sizes)
 
 

@@ -1,4 +1,4 @@
-"""Times of operations other than attention: every implementation of one, on two sizes, against torch's own."""
+"""Times of operations other than attention: every implementation of one, on two sizes, against the first that torch has."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qkverify.results import OperationTiming
 
 ORDER = 55
 TITLE = "Other operations"
-BASELINE = "torch"  # implementations of this framework are mostly one call of its own function
+BASELINE = "torch"  # the framework whose first implementation the others are compared with
 
 
 class OperationRow(NamedTuple):
@@ -37,14 +37,20 @@ def rows(report: Report) -> list[OperationRow]:
     groups: dict[tuple[str, str, str, str], list[OperationTiming]] = {}
     for timing in report.operation_timings:
         groups.setdefault((timing.operation, timing.case, timing.device, timing.dtype), []).append(timing)
-    return [row for timings in groups.values() for row in _group(timings)]
+    return [row for timings in groups.values() for row in _group(report, timings)]
 
 
-def _group(timings: list[OperationTiming]) -> list[OperationRow]:
-    baseline = next((t for t in timings if t.seconds and t.implementation.startswith(f"{BASELINE}_")), None)
+def _group(report: Report, timings: list[OperationTiming]) -> list[OperationRow]:
+    baseline = next((t for t in timings if t.seconds and _arrays(report, t.implementation) == BASELINE), None)
     return sorted(
         (_row(timing, baseline) for timing in timings), key=lambda row: (row.seconds is None, row.seconds)
     )
+
+
+def _arrays(report: Report, implementation: str) -> str:
+    """The framework whose arrays an implementation takes; "" where nothing describes it."""
+    info = report.infos.get(implementation)
+    return "" if info is None else info.arrays
 
 
 def _row(timing: OperationTiming, baseline: OperationTiming | None) -> OperationRow:
@@ -65,7 +71,7 @@ def html(report: Report) -> Markup:
 
 
 def markdown(report: Report) -> str:
-    header = ["operation", "sizes", "implementation", "median", "of torch's", "margin"]
+    header = ["operation", "sizes", "implementation", "median", "of the first of torch", "margin"]
     lines = [
         [
             row.timing.operation,

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qkverify.contract import DEVICES, DTYPES, Implementation
-from qkverify.errors import HarnessError, UsageError
+from qkverify.errors import HarnessError, NothingVerified, UsageError
+from qkverify.probes.survival import FIRST_CALL
 from qkverify.verification.checking import Cell, VerificationPlan, group_of
 from qkverify.verification.isolation import exchange
 from qkverify.verification.isolation.deaths import Death
 from qkverify.verification.isolation.judge import ask
-from qkverify.verification.isolation.limits import Limits
-from qkverify.verification.isolation.process import Worker
+from qkverify.verification.isolation.limits import Limits, limits
+from qkverify.verification.isolation.process import Worker, possible
 
 KEPT = 3  # workers that planned a target and wait to check it: each holds its framework
 
@@ -70,6 +71,44 @@ class Planner:
         finally:
             if not kept:
                 worker.close()
+
+
+def rehearse(targets: Sequence[str], devices: Sequence[str] = (), dtypes: Sequence[str] = ()) -> None:
+    """Import targets and make their first calls in workers, before this process does the same.
+
+    Raises UsageError as `checking.plan`, and NothingVerified for a target that a worker does not survive.
+    """
+    bounds = limits()
+    for target in targets if possible() else ():
+        worker = Worker()
+        try:
+            events = ask(
+                worker, exchange.Plan(target, list(devices), list(dtypes), bounds.call_seconds), bounds
+            )
+            for event in [] if isinstance(events, Death) else events:
+                if isinstance(event, exchange.Refused):
+                    raise event.error()
+                if isinstance(event, exchange.Planned) and not isinstance(events, Death):
+                    deadly = [reason for _, _, reason in event.unavailable if reason.endswith(FIRST_CALL)]
+                    if deadly:
+                        raise NothingVerified(f"{target}: {deadly[0]}")
+                    events = _conventions(worker, target, event, bounds) or events
+            if isinstance(events, Death):
+                raise NothingVerified(f"{target}: {events.sentence} when it was imported or first called")
+        finally:
+            worker.close()
+
+
+def _conventions(worker: Worker, target: str, answer: exchange.Planned, bounds: Limits) -> Death | None:
+    """How the worker died over the conventions of a cell, if it did."""
+    for number, device, dtype in answer.cells:
+        facts = answer.implementations[number]
+        cell = exchange.CellAddress(target, facts.name, device, dtype)
+        request = exchange.Check(cell, [], [], 1, silent=True)
+        events = ask(worker, request, bounds, compiled=facts.compiles)
+        if isinstance(events, Death):
+            return events
+    return None
 
 
 def _add(planned: VerificationPlan, target: str, answer: exchange.Planned) -> None:

@@ -91,6 +91,8 @@ def _slopes(slopes: Callable[[Problem], Array]) -> Edit:
 SCALE: tuple[Mistake, ...] = (
     Mistake("attention without a scale (1 instead of 1 / sqrt(D))", _scaled(lambda p: 1.0 if p.scale is None else p.scale)),
     Mistake("attention without a scale", _scaled(lambda p: 1.0)),
+    Mistake("attention that takes a scale of 0 for none, and the default instead",
+            _scaled(lambda p: _default(p) if p.scale == 0 else scale_of(p)), needs=("scale",)),
     Mistake("attention with the default scale although another was given", _scaled(_default), needs=("scale",)),
     Mistake("attention with the scale 1 / D instead of 1 / sqrt(D)",
             _scaled(lambda p: 1.0 / max(p.sizes["D"], 1) if p.scale is None else p.scale)),

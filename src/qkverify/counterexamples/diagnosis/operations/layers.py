@@ -89,7 +89,11 @@ def weights(run: Run, seed: int, width: int, inner: int, norms: int) -> dict[str
 def examples(run: Run, lengths: str, *, decoder: bool) -> list[Example]:
     """Layers of several sizes, the norm last and first, with and without padding, whose results are not judged."""
     cases = []
-    for i, (batch, length, other, heads, size, inner) in enumerate(SIZES):
+    clamped = run.implementation.clamped
+    for i, (batch, drawn, other, *rest) in enumerate(SIZES):
+        length, heads, size, inner = (
+            clamped(letter, n) for letter, n in zip("LHDF", (drawn, *rest), strict=True)
+        )
         width, rng = heads * size, np.random.default_rng(i)
         x, memory = (normal(run, 50 + 2 * i + j, batch, n, width) for j, n in enumerate((length, other)))
         arguments = (x, *([memory] if decoder else []), weights(run, i, width, inner, 2 + decoder))

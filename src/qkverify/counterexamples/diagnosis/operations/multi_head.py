@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -25,14 +24,9 @@ from qkverify.runs.run import Run
 def _examples(run: Run) -> list[Example]:
     sizes = [(2, 3, 5, 2), (3, 2, 4, 3), (1, 2, 7, 5), (2, 4, 3, 3), (4, 2, 1, 2), (2, 2, 2, 2)]
     told, examples = {"causal_alignment": "bottom-right"}, []
-    (least_heads, most_heads), (least_size, most_size) = (
-        run.implementation.size_limits.get(letter, (1, sys.maxsize)) for letter in "HD"
-    )  # an instance has its own
-    for i, (batch, drawn_heads, length, drawn_size) in enumerate(sizes):
-        heads, size = (
-            min(max(drawn_heads, least_heads), most_heads),
-            min(max(drawn_size, least_size), most_size),
-        )
+    clamped = run.implementation.clamped
+    for i, (batch, *rest) in enumerate(sizes):
+        heads, length, size = (clamped(letter, n) for letter, n in zip("HLD", rest, strict=True))
         width = heads * size
         weights = [normal(run, 10 * i + j, width, width, times=width**-0.5) for j in range(4)]
         x = normal(run, 10 * i + 9, batch, length, width)
