@@ -187,3 +187,120 @@ def test_a_mask_is_given_over_the_axes_of_its_form_alone():
 def test_a_form_that_does_not_exist_is_refused(form, said):
     with pytest.raises(UsageError, match=said):
         mask_forms.checked(form)
+
+
+@pytest.mark.parametrize(("line", "form"), [
+    ("scores.masked_fill(mask == 0, -1e9)", ""),
+    ("scores + mask", "additive:BHQK"),
+    ("scores.masked_fill(mask[:, None, None], -1e9)", "hidden:BK"),
+])  # fmt: skip
+def test_a_mask_that_may_not_be_none_is_one_that_hides_nothing(fitted, line, form):
+    implementation = fitted(f"""
+    def attention(q, k, v, mask):
+        scores = q @ k.mT * q.shape[-1] ** -0.5
+        return ({line}).softmax(-1) @ v
+    """)
+    assert implementation.neutral == {"mask": "every key"}
+    assert implementation.mask_form == form
+    assert not broken(implementation)
+
+
+@pytest.mark.parametrize("parameters", ["training=True", "deterministic=False", "dropout_p, training"])
+def test_what_switches_chance_off_is_passed(fitted, parameters):
+    name = "deterministic" if "deterministic" in parameters else "training"
+    rate = "dropout_p" if "dropout_p" in parameters else "0.3"
+    implementation = fitted(f"""
+    def attention(q, k, v, {parameters}):
+        weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)
+        return torch.nn.functional.dropout(weights, {rate}, {"not " if name == "deterministic" else ""}{name}) @ v
+    """)
+    assert implementation.constants == {name: name == "deterministic"}
+    assert (
+        f"{name}={name == 'deterministic'} is passed, so that nothing is left to chance"
+        in implementation.remarks
+    )
+    assert "dropout" not in implementation.offers
+    assert not broken(implementation)
+
+
+@pytest.mark.parametrize("parameter", ["num_heads", "n_heads=4"])
+def test_a_number_of_heads_is_one_where_arrays_have_no_axis_of_heads(fitted, parameter):
+    name = parameter.partition("=")[0]
+    implementation = fitted(f"""
+    def attention(q, k, v, {parameter}):
+        batch, length, size = q.shape
+        q, k, v = (x.unflatten(-1, ({name}, -1)).transpose(1, 2) for x in (q, k, v))
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    """)
+    assert (implementation.layout, implementation.constants, implementation.unknown) == ("BLD", {name: 1}, ())
+    assert not broken(implementation)
+
+
+def test_a_function_that_raises_unless_it_is_causal_is_verified_as_causal(fitted):
+    implementation = fitted("""
+    def attention(q, k, v, causal=True):
+        if not causal:
+            raise NotImplementedError("causal only")
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    """)
+    assert (implementation.always, implementation.neutral) == (("causal",), {})
+    assert not broken(implementation)
+
+
+def test_axes_of_length_first_have_no_batch_of_stride_zero(fitted):
+    implementation = fitted("""
+    def attention(q, k, v):
+        q, k, v = (x.permute(1, 2, 0, 3) for x in (q, k, v))
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v).permute(2, 0, 1, 3)
+    """)
+    assert implementation.layout == "LBHD"
+    assert not broken(implementation, ("stride_zero_batch", "agrees_with_reference"))
+
+
+def test_top_left_is_found_where_no_fewer_queries_than_keys_are_taken(fitted):
+    implementation = fitted("""
+    def attention(q, k, v):
+        scores = q @ k.mT * q.shape[-1] ** -0.5
+        later = torch.ones(q.shape[-2], q.shape[-2], dtype=torch.bool).triu(1)[:, : k.shape[-2]]
+        return scores.masked_fill(later, float("-inf")).softmax(-1) @ v
+    """)
+    assert (implementation.always, "Q >= K" in implementation.requires) == (("causal",), True)
+    assert not broken(implementation, ("agrees_with_reference",))
+
+
+def test_what_is_found_is_printed_as_a_declaration_that_means_the_same(fitted):
+    text = """
+    def attention(q, k, v, out, key_padding_mask=None):
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        visible = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()
+        if key_padding_mask is not None:
+            visible = visible & ~key_padding_mask[:, None, None]
+        scores = (q @ k.mT * q.shape[-1] ** -0.5).masked_fill(~visible, -1e9)
+        out[...] = (scores.softmax(-1) @ v).transpose(1, 2)
+    """
+    implementation = fitted(text)
+    line = implementation.remarks[-1].removeprefix("to declare this: ")
+    assert line.startswith(
+        '@implementation(layout="BLHD", mask="hidden:BK", always="causal", output="out", requires=('
+    )
+    declared = fitted(f"from qkverify import implementation\n\n\n{line}\n{textwrap.dedent(text).strip()}\n")
+    assert declared.declared
+    for name in ("layout", "mask_form", "always", "output_parameter", "offers", "parameters"):
+        assert getattr(declared, name) == getattr(implementation, name), name
+    assert not broken(implementation, ("agrees_with_reference",))
+    assert not broken(declared, ("agrees_with_reference",))
+
+
+@pytest.mark.parametrize("shape", ["[:, None, None]", ""])
+def test_what_a_row_without_keys_gets_is_found_where_lengths_must_be_equal(fitted, shape):
+    implementation = fitted(f"""
+    def attention(q, k, v, mask=None):
+        scores = q @ k.mT * q.shape[-1] ** -0.5
+        scores = scores.masked_fill(torch.ones(2 * q.shape[-2:-1], dtype=torch.bool).triu(1), -1e30)
+        if mask is not None:
+            scores = scores.masked_fill(~mask{shape}, -1e30)
+        return scores.softmax(-1) @ v
+    """)
+    assert implementation.always == ("causal",)
+    assert implementation.mask_form == ("visible:BK" if shape else "")
+    assert not broken(implementation, ("agrees_with_reference",))

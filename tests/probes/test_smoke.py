@@ -264,10 +264,10 @@ def test_what_cannot_be_called_stops_the_run_with_the_call(fitted, body, said):
 
 def test_a_missing_argument_is_named_with_the_remedy(fitted):
     with pytest.raises(
-        UsageError, match="its parameter 'num_heads' has no default and is not an option"
+        UsageError, match="its parameter 'rank' has no default and is not an option"
     ) as stopped:
-        fitted("def attention(q, k, v, num_heads):\n    return q\n")
-    assert "def attention(query, key, value): return attention(query, key, value, num_heads=...)" in str(
+        fitted("def attention(q, k, v, rank):\n    return q\n")
+    assert "def attention(query, key, value): return attention(query, key, value, rank=...)" in str(
         stopped.value
     )
 

@@ -19,6 +19,7 @@ from qkverify.contract.modules_used import FRAMEWORKS as FRAMEWORKS
 from qkverify.contract.options import ATTENTIONS as ATTENTIONS
 from qkverify.contract.options import DEVICES as DEVICES
 from qkverify.contract.options import DTYPES as DTYPES
+from qkverify.contract.options import EVERY_KEY as EVERY_KEY
 from qkverify.contract.options import FURTHER as FURTHER
 from qkverify.contract.options import OPERATIONS as OPERATIONS
 from qkverify.contract.options import OPTIONS as OPTIONS

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from qkverify import foreign_text
-from qkverify.contract import empty_rows, frameworks, mask_forms
+from qkverify.contract import cos_sin, empty_rows, frameworks, losses, mask_forms
 from qkverify.contract.axes import LAYOUTS
 from qkverify.contract.modules_used import FRAMEWORKS, unwrapped
 from qkverify.contract.operations import DESCRIBED
@@ -17,6 +17,7 @@ from qkverify.contract.options import (
     ATTENTIONS,
     DEVICES,
     DTYPES,
+    EVERY_KEY,
     OPERATIONS,
     OPTIONS,
     SEMANTICS,
@@ -39,6 +40,7 @@ from qkverify.contract.signatures import (
     operation_of,
     output_parameter,
     parameter_names,
+    parameters_of,
     unknown_among,
 )
 from qkverify.errors import UnsupportedCase, UsageError
@@ -95,6 +97,7 @@ class Implementation:
     )  # size, or "causal", -> the least and the most that it takes, of another operation than attention
     mask_form: str = ""  # as in `mask_forms`; nothing for the contract's own
     always: tuple[str, ...] = ()  # options that every call of it has: "causal"
+    constants: Mapping[str, Any] = field(default_factory=dict)  # parameter -> what every call passes for it
     output_parameter: str = ""  # an array of its signature that it writes the output to
     semantics: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(
@@ -184,8 +187,9 @@ class Implementation:
             keywords[self.parameters["grouped_heads"]] = True
         for name, value in self.neutral.items():
             standard = float(max(size, 1) ** -0.5) if value == STANDARD_SCALE else value
-            keywords.setdefault(self.parameters[name], standard)
-        return keywords
+            if value != EVERY_KEY:  # the run makes it
+                keywords.setdefault(self.parameters[name], standard)
+        return {**self.constants, **keywords}
 
     @property
     def entry(self) -> Callable[..., Any]:
@@ -285,13 +289,20 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
     if operation not in OPERATIONS:
         raise UsageError.unknown("operation", operation, OPERATIONS)
     arrays = declared.get("arrays") or framework_of(function)
+    if (count := cos_sin.reads(names)) and operation in ("rotary", "rotary_pair"):
+        names = [
+            *OPERATIONS[operation],
+            *(name for name in names[count + 2 :] if name not in ("position_ids", "unsqueeze_dim")),
+        ]
+        function = cos_sin.OfPositions(function, arrays, cos_sin.Tables())
     if arrays not in FRAMEWORKS:
         raise UsageError.unknown("framework", arrays, FRAMEWORKS)
     style = declared.get("convention") or signature_style_of(names, arrays)
     convention = SIGNATURE_STYLES.get(style)
     parameters = options_of(names, convention, operation)
-    unknown = unknown_among(names, parameters, operation)
-    offers = set(parameters) - {"grouped_heads", *unknown}
+    constants = losses.constants(parameters_of(function)) if operation == "cross_entropy" else {}
+    unknown = tuple(name for name in unknown_among(names, parameters, operation) if name != "reduction")
+    offers = set(parameters) - {"grouped_heads", "reduction", *unknown}
     always = _always(declared.get("always", ()))
     offers |= {*always}
     mask_form = mask_forms.checked(declared["mask"]) if declared.get("mask") else ""
@@ -341,6 +352,7 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
         mask_form=mask_form,
         always=always,
         output_parameter=written,
+        constants=constants,
         semantics=semantics,
         parameters=parameters,
         convention=style,

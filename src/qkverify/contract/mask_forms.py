@@ -39,7 +39,8 @@ def checked(form: str) -> str:
     every = (FULL, *FEWER, *ONES)
     if axes and axes not in every:
         raise UsageError.unknown("axes of a mask", axes, every)
-    return "" if f"{kind}:{axes or FULL}" == PLAIN else f"{kind}:{axes or FULL}"
+    form = f"{kind}:{axes or FULL}"
+    return "" if form == PLAIN else form
 
 
 def words(form: str) -> str:
@@ -73,7 +74,13 @@ def reduced(array: np.ndarray, form: str, sizes: Mapping[str, int]) -> np.ndarra
         return array
     whole = np.broadcast_to(array, tuple(sizes[letter] for letter in FULL))
     first = tuple(slice(None) if letter in axes else slice(1) for letter in FULL)
-    cut = whole[first]
+    cut = (
+        whole[first]
+        if whole.size
+        else np.ones(
+            [n if letter in axes else 1 for n, letter in zip(whole.shape, FULL, strict=True)], array.dtype
+        )
+    )
     if not np.array_equal(np.broadcast_to(cut, whole.shape), whole, equal_nan=whole.dtype.kind == "f"):
         raise UnsupportedCase(
             f"its mask is {words(form).partition(')')[0]}): it cannot differ along other axes"

@@ -142,3 +142,4 @@ class Finding:
 
 
 STANDARD_SCALE = "D ** -0.5"  # among the neutral values: it depends on the problem
+EVERY_KEY = "every key"  # among the neutral values: a mask by which a query may attend to every key

@@ -8,9 +8,12 @@ bugs) are loaded only when their path is given. Third parties register a module 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib
 import importlib.util
+import inspect
+import operator
 import re
 import sys
 import traceback
@@ -23,7 +26,17 @@ from types import ModuleType
 from typing import Any
 
 from qkverify import foreign_text
-from qkverify.contract import NAME, REGISTERED, Implementation, describe, frameworks, modules, with_defaults
+from qkverify.contract import (
+    NAME,
+    REGISTERED,
+    Implementation,
+    callables,
+    describe,
+    frameworks,
+    modules,
+    parameter_names,
+    with_defaults,
+)
 from qkverify.errors import NothingVerified, UsageError
 
 GROUP = "qkverify.implementations"  # of entry points
@@ -126,7 +139,8 @@ def find(target: str | Callable[..., Any] | Implementation) -> list[Implementati
     if place.endswith(".py") or "/" in place:
         return _of_module(load_file(place), attribute, target)
     if attribute:
-        return _of_module(_imported(place, target), attribute, target)
+        module, further = _imported_as_far(place, target)
+        return _of_module(module, f"{further}{attribute}", target)
     names = {implementation.name: implementation for implementation in load_folder()}
     if target in names:
         return [names[target]]
@@ -248,6 +262,23 @@ def _imported(name: str, target: str) -> ModuleType:
         raise TargetImportError(target, error) from error
 
 
+def _imported_as_far(place: str, target: str) -> tuple[ModuleType, str]:
+    """The module of "package.module.attribute", and "attribute." where that is no module: `torch.ops.aten`, say."""
+    try:
+        return _imported(place, target), ""
+    except TargetImportError:
+        raise
+    except UsageError:
+        above, _, last = place.rpartition(".")
+        if not above:
+            raise
+        with contextlib.suppress(UsageError, AttributeError):
+            module, further = _imported_as_far(above, target)
+            operator.attrgetter(f"{further}{last}")(module)  # whether it is there
+            return module, f"{further}{last}."
+        raise
+
+
 def _of_module(module: ModuleType, attribute: str, target: str) -> list[Implementation]:
     declared = registered_by(module)
     if not attribute:
@@ -257,6 +288,7 @@ def _of_module(module: ModuleType, attribute: str, target: str) -> list[Implemen
             )
         return declared
     value: Any = module
+    owner: Any = None
     for part in attribute.split("."):
         if not hasattr(value, part):
             by_name = [implementation for implementation in declared if implementation.name == attribute]
@@ -264,7 +296,7 @@ def _of_module(module: ModuleType, attribute: str, target: str) -> list[Implemen
                 return by_name
             functions = [n for n, v in vars(value).items() if callable(v) and n[0] != "_"]
             raise UsageError.unknown("function", attribute, functions)
-        value = getattr(value, part)
+        owner, value = value, getattr(value, part)
     if modules.is_module(value):
         value = modules.module(value)
     if isinstance(value, Implementation):
@@ -273,7 +305,15 @@ def _of_module(module: ModuleType, attribute: str, target: str) -> list[Implemen
         raise NothingVerified(refused)
     if not callable(value):
         raise UsageError(f"{target} is a {type(value).__name__}, not a function")
-    return [_declared(value) or replace(with_defaults(describe(value)), name=_short(target))]
+    if declaration := _declared(value):
+        return [declaration]
+    callables.check_method(value, owner, target)
+    callables.check_arrays(value, target, parameter_names(value))
+    described = replace(with_defaults(describe(value)), name=_short(target))
+    stands = callables.behind(value) is value and (
+        inspect.isroutine(value) or isinstance(value, functools.partial)
+    )
+    return [described if stands else replace(described, file=module.__file__ or described.file)]
 
 
 def _declared(function: Callable[..., Any]) -> Implementation | None:
@@ -281,7 +321,7 @@ def _declared(function: Callable[..., Any]) -> Implementation | None:
         (
             with_defaults(implementation)
             for implementation in REGISTERED
-            if implementation.function is function
+            if function in (implementation.function, getattr(implementation.function, "adapted", None))
         ),
         None,
     )

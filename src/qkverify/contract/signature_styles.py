@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from qkverify.contract import losses
 from qkverify.contract.options import ATTENTIONS, FURTHER, OPERATIONS, OPTIONS
 
 
@@ -100,6 +101,7 @@ SPELLINGS: Mapping[str, str] = MappingProxyType(
         "local_window_size": "window",
         "logit_cap": "softcap",
         "logits_soft_cap": "softcap",
+        "soft_cap": "softcap",
         "seq_lens": "key_lengths",
         "kv_lengths": "key_lengths",
         "key_value_seq_lengths": "key_lengths",
@@ -126,7 +128,8 @@ def options_of(names: Sequence[str], convention: SignatureStyle | None, operatio
     required = len(OPERATIONS[operation])
     table = convention.names if convention else {**SPELLINGS, **{name: name for name in (*OPTIONS, *FURTHER)}}
     if operation not in ATTENTIONS:
-        return {name: name for name in names[required:]}
+        spelled = losses.SPELLINGS if operation == "cross_entropy" else {}
+        return {spelled.get(name, name): name for name in names[required:]}
     # Where two parameters mean the same, the first counts, but a mask of padding after one of all axes.
     known = sorted((name for name in names[required:] if name in table), key=lambda name: "padding" in name)
     parameters: dict[str, str] = {}

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from qkverify import foreign_text
+from qkverify.contract import cos_sin, losses
+from qkverify.contract.callables import behind, schema_of
 from qkverify.contract.modules_used import frameworks_used, unwrapped
 from qkverify.contract.operations import DESCRIBED
 from qkverify.contract.options import ATTENTIONS, DTYPES, OPERATIONS
@@ -36,10 +38,12 @@ def parameter_names(function: Callable[..., Any]) -> list[str]:
 def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The parameters of a function by name. Raises ValueError if it shows no signature.
 
-    A torch module takes anything, and its `forward` says what; so does a decorator that names no parameters, and the one function
-    in its closure says what.
+    A torch module takes anything, and its `forward` says what; an operator of torch has a schema; a decorator may name no
+    parameters, and the one function in its closure says what.
     """
-    function = getattr(function, "forward", function)
+    if (parameters := schema_of(function)) is not None:
+        return parameters
+    function = behind(function)
     every = inspect.signature(function).parameters
     named = {name: p for name, p in every.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     if not every or named:
@@ -70,6 +74,12 @@ def operation_of(function: Callable[..., Any], names: Sequence[str]) -> str:
     for operation, required in OPERATIONS.items():
         if operation not in ("attention", "softmax") and tuple(lowered[: len(required)]) == required:
             return operation
+    if count := cos_sin.reads(names):
+        return ("rotary", "rotary_pair")[count - 1]
+    if losses.is_cross_entropy(_plain_name(function), names):
+        return "cross_entropy"
+    if lowered[:1] == ["self"]:  # a method of arrays: the first is the query
+        lowered[0] = "query"
     if len(lowered) >= 3 and [n[0] for n in lowered[:3]] == ["q", "k", "v"]:
         packed = len(lowered) >= 5 and all("cu_seq" in name for name in lowered[3:5])
         return "packed_attention" if packed else "attention"
@@ -96,16 +106,19 @@ def unknown_among(names: Sequence[str], parameters: Mapping[str, str], operation
     if operation in ATTENTIONS:
         known = set(parameters.values())
     else:
-        known = {name for words in DESCRIBED[operation].options for name in words.split(", ")}
+        described = {name for words in DESCRIBED[operation].options for name in words.split(", ")}
+        known = {own for name, own in parameters.items() if name in described}
     return tuple(name for name in names[len(OPERATIONS[operation]) :] if name not in known)
 
 
 def open_parameters(function: Callable[..., Any]) -> tuple[str, ...]:
     """ "*args" and "**kwargs", as the function writes them: what they take, no signature says."""
+    if schema_of(function) is not None:
+        return ()
     stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     try:
-        parameters = inspect.signature(getattr(function, "forward", function)).parameters.values()
-    except ValueError:  # a built-in without a signature
+        parameters = inspect.signature(behind(function)).parameters.values()
+    except (ValueError, TypeError):  # a built-in without a signature
         return ()
     return tuple(f"{stars[p.kind]}{p.name}" for p in parameters if p.kind in stars)
 

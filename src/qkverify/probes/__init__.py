@@ -16,7 +16,7 @@ from typing import Any
 
 from qkverify.contract import ATTENTIONS, Implementation, frameworks, messages, process_settings, registry
 from qkverify.contract.modules import ModuleTarget
-from qkverify.probes import modules, smoke, survival
+from qkverify.probes import losses, modules, smoke, survival, tables
 from qkverify.probes.cut_off import without_gradients
 from qkverify.probes.defaults import switched_off
 from qkverify.probes.dtypes import of_result
@@ -50,6 +50,7 @@ def _fitted(implementation: Implementation) -> Implementation:
     if implementation.operation != "attention":
         serves = implementation.operation in ATTENTIONS and not implementation.declared
         described = switched_off(implementation) if serves else implementation
+        described = described if missing else losses.found(tables.found(described))
         return described if missing else replace(of_result(described), probed=True)
     module = str(getattr(implementation.function, "__module__", ""))
     if implementation.declared and (missing or module.startswith(registry.FOLDER)):

@@ -152,6 +152,11 @@ def _problem(
 def _causal_alignment(run: Run) -> str | None:
     if not run.offers("causal"):
         return None
+    fewer = {"B": 1, "H": 1, "G": 1, "Q": 2, "K": 3}
+    if run.implementation.accepts(fewer) or run.implementation.refuses(fewer, {"causal": True}):
+        # The second of three queries sees one of two keys, or both.
+        output = run.values(_problem(run, queries=3, keys=2, causal=True))[0, 0, 1, 0].astype(np.float64)
+        return _nearest(float(output), {1.0: "bottom-right", 1.5: "top-left"})
     output = run.values(_problem(run, causal=True))[0, 0, 0, 0].astype(np.float64)
     return _nearest(
         float(output), {1.0: "top-left", 1.5: "bottom-right"}
@@ -179,6 +184,10 @@ def _empty_row(way: str, run: Run) -> str | None:
     hidden = dict(HIDDEN[way])
     if way in hidden and "Q" not in mask_forms.axes_of(run.implementation.mask_form):
         hidden[way] = hidden[way][:, :, 1:]  # all rows alike
+    if way in ("mask", "bias") and run.implementation.accepts({"Q": 2, "K": 3}):  # as many queries as keys
+        hidden["queries"] = 3
+        if hidden[way].shape[2] > 1:
+            hidden[way] = np.concatenate([hidden[way][:, :, :1], hidden[way]], axis=2)
     if way == "bias":
         hidden["bias"] = hidden["bias"].astype(run.numpy_dtype)
     problem = _problem(run, causal_alignment=run.semantics["causal_alignment"], **hidden)

@@ -15,6 +15,8 @@ from qkverify.runs.run import Run
 REMARK = ("its output has no gradient (torch.no_grad, a detached array?), so gradients are not verified; declare "
           "differentiable=True to count this as a failure, differentiable=False if it is intended")  # fmt: skip
 
+UNREGISTERED = "its operator has no registered gradient (register_autograd), so gradients are not verified"
+
 
 def without_gradients(implementation: Implementation) -> Implementation:
     """The implementation without gradients if a plain call gives none, and nothing is declared of them."""
@@ -26,14 +28,17 @@ def without_gradients(implementation: Implementation) -> Implementation:
     if sizes is None or device is None:
         return implementation
     run = Run(implementation, device, implementation.dtypes[0])
-    problem = problem_of(run, sizes)
+    problem = problem_of(run, sizes, **dict.fromkeys(implementation.always, True))
     upstream = np.ones((*problem.query.shape[:3], problem.sizes["E"]), run.numpy_dtype)
     try:
         run.gradient_values(problem.replace(upstream=upstream))
     except RuntimeError as error:
-        if "does not require grad" in str(error):
+        said = REMARK if "does not require grad" in str(error) else ""
+        if "no autograd formula was registered" in str(error):
+            said = UNREGISTERED
+        if said:
             offers = implementation.offers - {"gradients", "lse_gradient"}
-            return replace(implementation, offers=offers, remarks=(*implementation.remarks, REMARK))
+            return replace(implementation, offers=offers, remarks=(*implementation.remarks, said))
     except Exception:  # the law that meets the same error reports it
         return implementation
     return implementation

@@ -7,7 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from qkverify.contract import OPERATIONS, OPTIONS, STANDARD_SCALE, Implementation, parameters_of
+from qkverify.contract import (
+    EVERY_KEY,
+    OPERATIONS,
+    OPTIONS,
+    SIGNATURE_STYLES,
+    STANDARD_SCALE,
+    Implementation,
+    parameters_of,
+)
 from qkverify.contract.operations import DESCRIBED
 from qkverify.errors import UsageError
 from qkverify.probes.sentences import first_line
@@ -19,6 +27,52 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "scale": (STANDARD_SCALE,), "softcap": (None, 0.0, float(FAR)), "alibi_slopes": (None,), "key_lengths": (None,),
     "sinks": (None,), "return_lse": (False,), "dropout": (0.0, None),
 }  # fmt: skip
+
+
+HEADS = ("num_heads", "n_heads", "n_head", "nhead", "heads")
+# Parameter -> what switches chance off.
+CHANCE: Mapping[str, Any] = {
+    "training": False, "is_training": False, "train": False, "deterministic": True, "inference": True,
+    "dropout_rng": None, "rng": None, "prng_key": None, "dropout_key": None, "generator": None, "seed": None,
+}  # fmt: skip
+
+
+def with_constants(implementation: Implementation) -> Implementation:
+    """With what every call of an undeclared function passes: what switches chance off, and one head where it wants a number.
+
+    A function with an option of dropout draws by chance if it is asked to: its own switch is left alone.
+    """
+    if implementation.convention in SIGNATURE_STYLES:
+        return implementation
+    constants: dict[str, Any] = {}
+    for name, parameter in signature(implementation).items():
+        required = parameter.default is inspect.Parameter.empty
+        if name in CHANCE and (required or "dropout" not in implementation.offers):
+            if required or (isinstance(CHANCE[name], bool) and parameter.default is not CHANCE[name]):
+                constants[name] = CHANCE[name]
+        elif name in HEADS and required:
+            constants[name] = 1
+    offers = implementation.offers - ({"dropout"} if constants.keys() & CHANCE.keys() else set())
+    known = tuple(name for name in implementation.unknown if name not in constants)
+    return replace(implementation, constants=constants, offers=offers, unknown=known)
+
+
+def with_one_head(implementation: Implementation) -> Implementation | None:
+    """A function that splits the last axis into heads, given one; None if it has no parameter for their number."""
+    name = next((name for name in signature(implementation) if name in HEADS), None)
+    if name is None or len(implementation.layout) > 3 or name in implementation.constants:
+        return None
+    known = tuple(other for other in implementation.unknown if other != name)
+    return replace(implementation, constants={**implementation.constants, name: 1}, unknown=known)
+
+
+def constants_remark(implementation: Implementation) -> list[str]:
+    """One sentence for each constant."""
+    whys = {True: "so that nothing is left to chance", False: "because arrays have one head"}
+    return [
+        f"{name}={value!r} is passed, {whys[name in CHANCE]}"
+        for name, value in implementation.constants.items()
+    ]
 
 
 def signature(implementation: Implementation) -> Mapping[str, inspect.Parameter]:
@@ -41,6 +95,8 @@ def passed(implementation: Implementation) -> dict[str, tuple[Any, ...]]:
     candidates: dict[str, tuple[Any, ...]] = {}
     for name, parameter in signature(implementation).items():
         option = canonical.get(name, "")
+        if name in implementation.constants:
+            continue
         if parameter.default is inspect.Parameter.empty and option not in NEUTRAL:
             raise UsageError(_missing(implementation, name))
         if option in NEUTRAL and not _neutral(option, parameter.default):
@@ -77,6 +133,11 @@ def remark(implementation: Implementation) -> list[str]:
     for option, value in implementation.neutral.items():
         keyword = implementation.parameters[option]
         default = parameters[keyword].default
+        if value == EVERY_KEY:
+            said.append(
+                f"{keyword} is required and may not be None: where a problem has none, it is one that hides nothing"
+            )
+            continue
         shown = STANDARD_SCALE if value == STANDARD_SCALE else repr(value)
         why = "it has no default" if default is inspect.Parameter.empty else f"its default is {default!r}"
         said.append(f"{keyword}={shown} is passed if a problem does not use {option}, because {why}")

@@ -58,11 +58,7 @@ def _mask(implementation: Implementation, fit: Attempt) -> tuple[Implementation,
     The axes are told by what raises, so a function that takes a mask of all axes and looks at fewer is not excused. A form that
     most pairs of query and key agree with is the function's: those that do not are what the laws are to find.
     """
-    if (
-        "mask" not in implementation.offers
-        or implementation.convention in SIGNATURE_STYLES
-        or implementation.mask_form
-    ):
+    if "mask" not in implementation.offers or implementation.convention in SIGNATURE_STYLES:
         return implementation, []
     shares: dict[str, float] = {}
     for form in _candidates(implementation, fit):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qkverify import foreign_text
-from qkverify.contract import Implementation, axes, frameworks
+from qkverify.contract import EVERY_KEY, Implementation, axes, frameworks
 from qkverify.probes.plain import Attempt
 
 LONGEST = 120  # characters of a foreign error that are shown
@@ -33,6 +33,10 @@ def adapted(before: Implementation, after: Implementation, fit: Attempt) -> list
     if after.layout != before.layout:
         only = {"BLD": "; verified with one head", "LD": "; verified with one batch entry and one head"}
         said.append(f"arrays are {axes.WORDS[after.layout]}{only.get(after.layout, '')}")
+    if after.always and not before.always:
+        said.append(
+            f"always {' and '.join(after.always)}: it raises an error if it is asked for anything else"
+        )
     if after.output_parameter:
         said.append(
             f"writes its output to the parameter {after.output_parameter}, which is NaN before the call"
@@ -42,6 +46,24 @@ def adapted(before: Implementation, after: Implementation, fit: Attempt) -> list
             f"returns {_kind(fit.returned)}: {_part(after.returns)} is the output and is verified; the rest is not"
         )
     return said
+
+
+def as_declared(before: Implementation, after: Implementation) -> list[str]:
+    """The line that declares what was found out, to be put above the function."""
+    words: dict[str, Any] = {}
+    words |= {"arrays": after.arrays} if after.arrays != before.arrays else {}
+    words |= {"layout": after.layout} if after.layout != before.layout else {}
+    words |= {"returns": after.returns} if after.returns is not None else {}
+    words |= {"mask": after.mask_form} if after.mask_form else {}
+    words |= {"always": " ".join(after.always)} if after.always else {}
+    words |= {"output": after.output_parameter} if after.output_parameter else {}
+    if not words.keys() - {"arrays"} or after.constants or EVERY_KEY in after.neutral.values():
+        return []  # what is passed besides cannot be declared
+    words |= {"requires": after.inferred} if after.inferred else {}
+    named = ", ".join(
+        f'{word}="{value}"' if isinstance(value, str) else f"{word}={value}" for word, value in words.items()
+    )
+    return [f"to declare this: @implementation({named})"]
 
 
 def several(attempt: Attempt, which: int | str) -> str:

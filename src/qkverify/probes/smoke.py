@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -10,7 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from qkverify.contract import DEVICES, DTYPES, Implementation, axes, describe, frameworks, with_defaults
+from qkverify.contract import (
+    DEVICES,
+    DTYPES,
+    EVERY_KEY,
+    Implementation,
+    axes,
+    describe,
+    frameworks,
+    mask_forms,
+    with_defaults,
+)
 from qkverify.contract.modules_used import frameworks_used
 from qkverify.errors import NothingVerified, UnsupportedCase, UsageError
 from qkverify.probes import defaults, forms, limits, sentences
@@ -33,16 +43,22 @@ REFUSED = (UnsupportedCase, NotImplementedError)
 
 def inferred(implementation: Implementation) -> Implementation:
     """An undeclared function with all that its plain calls show. Raises UsageError if none of them gives an output."""
-    candidates = defaults.passed(implementation)
+    implementation = defaults.with_constants(implementation)
     attempts: list[Attempt] = []
-    fit = _fit(implementation, candidates, attempts)
+    fit = _fit_of_any(implementation, attempts)
+    if fit is not None and (one_head := defaults.with_one_head(fit.implementation)):
+        fit = _fit_of_any(one_head, attempts)
     if fit is None:
         if all(isinstance(attempt.error, REFUSED) for attempt in attempts):
             return implementation  # it refuses, and says so: the laws count that as not offered
         raise NothingVerified(sentences.misfit(implementation, attempts))
     assert fit.part is not None
     made = replace(fit.implementation, returns=fit.part[0], devices=(fit.device,))
-    remarks = [*sentences.adapted(implementation, made, fit), *defaults.remark(made)]
+    remarks = [
+        *sentences.adapted(implementation, made, fit),
+        *defaults.remark(made),
+        *defaults.constants_remark(made),
+    ]
     made = replace(made, requires=(*made.requires, *axes.SIZES[made.layout]))
     made, said = forms.found(made, fit)
     remarks += said
@@ -52,7 +68,8 @@ def inferred(implementation: Implementation) -> Implementation:
         lambda **further: call(made, fit.problem.sizes, fit.dtype, fit.device, further=further).error,
     )
     limited, said = limits.inferred(made, fit)
-    return replace(limited, remarks=(*made.remarks, *said))
+    declaration = sentences.as_declared(implementation, limited)
+    return replace(limited, remarks=(*made.remarks, *said, *declaration))
 
 
 def checked(implementation: Implementation) -> Implementation:
@@ -108,12 +125,49 @@ def _unavailable(
     return reasons.get(device) or (before(device) if before else None)
 
 
+# What a required mask may be that may not be None, the commonest first; its form is found out afterwards.
+REQUIRED_MASKS = (
+    *(
+        f"{kind}:{axes}"
+        for kind in ("visible", "additive", "int", "hidden")
+        for axes in ("BHQK", "BK", "QK", "BQK")
+    ),
+)
+
+
+def _fit_of_any(implementation: Implementation, attempts: list[Attempt]) -> Attempt | None:
+    """The first call that fits: without options, else always causal, else with a mask that hides nothing."""
+    candidates = defaults.passed(implementation)
+    ways = [(implementation, candidates)]
+    if "causal" in candidates:
+        rest = {name: values for name, values in candidates.items() if name != "causal"}
+        ways.append((replace(implementation, always=("causal",)), rest))
+    if "mask" in candidates:
+        with_mask = {**candidates, "mask": (EVERY_KEY,)}
+        ways += [
+            (replace(implementation, mask_form=mask_forms.checked(form)), with_mask)
+            for form in REQUIRED_MASKS
+        ]
+    fitting: list[Attempt] = []
+    first = implementation.arrays
+    others = [name for name in frameworks_used(implementation.function) if name != first]
+    quick = [name for name in others if name != "jax"]  # which compiles for every call
+    tries = [*((*way, [first]) for way in ways), (*ways[0], others), *((*way, quick) for way in ways[1:])]
+    for variant, neutral, arrays in tries:
+        made: list[Attempt] = []
+        fit = _fit(variant, neutral, made, arrays)
+        attempts += made
+        if fit is not None and (not variant.mask_form or fit.right):
+            return fit
+        fitting += [fit] if fit is not None else []
+    return next(iter(fitting), None)
+
+
 def _fit(implementation: Implementation, candidates: Mapping[str, tuple[Any, ...]],
-         attempts: list[Attempt]) -> Attempt | None:  # fmt: skip
+         attempts: list[Attempt], of: Iterable[str]) -> Attempt | None:  # fmt: skip
     """The first call whose result is right; else, of the first framework whose arrays come back, the first of the output's shape
     on four axes, three or two; else None. Further frameworks, dtypes and devices are tried only if nothing comes back."""
-    order = dict.fromkeys((implementation.arrays, *frameworks_used(implementation.function)))
-    variants = [_on(implementation, arrays) for arrays in order if frameworks.missing(arrays) is None]
+    variants = [_on(implementation, arrays) for arrays in of if frameworks.missing(arrays) is None]
     for device, rank in product(DEVICES, range(len(DTYPES))):
         for variant in variants:
             dtypes = sorted(variant.dtypes, key=FIRST_DTYPES.index)

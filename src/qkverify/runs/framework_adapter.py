@@ -14,7 +14,7 @@ import numpy as np
 from hypothesis.errors import HypothesisException
 
 from qkverify import foreign_text
-from qkverify.contract import Implementation, frameworks, mask_forms, messages
+from qkverify.contract import EVERY_KEY, Implementation, frameworks, mask_forms, messages
 from qkverify.contract.axes import option_to_function, to_contract, to_function
 from qkverify.errors import ContractError, HarnessError, UnsupportedCase
 from qkverify.problem.attention_problem import LAYOUTS, Problem
@@ -115,7 +115,10 @@ class FrameworkAdapter:
         """The call's own keywords, and a note of what it is asked for. `size` is D where there is no problem."""
         grouped, size = (problem.group != 1, problem.sizes["D"]) if problem is not None else (False, size)
         keywords = self.implementation.keywords(options, grouped=grouped, size=size)
-        self._asked |= {name for name, value in options.items() if value is not None and value is not False}
+        asked = {name for name, value in options.items() if value is not None and value is not False}
+        if problem is not None and problem.mask is None and "mask" in self.implementation.neutral:
+            asked -= {"mask"}
+        self._asked |= asked
         return keywords
 
     def within(self, got: np.ndarray, exact: Bounded) -> Bounded:
@@ -139,7 +142,7 @@ class FrameworkAdapter:
             name: self._laid_out(getattr(problem, name), problem.layouts.get(name))
             for name in ("query", "key", "value")
         }
-        options = dict(problem.options)
+        options = dict(self.with_required_mask(problem).options)
         # One parameter takes either: the mask becomes -inf in the bias.
         if {"mask", "bias"} <= options.keys() and self.one_parameter():
             options["bias"] = np.where(options.pop("mask"), options["bias"], -np.inf).astype(self.numpy_dtype)
@@ -151,6 +154,13 @@ class FrameworkAdapter:
                     _relaid(value, problem.layouts.get(name)), self.device
                 )
         return native, options
+
+    def with_required_mask(self, problem: Problem) -> Problem:
+        """With a mask that hides nothing where the function must be given one and the problem has none."""
+        needed = self.implementation.neutral.get("mask") == EVERY_KEY and problem.mask is None
+        if not needed or (problem.bias is not None and self.one_parameter()):
+            return problem
+        return problem.replace(mask=np.ones((1, 1, 1, problem.sizes["K"]), dtype=bool))
 
     def option_as_taken(self, name: str, value: np.ndarray, sizes: Mapping[str, int]) -> np.ndarray:
         """A mask or bias that broadcasts to (B,H,Q,K), as the function takes it."""
@@ -170,8 +180,8 @@ class FrameworkAdapter:
         return names.get("mask") == names.get("bias")
 
     def _laid_out(self, array: Any, layout: str | None) -> Any:
-        if self.implementation.layout == "LD" and layout == "batch of stride zero":
-            layout = None  # there is no batch
+        if self.implementation.layout[0] != "B" and layout == "batch of stride zero":
+            layout = None  # the first axis is no batch
         array = to_function(np.asarray(array), self.implementation.layout)
         return self.framework.from_numpy(_relaid(array, layout), self.device)
 

@@ -2,7 +2,7 @@
 
 Every file gives the same names: `unavailable(device)` (None, or the reason), `from_numpy(array, device)` (strides kept),
 `to_numpy(native)`, `filled(shape, number, like)` (of one number, with
-the dtype and device of `like`), `dtype_of(native)`, `shape_of`, `vjp(function, inputs, upstream)`,
+the dtype and device of `like`), `concatenated(arrays)`, `dtype_of(native)`, `shape_of`, `vjp(function, inputs, upstream)`,
 `backward(function, inputs, upstream)` (forward now, a call for the rest), `overwrite(native, array)` (in place; False where
 it cannot be), `inference()` (a context without gradients), `global_state()`,
 `restored()` (a context that undoes changed settings) and `stir()` (of generators), `synchronise(device)`, `lost(device)` (what

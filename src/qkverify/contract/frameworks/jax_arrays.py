@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -36,6 +36,10 @@ def from_numpy(array: Any, device: str = "cpu") -> Any:
 
 def filled(shape: tuple[int, ...], number: float, like: Any) -> Any:
     return jax.numpy.full(shape, number, like.dtype)
+
+
+def concatenated(arrays: Sequence[Any]) -> Any:
+    return jax.numpy.concatenate(arrays)
 
 
 def to_numpy(native: Any) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,10 @@ def from_numpy(array: Any, device: str = "cpu") -> Any:
 
 def filled(shape: tuple[int, ...], number: float, like: Any) -> Any:
     return np.full(shape, number, like.dtype)
+
+
+def concatenated(arrays: Sequence[Any]) -> Any:
+    return np.concatenate(arrays)
 
 
 def to_numpy(native: Any) -> np.ndarray:

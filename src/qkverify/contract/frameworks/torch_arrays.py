@@ -60,6 +60,10 @@ def filled(shape: tuple[int, ...], number: float, like: torch.Tensor) -> torch.T
     return like.new_full(shape, number)
 
 
+def concatenated(arrays: Sequence[Any]) -> Any:
+    return torch.cat(tuple(arrays))
+
+
 def to_numpy(native: Any) -> np.ndarray:
     tensor = native.detach().cpu()
     if tensor.dtype == torch.bfloat16:

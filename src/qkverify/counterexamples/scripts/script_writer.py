@@ -269,6 +269,7 @@ class Sheet:
 
 def _one_mask(problem: Problem, run: Run) -> Problem:
     """A mask joins the bias where one parameter takes both, as the run does it."""
+    problem = run.with_required_mask(problem)
     parameters = run.implementation.parameters
     if problem.mask is None or problem.bias is None or parameters.get("mask") != parameters.get("bias"):
         return problem
