@@ -11,6 +11,7 @@ import pytest
 
 from qkverify.contract import describe
 from qkverify.counterexamples import store
+from qkverify.runs.framework_adapter import NUMPY_DTYPES
 from qkverify.verification.checking import Cell, check, law_book, prepare
 
 
@@ -58,3 +59,12 @@ def test_few_counterexamples_all_stay(tmp_path: Path) -> None:
     (tmp_path / "12345678.json").write_text("")
     store.forget_old(tmp_path, store.KEPT)
     assert (tmp_path / "12345678.json").exists()
+
+
+@pytest.mark.parametrize("dtype", NUMPY_DTYPES)
+def test_arrays_of_every_dtype_come_back_as_they_were(dtype: str) -> None:
+    array = np.arange(6).reshape(2, 3).astype(NUMPY_DTYPES[dtype])
+    back = store.decode(store.encode(array))
+    assert back.dtype == array.dtype
+    assert back.tobytes() == array.tobytes()
+    assert back.shape == array.shape

@@ -163,7 +163,7 @@ def decode(value: Any) -> Any:
     if "sequences" in value:
         return Sequences(**{name: decode(x) for name, x in value["sequences"].items()})
     if "data" in value:
-        dtype = ml_dtypes.bfloat16 if value["dtype"] == "bfloat16" else np.dtype(value["dtype"])
+        dtype = np.dtype(ml_dtypes.bfloat16 if value["dtype"] == "bfloat16" else value["dtype"])
         if dtype.kind not in "biufV":
             raise ValueError(f"an array of dtype {dtype} is none of a call")
         return np.frombuffer(base64.b64decode(value["data"]), dtype).reshape(value["shape"]).copy()
