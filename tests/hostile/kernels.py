@@ -71,6 +71,8 @@ KERNELS: dict[str, tuple[str, str | None]] = {
     "long_text": ("raise ValueError('x' * 5_000_000)", "ValueError"),
     "recursion": ("deeper(0)", "RecursionError"),
     "memory_error": ("np.empty(2**50)", "Unable to allocate"),
+    # It does not come back, once.
+    "stalls_once": ("os.path.exists('stalled') or (open('stalled', 'w').close(), time.sleep(9))", None),
     # It does not come back.
     "loops": ("while True: pass", LATE),
     "sleeps": ("time.sleep(10**6)", LATE),

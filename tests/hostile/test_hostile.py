@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory and chil
 
 LAWS = ("constant_values_are_returned", "weights_lie_in_unit_interval")
 CHECKED_ALWAYS = ("exits_0", "reads_null", "interrupts", "loops_in_c", "allocates", "forks", "leaves_a_daemon", "hangs_at_exit",
-                  "closes_everything", "changes_folder")  # fmt: skip
+                  "closes_everything", "changes_folder", "stalls_once")  # fmt: skip
 GOOD = "good"
 
 
@@ -73,6 +73,13 @@ def assert_named(run: Run, name: str) -> None:
 @pytest.mark.parametrize("name", CHECKED_ALWAYS)
 def test_a_hostile_kernel_gets_a_name_and_costs_one_law(few: Run, name: str) -> None:
     assert_named(few, name)
+
+
+def test_a_call_that_returns_when_it_is_repeated_breaks_no_law_and_is_told(few: Run) -> None:
+    (said,) = [
+        message for verdict in few.verdicts["stalls_once"].values() for message in verdict.get("messages", [])
+    ]
+    assert said["text"] == "a call did not return within 2 s once, and did when it was repeated"
 
 
 @pytest.mark.slow

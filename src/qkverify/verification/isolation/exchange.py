@@ -84,6 +84,15 @@ class Describe(msgspec.Struct, frozen=True, tag="describe"):
     arguments: bytes
 
 
+class Repeat(msgspec.Struct, frozen=True, tag="repeat"):
+    """The example over which a worker died once more; `arguments` as in `Describe`. Whether it holds is not asked."""
+
+    cell: CellAddress
+    law: str
+    files: list[str]
+    arguments: bytes
+
+
 class Replay(msgspec.Struct, frozen=True, tag="replay"):
     """A stored counterexample once more, of the implementation that it names or of a target."""
 
@@ -96,7 +105,7 @@ class End(msgspec.Struct, frozen=True, tag="end"):
     """Nothing more is asked: threads are joined, what was registered with atexit runs."""
 
 
-Request: TypeAlias = Plan | Check | Explain | Describe | Replay | End
+Request: TypeAlias = Plan | Check | Explain | Describe | Repeat | Replay | End
 
 
 class ImplementationFacts(msgspec.Struct, frozen=True):

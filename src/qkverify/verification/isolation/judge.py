@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from qkverify.probes.conventions import Choice
-from qkverify.results import Counterexample, Verdict
+from qkverify.results import Counterexample, Message, Verdict
 from qkverify.runs.raising_conditions import CallShape
 from qkverify.verification import checking, process_changes
 from qkverify.verification.checking import Cell
@@ -41,6 +41,9 @@ class Task:
     raised: set[CallShape] = field(default_factory=set)
     causes: Counter[Death] = field(default_factory=Counter)
     current: str = ""  # the law that is being checked
+    stalled: dict[str, str] = field(
+        default_factory=dict
+    )  # laws a call of which did not return once, and what was said of it
     ending: bool = False  # everything is checked, and the worker ends
     ended: bool = False  # it has said so
 
@@ -151,6 +154,9 @@ class Judge:
             return
         if worker.board.forked():
             verdict = process_changes.of(verdict, "a call came back in two processes: it forks", "crashed")
+        if stall := task.stalled.get(verdict.law, ""):
+            said = Message("note", f"{stall} once, and did when it was repeated")
+            verdict = msgspec.structs.replace(verdict, messages=[*verdict.messages, said])
         if verdict.law == task.current:
             task.verdicts.append(verdict)
             task.current = ""
@@ -209,6 +215,14 @@ class Judge:
         if law is None:
             self._give_up(task, f"{death.sentence} before a law was checked")
             return
+        if (
+            not task.causes[death]
+            and law.name not in task.stalled
+            and self._was_a_stall(task.cell, law, death, arguments)
+        ):
+            task.stalled[law.name] = death.sentence
+            self.waiting.appendleft(task)
+            return
         example = self._described(task.cell, law, death, place, arguments)
         task.verdicts.append(deaths.verdict(law, task.cell, death, example))
         task.causes[death] += 1
@@ -222,6 +236,21 @@ class Judge:
     def _give_up(self, task: Task, why: str) -> None:
         task.verdicts += deaths.unchecked(task.left, task.cell, why)
         self.finished.append(task)
+
+    def _was_a_stall(self, cell: Cell, law: Law, death: Death, arguments: bytes) -> bool:
+        """Whether a call that did not return does so in another worker: what cannot be repeated accuses nobody. The law is then
+        checked again, and a second call that does not return breaks it."""
+        if death.outcome != "timed out" or not arguments:
+            return False
+        worker = Worker(self.threads)
+        request = exchange.Repeat(
+            exchange.CellAddress.of(cell), law.name, checking.own_files([law]), arguments
+        )
+        try:
+            answer = ask(worker, request, self.limits, compiled=checking.compiled(cell))
+        finally:
+            worker.close()
+        return not isinstance(answer, Death) and isinstance(answer[-1], exchange.Done)
 
     def _described(self, cell: Cell, law: Law, death: Death, place: str, arguments: bytes) -> Counterexample:
         """By a worker of its own: the arguments are unpickled there."""

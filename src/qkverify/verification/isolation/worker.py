@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 import traceback
@@ -73,6 +74,8 @@ def _answers(request: Request) -> Iterator[Event]:
         yield exchange.Replayed(replay_counterexample(request.name, request.target))
     elif isinstance(request, exchange.Describe):
         yield exchange.Described(deaths.described(request))
+    elif isinstance(request, exchange.Repeat):
+        _repeat(request)
     else:
         threading._shutdown()  # type: ignore[attr-defined]  # as the interpreter does at its end
         atexit._run_exitfuncs()
@@ -115,6 +118,14 @@ def _checked(request: exchange.Check) -> Iterator[Event]:
         for new, old in zip(settled, verdicts, strict=True)
         if new is not old and new != old
     )
+
+
+def _repeat(request: exchange.Repeat) -> None:
+    (law,) = checking.laws_named([request.law], request.files)
+    with contextlib.suppress(Exception):
+        law.replay(
+            checking.prepare(checking.cell_at(request.cell.found())), watch.last_arguments(request.arguments)
+        )
 
 
 def _explained(request: exchange.Explain) -> list[Verdict]:
