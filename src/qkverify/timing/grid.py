@@ -4,8 +4,8 @@
 group. The grid is swept several times, each time by a fresh process. The first sweep
 shares its time among the groups by the square root of their work (long cases need more time, and short ones
 deserve more than their length), the short ones first; the others go where the first saw the most scatter. After the first,
-ceilings are measured, and peak memory, in processes of its own, for the cells that show how memory grows. What had no room
-for several calls is then called once, in a process of its own, and in rounds by later ones where they have the time.
+ceilings are measured, and what had no room for several calls is called once, in a process of its own, and in rounds by later
+ones where they have the time. Then comes peak memory, in processes of its own, of the timed cells that show how memory grows.
 """
 
 from __future__ import annotations
@@ -137,11 +137,11 @@ def run_grid(
         say(passed(), "ceilings")
         reserved = 0.0
         ceilings += measure_ceilings(places, seconds=seconds)
-        say(passed(), "peak memory")
-        plan.take_peaks(min(MEMORY_SHARE * budget_seconds, left() / 2))
         share = SLOW_SHARE if processes > 1 else 1.0
         with Sweep() as sweep:
             measure_all(sweep, plan.slow(now() + share * left()), processes)
+        say(passed(), "peak memory")
+        plan.take_peaks(min(MEMORY_SHARE * budget_seconds, left() / 2))
         for process in range(1, processes):
             if left() < SERVER_SECONDS:
                 break
