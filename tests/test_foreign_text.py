@@ -18,6 +18,7 @@ from rich.console import Console
 
 from qkverify import foreign_text
 from qkverify.cli import console as screen
+from qkverify.cli import console_lists, console_matrix
 from qkverify.contract import describe
 from qkverify.contract.registry import find
 from qkverify.counterexamples.scripts.function_source import literal
@@ -220,7 +221,8 @@ def test_markdown_of_foreign_text():
 
 def on_screen(monkeypatch, show):
     console = Console(file=io.StringIO(), width=200, highlight=False)
-    monkeypatch.setattr(screen, "console", console)
+    for module in (screen, console_lists, console_matrix):
+        monkeypatch.setattr(module, "console", console)
     show()
     return console.file.getvalue()
 
@@ -230,13 +232,13 @@ def test_the_terminal_shows_brackets_as_they_are(hostile, monkeypatch):
         attention_that(ValueError(HOSTILE)), arrays="numpy", dtypes=("float32",), name="mine[/v2] [red]"
     )
     cell = Cell(implementation, "cpu", "float32")
-    said = on_screen(monkeypatch, lambda: screen.heading(cell))
+    said = on_screen(monkeypatch, lambda: screen.heading(cell, {}))
     assert "mine[/v2] [red] · numpy" in said
     said = on_screen(monkeypatch, lambda: screen.counterexamples([hostile]))
     assert "[/bold] [red]" in said
     assert "\x1b" not in said
     gone = msgspec.structs.replace(hostile, outcome="unavailable", reason="needs [/gpu]", counterexample=None)
-    said = on_screen(monkeypatch, lambda: screen.matrix([hostile, gone]))
+    said = on_screen(monkeypatch, lambda: console_matrix.matrix([hostile, gone]))
     assert "mine<script>" in said
     assert "needs [/gpu]" in said
 
@@ -249,13 +251,13 @@ def test_names_of_laws_and_families_are_no_markup_of_the_terminal(hostile, monke
     assert "mine[/v2]" in said
     assert said.count("holds[bold]") == 2
     assert "holds[bold]" in on_screen(monkeypatch, lambda: screen.known_failures([], [known]))
-    assert "holds[bold]" in on_screen(monkeypatch, lambda: screen.matrix([named]))
+    assert "holds[bold]" in on_screen(monkeypatch, lambda: console_matrix.matrix([named]))
 
 
 def test_doctor_says_the_whole_extra_that_is_missing(monkeypatch):
-    monkeypatch.setattr(screen.frameworks, "missing", lambda name: f"pip install 'qkverify[{name}]'")
-    monkeypatch.setattr(screen, "implementations", lambda: None)
-    said = on_screen(monkeypatch, screen.doctor)
+    monkeypatch.setattr(console_lists.frameworks, "missing", lambda name: f"pip install 'qkverify[{name}]'")
+    monkeypatch.setattr(console_lists, "implementations", lambda: None)
+    said = on_screen(monkeypatch, console_lists.doctor)
     assert "pip install 'qkverify[torch]'" in said
 
 

@@ -34,8 +34,6 @@ ALSO = {
                          "attention of the first batch entry, for all"),  # a pack has one
     "cached_attention": EQUAL,
     "paged_attention": (*EQUAL, "attention whose softmax does not subtract the maximum: large scores overflow"),
-    "decoder_layer": ("a decoder layer whose feed-forward network is one with GELU, in its approximation by tanh, "
-                      "instead of relu",),
 }  # fmt: skip
 
 

@@ -385,7 +385,8 @@ def test_a_gradient_of_another_operation_has_a_script(folder):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    "wrong", [{"usual": "query.shape[-1] ** (-1.0 if is_causal else -0.5)"}, {"hidden": "attn_mask"}]
+    "wrong",
+    [{"usual": "query.shape[-1] ** (-1.0 if is_causal else -0.5)"}, {"hidden": "~attn_mask.roll(1, -1)"}],
 )
 def test_a_script_speaks_the_functions_own_convention(wrong, dtype, folder):
     """Parameters called attn_mask and is_causal, in a file that knows nothing of qkverify."""

@@ -181,7 +181,7 @@ def test_names_of_files_are_safe() -> None:
 def test_report_run_keeps_the_run_before_and_resume_does_not(small, monkeypatch) -> None:  # noqa: F811
     path, _ = small
     timing = Timing(
-        "c", {}, True, "", "i", "cpu", "float32", "forward", "host", [1.0, 1.1, 1.2], [0, 1, 2], 1, 1
+        "c", {"B": 1}, True, "", "i", "cpu", "float32", "forward", "host", [1.0, 1.1, 1.2], [0, 1, 2], 1, 1
     )
     starts = iter(f"2026-01-0{day}T00:00:00+00:00" for day in range(1, 9))
     begin = full_run.run_start

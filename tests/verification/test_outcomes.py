@@ -512,7 +512,7 @@ def test_open_parameters_are_worth_a_word():
 @pytest.mark.parametrize(
     ("signature", "said"),
     [
-        ("cross_entropy(scores, targets, label_smoothing=0.0)", "; did you mean smoothing?"),
+        ("cross_entropy(scores, targets, smooth=0.0)", "; did you mean smoothing?"),
         ("softmax(x, dim=-1)", ""),
         ("rotary(x, positions, *, interleaved=True)", "; did you mean layout?"),
         ("multi_head_attention(x, w_q, w_k, w_v, w_o, num_heads)", "; did you mean heads?"),

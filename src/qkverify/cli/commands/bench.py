@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from qkverify.cli.app import STARTED, app
-from qkverify.cli.bench_command import bench_file
 from qkverify.cli.options import (
     Budget,
     CacheState,
@@ -51,7 +50,7 @@ def bench(
         cache,
         lawful_only,
     )
-    measured = bench_command.run(request, results or bench_file(), STARTED)
+    measured = bench_command.run(request, results or bench_command.bench_file(), STARTED)
     console_timings.bench(measured)
     print(f"samples: {measured.path}")
     raise typer.Exit(1 if untimed.refused(measured.all_timings) or not measured.side.timings else 0)

@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from qkverify.cli.app import STARTED, app
-from qkverify.cli.bench_command import bench_file
 from qkverify.cli.options import (
     Budget,
     CacheState,
@@ -69,7 +68,7 @@ def compare(
             side = (
                 comparison.load(str(results))
                 if results
-                else bench_command.run(request, bench_file(), STARTED).side
+                else bench_command.run(request, bench_command.bench_file(), STARTED).side
             )
         compared = comparison.implementations(side, *bench_command.names_of(candidate, baseline, side))
     if format_ == "markdown":

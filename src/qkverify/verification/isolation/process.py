@@ -1,7 +1,7 @@
 """One worker process: started, watched against its limits, and ended together with all that it left behind.
 
 Where the program is ours alone (`may_fork`) a worker is a fork of it, which costs milliseconds: the judge calls no
-implementation, so no framework has threads or a GPU yet. Elsewhere (inside pytest, beside JAX) it is a fresh interpreter,
+implementation, so no framework has threads or a GPU yet. Elsewhere (inside pytest, beside JAX or threads) it is a fresh interpreter,
 which costs seconds.
 """
 
@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -179,6 +180,8 @@ def words_of(code: int) -> str:
 
 
 def _fork_is_safe() -> bool:
+    if threading.active_count() > 1:  # a lock that another thread holds stays locked in a fork
+        return False
     torch = sys.modules.get("torch")
     return _forks and "jax" not in sys.modules and not (torch and torch.cuda.is_initialized())
 
