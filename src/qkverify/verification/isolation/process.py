@@ -1,8 +1,8 @@
 """One worker process: started, watched against its limits, and ended together with all that it left behind.
 
 Where the program is ours alone (`may_fork`) a worker is a fork of it, which costs milliseconds: the judge calls no
-implementation, so no framework has threads or a GPU yet. Elsewhere (inside pytest, beside JAX or threads) it is a fresh interpreter,
-which costs seconds.
+implementation, so no framework has threads or a GPU yet. Elsewhere (inside pytest, beside JAX or other threads) it is a fresh
+interpreter, which costs seconds.
 """
 
 from __future__ import annotations
