@@ -13,7 +13,10 @@ import pytest
 
 from .kernels import KERNELS, text_of
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory and children are read from /proc")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="memory and children are read from /proc"),
+    pytest.mark.xdist_group("hostile"),  # one run serves all tests
+]
 
 LAWS = ("constant_values_are_returned", "weights_lie_in_unit_interval")
 CHECKED_ALWAYS = ("exits_0", "reads_null", "interrupts", "loops_in_c", "allocates", "forks", "leaves_a_daemon", "hangs_at_exit",

@@ -88,6 +88,7 @@ def test_what_a_mask_is_is_found_out_although_the_scale_is_wrong(fitted, name, l
 
 
 @pytest.mark.parametrize("line", [
+    "scores = np.where(np.roll(mask, 1, -1), scores, -1e30) if mask.dtype == bool else scores + mask",
     "pass",
     "scores = np.where(mask[:, :1], scores, -1e30)",  # the mask of the first head for all
     "scores = np.where(mask[:1], scores, -1e30)",  # that of the first batch entry

@@ -26,6 +26,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "additive": "added to the scores: 0 = may attend, -inf = hidden",
     }
 )
+OF_BOOLS = ("visible", "hidden")
 FULL = "BHQK"
 FEWER = ("BQK", "QK", "BK")  # axes of a mask that is not given with all four
 ONES = ("B1QK", "11QK", "B11K")  # four axes, some of length one

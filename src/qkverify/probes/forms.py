@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -76,12 +76,28 @@ def _mask(implementation: Implementation, fit: Attempt) -> tuple[Implementation,
 
 def _candidates(implementation: Implementation, fit: Attempt) -> Iterator[str]:
     """Forms, the plainest first: of each kind all axes, and fewer only if those raise or give no output."""
-    for kind in mask_forms.KINDS:
+    for kind in _kinds(implementation, fit):
         for several in ((mask_forms.FULL,), mask_forms.FEWER, mask_forms.ONES):
             forms = [f"{kind}:{axes}" for axes in several]
             yield from forms
             if any(_share(_with(implementation, form), form, fit) is not None for form in forms):
                 break
+
+
+def _kinds(implementation: Implementation, fit: Attempt) -> Iterable[str]:
+    """What a mask may consist of. A function in which bools hide keys takes bools, however wrongly: that it adds floats as well
+    excuses nothing."""
+    for axes in (mask_forms.FULL, *mask_forms.FEWER, *mask_forms.ONES):
+        form = f"visible:{axes}"
+        masked = _with(implementation, form)
+        mask = _drawn(form, fit.problem.sizes, SEEDS[0])
+        pattern = visible(masked, fit.problem.sizes, fit.dtype, fit.device, SEEDS[0], mask=mask)
+        if pattern is None:
+            continue
+        plain = visible(implementation, fit.problem.sizes, fit.dtype, fit.device, SEEDS[0])
+        hides = not pattern.all() if plain is None else bool((plain & ~pattern).any())
+        return mask_forms.OF_BOOLS if hides else mask_forms.KINDS
+    return mask_forms.KINDS
 
 
 def _with(implementation: Implementation, form: str) -> Implementation:
