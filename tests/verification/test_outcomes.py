@@ -577,15 +577,27 @@ def qkverify(capsys, *arguments):
 
 def test_the_command_ends_with_the_reason_and_exit_code_4(kernels, capsys):
     code, said = qkverify(capsys, "verify", f"{kernels}:refuses")
-    assert code == 4
+    assert code == 4, said
     assert said[-1].startswith("NOT VERIFIED: it refused all ")
     assert not any("all laws hold" in line or (" exact" in line and " 0 laws" in line) for line in said)
+
+
+def test_a_child_of_the_program_itself_is_left_alone(kernels, capsys):
+    """As pytest's, which may hold a browser: no target left it behind."""
+    child = subprocess.Popen(["sleep", "100"])
+    try:
+        code, said = qkverify(capsys, "verify", f"{kernels}:plain", "--law", "agrees_with_reference")
+        assert code == 0, said
+        assert child.poll() is None
+    finally:
+        child.kill()
+        child.wait()
 
 
 def test_several_targets_get_a_word_each(kernels, capsys, tmp_path):
     targets = [f"{kernels}:{name}" for name in ("plain", "padded", "elsewhere")]
     code, said = qkverify(capsys, "verify", *targets, "--junit", str(tmp_path / "out.xml"))
-    assert code == 4
+    assert code == 4, said
     assert said[-1] == "NOT VERIFIED: 1 of 3 configurations"
     assert "right-cpu-float32: all laws hold" in said
     assert f"{kernels}:elsewhere: NOT VERIFIED: it cannot run here: cpu: no such card" in said
@@ -596,7 +608,7 @@ def test_several_targets_get_a_word_each(kernels, capsys, tmp_path):
 
 def test_strict_wants_all_that_is_offered_verified(kernels, capsys):
     code, said = qkverify(capsys, "verify", f"{kernels}:padded", "--strict")
-    assert code == 4
+    assert code == 4, said
     assert "  pad_mask: unknown, not verified; did you mean key_lengths or mask?" in said
     assert said[-1] == (
         "laws hold for what was verified in 1 configuration; not verified: "

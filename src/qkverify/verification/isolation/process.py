@@ -35,12 +35,14 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _forks = False
 _open: set[int] = set()  # descriptors of the judge's ends: a worker must not hold those of another
 _workers: set[int] = set()
+_children_before: set[int] = set()  # of this program, when it began to judge: they are its own
 
 
 def may_fork() -> None:
     """Say that this program is ours alone, and never calls an implementation itself."""
     global _forks
     _forks = sys.platform == "linux"
+    _children_before.update(_children() - _workers)
     if _forks:  # what a worker's children leave behind comes to us, who end it
         ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -195,12 +197,16 @@ def _end_orphans() -> None:
 
 
 def _orphans() -> list[int]:
-    """The living children of the judge that are no workers."""
-    children: list[int] = []
+    """The living children of the judge that are no workers, and that came to it since it began to judge."""
+    return [child for child in sorted(_children() - _workers - _children_before) if not _reaped(child)]
+
+
+def _children() -> set[int]:
+    children: set[int] = set()
     for listed in Path("/proc/self/task").glob("*/children") if _forks else ():
         with contextlib.suppress(OSError):
-            children += [child for child in map(int, listed.read_text().split()) if child not in _workers]
-    return [child for child in children if not _reaped(child)]
+            children.update(map(int, listed.read_text().split()))
+    return children
 
 
 def _reaped(child: int) -> bool:
