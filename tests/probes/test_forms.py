@@ -7,10 +7,11 @@ import textwrap
 import numpy as np
 import pytest
 
-from qkverify import probes
 from qkverify.contract import mask_forms
 from qkverify.errors import UnsupportedCase, UsageError
 from qkverify.verification.checking import verify
+
+from .written import found_in_a_file
 
 LAWS = ("agrees_with_reference", "masked_keys_have_no_influence")
 HEAD = """
@@ -40,13 +41,7 @@ def fitted(tmp_path, monkeypatch):
     """The function `attention` of a file with this text, with what its first calls show."""
     monkeypatch.chdir(tmp_path)
 
-    def of(text):
-        file = tmp_path / f"mine_{len([*tmp_path.iterdir()])}.py"
-        file.write_text(HEAD + textwrap.dedent(text))
-        (implementation,) = probes.find(f"{file}:attention")
-        return implementation
-
-    return of
+    return lambda text: found_in_a_file(tmp_path, HEAD, text, "attention")
 
 
 def broken(implementation, laws=LAWS):

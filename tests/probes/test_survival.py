@@ -21,7 +21,7 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def safe(monkeypatch):
     """Another test of this process may have loaded JAX, whose threads these calls do not meet."""
-    monkeypatch.setattr(survival, "_fork_is_safe", lambda: True)
+    monkeypatch.setattr(survival.forking, "is_safe", lambda: True)
 
 
 KERNELS = """

@@ -7,10 +7,11 @@ import textwrap
 import numpy as np
 import pytest
 
-from qkverify import probes
 from qkverify.contract import cos_sin
 from qkverify.errors import NothingVerified
 from qkverify.verification.checking import verify
+
+from .written import found_in_a_file
 
 HEAD = """
 import numpy as np
@@ -54,13 +55,7 @@ FORMS = {
 
 @pytest.fixture
 def fitted(tmp_path):
-    def of(text):
-        file = tmp_path / f"mine_{len([*tmp_path.iterdir()])}.py"
-        file.write_text(HEAD + textwrap.dedent(text))
-        (implementation,) = probes.find(f"{file}:turn")
-        return implementation
-
-    return of
+    return lambda text: found_in_a_file(tmp_path, HEAD, text, "turn")
 
 
 def broken(implementation):

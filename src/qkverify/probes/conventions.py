@@ -372,9 +372,8 @@ def _output_rounding(implementation: Implementation, run: Run) -> dict[str, Choi
     return {"precision": Choice(name, "detected", looser), **further}
 
 
-def _exceeded(run: Run, model: Precision | None, semantics: Mapping[str, str]) -> float:
-    """The largest error of random problems as a multiple of the bounds of a model, the declared one if it is None, under some
-    conventions."""
+def _exceeded(run: Run, model: Precision, semantics: Mapping[str, str]) -> float:
+    """The largest error of random problems as a multiple of the bounds of a model, under some conventions."""
     judged = Run(run.implementation, run.device, run.dtype, semantics, model)
     return max(
         _largest_margin(lambda problem: [(judged(problem), judged.exact(problem))], judged),
@@ -390,16 +389,10 @@ def _further_in_output(run: Run, model: Precision | None) -> dict[str, Choice]:
         return [(judged(problem), judged.exact(problem))]
 
     model = model or run.precision
-    if model.elementwise.unit > model.accumulate.unit:
+    if model.op_by_op:
         return {}  # every operation rounds anyway
-    found = further_roundings.of_output(run, _size(run))
-    return _earned(
-        run,
-        model or run.precision,
-        list(found),
-        pairs,
-        lambda semantics: _exceeded(run, model, semantics) <= 1,
-    )
+    further = list(further_roundings.of_output(run, _size(run)))
+    return _earned(run, model, further, pairs, lambda semantics: _exceeded(run, model, semantics) <= 1)
 
 
 def _further_in_gradients(run: Run, precision: Choice) -> dict[str, Choice]:
@@ -410,8 +403,7 @@ def _further_in_gradients(run: Run, precision: Choice) -> dict[str, Choice]:
     model = (
         run.gradient_precision if precision.how == "declared" else Precision.named(precision.value, run.dtype)
     )
-    eager = model.elementwise.unit > model.accumulate.unit
-    further = further_roundings.of_steps if eager else further_roundings.of_gradients
+    further = further_roundings.of_steps if model.op_by_op else further_roundings.of_gradients
     return _earned(run, model, list(further(run, _size(run))), pairs)
 
 

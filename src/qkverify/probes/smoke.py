@@ -126,12 +126,10 @@ def _unavailable(
 
 
 # What a required mask may be that may not be None, the commonest first; its form is found out afterwards.
-REQUIRED_MASKS = (
-    *(
-        f"{kind}:{axes}"
-        for kind in ("visible", "additive", "int", "hidden")
-        for axes in ("BHQK", "BK", "QK", "BQK")
-    ),
+REQUIRED_MASKS = tuple(
+    f"{kind}:{axes}"
+    for kind in ("visible", "additive", "int", "hidden")
+    for axes in ("BHQK", "BK", "QK", "BQK")
 )
 
 

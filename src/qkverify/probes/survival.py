@@ -11,12 +11,10 @@ import faulthandler
 import os
 import select
 import signal
-import sys
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 
-from qkverify.runs import watch
+from qkverify.runs import forking, watch
 
 FIRST_CALL = "on the plainest call"
 LONGEST = 20.0  # seconds until nothing is known
@@ -27,12 +25,10 @@ def death_of(call: Callable[[], object]) -> str:
 
     An exception is no death: who makes the call in this process meets it again.
     """
-    if not _fork_is_safe():
+    if not forking.is_safe():
         return ""
     reading, writing = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, from Python 3.12 on
-        child = os.fork()
+    child = forking.fork()
     if child == 0:
         _call_and_end(call, writing)
     os.close(writing)
@@ -46,7 +42,7 @@ def death_of(call: Callable[[], object]) -> str:
         _, status = os.waitpid(child, 0)
     finally:
         os.close(reading)
-    return "" if survived or not answered else _words(os.waitstatus_to_exitcode(status))
+    return "" if survived or not answered else forking.words_of(os.waitstatus_to_exitcode(status))
 
 
 def _call_and_end(call: Callable[[], object], writing: int) -> None:
@@ -62,17 +58,3 @@ def _call_and_end(call: Callable[[], object], writing: int) -> None:
         os.write(writing, b"1")
     finally:
         os._exit(0)
-
-
-def _fork_is_safe() -> bool:
-    torch = sys.modules.get("torch")
-    uses_gpu = torch is not None and bool(torch.cuda.is_initialized())
-    return hasattr(os, "fork") and "jax" not in sys.modules and not uses_gpu
-
-
-def _words(code: int) -> str:
-    if code >= 0:
-        return f"ended with exit code {code}"
-    with suppress(ValueError):
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"was killed by signal {-code}"

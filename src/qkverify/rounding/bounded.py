@@ -372,14 +372,14 @@ def _product(x: Any, y: Any, p: Precision) -> tuple[np.ndarray, np.ndarray]:
         error, value, error, g * p.accumulate.huge
     )  # a partial sum may overflow although the total does not
     error += 2 * terms * p.accumulate.tiny
-    if folded and p.elementwise.unit > p.accumulate.unit:
+    if folded and p.op_by_op:
         error += 2 * p.elementwise.unit * (np.abs(a) @ np.abs(b))
     return value, error
 
 
 def _once_stored(value: np.ndarray, error: Array, p: Precision) -> Array:
     """The error of what leaves an accumulator: op by op it is rounded as an elementwise result is."""
-    return _round(value, error, p.elementwise) if p.elementwise.unit > p.accumulate.unit else error
+    return _round(value, error, p.elementwise) if p.op_by_op else error
 
 
 def _sum(x: Bounded, axis: Any = None, keepdims: bool = False) -> Bounded:
@@ -421,7 +421,7 @@ def _of_parts(x: Product, axis: int) -> Array:
     if parts < 2 or stored.unit <= p.accumulate.unit:
         return 0.0
     magnitude = np.add.reduce(np.abs(x.value) + x.errors, axis=axis)
-    between = parts - 2 if p.elementwise.unit > p.accumulate.unit else 0
+    between = parts - 2 if p.op_by_op else 0
     error = gamma(1 + between, stored.unit) * magnitude + (parts + between) * stored.tiny
     error *= 1 + gamma(parts, p.accumulate.unit)
     return error if _peak(magnitude) <= stored.huge else np.where(magnitude > stored.huge, np.inf, error)

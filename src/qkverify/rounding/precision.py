@@ -61,6 +61,11 @@ class Precision:
     centred: bool = False
 
     @property
+    def op_by_op(self) -> bool:
+        """Whether elementwise results are rounded to less than what sums are accumulated in: every operation stores its own."""
+        return self.elementwise.unit > self.accumulate.unit
+
+    @property
     def largest_score(self) -> float:
         """The magnitude of a score up to which no weight overflows because its exponent is not exactly zero or below.
 

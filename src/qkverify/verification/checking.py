@@ -43,7 +43,7 @@ from qkverify.errors import (
     UnsupportedCase,
     UsageError,
 )
-from qkverify.probes import conventions
+from qkverify.probes import conventions, sentences
 from qkverify.problem import traits
 from qkverify.results import (
     OUTCOMES_BROKEN,
@@ -94,14 +94,19 @@ class VerificationPlan:
     idle: dict[str, str] = field(default_factory=dict)  # targets without any cell, each with the reason
 
 
-def plan(
-    targets: Sequence[Any] = (), devices: Sequence[str] = (), dtypes: Sequence[str] = ()
-) -> VerificationPlan:
-    """Cells for targets (default: the whole folder), narrowed to devices and dtypes. Raises UsageError."""
+def check_words(devices: Sequence[str], dtypes: Sequence[str]) -> None:
+    """Raise UsageError for a device or dtype that there is none of."""
     for requested, every, what in ((devices, DEVICES, "device"), (dtypes, DTYPES, "dtype")):
         for word in requested:
             if word not in every:
                 raise UsageError.unknown(what, word, every)
+
+
+def plan(
+    targets: Sequence[Any] = (), devices: Sequence[str] = (), dtypes: Sequence[str] = ()
+) -> VerificationPlan:
+    """Cells for targets (default: the whole folder), narrowed to devices and dtypes. Raises UsageError."""
+    check_words(devices, dtypes)
     unavailable: dict[tuple[str, str], str] = {}
     if targets:
         targeted = [
@@ -130,7 +135,7 @@ def plan(
             if refused and not set(implementation.dtypes) & set(dtypes):
                 unavailable[implementation.name, device] = "; ".join(
                     f"{d} is not verified: {why}"
-                    if why.startswith("its result")
+                    if why.startswith(sentences.RESULT)
                     else f"{d} is refused: {why}"
                     for d, why in refused.items()
                 )

@@ -36,7 +36,6 @@ def report(
     from qkverify.cli.bench_command import seconds_of
     from qkverify.cli.console_overview import overview
     from qkverify.cli.full_run import best_device, record_everything
-    from qkverify.report import write, write_index
     from qkverify.report.model import Report
     from qkverify.results import Verdict, read
     from qkverify.results.fingerprint import device_slug
@@ -67,14 +66,7 @@ def report(
             interrupted = True
     elif not path.is_file():
         raise UsageError(f"{path} does not exist; make it with: qkverify report --run")
-    try:
-        page, summary = write(path, place)
-        write_index(place.parent)
-        made = f"page:    {page}\nsummary: {summary}"
-    except UsageError as error:  # jinja2 is not here: what was measured is not lost for that
-        if not run:
-            raise
-        made = f"no page: {error}\n         where it is installed: qkverify report {place}"
+    made = _written(path, place, measured=run)
     records = read(path)
     console_matrix.matrix([record for record in records if isinstance(record, Verdict)])
     overview(Report(records))
@@ -83,3 +75,17 @@ def report(
         fail("interrupted: the page shows what was done by then; --resume goes on with it", 130)
     outcomes = of_records(own_report.without_baseline(records, requested) if requested else records)
     raise typer.Exit(exit_code(outcomes.values()) if outcomes else 0)
+
+
+def _written(path: Path, place: Path, *, measured: bool) -> str:
+    """Write page, summary and index, and say where they are. Where jinja2 is not, what was just `measured` is not lost."""
+    from qkverify.report import write, write_index
+
+    try:
+        page, summary = write(path, place)
+        write_index(place.parent)
+    except UsageError as error:
+        if not measured:
+            raise
+        return f"no page: {error}\n         where it is installed: qkverify report {place}"
+    return f"page:    {page}\nsummary: {summary}"

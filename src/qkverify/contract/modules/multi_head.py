@@ -14,8 +14,6 @@ from qkverify.contract.modules.calling import Calling
 from qkverify.contract.modules.weights import Choice, Reading, reading
 from qkverify.errors import UnsupportedCase
 
-CAUSALITIES = ("none", "always", "asked", "built")
-
 
 @dataclass(frozen=True, eq=False)
 class MultiHeadModule:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from qkverify import foreign_text
 from qkverify.contract import Implementation
 from qkverify.contract.modules.argument_roles import snake
 from qkverify.contract.modules.builder import Builder
@@ -88,11 +87,8 @@ def _called(
         try:
             plan = structure.layout(observed, structure.called(observed, plan))
         except Exception as error:
-            raise NothingVerified(
-                f"{target.cls.__name__} raises an error on the plainest call, {', '.join(plan.tokens)} of shape "
-                f"{(structure.BATCH, structure.LENGTH, sizes['width'])}: {foreign_text.of_error(error)}"
-            ) from error
-        said = [] if plan.batch_first else ["tokens are (L,B,M): it attends along the first axis"]
+            raise multi_head.cannot_be_called(target, plan, sizes, error) from error
+        said = multi_head.of_axes(plan)
         if structure.always_causal(observed, plan):
             raise NothingVerified(
                 f"{target.cls.__name__} is an encoder layer that is always causal, and encoder_layer has no such option: not "

@@ -96,11 +96,8 @@ def _called(
         except UsageError:
             raise
         except Exception as error:
-            raise NothingVerified(
-                f"{target.cls.__name__} raises an error on the plainest call, {_shown(plan, sizes)}: "
-                f"{foreign_text.of_error(error)}"
-            ) from error
-        said = [] if plan.batch_first else ["tokens are (L,B,M): it attends along the first axis"]
+            raise cannot_be_called(target, plan, sizes, error) from error
+        said = of_axes(plan)
         if len(plan.tokens) > 1:
             said.append(
                 f"{', '.join(plan.tokens)} are all given the tokens: self-attention is what is verified"
@@ -150,9 +147,20 @@ def _needed_mask(observed: structure.Observed, plan: Calling) -> tuple[Calling, 
         raise
 
 
-def _shown(plan: Calling, sizes: Mapping[str, int]) -> str:
+def cannot_be_called(
+    target: ModuleTarget, plan: Calling, sizes: Mapping[str, int], error: Exception
+) -> NothingVerified:
+    """What is said of a module whose plainest call raises this error."""
     shape = (structure.BATCH, structure.LENGTH, sizes["width"])
-    return f"{', '.join(plan.tokens)} of shape {shape}"
+    return NothingVerified(
+        f"{target.cls.__name__} raises an error on the plainest call, {', '.join(plan.tokens)} of shape {shape}: "
+        f"{foreign_text.of_error(error)}"
+    )
+
+
+def of_axes(plan: Calling) -> list[str]:
+    """What is said of the order of axes, if anything is."""
+    return [] if plan.batch_first else ["tokens are (L,B,M): it attends along the first axis"]
 
 
 Function = TypeVar("Function", MultiHeadModule, EncoderModule)

@@ -14,7 +14,7 @@ from qkverify.verification import checking
 from qkverify.verification.checking import Cell, VerificationPlan
 from qkverify.verification.isolation import exchange, process
 from qkverify.verification.isolation.deaths import Death
-from qkverify.verification.isolation.judge import Judge, Task, ask
+from qkverify.verification.isolation.judge import Judge, Task, ask_a_new_one
 from qkverify.verification.isolation.limits import Limits, limits
 from qkverify.verification.isolation.planning import Planner
 from qkverify.verification.laws import Law
@@ -90,10 +90,10 @@ class InWorkers:
             began.add(task.cell)
             heading(task.cell, task.conventions)
 
-        self_judge = Judge(self.limits, examples=checking.examples_of(profile), began=begin)
-        self_judge.spare = self.planner.workers
+        judge = Judge(self.limits, examples=checking.examples_of(profile), began=begin)
+        judge.spare = self.planner.workers
         tasks = [Task(cell, list(laws_of_cell)) for cell, laws_of_cell in every.items()]
-        with contextlib.closing(self_judge.check(tasks)) as finished:
+        with contextlib.closing(judge.check(tasks)) as finished:
             for task in finished:
                 if task.cell not in began:
                     heading(task.cell, task.conventions)
@@ -137,11 +137,8 @@ def replayed(name: str, target: str, limits_of_worker: Limits) -> str:
     if not process.possible():
         return replay_counterexample(name, target)
     process.may_fork()
-    worker = process.Worker()
-    try:
-        events = ask(worker, exchange.Replay(name, target, limits_of_worker.call_seconds), limits_of_worker)
-    finally:
-        worker.close()
+    request = exchange.Replay(name, target, limits_of_worker.call_seconds)
+    events = ask_a_new_one(request, limits_of_worker)
     if isinstance(events, Death):
         return f"{name}: {events.sentence}"
     if isinstance(events[-1], exchange.Refused):

@@ -20,8 +20,6 @@ from qkverify.results import Verdict, line_of
 from qkverify.runs.raising_conditions import CallShape
 from qkverify.verification.checking import Address, Cell
 
-Place: TypeAlias = tuple[str, str]  # an implementation's name, and a device
-
 
 class CellAddress(msgspec.Struct, frozen=True):
     """How a worker finds a cell; `listed` are the known failures of a file: law -> (reason, place in the file)."""

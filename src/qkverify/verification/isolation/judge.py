@@ -242,14 +242,10 @@ class Judge:
         checked again, and a second call that does not return breaks it."""
         if death.outcome != "timed out" or not arguments:
             return False
-        worker = Worker(self.threads)
         request = exchange.Repeat(
             exchange.CellAddress.of(cell), law.name, checking.own_files([law]), arguments
         )
-        try:
-            answer = ask(worker, request, self.limits, compiled=checking.compiled(cell))
-        finally:
-            worker.close()
+        answer = ask_a_new_one(request, self.limits, threads=self.threads, compiled=checking.compiled(cell))
         return not isinstance(answer, Death) and isinstance(answer[-1], exchange.Done)
 
     def _described(self, cell: Cell, law: Law, death: Death, place: str, arguments: bytes) -> Counterexample:
@@ -258,11 +254,9 @@ class Judge:
         if arguments:
             request = exchange.Describe(exchange.CellAddress.of(cell), law.name, checking.own_files([law]), death.sentence,
                                         place, arguments)  # fmt: skip
-            worker = Worker(self.threads)
-            try:
-                events = ask(worker, request, self.limits, compiled=checking.compiled(cell))
-            finally:
-                worker.close()
+            events = ask_a_new_one(
+                request, self.limits, threads=self.threads, compiled=checking.compiled(cell)
+            )
         examples = [] if isinstance(events, Death) else [e.verdict.counterexample for e in events
                                                          if isinstance(e, exchange.Described)]  # fmt: skip
         return next(filter(None, examples), None) or deaths.plain(law, cell, death, place)
@@ -306,15 +300,22 @@ def ask(
             return death
 
 
+def ask_a_new_one(
+    request: exchange.Request, limits: Limits, *, threads: int | None = None, compiled: bool = False
+) -> list[exchange.Event] | Death:
+    """As `ask`, of a worker that answers nothing else."""
+    worker = Worker(threads)
+    try:
+        return ask(worker, request, limits, compiled=compiled)
+    finally:
+        worker.close()
+
+
 def explained(cell: Cell, verdicts: Sequence[Verdict], returned: Collection[CallShape],
               raised: Collection[CallShape]) -> list[Verdict] | None:  # fmt: skip
     """What `checking.explained_together` says of these verdicts, by a worker; None if that dies."""
     request = exchange.Explain(exchange.CellAddress.of(cell), list(verdicts), list(returned), list(raised))
-    worker = Worker()
-    try:
-        answer = ask(worker, request, Limits(), compiled=checking.compiled(cell))
-    finally:
-        worker.close()
+    answer = ask_a_new_one(request, Limits(), compiled=checking.compiled(cell))
     if isinstance(answer, Death) or not isinstance(answer[-1], exchange.Done):
         return None
     return exchange.verdicts_in(answer)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qkverify.contract import DEVICES, DTYPES, Implementation
-from qkverify.errors import HarnessError, NothingVerified, UsageError
+from qkverify.contract import Implementation
+from qkverify.errors import HarnessError, NothingVerified
 from qkverify.probes.survival import FIRST_CALL
-from qkverify.verification.checking import Cell, VerificationPlan, group_of
+from qkverify.verification.checking import Cell, VerificationPlan, check_words, group_of
 from qkverify.verification.isolation import exchange
 from qkverify.verification.isolation.deaths import Death
 from qkverify.verification.isolation.judge import ask
@@ -28,10 +28,7 @@ class Planner:
         self, targets: Sequence[str], devices: Sequence[str] = (), dtypes: Sequence[str] = ()
     ) -> VerificationPlan:
         """The cells of targets. Raises UsageError as `checking.plan`; a target whose worker dies has none."""
-        for requested, every, what in ((devices, DEVICES, "device"), (dtypes, DTYPES, "dtype")):
-            for word in requested:
-                if word not in every:
-                    raise UsageError.unknown(what, word, every)
+        check_words(devices, dtypes)
         planned = VerificationPlan([], {}, [], {})
         for target in targets:
             answer = self._answer(

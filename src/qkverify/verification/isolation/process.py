@@ -19,11 +19,11 @@ import sys
 import tempfile
 import threading
 import time
-import warnings
 from pathlib import Path
 from typing import NoReturn
 
 from qkverify import foreign_text
+from qkverify.runs import forking
 from qkverify.runs.watch import SIZE, Board
 
 SAID = 2**16  # bytes at the end of what a worker wrote
@@ -84,11 +84,7 @@ class Worker:
     def _forked(self, descriptors: tuple[int, int, int, int]) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", DeprecationWarning
-            )  # of forks beside threads, from Python 3.12 on
-            process = os.fork()
+        process = forking.fork()
         if process == 0:
             _serve(self.token, *descriptors)
         return process
@@ -126,7 +122,7 @@ class Worker:
         if not self.death:
             process, status = os.waitpid(self.process, os.WNOHANG)
             if process:
-                self.death = words_of(os.waitstatus_to_exitcode(status))
+                self.death = forking.words_of(os.waitstatus_to_exitcode(status))
         return bool(self.death)
 
     def held_bytes(self) -> int:
@@ -170,22 +166,9 @@ class Worker:
         _workers.discard(self.process)
 
 
-def words_of(code: int) -> str:
-    """How a process ended, in words."""
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    return f"was killed by {name}"
-
-
 def _fork_is_safe() -> bool:
-    if threading.active_count() > 1:  # a lock that another thread holds stays locked in a fork
-        return False
-    torch = sys.modules.get("torch")
-    return _forks and "jax" not in sys.modules and not (torch and torch.cuda.is_initialized())
+    # A lock that another thread holds stays locked in a fork.
+    return _forks and threading.active_count() == 1 and forking.is_safe()
 
 
 def _end_orphans() -> None:
