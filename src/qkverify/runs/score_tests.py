@@ -28,8 +28,7 @@ from qkverify.runs.systematic_errors import Allowance, Steps, turned
 
 Array = np.ndarray
 HEADS = 256
-# As batch entries and heads of one call, or one by one for a function that takes a single head.
-SPLITS = ({"B": 16, "H": 16, "G": 16}, {"B": HEADS, "H": 1, "G": 1}, {"B": 1, "H": 1, "G": 1})
+HEADS_OF_SLOW = 96  # where calls are slow; with fewer than REACH ** 2 = 71 no error could break the test
 SIZES = (16, 64, 128)  # of queries and keys (D) and values (E)
 SCALE, SIZE, DELTA = "softmax scale", "size", "delta"
 
@@ -41,6 +40,7 @@ class ParameterScore:
     parameter: str
     result: str
     score: Score
+    heads: int
 
     @property
     def margin(self) -> float:
@@ -50,8 +50,8 @@ class ParameterScore:
     def __str__(self) -> str:
         whose = self.result if self.result == "output" else f"gradient of {self.result}"
         if self.parameter == SIZE:
-            return f"relative error of the {whose} in the mean over {HEADS} heads"
-        return f"relative error of the {self.parameter}, by the errors of the {whose} over {HEADS} heads"
+            return f"relative error of the {whose} in the mean over {self.heads} heads"
+        return f"relative error of the {self.parameter}, by the errors of the {whose} over {self.heads} heads"
 
 
 def unfit(run: Run) -> str | None:
@@ -70,19 +70,20 @@ def assert_unbiased(run: Run, scores: list[ParameterScore]) -> None:
 
 
 def heads(run: Run, seed: int, *, queries: int = 16, keys: int = 64, upstream: bool = False) -> list[Problem]:
-    """Normal numbers for `HEADS` independent heads, in one problem or several. Raises UnsupportedCase if none has a size that
-    the implementation takes."""
+    """Normal numbers for `HEADS` independent heads (`HEADS_OF_SLOW` where calls are slow), in one problem or several. Raises
+    UnsupportedCase if none has a size that the implementation takes."""
+    count = HEADS_OF_SLOW if run.implementation.slow(run.device) else HEADS
     sizes = {"Q": queries, "K": keys}
     fitting = (
         {**sizes, **split, "D": size, "E": size}
         for size in SIZES
-        for split in SPLITS
+        for split in _splits(count)
         if run.implementation.accepts({**sizes, **split, "D": size, "E": size}) is None
     )
     s = next(fitting, None)
     if s is None:
         raise UnsupportedCase(
-            f"{run.implementation.name} takes no {HEADS} heads of {queries} queries and {keys} keys"
+            f"{run.implementation.name} takes no {count} heads of {queries} queries and {keys} keys"
         )
     rng = np.random.default_rng(seed)
 
@@ -92,8 +93,18 @@ def heads(run: Run, seed: int, *, queries: int = 16, keys: int = 64, upstream: b
     return [
         Problem(query=normal(s["Q"], s["D"]), key=normal(s["K"], s["D"]), value=normal(s["K"], s["E"]),
                 upstream=normal(s["Q"], s["E"]) if upstream else None)
-        for _ in range(HEADS // (s["B"] * s["H"]))
+        for _ in range(count // (s["B"] * s["H"]))
     ]  # fmt: skip
+
+
+def _splits(count: int) -> tuple[dict[str, int], ...]:
+    """So many heads as batch entries and heads of one call, or one by one for a function that takes a single head."""
+    per_entry = 16
+    return (
+        {"B": count // per_entry, "H": per_entry, "G": per_entry},
+        {"B": count, "H": 1, "G": 1},
+        {"B": 1, "H": 1, "G": 1},
+    )
 
 
 def of_output(run: Run, problems: list[Problem], precision: Precision | None = None) -> list[ParameterScore]:
@@ -109,7 +120,7 @@ def of_output(run: Run, problems: list[Problem], precision: Precision | None = N
             parts.setdefault(parameter, []).append(
                 _contributions(got.value - exact, derivative, allowance.output(derivative, exact))
             )
-    return [ParameterScore(parameter, "output", _score(several)) for parameter, several in parts.items()]
+    return [_scored(parameter, "output", several) for parameter, several in parts.items()]
 
 
 def of_gradients(
@@ -129,7 +140,7 @@ def of_gradients(
                 else allowance.score_gradient(name, derivative, exact[name])
             )
             parts.setdefault((parameter, name), []).append(_contributions(error, derivative, room))
-    return [ParameterScore(parameter, name, _score(several)) for (parameter, name), several in parts.items()]
+    return [_scored(parameter, name, several) for (parameter, name), several in parts.items()]
 
 
 def _gradient_derivatives(steps: Steps, exact: Mapping[str, Array]) -> Iterator[tuple[str, str, Array]]:
@@ -149,6 +160,6 @@ def _contributions(error: Array, derivative: Array, room: Array) -> tuple[Array,
     return (error * derivative).sum(axes).ravel(), (derivative**2).sum(axes).ravel(), room.ravel()
 
 
-def _score(parts: list[tuple[Array, Array, Array]]) -> Score:
+def _scored(parameter: str, result: str, parts: list[tuple[Array, Array, Array]]) -> ParameterScore:
     contributions, squares, means = (np.concatenate(each) for each in zip(*parts, strict=True))
-    return score(contributions, squares, means)
+    return ParameterScore(parameter, result, score(contributions, squares, means), contributions.size)
