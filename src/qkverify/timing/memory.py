@@ -32,6 +32,7 @@ from qkverify import probes
 from qkverify.contract import Implementation, registry
 from qkverify.errors import UsageError
 from qkverify.results import Direction
+from qkverify.runs import forking
 from qkverify.timing.worker_protocol import Child, Died, serve
 from qkverify.timing.workloads import Workload
 
@@ -138,7 +139,7 @@ def answer(question: bytes) -> bytes:
 
 def _from_child(request: Request, implementation: Implementation) -> int | None:
     reading, writing = os.pipe()
-    child = os.fork()
+    child = forking.fork()
     if child == 0:
         os.close(reading)
         _measure(request, implementation, writing)
