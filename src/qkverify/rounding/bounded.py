@@ -145,6 +145,7 @@ class Bounded(NDArrayOperatorsMixin):
 
 
 Rule = Callable[..., Any]
+LOWEST = float(np.finfo(np.float64).min)
 
 
 def _parts(x: Any) -> tuple[Any, Array]:
@@ -207,8 +208,13 @@ def _add(x: Any, y: Any) -> Bounded:
 
 
 def _subtract(x: Any, y: Any) -> Bounded:
+    """A masked score less what nothing is known of, the log-sum-exp of a row that overflows, may be NaN: it is no -inf that is
+    exact, so the lowest number stands for it, whose exp is lost."""
     (a, da), (b, db) = _parts(x), _parts(y)
-    return _elementwise(_owner(x, y), np.asarray(a - b), da + db)
+    value = np.asarray(a - b)
+    if db.__class__ is np.ndarray and not _peak(db) < np.inf:
+        value = np.where((value == -np.inf) & ~(db < np.inf), LOWEST, value)
+    return _elementwise(_owner(x, y), value, da + db)
 
 
 def _multiply(x: Any, y: Any) -> Bounded:
