@@ -380,7 +380,18 @@ def _product(x: Any, y: Any, p: Precision) -> tuple[np.ndarray, np.ndarray]:
     error += 2 * terms * p.accumulate.tiny
     if folded and p.op_by_op:
         error += 2 * p.elementwise.unit * (np.abs(a) @ np.abs(b))
+    if p.op_by_op and terms > 1 and 1 in (a.shape[-2:-1] + b.shape[-1:]):
+        error += _of_stored_terms(a, da, b, db, p)
     return value, error
+
+
+def _of_stored_terms(a: np.ndarray, da: Array, b: np.ndarray, db: Array, p: Precision) -> np.ndarray:
+    """What the terms of a product of a matrix and a vector add if each is stored before they are added: op by op it may be an
+    elementwise product and a sum, as torch.einsum makes of it where the vector is one of width one."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        magnitude = (np.abs(a) + da) @ (np.abs(b) + db)
+    error = p.elementwise.unit * magnitude + a.shape[-1] * p.elementwise.tiny
+    return _unless_unknown(error, magnitude, magnitude, p.elementwise.huge)
 
 
 def _once_stored(value: np.ndarray, error: Array, p: Precision) -> Array:
