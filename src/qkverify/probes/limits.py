@@ -67,15 +67,14 @@ class Probe:
         return self.error(sizes) is None
 
     def several(self) -> list[Sizes]:
-        """Sizes that it takes: those of the first call, longer ones, wider ones, and values of another size than the keys."""
+        """Sizes that it takes: those of the first call, longer ones, and values that are wider than the keys."""
         s = self.sizes
-        others: list[dict[str, int]] = [
+        others: tuple[dict[str, int], ...] = (
             {},
             {"Q": 2 * s["Q"], "K": 2 * s["K"]},
-            {"D": 2 * s["D"], "E": 2 * s["E"]},
             {"E": 2 * s["E"]},
             {"E": 3 * s["E"]},
-        ]
+        )
         return [
             {**s, **sizes} for sizes in others if self.implementation_accepts(sizes) and self.takes(**sizes)
         ]
