@@ -108,7 +108,13 @@ class Implementation:
     unknown: tuple[str, ...] = ()  # its parameters that mean nothing here, and "**kwargs"; see `parameters`
     declared: bool = False  # by @implementation; an undeclared function's limits are found out
     summary: str = ""
-    file: str = ""
+    file: str = ""  # of the function
+    declared_in: str = ""  # the file of the @implementation, which may be another
+
+    @property
+    def home(self) -> str:
+        """The file in which another process finds it again."""
+        return self.declared_in or self.file
 
     def slow(self, device: str) -> bool:
         """Whether one call takes so long there that problems must be small as well as few."""
@@ -263,8 +269,11 @@ def implementation(function: Function | None = None, **declared: Any) -> Any:
     Raises UsageError for any other word, and for a value that does not exist.
     """
 
+    caller = sys._getframe(1).f_globals.get("__file__") or ""
+
     def register(target: Function) -> Function:
-        REGISTERED.append(replace(describe(target, **declared), declared=True))
+        described = describe(target, **declared)
+        REGISTERED.append(replace(described, declared=True, declared_in=caller))
         return target
 
     return register if function is None else register(function)

@@ -117,11 +117,14 @@ def load_folder() -> list[Implementation]:
 
 
 def registered_by(module: ModuleType) -> list[Implementation]:
-    """What a module declared with `@implementation`, in the order of its file."""
+    """What a module declared with `@implementation`, in the order of its file; of functions that it imports too."""
+    files = [module.__file__] if getattr(module, "__file__", None) else []
     return [
         with_defaults(implementation)
         for implementation in REGISTERED
-        if module.__name__ == implementation.function.__module__ or module.__file__ == implementation.file
+        if module.__name__ == implementation.function.__module__
+        or implementation.file in files
+        or implementation.declared_in in files
     ]
 
 
@@ -155,11 +158,16 @@ def find(target: str | Callable[..., Any] | Implementation) -> list[Implementati
 
 
 def reload_implementation(name: str, file: str, function: str) -> Implementation:
-    """The implementation in another process: by its file, which spares all other imports, or by its name.
+    """The implementation in another process: what its file declares under its name, else the function of its file, which spares
+    all other imports, else by its name.
 
     Raises UsageError where it was made on the fly and stands in no file.
     """
-    for target in (*(f"{file}:{attribute}" for attribute in (name, function)), name):
+    with contextlib.suppress(UsageError):
+        for declared in registered_by(load_file(file)):
+            if declared.name == name:
+                return declared
+    for target in (*(f"{file}:{attribute}" for attribute in (name.rpartition(":")[2], function)), name):
         with contextlib.suppress(UsageError):
             return find(target)[0]
     raise UsageError(f"{name} cannot be loaded again in another process: define it in a file")
@@ -305,7 +313,7 @@ def _of_module(module: ModuleType, attribute: str, target: str) -> list[Implemen
         raise NothingVerified(refused)
     if not callable(value):
         raise UsageError(f"{target} is a {type(value).__name__}, not a function")
-    if declaration := _declared(value):
+    if declaration := _declared(value, module):
         return [declaration]
     callables.check_method(value, owner, target)
     callables.check_arrays(value, target, parameter_names(value))
@@ -316,15 +324,15 @@ def _of_module(module: ModuleType, attribute: str, target: str) -> list[Implemen
     return [described if stands else replace(described, file=module.__file__ or described.file)]
 
 
-def _declared(function: Callable[..., Any]) -> Implementation | None:
-    return next(
-        (
-            with_defaults(implementation)
-            for implementation in REGISTERED
-            if function in (implementation.function, getattr(implementation.function, "adapted", None))
-        ),
-        None,
-    )
+def _declared(function: Callable[..., Any], module: ModuleType | None = None) -> Implementation | None:
+    """What was declared of a function, by this module if it did."""
+    declared = [
+        with_defaults(implementation)
+        for implementation in REGISTERED
+        if function in (implementation.function, getattr(implementation.function, "adapted", None))
+    ]
+    here = getattr(module, "__file__", None)
+    return min(declared, key=lambda implementation: implementation.declared_in != here, default=None)
 
 
 def _short(target: str) -> str:

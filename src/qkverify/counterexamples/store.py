@@ -43,7 +43,7 @@ def store(law: Law, run: Run, *, scripted: bool = True) -> str:
     function = getattr(implementation.function, "__name__", "") or implementation.name.rpartition(":")[2]
     record = {
         "law": law.name, "law_file": law.file, "implementation": implementation.name,
-        "file": implementation.file, "function": function,
+        "file": implementation.home, "function": function,
         "device": run.device, "dtype": run.dtype,
         "drawn": {name: encode(value) for name, value in run.failing.items()},
     }  # fmt: skip

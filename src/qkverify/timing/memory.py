@@ -74,7 +74,7 @@ class Server(Child):
         if not hasattr(os, "fork"):
             return None
         function = str(getattr(implementation.function, "__qualname__", ""))
-        request = Request(implementation.name, implementation.file, function, workload, dtype, direction)
+        request = Request(implementation.name, implementation.home, function, workload, dtype, direction)
         try:
             return msgspec.json.decode(self.ask(msgspec.json.encode(request)), type=int | None)
         except (Died, ValueError):  # the timing of the same cell meets its like

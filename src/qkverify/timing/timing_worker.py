@@ -172,7 +172,7 @@ def _named(cell: BenchmarkCase, reason: str | None, peak: int | None, seconds: f
     function = str(getattr(implementation.function, "__qualname__", ""))
     return NamedCase(
         implementation.name,
-        implementation.file,
+        implementation.home,
         function,
         cell.workload,
         cell.device,
