@@ -275,7 +275,11 @@ def test_what_is_found_is_printed_as_a_declaration_that_means_the_same(fitted):
         out[...] = (scores.softmax(-1) @ v).transpose(1, 2)
     """
     implementation = fitted(text)
-    line = implementation.remarks[-1].removeprefix("to declare this: ")
+    line, behind = implementation.remarks[-2:]
+    assert behind == (
+        "or, behind the target on a command line: --layout BLHD --mask hidden:BK --always causal --output out"
+    )
+    line = line.removeprefix("to declare this: ")
     assert line.startswith(
         '@implementation(layout="BLHD", mask="hidden:BK", always="causal", output="out", requires=('
     )

@@ -92,7 +92,7 @@ def operation_of(function: Callable[..., Any], names: Sequence[str]) -> str:
         + "\n".join(
             f"  {operation}({', '.join(required)}, ...)" for operation, required in OPERATIONS.items()
         )
-        + "\nor declare it: @implementation(operation=...); `qkverify list operations` explains each"
+        + "\nor say it: --operation NAME, or @implementation(operation=...); `qkverify list operations` explains each"
     )
 
 

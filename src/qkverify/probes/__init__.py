@@ -29,9 +29,9 @@ def find(target: Any) -> list[Implementation]:
     return [fitted(implementation) for implementation in registry.find(target)]
 
 
-def reload_implementation(name: str, file: str, function: str) -> Implementation:
+def reload_implementation(name: str, file: str, function: str, said: str = "") -> Implementation:
     """As `registry.reload_implementation`, fitted: the same in another process."""
-    return fitted(registry.reload_implementation(name, file, function))
+    return fitted(registry.reload_implementation(name, file, function, said))
 
 
 @messages.collected()
@@ -45,7 +45,7 @@ def fitted(implementation: Implementation) -> Implementation:
 
 def _fitted(implementation: Implementation) -> Implementation:
     if isinstance(implementation.function, ModuleTarget):
-        return fitted(modules.resolved(implementation))
+        return replace(fitted(modules.resolved(implementation)), adapters=implementation.adapters)
     missing = frameworks.missing(implementation.arrays)
     if implementation.operation != "attention":
         serves = implementation.operation in ATTENTIONS and not implementation.declared

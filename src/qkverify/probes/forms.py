@@ -25,7 +25,7 @@ def found(implementation: Implementation, fit: Attempt) -> tuple[Implementation,
 
 def _always_causal(implementation: Implementation, fit: Attempt) -> tuple[Implementation, list[str]]:
     """A function that hides every later key, and no other, although no option asks for it."""
-    if "causal" in implementation.offers:
+    if "causal" in implementation.offers or "always" in implementation.adapters:
         return implementation, []
     sizes = fit.problem.sizes
     longer = {**sizes, "Q": 2 * sizes["Q"], "K": 2 * sizes["K"]}
@@ -58,7 +58,8 @@ def _mask(implementation: Implementation, fit: Attempt) -> tuple[Implementation,
     The axes are told by what raises, so a function that takes a mask of all axes and looks at fewer is not excused. A form that
     most pairs of query and key agree with is the function's: those that do not are what the laws are to find.
     """
-    if "mask" not in implementation.offers or implementation.convention in SIGNATURE_STYLES:
+    said = "mask" in implementation.adapters
+    if said or "mask" not in implementation.offers or implementation.convention in SIGNATURE_STYLES:
         return implementation, []
     shares: dict[str, float] = {}
     for form in _candidates(implementation, fit):

@@ -136,19 +136,20 @@ REQUIRED_MASKS = tuple(
 def _fit_of_any(implementation: Implementation, attempts: list[Attempt]) -> Attempt | None:
     """The first call that fits: without options, else always causal, else with a mask that hides nothing."""
     candidates = defaults.passed(implementation)
-    ways = [(implementation, candidates)]
-    if "causal" in candidates:
-        rest = {name: values for name, values in candidates.items() if name != "causal"}
-        ways.append((replace(implementation, always=("causal",)), rest))
+    without_causal = {name: values for name, values in candidates.items() if name != "causal"}
+    ways = [(implementation, without_causal if implementation.always else candidates)]
+    if "causal" in candidates and not implementation.always:
+        ways.append((replace(implementation, always=("causal",)), without_causal))
     if "mask" in candidates:
-        with_mask = {**candidates, "mask": (EVERY_KEY,)}
+        with_mask = {**ways[0][1], "mask": (EVERY_KEY,)}
+        said = implementation.adapters.get("mask")
         ways += [
             (replace(implementation, mask_form=mask_forms.checked(form)), with_mask)
-            for form in REQUIRED_MASKS
+            for form in ([said] if said else REQUIRED_MASKS)
         ]
     fitting: list[Attempt] = []
-    first = implementation.arrays
-    others = [name for name in frameworks_used(implementation.function) if name != first]
+    first, known = implementation.arrays, "arrays" in implementation.adapters
+    others = [name for name in frameworks_used(implementation.function) if name != first and not known]
     quick = [name for name in others if name != "jax"]  # which compiles for every call
     tries = [*((*way, [first]) for way in ways), (*ways[0], others), *((*way, quick) for way in ways[1:])]
     for variant, neutral, arrays in tries:
@@ -192,7 +193,8 @@ def _fit(implementation: Implementation, candidates: Mapping[str, tuple[Any, ...
 
 def _climbed(implementation: Implementation, device: str, dtype: str) -> Iterator[Attempt]:
     """Calls with arrays of four axes at every rung, then of three, then of two."""
-    layouts = dict.fromkeys((implementation.layout, *axes.LAYOUTS))
+    others = () if "layout" in implementation.adapters else tuple(axes.LAYOUTS)
+    layouts = dict.fromkeys((implementation.layout, *others))
     for count, rung in product((4, 3, 2), RUNGS):
         for layout in (layout for layout in layouts if len(layout) == count):
             variant = replace(implementation, layout=layout)
@@ -211,7 +213,8 @@ def _on(implementation: Implementation, arrays: str) -> Implementation:
     """The implementation, given arrays of another framework."""
     if arrays == implementation.arrays:
         return implementation
-    other = with_defaults(describe(implementation.function, arrays=arrays))
+    said = {**implementation.adapters, "arrays": arrays}
+    other = with_defaults(describe(implementation.function, **said))
     return replace(implementation, arrays=arrays, dtypes=other.dtypes, offers=other.offers, vjp=other.vjp,
                    effort=other.effort, compiles=other.compiles)  # fmt: skip
 

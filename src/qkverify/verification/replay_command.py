@@ -56,4 +56,6 @@ def _recorded(name: str, record: dict[str, str]) -> Implementation:
             raise UsageError(f"{name} is about {record['implementation']}, which is none of this package's implementations\n"
                              f"  name the function: qkverify replay {name} path/file.py:function")  # fmt: skip
         return probes.fitted(ours[0])
-    return probes.reload_implementation(record["implementation"], record["file"], record["function"])
+    return probes.reload_implementation(
+        record["implementation"], record["file"], record["function"], record.get("adapters", "")
+    )

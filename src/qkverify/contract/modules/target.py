@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qkverify import foreign_text
+from qkverify.contract import adapters
 from qkverify.contract.declaration import NAME, Implementation
 from qkverify.contract.options import OPERATIONS
 from qkverify.errors import UsageError
@@ -41,6 +42,26 @@ def is_module(value: Any) -> bool:
     if base is None:
         return False
     return issubclass(value, base) if inspect.isclass(value) else isinstance(value, base)
+
+
+def adapted(implementation: Implementation, words: Mapping[str, Any], target: str) -> Implementation:
+    """A module with what was said of it beside what its file says. Raises UsageError for what is about a function."""
+    module, said = implementation.function, adapters.written(words)
+    if not isinstance(module, ModuleTarget):
+        raise UsageError(f"{target} {said}: it is an Implementation already")
+    of_functions = [name for name in words if name not in ("weights", "sizes", "operation")]
+    if of_functions:
+        raise UsageError(
+            f"{target} {said}: --{of_functions[0]} is about a function, and this is a torch.nn.Module; what is said of one is "
+            "--weights NAME=WHAT, --sizes NAME=WHAT and --operation"
+        )
+    fitted = ModuleTarget(
+        module.module,
+        {**module.sizes, **words.get("sizes", {})},
+        {**module.weights, **words.get("weights", {})},
+        words.get("operation", module.operation),
+    )
+    return replace(described(fitted), adapters=dict(words))
 
 
 def described(target: ModuleTarget, name: str = "", file: str = "") -> Implementation:
