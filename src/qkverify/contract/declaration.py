@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from qkverify import foreign_text
-from qkverify.contract import adapters, cos_sin, empty_rows, frameworks, losses, mask_forms
+from qkverify.contract import adapters, cos_sin, empty_rows, fixed_parameters, frameworks, losses, mask_forms
 from qkverify.contract.modules_used import unwrapped
 from qkverify.contract.operations import DESCRIBED
 from qkverify.contract.options import (
@@ -198,7 +198,18 @@ class Implementation:
             standard = float(max(size, 1) ** -0.5) if value == STANDARD_SCALE else value
             if value != EVERY_KEY:  # the run makes it
                 keywords.setdefault(self.parameters[name], standard)
-        return {**self.constants, **keywords}
+        every = {
+            n: size if value == fixed_parameters.LAST_AXIS else value for n, value in self.constants.items()
+        }
+        return {**every, **keywords}
+
+    def keywords_of_vjp(self, keywords: Mapping[str, Any]) -> dict[str, Any]:
+        """Keywords of a call, for its gradient function `vjp`: what every call passes may be of the forward pass alone."""
+        if self.vjp is None or not self.constants:
+            return dict(keywords)
+        takes_all = any(mark.startswith("**") for mark in open_parameters(self.vjp))
+        kept = {*keywords} if takes_all else {*parameter_names(self.vjp)}
+        return {name: value for name, value in keywords.items() if name in kept or name not in self.constants}
 
     @property
     def entry(self) -> Callable[..., Any]:
@@ -313,15 +324,18 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
     style = declared.get("convention") or signature_style_of(names, arrays)
     convention = SIGNATURE_STYLES.get(style)
     parameters = options_of(names, convention, operation)
-    constants = losses.constants(parameters_of(function)) if operation == "cross_entropy" else {}
     renamed, passed = declared.get("parameters") or {}, declared.get("constants") or {}
     _check_parameters(function, names, {**renamed, **passed})
     parameters = {name: own for name, own in parameters.items() if own not in {**renamed, **passed}}
     parameters |= {_option(option, operation): own for own, option in renamed.items()}
-    constants |= passed
+    constants = _constants(function, operation) | passed
+    spelled = {name for name in names if name.lower() in fixed_parameters.known(operation)}
     unknown = tuple(
-        name for name in unknown_among(names, parameters, operation) if name not in {"reduction", *passed}
+        name
+        for name in unknown_among(names, parameters, operation)
+        if name not in {"reduction", *passed, *spelled}
     )
+    parameters = {name: own for name, own in parameters.items() if own not in spelled}
     offers = set(parameters) - {"grouped_heads", "reduction", *unknown}
     always = declared.get("always", ())
     offers |= {*always}
@@ -434,6 +448,18 @@ def _check_parameters(function: Callable[..., Any], names: Sequence[str], said: 
     for name in said:
         if name not in names and not any(mark.startswith("**") for mark in open_parameters(function)):
             raise UsageError.unknown("parameter", name, names)
+
+
+def _constants(function: Callable[..., Any], operation: str) -> dict[str, Any]:
+    """What every call passes, because the function's own default is another operation."""
+    if operation == "cross_entropy":
+        return losses.constants(parameters_of(function))
+    if operation not in fixed_parameters.FIXED:
+        return {}
+    try:
+        return fixed_parameters.constants(parameters_of(function), operation)
+    except ValueError:  # a built-in without a signature
+        return {}
 
 
 def _option(name: str, operation: str) -> str:
