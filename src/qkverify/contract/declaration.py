@@ -435,6 +435,9 @@ def _semantics(declared: Mapping[str, Any]) -> dict[str, str]:
         given = declared.get(name)
         if isinstance(given, Mapping) and name == "empty_rows":
             for way, value in given.items():
+                if way in empty_rows.PAIRS:
+                    _checked(f"empty_rows of {way}", value, (empty_rows.UNDECIDED,))
+                    continue
                 _checked("way to hide keys", way, empty_rows.WAYS)
                 _checked(name, value, values)
             chosen[name] = empty_rows.spelled(given)
