@@ -157,3 +157,39 @@ def test_what_cannot_be_said_of_a_target_is_refused(file: str, target: str, said
 
 def test_every_adapter_is_an_option_of_the_command_line() -> None:
     assert list(OPTIONS) == list(adapters.ADAPTERS)
+
+
+MODULE = """
+import torch
+from qkverify import implementation
+
+class SelfAttention(torch.nn.Module):
+    def __init__(self, e, k):
+        super().__init__()
+
+implementation(sizes={"e": "width"}, weights={"joined.weight": "qkv"})(SelfAttention)
+
+class Other(SelfAttention):
+    pass
+"""
+
+
+def test_words_of_a_module_are_kept_and_those_of_a_command_are_added(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("torch", reason="needs torch")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.py").write_text(MODULE)
+    (declared,) = registry.find("model.py")
+    assert (declared.name, declared.declared) == ("model:SelfAttention", False)
+    (adapted,) = registry.find(
+        "model.py:SelfAttention --sizes k=heads --weights joined.weight='qkv head by head'"
+    )
+    target: Any = adapted.function
+    assert target.sizes == {"e": "width", "k": "heads"}
+    assert target.weights == {"joined.weight": "qkv head by head"}
+    (other,) = registry.find("model.py:Other --sizes e=8")
+    target = other.function
+    assert (target.sizes, target.weights) == ({"e": 8}, {})
+    with pytest.raises(
+        UsageError, match=r"layout is about a function, .* torch.nn.Module\n .*: weights, sizes, operation"
+    ):
+        registry.find("model.py:Other --layout BLHD")

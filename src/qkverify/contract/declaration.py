@@ -282,14 +282,21 @@ def implementation(function: Function | None = None, **declared: Any) -> Any:
     - every convention in which libraries differ, such as `causal_alignment="bottom-right"`; `empty_rows` may have a value for
       each way to hide keys: `{"bias": "nan", "key_lengths": "zero"}`
 
+    Of a class or an instance of torch.nn.Module: `weights`, `sizes` and `operation`, as `qkverify.module` takes them.
+
     Raises UsageError for any other word, and for a value that does not exist.
     """
 
     caller = sys._getframe(1).f_globals.get("__file__") or ""
 
     def register(target: Function) -> Function:
-        described = describe(target, **declared)
-        REGISTERED.append(replace(described, declared=True, declared_in=caller))
+        from qkverify.contract import modules  # here: it needs this module
+
+        if modules.is_module(target):
+            described = modules.adapted(modules.module(target), declared)
+        else:
+            described = replace(describe(target, **declared), declared=True)
+        REGISTERED.append(replace(described, declared_in=caller))
         return target
 
     return register if function is None else register(function)

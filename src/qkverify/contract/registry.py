@@ -136,7 +136,7 @@ def find(target: str | Callable[..., Any] | Implementation) -> list[Implementati
         return [target]
     if not isinstance(target, str):
         if modules.is_module(target):
-            return [modules.module(target)]
+            return [_declared(target) or modules.module(target)]
         if refused := modules.refusal(target, str(getattr(target, "__name__", type(target).__name__))):
             raise NothingVerified(refused)
         return [_declared(target) or with_defaults(describe(target))]
@@ -332,7 +332,7 @@ def _of_module(
             raise UsageError.unknown("function", attribute, functions)
         owner, value = value, getattr(value, part)
     if modules.is_module(value):
-        value = modules.module(value)
+        value = _declared(value, module) or modules.module(value)
     if isinstance(value, Implementation):
         value = modules.adapted(value, words, target) if words else value
         return [replace(value, name=_short(target), file=module.__file__ or value.file)]
@@ -368,10 +368,15 @@ def _declared(function: Callable[..., Any], module: ModuleType | None = None) ->
     declared = [
         with_defaults(implementation)
         for implementation in REGISTERED
-        if function in (implementation.function, getattr(implementation.function, "adapted", None))
+        if any(function is known for known in _behind(implementation.function))
     ]
     here = getattr(module, "__file__", None)
     return min(declared, key=lambda implementation: implementation.declared_in != here, default=None)
+
+
+def _behind(function: Any) -> tuple[Any, ...]:
+    """A function, and what it was made of: a loss or a rotary function, a module."""
+    return function, getattr(function, "adapted", None), getattr(function, "module", None)
 
 
 def _short(target: str) -> str:

@@ -58,9 +58,10 @@ def _mask(implementation: Implementation, fit: Attempt) -> tuple[Implementation,
     The axes are told by what raises, so a function that takes a mask of all axes and looks at fewer is not excused. A form that
     most pairs of query and key agree with is the function's: those that do not are what the laws are to find.
     """
-    said = "mask" in implementation.adapters
-    if said or "mask" not in implementation.offers or implementation.convention in SIGNATURE_STYLES:
+    if "mask" not in implementation.offers or implementation.convention in SIGNATURE_STYLES:
         return implementation, []
+    if said := implementation.adapters.get("mask"):
+        return implementation, _shown_otherwise(implementation, fit, said)
     shares: dict[str, float] = {}
     for form in _candidates(implementation, fit):
         share = _share(_with(implementation, form), form, fit)
@@ -73,6 +74,20 @@ def _mask(implementation: Implementation, fit: Attempt) -> tuple[Implementation,
         return implementation, []
     keyword = implementation.parameters["mask"]
     return _with(implementation, form), [f"{keyword} is {mask_forms.words(form)}"]
+
+
+def _shown_otherwise(implementation: Implementation, fit: Attempt, said: str) -> list[str]:
+    """Of a function whose mask was said: what it shows instead, if it does."""
+    if _share(implementation, said, fit) == 1.0:
+        return []
+    free = replace(implementation, adapters={}, mask_form="")
+    form = _mask(free, fit)[0].mask_form
+    if form in ("", said):
+        return []
+    keyword = implementation.parameters["mask"]
+    return [
+        f"{keyword} is said to be {mask_forms.words(said)}; its first calls show {mask_forms.words(form)}"
+    ]
 
 
 def _candidates(implementation: Implementation, fit: Attempt) -> Iterator[str]:

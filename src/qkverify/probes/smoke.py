@@ -15,6 +15,7 @@ from qkverify.contract import (
     DTYPES,
     EVERY_KEY,
     Implementation,
+    adapters,
     axes,
     describe,
     frameworks,
@@ -51,13 +52,15 @@ def inferred(implementation: Implementation) -> Implementation:
     if fit is None:
         if all(isinstance(attempt.error, REFUSED) for attempt in attempts):
             return implementation  # it refuses, and says so: the laws count that as not offered
-        raise NothingVerified(sentences.misfit(implementation, attempts))
+        other = _right_otherwise(implementation)
+        raise NothingVerified("\n  ".join([sentences.misfit(implementation, attempts), *other]))
     assert fit.part is not None
     made = replace(fit.implementation, returns=fit.part[0], devices=(fit.device,))
     remarks = [
         *sentences.adapted(implementation, made, fit),
         *defaults.remark(made),
         *defaults.constants_remark(made),
+        *([] if fit.right else _right_otherwise(implementation)),
     ]
     made = replace(made, requires=(*made.requires, *axes.SIZES[made.layout]))
     made, said = forms.found(made, fit)
@@ -70,6 +73,20 @@ def inferred(implementation: Implementation) -> Implementation:
     limited, said = limits.inferred(made, fit)
     declaration = sentences.as_declared(implementation, limited)
     return replace(limited, remarks=(*made.remarks, *said, *declaration))
+
+
+def _right_otherwise(implementation: Implementation) -> list[str]:
+    """Of a function whose layout or output was said: with which others its first call is right, if it is."""
+    said = {name: value for name, value in implementation.adapters.items() if name in ("layout", "returns")}
+    if not said:
+        return []
+    rest = {name: value for name, value in implementation.adapters.items() if name not in said}
+    free = replace(implementation, adapters=rest, returns=None)
+    fit = _fit_of_any(free, [])
+    if fit is None or fit.part is None or not fit.right:
+        return []
+    shown = {"layout": fit.implementation.layout} | ({} if fit.part[0] is None else {"returns": fit.part[0]})
+    return [f"{adapters.written(said)} was said, and its first call is right with {adapters.written(shown)}"]
 
 
 def checked(implementation: Implementation) -> Implementation:
