@@ -189,7 +189,3 @@ def test_words_of_a_module_are_kept_and_those_of_a_command_are_added(tmp_path, m
     (other,) = registry.find("model.py:Other --sizes e=8")
     target = other.function
     assert (target.sizes, target.weights) == ({"e": 8}, {})
-    with pytest.raises(
-        UsageError, match=r"layout is about a function, .* torch.nn.Module\n .*: weights, sizes, operation"
-    ):
-        registry.find("model.py:Other --layout BLHD")

@@ -10,6 +10,7 @@ from hypothesis import Phase
 
 import qkverify
 from qkverify import probes
+from qkverify.contract import adapters
 from qkverify.counterexamples.diagnosis import trial_of
 from qkverify.counterexamples.diagnosis.deadline import Deadline
 from qkverify.counterexamples.diagnosis.operations import claim_about
@@ -229,3 +230,42 @@ def test_an_instance_is_not_changed():
     assert holds(of("multi_head"), AGREES)
     assert instance.training
     assert all(torch.equal(x, before[name]) for name, x in instance.state_dict().items())
+
+
+ATTEND = """
+import torch
+
+class Attend(torch.nn.Module):
+    def forward(self, q, k, v, pad=None):
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        scores = q @ k.mT * q.shape[-1] ** -0.5
+        scores = scores if pad is None else scores.masked_fill(pad[:, None, None], -torch.inf)
+        return (scores.softmax(-1) @ v).transpose(1, 2), scores
+
+class Last(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q_proj = torch.nn.Linear(4, 4)
+
+    def forward(self, x):
+        return x
+"""
+
+
+def test_what_is_said_of_a_function_can_be_said_of_a_module_without_weights(tmp_path):
+    (tmp_path / "attend.py").write_text(ATTEND)
+    said = "--layout BLHD --returns 0 --parameters pad=mask --mask hidden:BK"
+    (implementation,) = probes.find(f"{tmp_path / 'attend.py'}:Attend {said}")
+    assert adapters.written(implementation.adapters) == said
+    assert (implementation.layout, implementation.returns, implementation.mask_form) == (
+        "BLHD",
+        0,
+        "hidden:BK",
+    )
+    assert not verify(
+        implementation, dtypes=("float64",), profile="glance", laws=("agrees_with_reference",)
+    ).failures
+    with pytest.raises(
+        UsageError, match=r"layout cannot be said of a module .*\n .*: weights, sizes, operation"
+    ):
+        probes.find(f"{tmp_path / 'attend.py'}:Last --layout BLHD")

@@ -29,6 +29,9 @@ class ModuleTarget:
     sizes: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
     operation: str | None = None
+    of_function: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # adapters of a module that is a function of its arguments
 
     @property
     def cls(self) -> type:
@@ -49,27 +52,19 @@ def is_module(value: Any) -> bool:
 
 
 def adapted(implementation: Implementation, words: Mapping[str, Any], name: str = "") -> Implementation:
-    """A module with what was said of it beside what its file says. Raises UsageError for what is about a function.
-
-    `name` is how an error calls it.
-    """
+    """A module with what was said of it beside what its file says. Raises UsageError; `name` is how an error calls it."""
     module, name = implementation.function, name or implementation.name
     if not isinstance(module, ModuleTarget):
         raise UsageError(
             f"{name} is an Implementation, which says all of itself: {', '.join(words)} cannot be said of it"
         )
     words = adapters.checked(words, name)
-    of_functions = [word for word in words if word not in OF_MODULES]
-    if of_functions:
-        raise UsageError(
-            f"{name}: {of_functions[0]} is about a function, and this is a torch.nn.Module\n"
-            f"  what can be said of one: {', '.join(OF_MODULES)}"
-        )
     fitted = ModuleTarget(
         module.module,
         {**module.sizes, **words.get("sizes", {})},
         {**module.weights, **words.get("weights", {})},
         words.get("operation", module.operation),
+        {word: value for word, value in words.items() if word not in OF_MODULES},
     )
     return replace(described(fitted), adapters=words)
 

@@ -15,8 +15,8 @@ from qkverify.contract.modules.argument_roles import ROLES, snake
 from qkverify.contract.modules.builder import Builder, construct
 from qkverify.contract.modules.constructor import Construction, construction
 from qkverify.contract.modules.encoder_layer import places
-from qkverify.contract.modules.target import ModuleTarget
-from qkverify.errors import NothingVerified
+from qkverify.contract.modules.target import OF_MODULES, ModuleTarget
+from qkverify.errors import NothingVerified, UsageError
 from qkverify.probes.modules import encoder_layer, multi_head, without_weights
 
 SAMPLE = {"width": 12, "heads": 3, "head_size": 4, "inner": 7, "causal": False}  # different from one another
@@ -26,6 +26,11 @@ def settled(implementation: Implementation, target: ModuleTarget) -> Implementat
     """The implementation of the operation that a module computes. Raises NothingVerified where it is none of those known."""
     builder, sample = _built(target)
     kind = without_weights.kind_of(target, sample)
+    if target.of_function and kind is not without_weights.attention:
+        raise UsageError(
+            f"{implementation.name}: {', '.join(target.of_function)} cannot be said of a module that is more than a function of "
+            f"query, key and value\n  what can be said of it: {', '.join(OF_MODULES)}"
+        )
     if kind is not None:
         return kind(implementation, target, builder, sample)
     letters = {

@@ -45,7 +45,7 @@ def _as(implementation: Implementation, function: Any, *remarks: str, **declared
         function.__name__ = function.__qualname__ = implementation.name.rpartition(":")[
             2
         ]  # as its file calls it
-    made = describe(function, arrays="torch", **declared)
+    made = describe(function, **{"arrays": "torch", **declared})
     return replace(
         made,
         name=implementation.name,
@@ -78,8 +78,8 @@ def attention(
 ) -> Implementation:
     """attention(query, key, value, ...) by a module without weights: then it is a function like any other."""
     made = _as(implementation, sample, f"{target.cls.__name__} has no weights: its call is verified as attention, {EVALUATED}",
-               operation="attention")  # fmt: skip
-    return replace(made, probed=False)
+               **{"operation": "attention", **target.of_function})  # fmt: skip
+    return replace(made, probed=False, adapters=target.of_function)
 
 
 def cross_entropy(
