@@ -343,3 +343,49 @@ def test_what_is_said_is_held_to_and_what_the_function_shows_instead_is_told(tmp
             assert getattr(implementation, name) == value
     told = [remark for remark in implementation.remarks if " said" in remark]
     assert [remark.startswith(shown) for remark in told] == ([True] if shown else [])
+
+
+TWO_OR_FOUR = """
+import numpy as np
+
+def attention(query, key, value, mask=None):
+    scores = query @ key.swapaxes(-1, -2) * query.dtype.type(query.shape[-1] ** -0.5)
+    if mask is not None:
+        mask = mask[:, None, None] if mask.ndim == 2 else mask
+        scores = np.where(mask, scores, -1e30)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True) @ value
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "said"),
+    [
+        (TWO_OR_FOUR, "visible:4D", "of two axes it is (B,K)"),
+        (TWO_OR_FOUR.replace("np.where(mask, ", "np.where(~mask, "), "hidden:4D", "of two axes it is (B,K)"),
+        (TWO_OR_FOUR.replace("[:, None, None]", "[:, None]").replace("== 2", "== 3"), "visible:4D", "three axes it is (B,Q,K)"),
+        (TWO_OR_FOUR.replace("[:, None, None]", ""), "", ""),
+    ],
+)  # fmt: skip
+def test_a_mask_of_fewer_axes_that_is_no_last_part_of_four_is_not_given(tmp_path, text, form, said):
+    implementation = found_in_a_file(tmp_path, text, "", "attention")
+    assert implementation.mask_form == form
+    assert [said in remark for remark in implementation.remarks if "not verified with fewer" in remark] == [
+        True
+    ] * bool(said)
+    assert not broken(implementation, ("mask_broadcasts", "agrees_with_reference"))
+
+
+def test_a_mask_of_two_axes_that_is_read_wrongly_is_found(tmp_path):
+    wrong = TWO_OR_FOUR.replace(
+        "[:, None, None]", "[:, None, None] & (np.arange(query.shape[2]) < 2)[:, None]"
+    )
+    implementation = found_in_a_file(tmp_path, wrong, "", "attention")
+    assert implementation.mask_form == ""
+    assert broken(implementation, ("mask_broadcasts",))
+
+
+def test_a_planted_error_in_a_mask_of_four_axes_is_found(tmp_path):
+    wrong = TWO_OR_FOUR.replace("np.where(mask, ", "np.where(mask[..., :1, :], ")
+    implementation = found_in_a_file(tmp_path, wrong, "", "attention")
+    assert broken(implementation, ("agrees_with_reference",))

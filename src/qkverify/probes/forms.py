@@ -70,10 +70,27 @@ def _mask(implementation: Implementation, fit: Attempt) -> tuple[Implementation,
         if share == 1.0:
             break
     form = max(shares, key=lambda form: shares[form], default=mask_forms.PLAIN)
+    keyword = implementation.parameters["mask"]
+    if shares.get(form, 0.0) >= MOST and (fewer := _of_fewer_axes(implementation, form, fit)):
+        kind = form.partition(":")[0]
+        return _with(implementation, f"{kind}:{mask_forms.FOUR}"), [
+            f"{keyword} is (B,H,Q,K), {mask_forms.KINDS[kind]}; of {fewer}, so it is given with four and not verified with fewer"
+        ]
     if form == mask_forms.PLAIN or shares[form] < MOST:
         return implementation, []
-    keyword = implementation.parameters["mask"]
     return _with(implementation, form), [f"{keyword} is {mask_forms.words(form)}"]
+
+
+def _of_fewer_axes(implementation: Implementation, form: str, fit: Attempt) -> str:
+    """Of a function that takes a mask of all axes: what one of fewer axes is to it, where that is not the last of the four."""
+    kind, axes = form.split(":")
+    if axes != mask_forms.FULL or len(implementation.layout) != len(mask_forms.FULL):
+        return ""
+    for fewer, words in (("BK", "two axes it is (B,K)"), ("BQK", "three axes it is (B,Q,K)")):
+        other = f"{kind}:{fewer}"
+        if _share(_with(implementation, other), other, fit) == 1.0:
+            return words
+    return ""
 
 
 def _shown_otherwise(implementation: Implementation, fit: Attempt, said: str) -> list[str]:
