@@ -21,7 +21,8 @@ from qkverify.properties import test_calls as laws
 from qkverify.properties import test_dropout
 from qkverify.runs.concurrent_calls import together
 from qkverify.runs.run import Run
-from qkverify.strategies.operation_cases import OPERATION_SPECS, PreparedCall, example
+from qkverify.strategies.operation_cases import PreparedCall, example
+from qkverify.strategies.operations import OPERATION_SPECS
 from qkverify.verification.checking import Cell, applicable, check, law_book, prepare
 from qkverify.verification.laws import Law
 from qkverify.verification.replay_command import replay_counterexample

@@ -14,7 +14,8 @@ import numpy as np
 from qkverify.contract.operations import DESCRIBED, word
 from qkverify.problem.byte_strategies import limited
 from qkverify.runs.run import Run
-from qkverify.strategies.operation_cases import BARE, FILL, OPERATION_SPECS, PreparedCall, example
+from qkverify.strategies.operation_cases import BARE, FILL, PreparedCall, example
+from qkverify.strategies.operations import OPERATION_SPECS
 
 SMALL = 2.0**-8  # of tokens: a power of two, which rounds nothing; its square is about 1e-5
 EXAMPLES = 4

@@ -111,7 +111,7 @@ STEPS: Mistakes = (
     ("with the weights of the output transposed", varied(weights=lambda q, k, v, o: (q, k, v, o.swapaxes(0, 1)))),
 )  # fmt: skip
 
-MULTI_HEAD = OperationKind(
+KIND = OperationKind(
     _examples, multi_head_attention, (
         *((f"multi-head attention {text}", compute) for text, compute in STEPS),
         ("multi-head attention without causality", varied(causal=False)),

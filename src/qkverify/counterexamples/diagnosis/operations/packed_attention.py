@@ -195,7 +195,7 @@ BACKWARD = Gradients(("query", "key", "value"), _pulled(), (
     *like_plain_gradients(lambda m: _pulled(mistake=m)),
 ))  # fmt: skip
 
-PACKED = OperationKind(_examples, _packed(), MISTAKES, (
+KIND = OperationKind(_examples, _packed(), MISTAKES, (
     ("with causality", with_option("causal")), ("with one sequence", lambda e: len(e.arguments[3]) == 2),
     ("with as many queries as keys in each sequence", lambda e: np.array_equal(e.arguments[3], e.arguments[4])),
     ("with sequences of one length but for the last", lambda e: len(set(np.diff(e.arguments[4])[:-1])) == 1), *WITH,

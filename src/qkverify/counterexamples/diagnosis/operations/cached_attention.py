@@ -218,7 +218,7 @@ BACKWARD = Gradients(("query", "key", "value", *CACHES), _pulled(), (
     *like_plain_gradients(lambda m: _pulled(mistake=m), empty_rows=False),
 ))  # fmt: skip
 
-CACHED = OperationKind(_examples, _cached(), MISTAKES, (
+KIND = OperationKind(_examples, _cached(), MISTAKES, (
     ("with one new token", lambda e: e.shape[2] == 1),
     ("with one new token and room for another",
      lambda e: e.shape[2] == 1 and e.arguments[3].shape[2] > e.arguments[5].max() + 1),

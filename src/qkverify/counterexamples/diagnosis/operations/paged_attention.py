@@ -245,7 +245,7 @@ BACKWARD = Gradients(("query", "key_pages", "value_pages"), _pulled(), (
     *like_plain_gradients(lambda m: _pulled(mistake=m), empty_rows=False),
 ))  # fmt: skip
 
-PAGED = OperationKind(_examples, _paged(), MISTAKES, (
+KIND = OperationKind(_examples, _paged(), MISTAKES, (
     ("with one query", lambda e: e.shape[2] == 1), ("with one batch entry", lambda e: e.shape[0] == 1),
     ("with equal lengths", lambda e: len(set(e.arguments[4])) == 1), *WITH,
 ), BACKWARD)  # fmt: skip

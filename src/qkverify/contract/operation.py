@@ -1,0 +1,28 @@
+"""What is said of an operation: `contract/operations/` has one file for each, and `qkverify list operations` prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Operation:
+    """`parameters` are required and come in this order; `options` are keyword parameters that laws put to use where a
+    function has them (those of attention are `contract.OPTIONS`). Both map a name to its shape or meaning. `rules` are
+    what else it is held to where that is not plain. `defaults` are the options whose value is a choice of the function where
+    it is not given: what it may be, the usual one first. `probes` find out which one it is."""
+
+    computes: str
+    parameters: Mapping[str, str]
+    returns: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    rules: tuple[str, ...] = ()
+    defaults: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    differentiable: bool = True  # False where nothing is given that a gradient could belong to
+
+
+def word(value: Any) -> str:
+    """A value of `defaults` as it is printed: yes, no, half, 1e-06."""
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
