@@ -68,6 +68,7 @@ def cases() -> dict[str, Case]:
         "feed-forward": (plain(reference.feed_forward), plain(reference.feed_forward_vjp), {"x": X, **FEED}, {}),
         "norm": (plain(reference.layer_norm), plain(reference.layer_norm_vjp),
                  {"x": X, "gain": NORMS["gain_1"], "shift": NORMS["shift_1"]}, {"eps": 0.1}),
+        "RMS norm": (plain(reference.rms_norm), plain(reference.rms_norm_vjp), {"x": X, "gain": NORMS["gain_1"]}, {"eps": 0.1}),
         "embedding": (lambda g: reference.embedding(TOKENS, g["table"]),
                       under("table", lambda g, u: reference.embedding_vjp(TOKENS, WORDS, u)), {"table": normal(WORDS, M)}, {}),
         "context": (lambda g, **o: reference.multi_head_attention(*[g[n] for n in ("x", *HEADS)], context=g["context"], **o),

@@ -19,7 +19,7 @@ from qkverify import reference
 from qkverify.contract import REGISTERED
 from qkverify.implementations import numpy_decode
 from qkverify.implementations.mutants import between_passes
-from qkverify.implementations.mutants.correct import layers, multi_head, positions
+from qkverify.implementations.mutants.correct import layers, multi_head, norms, positions
 from qkverify.implementations.mutants.correct.call import Call
 from qkverify.implementations.mutants.correct.planting import MUTANTS
 from qkverify.implementations.mutants.correct.split import SPLIT
@@ -430,6 +430,39 @@ def test_a_bug_of_the_layers_shows(operation: str) -> None:
         taken = declared(bug.function.__name__).parameters
         options = next(given for given in every if given.keys() <= taken.keys())
         assert differs(bug.function(*arguments, **options), exact(*arguments, **options)), bug.name
+
+
+def test_a_bug_of_the_norms_shows() -> None:
+    """Of tokens with a mean, wider than a block, small beside eps; in float32, where a large mean takes a variance's digits."""
+    rng = np.random.default_rng(9)
+    x, weight, bias = 0.1 * rng.standard_normal((2, 3, 1100)) + 0.05, *rng.standard_normal((2, 1100))
+    eps = 0.3
+    given = {"layer_norm": (x, weight, bias), "rms_norm": (x, weight)}
+    correct = {name: (getattr(reference, name), getattr(norms, name)) for name in given}
+    for name, (exact, right) in correct.items():
+        assert not differs(right(*given[name], eps=eps), exact(*given[name], eps=eps))
+    bugs = [m for m in PLANTED if m.family == "norms"]
+    for bug in bugs:
+        declared_as = declared(bug.function.__name__)
+        arguments, exact = given[declared_as.operation], correct[declared_as.operation][0]
+        if declared_as.arrays == "torch":
+            leaf, *rest = (torch.from_numpy(array).requires_grad_() for array in arguments)
+            upstream = rng.standard_normal(x.shape)
+            got = bug.function(leaf, *rest, eps=eps)
+            assert not differs(got.detach().numpy(), exact(*arguments, eps=eps))
+            wanted = getattr(reference, f"{declared_as.operation}_vjp")(*arguments, upstream, eps=eps)["x"]
+            assert differs(torch.autograd.grad(got, leaf, torch.from_numpy(upstream))[0].numpy(), wanted), (
+                bug.name
+            )
+        elif bug.bug == "L065":
+            narrow = [array.astype(np.float32) for array in (x + 1000, weight, bias)]
+            assert np.isnan(bug.function(*narrow, eps=1e-5)).any()
+            assert np.isfinite(norms.layer_norm(*narrow, eps=1e-5)).all()
+        elif bug.bug == "L070":
+            assert np.isfinite(bug.function(x * np.nan, weight, bias, eps=eps)).all()
+        else:
+            assert differs(bug.function(*arguments, eps=eps), exact(*arguments, eps=eps)), bug.name
+    assert len(bugs) == 14
 
 
 def test_the_gradient_of_a_wrong_target_is_wrong() -> None:
@@ -1118,7 +1151,7 @@ def test_short_positions_are_read_in_pairs() -> None:
 
 def test_every_mutant_is_shown_to_be_wrong() -> None:
     text = Path(__file__).read_text()
-    whole_families = {"positions", "rotary", "rotary_pair", "embedding", "layers", "losses"}
+    whole_families = {"positions", "rotary", "rotary_pair", "embedding", "layers", "losses", "norms"}
     assert [
         m.name for m in PLANTED if m.family not in whole_families and f'"{m.function.__name__}"' not in text
     ] == []

@@ -12,3 +12,18 @@ LAYER_OPTIONS = {
     "heads": "required", "norm_first": "normalise before each sublayer instead of after it",
     "eps": "added to the variance, inside of the root",
 }  # fmt: skip
+NORM_OPTIONS = {"eps": "added inside of the root"}
+NORM_SPELLINGS = {
+    "weight": ("gamma", "gain", "scale", "w", "g", "a"), "bias": ("beta", "shift", "b"),
+    "eps": ("epsilon", "variance_epsilon", "norm_eps"),
+}  # fmt: skip
+NORM_EPS = (
+    1e-5,
+    1e-6,
+    1e-12,
+    2.0**-23,
+    2.0**-52,
+    1e-8,
+    1e-3,
+)  # torch's rms_norm has that of float32 or float64
+NORM_OFFSET = "where a function has no such parameter, the gain is found out to be the weight, or 1 + the weight (offset)"

@@ -1,11 +1,13 @@
-"""Where the norms of a layer stand, and what is added to the variance, if it is not told.
+"""What a layer, or a norm alone, means by what it is not told: where the norms stand, what is added to the variance, and of a
+norm how its variance is taken and whether its gain is 1 + the weight.
 
-A layer is called with tokens whose variance is as small as what may be added to it, and compared with the reference for every
-pair of the two, the usual one first. None of them is found of a layer that is wrong in another way.
+It is called with tokens whose variance is as small as what may be added to it, and a norm also with tokens of a large mean. The
+results are compared with the reference for every choice, the usual one first. None is found of code that is wrong in another way.
 """
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from typing import Any
 
@@ -19,16 +21,19 @@ from qkverify.strategies.operations import OPERATION_SPECS
 
 SMALL = 2.0**-8  # of tokens: a power of two, which rounds nothing; its square is about 1e-5
 EXAMPLES = 4
+SMALLEST = 2.0**-20  # of tokens that a norm alone is given: what is added may be 1e-12
 
 
 def norms(run: Run) -> dict[str, str]:
-    """`norm_first` and `eps` of a call that names neither, or nothing if no choice of them explains the results.
+    """The options of a call that names none, such as `norm_first` and `eps`; nothing if no choice of them explains the results.
 
     Raises what the function raises.
     """
     defaults = DESCRIBED[run.implementation.operation].defaults
     choices = [dict(zip(defaults, values, strict=True)) for values in product(*defaults.values())]
-    calls = [_call(run, seed) for seed in range(EXAMPLES)]
+    alone = "offset" in defaults
+    changes = (SMALL, SMALLEST, None) if alone else (SMALL,)
+    calls = [_call(run, seed, change) for change in changes for seed in range(EXAMPLES)]
     results = [PreparedCall(run, call).results()[0] for call in calls]
     for choice in choices:
         exact = [call.form.exact(run, call.arguments, {**call.options, **choice})[0] for call in calls]
@@ -40,12 +45,15 @@ def norms(run: Run) -> dict[str, str]:
     return {}
 
 
-def _call(run: Run, seed: int) -> Any:
+def _call(run: Run, seed: int, size: float | None) -> Any:
+    """Tokens of a size, or, without one, with a mean whose square has few digits left for a variance of one."""
     pools = {**FILL, **OPERATION_SPECS[run.implementation.operation].sizes, **BARE}
     limits = run.implementation.size_limits
     drawn = {name: limited(name, pool, limits)[-1] for name, pool in pools.items()}
     call = example(run, {**drawn, "fill": "normal", "seed": seed, "bare": True})
     tokens: dict[str, np.ndarray] = {}
     for name in {"x", "memory"} & call.arrays.keys():
-        tokens[name] = call.arrays[name] * run.numpy_dtype(SMALL)
+        level = 2.0 ** round(-math.log2(run.precision.accumulate.unit) / 3)
+        moved = call.arrays[name] * run.numpy_dtype(size or 1.0) + run.numpy_dtype(0.0 if size else level)
+        tokens[name] = moved.astype(run.numpy_dtype)
     return call.but(tokens)
