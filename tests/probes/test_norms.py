@@ -10,6 +10,9 @@ import pytest
 
 from qkverify import probes
 from qkverify.contract import describe
+from qkverify.counterexamples.diagnosis import trial_of
+from qkverify.counterexamples.diagnosis.deadline import Deadline
+from qkverify.counterexamples.diagnosis.operations import claim_about
 from qkverify.errors import UsageError
 from qkverify.runs import exact_norms
 from qkverify.runs.run import Run
@@ -71,6 +74,24 @@ def test_what_a_norm_is_not_told_is_found_out(
 ) -> None:
     found = probes.conventions.detect(describe(function), "cpu", dtype)
     assert {name: choice.value for name, choice in found.items()} == choices
+
+
+def test_where_a_norm_is_wrong_the_default_of_its_signature_counts_and_its_mistake_is_named() -> None:
+    def layer_norm(x: Array, a: Array, b: Array, eps: float = 3e-4) -> Array:
+        size = x.shape[-1]
+        centred = x - x.mean(-1, keepdims=True)
+        with np.errstate(all="ignore"):
+            deviation = np.sqrt((centred * centred).sum(-1, keepdims=True) / x.dtype.type(size - 1))
+            return centred / (deviation + x.dtype.type(eps)) * a + b
+
+    found = probes.conventions.detect(describe(layer_norm), "cpu", "float32")
+    assert {name: choice.value for name, choice in found.items()} == {"eps": "0.0003"}
+    run = Run(describe(layer_norm), dtype="float32", semantics={"eps": "0.0003"})
+    trial, until = trial_of(run), Deadline(60.0)
+    trial.seconds = 60.0
+    claim = claim_about(run, until, trial)
+    assert claim is not None
+    assert "the unbiased deviation, to which eps is added outside of the root" in claim.sentence
 
 
 def test_the_norm_of_torch_has_an_eps_of_its_dtype() -> None:

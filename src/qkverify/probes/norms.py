@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from qkverify.contract.operations import DESCRIBED, word
+from qkverify.contract.signatures import parameters_of
 from qkverify.problem.byte_strategies import limited
 from qkverify.runs.run import Run
 from qkverify.strategies.operation_cases import BARE, FILL, PreparedCall, example
@@ -25,12 +26,15 @@ SMALLEST = 2.0**-20  # of tokens that a norm alone is given: what is added may b
 
 
 def norms(run: Run) -> dict[str, str]:
-    """The options of a call that names none, such as `norm_first` and `eps`; nothing if no choice of them explains the results.
+    """The options of a call that names none, such as `norm_first` and `eps`. If no choice of them explains the results, the
+    function is wrong in another way, and only what its signature says is known.
 
     Raises what the function raises.
     """
     defaults = DESCRIBED[run.implementation.operation].defaults
-    choices = [dict(zip(defaults, values, strict=True)) for values in product(*defaults.values())]
+    signed = _signed(run)
+    values_of = {name: dict.fromkeys((*signed.get(name, ()), *values)) for name, values in defaults.items()}
+    choices = [dict(zip(values_of, values, strict=True)) for values in product(*values_of.values())]
     alone = "offset" in defaults
     changes = (SMALL, SMALLEST, None) if alone else (SMALL,)
     calls = [_call(run, seed, change) for change in changes for seed in range(EXAMPLES)]
@@ -42,7 +46,17 @@ def norms(run: Run) -> dict[str, str]:
             (np.abs(got.value - x.value) <= got.errors).all() for got, x in zip(received, exact, strict=True)
         ):
             return {name: word(value) for name, value in choice.items()}
-    return {}
+    return {name: word(value) for name, (value,) in signed.items()}
+
+
+def _signed(run: Run) -> dict[str, tuple[float]]:
+    """The number that the signature has as the default of eps, if it has one."""
+    keyword = run.implementation.parameters.get("eps", "")
+    try:
+        parameter = parameters_of(run.implementation.function).get(keyword)
+    except (ValueError, TypeError):  # it shows no signature
+        return {}
+    return {"eps": (parameter.default,)} if parameter and isinstance(parameter.default, float) else {}
 
 
 def _call(run: Run, seed: int, size: float | None) -> Any:
