@@ -23,6 +23,7 @@ from qkverify.reference.layers import feed_forward
 from qkverify.reference.layers_vjp import feed_forward_vjp
 from qkverify.reference.losses import cross_entropy, cross_entropy_vjp, smoothed
 from qkverify.reference.masks import distance, visible
+from qkverify.reference.merging import merged_attention, merged_attention_vjp
 from qkverify.reference.multi_head import merge_heads, multi_head_attention, split_heads
 from qkverify.reference.multi_head_vjp import multi_head_vjp
 from qkverify.reference.norms import layer_norm, rms_norm
@@ -49,7 +50,8 @@ __all__ = [
     "cross_entropy_vjp", "decoder_layer", "decoder_layer_vjp", "distance", "embedding", "embedding_vjp",
     "encoder_layer", "encoder_layer_vjp", "feed_forward", "feed_forward_vjp", "from_embeddings",
     "from_queries_and_keys", "from_queries_keys_and_values", "layer_norm", "layer_norm_vjp",
-    "log_sum_exp", "merge_heads", "multi_head_attention", "multi_head_vjp", "paged_attention",
+    "log_sum_exp", "merge_heads", "merged_attention", "merged_attention_vjp",
+    "multi_head_attention", "multi_head_vjp", "paged_attention",
     "paged_vjp", "positional_encoding", "rms_norm", "rms_norm_vjp", "rotary", "rotary_vjp", "rotate", "scores", "smoothed",
     "softmax", "softmax_jacobian", "softmax_vjp", "softmax_vjp_in_steps", "split_heads", "stored", "visible", "weights",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ import qkverify.implementations.controls
 import qkverify.implementations.mutants
 from qkverify import reference
 from qkverify.contract import REGISTERED
-from qkverify.implementations import numpy_decode
+from qkverify.implementations import numpy_decode, numpy_merged
 from qkverify.implementations.mutants import between_passes
 from qkverify.implementations.mutants.correct import layers, multi_head, norms, positions
 from qkverify.implementations.mutants.correct.call import Call
@@ -463,6 +463,33 @@ def test_a_bug_of_the_norms_shows() -> None:
         else:
             assert differs(bug.function(*arguments, eps=eps), exact(*arguments, eps=eps)), bug.name
     assert len(bugs) == 14
+
+
+def test_a_bug_of_a_merge_shows() -> None:
+    """Log-sum-exps near 1000, far from one another, and of -inf on both sides."""
+    rng = np.random.default_rng(11)
+    o_a, o_b = rng.standard_normal((2, 4, 3))
+    lse_a, lse_b = np.array([1000.0, 0.5, 2.0, -np.inf]), np.array([999.0, 0.25, -1500.0, -np.inf])
+    o_a[3] = o_b[3] = 0
+    exact = reference.merged_attention(o_a, lse_a, o_b, lse_b)
+    assert all(
+        not differs(x, y)
+        for x, y in zip(numpy_merged.merged_attention(o_a, lse_a, o_b, lse_b), exact, strict=True)
+    )
+    bugs = [m for m in PLANTED if m.family == "merged"]
+    assert len(bugs) == 6
+    for bug in bugs:
+        if declared(bug.function.__name__).arrays == "numpy":
+            got = bug.function(o_a, lse_a, o_b, lse_b)
+            assert any(differs(x, y) for x, y in zip(got, exact, strict=True)), bug.name
+            continue
+        leaves = [torch.from_numpy(x[1:2]).requires_grad_() for x in (o_a, lse_a, o_b, lse_b)]
+        output, lse = bug.function(*leaves)
+        assert not differs(output.detach().numpy(), exact[0][1:2])
+        above = np.ones((1, 3)), np.ones(1)
+        (slope,) = torch.autograd.grad([output, lse], leaves[1], [torch.from_numpy(x) for x in above])
+        wanted = reference.merged_attention_vjp(*(x.detach().numpy() for x in leaves), *above)["lse_a"]
+        assert differs(slope.numpy(), wanted)
 
 
 def test_the_gradient_of_a_wrong_target_is_wrong() -> None:
@@ -1151,7 +1178,16 @@ def test_short_positions_are_read_in_pairs() -> None:
 
 def test_every_mutant_is_shown_to_be_wrong() -> None:
     text = Path(__file__).read_text()
-    whole_families = {"positions", "rotary", "rotary_pair", "embedding", "layers", "losses", "norms"}
+    whole_families = {
+        "positions",
+        "rotary",
+        "rotary_pair",
+        "embedding",
+        "layers",
+        "losses",
+        "merged",
+        "norms",
+    }
     assert [
         m.name for m in PLANTED if m.family not in whole_families and f'"{m.function.__name__}"' not in text
     ] == []

@@ -55,7 +55,8 @@ class OperationRun(FrameworkAdapter):
         if not isinstance(returned, tuple) or len(returned) != len(shapes):
             raise ContractError(f"{self.implementation.name}: expected a tuple of {' and '.join(shapes)}")
         return [
-            self._received(part, name, shape, self.dtype, heads=False)
+            # A log-sum-exp is float32 beside an output in half precision.
+            self._received(part, name, shape, None if name == "lse" else self.dtype, heads=False)
             for part, (name, shape) in zip(returned, shapes.items(), strict=True)
         ]
 

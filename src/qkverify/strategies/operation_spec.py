@@ -55,6 +55,8 @@ class OperationSpec:
     """An operation: `sizes` and switches with their candidates, the simplest first; `draw` makes arguments and keywords of them.
 
     `exact(run, arguments, keywords)` is every part of the result. `written` are arguments that the operation is there to write.
+    `parts` are the names of its results where it has several. `reveal(arrays, number)` are arrays that show what it means by
+    what it is not told.
     """
 
     sizes: Mapping[str, Sequence[Any]]
@@ -62,6 +64,8 @@ class OperationSpec:
     exact: Callable[[Run, Given, Given], tuple[Bounded, ...]]
     written: tuple[str, ...] = ()
     has_arrays: bool = True
+    parts: tuple[str, ...] = ()
+    reveal: Callable[[Mapping[str, Array], int], Mapping[str, Array]] | None = None
 
     @property
     def takes_integers(self) -> bool:

@@ -20,4 +20,6 @@ def _exact(run: Run, given: Given, options: Given) -> tuple[Bounded, ...]:
     return tuple(exact_positions.rotary(run, given[x], at, **options) for x in ("query", "key"))
 
 
-SPEC = OperationSpec({**ROWS, "G": (1, 2), "H": (1, 2), "D": EVEN, "layout": PAIRS}, _drawn, _exact)
+SPEC = OperationSpec(
+    {**ROWS, "G": (1, 2), "H": (1, 2), "D": EVEN, "layout": PAIRS}, _drawn, _exact, parts=("query", "key")
+)
