@@ -17,9 +17,9 @@ import qkverify.implementations.controls
 import qkverify.implementations.mutants
 from qkverify import reference
 from qkverify.contract import REGISTERED
-from qkverify.implementations import numpy_decode
+from qkverify.implementations import numpy_decode, numpy_merged
 from qkverify.implementations.mutants import between_passes
-from qkverify.implementations.mutants.correct import layers, multi_head, positions
+from qkverify.implementations.mutants.correct import layers, multi_head, norms, positions
 from qkverify.implementations.mutants.correct.call import Call
 from qkverify.implementations.mutants.correct.planting import MUTANTS
 from qkverify.implementations.mutants.correct.split import SPLIT
@@ -430,6 +430,66 @@ def test_a_bug_of_the_layers_shows(operation: str) -> None:
         taken = declared(bug.function.__name__).parameters
         options = next(given for given in every if given.keys() <= taken.keys())
         assert differs(bug.function(*arguments, **options), exact(*arguments, **options)), bug.name
+
+
+def test_a_bug_of_the_norms_shows() -> None:
+    """Of tokens with a mean, wider than a block, small beside eps; in float32, where a large mean takes a variance's digits."""
+    rng = np.random.default_rng(9)
+    x, weight, bias = 0.1 * rng.standard_normal((2, 3, 1100)) + 0.05, *rng.standard_normal((2, 1100))
+    eps = 0.3
+    given = {"layer_norm": (x, weight, bias), "rms_norm": (x, weight)}
+    correct = {name: (getattr(reference, name), getattr(norms, name)) for name in given}
+    for name, (exact, right) in correct.items():
+        assert not differs(right(*given[name], eps=eps), exact(*given[name], eps=eps))
+    bugs = [m for m in PLANTED if m.family == "norms"]
+    for bug in bugs:
+        declared_as = declared(bug.function.__name__)
+        arguments, exact = given[declared_as.operation], correct[declared_as.operation][0]
+        if declared_as.arrays == "torch":
+            leaf, *rest = (torch.from_numpy(array).requires_grad_() for array in arguments)
+            upstream = rng.standard_normal(x.shape)
+            got = bug.function(leaf, *rest, eps=eps)
+            assert not differs(got.detach().numpy(), exact(*arguments, eps=eps))
+            wanted = getattr(reference, f"{declared_as.operation}_vjp")(*arguments, upstream, eps=eps)["x"]
+            assert differs(torch.autograd.grad(got, leaf, torch.from_numpy(upstream))[0].numpy(), wanted), (
+                bug.name
+            )
+        elif bug.bug == "L065":
+            narrow = [array.astype(np.float32) for array in (x + 1000, weight, bias)]
+            assert np.isnan(bug.function(*narrow, eps=1e-5)).any()
+            assert np.isfinite(norms.layer_norm(*narrow, eps=1e-5)).all()
+        elif bug.bug == "L070":
+            assert np.isfinite(bug.function(x * np.nan, weight, bias, eps=eps)).all()
+        else:
+            assert differs(bug.function(*arguments, eps=eps), exact(*arguments, eps=eps)), bug.name
+    assert len(bugs) == 14
+
+
+def test_a_bug_of_a_merge_shows() -> None:
+    """Log-sum-exps near 1000, far from one another, and of -inf on both sides."""
+    rng = np.random.default_rng(11)
+    o_a, o_b = rng.standard_normal((2, 4, 3))
+    lse_a, lse_b = np.array([1000.0, 0.5, 2.0, -np.inf]), np.array([999.0, 0.25, -1500.0, -np.inf])
+    o_a[3] = o_b[3] = 0
+    exact = reference.merged_attention(o_a, lse_a, o_b, lse_b)
+    assert all(
+        not differs(x, y)
+        for x, y in zip(numpy_merged.merged_attention(o_a, lse_a, o_b, lse_b), exact, strict=True)
+    )
+    bugs = [m for m in PLANTED if m.family == "merged"]
+    assert len(bugs) == 6
+    for bug in bugs:
+        if declared(bug.function.__name__).arrays == "numpy":
+            got = bug.function(o_a, lse_a, o_b, lse_b)
+            assert any(differs(x, y) for x, y in zip(got, exact, strict=True)), bug.name
+            continue
+        leaves = [torch.from_numpy(x[1:2]).requires_grad_() for x in (o_a, lse_a, o_b, lse_b)]
+        output, lse = bug.function(*leaves)
+        assert not differs(output.detach().numpy(), exact[0][1:2])
+        above = np.ones((1, 3)), np.ones(1)
+        (slope,) = torch.autograd.grad([output, lse], leaves[1], [torch.from_numpy(x) for x in above])
+        wanted = reference.merged_attention_vjp(*(x.detach().numpy() for x in leaves), *above)["lse_a"]
+        assert differs(slope.numpy(), wanted)
 
 
 def test_the_gradient_of_a_wrong_target_is_wrong() -> None:
@@ -1118,7 +1178,16 @@ def test_short_positions_are_read_in_pairs() -> None:
 
 def test_every_mutant_is_shown_to_be_wrong() -> None:
     text = Path(__file__).read_text()
-    whole_families = {"positions", "rotary", "rotary_pair", "embedding", "layers", "losses"}
+    whole_families = {
+        "positions",
+        "rotary",
+        "rotary_pair",
+        "embedding",
+        "layers",
+        "losses",
+        "merged",
+        "norms",
+    }
     assert [
         m.name for m in PLANTED if m.family not in whole_families and f'"{m.function.__name__}"' not in text
     ] == []

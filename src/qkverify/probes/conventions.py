@@ -515,7 +515,8 @@ def _left_out(implementation: Implementation, run: Run) -> dict[str, Choice]:
     """What the function means by options that it is not given. Of one that it takes nothing is said if that is the usual."""
     if implementation.operation == "alibi_slopes":
         return {"heads": Choice(value, "detected")} if (value := _answer(heads, run)) else {}
-    defaults = DESCRIBED[implementation.operation].defaults
+    described = DESCRIBED[implementation.operation]
+    defaults = described.defaults
     if "layout" in defaults:
         value = _answer(layout, run)
         values = {"layout": value} if value else {}
@@ -524,7 +525,7 @@ def _left_out(implementation: Implementation, run: Run) -> dict[str, Choice]:
     return {
         name: Choice(value, "detected")
         for name, value in values.items()
-        if not run.offers_parameter(name) or value != word(defaults[name][0])
+        if (not run.offers_parameter(name) and name in described.options) or value != word(defaults[name][0])
     }
 
 
