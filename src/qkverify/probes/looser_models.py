@@ -11,7 +11,7 @@ import numpy as np
 
 from qkverify.problem.attention_problem import Problem
 from qkverify.rounding import Bounded
-from qkverify.runs import score_tests
+from qkverify.runs import score_problems, score_tests
 from qkverify.runs.run import Run
 
 SEED = 0
@@ -27,9 +27,15 @@ def explains(run: Run, *, gradients: bool = False) -> bool:
     if score_tests.unfit(run):
         return True
     run.begin_example()
-    test = score_tests.of_gradients if gradients else score_tests.of_output
+    heads = score_problems.heads, score_tests.of_gradients if gradients else score_tests.size_of_output
+    levels = (
+        score_problems.two_levels,
+        score_tests.scale_of_gradients if gradients else score_tests.scale_of_output,
+    )
     try:
-        scores = test(run, score_tests.heads(run, SEED, upstream=gradients))
+        scores = [
+            x for drawn, test in (heads, levels) for x in test(run, drawn(run, SEED, upstream=gradients))
+        ]
     except Exception:  # whatever the function raises: the law that meets the same error reports it
         return True
     return all(each.score.holds for each in scores)
