@@ -8,18 +8,12 @@ heads would show nothing, and no seed is simpler than another.
 from __future__ import annotations
 
 from qkverify.runs import score_problems, score_tests
-from qkverify.runs.score_tests import DELTA, SIZE, assert_unbiased
+from qkverify.runs.score_tests import assert_unbiased
 from qkverify.verification.laws import law
 
 DTYPES = ("float32", "float16", "bfloat16")  # in float64 the reference errs as much as what it judges
 LONG = {"queries": 4, "keys": 640}
 FEW = 0.04  # each example is a test of its own that sees nearly all that can be seen
-
-
-def _gradients(run, seed, parameter):
-    problems = score_problems.heads(run, seed, keys=64, upstream=True)
-    scores = score_tests.of_gradients(run, problems)
-    assert_unbiased(run, [score for score in scores if score.parameter == parameter])
 
 
 @law("The softmax scale is what it should be: errors of the output do not lean the way that a larger or smaller scale would move it.",
@@ -39,7 +33,8 @@ def test_row_sums_are_unbiased(run, seed):
 @law("Gradients are neither too large nor too small in the mean: their scale is right, and they are rounded to nearest.",
      source="score test (Rao 1948); numbers that are cut off", needs="gradients", dtypes=DTYPES, when=score_tests.unfit, seed=range(10000), weight=FEW, chance=True)  # fmt: skip
 def test_gradients_are_unbiased(run, seed):
-    _gradients(run, seed, SIZE)
+    problems = score_problems.heads(run, seed, upstream=True)
+    assert_unbiased(run, score_tests.size_of_gradients(run, problems))
 
 
 @law("The backward pass has the softmax scale of the forward pass: errors of the value gradient do not lean the way that another scale would move it.",
@@ -53,4 +48,4 @@ def test_softmax_scale_of_gradients_is_unbiased(run, seed):
 @law("Delta, the row sum of dO O, is what it should be: errors of the query and key gradients do not lean the way that a larger or smaller delta would move them.",
      source="score test (Rao 1948); FlashAttention, appendix B.2", needs="gradients", dtypes=DTYPES, when=score_tests.unfit, seed=range(10000), weight=FEW, chance=True)  # fmt: skip
 def test_delta_is_unbiased(run, seed):
-    _gradients(run, seed, DELTA)
+    assert_unbiased(run, score_tests.delta_of_gradients(run, score_problems.alike_values(run, seed)))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from qkverify.benchmarks.planted_errors import Planted
 from qkverify.contract import describe
 from qkverify.problem.attention_problem import Problem
 from qkverify.reference.attention import attention as reference
@@ -55,14 +56,14 @@ def test_the_derivatives_by_delta_are_what_a_larger_delta_changes():
     problem = small()
     steps = Steps.of(problem)
     exact = {name: np.asarray(x) for name, x in gradients_of(problem).items()}
-    derivatives = {(p, name): x for p, name, x in score_tests._gradient_derivatives(steps, exact)}
+    derivatives = score_tests.by_delta(steps)
     delta = steps.mean(steps.d_weights)
     d_scores = steps.weights * (steps.d_weights - delta * (1 + STEP)) * 0.5
     np.testing.assert_allclose(
-        (d_scores @ steps.key - exact["query"]) / STEP, derivatives["delta", "query"], atol=1e-9
+        (d_scores @ steps.key - exact["query"]) / STEP, derivatives["query"], atol=1e-9
     )
     larger = d_scores.swapaxes(-1, -2) @ steps.query
-    np.testing.assert_allclose((larger - exact["key"]) / STEP, derivatives["delta", "key"], atol=1e-9)
+    np.testing.assert_allclose((larger - exact["key"]) / STEP, derivatives["key"], atol=1e-9)
 
 
 @pytest.mark.parametrize("result", ["value", "query", "key"])
@@ -91,11 +92,7 @@ def test_an_exponential_that_errs_by_the_worst_curve_stays_within_the_allowance_
         one = np.zeros_like(moved)
         one[index] = STEP
         moved[index] = ((computed(one) - exact) * exact).sum()
-    room = (
-        allowance.value_gradient(exact, exact)
-        if result == "value"
-        else allowance.score_gradient(result, exact, exact)
-    )
+    room = allowance.gradient(result, exact, exact)
     leans = []
     for passes in ([1, 0], [0, 1], [1, 1]):  # forward, backward
         where = np.reshape(passes, (2, 1, 1, 1, 1))
@@ -216,6 +213,37 @@ def test_the_largest_weight_may_be_one_where_it_meets_the_value():
     assert abs(found.score.slope) > 0.5 * found.score.systematic
 
 
+def delta_of_that(query, key, value, upstream):
+    """The backward pass of the same kernel: exact but for delta, made of the output."""
+    q, k, v, d_output = (x.astype(np.float64) for x in (query, key, value, upstream))
+    scale = q.shape[-1] ** -0.5
+    scores = q @ k.swapaxes(-1, -2) * scale
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights = weights / weights.sum(-1, keepdims=True)
+    output = largest_is_rounded(query, key, value).astype(np.float64)
+    delta = (d_output * output).sum(-1, keepdims=True)
+    d_scores = weights * (d_output @ v.swapaxes(-1, -2) - delta) * scale
+    gradients = d_scores @ k, d_scores.swapaxes(-1, -2) @ q, weights.swapaxes(-1, -2) @ d_output
+    return tuple(x.astype(np.float16) for x in gradients)
+
+
+def test_so_may_be_delta_which_is_made_of_the_output():
+    run = run_of(largest_is_rounded, "float16", "fused-fast-exp", vjp=delta_of_that)
+    scores = score_tests.delta_of_gradients(run, score_problems.alike_values(run, 0))
+    assert not broken(scores)
+    assert all(abs(each.score.slope) > 0.2 * each.score.systematic for each in scores)
+
+
+@pytest.mark.parametrize(("dtype", "units"), [("float32", 32), ("bfloat16", 0.2)])
+def test_a_delta_that_is_off_is_seen(dtype, units):
+    unit = Precision.fused(dtype).output.unit
+    for share, expected in ((0.0, False), (units * unit, True)):
+        planted = Planted(dtype, "fused", "delta", share)
+        run = run_of(planted.attention, dtype, "fused", vjp=planted.attention_vjp)
+        found = score_tests.delta_of_gradients(run, score_problems.alike_values(run, 0))
+        assert bool(broken(found)) == expected
+
+
 def accumulates_by_cutting_off(query, key, value):
     """float16 whose output is summed key after key, each sum cut off to 24 bits as tensor cores may."""
     q, k, v = (x.astype(np.float64) for x in (query, key, value))
@@ -254,7 +282,8 @@ def everything(run, seed):
     return [
         *score_tests.size_of_output(run, score_problems.heads(run, seed)),
         *score_tests.scale_of_output(run, score_problems.two_levels(run, seed)),
-        *score_tests.of_gradients(run, score_problems.heads(run, seed, keys=64, upstream=True)),
+        *score_tests.size_of_gradients(run, score_problems.heads(run, seed, upstream=True)),
+        *score_tests.delta_of_gradients(run, score_problems.alike_values(run, seed)),
         *score_tests.scale_of_gradients(run, score_problems.two_levels(run, seed, upstream=True)),
     ]
 

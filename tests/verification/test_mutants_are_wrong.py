@@ -626,14 +626,14 @@ SYSTEMATIC = {
     "reciprocal_of_a_long_row_is_an_estimate": lambda run: score_tests.size_of_output(
         run, score_problems.heads(run, 0, **LONG_ROWS)
     ),
-    "gradients_are_cut_off": lambda run: score_tests.of_gradients(
-        run, score_problems.heads(run, 0, keys=64, upstream=True)
+    "gradients_are_cut_off": lambda run: score_tests.size_of_gradients(
+        run, score_problems.heads(run, 0, upstream=True)
     ),
     "log2_e_of_the_backward_pass_is_kept_in_bfloat16": lambda run: score_tests.scale_of_gradients(
         run, score_problems.two_levels(run, 0, upstream=True)
     ),
-    "delta_is_cut_off_twice": lambda run: score_tests.of_gradients(
-        run, score_problems.heads(run, 0, keys=64, upstream=True)
+    "delta_is_cut_off_twice": lambda run: score_tests.delta_of_gradients(
+        run, score_problems.alike_values(run, 0)
     ),
 }
 

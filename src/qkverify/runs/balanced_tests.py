@@ -48,20 +48,11 @@ class Balanced:
 
 def size_of_output(allowance: Allowance, exact: Array) -> Balanced:
     """Of any problem whose values have signs independent of each other and of the scores."""
-    steps, precision = allowance.steps, allowance.precision
+    steps = allowance.steps
     multiplier = (steps.value / (steps.value**2).sum(-1, keepdims=True)).sum(-2, keepdims=True)
-    keys = steps.key.shape[2]
-    of_row = 2 * allowance.step + 3 * allowance.nearest + allowance.sums(keys)
-    tiles = -(-keys // precision.tile)
-    if tiles > 1:
-        lse = np.abs(np.log(np.exp(steps.scores).sum(-1))).max()
-        of_row += MERGING * (allowance.exponential + precision.accumulate.unit * lse)
-    room = of_row * np.abs((multiplier * exact).sum(-1)).sum(-1)
-    if allowance.half:
-        largest = np.sort(steps.weights)[..., -tiles:]  # at most one of each tile
-        room = room + allowance.exponential * _total(largest) + precision.operand.tiny * keys * exact.shape[2]
+    room = (allowance.row * np.abs((multiplier * exact).sum(-1))).sum(-1)
     room = room + _cut_off(allowance)
-    room = room + 3 * precision.output.unit**2 * _total(np.abs(multiplier * exact))
+    room = room + 3 * allowance.precision.output.unit**2 * _total(np.abs(multiplier * exact))
     return Balanced(np.broadcast_to(multiplier, exact.shape), exact, room)
 
 
@@ -112,8 +103,7 @@ def _parted(counts: Array, scores: Array) -> Array:
 def _of_weights(allowance: Allowance, counts: Array, parted: Array) -> Array:
     """What errors of the weights may do to the mean of each head, (B,H)."""
     steps, precision = allowance.steps, allowance.precision
-    merged = steps.key.shape[2] > precision.tile
-    error = (1 + MERGING * merged) * allowance.exponential
+    error = allowance.exponential + allowance.merging
     # Rounding of scores and weights: its mean, and the variance, which the row sum has part in by the weight.
     error = error + allowance.curved * (1 + 2 * steps.weights) + 3 * allowance.nearest * (1 + steps.weights)
     if allowance.half:

@@ -17,6 +17,7 @@ HEADS_OF_SLOW = 96  # where calls are slow; with fewer than REACH ** 2 = 71 no e
 SIZES = (16, 64, 128)  # of queries and keys (D) and values (E)
 LONGER = ((16, 64), (64, 64), (128, 128))  # queries and keys, for a function that takes no fewer
 NEAR, SPREAD = 2.0, 0.25  # scores below the largest; standard deviation of what queries add to a key's
+OWN = 1 / 16  # of a value, where all of a head are nearly alike
 LEVELS = {"float32": (4.0, 72.0), "float16": (1.0, 3.5), "bfloat16": (1.0, 3.5)}  # width, distance
 
 
@@ -32,6 +33,19 @@ def heads(run: Run, seed: int, *, queries: int = 16, keys: int = 16, upstream: b
         )
         for _ in range(calls)
     ]
+
+
+def alike_values(run: Run, seed: int, *, upstream: bool = True) -> list[Problem]:
+    """Likewise, with values of a head that are nearly alike: delta is then large, and what is left of the gradient of a weight
+    once delta is taken from it is small, and with it what an error of the weight does."""
+    problems = heads(run, seed, upstream=upstream)
+    common = np.random.default_rng([seed, 1])
+
+    def alike(value: Array) -> Array:
+        shared = common.standard_normal((*value.shape[:2], 1, value.shape[3]))
+        return np.asarray((shared + OWN * value.astype(np.float64)).astype(value.dtype))
+
+    return [problem.replace(value=alike(problem.value)) for problem in problems]
 
 
 def two_levels(run: Run, seed: int, *, upstream: bool = False) -> list[Problem]:

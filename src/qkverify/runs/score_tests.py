@@ -12,7 +12,7 @@ kernel may be is derived: for the output and the softmax scale by `balanced_test
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,33 +100,33 @@ def scale_of_gradients(run: Run, problems: list[Problem]) -> list[ParameterScore
     return [_scored(SCALE, "value", parts)]
 
 
-def of_gradients(run: Run, problems: list[Problem]) -> list[ParameterScore]:
-    """The scores of the size (all gradients) and of delta (query and key), of problems as `score_problems.heads` draws them."""
-    parts: dict[tuple[str, str], list[Any]] = {}
+def size_of_gradients(run: Run, problems: list[Problem]) -> list[ParameterScore]:
+    """The scores of the size of all gradients, of problems as `score_problems.heads` draws them."""
+    return _of_gradients(run, problems, SIZE, lambda steps, exact: exact)
+
+
+def delta_of_gradients(run: Run, problems: list[Problem]) -> list[ParameterScore]:
+    """The scores of delta by the gradients of query and key, of problems as `score_problems.alike_values` draws them."""
+    return _of_gradients(run, problems, DELTA, lambda steps, exact: by_delta(steps))
+
+
+def by_delta(steps: Steps) -> Mapping[str, Array]:
+    """The derivatives of the gradients of query and key by the logarithm of delta."""
+    moved = -steps.weights * steps.mean(steps.d_weights) * steps.scale
+    return {"query": moved @ steps.key, "key": turned(moved) @ steps.query}
+
+
+def _of_gradients(run: Run, problems: list[Problem], parameter: str,
+                  derivatives: Callable[[Steps, Mapping[str, Array]], Mapping[str, Array]]) -> list[ParameterScore]:  # fmt: skip
+    parts: dict[str, list[Any]] = {}
     for problem in problems:
         exact, got = run.exact_gradients(problem), run.gradients(problem)
         allowance = Allowance.of(run.gradient_precision, Steps.of(problem))
-        for parameter, name, derivative in _gradient_derivatives(allowance.steps, exact):
+        for name, derivative in derivatives(allowance.steps, exact).items():
             run.compared.note(got[name], exact[name], [problem])
-            room = (
-                allowance.value_gradient(derivative, exact[name])
-                if name == "value"
-                else allowance.score_gradient(name, derivative, exact[name])
-            )
-            test = Balanced(derivative, derivative, room)
-            parts.setdefault((parameter, name), []).append(
-                _contributions(got[name].value - exact[name], test)
-            )
-    return [_scored(parameter, name, several) for (parameter, name), several in parts.items()]
-
-
-def _gradient_derivatives(steps: Steps, exact: Mapping[str, Array]) -> Iterator[tuple[str, str, Array]]:
-    """Parameter, name of the gradient, and its derivative by the parameter's logarithm."""
-    for name in ("query", "key", "value"):
-        yield SIZE, name, exact[name]
-    moved = -steps.weights * steps.mean(steps.d_weights) * steps.scale
-    yield DELTA, "query", moved @ steps.key
-    yield DELTA, "key", turned(moved) @ steps.query
+            test = Balanced(derivative, derivative, allowance.gradient(name, derivative, exact[name]))
+            parts.setdefault(name, []).append(_contributions(got[name].value - exact[name], test))
+    return [_scored(parameter, name, several) for name, several in parts.items()]
 
 
 def _contributions(error: Array, test: Balanced) -> tuple[Array, Array, Array]:

@@ -31,6 +31,9 @@ from qkverify.problem.attention_problem import Problem
 from qkverify.rounding import Precision
 
 Array = np.ndarray
+MERGING = (
+    2  # exponentials in the weight of a split: in its log-sum-exp's sum, and of the difference from that
+)
 CUTS_OFF = 2.0  # an accumulator that cuts off errs by up to twice as much as one that rounds
 
 
@@ -104,6 +107,21 @@ class Allowance:
         return 2 * self.precision.accumulate.unit + self.precision.elementwise.unit**2
 
     @property
+    def merging(self) -> float:
+        """What merging splits by their log-sum-exps does to a weight, where there may be more than one."""
+        if self.tiles == 1:
+            return 0.0
+        steps = self.steps
+        top = steps.scores.max(-1, keepdims=True)
+        lse = np.abs(top + np.log(np.exp(steps.scores - top).sum(-1, keepdims=True))).max()
+        return MERGING * (self.exponential + self.precision.accumulate.unit * float(lse))
+
+    @property
+    def tiles(self) -> int:
+        """Of the keys, at most."""
+        return math.ceil(self.steps.key.shape[2] / self.precision.tile)
+
+    @property
     def nearest(self) -> float:
         """What rounding a weight to nearest, as an elementwise result and as an operand, does to its mean (4)."""
         return self.precision.elementwise.unit**2 + self.precision.operand.unit**2
@@ -114,18 +132,37 @@ class Allowance:
         return self.step + self.precision.operand.unit**2
 
     @property
+    def row(self) -> Array:
+        """By what share a whole row of the output may be off in the mean, (B,H,Q), however wrong the exponential.
+
+        What divides it; and in half precision the largest weight of each tile, whose exponential, of zero, may be 1.0001 in the
+        row sum, and is rounded to 1 where it meets the value.
+        """
+        steps, keys = self.steps, self.steps.key.shape[2]
+        share = 2 * self.step + 3 * self.nearest + self.sums(keys) + self.merging
+        if not self.half:
+            return np.full(steps.weights.shape[:3], share)
+        largest = np.sort(steps.weights)[..., -self.tiles :].sum(-1)  # at most one of each tile
+        return np.asarray(share + self.exponential * largest + self.precision.operand.tiny * keys)
+
+    @property
     def stored(self) -> float:
         """The same of what is returned, which may have been stored before: results of splits, gradients of single heads."""
         return 2 * self.step + 3 * self.precision.output.unit**2
 
     def _of_weights(self, *, backward: Array, forward: Array) -> Array:
         """What errors of weights may do, (B,H), given dF / d log weight in either pass: same curve, or none in one of them."""
-        allowed = self.steps.weights * (self.first + self.curved)
+        allowed = self.steps.weights * (self.first + self.merging + self.curved)
         cases = (backward + forward, backward, forward)
         return np.asarray(np.max([_total(allowed * np.abs(each)) for each in cases], axis=0))
 
-    def value_gradient(self, multiplier: Array, exact: Array) -> Array:
-        """Of F = sum(multiplier * gradient of value), both (B,H,K,E): (B,H)."""
+    def gradient(self, name: str, multiplier: Array, exact: Array) -> Array:
+        """Of F = sum(multiplier * gradient), of "query" (B,H,Q,D), "key" (B,H,K,D) or "value" (B,H,K,E): (B,H)."""
+        if name == "value":
+            return self._value_gradient(multiplier, exact)
+        return self._score_gradient(name, multiplier, exact)
+
+    def _value_gradient(self, multiplier: Array, exact: Array) -> Array:
         steps = self.steps
         along = steps.upstream @ turned(multiplier)
         room = self._of_weights(backward=along, forward=-steps.mean(along))
@@ -134,8 +171,7 @@ class Allowance:
         room += self.sums(steps.query.shape[2]) * _total(np.abs(multiplier) * magnitude)
         return room + self.stored * _total(np.abs(multiplier * exact))
 
-    def score_gradient(self, name: str, multiplier: Array, exact: Array) -> Array:
-        """Of F = sum(multiplier * gradient), of "query" (B,H,Q,D) or "key" (B,H,K,D): (B,H)."""
+    def _score_gradient(self, name: str, multiplier: Array, exact: Array) -> Array:
         steps, weights, d_weights = self.steps, self.steps.weights, self.steps.d_weights
         along = (
             multiplier @ turned(steps.key) if name == "query" else steps.query @ turned(multiplier)
@@ -146,6 +182,7 @@ class Allowance:
         # Forward errors are in the row sum, and in delta, which is made of the output.
         room = self._of_weights(backward=both, forward=-steps.mean(both) - mean * d_parted)
         room += _total(2 * self.curved * weights**2 * np.abs(d_parted * parted))
+        room += (self.row[..., None] * np.abs(delta * mean)).sum((-1, -2))  # delta of the output
         # Roundings of d weights and delta, of their difference, and of what is made of it.
         room += _total(weights * 2 * self.step * (np.abs(d_weights) + np.abs(delta)) * np.abs(along))
         room += _total(
