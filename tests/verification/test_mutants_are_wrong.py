@@ -32,7 +32,7 @@ from qkverify.reference.attention import attention
 from qkverify.reference.attention_vjp import attention_vjp
 from qkverify.reference.multi_head import multi_head_attention as reference_multi_head
 from qkverify.reference.softmax import softmax
-from qkverify.runs import score_tests
+from qkverify.runs import score_problems, score_tests
 from qkverify.runs.run import Run
 
 CLOSE = 1e-10  # float64 results that are equal but for rounding
@@ -678,25 +678,31 @@ def test_a_bug_of_automatic_differentiation_shows() -> None:
     assert differs(gradient.numpy(), exact)
 
 
-SYSTEMATIC_IN_OUTPUT = {
-    "log2_e_is_kept_in_bfloat16": 64,
-    "reciprocal_of_a_long_row_is_an_estimate": 640,
-}  # keys
-SYSTEMATIC_IN_GRADIENTS = (
-    "gradients_are_cut_off",
-    "log2_e_of_the_backward_pass_is_kept_in_bfloat16",
-    "delta_is_cut_off_twice",
-)
+LONG_ROWS = {"queries": 4, "keys": 640}
+SYSTEMATIC = {
+    "log2_e_is_kept_in_bfloat16": lambda run: score_tests.scale_of_output(
+        run, score_problems.two_levels(run, 0)
+    ),
+    "reciprocal_of_a_long_row_is_an_estimate": lambda run: score_tests.size_of_output(
+        run, score_problems.heads(run, 0, **LONG_ROWS)
+    ),
+    "gradients_are_cut_off": lambda run: score_tests.size_of_gradients(
+        run, score_problems.heads(run, 0, upstream=True)
+    ),
+    "log2_e_of_the_backward_pass_is_kept_in_bfloat16": lambda run: score_tests.scale_of_gradients(
+        run, score_problems.two_levels(run, 0, upstream=True)
+    ),
+    "delta_is_cut_off_twice": lambda run: score_tests.delta_of_gradients(
+        run, score_problems.alike_values(run, 0)
+    ),
+}
 
 
-@pytest.mark.parametrize("name", [*SYSTEMATIC_IN_OUTPUT, *SYSTEMATIC_IN_GRADIENTS])
+@pytest.mark.parametrize("name", SYSTEMATIC)
 def test_a_systematic_error_leans_one_way(name: str) -> None:
     """Further than right code may lean, in the mean over many heads."""
-    implementation, gradients = declared(name), name in SYSTEMATIC_IN_GRADIENTS
-    run = Run(implementation, "cpu", implementation.dtypes[0])
-    keys = SYSTEMATIC_IN_OUTPUT.get(name, 64)
-    problems = score_tests.heads(run, 0, queries=16 if gradients else 4, keys=keys, upstream=gradients)
-    scores = (score_tests.of_gradients if gradients else score_tests.of_output)(run, problems)
+    implementation = declared(name)
+    scores = SYSTEMATIC[name](Run(implementation, "cpu", implementation.dtypes[0]))
     assert max(score.margin for score in scores) > 1
 
 
