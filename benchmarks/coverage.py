@@ -23,10 +23,8 @@ from qkverify.verification.checking import law_book
 LAWS = {"output": "agrees_with_reference", "gradients": "vjp_agrees_with_reference"}
 RARE = 1 / 300  # of the problems of a law; the profile default has 200 of each of these two
 PROBLEMS = 2_000  # of each law: at a share of 1 / 300 seven have a corner
-WHERE = {
-    "": tuple(LAWS),
-    "upstream": ("gradients",),
-}  # the laws whose problems can have a corner, by what it needs
+# The laws whose problems can have a corner, by what it needs.
+WHERE = {"": tuple(LAWS), "upstream": ("gradients",), "no upstream": ("output",)}
 
 
 class Coverage(NamedTuple):

@@ -1,8 +1,8 @@
 """Corners: what a generated problem may have on which a kernel can fail alone. One function each; `coverage` counts them.
 
 A corner is a function of a `Seen` problem in a file of this folder, marked `@corner`; its name in words is the corner's, its
-docstring says what breaks there. `@corner(needs="upstream")` is one that only problems with an upstream gradient can have.
-Adding one edits no other file.
+docstring says what breaks there. `@corner(needs="upstream")` is one that only problems with an upstream gradient have, and
+`@corner(needs="no upstream")` one that only the others have. Adding one edits no other file.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from qkverify.problem.corners import Seen, corner
 
 
-@corner
+@corner(needs="no upstream")
 def negative_scale(seen: Seen) -> bool:
     """The largest product is the smallest score."""
     return seen.problem.scale is not None and seen.problem.scale < 0
