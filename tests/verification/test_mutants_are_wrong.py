@@ -195,6 +195,10 @@ FORWARD: dict[str, dict[str, Any]] = {
     "sink_is_not_in_the_maximum": {"sinks": np.array([1000.0]), "return_lse": True},
     "causal_path_forgets_the_sink": {**TOP, "sinks": np.array([1.0])},
     "output_has_the_key_size": {"D": 4, "E": 2},
+    "low_bias_hides": {"bias": np.array([-100.0])},
+    "products_are_clamped_as_in_half_precision": {"K": 8, "times": 1000.0, "dtype": np.float32},
+    "tiny_scale_counts_as_none": {"scale": 1e-6},
+    "hidden_block_ends_the_row_of_blocks": {"K": 130, "mask": np.arange(130) >= 64},
 }
 SIZES = tuple("BHGQKDE")
 
@@ -235,6 +239,8 @@ UPSTREAM = {
     "empty_row_keeps_its_infinite_lse": {"Q": 3, "K": 1, "causal": True},
     "last_tile_is_not_masked": {"K": 17, "bias": np.array([-2000.0])},
     "low_bias_is_taken_for_a_mask": {"bias": np.array([-10000.0])},
+    "row_hidden_by_the_bias_is_nan_backward": {"bias": np.array([-np.inf])},
+    "empty_half_of_a_tile_overflows": {"K": 64, "bias": np.array([-1000.0])},
 }
 
 
@@ -1180,6 +1186,15 @@ def test_short_positions_are_read_in_pairs() -> None:
     )
     assert not differs(wrong(x, places), exact)
     assert differs(wrong(x, places.astype(np.int32)), exact)
+
+
+def test_squares_of_large_values_are_infinite() -> None:
+    query, key, value = arrays(dtype=np.float32)
+    wrong = FUNCTIONS["values_are_divided_by_their_norm"].function
+    assert not differs(wrong(query, key, value), attention(*wide([query, key, value])))
+    large = value * np.float32(1e30)
+    assert np.isfinite(attention(*wide([query, key, large]))).all()
+    assert not np.isfinite(wrong(query, key, large)).any()
 
 
 def test_every_mutant_is_shown_to_be_wrong() -> None:
