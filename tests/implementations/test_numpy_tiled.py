@@ -6,10 +6,10 @@ import threading
 
 import numpy as np
 import pytest
-from qkverify.implementations.numpy_tiled import attention, attention_vjp, threads
-from qkverify.implementations.numpy_tiled.tiles import KEYS, ROWS
 
 from qkverify.contract import registry
+from qkverify.implementations.numpy_tiled import attention, attention_vjp, threads
+from qkverify.implementations.numpy_tiled.tiles import KEYS, ROWS
 from qkverify.problem.attention_problem import Problem
 from qkverify.runs.assertions import assert_within_bound
 from qkverify.runs.run import Run
