@@ -144,7 +144,7 @@ REFUSED = {
     "Rotary": "has a rotary embedding, which multi_head_attention has no option for",
     "gelu": "has gelu, and that of encoder_layer relu",
     "NoModule": "is a class, and no torch.nn.Module",
-    "norm": "a layer norm alone is no operation of qkverify",
+    "norm_without_bias": "whose weights are weight and bias, one axis each, and its parameters are: weight (8,)",
     "table": "a table of embeddings alone is no operation of qkverify",
 }  # fmt: skip
 
@@ -214,6 +214,31 @@ def test_modules_without_weights_are_functions_of_their_operation(name, operatio
     implementation = of(name)
     assert implementation.operation == operation
     assert holds(implementation, law)
+
+
+@pytest.mark.parametrize(
+    ("name", "operation", "remark"),
+    [
+        ("norm", "layer_norm", "an instance of LayerNorm for 8 features"),
+        ("root_mean_square", "rms_norm", "weight is the weight"),
+        ("LayerNorm", "layer_norm", "a_2 is the weight\nb_2 is the bias"),
+        ("LlamaRMSNorm", "rms_norm", "weight is the weight"),
+        ("GemmaRMSNorm", "rms_norm", "weight is the weight"),
+    ],
+)
+def test_norms_are_taken_as_they_are(name, operation, remark):
+    implementation = of(name)
+    assert implementation.operation == operation
+    assert remark in said(name)
+    assert implementation.offers >= (
+        {"gradients"} if name in ("norm", "root_mean_square") else {"gradients", "eps"}
+    )
+    assert holds(implementation, f"{operation}_agrees_with_reference", "norm_gradients_agree_with_reference")
+
+
+@pytest.mark.filterwarnings("ignore:std")
+def test_a_norm_with_the_deviation_of_a_sample_is_broken():
+    assert not holds(of("SampleLayerNorm"), "layer_norm_agrees_with_reference")
 
 
 def test_building_leaves_the_random_state_as_it_was():

@@ -1,5 +1,5 @@
 """Sums whose parts were stored before: the gradients of query heads that share a key, of weights that a batch shares, and of what
-meets a vector.
+meets a vector; and inputs that were scaled and stored.
 
 torch multiplies by a key that is broadcast over the heads, stores the gradient of each head, and adds: in half precision each of
 these roundings counts, by half a unit in the last place, or by half the smallest subnormal number.
@@ -42,6 +42,12 @@ def with_einsum(query, key, value, *, scale=None):  # type: ignore[no-untyped-de
     return torch.einsum("bhqk,bhkd->bhqd", scores.softmax(-1), value)
 
 
+def with_scaled_queries(query, key, value, *, scale=None):  # type: ignore[no-untyped-def]
+    """The queries are multiplied by the scale and stored: a subnormal one loses its digits before it meets a large key."""
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    return (query * scale @ key.transpose(-1, -2)).softmax(-1) @ value
+
+
 def for_one_query(query, key, value, *, scale=None):  # type: ignore[no-untyped-def]
     """Decoding, as it is written by hand: elementwise products and sums."""
     scale = query.shape[-1] ** -0.5 if scale is None else scale
@@ -52,8 +58,8 @@ def for_one_query(query, key, value, *, scale=None):  # type: ignore[no-untyped-
 def vector_problem(seed: int, dtype: str, queries: tuple[int, ...] = (1, 8, 17)) -> Problem:
     """Heads of size one, or a single key, numbers down to the subnormal ones."""
     rng = np.random.default_rng(seed)
-    queries, keys, size = (int(rng.choice(n)) for n in (queries, (1, 2, 5), (1, 1, 4)))
-    magnitudes = 10.0 ** np.array([rng.integers(-8, 1) for _ in range(4)])
+    queries, keys, size = (int(rng.choice(n)) for n in (queries, (1, 2, 5), (1, 1, 2, 3, 4)))
+    magnitudes = 10.0 ** np.array([rng.integers(-8, 3) for _ in range(4)])
     lengths = ((queries, size), (keys, size), (keys, 16), (queries, 16))
     arrays = [
         (rng.uniform(0.5, 1, (1, 1, *n)) * rng.choice([-1, 1], (1, 1, *n)) * m).astype(NUMPY_DTYPES[dtype])
@@ -99,8 +105,11 @@ def test_a_bare_torch_kernel_holds_where_heads_share_a_key(function, dtype: str)
 
 
 @pytest.mark.parametrize("dtype", HALF)
-@pytest.mark.parametrize(("function", "queries"), [(with_einsum, (1, 8, 17)), (for_one_query, (1,))])
-def test_products_with_a_vector_may_be_stored_term_by_term(function, queries, dtype: str) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(
+    ("function", "queries"),
+    [(with_einsum, (1, 8, 17)), (with_scaled_queries, (1, 8, 17)), (for_one_query, (1,))],
+)
+def test_what_is_stored_before_a_sum_may_be_subnormal(function, queries, dtype: str) -> None:  # type: ignore[no-untyped-def]
     pytest.importorskip("torch")
     implementation = describe(function, arrays="torch", dtypes=(dtype,))
     run = Run(implementation, "cpu", dtype, precision=Precision.eager(dtype))

@@ -90,6 +90,7 @@ class Implementation:
     requires_with: Mapping[str, tuple[str, ...]] = field(
         default_factory=dict
     )  # option -> sizes that it was found to need
+    not_together: tuple[tuple[str, str], ...] = ()  # those of `exclusive` that were found out
     remarks: tuple[str, ...] = ()  # sentences on what was found out, each printed once
     probed: bool = False  # whether its first calls were made
     size_limits: Mapping[str, tuple[int, int]] = field(
@@ -151,8 +152,16 @@ class Implementation:
         least, most = self.size_limits.get(letter, (size, size))
         return min(max(size, least), most)
 
+    @property
+    def named_pairs(self) -> tuple[tuple[str, str], ...]:
+        """`not_together`, by the names of its parameters."""
+        return tuple((self.parameters.get(a, a), self.parameters.get(b, b)) for a, b in self.not_together)
+
     def refuses(self, sizes: Mapping[str, int], options: Mapping[str, Any]) -> str | None:
-        """What was found out of the sizes that a problem breaks, or None: it would raise for them."""
+        """What was found out and a problem breaks, of sizes and of pairs of options, or None: it would raise for it."""
+        for pair, own in zip(self.not_together, self.named_pairs, strict=True):
+            if all(options.get(name) is not None and options.get(name) is not False for name in pair):
+                return f"{own[0]} is left out where {own[1]} is given"
         rules = (
             *self.inferred,
             *(

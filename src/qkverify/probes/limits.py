@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from qkverify.contract import Implementation
-from qkverify.probes import sentences
+from qkverify.probes import option_pairs, sentences
 from qkverify.probes.plain import Attempt, call
 
 Sizes = Mapping[str, int]
@@ -36,7 +36,12 @@ def inferred(implementation: Implementation, fit: Attempt) -> tuple[Implementati
         look(probe)
     rules = tuple(rule for rule in probe.rules if rule not in implementation.requires)
     limited = replace(implementation, requires=(*implementation.requires, *rules), inferred=rules)
-    return replace(limited, requires_with=_causal(probe)), probe.remarks
+    limited = replace(limited, requires_with=_causal(probe))
+    pairs, remarks = option_pairs.refused_together(limited, fit, probe.several())
+    return replace(limited, exclusive=(*limited.exclusive, *pairs), not_together=pairs), [
+        *probe.remarks,
+        *remarks,
+    ]
 
 
 class Probe:
@@ -62,6 +67,19 @@ class Probe:
 
     def takes(self, **sizes: int) -> bool:
         return self.error(sizes) is None
+
+    def several(self) -> list[Sizes]:
+        """Sizes that it takes: those of the first call, longer ones, and values that are wider than the keys."""
+        s = self.sizes
+        others: tuple[dict[str, int], ...] = (
+            {},
+            {"Q": 2 * s["Q"], "K": 2 * s["K"]},
+            {"E": 2 * s["E"]},
+            {"E": 3 * s["E"]},
+        )
+        return [
+            {**s, **sizes} for sizes in others if self.implementation_accepts(sizes) and self.takes(**sizes)
+        ]
 
     def implementation_accepts(self, sizes: Sizes) -> bool:
         """Whether these sizes keep what was inferred so far."""

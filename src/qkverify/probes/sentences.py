@@ -95,7 +95,7 @@ def refused(dtypes: Mapping[str, str]) -> list[str]:
 
 
 def limited(rules: Sequence[str], error: BaseException | None, words: str = "") -> str:
-    said = f"{words} ({', '.join(rules)})" if words else ", ".join(rules)
+    said = f"{words} ({', '.join(rules)})" if words and rules else words or ", ".join(rules)
     return f"{said}, else it raises {first_line(error)}"
 
 
@@ -141,6 +141,7 @@ def inferred(implementations: Iterable[Implementation]) -> str:
             for name, of_option in implementation.requires_with.items()
             for rule in of_option
         ]
+        rules += [f"not {own[0]} with {own[1]}" for own in implementation.named_pairs]
         said += [f"{', '.join(rules)} ({implementation.name})"] if rules else []
     return f"inferred limits: {'; '.join(said)}" if said else ""
 

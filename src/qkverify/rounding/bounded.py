@@ -380,9 +380,21 @@ def _product(x: Any, y: Any, p: Precision) -> tuple[np.ndarray, np.ndarray]:
     error += 2 * terms * p.accumulate.tiny
     if folded and p.op_by_op:
         error += 2 * p.elementwise.unit * (np.abs(a) @ np.abs(b))
+    if p.scaled_tiny:
+        error += _of_scaled_inputs(a, da, b, db, p.scaled_tiny)
     if p.op_by_op and terms > 1 and 1 in (a.shape[-2:-1] + b.shape[-1:]):
         error += _of_stored_terms(a, da, b, db, p)
     return value, error
+
+
+def _of_scaled_inputs(a: np.ndarray, da: Array, b: np.ndarray, db: Array, tiny: float) -> Array:
+    """What a product of inputs, or of one, adds if the input may be off by `tiny`."""
+    error: Array = 0.0
+    if _exact(db):
+        error = tiny * (np.abs(a) + da).sum(-1, keepdims=True)
+    if _exact(da):
+        error = error + tiny * (np.abs(b) + db).sum(-2, keepdims=True)
+    return error
 
 
 def _of_stored_terms(a: np.ndarray, da: Array, b: np.ndarray, db: Array, p: Precision) -> np.ndarray:

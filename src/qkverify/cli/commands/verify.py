@@ -18,7 +18,7 @@ from qkverify.cli.options import (
     Devices,
     Dtypes,
     InProcess,
-    Jobs,
+    JobsOfCells,
     KnownFailures,
     LawFiles,
     LawNames,
@@ -35,7 +35,8 @@ def verify(
     targets: Annotated[list[str] | None, typer.Argument(metavar="TARGET", help=(
         "a name, module:function or path/file.py:function; default: the targets of [tool.qkverify] in pyproject.toml"))] = None,
     dtype: Dtypes = None, device: Devices = None,
-    profile: Annotated[str | None, typer.Option(metavar="PROFILE", help=f"{EXAMPLES}; default: default")] = None, jobs: Jobs = 1,
+    profile: Annotated[str | None, typer.Option(metavar="PROFILE", help=f"{EXAMPLES}; default: default")] = None,
+    jobs: JobsOfCells = None,
     law: LawNames = None, skip: SkippedLaws = None, own_laws: LawFiles = None, known_failures: KnownFailures = None,
     results: Annotated[Path | None, typer.Option(metavar="FILE", help="append the verdicts to this file, as JSON lines")] = None,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="write the verdicts to this file, as JUnit XML")] = None,

@@ -97,7 +97,7 @@ def construction(cls: type, given: Mapping[str, Any]) -> Construction:
 def _passed(role: str, parameter: inspect.Parameter) -> bool:
     """Whether an argument of this role is set: not where its default is no number, as of `dropout=nn.Dropout`."""
     default = parameter.default
-    if default is inspect.Parameter.empty:
+    if default is inspect.Parameter.empty or (role == "eps" and default is None):
         return True
     if role in SIZES and default is None:
         return role == "head_size"

@@ -17,7 +17,7 @@ from qkverify.contract.modules.constructor import Construction, construction
 from qkverify.contract.modules.encoder_layer import places
 from qkverify.contract.modules.target import OF_MODULES, ModuleTarget
 from qkverify.errors import NothingVerified, UsageError
-from qkverify.probes.modules import encoder_layer, multi_head, without_weights
+from qkverify.probes.modules import encoder_layer, multi_head, norms, without_weights
 
 SAMPLE = {"width": 12, "heads": 3, "head_size": 4, "inner": 7, "causal": False}  # different from one another
 
@@ -33,6 +33,9 @@ def settled(implementation: Implementation, target: ModuleTarget) -> Implementat
         )
     if kind is not None:
         return kind(implementation, target, builder, sample)
+    norm = norms.operation_of(target)
+    if norm is not None:
+        return norms.settled(implementation, target, builder, sample, norm)
     letters = {
         letter for name, x in sample.named_parameters() if x.ndim > 1 for letter in weight_names.roles(name)
     }
@@ -65,8 +68,6 @@ def _unknown(target: ModuleTarget, sample: torch.nn.Module) -> str:
 
 
 REFUSED = {
-    "layernorm": "a layer norm alone is no operation of qkverify (an encoder layer is)",
-    "rmsnorm": "an RMS norm is no operation of qkverify",
     "embedding": "a table of embeddings alone is no operation of qkverify: `embedding` also scales, and adds positions",
     "rotary": "a rotary embedding is verified as a function, rotary(x, positions)",
 }  # part of a class's name -> why it is refused
