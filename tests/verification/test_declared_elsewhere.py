@@ -14,6 +14,9 @@ from qkverify.counterexamples import store
 from qkverify.problem.attention_problem import Problem
 from qkverify.runs.run import Run
 from qkverify.timing import timing_worker
+from qkverify.timing.benchmark_cases import BenchmarkCase
+from qkverify.timing.workloads import resolve
+from qkverify.verification import replay_command
 from qkverify.verification.checking import laws_named
 from qkverify.verification.replay_command import replay_counterexample
 
@@ -72,6 +75,24 @@ def test_the_function_of_the_declaring_file_is_declared(declared: Implementation
 def test_a_timing_process_has_the_declaration(declared: Implementation) -> None:
     timing_worker._loaded.cache_clear()
     assert timing_worker._loaded(declared.name, declared.home, "attention").tile == (24,)
+
+
+def test_what_was_said_on_the_command_line_holds_in_a_replay_and_in_a_timing_process(
+    declared: Implementation,
+) -> None:
+    (adapted,) = registry.find("written_elsewhere.py:attention --layout BLHD --requires 'G == H'")
+    (law,) = laws_named(["agrees_with_reference"])
+    ones = np.ones((1, 1, 1, 1))
+    run = Run(adapted, dtype="float64")
+    run.failing = {"problem": Problem(query=ones, key=ones, value=ones)}
+    name = store.store(law, run, scripted=False)
+    assert replay_command._recorded(name, store.load(name)).adapters == adapted.adapters
+    workload = resolve(["bert-base"])[0]
+    named = timing_worker._named(
+        BenchmarkCase(workload, adapted, "cpu", "float32", "forward"), None, None, None
+    )
+    timing_worker._loaded.cache_clear()
+    assert timing_worker._found(named).implementation.requires[0] == "G == H"
 
 
 def test_a_replay_has_the_declaration(declared: Implementation) -> None:

@@ -60,6 +60,10 @@ def compare(
         raise UsageError.unknown("format", format_, COMPARE_FORMATS)
     notes: list[str] = []
     if comparison.is_run(candidate) or comparison.is_run(baseline):
+        if adapters:
+            raise UsageError(
+                f"--{next(iter(adapters))} is about a function, and the results of a run were recorded already"
+            )
         new, old = comparison.load(candidate), comparison.load(baseline)
         compared = comparison.runs(new, old, relative_to=relative_to, across_devices=across_devices)
         software = comparison.software_changes(new, old)
