@@ -19,6 +19,7 @@ from qkverify.contract import (
     axes,
     describe,
     frameworks,
+    letters,
     mask_forms,
     with_defaults,
 )
@@ -49,6 +50,9 @@ def inferred(implementation: Implementation) -> Implementation:
     fit = _fit_of_any(implementation, attempts)
     if fit is not None and (one_head := defaults.with_one_head(fit.implementation)):
         fit = _fit_of_any(one_head, attempts)
+    if not attempts and implementation.requires:
+        rules = ", ".join(implementation.requires)
+        raise NothingVerified(f"{implementation.name}: none of the sizes that are tried keeps {rules}")
     if fit is None:
         if all(isinstance(attempt.error, REFUSED) for attempt in attempts):
             return implementation  # it refuses, and says so: the laws count that as not offered
@@ -212,12 +216,21 @@ def _climbed(implementation: Implementation, device: str, dtype: str) -> Iterato
     """Calls with arrays of four axes at every rung, then of three, then of two."""
     others = () if "layout" in implementation.adapters else tuple(axes.LAYOUTS)
     layouts = dict.fromkeys((implementation.layout, *others))
-    for count, rung in product((4, 3, 2), RUNGS):
+    for count, rung in product((4, 3, 2), _rungs(implementation)):
         for layout in (layout for layout in layouts if len(layout) == count):
             variant = replace(implementation, layout=layout)
             sizes = {**rung, **{rule[0]: 1 for rule in axes.SIZES[layout]}}
             if variant.accepts(sizes) is None:
                 yield call(variant, sizes, dtype, device)
+
+
+def _rungs(implementation: Implementation) -> tuple[Mapping[str, int], ...]:
+    """Those of `RUNGS`; where it was said which sizes the function takes, also with such sizes in their place."""
+    plain = limits.plain_sizes(implementation) if "requires" in implementation.adapters else None
+    if plain is None:
+        return RUNGS
+    said = {letter: plain[letter] for rule in implementation.requires for letter in letters(rule)}
+    return (*RUNGS, *({**rung, **said} for rung in RUNGS))
 
 
 def _choices(candidates: Mapping[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
