@@ -20,8 +20,8 @@ from qkverify.reference import (
     feed_forward,
     layer_norm,
     rms_norm,
-    swiglu,
     smoothed,
+    swiglu,
 )
 from qkverify.rounding import EXACT, Bounded
 
@@ -106,7 +106,7 @@ def test_the_norm_uses_all_features_of_one_token() -> None:
 def test_a_gated_network_is_two_sums_a_gate_and_a_third_for_each_token() -> None:
     x, gate, up, down = normal(B, L, M), 3 * normal(M, F), normal(M, F), normal(F, M)
 
-    def opened(token: Array) -> Array:
+    def opened(token: np.ndarray) -> np.ndarray:
         gates = [math.fsum(token * column) for column in gate.T]
         shares = [z / (1 + math.exp(-z)) for z in gates]
         hidden = [share * math.fsum(token * column) for share, column in zip(shares, up.T, strict=True)]
