@@ -209,7 +209,11 @@ def test_stride_zero_batch(run, problem, name):
     assert_within_bound(run(same.replace(layouts={name: "batch of stride zero"})), run(same))
 
 
-@law("Finite inputs give finite outputs.", source="overflow, 0/0", problem=problems(upstream=True))
+@law(
+    "Finite inputs give finite outputs.",
+    source="overflow, 0/0",
+    problem=problems(upstream=True, extremes=True),
+)
 def test_finite_in_finite_out(run, problem):
     got, exact = run(problem), run.exact(problem)
     judged = np.isfinite(got.errors) & np.isfinite(exact)

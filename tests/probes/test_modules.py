@@ -130,10 +130,11 @@ def test_a_planted_bug_is_broken_with_its_cause_whatever_the_weights_might_be(na
 
 
 REFUSED = {
-    "NamelessSize": "its argument 'zork' could mean anything\n  say what it is, in the file: attention = "
+    "NamelessSize": "its argument 'zork' could mean anything\n  say what it is: --sizes zork=WHAT, or in the file: attention = "
                     "qkverify.module(NamelessSize, sizes={'zork': ...})",
-    "UnknownParameter": "has a parameter 'offset' of shape (3, 7), whose name does not say what it is\n  say what it is, in the "
-                        "file: attention = qkverify.module(UnknownParameter, weights={'offset': ...})",
+    "UnknownParameter": "has a parameter 'offset' of shape (3, 7), whose name does not say what it is\n  say what it is: "
+                        "--weights offset=WHAT, or in the file: attention = "
+                        "qkverify.module(UnknownParameter, weights={'offset': ...})",
     "RaisesAlways": "raises an error on the plainest call, x of shape (2, 5, 12): RuntimeError: not today",
     "Normed": "has a norm, 'layer_norm', which multi_head_attention has not",
     "OneMatrixForAllHeads": "is not multi-head attention with a matrix for all heads together: qkv.weight has shape (12, 4), and "

@@ -32,7 +32,7 @@ from qkverify.reference.attention import attention
 from qkverify.reference.attention_vjp import attention_vjp
 from qkverify.reference.multi_head import multi_head_attention as reference_multi_head
 from qkverify.reference.softmax import softmax
-from qkverify.runs import score_tests
+from qkverify.runs import score_problems, score_tests
 from qkverify.runs.run import Run
 
 CLOSE = 1e-10  # float64 results that are equal but for rounding
@@ -195,6 +195,10 @@ FORWARD: dict[str, dict[str, Any]] = {
     "sink_is_not_in_the_maximum": {"sinks": np.array([1000.0]), "return_lse": True},
     "causal_path_forgets_the_sink": {**TOP, "sinks": np.array([1.0])},
     "output_has_the_key_size": {"D": 4, "E": 2},
+    "low_bias_hides": {"bias": np.array([-100.0])},
+    "products_are_clamped_as_in_half_precision": {"K": 8, "times": 1000.0, "dtype": np.float32},
+    "tiny_scale_counts_as_none": {"scale": 1e-6},
+    "hidden_block_ends_the_row_of_blocks": {"K": 130, "mask": np.arange(130) >= 64},
 }
 SIZES = tuple("BHGQKDE")
 
@@ -235,6 +239,8 @@ UPSTREAM = {
     "empty_row_keeps_its_infinite_lse": {"Q": 3, "K": 1, "causal": True},
     "last_tile_is_not_masked": {"K": 17, "bias": np.array([-2000.0])},
     "low_bias_is_taken_for_a_mask": {"bias": np.array([-10000.0])},
+    "row_hidden_by_the_bias_is_nan_backward": {"bias": np.array([-np.inf])},
+    "empty_half_of_a_tile_overflows": {"K": 64, "bias": np.array([-1000.0])},
 }
 
 
@@ -702,25 +708,31 @@ def test_a_bug_of_automatic_differentiation_shows() -> None:
     assert differs(gradient.numpy(), exact)
 
 
-SYSTEMATIC_IN_OUTPUT = {
-    "log2_e_is_kept_in_bfloat16": 64,
-    "reciprocal_of_a_long_row_is_an_estimate": 640,
-}  # keys
-SYSTEMATIC_IN_GRADIENTS = (
-    "gradients_are_cut_off",
-    "log2_e_of_the_backward_pass_is_kept_in_bfloat16",
-    "delta_is_cut_off_twice",
-)
+LONG_ROWS = {"queries": 4, "keys": 640}
+SYSTEMATIC = {
+    "log2_e_is_kept_in_bfloat16": lambda run: score_tests.scale_of_output(
+        run, score_problems.two_levels(run, 0)
+    ),
+    "reciprocal_of_a_long_row_is_an_estimate": lambda run: score_tests.size_of_output(
+        run, score_problems.heads(run, 0, **LONG_ROWS)
+    ),
+    "gradients_are_cut_off": lambda run: score_tests.size_of_gradients(
+        run, score_problems.heads(run, 0, upstream=True)
+    ),
+    "log2_e_of_the_backward_pass_is_kept_in_bfloat16": lambda run: score_tests.scale_of_gradients(
+        run, score_problems.two_levels(run, 0, upstream=True)
+    ),
+    "delta_is_cut_off_twice": lambda run: score_tests.delta_of_gradients(
+        run, score_problems.alike_values(run, 0)
+    ),
+}
 
 
-@pytest.mark.parametrize("name", [*SYSTEMATIC_IN_OUTPUT, *SYSTEMATIC_IN_GRADIENTS])
+@pytest.mark.parametrize("name", SYSTEMATIC)
 def test_a_systematic_error_leans_one_way(name: str) -> None:
     """Further than right code may lean, in the mean over many heads."""
-    implementation, gradients = declared(name), name in SYSTEMATIC_IN_GRADIENTS
-    run = Run(implementation, "cpu", implementation.dtypes[0])
-    keys = SYSTEMATIC_IN_OUTPUT.get(name, 64)
-    problems = score_tests.heads(run, 0, queries=16 if gradients else 4, keys=keys, upstream=gradients)
-    scores = (score_tests.of_gradients if gradients else score_tests.of_output)(run, problems)
+    implementation = declared(name)
+    scores = SYSTEMATIC[name](Run(implementation, "cpu", implementation.dtypes[0]))
     assert max(score.margin for score in scores) > 1
 
 
@@ -1198,6 +1210,15 @@ def test_short_positions_are_read_in_pairs() -> None:
     )
     assert not differs(wrong(x, places), exact)
     assert differs(wrong(x, places.astype(np.int32)), exact)
+
+
+def test_squares_of_large_values_are_infinite() -> None:
+    query, key, value = arrays(dtype=np.float32)
+    wrong = FUNCTIONS["values_are_divided_by_their_norm"].function
+    assert not differs(wrong(query, key, value), attention(*wide([query, key, value])))
+    large = value * np.float32(1e30)
+    assert np.isfinite(attention(*wide([query, key, large]))).all()
+    assert not np.isfinite(wrong(query, key, large)).any()
 
 
 def test_every_mutant_is_shown_to_be_wrong() -> None:

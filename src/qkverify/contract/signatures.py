@@ -81,7 +81,7 @@ def operation_of(function: Callable[..., Any], names: Sequence[str]) -> str:
         return "cross_entropy"
     if lowered[:1] == ["self"]:  # a method of arrays: the first is the query
         lowered[0] = "query"
-    if len(lowered) >= 3 and [n[0] for n in lowered[:3]] == ["q", "k", "v"]:
+    if len(lowered) >= 3 and [n.removeprefix("x")[:1] for n in lowered[:3]] == ["q", "k", "v"]:
         packed = len(lowered) >= 5 and all("cu_seq" in name for name in lowered[3:5])
         return "packed_attention" if packed else "attention"
     if "softmax" in _plain_name(function).lower():
@@ -93,7 +93,7 @@ def operation_of(function: Callable[..., Any], names: Sequence[str]) -> str:
         + "\n".join(
             f"  {operation}({', '.join(required)}, ...)" for operation, required in OPERATIONS.items()
         )
-        + "\nor declare it: @implementation(operation=...); `qkverify list operations` explains each"
+        + "\nor say it: --operation NAME, or @implementation(operation=...); `qkverify list operations` explains each"
     )
 
 

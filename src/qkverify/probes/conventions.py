@@ -18,7 +18,13 @@ import numpy as np
 from qkverify.contract import Implementation, empty_rows, mask_forms, messages
 from qkverify.contract.operations import DESCRIBED, word
 from qkverify.errors import ContractError
-from qkverify.probes import fast_exponential, further_roundings, looser_models, operation_rounding
+from qkverify.probes import (
+    fast_exponential,
+    further_roundings,
+    looser_models,
+    operation_rounding,
+    shared_empty_rows,
+)
 from qkverify.probes.layouts import layout
 from qkverify.probes.norms import norms
 from qkverify.problem.attention_problem import Problem
@@ -116,7 +122,8 @@ def _whole(declared: str, probe: Callable[[Run], str | None], run: Run) -> str:
         return declared
     others = {way: empty_rows.value_of(probed, way) for way in empty_rows.WAYS if run.offers(way)}
     known = {way: value for way, value in others.items() if value != empty_rows.UNDECIDED}
-    return empty_rows.joined({**known, **ways})
+    apart = {pair: value for pair, value in empty_rows.by_way(probed).items() if pair in empty_rows.PAIRS}
+    return empty_rows.joined({**known, **apart, **ways})
 
 
 def _size(run: Run) -> int:
@@ -164,9 +171,11 @@ def _causal_alignment(run: Run) -> str | None:
 
 
 def _empty_rows(run: Run) -> str | None:
-    """A row is hidden from every key, by each of the ways that are offered."""
-    values = {way: _answer(partial(_empty_row, way), run) for way in empty_rows.WAYS if run.offers(way)}
-    return empty_rows.joined({way: value for way, value in values.items() if value}) or None
+    """A row is hidden from every key, by each of the ways that are offered, and by two of them together."""
+    probed = {way: _answer(partial(_empty_row, way), run) for way in empty_rows.WAYS if run.offers(way)}
+    values = {way: value for way, value in probed.items() if value}
+    apart = shared_empty_rows.differing(run, probed, partial(_problem, run, queries=3, keys=3))
+    return empty_rows.joined({**values, **dict.fromkeys(apart, empty_rows.UNDECIDED)}) or None
 
 
 # One query at least sees no key; and two keys tell a mean from a copy.
@@ -198,7 +207,21 @@ def _empty_row(way: str, run: Run) -> str | None:
     output = float(run.values(problem)[0, 0, row, 0].astype(np.float64))
     if np.isnan(output) or output == 0:
         return "nan" if np.isnan(output) else "zero"
+    if not all(_mean_at(scores, problem, row, run) for scores in (1.0, 2.0**12)):
+        return empty_rows.UNDECIDED
     return _answer(partial(_even_row, hidden, row), run) or "uniform"
+
+
+def _mean_at(score: float, problem: Problem, row: int, run: Run) -> bool:
+    """Whether such a row gets the mean of all values also where the scores differ by so much: where a finite number is added to
+    hidden scores, what is left of these still counts."""
+    root = np.sqrt(score)
+    steps = np.resize([0.0, root, -root], problem.key.shape[2])[:, None]
+    query = np.full(problem.query.shape, root, problem.query.dtype)
+    key = np.broadcast_to(steps, problem.key.shape).astype(problem.key.dtype)
+    mean = float(problem.value[0, 0, :, 0].astype(np.float64).mean())
+    output = float(run.values(problem.replace(query=query, key=key))[0, 0, row, 0].astype(np.float64))
+    return abs(output - mean) < 1 / 12
 
 
 def _even_row(hidden: Mapping[str, Any], row: int, run: Run) -> str:

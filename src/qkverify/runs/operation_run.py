@@ -74,6 +74,8 @@ class OperationRun(FrameworkAdapter):
         """What another operation's function (or its gradient `function`) returns for native arguments, unchecked."""
         keywords = self._keywords(options, size=_last_axis(arguments))
         called = function or self.implementation.function
+        if function is not None:
+            keywords = self.implementation.keywords_of_vjp(keywords)
         return self._guarded(lambda: called(*arguments, **keywords))
 
     def function_call(self, arguments: Sequence[Any], options: Mapping[str, Any]) -> Callable[[], Any]:
@@ -162,7 +164,8 @@ class OperationRun(FrameworkAdapter):
             return returned
 
         if pull is not None:
-            returned = self._guarded(lambda: pull(*native, *above, **keywords))
+            pulled = self.implementation.keywords_of_vjp(keywords)
+            returned = self._guarded(lambda: pull(*native, *above, **pulled))
             gradients = dict(zip(leaves, returned, strict=True))
         else:
             given = above if isinstance(upstream, tuple) else above[0]

@@ -114,7 +114,8 @@ def unknown_argument(cls: type, name: str) -> str:
     """What is asked of the user where an argument's name says nothing."""
     return (
         f"{cls.__name__} is a class, and its argument {name!r} could mean anything\n"
-        f"  say what it is, in the file: attention = qkverify.module({cls.__name__}, sizes={{{name!r}: ...}})\n"
+        f"  say what it is: --sizes {name}=WHAT, or in the file: "
+        f"attention = qkverify.module({cls.__name__}, sizes={{{name!r}: ...}})\n"
         f"  a value that is passed on, or one of the words {', '.join(SIZES)}"
     )
 

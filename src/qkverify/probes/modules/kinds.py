@@ -56,7 +56,8 @@ def _unknown(target: ModuleTarget, sample: torch.nn.Module) -> str:
     return (
         f"{kind} is a torch.nn.Module, and what it computes does not show: none of its parameters is called as the matrices of "
         f"query, key and value are\n  its matrices: {matrices or 'none'}\n"
-        f"  if it is multi-head attention, say where they are, in the file: attention = qkverify.module({kind}, "
+        f"  if it is multi-head attention, say where they are: --weights NAME=q, or in the file: "
+        f"attention = qkverify.module({kind}, "
         'weights={"...": "q"})\n  else verify a function that calls it; `qkverify list operations` explains each'
     )
 
@@ -85,7 +86,8 @@ def _constructed(origin: Construction, sizes: Mapping[str, Any]) -> torch.nn.Mod
         kind = origin.cls.__name__
         raise NothingVerified(
             f"{kind} is a class, and could not be built with what its arguments' names say: {foreign_text.of_error(error)}\n"
-            f"  say what they are, in the file: attention = qkverify.module({kind}, sizes={{...}}), or give an instance: "
+            f"  say what they are: --sizes NAME=WHAT, or in the file: "
+            f"attention = qkverify.module({kind}, sizes={{...}}), or give an instance: "
             f"attention = {kind}(...)"
         ) from error
 
@@ -97,7 +99,7 @@ def _sizes(target: ModuleTarget, module: torch.nn.Module) -> dict[str, int]:
         kind = target.cls.__name__
         raise NothingVerified(
             f"the number of heads of this {kind} stands in none of its attributes\n"
-            f'  say it, in the file: attention = qkverify.module({kind.lower()}, sizes={{"heads": ...}})'
+            f'  say it: --sizes heads=NUMBER, or in the file: attention = qkverify.module({kind.lower()}, sizes={{"heads": ...}})'
         )
     inner, width = _matrix(module)
     return {"width": width, "heads": heads, "head_size": inner // heads, "causal": False}
