@@ -59,7 +59,10 @@ def test_the_name_of_a_norm_says_what_it_is_with_the_names_of_its_weights() -> N
     def add_rms_norm(x: Any, residual: Any, weight: Any) -> Any:
         return x
 
-    for other in (linear, add_rms_norm):
+    def rmsnorm_gelu(x: Any, weight: Any) -> Any:
+        return x
+
+    for other in (linear, add_rms_norm, rmsnorm_gelu):
         with pytest.raises(UsageError, match="cannot tell what"):
             describe(other)
 
