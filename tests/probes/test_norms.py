@@ -97,6 +97,15 @@ def test_where_a_norm_is_wrong_the_default_of_its_signature_counts_and_its_mista
     assert "the unbiased deviation, to which eps is added outside of the root" in claim.sentence
 
 
+def test_an_eps_that_must_be_given_is_given() -> None:
+    def rms_norm(x: Array, weight: Array, eps: float) -> Array:
+        return x / np.sqrt((x * x).mean(-1, keepdims=True) + x.dtype.type(eps)) * weight
+
+    laws = ("rms_norm_agrees_with_reference", "returned_arrays_are_kept")
+    verification = verify(describe(rms_norm), dtypes=("float32",), profile="glance", laws=laws)
+    assert [verdict.outcome for verdict in verification.verdicts] == ["passed", "passed"]
+
+
 def test_the_norm_of_torch_has_an_eps_of_its_dtype() -> None:
     torch = pytest.importorskip("torch")
 
