@@ -66,7 +66,9 @@ class Call:
     def blocks(self) -> Iterator[Block]:
         """All heads at once where that is few scores, else as many of a batch entry as are few."""
         B, G, group, Q, _ = self.query.shape
-        heads = SCORES[self.query.device.type] // max(group * self.block_rows * self.tile_keys, 1)
+        heads = SCORES["cpu" if self.query.device.type == "cpu" else "cuda"] // max(
+            group * self.block_rows * self.tile_keys, 1
+        )
         batch, heads = (max(B, 1), max(G, 1)) if heads >= B * G else (1, min(max(heads, 1), G))
         for b in range(0, B, batch):
             for g in range(0, G, heads):
