@@ -344,7 +344,7 @@ def test_a_result_that_its_law_compares_with_nothing_is_held_against_the_formula
 
 
 CACHE = """
-from qkverify.implementations.numpy_decode import attend
+from qkverify.implementations.numpy_decode import Options, attend, held
 import numpy as np
 
 def cached_attention(query, key, value, key_cache, value_cache, lengths):
@@ -352,7 +352,8 @@ def cached_attention(query, key, value, key_cache, value_cache, lengths):
     for b, length in enumerate(lengths):
         end = length + key.shape[2]
         key_cache[b, :, length:end], value_cache[b, :, length:end] = key[b], value[b]
-        output[b] = attend(query[b], key_cache[b, :, :end], value_cache[b, :, :end], True, None, None)[0]
+        kept = held(key_cache[b, :, :end], value_cache[b, :, :end])
+        output[b] = attend(query[b], kept, Options(causal=True))[0]
         {after}
     return output
 """
