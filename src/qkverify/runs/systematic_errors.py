@@ -108,18 +108,20 @@ class Allowance:
 
     @property
     def merging(self) -> float:
-        """What merging splits by their log-sum-exps does to a weight, where there may be more than one."""
-        if self.tiles == 1:
+        """What merging splits by their log-sum-exps does to a weight, where there may be more than one: once, or at each tile."""
+        merges = self.tiles - 1 if self.precision.in_sequence else min(self.tiles - 1, 1)
+        if merges == 0:
             return 0.0
         steps = self.steps
         top = steps.scores.max(-1, keepdims=True)
         lse = np.abs(top + np.log(np.exp(steps.scores - top).sum(-1, keepdims=True))).max()
-        return MERGING * (self.exponential + self.precision.accumulate.unit * float(lse))
+        return merges * MERGING * (self.exponential + self.precision.accumulate.unit * float(lse))
 
     @property
     def tiles(self) -> int:
         """Of the keys, at most."""
-        return math.ceil(self.steps.key.shape[2] / self.precision.tile)
+        keys: int = self.steps.key.shape[2]
+        return math.ceil(keys / self.precision.tile)
 
     @property
     def nearest(self) -> float:
