@@ -14,8 +14,9 @@ from qkverify.reference.attention import attention as reference
 from qkverify.reference.attention_vjp import attention_vjp as reference_vjp
 from qkverify.rounding import Precision
 from qkverify.runs import balanced_tests, score_problems, score_tests
+from qkverify.runs.attention_steps import Steps
 from qkverify.runs.run import Run
-from qkverify.runs.systematic_errors import Allowance, Steps
+from qkverify.runs.systematic_errors import Allowance
 
 STEP = 1e-4  # of the central differences
 

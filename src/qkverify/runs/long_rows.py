@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from qkverify.runs.attention_steps import turned
 from qkverify.runs.balanced_tests import Balanced, known_constants
-from qkverify.runs.systematic_errors import Allowance, turned
+from qkverify.runs.systematic_errors import Allowance
 
 Array = np.ndarray
 KEYS = 16  # of one test

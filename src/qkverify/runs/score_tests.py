@@ -23,10 +23,11 @@ from qkverify.problem.attention_problem import Problem
 from qkverify.rounding.score_test import Score, score
 from qkverify.runs import balanced_tests
 from qkverify.runs.assertions import Evidence, raise_violation
+from qkverify.runs.attention_steps import Steps, turned
 from qkverify.runs.balanced_tests import Balanced
 from qkverify.runs.long_rows import weights_of_tiles
 from qkverify.runs.run import Run
-from qkverify.runs.systematic_errors import Allowance, Steps, turned
+from qkverify.runs.systematic_errors import Allowance
 
 Array = np.ndarray
 SCALE, SIZE, DELTA = "softmax scale", "size", "delta"
