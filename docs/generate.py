@@ -26,11 +26,12 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import bounds  # noqa: E402  (they stand beside this file, whatever the working folder is)
+import detected  # noqa: E402
 import recorded  # noqa: E402
 import simulated  # noqa: E402
 from block import BLOCKS  # noqa: E402
 
-ROOMS = (bounds, recorded, simulated)  # importing them registers their blocks
+ROOMS = (bounds, detected, recorded, simulated)  # importing them registers their blocks
 MARKED = re.compile(
     r"<!-- generated: (?P<name>[\w-]+)(?: from (?P<digest>\w+))? -->\n(?P<text>.*?)<!-- end -->", re.DOTALL
 )
