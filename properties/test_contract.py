@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import assume
 
 from qkverify.contract import process_settings
-from qkverify.probes.conventions import MISMATCHES, mismatched
+from qkverify.probes.attention_conventions import MISMATCHES, mismatched
 from qkverify.runs.assertions import assert_identical, assert_true, assert_within_bound
 from qkverify.runs.concurrent_calls import together, unfit
 from qkverify.strategies.attention_problems import STRIDED, first_key_alone, problems
@@ -209,7 +209,11 @@ def test_stride_zero_batch(run, problem, name):
     assert_within_bound(run(same.replace(layouts={name: "batch of stride zero"})), run(same))
 
 
-@law("Finite inputs give finite outputs.", source="overflow, 0/0", problem=problems(upstream=True))
+@law(
+    "Finite inputs give finite outputs.",
+    source="overflow, 0/0",
+    problem=problems(upstream=True, extremes=True),
+)
 def test_finite_in_finite_out(run, problem):
     got, exact = run(problem), run.exact(problem)
     judged = np.isfinite(got.errors) & np.isfinite(exact)

@@ -228,3 +228,45 @@ def test_the_nan_of_a_row_may_reach_gradients_and_no_others_of_another_head():
     for name in ("key", "value"):
         assert np.isposinf(errors[name]).all(axis=(0, 2, 3)).tolist() == [True, False]
         assert np.isfinite(errors[name]).all(axis=(0, 2, 3)).tolist() == [False, True]
+
+
+def filled(*, added):
+    """Causality of -inf, and a mask that fills in a finite number; or both of one finite number, which `added` adds up."""
+
+    def attention(query, key, value, *, mask=None, causal=False):
+        key, value = (np.repeat(x, query.shape[1] // key.shape[1], axis=1) for x in (key, value))
+        scores = query @ key.swapaxes(-1, -2) * query.shape[-1] ** -0.5
+        ahead = ~np.tri(*scores.shape[-2:], dtype=bool)
+        if added:
+            scores = scores + (-1e9 * ahead if causal else 0) + (0 if mask is None else -1e9 * ~mask)
+        else:
+            scores = np.where(ahead & causal, -np.inf, scores)
+            scores = (
+                scores
+                if mask is None
+                else np.where(mask, scores, np.where(np.isneginf(scores), scores, -1e9))
+            )
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        return weights / weights.sum(-1, keepdims=True) @ value
+
+    return attention
+
+
+@pytest.mark.parametrize(("added", "values"), [
+    (False, {"mask": "uniform", "mask with causal": "undecided"}),
+    (True, "undecided"),  # -1e9 added in float64 leaves the differences of scores
+])  # fmt: skip
+def test_rows_that_two_ways_hide_together_are_not_judged_by_what_each_gives_alone(added, values):
+    """`scores.masked_fill(ahead, -inf)`, then `masked_fill(~mask, -1e9)`: the mean of the values that causality leaves."""
+    at = cell(filled(added=added))
+    detected = conventions.detect(at.implementation, "cpu", "float64")["empty_rows"].value
+    assert detected == (values if isinstance(values, str) else empty_rows.spelled(values))
+    assert failed(at) == {}
+    assert "agrees_with_reference" in failed(cell(filled(added=added), empty_rows="uniform"))
+    if not added:
+        assert failed(cell(filled(added=added), empty_rows=values)) == {}
+
+
+def test_what_two_ways_give_together_may_only_be_left_open():
+    with pytest.raises(UsageError, match="mask with causal"):
+        describe(lambda query, key, value: query, empty_rows={"mask with causal": "zero"})

@@ -130,10 +130,11 @@ def test_a_planted_bug_is_broken_with_its_cause_whatever_the_weights_might_be(na
 
 
 REFUSED = {
-    "NamelessSize": "its argument 'zork' could mean anything\n  say what it is, in the file: attention = "
+    "NamelessSize": "its argument 'zork' could mean anything\n  say what it is: --sizes zork=WHAT, or in the file: attention = "
                     "qkverify.module(NamelessSize, sizes={'zork': ...})",
-    "UnknownParameter": "has a parameter 'offset' of shape (3, 7), whose name does not say what it is\n  say what it is, in the "
-                        "file: attention = qkverify.module(UnknownParameter, weights={'offset': ...})",
+    "UnknownParameter": "has a parameter 'offset' of shape (3, 7), whose name does not say what it is\n  say what it is: "
+                        "--weights offset=WHAT, or in the file: attention = "
+                        "qkverify.module(UnknownParameter, weights={'offset': ...})",
     "RaisesAlways": "raises an error on the plainest call, x of shape (2, 5, 12): RuntimeError: not today",
     "Normed": "has a norm, 'layer_norm', which multi_head_attention has not",
     "OneMatrixForAllHeads": "is not multi-head attention with a matrix for all heads together: qkv.weight has shape (12, 4), and "
@@ -142,7 +143,7 @@ REFUSED = {
     "Rotary": "has a rotary embedding, which multi_head_attention has no option for",
     "gelu": "has gelu, and that of encoder_layer relu",
     "NoModule": "is a class, and no torch.nn.Module",
-    "norm": "a layer norm alone is no operation of qkverify",
+    "norm_without_bias": "whose weights are weight and bias, one axis each, and its parameters are: weight (8,)",
     "table": "a table of embeddings alone is no operation of qkverify",
 }  # fmt: skip
 
@@ -212,6 +213,31 @@ def test_modules_without_weights_are_functions_of_their_operation(name, operatio
     implementation = of(name)
     assert implementation.operation == operation
     assert holds(implementation, law)
+
+
+@pytest.mark.parametrize(
+    ("name", "operation", "remark"),
+    [
+        ("norm", "layer_norm", "an instance of LayerNorm for 8 features"),
+        ("root_mean_square", "rms_norm", "weight is the weight"),
+        ("LayerNorm", "layer_norm", "a_2 is the weight\nb_2 is the bias"),
+        ("LlamaRMSNorm", "rms_norm", "weight is the weight"),
+        ("GemmaRMSNorm", "rms_norm", "weight is the weight"),
+    ],
+)
+def test_norms_are_taken_as_they_are(name, operation, remark):
+    implementation = of(name)
+    assert implementation.operation == operation
+    assert remark in said(name)
+    assert implementation.offers >= (
+        {"gradients"} if name in ("norm", "root_mean_square") else {"gradients", "eps"}
+    )
+    assert holds(implementation, f"{operation}_agrees_with_reference", "norm_gradients_agree_with_reference")
+
+
+@pytest.mark.filterwarnings("ignore:std")
+def test_a_norm_with_the_deviation_of_a_sample_is_broken():
+    assert not holds(of("SampleLayerNorm"), "layer_norm_agrees_with_reference")
 
 
 def test_building_leaves_the_random_state_as_it_was():

@@ -232,6 +232,19 @@ def test_masked_scores_stay_masked_through_sums_and_differences() -> None:
             assert np.exp(shifted).errors[0] <= FLOAT32.tiny
 
 
+def test_of_a_row_that_overflows_nothing_is_said_to_hidden_keys_either() -> None:
+    """Op by op in float16 such a row is NaN throughout; a gradient then has NaN for keys that no query may see."""
+    half, hidden = Precision.eager("float16"), np.array([[[[True, False], [True, False]]]])
+    rows = np.array([[[[300.0], [1.0]]]])
+    query, one = Bounded(rows, 0.0, half, FLOAT16.unit), Bounded(rows[:, :, 1:], 0.0, half, FLOAT16.unit)
+    key, value = np.array([[[[300.0], [1.0]]]]), np.ones((1, 1, 2, 1))
+    for asked, unknown in ((query, True), (one, False)):
+        mask, upstream = hidden[:, :, : asked.shape[2]], np.ones((1, 1, asked.shape[2], 1))
+        gradients = reference.attention_vjp(asked, key, value, upstream, mask=mask, scale=1.0)
+        assert np.isposinf(gradients["value"].errors[0, 0, 1]).all() == unknown
+        assert np.isposinf(gradients["key"].errors[0, 0, 1]).all() == unknown
+
+
 def test_dividing_by_what_may_be_zero_says_nothing() -> None:
     divisor = Bounded(np.array([1.0, 1.0, 0.5]), np.array([0.5, 1.0, 2.0]), MODELS["float32"])
     assert np.isfinite((1.0 / divisor).errors).tolist() == [True, False, False]
@@ -493,6 +506,7 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[str, ...], tuple[str, ...]]] = 
     "multi-head": (lambda *a: reference.multi_head_attention(*a, heads=2), ("x", "w_q", "w_k", "w_v", "w_o"), ()),
     "feed_forward": (reference.feed_forward, ("x", "w_1", "b_1", "w_2", "b_2"), ()),
     "layer_norm": (reference.layer_norm, ("x", "gain", "shift"), ()),
+    "rms_norm": (reference.rms_norm, ("x", "gain"), ()),
     "cross_entropy": (
         lambda scores: reference.cross_entropy(scores, np.array([4, 0]), smoothing=0.1), ("logits",), ()),
     "cross_entropy_vjp": (

@@ -1,4 +1,5 @@
-"""Sums whose parts were stored before: the gradients of query heads that share a key, and of weights that a batch shares.
+"""Sums whose parts were stored before: the gradients of query heads that share a key, of weights that a batch shares, and of what
+meets a vector; and inputs that were scaled and stored.
 
 torch multiplies by a key that is broadcast over the heads, stores the gradient of each head, and adds: in half precision each of
 these roundings counts, by half a unit in the last place, or by half the smallest subnormal number.
@@ -30,6 +31,41 @@ def looped(query, key, value):  # type: ignore[no-untyped-def]
 
     heads = [bare(query[:, h], key[:, 0], value[:, 0]) for h in range(query.shape[1])]
     return torch.stack(heads, 1)
+
+
+def with_einsum(query, key, value, *, scale=None):  # type: ignore[no-untyped-def]
+    """torch.einsum over an axis of one is an elementwise product; what autograd adds up is then stored term by term."""
+    import torch
+
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scores = torch.einsum("bhqd,bhkd->bhqk", query * scale, key)
+    return torch.einsum("bhqk,bhkd->bhqd", scores.softmax(-1), value)
+
+
+def with_scaled_queries(query, key, value, *, scale=None):  # type: ignore[no-untyped-def]
+    """The queries are multiplied by the scale and stored: a subnormal one loses its digits before it meets a large key."""
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    return (query * scale @ key.transpose(-1, -2)).softmax(-1) @ value
+
+
+def for_one_query(query, key, value, *, scale=None):  # type: ignore[no-untyped-def]
+    """Decoding, as it is written by hand: elementwise products and sums."""
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    weights = ((query * scale * key).sum(-1)).softmax(-1)
+    return (weights[..., None] * value).sum(-2, keepdim=True)
+
+
+def vector_problem(seed: int, dtype: str, queries: tuple[int, ...] = (1, 8, 17)) -> Problem:
+    """Heads of size one, or a single key, numbers down to the subnormal ones."""
+    rng = np.random.default_rng(seed)
+    queries, keys, size = (int(rng.choice(n)) for n in (queries, (1, 2, 5), (1, 1, 2, 3, 4)))
+    magnitudes = 10.0 ** np.array([rng.integers(-8, 3) for _ in range(4)])
+    lengths = ((queries, size), (keys, size), (keys, 16), (queries, 16))
+    arrays = [
+        (rng.uniform(0.5, 1, (1, 1, *n)) * rng.choice([-1, 1], (1, 1, *n)) * m).astype(NUMPY_DTYPES[dtype])
+        for n, m in zip(lengths, magnitudes, strict=True)
+    ]
+    return Problem(**dict(zip(("query", "key", "value", "upstream"), arrays, strict=True)))
 
 
 def shared_key_problem(seed: int, dtype: str) -> Problem:
@@ -66,6 +102,24 @@ def test_a_bare_torch_kernel_holds_where_heads_share_a_key(function, dtype: str)
     margins = [largest_margins(run, shared_key_problem(seed, dtype)) for seed in range(150)]
     worst = {name: max(m[name] for m in margins) for name in margins[0]}
     assert max(worst.values()) <= 1, worst
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize(
+    ("function", "queries"),
+    [(with_einsum, (1, 8, 17)), (with_scaled_queries, (1, 8, 17)), (for_one_query, (1,))],
+)
+def test_what_is_stored_before_a_sum_may_be_subnormal(function, queries, dtype: str) -> None:  # type: ignore[no-untyped-def]
+    pytest.importorskip("torch")
+    implementation = describe(function, arrays="torch", dtypes=(dtype,))
+    run = Run(implementation, "cpu", dtype, precision=Precision.eager(dtype))
+    problems = [vector_problem(seed, dtype, queries) for seed in range(200)]
+    worst = max(max(largest_margins(run, problem).values()) for problem in problems)
+    assert worst <= 1
+    for problem in problems:
+        run.begin_example()
+        got, exact = run(problem), run.exact(problem)
+        assert np.all(np.abs(got.value - exact) <= got.errors)
 
 
 def test_each_stored_part_may_lose_half_the_smallest_number() -> None:

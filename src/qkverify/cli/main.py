@@ -8,6 +8,7 @@ A user's mistake gets a sentence, never a traceback of ours; a target that raise
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 
@@ -15,10 +16,15 @@ from qkverify.cli import help_texts
 from qkverify.cli.app import app
 from qkverify.cli.failing import fail
 from qkverify.errors import HarnessError, NothingVerified, UsageError
+from qkverify.verification.idle_threads import let_threads_sleep
+
+COMMANDS_WITHOUT_TIMES = ("verify", "replay")
 
 
 def main() -> None:
     """The entry point: turns our errors into sentences and exit codes."""
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS_WITHOUT_TIMES:
+        let_threads_sleep(os.environ)
     try:
         _run()
     except ModuleNotFoundError as error:  # a target's own missing modules are TargetImportErrors

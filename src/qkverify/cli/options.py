@@ -85,6 +85,15 @@ Jobs = Annotated[
         metavar="N", help="worker processes; a kernel that kills its process loses only its own configuration"
     ),
 ]
+JobsOfCells = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="worker processes; default: whole configurations side by side, as many as cores, with the output of --jobs 1; "
+        "one at a time on a GPU, with a compiler, or with several targets",
+    ),
+]
 CallTimeout = Annotated[
     float | None,
     typer.Option(

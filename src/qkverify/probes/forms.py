@@ -25,7 +25,7 @@ def found(implementation: Implementation, fit: Attempt) -> tuple[Implementation,
 
 def _always_causal(implementation: Implementation, fit: Attempt) -> tuple[Implementation, list[str]]:
     """A function that hides every later key, and no other, although no option asks for it."""
-    if "causal" in implementation.offers:
+    if "causal" in implementation.offers or "always" in implementation.adapters:
         return implementation, []
     sizes = fit.problem.sizes
     longer = {**sizes, "Q": 2 * sizes["Q"], "K": 2 * sizes["K"]}
@@ -60,6 +60,8 @@ def _mask(implementation: Implementation, fit: Attempt) -> tuple[Implementation,
     """
     if "mask" not in implementation.offers or implementation.convention in SIGNATURE_STYLES:
         return implementation, []
+    if said := implementation.adapters.get("mask"):
+        return implementation, _shown_otherwise(implementation, fit, said)
     shares: dict[str, float] = {}
     for form in _candidates(implementation, fit):
         share = _share(_with(implementation, form), form, fit)
@@ -72,6 +74,20 @@ def _mask(implementation: Implementation, fit: Attempt) -> tuple[Implementation,
         return implementation, []
     keyword = implementation.parameters["mask"]
     return _with(implementation, form), [f"{keyword} is {mask_forms.words(form)}"]
+
+
+def _shown_otherwise(implementation: Implementation, fit: Attempt, said: str) -> list[str]:
+    """Of a function whose mask was said: what it shows instead, if it does."""
+    if _share(implementation, said, fit) == 1.0:
+        return []
+    free = replace(implementation, adapters={}, mask_form="")
+    form = _mask(free, fit)[0].mask_form
+    if form in ("", said):
+        return []
+    keyword = implementation.parameters["mask"]
+    return [
+        f"{keyword} is said to be {mask_forms.words(said)}; its first calls show {mask_forms.words(form)}"
+    ]
 
 
 def _candidates(implementation: Implementation, fit: Attempt) -> Iterator[str]:

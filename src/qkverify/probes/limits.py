@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from qkverify.contract import Implementation
-from qkverify.probes import sentences
+from qkverify.probes import option_pairs, sentences
 from qkverify.probes.plain import Attempt, call
 
 Sizes = Mapping[str, int]
@@ -24,17 +24,24 @@ LARGEST: Mapping[str, tuple[int, ...]] = {  # of what the laws draw, the largest
 
 
 def inferred(implementation: Implementation, fit: Attempt) -> tuple[Implementation, list[str]]:
-    """The implementation with the limits that it shows, and a sentence on each. What it declares is left alone."""
-    if implementation.requires and not implementation.layout.startswith(("BLD", "LD")):
+    """The implementation with the limits that it shows, and a sentence on each. What it declares is left alone; beside a limit
+    that an adapter says there may be more."""
+    said = "requires" in implementation.adapters
+    if implementation.requires and not said and not implementation.layout.startswith(("BLD", "LD")):
         return implementation, []
     probe = Probe(implementation, fit)
     for look in (_heads, _value_size, _lengths, _tiles, _empty, _longest):
         if implementation.compiles and look in (_empty, _longest):
             continue  # each size is one more compilation
         look(probe)
-    rules = tuple(probe.rules)
+    rules = tuple(rule for rule in probe.rules if rule not in implementation.requires)
     limited = replace(implementation, requires=(*implementation.requires, *rules), inferred=rules)
-    return replace(limited, requires_with=_causal(probe)), probe.remarks
+    limited = replace(limited, requires_with=_causal(probe))
+    pairs, remarks = option_pairs.refused_together(limited, fit, probe.several())
+    return replace(limited, exclusive=(*limited.exclusive, *pairs), not_together=pairs), [
+        *probe.remarks,
+        *remarks,
+    ]
 
 
 class Probe:
@@ -60,6 +67,19 @@ class Probe:
 
     def takes(self, **sizes: int) -> bool:
         return self.error(sizes) is None
+
+    def several(self) -> list[Sizes]:
+        """Sizes that it takes: those of the first call, longer ones, and values that are wider than the keys."""
+        s = self.sizes
+        others: tuple[dict[str, int], ...] = (
+            {},
+            {"Q": 2 * s["Q"], "K": 2 * s["K"]},
+            {"E": 2 * s["E"]},
+            {"E": 3 * s["E"]},
+        )
+        return [
+            {**s, **sizes} for sizes in others if self.implementation_accepts(sizes) and self.takes(**sizes)
+        ]
 
     def implementation_accepts(self, sizes: Sizes) -> bool:
         """Whether these sizes keep what was inferred so far."""

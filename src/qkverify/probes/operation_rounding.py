@@ -17,7 +17,8 @@ from qkverify.problem.byte_strategies import limited
 from qkverify.rounding import Bounded, Precision
 from qkverify.runs import exact_gradients
 from qkverify.runs.run import Run
-from qkverify.strategies.operation_cases import BARE, OPERATION_SPECS, OperationCall, PreparedCall, example
+from qkverify.strategies.operation_cases import BARE, OperationCall, PreparedCall, example
+from qkverify.strategies.operations import OPERATION_SPECS
 
 EXAMPLES = 100
 FEW = 8  # where every size is compiled anew, or a call takes long
@@ -62,7 +63,9 @@ def softmax_gradient(run: Run) -> str | None:
     def holds(way: str) -> bool:
         semantics = {**run.semantics, "softmax_gradient": way}
         judged = Run(run.implementation, run.device, run.dtype, semantics, eager, eager)
-        return _hold(judged, [[gradient]], [[exact_gradients.of_softmax(judged, upstream, scores)["scores"]]])
+        return _hold(
+            judged, [[gradient]], [[exact_gradients.OF["softmax"](judged, upstream, scores)["scores"]]]
+        )
 
     return "steps" if not holds("formula") and holds("steps") else None
 

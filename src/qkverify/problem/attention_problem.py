@@ -100,8 +100,7 @@ class Problem:
             return self.empty_rows
         if self.sinks is not None:  # a sink takes all the weight of such a row
             return "zero"
-        met = {values.get(way, empty_rows.UNDECIDED) for way in empty_rows.WAYS if way in self.options}
-        return met.pop() if len(met) == 1 else empty_rows.UNDECIDED if met else "zero"
+        return empty_rows.of_ways(values, self.options)
 
     @property
     def judges_empty_rows(self) -> bool:

@@ -145,6 +145,7 @@ class Bounded(NDArrayOperatorsMixin):
 
 
 Rule = Callable[..., Any]
+LOWEST = float(np.finfo(np.float64).min)
 
 
 def _parts(x: Any) -> tuple[Any, Array]:
@@ -207,8 +208,13 @@ def _add(x: Any, y: Any) -> Bounded:
 
 
 def _subtract(x: Any, y: Any) -> Bounded:
+    """A masked score less what nothing is known of, the log-sum-exp of a row that overflows, may be NaN: it is no -inf that is
+    exact, so the lowest number stands for it, whose exp is lost."""
     (a, da), (b, db) = _parts(x), _parts(y)
-    return _elementwise(_owner(x, y), np.asarray(a - b), da + db)
+    value = np.asarray(a - b)
+    if db.__class__ is np.ndarray and not _peak(db) < np.inf:
+        value = np.where((value == -np.inf) & ~(db < np.inf), LOWEST, value)
+    return _elementwise(_owner(x, y), value, da + db)
 
 
 def _multiply(x: Any, y: Any) -> Bounded:
@@ -374,7 +380,30 @@ def _product(x: Any, y: Any, p: Precision) -> tuple[np.ndarray, np.ndarray]:
     error += 2 * terms * p.accumulate.tiny
     if folded and p.op_by_op:
         error += 2 * p.elementwise.unit * (np.abs(a) @ np.abs(b))
+    if p.scaled_tiny:
+        error += _of_scaled_inputs(a, da, b, db, p.scaled_tiny)
+    if p.op_by_op and terms > 1 and 1 in (a.shape[-2:-1] + b.shape[-1:]):
+        error += _of_stored_terms(a, da, b, db, p)
     return value, error
+
+
+def _of_scaled_inputs(a: np.ndarray, da: Array, b: np.ndarray, db: Array, tiny: float) -> Array:
+    """What a product of inputs, or of one, adds if the input may be off by `tiny`."""
+    error: Array = 0.0
+    if _exact(db):
+        error = tiny * (np.abs(a) + da).sum(-1, keepdims=True)
+    if _exact(da):
+        error = error + tiny * (np.abs(b) + db).sum(-2, keepdims=True)
+    return error
+
+
+def _of_stored_terms(a: np.ndarray, da: Array, b: np.ndarray, db: Array, p: Precision) -> np.ndarray:
+    """What the terms of a product of a matrix and a vector add if each is stored before they are added: op by op it may be an
+    elementwise product and a sum, as torch.einsum makes of it where the vector is one of width one."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        magnitude = (np.abs(a) + da) @ (np.abs(b) + db)
+    error = p.elementwise.unit * magnitude + a.shape[-1] * p.elementwise.tiny
+    return _unless_unknown(error, magnitude, magnitude, p.elementwise.huge)
 
 
 def _once_stored(value: np.ndarray, error: Array, p: Precision) -> Array:

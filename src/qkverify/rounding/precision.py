@@ -42,6 +42,8 @@ class Precision:
                  but the differences are rounded, and so are scores of another size. Where a key is much smaller than the mean
                  that exceeds what the other fields allow, in every format: replace(Precision.fused("bfloat16"), centred=True).
                  A gradient that is rounded once more on its way through the centring is not covered.
+    scaled_tiny  op by op, the error of an input that is multiplied by the scale and stored where that underflows, before it meets
+                 the other operand of a product; in units of the input itself. See `with_scaled_inputs`
     """
 
     operand: Format
@@ -59,6 +61,7 @@ class Precision:
     contracted: bool = False
     in_sequence: bool = False
     centred: bool = False
+    scaled_tiny: float = 0.0
 
     @property
     def op_by_op(self) -> bool:
@@ -123,7 +126,15 @@ class Precision:
             return replace(f, tiny=f.tiny * (1.0 + factor), huge=f.huge * min(1.0, factor))
 
         parts = self.parts and wider(self.parts)
-        return replace(self, operand=wider(self.operand), elementwise=wider(self.elementwise), parts=parts)
+        sides = replace(self, operand=wider(self.operand), elementwise=wider(self.elementwise), parts=parts)
+        return replace(sides, scaled_tiny=self.with_scaled_inputs(scale).scaled_tiny)
+
+    def with_scaled_inputs(self, scale: float) -> Precision:
+        """Op by op, queries or keys may be multiplied by the scale, or both by its root, and stored: subnormal numbers lose most
+        of their digits there, which counts where they meet large numbers."""
+        if not self.op_by_op:
+            return self
+        return replace(self, scaled_tiny=self.elementwise.tiny * max(1.0, 1.0 / (abs(scale) or 1.0)))
 
     @classmethod
     def named(cls, name: str, dtype: str) -> Precision:

@@ -12,6 +12,7 @@ from qkverify.contract.axes import to_function
 from qkverify.errors import ContractError, UnsupportedCase
 from qkverify.problem.attention_problem import Problem
 from qkverify.reference.attention import attention as reference_attention
+from qkverify.reference.scores import factor
 from qkverify.rounding import EXACT, FLOAT64, FORMATS, LN_2, Bounded, Precision
 from qkverify.runs.framework_adapter import FrameworkAdapter
 
@@ -153,12 +154,10 @@ class AttentionRun(FrameworkAdapter):
         """The reference's output, or (output, lse), with the bound of this run's precision. Computed once a problem."""
         key = ("forward", id(problem))
         if key not in self._cache:
-            inputs = [
-                self.bounded(problem.query),
-                self._keys(problem, self.precision),
-                self.bounded(problem.value),
-            ]
-            bounded = reference_attention(*inputs, **self._bounded_options(problem, self.precision))
+            precision = self.precision.with_scaled_inputs(factor(problem.sizes["D"], problem.scale))
+            query, value = (self.bounded(x, precision) for x in (problem.query, problem.value))
+            inputs = [query, self._keys(problem, precision), value]
+            bounded = reference_attention(*inputs, **self._bounded_options(problem, precision))
             parts = bounded if isinstance(bounded, tuple) else (bounded,)
             output, *lse = (self._oracle_included(part) for part in parts)
             if not problem.judges_empty_rows:
@@ -207,6 +206,7 @@ class AttentionRun(FrameworkAdapter):
             pull = self.implementation.vjp
             if direction == "backward":
                 raise UnsupportedCase("its gradient function makes both passes: time forward+backward")
+            keywords = self.implementation.keywords_of_vjp(keywords)
             return lambda: pull(query, key, value, upstream, **keywords)
 
         def attention(query: Any, key: Any, value: Any) -> Any:

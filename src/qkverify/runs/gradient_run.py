@@ -13,6 +13,7 @@ from qkverify.errors import HarnessError, LawViolation, UnsupportedCase
 from qkverify.problem.attention_problem import Problem
 from qkverify.reference.attention_vjp import attention_vjp as reference_vjp
 from qkverify.reference.attention_vjp_in_steps import attention_vjp_in_steps as vjp_in_steps
+from qkverify.reference.scores import factor
 from qkverify.rounding import Bounded, Precision
 from qkverify.runs.attention_run import TRIPLE, AttentionRun, unjudged
 
@@ -219,8 +220,7 @@ class GradientRun(AttentionRun):
         return all(np.isfinite(part.errors).all() for part in self.gradient_bounds(problem).values())
 
     def _precision_of_gradients(self, problem: Problem) -> Precision:
-        scale = problem.scale if problem.scale is not None else max(problem.sizes["D"], 1) ** -0.5
-        return self.gradient_precision.either_side(scale)
+        return self.gradient_precision.either_side(factor(problem.sizes["D"], problem.scale))
 
     def lse_gradient_bounds(self, problem: Problem, upstream: np.ndarray) -> dict[str, Bounded]:
         """The reference's gradients of sum(upstream * log-sum-exp) by query and key, with the bounds of this run's precision."""

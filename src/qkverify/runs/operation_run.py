@@ -30,10 +30,7 @@ class OperationRun(FrameworkAdapter):
     def defaults(self) -> dict[str, Any]:
         """What the function means by options that it is not given, where that is its choice: as found out, else the usual."""
         every = DESCRIBED[self.implementation.operation].defaults
-        return {
-            name: next((x for x in values if word(x) == self.semantics.get(name)), values[0])
-            for name, values in every.items()
-        }
+        return {name: _meant(values, self.semantics.get(name)) for name, values in every.items()}
 
     def given(self, **options: Any) -> dict[str, Any]:
         """The keywords of a call: those of the options that the function takes. None leaves one out."""
@@ -58,7 +55,8 @@ class OperationRun(FrameworkAdapter):
         if not isinstance(returned, tuple) or len(returned) != len(shapes):
             raise ContractError(f"{self.implementation.name}: expected a tuple of {' and '.join(shapes)}")
         return [
-            self._received(part, name, shape, self.dtype, heads=False)
+            # A log-sum-exp is float32 beside an output in half precision.
+            self._received(part, name, shape, None if name == "lse" else self.dtype, heads=False)
             for part, (name, shape) in zip(returned, shapes.items(), strict=True)
         ]
 
@@ -76,6 +74,8 @@ class OperationRun(FrameworkAdapter):
         """What another operation's function (or its gradient `function`) returns for native arguments, unchecked."""
         keywords = self._keywords(options, size=_last_axis(arguments))
         called = function or self.implementation.function
+        if function is not None:
+            keywords = self.implementation.keywords_of_vjp(keywords)
         return self._guarded(lambda: called(*arguments, **keywords))
 
     def function_call(self, arguments: Sequence[Any], options: Mapping[str, Any]) -> Callable[[], Any]:
@@ -164,7 +164,8 @@ class OperationRun(FrameworkAdapter):
             return returned
 
         if pull is not None:
-            returned = self._guarded(lambda: pull(*native, *above, **keywords))
+            pulled = self.implementation.keywords_of_vjp(keywords)
+            returned = self._guarded(lambda: pull(*native, *above, **pulled))
             gradients = dict(zip(leaves, returned, strict=True))
         else:
             given = above if isinstance(upstream, tuple) else above[0]
@@ -226,3 +227,11 @@ def _last_axis(arguments: Sequence[Any]) -> int:
     """The last size of the first argument: D, of a query."""
     shape = getattr(arguments[0], "shape", ())
     return int(shape[-1]) if shape else 0
+
+
+def _meant(values: tuple[Any, ...], said: str | None) -> Any:
+    """The value that a word stands for: one of these, or another number than these; the first where nothing was said."""
+    known = [x for x in values if word(x) == said]
+    if known or said is None:
+        return [*known, *values][0]
+    return float(said) if isinstance(values[0], float) else values[0]

@@ -117,6 +117,8 @@ class ImplementationFacts(msgspec.Struct, frozen=True):
     requires: tuple[str, ...]
     inferred: tuple[str, ...]
     requires_with: dict[str, tuple[str, ...]]
+    not_together: tuple[tuple[str, str], ...]
+    parameters: dict[str, str]
     refused_dtypes: dict[str, str]
     remarks: tuple[str, ...]
     semantics: dict[str, str]

@@ -47,6 +47,11 @@ def may_fork() -> None:
         ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def forks() -> bool:
+    """Whether a worker is a fork of this program."""
+    return _fork_is_safe()
+
+
 def possible() -> bool:
     """Whether workers can be had here: descriptors are handed to them, and their groups are ended by a signal."""
     return os.name == "posix"
