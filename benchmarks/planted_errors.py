@@ -62,17 +62,20 @@ class Planted:
         return self.stored(x) if self.model == "eager" else x
 
     def weights(self, query: Array, key: Array, error_of_scale: str) -> Array:
-        """softmax(query key^T / sqrt(D)), (B,H,Q,K), in float32."""
-        scaled = self.step(query @ turned(key)) * np.float32(query.shape[-1] ** -0.5)
-        scores = self.step(self.times(error_of_scale, scaled))
+        """softmax(query key^T / sqrt(D)), (B,H,Q,K), in float32. Errors are planted before a result is stored, which would undo
+        those below half a unit."""
+        scaled = self.step(self.times(error_of_scale, query @ turned(key))) * np.float32(
+            query.shape[-1] ** -0.5
+        )
+        scores = self.step(scaled)
         weights = self.step(np.exp(self.step(scores - scores.max(-1, keepdims=True))))
-        weights = self.step(weights / self.times("normaliser", self.step(weights.sum(-1, keepdims=True))))
+        weights = weights / self.times("normaliser", self.step(weights.sum(-1, keepdims=True)))
         at = ..., min(2, query.shape[2] - 1), min(3, key.shape[2] - 1)
         weights[at] = self.times("one weight", weights[at])
         if key.shape[2] > TILE:
             weights[..., -TILE:] = self.less("tile", weights[..., -TILE:])
         weights[..., FAR : FAR + TILE] = self.less("far tile", weights[..., FAR : FAR + TILE])
-        return weights
+        return self.step(weights)
 
     @np.errstate(over="ignore", invalid="ignore")
     def attention(self, query: Array, key: Array, value: Array) -> Array:

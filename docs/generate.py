@@ -27,11 +27,12 @@ sys.path.insert(0, str(HERE))
 
 import bounds  # noqa: E402  (they stand beside this file, whatever the working folder is)
 import corners  # noqa: E402
+import detected  # noqa: E402
 import recorded  # noqa: E402
 import simulated  # noqa: E402
 from block import BLOCKS  # noqa: E402
 
-ROOMS = (bounds, corners, recorded, simulated)  # importing them registers their blocks
+ROOMS = (bounds, corners, detected, recorded, simulated)  # importing them registers their blocks
 MARKED = re.compile(
     r"<!-- generated: (?P<name>[\w-]+)(?: from (?P<digest>\w+))? -->\n(?P<text>.*?)<!-- end -->", re.DOTALL
 )

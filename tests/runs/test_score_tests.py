@@ -14,8 +14,9 @@ from qkverify.reference.attention import attention as reference
 from qkverify.reference.attention_vjp import attention_vjp as reference_vjp
 from qkverify.rounding import Precision
 from qkverify.runs import balanced_tests, score_problems, score_tests
+from qkverify.runs.attention_steps import Steps
 from qkverify.runs.run import Run
-from qkverify.runs.systematic_errors import Allowance, Steps
+from qkverify.runs.systematic_errors import Allowance
 
 STEP = 1e-4  # of the central differences
 
@@ -299,6 +300,55 @@ def test_a_normaliser_that_is_off_by_a_ten_thousandth_shows_in_long_rows_of_floa
     assert not broken(score_tests.size_of_output(run, score_problems.heads(run, 0)))
     long_rows = score_problems.heads(run, 0, queries=4, keys=640)
     assert ("size", "output") in broken(score_tests.size_of_output(run, long_rows))
+
+
+LONG = {"queries": 4, "keys": 640}
+
+
+def long_rows(implementation, dtype, model, seed=0):
+    run = run_of(implementation, dtype, model)
+    scores = score_tests.long_rows_of_output(run, score_problems.heads(run, seed, **LONG))
+    return {parameter for parameter, _ in broken(scores)}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "model", "units"),
+    [("float32", "plain", 400), ("bfloat16", "fused", 2), ("bfloat16", "eager", 4)],
+)
+def test_one_tile_of_a_long_row_that_has_too_little_weight_is_seen_and_named(dtype, model, units):
+    share = units * Precision.named(model, dtype).output.unit
+    for planted, expected in ((0.0, set()), (share, {"weight of keys 512 to 527"})):
+        attention = Planted(dtype, model, "far tile", planted).attention
+        assert long_rows(attention, dtype, model) == expected
+
+
+def running(order, curve=lambda x: 0 * x):
+    """float32 tile after tile of 16 keys, in an order, with an exponential that errs by a curve, but not at zero."""
+
+    def exponential(x):
+        wrong = EXPONENTIAL * np.where(x == 0, 0, curve(x))
+        return (np.exp(x.astype(np.float64)) * (1 + wrong)).astype(np.float32)
+
+    def attention(query, key, value):
+        scores = query @ key.swapaxes(-1, -2) * np.float32(query.shape[-1] ** -0.5)
+        top = np.full((*scores.shape[:3], 1), -np.inf, np.float32)
+        total, output = np.zeros_like(top), np.zeros((*scores.shape[:3], value.shape[3]), np.float32)
+        for start in range(0, key.shape[2], 16)[::order]:
+            here = scores[..., start : start + 16]
+            old, top = top, np.maximum(top, here.max(-1, keepdims=True))
+            weights, decay = exponential(here - top), exponential(old - top)
+            total = total * decay + weights.sum(-1, keepdims=True)
+            output = output * decay + weights @ value[..., start : start + 16, :]
+        return output / total
+
+    return attention
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_running_softmax_with_the_worst_exponential_is_not_accused_in_long_rows(order, sign):
+    worst = running(order, lambda x: sign * np.where(x < -1, 1.0, -1.0))
+    assert not long_rows(worst, "float32", "plain", seed=3)
 
 
 def test_a_function_of_a_single_head_gets_its_heads_one_by_one():

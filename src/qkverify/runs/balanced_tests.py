@@ -9,10 +9,10 @@ so that in the mean a sum over pairs of keys keeps each key with itself alone.
                              sum_ij P_ij e_ij in the numerators, and as much in the row sums: zero for every e. What is left
                              is what divides a row, and the largest weight: its exponential may be rounded to 1 where it meets
                              the value, whatever it was in the row sum
-    softmax scale            scores lie on two levels, `score_problems.two_levels`: 74 apart in float32. Multiplied by
+    softmax scale            scores lie on two levels, `score_problems.two_levels`: 72 apart in float32. Multiplied by
                              M_i = sum_j P_ij (s_ij - c_i) V_j, with c_i such that what all weights of a row have in common
-                             cancels. A scale too large by t moves the levels apart by 74 t; an exponential that errs by 20 u
-                             moves each of them by 20 u at most, which is 0.54 u of the scale
+                             cancels. A scale too large by t moves the levels apart by 72 t; an exponential that errs by 20 u
+                             moves each of them by 20 u at most, which is 0.56 u of the scale
                              Likewise for the gradient of value, where each key is weighted with |V_j|^2 as well
 
 Constants that cannot be exact (log2 e, the scale, ln 2) are known numbers, and so are their errors. Of more than a tile of keys,
@@ -27,7 +27,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from qkverify.rounding import LN_2
-from qkverify.runs.systematic_errors import Allowance, turned
+from qkverify.runs.attention_steps import turned
+from qkverify.runs.systematic_errors import Allowance
 
 Array = np.ndarray
 LOG2_E = 1 / LN_2

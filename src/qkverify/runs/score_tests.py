@@ -7,6 +7,7 @@ kernel may be is derived: for the output and the softmax scale by `balanced_test
     softmax scale        of the output, and of the gradient of value
     size                 of the output and each gradient: d result / d log size is the result. So moves a row sum, a scale of
                          the values, and what is cut off instead of rounded
+    weight of some keys  in long rows, of each 16 keys, by the output
     delta                rowsum(dO O), in the gradients of query and key
 """
 
@@ -22,9 +23,11 @@ from qkverify.problem.attention_problem import Problem
 from qkverify.rounding.score_test import Score, score
 from qkverify.runs import balanced_tests
 from qkverify.runs.assertions import Evidence, raise_violation
+from qkverify.runs.attention_steps import Steps, turned
 from qkverify.runs.balanced_tests import Balanced
+from qkverify.runs.long_rows import weights_of_tiles
 from qkverify.runs.run import Run
-from qkverify.runs.systematic_errors import Allowance, Steps, turned
+from qkverify.runs.systematic_errors import Allowance
 
 Array = np.ndarray
 SCALE, SIZE, DELTA = "softmax scale", "size", "delta"
@@ -68,24 +71,38 @@ def assert_unbiased(run: Run, scores: list[ParameterScore]) -> None:
 
 def size_of_output(run: Run, problems: list[Problem]) -> list[ParameterScore]:
     """The score of the size of the output, of problems as `score_problems.heads` draws them."""
-    return [_of_output(run, problems, SIZE, balanced_tests.size_of_output)]
+    return _of_output(
+        run, problems, lambda allowed, exact: {SIZE: balanced_tests.size_of_output(allowed, exact)}
+    )
 
 
 def scale_of_output(run: Run, problems: list[Problem]) -> list[ParameterScore]:
     """The score of the softmax scale by the output, of problems of two levels."""
-    return [_of_output(run, problems, SCALE, balanced_tests.scale_of_output)]
+    return _of_output(
+        run, problems, lambda allowed, exact: {SCALE: balanced_tests.scale_of_output(allowed, exact)}
+    )
+
+
+def long_rows_of_output(run: Run, problems: list[Problem]) -> list[ParameterScore]:
+    """The scores of the size of the output and of the weights of each 16 keys, of problems with many keys."""
+
+    def tests(allowed: Allowance, exact: Array) -> dict[str, Balanced]:
+        return {SIZE: balanced_tests.size_of_output(allowed, exact), **weights_of_tiles(allowed, exact)}
+
+    return _of_output(run, problems, tests)
 
 
 def _of_output(
-    run: Run, problems: list[Problem], parameter: str, test: Callable[[Allowance, Array], Balanced]
-) -> ParameterScore:
-    parts = []
+    run: Run, problems: list[Problem], tests: Callable[[Allowance, Array], dict[str, Balanced]]
+) -> list[ParameterScore]:
+    parts: dict[str, list[Any]] = {}
     for problem in problems:
         exact, got = run.exact(problem), run(problem)
         run.compared.note(got, exact, [problem])
         allowance = Allowance.of(run.precision, Steps.of(problem))
-        parts.append(_contributions(got.value - exact, test(allowance, exact)))
-    return _scored(parameter, "output", parts)
+        for parameter, test in tests(allowance, exact).items():
+            parts.setdefault(parameter, []).append(_contributions(got.value - exact, test))
+    return [_scored(parameter, "output", several) for parameter, several in parts.items()]
 
 
 def scale_of_gradients(run: Run, problems: list[Problem]) -> list[ParameterScore]:

@@ -27,50 +27,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qkverify.problem.attention_problem import Problem
 from qkverify.rounding import Precision
+from qkverify.runs.attention_steps import Steps, turned
 
 Array = np.ndarray
 MERGING = (
     2  # exponentials in the weight of a split: in its log-sum-exp's sum, and of the difference from that
 )
 CUTS_OFF = 2.0  # an accumulator that cuts off errs by up to twice as much as one that rounds
-
-
-@dataclass(frozen=True)
-class Steps:
-    """Attention without options, step by step, and its gradients, in float64. One key head for each query head."""
-
-    query: Array
-    key: Array
-    value: Array
-    upstream: Array  # (B,H,Q,E); empty if no gradients are wanted
-    scale: float
-    scores: Array  # (B,H,Q,K)
-    weights: Array  # (B,H,Q,K)
-
-    @classmethod
-    def of(cls, problem: Problem) -> Steps:
-        query, key, value = (np.asarray(x, np.float64) for x in (problem.query, problem.key, problem.value))
-        upstream = np.asarray(problem.upstream if problem.upstream is not None else (), np.float64)
-        scale = problem.sizes["D"] ** -0.5 if problem.scale is None else problem.scale
-        scores = query @ turned(key) * scale
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        return cls(query, key, value, upstream, scale, scores, weights / weights.sum(-1, keepdims=True))
-
-    def mean(self, x: Array) -> Array:
-        """The mean over keys by weight: (B,H,Q,K) -> (B,H,Q,1)."""
-        return np.asarray((self.weights * x).sum(-1, keepdims=True))
-
-    @property
-    def d_weights(self) -> Array:
-        """The gradient of the weights, (B,H,Q,K)."""
-        return np.asarray(self.upstream @ turned(self.value))
-
-
-def turned(x: Array) -> Array:
-    """The last two axes exchanged."""
-    return x.swapaxes(-1, -2)
 
 
 @dataclass(frozen=True)
@@ -108,13 +72,14 @@ class Allowance:
 
     @property
     def merging(self) -> float:
-        """What merging splits by their log-sum-exps does to a weight, where there may be more than one."""
-        if self.tiles == 1:
+        """What merging splits by their log-sum-exps does to a weight, where there may be more than one: once, or at each tile."""
+        merges = self.tiles - 1 if self.precision.in_sequence else min(self.tiles - 1, 1)
+        if merges == 0:
             return 0.0
         steps = self.steps
         top = steps.scores.max(-1, keepdims=True)
         lse = np.abs(top + np.log(np.exp(steps.scores - top).sum(-1, keepdims=True))).max()
-        return MERGING * (self.exponential + self.precision.accumulate.unit * float(lse))
+        return merges * MERGING * (self.exponential + self.precision.accumulate.unit * float(lse))
 
     @property
     def tiles(self) -> int:
