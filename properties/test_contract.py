@@ -188,7 +188,7 @@ def test_one_buffer_in_any_order(run, problem, order):
 
 
 @law("Memory layout does not matter: a view gives the same result as a copy, for each argument alone.", source="strides assumed contiguous", problem=problems(layouts=False),
-     name=("query", "key", "value", "mask", "bias"), layout=STRIDED)  # fmt: skip
+     name=("query", "key", "value", "mask", "bias", "key_lengths", "alibi_slopes", "sinks"), layout=STRIDED)  # fmt: skip
 def test_layout_invariance(run, problem, name, layout):
     placed = (
         problem.replace(layouts={name: layout})

@@ -77,7 +77,7 @@ def test_rare_corners_and_pairs_are_counted() -> None:
     assert coverage.pairs == (1, 3)
 
 
-# What the general laws do not reach: memory, and sizes of which the README's own five lines say 0 / 0.
+# What the general laws do not reach: rows that overlap, and sizes of which the README's own five lines say 0 / 0.
 RARE = {
     "negative stride",
     "overlapping rows",

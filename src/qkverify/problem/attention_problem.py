@@ -241,6 +241,12 @@ def offset(x: Array) -> Array:
 
 
 @_layout
+def backward(x: Array) -> Array:
+    """Every axis runs backward through the memory: its strides are negative. A framework without such strides gets a copy."""
+    return np.flip(np.ascontiguousarray(np.flip(x)))
+
+
+@_layout
 def rows_far_apart(x: Array) -> Array:
     """Rows spread over 2^17 numbers: offsets that 15 or 16 bits do not hold, without the memory of a long sequence."""
     rows = int(np.prod(x.shape[:-1]))

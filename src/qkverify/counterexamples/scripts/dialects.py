@@ -18,6 +18,7 @@ DIRECT = {
     ("heads after length", "torch"): "x.transpose(1, 2).contiguous().transpose(1, 2)",
     ("last axes swapped", "numpy"): "np.ascontiguousarray(x.swapaxes(-1, -2)).swapaxes(-1, -2)",
     ("last axes swapped", "torch"): "x.transpose(-1, -2).contiguous().transpose(-1, -2)",
+    ("backward", "numpy"): "np.flip(np.ascontiguousarray(np.flip(x)))",
     ("batch of stride zero", "numpy"): "np.broadcast_to(x[:1], x.shape)",
     ("batch of stride zero", "torch"): "x[:1].expand(x.shape)",
 }
