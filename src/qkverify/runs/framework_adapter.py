@@ -98,9 +98,10 @@ class FrameworkAdapter:
 
     @property
     def adds_in_order(self) -> bool:
-        """Whether the sums of a gradient are made in one order, call by call: on a CPU, and wherever it is declared. On a GPU
-        atomic additions come in any order (torch: "Memory Efficient attention defaults to a non-deterministic algorithm")."""
-        return self.device == "cpu" or self.semantics["deterministic"] == "yes"
+        """Whether sums are made in one order, call by call: as declared, else as found by the same call several times. On a GPU
+        atomic additions come in any order (torch: "Memory Efficient attention defaults to a non-deterministic algorithm"),
+        on a CPU the tiles of a pool of threads may."""
+        return self.semantics["deterministic"] == "yes"
 
     def begin_example(self) -> None:
         self.examples += 1
