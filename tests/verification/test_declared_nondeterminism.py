@@ -1,4 +1,4 @@
-"""Laws that compare two calls ask for the same bits only of what makes its sums in one order; others must stay within the bound."""
+"""Laws that compare two calls ask for the same bits only of what makes its sums in one order; others stay within the bound."""
 
 from __future__ import annotations
 

@@ -45,8 +45,8 @@ def _without_overflow(run: Run, problem: Problem, poison: float) -> float:
 def assert_poison_is_without_effect(
     run: Run, problem: Problem, hidden: np.ndarray, which: int, rows: np.ndarray
 ) -> None:
-    """The output rows are what they were (see `assert_same_result`). Where the poison is not finite it is enough that they are right: an
-    implementation may clean NaN away by a path of its own, which sums in another order."""
+    """The output rows are what they were (see `assert_same_result`). Where the poison is not finite it is enough that they are
+    right: an implementation may clean NaN away by a path of its own, which sums in another order."""
     changed = poisoned(run, problem, hidden, which)
     got = run.values(changed)
     if hidden.any() and not np.isfinite(changed.value[hidden]).all():
