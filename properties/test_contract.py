@@ -209,6 +209,20 @@ def test_stride_zero_batch(run, problem, name):
     assert_within_bound(run(same.replace(layouts={name: "batch of stride zero"})), run(same))
 
 
+@law("Rows may overlap in memory: a window that slides over a sequence is read as the numbers that it shows.", source="tensor.unfold; a row stride assumed to be at least the row",
+     problem=problems(layouts=False, long=False), name=("query", "key", "value"),
+     when=lambda run: None if run.implementation.layout == "BHLD" else f"takes arrays as {run.implementation.layout}")  # fmt: skip
+def test_overlapping_rows(run, problem, name):
+    """Of the query no rows longer than their number: there torch's own flash attention is wrong on the CPU, and so is whatever calls
+    it (reports/findings/torch-cpu-flash-misplaces-rows-of-an-overlapping-query)."""
+    rows = getattr(problem, name)
+    assume(name != "query" or rows.shape[3] <= rows.shape[2])
+    sequence = np.resize(rows.swapaxes(-1, -2), (*rows.shape[:2], rows.shape[2] + rows.shape[3] - 1))
+    windows = np.lib.stride_tricks.sliding_window_view(sequence, rows.shape[3], axis=-1)
+    same = problem.replace(**{name: np.ascontiguousarray(windows)})
+    assert_within_bound(run(same.replace(layouts={name: "overlapping rows"})), run.exact(same))
+
+
 @law(
     "Finite inputs give finite outputs.",
     source="overflow, 0/0",

@@ -52,3 +52,11 @@ def stride_is_taken_for_positive(call: Call) -> np.ndarray:
     return read(
         call.key, tuple(abs(stride) for stride in strides_of(call.key))
     )  # right: strides_of(call.key)
+
+
+@mutant("A055", step="load_key", evidence="inferred")
+def rows_are_taken_not_to_overlap(call: Call) -> np.ndarray:
+    """A row is taken to begin at least D numbers after the one before."""
+    *outer, row, column = strides_of(call.key)
+    apart = max(row, call.D) if column == 1 else row  # right: row
+    return read(call.key, (*outer, apart, column))

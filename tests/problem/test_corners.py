@@ -77,7 +77,8 @@ def test_rare_corners_and_pairs_are_counted() -> None:
     assert coverage.pairs == (1, 3)
 
 
-# What the general laws do not reach: rows that overlap, and sizes of which the README's own five lines say 0 / 0.
+# What the general laws do not reach: rows that overlap (a law of their own does), and sizes of which the README's own five
+# lines say 0 / 0.
 RARE = {"overlapping rows", "head size of zero", "value size of zero"}
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 
 from qkverify.contract.frameworks import torch_arrays
+from qkverify.counterexamples.scripts.dialects import layout_lines
 from qkverify.problem.attention_problem import LAYOUTS
 from qkverify.problem.byte_strategies import sampled
-from qkverify.strategies.attention_problems import problems
+from qkverify.strategies.attention_problems import STRIDED, problems
 from qkverify.verification.checking import check, law_book, prepare
 from qkverify.verification.mutation_testing import cell_of, planted
 
@@ -17,7 +19,7 @@ DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "int32": np.int
 LAWS = {law.name: law for law in law_book()}
 
 
-@pytest.mark.parametrize("layout", [name for name in LAYOUTS if "zero" not in name])
+@pytest.mark.parametrize("layout", ["contiguous", *STRIDED])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_tensor_holds_the_numbers_of_every_layout(layout: str, dtype: str) -> None:
     numbers = (np.arange(120).reshape(2, 3, 4, 5) % 100).astype(DTYPES[dtype])
@@ -47,13 +49,30 @@ def test_query_key_and_value_may_each_lie_in_their_own_way() -> None:
         assert set(problem.layouts) >= {"query", "key", "value"}
 
 
-@pytest.mark.parametrize("bug", ["A053", "A054"])
-def test_the_law_of_layouts_sees_memory_that_is_misread(bug: str, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(
+    ("bug", "law", "layouts"),
+    [
+        ("A053", "layout_invariance", ("backward",)),
+        ("A054", "layout_invariance", ("offset", "slice of longer")),
+        ("A055", "overlapping_rows", ("overlapping rows",)),
+    ],
+)
+def test_a_law_sees_memory_that_is_misread(bug, law, layouts, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.chdir(tmp_path)
     (mutant,) = [implementation for implementation in planted() if f"-{bug}-" in implementation.name]
-    verdict = check(
-        LAWS["layout_invariance"], prepare(cell_of(mutant)), max_examples=100, seed=1, database=None
-    )
+    verdict = check(LAWS[law], prepare(cell_of(mutant)), max_examples=100, seed=1, database=None)
     assert verdict.outcome == "failed"
-    layouts = ("backward",) if bug == "A053" else ("offset", "slice of longer")
     assert any(layout in verdict.counterexample.message for layout in layouts)
+
+
+@pytest.mark.parametrize("framework", ["numpy", "torch"])
+def test_a_script_makes_rows_that_overlap(framework) -> None:  # type: ignore[no-untyped-def]
+    """What a counterexample's script does has the strides, and the numbers, of the layout."""
+    windows = np.lib.stride_tricks.sliding_window_view(np.arange(6.0), 3)
+    x = np.array(windows) if framework == "numpy" else torch.from_numpy(np.array(windows))
+    made: dict[str, object] = {"np": np, "torch": torch}
+    exec("\n".join(["def laid(x):", *layout_lines("overlapping rows", framework)]), made)
+    laid = made["laid"](x)  # type: ignore[operator]
+    assert np.array_equal(laid, windows)
+    strides = [stride // x.itemsize for stride in laid.strides] if framework == "numpy" else [*laid.stride()]
+    assert strides == [1, 1]

@@ -1194,6 +1194,13 @@ def test_short_positions_are_read_in_pairs() -> None:
     assert differs(wrong(x, places.astype(np.int32)), exact)
 
 
+def test_rows_that_overlap_are_read_apart() -> None:
+    query, _, value = arrays(K=4)
+    windows = np.lib.stride_tricks.sliding_window_view(np.arange(5.0), 2)[None, None]  # (1,1,4,2)
+    wrong = FUNCTIONS["rows_are_taken_not_to_overlap"].function
+    assert differs(wrong(query, windows, value), wrong(query, np.ascontiguousarray(windows), value))
+
+
 def test_a_storage_offset_is_lost() -> None:
     query, key, value = (torch.from_numpy(x) for x in arrays(K=4, dtype=np.float32))
     biases = torch.arange(8.0)

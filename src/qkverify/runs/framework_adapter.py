@@ -183,6 +183,8 @@ class FrameworkAdapter:
     def _laid_out(self, array: Any, layout: str | None) -> Any:
         if self.implementation.layout[0] != "B" and layout == "batch of stride zero":
             layout = None  # the first axis is no batch
+        if self.implementation.layout != "BHLD" and layout == "overlapping rows":
+            layout = None  # the axis before the last is not the length
         array = to_function(np.asarray(array), self.implementation.layout)
         return self.framework.from_numpy(_relaid(array, layout), self.device)
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from qkverify.contract import OPTIONS, Implementation, mask_forms
 from qkverify.problem import activations, distributions
-from qkverify.problem.attention_problem import LAYOUTS, Problem
+from qkverify.problem.attention_problem import LAYOUTS, SHARED_MEMORY, Problem
 from qkverify.problem.byte_strategies import DIGITS, SEED, Choices, Recipe, strategy
 from qkverify.runs.framework_adapter import NUMPY_DTYPES
 from qkverify.runs.run import Run, active
@@ -74,7 +74,7 @@ COMPILED = ((1, 1, 1, 1, 2, 1, 1), (1, 1, 1, 2, 2, 1, 1), (1, 1, 1, 2, 3, 2, 1),
 
 TAME = ("digits", "counting", "ones", "one-hot", "normal", "uniform", "ties", "sparse")
 EACH_ITS_OWN = "each its own"
-STRIDED = tuple(name for name in LAYOUTS if name not in ("contiguous", "batch of stride zero"))
+STRIDED = tuple(name for name in LAYOUTS if name not in ("contiguous", *SHARED_MEMORY))
 SCALES = (1.0, 0.5, 2.0, 0.125, 0.3)  # zero has a law of its own
 EXTREME_SCALES = (*SCALES * 4, 1e-6)
 NEGATIVE_SCALES = (*EXTREME_SCALES, -1.0, -0.25, -0.3)
