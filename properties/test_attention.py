@@ -7,7 +7,7 @@ import math
 import numpy as np
 from hypothesis import assume
 
-from qkverify.probes.conventions import HARDLY_A_SCORE
+from qkverify.probes.attention_conventions import HARDLY_A_SCORE
 from qkverify.problem.attention_problem import Problem
 from qkverify.rounding import EXACT, FORMATS, LN_2, Bounded
 from qkverify.runs.assertions import (

@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import assume
 
 from qkverify.contract import process_settings
-from qkverify.probes.conventions import MISMATCHES, mismatched
+from qkverify.probes.attention_conventions import MISMATCHES, mismatched
 from qkverify.runs.assertions import assert_identical, assert_true, assert_within_bound
 from qkverify.runs.concurrent_calls import together, unfit
 from qkverify.strategies.attention_problems import STRIDED, first_key_alone, problems

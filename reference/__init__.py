@@ -19,6 +19,7 @@ from qkverify.reference.caches import cached_attention, paged_attention
 from qkverify.reference.embedding import embedding
 from qkverify.reference.encoder_decoder import decoder_layer, encoder_layer
 from qkverify.reference.encoder_decoder_vjp import decoder_layer_vjp, encoder_layer_vjp
+from qkverify.reference.gated import silu, swiglu, swiglu_vjp
 from qkverify.reference.layers import feed_forward
 from qkverify.reference.layers_vjp import feed_forward_vjp
 from qkverify.reference.losses import cross_entropy, cross_entropy_vjp, smoothed
@@ -52,6 +53,8 @@ __all__ = [
     "from_queries_and_keys", "from_queries_keys_and_values", "layer_norm", "layer_norm_vjp",
     "log_sum_exp", "merge_heads", "merged_attention", "merged_attention_vjp",
     "multi_head_attention", "multi_head_vjp", "paged_attention",
-    "paged_vjp", "positional_encoding", "rms_norm", "rms_norm_vjp", "rotary", "rotary_vjp", "rotate", "scores", "smoothed",
-    "softmax", "softmax_jacobian", "softmax_vjp", "softmax_vjp_in_steps", "split_heads", "stored", "visible", "weights",
+    "paged_vjp", "positional_encoding", "rms_norm", "rms_norm_vjp", "rotary", "rotary_vjp", "rotate", "scores", "silu",
+    "smoothed",
+    "softmax", "softmax_jacobian", "softmax_vjp", "softmax_vjp_in_steps", "split_heads", "stored", "swiglu",
+    "swiglu_vjp", "visible", "weights",
 ]  # fmt: skip

@@ -41,6 +41,7 @@ from qkverify.implementations.torch_tiled.tiles import (
     Call,
     Options,
     Window,
+    add_by_key,
     add_product,
     fitted,
 )
@@ -112,16 +113,17 @@ class TiledAttention(torch.autograd.Function):
         call = Call(*inputs, ctx.options)
         grouped = call.query.shape[:4]
         upstream, output = (x.reshape(*grouped, x.shape[3]) for x in (upstream, output))
-        gradients = [
-            torch.zeros_like(x, dtype=call.wide, memory_format=torch.contiguous_format) for x in inputs[:3]
-        ]
-        d_query, d_key, d_value = gradients
-        d_query = d_query.view(call.query.shape)
+        d_query = torch.empty_like(call.query, dtype=call.wide, memory_format=torch.contiguous_format)
+        d_key, d_value = (
+            torch.zeros_like(x.mT, dtype=call.wide, memory_format=torch.contiguous_format)
+            for x in inputs[1:3]
+        )
         for block in call.blocks():
             d_rows = pull(call, block, upstream, output, log2_sum, d_key, d_value)
             part = d_query[block.rows]
             part.copy_(d_rows.view(part.shape))
-        return *(g.to(x.dtype) for g, x in zip(gradients, inputs, strict=False)), None, None, None
+        gradients = (d_query.view(inputs[0].shape), d_key.mT.contiguous(), d_value.mT.contiguous())
+        return *(gradient.to(output.dtype) for gradient in gradients), None, None, None
 
 
 def attend(call: Call, block: Block) -> tuple[Tensor, Tensor]:
@@ -130,43 +132,40 @@ def attend(call: Call, block: Block) -> tuple[Tensor, Tensor]:
     top = query.new_full((*query.shape[:2], 1), torch.finfo(call.wide).min)  # running maximum: (N,M,1)
     total = torch.zeros_like(top)  # running sum of 2^(score - top)
     result = query.new_zeros((*query.shape[:2], value.shape[2]))  # likewise, times the values: (N,M,E)
-    room = call.room(query)
-    for keys, hidden in call.tiles(block):
-        weights = call.logits(query, key[:, keys], hidden, room)
+    (room,) = call.rooms(query, 1)
+    for keys, limit in call.tiles(block):
+        weights = call.logits(query, key[:, keys].to(call.wide), limit, room)
         new = torch.maximum(top, weights.amax(dim=-1, keepdim=True))
         weights.sub_(new).exp2_()
         decay = top.sub_(new).exp2_()
         total.mul_(decay).add_(weights.sum(dim=-1, keepdim=True))
-        add_product(result.mul_(decay), weights, value[:, keys].to(call.wide), hidden)
+        add_product(result.mul_(decay), weights, value[:, keys].to(call.wide), limit)
         top = new
     return result.div_(total.masked_fill(total == 0, 1)), top + total.log2()
 
 
 def pull(call: Call, block: Block, upstream: Tensor, output: Tensor, log2_sum: Tensor, d_key: Tensor,
          d_value: Tensor) -> Tensor:  # fmt: skip
-    """The gradient of one block of queries, (N,M,D); what it gives to the keys and values that it sees is added to theirs."""
+    """The gradient of one block of queries, (N,M,D); adds what it gives to keys, (B,G,D,K), and to values, (B,G,E,K)."""
     query, upstream = call.scaled_query(block), call.of_rows(upstream, block)
     key, value = call.shared(call.key, block), call.shared(call.value, block)
     delta = (upstream * call.of_rows(output, block)).sum(dim=-1, keepdim=True)  # (N,M,1)
     top = call.of_rows(log2_sum, block).clamp(min=torch.finfo(call.wide).min)  # -inf: sees no key
-    d_query, rooms = torch.zeros_like(query), [call.room(query) for _ in range(2 + call.capped)]
-    for keys, hidden in call.tiles(block):
+    d_query, rooms = torch.zeros_like(query), call.rooms(query, 2 + call.capped)
+    for keys, limit in call.tiles(block):
         key_tile, value_tile = (x[:, keys].to(call.wide) for x in (key, value))
-        weights = call.logits(query, key_tile, hidden, *rooms[::2])
+        weights = call.logits(query, key_tile, limit, *rooms[::2])
         weights.sub_(top).exp2_()
         d_scores = fitted(rooms[1], weights.shape)
         torch.bmm(upstream, value_tile.mT, out=d_scores)
         d_scores.sub_(delta).mul_(weights)
         if call.capped:
             d_scores.mul_(fitted(rooms[2], weights.shape))
-        if hidden is not None:
-            d_scores.masked_fill_(hidden, 0)
-        add_product(d_query, d_scores, key_tile, hidden)
-        for gradient, rows, columns in ((d_key, d_scores, query), (d_value, weights, upstream)):
-            part = gradient[block.shared][:, :, keys]
-            tile = query.new_zeros((query.shape[0], *part.shape[2:]))
-            add_product(tile, rows.mT, columns, None if hidden is None else hidden.mT)
-            part.add_(tile.view(part.shape), alpha=1 / call.base if gradient is d_key else 1)
+        if limit is not None and not d_scores.sum().isfinite():  # a weight of zero times NaN
+            d_scores.view(limit.shape).masked_fill_(limit < 0, 0)
+        add_product(d_query, d_scores, key_tile, limit)
+        add_by_key(d_key[block.shared][..., keys], query, d_scores, limit, 1 / call.base)
+        add_by_key(d_value[block.shared][..., keys], upstream, weights, limit)
     return d_query.mul_(call.options.scale)
 
 

@@ -15,11 +15,8 @@ import torch
 from torch import Tensor
 
 ROWS = range(32, 256)  # queries of a block: up to half the length, within these
-KEYS = range(16, 512)  # keys of a tile, likewise
-SCORES = {
-    "cpu": 2**20,
-    "cuda": 2**26,
-}  # of the heads that are computed at once: in cache here, enough to be busy there
+KEYS = range(16, 256)  # keys of a tile, likewise
+SCORES = {"cpu": 2**18, "cuda": 2**26}  # of the heads computed at once: in cache, or enough to be busy
 LOG2_E = math.log2(math.e)
 Window = tuple[int | None, int | None]
 
@@ -63,12 +60,15 @@ class Call:
         self.wide = torch.promote_types(query.dtype, torch.float32)
         self.capped, self.shift = options.softcap is not None, K - Q
         self.base = 1.0 if self.capped else LOG2_E  # what the scale is multiplied by, too
+        self.memory: list[Tensor] = []
         self.block_rows, self.tile_keys = extent(Q, ROWS), extent(K, KEYS)
 
     def blocks(self) -> Iterator[Block]:
         """All heads at once where that is few scores, else as many of a batch entry as are few."""
         B, G, group, Q, _ = self.query.shape
-        heads = SCORES[self.query.device.type] // max(group * self.block_rows * self.tile_keys, 1)
+        heads = SCORES["cpu" if self.query.device.type == "cpu" else "cuda"] // max(
+            group * self.block_rows * self.tile_keys, 1
+        )
         batch, heads = (max(B, 1), max(G, 1)) if heads >= B * G else (1, min(max(heads, 1), G))
         for b in range(0, B, batch):
             for g in range(0, G, heads):
@@ -90,12 +90,18 @@ class Call:
         """(B,G,K,.) -> (N,K,.)."""
         return x[block.shared].flatten(0, 1)
 
-    def room(self, query: Tensor) -> Tensor:
-        """Memory for a tile of scores."""
-        return query.new_empty(query.shape[0] * query.shape[1] * self.tile_keys)
+    def rooms(self, query: Tensor, count: int) -> list[Tensor]:
+        """Memory for tiles of scores. Used again by later blocks: fresh memory costs a fault for each of its pages."""
+        size = query.shape[0] * query.shape[1] * self.tile_keys
+        while len(self.memory) < count or self.memory[0].numel() < size:
+            self.memory = [query.new_empty(size) for _ in range(count)]
+        return self.memory[:count]
 
     def tiles(self, block: Block) -> Iterator[tuple[slice, Tensor | None]]:
-        """The tiles that some query of the block sees, and what is hidden in them: (N,M,T), or None for nothing."""
+        """The tiles that some query of the block sees, and a limit for their scores, (B,G,H/G,R,T).
+
+        The limit is -inf for what is hidden and inf for what is seen; None where all is seen.
+        """
         first, end = 0, self.key.shape[2]
         if self.options.left is not None:
             first = max(block.queries.start + self.shift - self.options.left, 0)
@@ -107,10 +113,10 @@ class Call:
             if not conditions:
                 yield keys, None
                 continue
-            B, G, group, R, _ = self.query[block.rows].shape
-            hidden = reduce(torch.logical_or, conditions).expand(B, G, group, R, keys.stop - keys.start)
+            hidden = reduce(torch.logical_or, conditions)
             if not hidden.all():
-                yield keys, hidden.flatten(2, 3).flatten(0, 1)
+                limit = torch.where(hidden, -torch.inf, torch.inf).to(self.wide)
+                yield keys, limit.expand(*self.query[block.rows].shape[:4], keys.stop - keys.start)
 
     def conditions(self, block: Block, keys: slice) -> list[Tensor]:
         """What hides pairs of a tile, True for hidden, to broadcast to (B,G,H/G,R,T); nothing where all are seen."""
@@ -120,12 +126,16 @@ class Call:
             block.queries.stop - 1 + self.shift,
             self.query.device,
         )
+        ahead = right is not None and keys.stop - 1 > low + right
+        behind = left is not None and keys.start < high - left
+        if not ahead and not behind and self.lengths is None and self.mask is None:
+            return []
         column = torch.arange(keys.start, keys.stop, device=device)
         row = torch.arange(low, high + 1, device=device)[:, None]
         conditions = []
-        if right is not None and keys.stop - 1 > low + right:
+        if ahead:
             conditions.append(column > row + right)
-        if left is not None and keys.start < high - left:
+        if behind:
             conditions.append(column < row - left)
         if self.lengths is not None:
             conditions.append(column >= self.lengths[block.batch, None, None, None, None])
@@ -133,19 +143,23 @@ class Call:
             conditions.append(~self.mask[block.rows][..., keys])
         return [condition for condition in conditions if condition.any()]
 
-    def logits(
-        self, query: Tensor, key: Tensor, hidden: Tensor | None, room: Tensor, slope: Tensor | None = None
-    ) -> Tensor:
-        """(N,M,T), in `room`: the exponents of two, -inf where hidden. `slope` receives the derivative of a softcap."""
+    def logits(self, query: Tensor, key: Tensor, limit: Tensor | None, room: Tensor,
+               slope: Tensor | None = None) -> Tensor:  # fmt: skip
+        """(N,M,T), in `room`: the exponents of two, -inf where hidden.
+
+        `slope` receives their derivative by the scaled scores, but for the base.
+        """
         logits = fitted(room, (*query.shape[:2], key.shape[1]))
-        torch.bmm(query, key.to(self.wide).mT, out=logits)
+        torch.bmm(query, key.mT, out=logits)
         if self.capped:
             logits.div_(self.options.softcap).tanh_()
             if slope is not None:
                 torch.square(logits, out=fitted(slope, logits.shape)).neg_().add_(1)
             logits.mul_(self.options.softcap * LOG2_E)
-        if hidden is not None:
-            logits.masked_fill_(hidden, -torch.inf)
+        if limit is not None and logits.sum().isnan():  # the minimum of NaN would be NaN
+            logits.view(limit.shape).masked_fill_(limit < 0, -torch.inf)
+        elif limit is not None:  # eight times as fast
+            torch.minimum(grouped := logits.view(limit.shape), limit, out=grouped)
         return logits
 
 
@@ -159,11 +173,31 @@ def fitted(room: Tensor, shape: Any) -> Tensor:
     return room[: math.prod(shape)].view(shape)
 
 
-def add_product(total: Tensor, weights: Tensor, matrix: Tensor, hidden: Tensor | None) -> None:
+def add_by_key(
+    total: Tensor, rows: Tensor, weights: Tensor, limit: Tensor | None, factor: float = 1.0
+) -> None:
+    """total += factor rows^T weights, of (B,G,.,T), (N,M,.) and (N,M,T).
+
+    The transpose of weights^T rows, because a product takes a fifth more time where the larger side is to be transposed.
+    """
+    total = total.flatten(0, 1)
+    if limit is None or rows.sum().isfinite():
+        total.baddbmm_(rows.mT, weights, alpha=factor)
+        return
+    by_key = torch.zeros_like(total.mT, memory_format=torch.contiguous_format)
+    add_product(by_key, weights.mT, rows, limit, transposed=True)
+    total.add_(by_key.mT, alpha=factor)
+
+
+def add_product(
+    total: Tensor, weights: Tensor, matrix: Tensor, limit: Tensor | None, transposed: bool = False
+) -> None:
     """total += weights @ matrix, where a number that is not finite reaches only the rows that see it: 0 * NaN would be NaN."""
-    if hidden is None or matrix.sum().isfinite():  # a finite sum has finite terms only
+    if limit is None or matrix.sum().isfinite():  # a finite sum has finite terms only
         total.baddbmm_(weights, matrix)
         return
+    hidden = (limit < 0).flatten(2, 3).flatten(0, 1)  # (N,M,T)
+    hidden = hidden.mT if transposed else hidden
     usable = torch.isfinite(matrix)
     total.baddbmm_(weights, matrix.masked_fill(~usable, 0))
     for n in (~usable).any(dim=-1).any(dim=0).nonzero()[:, 0].tolist():

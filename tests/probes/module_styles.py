@@ -376,6 +376,47 @@ class LlamaRMSNorm(nn.Module):
         return self.weight * wide.to(dtype)
 
 
+class LlamaMLP(nn.Module):
+    def __init__(self, hidden_size, intermediate_size):
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+        self.activation = nn.SiLU()
+
+    def forward(self, x):
+        return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
+
+
+class GemmaMLP(nn.Module):
+    def __init__(self, hidden_size, intermediate_size):
+        super().__init__()
+        self.gate_proj, self.up_proj = (
+            nn.Linear(hidden_size, intermediate_size, bias=False) for _ in range(2)
+        )
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+
+    def forward(self, x):
+        return self.down_proj(nn.functional.gelu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class ActivatedProduct(LlamaMLP):
+    def forward(self, x):
+        return self.down_proj(self.activation(self.gate_proj(x) * self.up_proj(x)))
+
+
+class NumberedMLP(nn.Module):
+    """As in Llama's own code, whose hidden_dim is the inner width."""
+
+    def __init__(self, dim, hidden_dim):
+        super().__init__()
+        self.w1, self.w3 = (nn.Linear(dim, hidden_dim, bias=False) for _ in range(2))
+        self.w2 = nn.Linear(hidden_dim, dim, bias=False)
+
+    def forward(self, x):
+        return self.w2(nn.functional.silu(self.w1(x)) * self.w3(x))
+
+
 class GemmaRMSNorm(LlamaRMSNorm):
     def forward(self, hidden_states):
         wide = hidden_states * torch.rsqrt(
@@ -385,3 +426,4 @@ class GemmaRMSNorm(LlamaRMSNorm):
 
 
 table = nn.Embedding(5, 8)
+mlp = LlamaMLP(6, 10)

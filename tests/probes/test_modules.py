@@ -143,6 +143,7 @@ REFUSED = {
     "Rotary": "has a rotary embedding, which multi_head_attention has no option for",
     "gelu": "has gelu, and that of encoder_layer relu",
     "NoModule": "is a class, and no torch.nn.Module",
+    "GemmaMLP": "the gate of GemmaMLP has gelu, and that of swiglu SiLU",
     "norm_without_bias": "whose weights are weight and bias, one axis each, and its parameters are: weight (8,)",
     "table": "a table of embeddings alone is no operation of qkverify",
 }  # fmt: skip
@@ -233,6 +234,27 @@ def test_norms_are_taken_as_they_are(name, operation, remark):
         {"gradients"} if name in ("norm", "root_mean_square") else {"gradients", "eps"}
     )
     assert holds(implementation, f"{operation}_agrees_with_reference", "norm_gradients_agree_with_reference")
+
+
+GATED = ("swiglu_agrees_with_reference", "swiglu_gradients_agree_with_reference")
+
+
+@pytest.mark.parametrize("name", ["LlamaMLP", "mlp"])
+def test_gated_networks_are_taken_as_they_are(name):
+    assert of(name).operation == "swiglu"
+    assert "gate_proj.weight is w_gate, (out,in)" in said(name)
+    assert holds(of(name), *GATED)
+
+
+def test_a_gated_network_that_is_wrong_is_broken():
+    assert not holds(of("ActivatedProduct"), GATED[0])
+
+
+def test_an_inner_width_that_its_name_does_not_say_the_user_does():
+    with pytest.raises(NothingVerified, match=r'sizes=\{"\.\.\.": "inner"\}'):
+        of("NumberedMLP")
+    sized = qkverify.module(styles().NumberedMLP, sizes={"hidden_dim": "inner"})
+    assert holds(sized, GATED[0])
 
 
 @pytest.mark.filterwarnings("ignore:std")

@@ -59,7 +59,10 @@ def test_the_name_of_a_norm_says_what_it_is_with_the_names_of_its_weights() -> N
     def add_rms_norm(x: Any, residual: Any, weight: Any) -> Any:
         return x
 
-    for other in (linear, add_rms_norm):
+    def rmsnorm_gelu(x: Any, weight: Any) -> Any:
+        return x
+
+    for other in (linear, add_rms_norm, rmsnorm_gelu):
         with pytest.raises(UsageError, match="cannot tell what"):
             describe(other)
 
@@ -92,6 +95,29 @@ def test_where_a_norm_is_wrong_the_default_of_its_signature_counts_and_its_mista
     claim = claim_about(run, until, trial)
     assert claim is not None
     assert "the unbiased deviation, to which eps is added outside of the root" in claim.sentence
+
+
+def test_a_norm_of_two_axes_alone_is_held_to_two() -> None:
+    def rms_norm(x: Array, weight: Array) -> Array:
+        rows, _ = x.shape
+        return np.stack(
+            [row / np.sqrt((row * row).mean() + row.dtype.type(1e-5)) * weight for row in x[:rows]]
+        )
+
+    fitted = probes.fitted(describe(rms_norm, dtypes="float32"))
+    assert fitted.remarks[-1].startswith("arrays have two axes, (tokens, features): with three it raises ")
+    verification = verify(fitted, profile="quick")
+    assert not verification.failures
+    assert len(verification.verdicts) > 10
+
+
+def test_an_eps_that_must_be_given_is_given() -> None:
+    def rms_norm(x: Array, weight: Array, eps: float) -> Array:
+        return x / np.sqrt((x * x).mean(-1, keepdims=True) + x.dtype.type(eps)) * weight
+
+    laws = ("rms_norm_agrees_with_reference", "returned_arrays_are_kept")
+    verification = verify(describe(rms_norm), dtypes=("float32",), profile="glance", laws=laws)
+    assert [verdict.outcome for verdict in verification.verdicts] == ["passed", "passed"]
 
 
 def test_the_norm_of_torch_has_an_eps_of_its_dtype() -> None:

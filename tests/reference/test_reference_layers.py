@@ -21,6 +21,7 @@ from qkverify.reference import (
     layer_norm,
     rms_norm,
     smoothed,
+    swiglu,
 )
 from qkverify.rounding import EXACT, Bounded
 
@@ -100,6 +101,19 @@ def test_the_norm_uses_all_features_of_one_token() -> None:
     loops = [[normed(token, w, 1, eps=0.1) for token in sequence] for sequence in x]
     check(loops, layer_norm, x, w["gain_1"], w["shift_1"], eps=0.1)
     assert (layer_norm(np.full((1, 1, M), 3.0), w["gain_1"], w["shift_1"]) == w["shift_1"]).all()
+
+
+def test_a_gated_network_is_two_sums_a_gate_and_a_third_for_each_token() -> None:
+    x, gate, up, down = normal(B, L, M), 3 * normal(M, F), normal(M, F), normal(F, M)
+
+    def opened(token: np.ndarray) -> np.ndarray:
+        gates = [math.fsum(token * column) for column in gate.T]
+        shares = [z / (1 + math.exp(-z)) for z in gates]
+        hidden = [share * math.fsum(token * column) for share, column in zip(shares, up.T, strict=True)]
+        return np.array([math.fsum(hidden * column) for column in down.T])
+
+    check([[opened(token) for token in sequence] for sequence in x], swiglu, x, gate, up, down)
+    assert swiglu(np.array([[[1e4]]]), -np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1))) == 0
 
 
 def test_the_root_mean_square_is_that_of_all_features_of_one_token() -> None:

@@ -42,6 +42,7 @@ NORMS = drawn(**{f"{name}_{i}": (M,) for name in ("gain", "shift") for i in (1, 
 TWO = {name: x for name, x in NORMS.items() if not name.endswith("3")}
 X, MEMORY = normal(B, L, M, seed=20), normal(B, K, M, seed=21)
 
+GATED = {"w_gate": normal(M, 5, seed=25), "w_up": normal(M, 5, seed=26), "w_down": normal(5, M, seed=27)}
 MERGED = {
     "o_a": X,
     "lse_a": normal(B, L, seed=22),
@@ -85,6 +86,7 @@ def cases() -> dict[str, Case]:
         "feed-forward": (plain(reference.feed_forward), plain(reference.feed_forward_vjp), {"x": X, **FEED}, {}),
         "norm": (plain(reference.layer_norm), plain(reference.layer_norm_vjp),
                  {"x": X, "gain": NORMS["gain_1"], "shift": NORMS["shift_1"]}, {"eps": 0.1}),
+        "SwiGLU": (plain(reference.swiglu), plain(reference.swiglu_vjp), {"x": X, **GATED}, {}),
         "merged": (merged_in_one, merged_in_one_vjp, MERGED, {}),
         "RMS norm": (plain(reference.rms_norm), plain(reference.rms_norm_vjp), {"x": X, "gain": NORMS["gain_1"]}, {"eps": 0.1}),
         "embedding": (lambda g: reference.embedding(TOKENS, g["table"]),

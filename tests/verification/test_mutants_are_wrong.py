@@ -17,7 +17,7 @@ import qkverify.implementations.controls
 import qkverify.implementations.mutants
 from qkverify import reference
 from qkverify.contract import REGISTERED
-from qkverify.implementations import numpy_decode, numpy_merged
+from qkverify.implementations import numpy_decode, numpy_gated, numpy_merged
 from qkverify.implementations.mutants import between_passes
 from qkverify.implementations.mutants.correct import layers, multi_head, norms, positions
 from qkverify.implementations.mutants.correct.call import Call
@@ -502,6 +502,30 @@ def test_a_bug_of_a_merge_shows() -> None:
         (slope,) = torch.autograd.grad([output, lse], leaves[1], [torch.from_numpy(x) for x in above])
         wanted = reference.merged_attention_vjp(*(x.detach().numpy() for x in leaves), *above)["lse_a"]
         assert differs(slope.numpy(), wanted)
+
+
+def test_a_bug_of_a_gate_shows() -> None:
+    """Of ordinary gates, of one that is so large that exponentials overflow, and of one that is NaN."""
+    rng = np.random.default_rng(12)
+    arrays = [rng.standard_normal(shape) for shape in ((1, 2, 3), (3, 4), (3, 4), (4, 3))]
+    exact, loud = reference.swiglu(*arrays), [arrays[0] * 2000, *arrays[1:]]
+    assert not differs(numpy_gated.swiglu(*arrays), exact)
+    bugs = [m for m in PLANTED if m.family == "gated"]
+    assert len(bugs) == 5
+    for bug in bugs:
+        if bug.bug == "L084":
+            leaves = [torch.from_numpy(x).requires_grad_() for x in arrays]
+            got, upstream = bug.function(*leaves), rng.standard_normal(exact.shape)
+            assert not differs(got.detach().numpy(), exact)
+            slope = torch.autograd.grad(got, leaves[1], torch.from_numpy(upstream))[0]
+            assert differs(slope.numpy(), reference.swiglu_vjp(*arrays, upstream)["w_gate"])
+        elif bug.bug == "L082":
+            assert np.isnan(bug.function(*loud)).any()
+            assert np.isfinite(numpy_gated.swiglu(*loud)).all()
+        elif bug.bug == "L083":
+            assert np.isfinite(bug.function(arrays[0] * np.nan, *arrays[1:])).all()
+        else:
+            assert differs(bug.function(*arrays), exact), bug.name
 
 
 def test_the_gradient_of_a_wrong_target_is_wrong() -> None:
@@ -1230,6 +1254,7 @@ def test_every_mutant_is_shown_to_be_wrong() -> None:
         "embedding",
         "layers",
         "losses",
+        "gated",
         "merged",
         "norms",
     }

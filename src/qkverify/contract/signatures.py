@@ -99,13 +99,24 @@ def operation_of(function: Callable[..., Any], names: Sequence[str]) -> str:
 
 def _is_named(function: Callable[..., Any], lowered: Sequence[str], operation: str) -> bool:
     """Whether a function's name says that it is the operation, and its parameters after the first are called as that's."""
-    described, plain = DESCRIBED[operation], _plain_name(function).lower().replace("_", "")
+    described = DESCRIBED[operation]
     names = [(name, *described.spellings.get(name, ())) for name in OPERATIONS[operation]]
     return (
-        any(word in plain for word in described.named)
+        named_after(_plain_name(function), operation)
         and len(lowered) >= len(names)
         and all(given in known for given, known in zip(lowered[1:], names[1:], strict=False))
     )
+
+
+FURTHER_STEPS = re.compile(
+    "add|resid|gelu|silu|swish|relu|gate|linear|proj|matmul|gemm(?!a)|drop|quant|fp8|int8|backward|bwd|grad|rope|rotary|group|batch|instance"
+)
+
+
+def named_after(name: str, operation: str) -> bool:
+    """Whether a function or a class has the name of an operation, and of no further step: layernorm_linear is none."""
+    plain = name.lower().replace("_", "")
+    return any(word in plain for word in DESCRIBED[operation].named) and not FURTHER_STEPS.search(plain)
 
 
 def framework_of(function: Callable[..., Any]) -> str:

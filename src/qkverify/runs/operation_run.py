@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from qkverify.contract import OPERATIONS
 from qkverify.contract.operations import DESCRIBED, word
+from qkverify.contract.signatures import parameters_of
 from qkverify.errors import ContractError, UnsupportedCase
 from qkverify.runs.framework_adapter import FrameworkAdapter, copied
 
@@ -33,8 +36,24 @@ class OperationRun(FrameworkAdapter):
         return {name: _meant(values, self.semantics.get(name)) for name, values in every.items()}
 
     def given(self, **options: Any) -> dict[str, Any]:
-        """The keywords of a call: those of the options that the function takes. None leaves one out."""
-        return {n: x for n, x in options.items() if x is not None and self.offers_parameter(n)}
+        """The keywords of a call: those of the options that the function takes. None leaves one out, unless it must be given."""
+        given = {n: x for n, x in options.items() if x is not None and self.offers_parameter(n)}
+        return {**{n: x for n, x in self._needed.items() if n not in given}, **given}
+
+    @cached_property
+    def _needed(self) -> dict[str, Any]:
+        """The options whose value is otherwise the function's choice, and that its signature has no default for."""
+        try:
+            signature = parameters_of(self.implementation.function)
+        except (ValueError, TypeError):  # it shows none
+            return {}
+        own = self.implementation.parameters
+        empty = inspect.Parameter.empty
+        return {
+            name: values[0]
+            for name, values in DESCRIBED[self.implementation.operation].defaults.items()
+            if name in own and own[name] in signature and signature[own[name]].default is empty
+        }
 
     def meant(self, **options: Any) -> dict[str, Any]:
         """What a call with `given(**options)` means: these, and the function's own defaults for what is left out."""

@@ -119,7 +119,8 @@ class Allowance:
     @property
     def tiles(self) -> int:
         """Of the keys, at most."""
-        return math.ceil(self.steps.key.shape[2] / self.precision.tile)
+        keys: int = self.steps.key.shape[2]
+        return math.ceil(keys / self.precision.tile)
 
     @property
     def nearest(self) -> float:

@@ -17,7 +17,7 @@ from qkverify.contract.modules.constructor import Construction, construction
 from qkverify.contract.modules.encoder_layer import places
 from qkverify.contract.modules.target import ModuleTarget
 from qkverify.errors import NothingVerified
-from qkverify.probes.modules import encoder_layer, multi_head, norms, without_weights
+from qkverify.probes.modules import encoder_layer, gated, multi_head, norms, without_weights
 
 SAMPLE = {"width": 12, "heads": 3, "head_size": 4, "inner": 7, "causal": False}  # different from one another
 
@@ -31,6 +31,9 @@ def settled(implementation: Implementation, target: ModuleTarget) -> Implementat
     norm = norms.operation_of(target)
     if norm is not None:
         return norms.settled(implementation, target, builder, sample, norm)
+    gate = gated.places(sample)
+    if gate is not None:
+        return gated.settled(implementation, target, builder, sample, SAMPLE, gate)
     letters = {
         letter for name, x in sample.named_parameters() if x.ndim > 1 for letter in weight_names.roles(name)
     }

@@ -15,6 +15,7 @@ from qkverify.contract.modules.builder import Builder
 from qkverify.contract.modules.target import ModuleTarget
 from qkverify.contract.operations import DESCRIBED
 from qkverify.contract.options import OPERATIONS
+from qkverify.contract.signatures import named_after
 from qkverify.errors import NothingVerified, UnsupportedCase
 from qkverify.probes.modules.without_weights import as_function
 
@@ -30,8 +31,7 @@ def operation_of(target: ModuleTarget) -> str | None:
     """The norm that a class is called after, or that the user says it is; None for any other module."""
     if target.operation is not None:
         return target.operation if target.operation in OPERATION_OF else None
-    name = target.cls.__name__.lower().replace("_", "")
-    return next((norm for norm in OPERATION_OF if any(word in name for word in DESCRIBED[norm].named)), None)
+    return next((norm for norm in OPERATION_OF if named_after(target.cls.__name__, norm)), None)
 
 
 def settled(

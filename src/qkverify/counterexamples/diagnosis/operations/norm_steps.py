@@ -28,9 +28,10 @@ def examples(run: Run, weights: int) -> list[Example]:
     made = []
     for i, (batch, length, wide, times) in enumerate(sizes):
         width = run.implementation.clamped("M", wide)
-        x = normal(run, 10 * i, batch, length, width, times=times)
+        shape = (batch, length, width)[-run.implementation.clamped("axes", 3) :]
+        x = normal(run, 10 * i, *shape, times=times)
         rows = [normal(run, 10 * i + j, width) for j in range(1, weights + 1)]
-        made.append(Example((x, *rows), {"eps": 1e-3 if i % 3 == 2 else 1e-5}, (batch, length, width)))
+        made.append(Example((x, *rows), {"eps": 1e-3 if i % 3 == 2 else 1e-5}, shape))
     return made
 
 
