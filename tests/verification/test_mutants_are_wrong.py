@@ -276,6 +276,11 @@ def far_apart(x: np.ndarray) -> np.ndarray:
     return wide[..., : x.shape[-1]]
 
 
+def backward(x: np.ndarray) -> np.ndarray:
+    """An equal view whose axes run backward through the memory."""
+    return np.flip(np.ascontiguousarray(np.flip(x)))
+
+
 def shorter(x: np.ndarray) -> np.ndarray:
     return np.concatenate([x, x + 1], axis=2)[:, :, : x.shape[2]]
 
@@ -286,6 +291,7 @@ LAYOUTS = {
     "innermost_stride_is_taken_for_one": (0, every_second, {"D": 3}),
     "values_are_read_by_the_strides_of_the_keys": (2, swapped, {"H": 2, "Q": 2}),
     "offsets_wrap": (1, far_apart, {"K": 4}),
+    "stride_is_taken_for_positive": (1, backward, {"K": 4}),
     "gradient_is_laid_out_like_the_parent": (1, shorter, {"H": 2, "K": 2}),
     "upstream_is_taken_for_contiguous": (3, swapped, {"H": 2, "Q": 2}),
 }
@@ -1210,6 +1216,24 @@ def test_short_positions_are_read_in_pairs() -> None:
     )
     assert not differs(wrong(x, places), exact)
     assert differs(wrong(x, places.astype(np.int32)), exact)
+
+
+def test_rows_that_overlap_are_read_apart() -> None:
+    query, _, value = arrays(K=4)
+    windows = np.lib.stride_tricks.sliding_window_view(np.arange(5.0), 2)[None, None]  # (1,1,4,2)
+    wrong = FUNCTIONS["rows_are_taken_not_to_overlap"].function
+    assert differs(wrong(query, windows, value), wrong(query, np.ascontiguousarray(windows), value))
+
+
+def test_a_storage_offset_is_lost() -> None:
+    query, key, value = (torch.from_numpy(x) for x in arrays(K=4, dtype=np.float32))
+    biases = torch.arange(8.0)
+    wrong = FUNCTIONS["bias_is_read_from_the_start_of_its_storage"].function
+    assert not differs(
+        wrong(query, key, value, bias=biases[:4]), wrong(query, key, value, bias=biases[:4].clone())
+    )
+    inside = torch.tensor([9.0, 0, 3, 1, 5])[1:]
+    assert differs(wrong(query, key, value, bias=inside), wrong(query, key, value, bias=inside.clone()))
 
 
 def test_squares_of_large_values_are_infinite() -> None:

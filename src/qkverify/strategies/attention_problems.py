@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from qkverify.contract import OPTIONS, Implementation, mask_forms
 from qkverify.problem import activations, distributions
-from qkverify.problem.attention_problem import LAYOUTS, Problem
+from qkverify.problem.attention_problem import LAYOUTS, SHARED_MEMORY, Problem
 from qkverify.problem.byte_strategies import DIGITS, SEED, Choices, Recipe, strategy
 from qkverify.runs.framework_adapter import NUMPY_DTYPES
 from qkverify.runs.run import Run, active
@@ -73,7 +73,8 @@ COMPILED = ((1, 1, 1, 1, 2, 1, 1), (1, 1, 1, 2, 2, 1, 1), (1, 1, 1, 2, 3, 2, 1),
             (2, 1, 3, 9, 8, 8, 5), (2, 3, 1, 17, 16, 5, 8), (1, 2, 2, 65, 33, 8, 8), (3, 2, 1, 33, 65, 16, 16))  # fmt: skip
 
 TAME = ("digits", "counting", "ones", "one-hot", "normal", "uniform", "ties", "sparse")
-STRIDED = tuple(name for name in LAYOUTS if name not in ("contiguous", "batch of stride zero"))
+EACH_ITS_OWN = "each its own"
+STRIDED = tuple(name for name in LAYOUTS if name not in ("contiguous", *SHARED_MEMORY))
 SCALES = (1.0, 0.5, 2.0, 0.125, 0.3)  # zero has a law of its own
 EXTREME_SCALES = (*SCALES * 4, 1e-6)
 NEGATIVE_SCALES = (*EXTREME_SCALES, -1.0, -0.25, -0.3)
@@ -365,12 +366,16 @@ def _draw_arrays(
 
 
 def _draw_places(choices: Choices, names: Sequence[str]) -> dict[str, str]:
-    """The memory layout of some of the arrays: one other than contiguous for those that the bits of a number choose."""
-    layout = choices.pick("layout", (*["contiguous"] * 3, *STRIDED))
+    """The memory layout of some of the arrays: one other than contiguous for those that the bits of a number choose, or, in one
+    of ten, a layout of its own for each."""
+    layout = choices.pick("layout", (*["contiguous"] * 3, *STRIDED, EACH_ITS_OWN))
     if layout == "contiguous":
         return {}
     placed = [name for name in PLACED if name in names]
     which = choices.pick("placed", range(1, 2 ** len(PLACED)))
+    if layout == EACH_ITS_OWN:
+        step = 1 + which % (len(STRIDED) - 1)  # so that neighbours differ
+        return {name: STRIDED[(which + i * step) % len(STRIDED)] for i, name in enumerate(placed)}
     return {name: layout for i, name in enumerate(placed) if which >> i & 1}
 
 
