@@ -356,6 +356,9 @@ def attention(query, key, value, mask=None):
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     return weights / weights.sum(-1, keepdims=True) @ value
 """
+SLICED = TWO_OR_FOUR.replace("        mask = mask[:, None, None] if mask.ndim == 2 else mask\n", "").replace(
+    "np.where(mask, ", "np.where(mask[:, :, :, : key.shape[2]], "
+)  # as models write it whose masks may be longer than the keys
 
 
 @pytest.mark.parametrize(
@@ -365,6 +368,8 @@ def attention(query, key, value, mask=None):
         (TWO_OR_FOUR.replace("np.where(mask, ", "np.where(~mask, "), "hidden:4D", "of two axes it is (B,K)"),
         (TWO_OR_FOUR.replace("[:, None, None]", "[:, None]").replace("== 2", "== 3"), "visible:4D", "three axes it is (B,Q,K)"),
         (TWO_OR_FOUR.replace("[:, None, None]", ""), "", ""),
+        (SLICED, "visible:4D", "of fewer axes it makes an error"),
+        (SLICED.replace("np.where(mask[", "np.where(~mask["), "hidden:4D", "of fewer axes it makes an error"),
     ],
 )  # fmt: skip
 def test_a_mask_of_fewer_axes_that_is_no_last_part_of_four_is_not_given(tmp_path, text, form, said):

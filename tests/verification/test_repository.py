@@ -226,7 +226,8 @@ def test_an_entry_for_several_laws_is_needed_while_one_of_them_fails(folder) -> 
     still = [verdict("thrice", "float32", "finding"), verdict("twice", "float32", "passed")]
     assert not known_failures.holding_again(entries, still)
     (said,) = known_failures.holding_again(entries, [verdict("thrice", "float32", "passed"), still[1]])
-    assert said == "holds again in 10 examples: thrice, twice; remove known.toml, entry 1 (line 1)"
+    held = "holds again in 10 examples: thrice, twice"
+    assert said == f"{held}; if it does with --profile thorough as well, remove known.toml, entry 1 (line 1)"
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,8 @@ def operation_of(function: Callable[..., Any], names: Sequence[str]) -> str:
     raise UsageError(
         f"cannot tell what {_plain_name(function)}({', '.join(names)}) computes. Name its first parameters as in one of these:\n"
         + "\n".join(
-            f"  {operation}({', '.join(required)}, ...)" for operation, required in OPERATIONS.items()
+            f"  {operation}({', '.join(required)}, ...)" + ", by that name" * bool(DESCRIBED[operation].named)
+            for operation, required in OPERATIONS.items()
         )
         + "\nor say it: --operation NAME, or @implementation(operation=...); `qkverify list operations` explains each"
     )

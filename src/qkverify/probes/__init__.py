@@ -24,7 +24,7 @@ from qkverify.contract import (
     registry,
 )
 from qkverify.contract.modules import ModuleTarget
-from qkverify.probes import losses, modules, row_axes, smoke, survival, tables
+from qkverify.probes import float32_inside, losses, modules, row_axes, smoke, survival, tables
 from qkverify.probes.cut_off import without_gradients
 from qkverify.probes.defaults import switched_off
 from qkverify.probes.dtypes import of_result
@@ -62,7 +62,8 @@ def _fitted(implementation: Implementation) -> Implementation:
             described,
             remarks=(*described.remarks, *fixed_parameters.remarks(described.constants, described.operation)),
         )
-        described = described if missing else row_axes.found(losses.found(tables.found(described)))
+        if not missing:
+            described = float32_inside.found(row_axes.found(losses.found(tables.found(described))))
         return described if missing else replace(of_result(described), probed=True)
     module = str(getattr(implementation.function, "__module__", ""))
     if implementation.declared and (missing or module.startswith(registry.FOLDER)):

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from qkverify.contract import SIGNATURE_STYLES, Implementation, mask_forms
+from qkverify.probes import added_masks
 from qkverify.probes.influence import visible
 from qkverify.probes.plain import Attempt
 from qkverify.reference.masks import visible as causal
@@ -20,7 +21,8 @@ def found(implementation: Implementation, fit: Attempt) -> tuple[Implementation,
     """The function with the forms that it shows, and a sentence on each."""
     implementation, said = _always_causal(implementation, fit)
     masked, further = _mask(implementation, fit)
-    return masked, [*said, *further]
+    masked, floats = added_masks.found(masked, fit)
+    return masked, [*said, *further, *floats]
 
 
 def _always_causal(implementation: Implementation, fit: Attempt) -> tuple[Implementation, list[str]]:
@@ -90,7 +92,10 @@ def _of_fewer_axes(implementation: Implementation, form: str, fit: Attempt) -> s
         other = f"{kind}:{fewer}"
         if _share(_with(implementation, other), other, fit) == 1.0:
             return words
-    return ""
+    shares = [
+        _share(_with(implementation, f"{kind}:{few}"), f"{kind}:{few}", fit) for few in mask_forms.FEWER
+    ]
+    return "fewer axes it makes an error" if shares == [None] * len(shares) else ""
 
 
 def _shown_otherwise(implementation: Implementation, fit: Attempt, said: str) -> list[str]:
