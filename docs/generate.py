@@ -3,7 +3,7 @@
     python docs/generate.py           # write
     python docs/generate.py --check   # exit 1 where a block is not what its code makes of it
 
-A block is a function of `simulated.py`, `bounds.py` or `recorded.py`; its name stands in the marker:
+A block is a function of `simulated.py`, `bounds.py`, `corners.py` or `recorded.py`; its name stands in the marker:
 
     <!-- generated: NAME -->
     ...
@@ -26,11 +26,13 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import bounds  # noqa: E402  (they stand beside this file, whatever the working folder is)
+import corners  # noqa: E402
+import detected  # noqa: E402
 import recorded  # noqa: E402
 import simulated  # noqa: E402
 from block import BLOCKS  # noqa: E402
 
-ROOMS = (bounds, recorded, simulated)  # importing them registers their blocks
+ROOMS = (bounds, corners, detected, recorded, simulated)  # importing them registers their blocks
 MARKED = re.compile(
     r"<!-- generated: (?P<name>[\w-]+)(?: from (?P<digest>\w+))? -->\n(?P<text>.*?)<!-- end -->", re.DOTALL
 )

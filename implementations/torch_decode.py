@@ -90,6 +90,12 @@ def seeing_up_to(query: Tensor, key: Tensor, value: Tensor, place: Tensor, scale
 
 
 def masked(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor, scale: float | None) -> Tensor:
+    """One new token of query heads that share a key head is as many rows of one head, so that keys are read once."""
+    heads, groups = query.shape[1], key.shape[1]
+    if query.shape[2] == 1 and heads > groups > 0:
+        rows = query.unflatten(1, (groups, heads // groups)).squeeze(3)
+        output = scaled_dot_product_attention(rows, key, value, attn_mask=allowed, scale=scale)
+        return output.flatten(1, 2).unsqueeze(2)
     return scaled_dot_product_attention(
-        query, key, value, attn_mask=allowed, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+        query, key, value, attn_mask=allowed, scale=scale, enable_gqa=heads != groups
     )

@@ -1,6 +1,6 @@
 """What a call owes its caller, whatever it computes: every operation but attention, which has the same laws in `test_contract`.
 
-Each law is written once; `qkverify.strategies.operation_cases` says for each operation how a call is drawn and what it should return. Arrays stay
+Each law is written once; `qkverify.strategies.operations` says for each operation how a call is drawn and what it should return. Arrays stay
 the same native objects from one call to the next, and are overwritten as their owner does it: a result that was kept for an
 object, and not for its contents, shows only so. Half of the calls are made as where a model is served, without gradients.
 """
@@ -15,7 +15,8 @@ from qkverify.errors import UnsupportedCase
 from qkverify.runs.assertions import assert_identical, assert_true, assert_within_bound
 from qkverify.runs.concurrent_calls import together, unfit
 from qkverify.strategies.attention_problems import STRIDED
-from qkverify.strategies.operation_cases import OPERATION_SPECS, PreparedCall, calls, example
+from qkverify.strategies.operation_cases import PreparedCall, calls, example
+from qkverify.strategies.operations import OPERATION_SPECS
 from qkverify.verification.laws import law
 
 everything = {"operation": tuple(OPERATION_SPECS), "call": calls()}
@@ -142,7 +143,7 @@ def test_arguments_may_lie_anywhere(run, call, which, layout):
 
 
 @law("The type of integers does not matter: the result is right, or the type is refused.", source="32-bit positions read from a 64-bit array, and the other way round",
-     operation=tuple(n for n, form in OPERATION_SPECS.items() if form.has_arrays and n not in ("softmax", "multi_head_attention", "feed_forward")), call=calls(),
+     operation=tuple(n for n, form in OPERATION_SPECS.items() if form.takes_integers), call=calls(),
      dtype=("int64", "int32", "int16", "uint8"))  # fmt: skip
 def test_integers_of_any_type(run, call, dtype):
     given = example(run, call)

@@ -104,7 +104,7 @@ def test_embedding_gradient_sums_over_places(run, batch, length, size, layout, s
     upstream = rng.standard_normal((*tokens.shape, size)).astype(run.numpy_dtype)
     options = run.given(layout=layout, padding=rng.integers(0, length, batch) if padded else None)
     gradients = run.call_gradients({"tokens": tokens, "table": table}, upstream=upstream, **options)
-    assert_gradients(run, gradients, exact_gradients.of_embedding(run, upstream, tokens, table))
+    assert_gradients(run, gradients, exact_gradients.OF["embedding"](run, upstream, tokens, table))
 
 
 # -- rotary, query and key in one call -------------------------------------------------------------------------------

@@ -282,7 +282,7 @@ def test_softmax_gradient_agrees_with_formula(run, rows, size, fill, seed, level
     scores = scores_of(run, rows, size, fill, seed, level)
     upstream = distributions.fill("normal", scores.shape, seed + 1).astype(run.numpy_dtype)
     gradients = run.call_gradients({"scores": scores}, upstream=upstream)
-    assert_gradients(run, gradients, exact_gradients.of_softmax(run, upstream, scores))
+    assert_gradients(run, gradients, exact_gradients.OF["softmax"](run, upstream, scores))
 
 
 @law("Where n scores are equal, their gradient is the upstream gradient less its mean, over n.", source="softmax gradient with y = 1/n: y_i (g_i - sum_k y_k g_k)",

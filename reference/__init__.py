@@ -19,12 +19,16 @@ from qkverify.reference.caches import cached_attention, paged_attention
 from qkverify.reference.embedding import embedding
 from qkverify.reference.encoder_decoder import decoder_layer, encoder_layer
 from qkverify.reference.encoder_decoder_vjp import decoder_layer_vjp, encoder_layer_vjp
-from qkverify.reference.layers import feed_forward, layer_norm
-from qkverify.reference.layers_vjp import feed_forward_vjp, layer_norm_vjp
+from qkverify.reference.gated import silu, swiglu, swiglu_vjp
+from qkverify.reference.layers import feed_forward
+from qkverify.reference.layers_vjp import feed_forward_vjp
 from qkverify.reference.losses import cross_entropy, cross_entropy_vjp, smoothed
 from qkverify.reference.masks import distance, visible
+from qkverify.reference.merging import merged_attention, merged_attention_vjp
 from qkverify.reference.multi_head import merge_heads, multi_head_attention, split_heads
 from qkverify.reference.multi_head_vjp import multi_head_vjp
+from qkverify.reference.norms import layer_norm, rms_norm
+from qkverify.reference.norms_vjp import layer_norm_vjp, rms_norm_vjp
 from qkverify.reference.paged_vjp import paged_vjp
 from qkverify.reference.positions import alibi_slopes, positional_encoding, rotary, rotate
 from qkverify.reference.positions_vjp import embedding_vjp, rotary_vjp
@@ -47,7 +51,10 @@ __all__ = [
     "cross_entropy_vjp", "decoder_layer", "decoder_layer_vjp", "distance", "embedding", "embedding_vjp",
     "encoder_layer", "encoder_layer_vjp", "feed_forward", "feed_forward_vjp", "from_embeddings",
     "from_queries_and_keys", "from_queries_keys_and_values", "layer_norm", "layer_norm_vjp",
-    "log_sum_exp", "merge_heads", "multi_head_attention", "multi_head_vjp", "paged_attention",
-    "paged_vjp", "positional_encoding", "rotary", "rotary_vjp", "rotate", "scores", "smoothed",
-    "softmax", "softmax_jacobian", "softmax_vjp", "softmax_vjp_in_steps", "split_heads", "stored", "visible", "weights",
+    "log_sum_exp", "merge_heads", "merged_attention", "merged_attention_vjp",
+    "multi_head_attention", "multi_head_vjp", "paged_attention",
+    "paged_vjp", "positional_encoding", "rms_norm", "rms_norm_vjp", "rotary", "rotary_vjp", "rotate", "scores", "silu",
+    "smoothed",
+    "softmax", "softmax_jacobian", "softmax_vjp", "softmax_vjp_in_steps", "split_heads", "stored", "swiglu",
+    "swiglu_vjp", "visible", "weights",
 ]  # fmt: skip

@@ -7,8 +7,9 @@ from typing import Any
 from qkverify.reference.encoder_decoder import attend, feed
 from qkverify.reference.layer_vjp import Pull, layer_vjp
 from qkverify.reference.layers import Sublayer, Weights
-from qkverify.reference.layers_vjp import Gradients, feed_forward_vjp
+from qkverify.reference.layers_vjp import feed_forward_vjp
 from qkverify.reference.multi_head_vjp import multi_head_vjp
+from qkverify.reference.norms_vjp import Gradients
 from qkverify.reference.sizes import Array
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qkverify.reference.attention import stored
-from qkverify.reference.layers import Sublayer, Weights, layer_norm
-from qkverify.reference.layers_vjp import Gradients, layer_norm_vjp
+from qkverify.reference.layers import Sublayer, Weights
+from qkverify.reference.norms import layer_norm
+from qkverify.reference.norms_vjp import Gradients, layer_norm_vjp
 from qkverify.reference.sizes import Array
 
 Pull = Callable[

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from qkverify.reference.attention import stored
+from qkverify.reference.norms import layer_norm
 from qkverify.reference.sizes import Array
 
 Weights = Mapping[str, Array]  # by name, see encoder_decoder.py
@@ -26,13 +27,6 @@ def feed_forward(x: Array, w_1: Array, b_1: Array, w_2: Array, b_2: Array) -> Ar
     """relu(x W_1 + b_1) W_2 + b_2, each position by itself: (B,L,M) -> (B,L,M)."""
     hidden = stored(np.maximum(linear(x, w_1, b_1), 0.0))                   # (B,L,F)
     return stored(linear(hidden, w_2, b_2))                                 # (B,L,M)
-
-
-def layer_norm(x: Array, gain: Array, shift: Array, *, eps: Array = 1e-5) -> Array:
-    """(x - mean) / sqrt(variance + eps) * gain + shift, over the features of each position: (B,L,M)."""
-    centred = x - np.sum(x, axis=-1, keepdims=True) / x.shape[-1]           # (B,L,M)
-    variance = np.sum(centred * centred, axis=-1, keepdims=True) / x.shape[-1]  # (B,L,1)
-    return stored(centred * (1.0 / np.sqrt(variance + eps)) * gain + shift)  # (B,L,M)
 
 
 def layer(x: Array, weights: Weights, *sublayers: Sublayer, norm_first: bool, eps: Array) -> Array:

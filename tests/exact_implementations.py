@@ -57,7 +57,7 @@ def rounded_once(implementation: Implementation, dtype: str) -> Implementation:
             for before, after in zip(arguments[3:5], taken[3:5], strict=True):
                 before.copy_(after.to(before.dtype))
         # The log-sum-exp stays as it is: what its dtype is, is nobody's business.
-        if implementation.operation == "attention" and isinstance(returned, tuple):
+        if implementation.operation in ("attention", "merged_attention") and isinstance(returned, tuple):
             return narrow(returned[0], dtype), returned[1]
         return narrow(returned, dtype)
 

@@ -84,8 +84,8 @@ def test_ten_tasks_name_the_file_to_open() -> None:
         ("FORMATS", "src/qkverify/rounding/formats.py"), ("DTYPES", "src/qkverify/contract/options.py"),
         ("NUMPY_DTYPES", "src/qkverify/runs/framework_adapter.py"), ("SEMANTICS", "src/qkverify/contract/options.py"),
         ("SIGNATURE_STYLES", "src/qkverify/contract/signature_styles.py"), ("def rows", "src/qkverify/probes/precision.py"),
-        ("DESCRIBED", "src/qkverify/contract/operations.py"), ("@app.command", "src/qkverify/cli/commands/new.py"),
-        ("OPERATION_SPECS", "src/qkverify/strategies/operation_cases.py"), ("COMMANDS", "src/qkverify/cli/help_texts.py"),
+        ("OPERATION", "src/qkverify/contract/operations/softmax.py"), ("@app.command", "src/qkverify/cli/commands/new.py"),
+        ("SPEC", "src/qkverify/strategies/operations/softmax.py"), ("COMMANDS", "src/qkverify/cli/help_texts.py"),
     ],
 )  # fmt: skip
 def test_a_file_to_open_holds_what_is_changed_there(name: str, file: str) -> None:

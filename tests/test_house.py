@@ -45,7 +45,7 @@ def test_the_order_is_kept(house: Path) -> None:
     [
         ("src/qkverify/rounding/formats.py", "from qkverify.cli import main", "qkverify.rounding.formats -> qkverify.cli"),
         ("src/qkverify/runs/run.py", "from qkverify.timing import clocks", "qkverify.runs.run -> qkverify.timing"),
-        ("implementations/numpy_tiled.py", "from qkverify.reference import masks", "qkverify.implementations.numpy_tiled"),
+        ("implementations/numpy_tiled/tiles.py", "from qkverify.reference import masks", "implementations.numpy_tiled.tiles"),
         ("properties/test_heads.py", "from qkverify.benchmarks import agreement", "qkverify.properties.test_heads"),
         ("src/qkverify/lonely.py", "", "qkverify.lonely"),
     ],

@@ -8,6 +8,7 @@ import numpy as np
 
 from qkverify.implementations import numpy_decode as correct
 from qkverify.implementations.mutants.correct.planting import mutant
+from qkverify.implementations.numpy_decode.sequence import scale_of
 
 Array = np.ndarray
 TILE, OTHER_TILE = 4, 8  # what the kernel really uses, and the default of a helper that was not told
@@ -91,9 +92,8 @@ def slot_is_one_too_far(
             key[b],
             value[b],
         )
-        rows[b] = correct.attend(query[b], key_cache[b, :, :end], value_cache[b, :, :end], True, scale, None)[
-            0
-        ]
+        held = correct.held(key_cache[b, :, :end], value_cache[b, :, :end])
+        rows[b] = correct.attend(query[b], held, correct.Options(True, scale))[0]
     return rows
 
 
@@ -215,7 +215,7 @@ def masked(query: Array, key: Array, value: Array, seen: Array, scale: float | N
     """One entry, (H,Q,D), (G,K,D), (G,K,E), seen (Q,K) -> (H,Q,E)."""
     group = query.shape[0] // key.shape[0]
     key, value = np.repeat(key, group, axis=0), np.repeat(value, group, axis=0)
-    scores = np.where(seen, query @ key.swapaxes(1, 2) * correct.scale_of(query, scale), -np.inf)
+    scores = np.where(seen, query @ key.swapaxes(1, 2) * scale_of(query, scale), -np.inf)
     top = scores.max(axis=-1, keepdims=True)
     weights = np.exp(scores - np.where(np.isneginf(top), 0, top))
     total = weights.sum(axis=-1, keepdims=True)
@@ -236,7 +236,7 @@ def first_key_of_the_next_is_seen(
     output = np.zeros((*query.shape[:2], value.shape[2]), query.dtype)
     for q, k in correct.pieces(query_starts, key_starts):
         wide = slice(k.start, min(k.stop + 1, len(key)))  # right: k
-        output[q] = correct.attend(
-            *correct.heads_first(query[q], key[wide], value[wide]), False, scale, None
-        )[0].swapaxes(0, 1)
+        rows, keys, values = correct.heads_first(query[q], key[wide], value[wide])
+        options = correct.Options(scale=scale)
+        output[q] = correct.attend(rows, correct.held(keys, values), options)[0].swapaxes(0, 1)
     return output

@@ -44,3 +44,19 @@ def values_are_read_by_the_strides_of_the_keys(call: Call) -> np.ndarray:
 def offsets_wrap(call: Call) -> np.ndarray:
     """row * stride is computed in too few bits. 16 here, so that it takes 2^15 elements and not 2^31."""
     return read(call.key, strides_of(call.key), index=np.int16)  # right: np.int64
+
+
+@mutant("A053", step="load_key", evidence="inferred")
+def stride_is_taken_for_positive(call: Call) -> np.ndarray:
+    """A stride is kept in an unsigned number, its sign is lost: an axis that runs backward is read forward."""
+    return read(
+        call.key, tuple(abs(stride) for stride in strides_of(call.key))
+    )  # right: strides_of(call.key)
+
+
+@mutant("A055", step="load_key", evidence="inferred")
+def rows_are_taken_not_to_overlap(call: Call) -> np.ndarray:
+    """A row is taken to begin at least D numbers after the one before."""
+    *outer, row, column = strides_of(call.key)
+    apart = max(row, call.D) if column == 1 else row  # right: row
+    return read(call.key, (*outer, apart, column))

@@ -8,6 +8,7 @@ import numpy as np
 
 from qkverify.implementations import numpy_decode as correct
 from qkverify.implementations.mutants.correct.planting import mutant
+from qkverify.implementations.numpy_decode.sequence import scale_of
 
 Array = np.ndarray
 PART = 64  # keys that one part of a split cache holds
@@ -87,8 +88,9 @@ def window_is_shorter_in_later_sequences(
     for b, (q, k) in enumerate(correct.pieces(query_starts, key_starts)):
         left, right = window or (None, None)
         left = left - 1 if left and b else left  # right: left
-        sequence = correct.heads_first(query[q], key[k], value[k])
-        output[q] = correct.attend(*sequence, causal, None, None, (left, right))[0].swapaxes(0, 1)
+        rows, keys, values = correct.heads_first(query[q], key[k], value[k])
+        options = correct.Options(causal, window=(left, right))
+        output[q] = correct.attend(rows, correct.held(keys, values), options)[0].swapaxes(0, 1)
     return output
 
 
@@ -109,7 +111,7 @@ def parts_are_added_without_their_maxima(
 ) -> Array:  # fmt: skip
     """The parts of a long cache, each with a maximum of its own, are added as if they had one."""
     output = correct.paged_attention(query, key_pages, value_pages, page_table, lengths, scale=scale)
-    rows, factor = key_pages.shape[1], correct.scale_of(query, scale)
+    rows, factor = key_pages.shape[1], scale_of(query, scale)
     for b, length in enumerate(lengths.astype(int)):
         if query.shape[2] > 1 or length <= PART:
             continue
@@ -151,7 +153,9 @@ def distances_are_those_of_the_pack(
     for q, k in correct.pieces(query_starts, key_starts):
         sequence = correct.heads_first(query[q], key[k], value[k])
         if alibi_slopes is None or k.start == q.start:  # right: always
-            output[q] = correct.attend(*sequence, False, None, None, None, alibi_slopes)[0].swapaxes(0, 1)
+            rows, *held = sequence
+            options = correct.Options(alibi_slopes=alibi_slopes)
+            output[q] = correct.attend(rows, correct.held(*held), options)[0].swapaxes(0, 1)
             continue
         apart = np.abs(np.arange(k.start, k.stop) - np.arange(q.start, q.stop)[:, None])  # (Q,K)
         output[q] = np.stack(
@@ -163,7 +167,7 @@ def distances_are_those_of_the_pack(
 def with_bias(query: Array, key: Array, value: Array, head: int, bias: Array) -> Array:
     """One query head of a sequence, (Q,E), with a bias (Q,K)."""
     shared = head * len(key) // len(query)
-    scores = query[head] @ key[shared].T * correct.scale_of(query, None) + bias.astype(query.dtype)
+    scores = query[head] @ key[shared].T * scale_of(query, None) + bias.astype(query.dtype)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True, initial=-np.inf))
     total = weights.sum(axis=-1, keepdims=True)
     return weights / np.where(total == 0, 1, total) @ value[shared]

@@ -22,7 +22,7 @@ from qkverify.problem.byte_strategies import EDGES, stretched
 from qkverify.reference.encoder_decoder import decoder_layer as reference_decoder
 from qkverify.reference.encoder_decoder import encoder_layer as reference_encoder
 from qkverify.rounding import Bounded
-from qkverify.strategies.operation_cases import layer_weights
+from qkverify.strategies.layer_weights import layer_weights
 from qkverify.strategies.operation_keywords import optional
 
 seeds = range(1000)

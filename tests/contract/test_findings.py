@@ -111,6 +111,21 @@ def test_torch_findings_say_where_they_show():
     assert ACCUMULATES.explains([plain.replace(query=np.zeros((1, 3, 1, 1), np.float32))])
 
 
+def test_the_script_of_overlapping_queries_shows_them():
+    torch = pytest.importorskip("torch", reason="needs torch")
+    folder = RECORDED / "torch-cpu-flash-misplaces-rows-of-an-overlapping-query"
+    if f"torch {torch.__version__.partition('+')[0]} " not in (folder / "README.md").read_text():
+        pytest.skip(f"recorded with another release than torch {torch.__version__}")
+    script = [sys.executable, folder / "reproduce.py"]
+    said = subprocess.run(script, capture_output=True, text=True, check=True).stdout
+    right = re.escape("[[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]")
+    assert re.search(
+        rf"overlapping math .* {right}\noverlapping flash .* \[\[1.0, 2.0, [^\n]*\ncontiguous ", said
+    ), said
+    assert not re.search(rf"overlapping flash .* {right}", said), said
+    assert re.search(rf"contiguous  flash .* {right}", said), said
+
+
 @pytest.fixture
 def onnxruntime_as_recorded():
     """The release that the findings were made with: another one may be mended, which is none of our failures."""

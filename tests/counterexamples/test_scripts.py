@@ -20,11 +20,15 @@ from qkverify.errors import LawViolation
 from qkverify.implementations import (
     numpy_decode,
     numpy_layers,
+    numpy_merged,
+    numpy_norms,
     numpy_textbook,
     torch_decode,
     torch_eager,
     torch_layers,
+    torch_merged,
     torch_multi_head,
+    torch_norms,
     torch_positions,
 )
 from qkverify.results import Counterexample
@@ -193,6 +197,8 @@ def test_the_same_script_passes_on_right_code(word, law, right, folder):
         ("L006", "encoder_agrees_with_reference", numpy_layers.encoder_layer),
         ("L016", "decoder_agrees_with_reference", numpy_layers.decoder_layer),
         ("L020", "cross_entropy_agrees_with_reference", numpy_layers.cross_entropy),
+        ("L068", "rms_norm_agrees_with_reference", numpy_norms.rms_norm),
+        ("D063", "merged_agrees_with_reference", numpy_merged.merged_attention),  # the second of two results
     ],
 )
 def test_other_operations_have_scripts_that_pass_on_right_code(word, law, right, folder):
@@ -214,6 +220,12 @@ def test_other_operations_have_scripts_that_pass_on_right_code(word, law, right,
         ("L043", "rotary_gradient_turns_back", torch_positions.rotary),
         ("L045", "embedding_gradient_sums_over_places", torch_positions.embedding),
         ("L057", "rotary_pair_gradients_turn_back", torch_positions.rotary_pair),  # two upstream gradients
+        ("L072", "norm_gradients_agree_with_reference", torch_norms.layer_norm_in_steps),
+        (
+            "D065",
+            "merged_gradients_agree_with_reference",
+            torch_merged.merged_attention,
+        ),  # of two results, which both count
         ("B046", "packed_gradients_equal_alone", numpy_decode.packed_attention),  # a vjp of its own
         ("D052", "cached_gradients_equal_alone", torch_decode.cached_attention),  # caches that are written
         ("D054", "unread_cache_gets_zero_gradient", numpy_decode.cached_attention),
@@ -332,7 +344,7 @@ def test_a_result_that_its_law_compares_with_nothing_is_held_against_the_formula
 
 
 CACHE = """
-from qkverify.implementations.numpy_decode import attend
+from qkverify.implementations.numpy_decode import Options, attend, held
 import numpy as np
 
 def cached_attention(query, key, value, key_cache, value_cache, lengths):
@@ -340,7 +352,8 @@ def cached_attention(query, key, value, key_cache, value_cache, lengths):
     for b, length in enumerate(lengths):
         end = length + key.shape[2]
         key_cache[b, :, length:end], value_cache[b, :, length:end] = key[b], value[b]
-        output[b] = attend(query[b], key_cache[b, :, :end], value_cache[b, :, :end], True, None, None)[0]
+        kept = held(key_cache[b, :, :end], value_cache[b, :, :end])
+        output[b] = attend(query[b], kept, Options(causal=True))[0]
         {after}
     return output
 """

@@ -337,4 +337,93 @@ loss = nn.CrossEntropyLoss()
 smoothed_loss = nn.CrossEntropyLoss(label_smoothing=0.1)
 softmax = nn.Softmax(dim=-1)
 norm = nn.LayerNorm(8)
+norm_without_bias = nn.LayerNorm(8, bias=False)
+root_mean_square = nn.RMSNorm(8)
+
+
+class LayerNorm(nn.Module):
+    """As in The Annotated Transformer, but with the variance that the paper has."""
+
+    def __init__(self, features, eps=1e-6):
+        super().__init__()
+        self.a_2, self.b_2, self.eps = (
+            nn.Parameter(torch.ones(features)),
+            nn.Parameter(torch.zeros(features)),
+            eps,
+        )
+
+    def forward(self, x):
+        variance, mean = torch.var_mean(x, -1, keepdim=True, correction=0)
+        return self.a_2 * (x - mean) / (variance + self.eps).sqrt() + self.b_2
+
+
+class SampleLayerNorm(LayerNorm):
+    def forward(self, x):
+        return self.a_2 * (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + self.eps) + self.b_2
+
+
+class LlamaRMSNorm(nn.Module):
+    def __init__(self, hidden_size, eps=1e-6):
+        super().__init__()
+        self.weight, self.variance_epsilon = nn.Parameter(torch.ones(hidden_size)), eps
+
+    def forward(self, hidden_states):
+        dtype, wide = (
+            hidden_states.dtype,
+            hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32)),
+        )
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        return self.weight * wide.to(dtype)
+
+
+class LlamaMLP(nn.Module):
+    def __init__(self, hidden_size, intermediate_size):
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+        self.activation = nn.SiLU()
+
+    def forward(self, x):
+        return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
+
+
+class GemmaMLP(nn.Module):
+    def __init__(self, hidden_size, intermediate_size):
+        super().__init__()
+        self.gate_proj, self.up_proj = (
+            nn.Linear(hidden_size, intermediate_size, bias=False) for _ in range(2)
+        )
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+
+    def forward(self, x):
+        return self.down_proj(nn.functional.gelu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class ActivatedProduct(LlamaMLP):
+    def forward(self, x):
+        return self.down_proj(self.activation(self.gate_proj(x) * self.up_proj(x)))
+
+
+class NumberedMLP(nn.Module):
+    """As in Llama's own code, whose hidden_dim is the inner width."""
+
+    def __init__(self, dim, hidden_dim):
+        super().__init__()
+        self.w1, self.w3 = (nn.Linear(dim, hidden_dim, bias=False) for _ in range(2))
+        self.w2 = nn.Linear(hidden_dim, dim, bias=False)
+
+    def forward(self, x):
+        return self.w2(nn.functional.silu(self.w1(x)) * self.w3(x))
+
+
+class GemmaRMSNorm(LlamaRMSNorm):
+    def forward(self, hidden_states):
+        wide = hidden_states * torch.rsqrt(
+            hidden_states.pow(2).mean(-1, keepdim=True) + self.variance_epsilon
+        )
+        return wide * (1.0 + self.weight)
+
+
 table = nn.Embedding(5, 8)
+mlp = LlamaMLP(6, 10)

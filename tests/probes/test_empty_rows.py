@@ -270,3 +270,22 @@ def test_rows_that_two_ways_hide_together_are_not_judged_by_what_each_gives_alon
 def test_what_two_ways_give_together_may_only_be_left_open():
     with pytest.raises(UsageError, match="mask with causal"):
         describe(lambda query, key, value: query, empty_rows={"mask with causal": "zero"})
+
+
+@pytest.mark.parametrize(("later", "outcome"), [(0, "passed"), (1, "failed")])
+def test_a_row_without_keys_that_is_the_mean_of_all_values_passes_its_gradient_on_to_all(later, outcome):
+    """Causality that fills in -1e9 and is aligned bottom-right, as many write it; `later` keys too many are seen."""
+    torch = pytest.importorskip("torch", reason="needs torch")
+
+    def attention(query, key, value, *, causal=False):
+        scores = query @ key.mT * query.shape[-1] ** -0.5
+        if causal:
+            past = torch.ones(scores.shape[-2:], dtype=torch.bool).tril(key.shape[2] - query.shape[2] + later)
+            scores = scores.masked_fill(~past, -1e9)
+        return torch.softmax(scores, -1) @ value
+
+    law = next(law for law in law_book() if law.name == "causal_gradient_ignores_future")
+    implementation = describe(attention, arrays="torch", dtypes=("float64",), requires=("G == H",))
+    run = prepare(Cell(implementation, "cpu", "float64"))
+    assert run.semantics["empty_rows"] == ("undecided" if later else "uniform")
+    assert check(law, run, max_examples=30, seed=1, database=None).outcome == outcome

@@ -7,6 +7,7 @@ import textwrap
 import numpy as np
 import pytest
 
+from qkverify import probes
 from qkverify.contract import mask_forms
 from qkverify.errors import UnsupportedCase, UsageError
 from qkverify.verification.checking import verify
@@ -275,7 +276,11 @@ def test_what_is_found_is_printed_as_a_declaration_that_means_the_same(fitted):
         out[...] = (scores.softmax(-1) @ v).transpose(1, 2)
     """
     implementation = fitted(text)
-    line = implementation.remarks[-1].removeprefix("to declare this: ")
+    line, behind = implementation.remarks[-2:]
+    assert behind == (
+        "or, behind the target on a command line: --layout BLHD --mask hidden:BK --always causal --output out"
+    )
+    line = line.removeprefix("to declare this: ")
     assert line.startswith(
         '@implementation(layout="BLHD", mask="hidden:BK", always="causal", output="out", requires=('
     )
@@ -300,3 +305,92 @@ def test_what_a_row_without_keys_gets_is_found_where_lengths_must_be_equal(fitte
     assert implementation.always == ("causal",)
     assert implementation.mask_form == ("visible:BK" if shape else "")
     assert not broken(implementation, ("agrees_with_reference",))
+
+
+ADDED = """
+import numpy as np
+
+def attention(query, key, value, pad_mask=None):
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    scores = query @ key.swapaxes(-1, -2) * query.dtype.type(query.shape[-1] ** -0.5)
+    scores = scores if pad_mask is None else scores + pad_mask[:, None, None]
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return None, (weights / weights.sum(-1, keepdims=True) @ value).swapaxes(1, 2)
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("--layout BLHD --mask additive:BK --returns 1", ""),
+        (
+            "--layout BHLD",
+            "--layout BHLD was said, and its first call is right with --layout BLHD --returns 1",
+        ),
+        (
+            "--mask hidden:BK",
+            "pad_mask is said to be (B,K), True = hidden; its first calls show (B,K), added to",
+        ),
+    ],
+)
+def test_what_is_said_is_held_to_and_what_the_function_shows_instead_is_told(tmp_path, said, shown):
+    (tmp_path / "added.py").write_text(ADDED)
+    (implementation,) = probes.find(f"{tmp_path / 'added.py'}:attention --parameters pad_mask=mask {said}")
+    for name, value in implementation.adapters.items():
+        if name == "mask":
+            assert implementation.mask_form == value
+        elif name in ("layout", "returns"):
+            assert getattr(implementation, name) == value
+    told = [remark for remark in implementation.remarks if " said" in remark]
+    assert [remark.startswith(shown) for remark in told] == ([True] if shown else [])
+
+
+TWO_OR_FOUR = """
+import numpy as np
+
+def attention(query, key, value, mask=None):
+    scores = query @ key.swapaxes(-1, -2) * query.dtype.type(query.shape[-1] ** -0.5)
+    if mask is not None:
+        mask = mask[:, None, None] if mask.ndim == 2 else mask
+        scores = np.where(mask, scores, -1e30)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True) @ value
+"""
+SLICED = TWO_OR_FOUR.replace("        mask = mask[:, None, None] if mask.ndim == 2 else mask\n", "").replace(
+    "np.where(mask, ", "np.where(mask[:, :, :, : key.shape[2]], "
+)  # as models write it whose masks may be longer than the keys
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "said"),
+    [
+        (TWO_OR_FOUR, "visible:4D", "of two axes it is (B,K)"),
+        (TWO_OR_FOUR.replace("np.where(mask, ", "np.where(~mask, "), "hidden:4D", "of two axes it is (B,K)"),
+        (TWO_OR_FOUR.replace("[:, None, None]", "[:, None]").replace("== 2", "== 3"), "visible:4D", "three axes it is (B,Q,K)"),
+        (TWO_OR_FOUR.replace("[:, None, None]", ""), "", ""),
+        (SLICED, "visible:4D", "of fewer axes it makes an error"),
+        (SLICED.replace("np.where(mask[", "np.where(~mask["), "hidden:4D", "of fewer axes it makes an error"),
+    ],
+)  # fmt: skip
+def test_a_mask_of_fewer_axes_that_is_no_last_part_of_four_is_not_given(tmp_path, text, form, said):
+    implementation = found_in_a_file(tmp_path, text, "", "attention")
+    assert implementation.mask_form == form
+    assert [said in remark for remark in implementation.remarks if "not verified with fewer" in remark] == [
+        True
+    ] * bool(said)
+    assert not broken(implementation, ("mask_broadcasts", "agrees_with_reference"))
+
+
+def test_a_mask_of_two_axes_that_is_read_wrongly_is_found(tmp_path):
+    wrong = TWO_OR_FOUR.replace(
+        "[:, None, None]", "[:, None, None] & (np.arange(query.shape[2]) < 2)[:, None]"
+    )
+    implementation = found_in_a_file(tmp_path, wrong, "", "attention")
+    assert implementation.mask_form == ""
+    assert broken(implementation, ("mask_broadcasts",))
+
+
+def test_a_planted_error_in_a_mask_of_four_axes_is_found(tmp_path):
+    wrong = TWO_OR_FOUR.replace("np.where(mask, ", "np.where(mask[..., :1, :], ")
+    implementation = found_in_a_file(tmp_path, wrong, "", "attention")
+    assert broken(implementation, ("agrees_with_reference",))

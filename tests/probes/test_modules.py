@@ -10,6 +10,7 @@ from hypothesis import Phase
 
 import qkverify
 from qkverify import probes
+from qkverify.contract import adapters
 from qkverify.counterexamples.diagnosis import trial_of
 from qkverify.counterexamples.diagnosis.deadline import Deadline
 from qkverify.counterexamples.diagnosis.operations import claim_about
@@ -130,10 +131,11 @@ def test_a_planted_bug_is_broken_with_its_cause_whatever_the_weights_might_be(na
 
 
 REFUSED = {
-    "NamelessSize": "its argument 'zork' could mean anything\n  say what it is, in the file: attention = "
+    "NamelessSize": "its argument 'zork' could mean anything\n  say what it is: --sizes zork=WHAT, or in the file: attention = "
                     "qkverify.module(NamelessSize, sizes={'zork': ...})",
-    "UnknownParameter": "has a parameter 'offset' of shape (3, 7), whose name does not say what it is\n  say what it is, in the "
-                        "file: attention = qkverify.module(UnknownParameter, weights={'offset': ...})",
+    "UnknownParameter": "has a parameter 'offset' of shape (3, 7), whose name does not say what it is\n  say what it is: "
+                        "--weights offset=WHAT, or in the file: attention = "
+                        "qkverify.module(UnknownParameter, weights={'offset': ...})",
     "RaisesAlways": "raises an error on the plainest call, x of shape (2, 5, 12): RuntimeError: not today",
     "Normed": "has a norm, 'layer_norm', which multi_head_attention has not",
     "OneMatrixForAllHeads": "is not multi-head attention with a matrix for all heads together: qkv.weight has shape (12, 4), and "
@@ -142,7 +144,8 @@ REFUSED = {
     "Rotary": "has a rotary embedding, which multi_head_attention has no option for",
     "gelu": "has gelu, and that of encoder_layer relu",
     "NoModule": "is a class, and no torch.nn.Module",
-    "norm": "a layer norm alone is no operation of qkverify",
+    "GemmaMLP": "the gate of GemmaMLP has gelu, and that of swiglu SiLU",
+    "norm_without_bias": "whose weights are weight and bias, one axis each, and its parameters are: weight (8,)",
     "table": "a table of embeddings alone is no operation of qkverify",
 }  # fmt: skip
 
@@ -214,6 +217,52 @@ def test_modules_without_weights_are_functions_of_their_operation(name, operatio
     assert holds(implementation, law)
 
 
+@pytest.mark.parametrize(
+    ("name", "operation", "remark"),
+    [
+        ("norm", "layer_norm", "an instance of LayerNorm for 8 features"),
+        ("root_mean_square", "rms_norm", "weight is the weight"),
+        ("LayerNorm", "layer_norm", "a_2 is the weight\nb_2 is the bias"),
+        ("LlamaRMSNorm", "rms_norm", "weight is the weight"),
+        ("GemmaRMSNorm", "rms_norm", "weight is the weight"),
+    ],
+)
+def test_norms_are_taken_as_they_are(name, operation, remark):
+    implementation = of(name)
+    assert implementation.operation == operation
+    assert remark in said(name)
+    assert implementation.offers >= (
+        {"gradients"} if name in ("norm", "root_mean_square") else {"gradients", "eps"}
+    )
+    assert holds(implementation, f"{operation}_agrees_with_reference", "norm_gradients_agree_with_reference")
+
+
+GATED = ("swiglu_agrees_with_reference", "swiglu_gradients_agree_with_reference")
+
+
+@pytest.mark.parametrize("name", ["LlamaMLP", "mlp"])
+def test_gated_networks_are_taken_as_they_are(name):
+    assert of(name).operation == "swiglu"
+    assert "gate_proj.weight is w_gate, (out,in)" in said(name)
+    assert holds(of(name), *GATED)
+
+
+def test_a_gated_network_that_is_wrong_is_broken():
+    assert not holds(of("ActivatedProduct"), GATED[0])
+
+
+def test_an_inner_width_that_its_name_does_not_say_the_user_does():
+    with pytest.raises(NothingVerified, match=r'sizes=\{"\.\.\.": "inner"\}'):
+        of("NumberedMLP")
+    sized = qkverify.module(styles().NumberedMLP, sizes={"hidden_dim": "inner"})
+    assert holds(sized, GATED[0])
+
+
+@pytest.mark.filterwarnings("ignore:std")
+def test_a_norm_with_the_deviation_of_a_sample_is_broken():
+    assert not holds(of("SampleLayerNorm"), "layer_norm_agrees_with_reference")
+
+
 def test_building_leaves_the_random_state_as_it_was():
     module = styles()
     torch.manual_seed(7)
@@ -228,3 +277,42 @@ def test_an_instance_is_not_changed():
     assert holds(of("multi_head"), AGREES)
     assert instance.training
     assert all(torch.equal(x, before[name]) for name, x in instance.state_dict().items())
+
+
+ATTEND = """
+import torch
+
+class Attend(torch.nn.Module):
+    def forward(self, q, k, v, pad=None):
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        scores = q @ k.mT * q.shape[-1] ** -0.5
+        scores = scores if pad is None else scores.masked_fill(pad[:, None, None], -torch.inf)
+        return (scores.softmax(-1) @ v).transpose(1, 2), scores
+
+class Last(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q_proj = torch.nn.Linear(4, 4)
+
+    def forward(self, x):
+        return x
+"""
+
+
+def test_what_is_said_of_a_function_can_be_said_of_a_module_without_weights(tmp_path):
+    (tmp_path / "attend.py").write_text(ATTEND)
+    said = "--layout BLHD --returns 0 --parameters pad=mask --mask hidden:BK"
+    (implementation,) = probes.find(f"{tmp_path / 'attend.py'}:Attend {said}")
+    assert adapters.written(implementation.adapters) == said
+    assert (implementation.layout, implementation.returns, implementation.mask_form) == (
+        "BLHD",
+        0,
+        "hidden:BK",
+    )
+    assert not verify(
+        implementation, dtypes=("float64",), profile="glance", laws=("agrees_with_reference",)
+    ).failures
+    with pytest.raises(
+        UsageError, match=r"layout cannot be said of a module .*\n .*: weights, sizes, operation"
+    ):
+        probes.find(f"{tmp_path / 'attend.py'}:Last --layout BLHD")

@@ -10,7 +10,7 @@ import pytest
 
 from qkverify import probes
 from qkverify.contract.registry import TargetImportError
-from qkverify.errors import UsageError
+from qkverify.errors import NothingVerified, UsageError
 from qkverify.verification.checking import plan, verify
 
 TORCH = "import torch\n\n"
@@ -370,3 +370,24 @@ def attention(q, k, v, causal=True):
     facts = (implementation.requires, implementation.neutral, implementation.returns, implementation.layout,
              implementation.arrays, implementation.remarks)  # fmt: skip
     assert said.strip() == " ".join(map(str, facts))
+
+
+ONE_SIZE = """
+import numpy as np
+
+def attention(query, key, value):
+    if query.shape[-1] != 32:
+        raise ValueError("the size of a head is 32")
+    weights = np.exp(query @ key.swapaxes(-1, -2) * query.dtype.type(32 ** -0.5))
+    return weights / weights.sum(-1, keepdims=True) @ value
+"""
+
+
+def test_sizes_that_are_said_are_the_ones_that_are_tried(tmp_path):
+    (tmp_path / "one_size.py").write_text(ONE_SIZE)
+    target = f"{tmp_path / 'one_size.py'}:attention --requires"
+    (implementation,) = probes.find(f"{target} 'D == 32' --requires 'E == 32'")
+    assert implementation.requires[:2] == ("D == 32", "E == 32")
+    assert "G == H or G == 1" in implementation.requires
+    with pytest.raises(NothingVerified, match="none of the sizes that are tried keeps D == 33"):
+        probes.find(f"{target} 'D == 33'")

@@ -19,7 +19,9 @@ from qkverify.reference import (
     encoder_layer,
     feed_forward,
     layer_norm,
+    rms_norm,
     smoothed,
+    swiglu,
 )
 from qkverify.rounding import EXACT, Bounded
 
@@ -99,6 +101,28 @@ def test_the_norm_uses_all_features_of_one_token() -> None:
     loops = [[normed(token, w, 1, eps=0.1) for token in sequence] for sequence in x]
     check(loops, layer_norm, x, w["gain_1"], w["shift_1"], eps=0.1)
     assert (layer_norm(np.full((1, 1, M), 3.0), w["gain_1"], w["shift_1"]) == w["shift_1"]).all()
+
+
+def test_a_gated_network_is_two_sums_a_gate_and_a_third_for_each_token() -> None:
+    x, gate, up, down = normal(B, L, M), 3 * normal(M, F), normal(M, F), normal(F, M)
+
+    def opened(token: np.ndarray) -> np.ndarray:
+        gates = [math.fsum(token * column) for column in gate.T]
+        shares = [z / (1 + math.exp(-z)) for z in gates]
+        hidden = [share * math.fsum(token * column) for share, column in zip(shares, up.T, strict=True)]
+        return np.array([math.fsum(hidden * column) for column in down.T])
+
+    check([[opened(token) for token in sequence] for sequence in x], swiglu, x, gate, up, down)
+    assert swiglu(np.array([[[1e4]]]), -np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1))) == 0
+
+
+def test_the_root_mean_square_is_that_of_all_features_of_one_token() -> None:
+    x, w = normal(B, L, M), weights(2)
+    loops = [
+        [token / math.sqrt(math.fsum(token * token) / M + 0.1) * w["gain_1"] for token in row] for row in x
+    ]
+    check(loops, rms_norm, x, w["gain_1"], eps=0.1)
+    assert (rms_norm(np.zeros((1, 1, M)), w["gain_1"]) == 0).all()
 
 
 def test_an_encoder_layer_token_by_token() -> None:

@@ -42,6 +42,14 @@ NORMS = drawn(**{f"{name}_{i}": (M,) for name in ("gain", "shift") for i in (1, 
 TWO = {name: x for name, x in NORMS.items() if not name.endswith("3")}
 X, MEMORY = normal(B, L, M, seed=20), normal(B, K, M, seed=21)
 
+GATED = {"w_gate": normal(M, 5, seed=25), "w_up": normal(M, 5, seed=26), "w_down": normal(5, M, seed=27)}
+MERGED = {
+    "o_a": X,
+    "lse_a": normal(B, L, seed=22),
+    "o_b": normal(B, L, M, seed=23),
+    "lse_b": normal(B, L, seed=24),
+}
+
 Case = tuple[Callable[..., Any], Callable[..., Any], dict[str, Any], dict[str, Any]]
 
 
@@ -60,6 +68,16 @@ def under(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *arguments, **options: {name: function(*arguments, **options)}
 
 
+def merged_in_one(given: dict[str, Any]) -> Any:
+    """Output and log-sum-exp beside one another: (B,L,M+1)."""
+    output, lse = reference.merged_attention(*given.values())
+    return np.concatenate([output, lse[..., None]], axis=-1)
+
+
+def merged_in_one_vjp(given: dict[str, Any], upstream: Any) -> dict[str, Any]:
+    return reference.merged_attention_vjp(*given.values(), upstream[..., :-1], upstream[..., -1])
+
+
 def cases() -> dict[str, Case]:
     """Operation and options -> the function, its gradients, the arguments by name, the options."""
     by_name: dict[str, Case] = {
@@ -68,6 +86,9 @@ def cases() -> dict[str, Case]:
         "feed-forward": (plain(reference.feed_forward), plain(reference.feed_forward_vjp), {"x": X, **FEED}, {}),
         "norm": (plain(reference.layer_norm), plain(reference.layer_norm_vjp),
                  {"x": X, "gain": NORMS["gain_1"], "shift": NORMS["shift_1"]}, {"eps": 0.1}),
+        "SwiGLU": (plain(reference.swiglu), plain(reference.swiglu_vjp), {"x": X, **GATED}, {}),
+        "merged": (merged_in_one, merged_in_one_vjp, MERGED, {}),
+        "RMS norm": (plain(reference.rms_norm), plain(reference.rms_norm_vjp), {"x": X, "gain": NORMS["gain_1"]}, {"eps": 0.1}),
         "embedding": (lambda g: reference.embedding(TOKENS, g["table"]),
                       under("table", lambda g, u: reference.embedding_vjp(TOKENS, WORDS, u)), {"table": normal(WORDS, M)}, {}),
         "context": (lambda g, **o: reference.multi_head_attention(*[g[n] for n in ("x", *HEADS)], context=g["context"], **o),

@@ -506,6 +506,7 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[str, ...], tuple[str, ...]]] = 
     "multi-head": (lambda *a: reference.multi_head_attention(*a, heads=2), ("x", "w_q", "w_k", "w_v", "w_o"), ()),
     "feed_forward": (reference.feed_forward, ("x", "w_1", "b_1", "w_2", "b_2"), ()),
     "layer_norm": (reference.layer_norm, ("x", "gain", "shift"), ()),
+    "rms_norm": (reference.rms_norm, ("x", "gain"), ()),
     "cross_entropy": (
         lambda scores: reference.cross_entropy(scores, np.array([4, 0]), smoothing=0.1), ("logits",), ()),
     "cross_entropy_vjp": (

@@ -54,9 +54,27 @@ def test_few_groups_can_break_nothing():
     assert not score(many, many, np.zeros(many.size)).holds
 
 
-def test_a_number_that_is_none_holds_nowhere():
+@pytest.mark.parametrize("none", [np.nan, np.inf])
+def test_a_number_that_is_none_holds_nowhere(none):
     squares = np.ones(GROUPS)
-    assert not score(np.where(np.arange(GROUPS) == 3, np.nan, 0.0), squares, squares).holds
+    assert not score(np.where(np.arange(GROUPS) == 3, none, 0.0), squares, squares).holds
+
+
+def test_the_room_is_the_largest_sum_that_some_means_explain():
+    """Among means that may be, drawn and at the ends, none explains a sum that is not held to be right."""
+    rng, told = np.random.default_rng(4), set()
+    for lean in np.linspace(0.0, 3.0, 13):
+        means = rng.uniform(0.0, 1.0, GROUPS)
+        values = lean + rng.standard_normal(GROUPS)
+        explained = any(
+            (values - m).sum() <= REACH * np.linalg.norm(values - m)
+            for share in np.linspace(0, 1, 21)
+            for m in (means * share, np.minimum(means, np.maximum(values, 0) * share))
+        )
+        holds = score(values, np.ones(GROUPS), means).holds
+        assert holds or not explained
+        told.add(holds)
+    assert told == {True, False}
 
 
 def test_a_derivative_of_zero_is_refused():

@@ -13,11 +13,13 @@ import pytest
 from qkverify.contract import Implementation, describe, registry
 from qkverify.results import OperationTiming
 from qkverify.runs.run import Run
-from qkverify.strategies.operation_cases import OPERATION_SPECS, OperationCall
+from qkverify.strategies.operation_cases import OperationCall
+from qkverify.strategies.operations import OPERATION_SPECS
 from qkverify.timing import operation_times
 from qkverify.timing.measurement import Prepared, checked, run_of
+from qkverify.timing.operation_case import OperationCase
 from qkverify.timing.operation_check import thinned
-from qkverify.timing.operation_sizes import OPERATION_CASES, OperationCase
+from qkverify.timing.operation_sizes import OPERATION_CASES
 from qkverify.timing.sampling import FEWEST_ROUNDS
 
 

@@ -17,9 +17,9 @@ import qkverify.implementations.controls
 import qkverify.implementations.mutants
 from qkverify import reference
 from qkverify.contract import REGISTERED
-from qkverify.implementations import numpy_decode
+from qkverify.implementations import numpy_decode, numpy_gated, numpy_merged
 from qkverify.implementations.mutants import between_passes
-from qkverify.implementations.mutants.correct import layers, multi_head, positions
+from qkverify.implementations.mutants.correct import layers, multi_head, norms, positions
 from qkverify.implementations.mutants.correct.call import Call
 from qkverify.implementations.mutants.correct.planting import MUTANTS
 from qkverify.implementations.mutants.correct.split import SPLIT
@@ -32,7 +32,7 @@ from qkverify.reference.attention import attention
 from qkverify.reference.attention_vjp import attention_vjp
 from qkverify.reference.multi_head import multi_head_attention as reference_multi_head
 from qkverify.reference.softmax import softmax
-from qkverify.runs import score_tests
+from qkverify.runs import score_problems, score_tests
 from qkverify.runs.run import Run
 
 CLOSE = 1e-10  # float64 results that are equal but for rounding
@@ -195,6 +195,10 @@ FORWARD: dict[str, dict[str, Any]] = {
     "sink_is_not_in_the_maximum": {"sinks": np.array([1000.0]), "return_lse": True},
     "causal_path_forgets_the_sink": {**TOP, "sinks": np.array([1.0])},
     "output_has_the_key_size": {"D": 4, "E": 2},
+    "low_bias_hides": {"bias": np.array([-100.0])},
+    "products_are_clamped_as_in_half_precision": {"K": 8, "times": 1000.0, "dtype": np.float32},
+    "tiny_scale_counts_as_none": {"scale": 1e-6},
+    "hidden_block_ends_the_row_of_blocks": {"K": 130, "mask": np.arange(130) >= 64},
 }
 SIZES = tuple("BHGQKDE")
 
@@ -235,6 +239,8 @@ UPSTREAM = {
     "empty_row_keeps_its_infinite_lse": {"Q": 3, "K": 1, "causal": True},
     "last_tile_is_not_masked": {"K": 17, "bias": np.array([-2000.0])},
     "low_bias_is_taken_for_a_mask": {"bias": np.array([-10000.0])},
+    "row_hidden_by_the_bias_is_nan_backward": {"bias": np.array([-np.inf])},
+    "empty_half_of_a_tile_overflows": {"K": 64, "bias": np.array([-1000.0])},
 }
 
 
@@ -270,6 +276,11 @@ def far_apart(x: np.ndarray) -> np.ndarray:
     return wide[..., : x.shape[-1]]
 
 
+def backward(x: np.ndarray) -> np.ndarray:
+    """An equal view whose axes run backward through the memory."""
+    return np.flip(np.ascontiguousarray(np.flip(x)))
+
+
 def shorter(x: np.ndarray) -> np.ndarray:
     return np.concatenate([x, x + 1], axis=2)[:, :, : x.shape[2]]
 
@@ -280,6 +291,7 @@ LAYOUTS = {
     "innermost_stride_is_taken_for_one": (0, every_second, {"D": 3}),
     "values_are_read_by_the_strides_of_the_keys": (2, swapped, {"H": 2, "Q": 2}),
     "offsets_wrap": (1, far_apart, {"K": 4}),
+    "stride_is_taken_for_positive": (1, backward, {"K": 4}),
     "gradient_is_laid_out_like_the_parent": (1, shorter, {"H": 2, "K": 2}),
     "upstream_is_taken_for_contiguous": (3, swapped, {"H": 2, "Q": 2}),
 }
@@ -430,6 +442,90 @@ def test_a_bug_of_the_layers_shows(operation: str) -> None:
         taken = declared(bug.function.__name__).parameters
         options = next(given for given in every if given.keys() <= taken.keys())
         assert differs(bug.function(*arguments, **options), exact(*arguments, **options)), bug.name
+
+
+def test_a_bug_of_the_norms_shows() -> None:
+    """Of tokens with a mean, wider than a block, small beside eps; in float32, where a large mean takes a variance's digits."""
+    rng = np.random.default_rng(9)
+    x, weight, bias = 0.1 * rng.standard_normal((2, 3, 1100)) + 0.05, *rng.standard_normal((2, 1100))
+    eps = 0.3
+    given = {"layer_norm": (x, weight, bias), "rms_norm": (x, weight)}
+    correct = {name: (getattr(reference, name), getattr(norms, name)) for name in given}
+    for name, (exact, right) in correct.items():
+        assert not differs(right(*given[name], eps=eps), exact(*given[name], eps=eps))
+    bugs = [m for m in PLANTED if m.family == "norms"]
+    for bug in bugs:
+        declared_as = declared(bug.function.__name__)
+        arguments, exact = given[declared_as.operation], correct[declared_as.operation][0]
+        if declared_as.arrays == "torch":
+            leaf, *rest = (torch.from_numpy(array).requires_grad_() for array in arguments)
+            upstream = rng.standard_normal(x.shape)
+            got = bug.function(leaf, *rest, eps=eps)
+            assert not differs(got.detach().numpy(), exact(*arguments, eps=eps))
+            wanted = getattr(reference, f"{declared_as.operation}_vjp")(*arguments, upstream, eps=eps)["x"]
+            assert differs(torch.autograd.grad(got, leaf, torch.from_numpy(upstream))[0].numpy(), wanted), (
+                bug.name
+            )
+        elif bug.bug == "L065":
+            narrow = [array.astype(np.float32) for array in (x + 1000, weight, bias)]
+            assert np.isnan(bug.function(*narrow, eps=1e-5)).any()
+            assert np.isfinite(norms.layer_norm(*narrow, eps=1e-5)).all()
+        elif bug.bug == "L070":
+            assert np.isfinite(bug.function(x * np.nan, weight, bias, eps=eps)).all()
+        else:
+            assert differs(bug.function(*arguments, eps=eps), exact(*arguments, eps=eps)), bug.name
+    assert len(bugs) == 14
+
+
+def test_a_bug_of_a_merge_shows() -> None:
+    """Log-sum-exps near 1000, far from one another, and of -inf on both sides."""
+    rng = np.random.default_rng(11)
+    o_a, o_b = rng.standard_normal((2, 4, 3))
+    lse_a, lse_b = np.array([1000.0, 0.5, 2.0, -np.inf]), np.array([999.0, 0.25, -1500.0, -np.inf])
+    o_a[3] = o_b[3] = 0
+    exact = reference.merged_attention(o_a, lse_a, o_b, lse_b)
+    assert all(
+        not differs(x, y)
+        for x, y in zip(numpy_merged.merged_attention(o_a, lse_a, o_b, lse_b), exact, strict=True)
+    )
+    bugs = [m for m in PLANTED if m.family == "merged"]
+    assert len(bugs) == 6
+    for bug in bugs:
+        if declared(bug.function.__name__).arrays == "numpy":
+            got = bug.function(o_a, lse_a, o_b, lse_b)
+            assert any(differs(x, y) for x, y in zip(got, exact, strict=True)), bug.name
+            continue
+        leaves = [torch.from_numpy(x[1:2]).requires_grad_() for x in (o_a, lse_a, o_b, lse_b)]
+        output, lse = bug.function(*leaves)
+        assert not differs(output.detach().numpy(), exact[0][1:2])
+        above = np.ones((1, 3)), np.ones(1)
+        (slope,) = torch.autograd.grad([output, lse], leaves[1], [torch.from_numpy(x) for x in above])
+        wanted = reference.merged_attention_vjp(*(x.detach().numpy() for x in leaves), *above)["lse_a"]
+        assert differs(slope.numpy(), wanted)
+
+
+def test_a_bug_of_a_gate_shows() -> None:
+    """Of ordinary gates, of one that is so large that exponentials overflow, and of one that is NaN."""
+    rng = np.random.default_rng(12)
+    arrays = [rng.standard_normal(shape) for shape in ((1, 2, 3), (3, 4), (3, 4), (4, 3))]
+    exact, loud = reference.swiglu(*arrays), [arrays[0] * 2000, *arrays[1:]]
+    assert not differs(numpy_gated.swiglu(*arrays), exact)
+    bugs = [m for m in PLANTED if m.family == "gated"]
+    assert len(bugs) == 5
+    for bug in bugs:
+        if bug.bug == "L084":
+            leaves = [torch.from_numpy(x).requires_grad_() for x in arrays]
+            got, upstream = bug.function(*leaves), rng.standard_normal(exact.shape)
+            assert not differs(got.detach().numpy(), exact)
+            slope = torch.autograd.grad(got, leaves[1], torch.from_numpy(upstream))[0]
+            assert differs(slope.numpy(), reference.swiglu_vjp(*arrays, upstream)["w_gate"])
+        elif bug.bug == "L082":
+            assert np.isnan(bug.function(*loud)).any()
+            assert np.isfinite(numpy_gated.swiglu(*loud)).all()
+        elif bug.bug == "L083":
+            assert np.isfinite(bug.function(arrays[0] * np.nan, *arrays[1:])).all()
+        else:
+            assert differs(bug.function(*arrays), exact), bug.name
 
 
 def test_the_gradient_of_a_wrong_target_is_wrong() -> None:
@@ -618,25 +714,31 @@ def test_a_bug_of_automatic_differentiation_shows() -> None:
     assert differs(gradient.numpy(), exact)
 
 
-SYSTEMATIC_IN_OUTPUT = {
-    "log2_e_is_kept_in_bfloat16": 64,
-    "reciprocal_of_a_long_row_is_an_estimate": 640,
-}  # keys
-SYSTEMATIC_IN_GRADIENTS = (
-    "gradients_are_cut_off",
-    "log2_e_of_the_backward_pass_is_kept_in_bfloat16",
-    "delta_is_cut_off_twice",
-)
+LONG_ROWS = {"queries": 4, "keys": 640}
+SYSTEMATIC = {
+    "log2_e_is_kept_in_bfloat16": lambda run: score_tests.scale_of_output(
+        run, score_problems.two_levels(run, 0)
+    ),
+    "reciprocal_of_a_long_row_is_an_estimate": lambda run: score_tests.size_of_output(
+        run, score_problems.heads(run, 0, **LONG_ROWS)
+    ),
+    "gradients_are_cut_off": lambda run: score_tests.size_of_gradients(
+        run, score_problems.heads(run, 0, upstream=True)
+    ),
+    "log2_e_of_the_backward_pass_is_kept_in_bfloat16": lambda run: score_tests.scale_of_gradients(
+        run, score_problems.two_levels(run, 0, upstream=True)
+    ),
+    "delta_is_cut_off_twice": lambda run: score_tests.delta_of_gradients(
+        run, score_problems.alike_values(run, 0)
+    ),
+}
 
 
-@pytest.mark.parametrize("name", [*SYSTEMATIC_IN_OUTPUT, *SYSTEMATIC_IN_GRADIENTS])
+@pytest.mark.parametrize("name", SYSTEMATIC)
 def test_a_systematic_error_leans_one_way(name: str) -> None:
     """Further than right code may lean, in the mean over many heads."""
-    implementation, gradients = declared(name), name in SYSTEMATIC_IN_GRADIENTS
-    run = Run(implementation, "cpu", implementation.dtypes[0])
-    keys = SYSTEMATIC_IN_OUTPUT.get(name, 64)
-    problems = score_tests.heads(run, 0, queries=16 if gradients else 4, keys=keys, upstream=gradients)
-    scores = (score_tests.of_gradients if gradients else score_tests.of_output)(run, problems)
+    implementation = declared(name)
+    scores = SYSTEMATIC[name](Run(implementation, "cpu", implementation.dtypes[0]))
     assert max(score.margin for score in scores) > 1
 
 
@@ -1116,9 +1218,46 @@ def test_short_positions_are_read_in_pairs() -> None:
     assert differs(wrong(x, places.astype(np.int32)), exact)
 
 
+def test_rows_that_overlap_are_read_apart() -> None:
+    query, _, value = arrays(K=4)
+    windows = np.lib.stride_tricks.sliding_window_view(np.arange(5.0), 2)[None, None]  # (1,1,4,2)
+    wrong = FUNCTIONS["rows_are_taken_not_to_overlap"].function
+    assert differs(wrong(query, windows, value), wrong(query, np.ascontiguousarray(windows), value))
+
+
+def test_a_storage_offset_is_lost() -> None:
+    query, key, value = (torch.from_numpy(x) for x in arrays(K=4, dtype=np.float32))
+    biases = torch.arange(8.0)
+    wrong = FUNCTIONS["bias_is_read_from_the_start_of_its_storage"].function
+    assert not differs(
+        wrong(query, key, value, bias=biases[:4]), wrong(query, key, value, bias=biases[:4].clone())
+    )
+    inside = torch.tensor([9.0, 0, 3, 1, 5])[1:]
+    assert differs(wrong(query, key, value, bias=inside), wrong(query, key, value, bias=inside.clone()))
+
+
+def test_squares_of_large_values_are_infinite() -> None:
+    query, key, value = arrays(dtype=np.float32)
+    wrong = FUNCTIONS["values_are_divided_by_their_norm"].function
+    assert not differs(wrong(query, key, value), attention(*wide([query, key, value])))
+    large = value * np.float32(1e30)
+    assert np.isfinite(attention(*wide([query, key, large]))).all()
+    assert not np.isfinite(wrong(query, key, large)).any()
+
+
 def test_every_mutant_is_shown_to_be_wrong() -> None:
     text = Path(__file__).read_text()
-    whole_families = {"positions", "rotary", "rotary_pair", "embedding", "layers", "losses"}
+    whole_families = {
+        "positions",
+        "rotary",
+        "rotary_pair",
+        "embedding",
+        "layers",
+        "losses",
+        "gated",
+        "merged",
+        "norms",
+    }
     assert [
         m.name for m in PLANTED if m.family not in whole_families and f'"{m.function.__name__}"' not in text
     ] == []

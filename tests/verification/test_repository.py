@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from qkverify.cli.adapter_options import with_adapters
 from qkverify.errors import UsageError
 from qkverify.results import RunStart, Verdict, of_kind, read
 from qkverify.verification import known_failures, requested, selection, settings
@@ -225,7 +226,8 @@ def test_an_entry_for_several_laws_is_needed_while_one_of_them_fails(folder) -> 
     still = [verdict("thrice", "float32", "finding"), verdict("twice", "float32", "passed")]
     assert not known_failures.holding_again(entries, still)
     (said,) = known_failures.holding_again(entries, [verdict("thrice", "float32", "passed"), still[1]])
-    assert said == "holds again in 10 examples: thrice, twice; remove known.toml, entry 1 (line 1)"
+    held = "holds again in 10 examples: thrice, twice"
+    assert said == f"{held}; if it does with --profile thorough as well, remove known.toml, entry 1 (line 1)"
 
 
 @pytest.mark.parametrize(
@@ -396,3 +398,55 @@ def test_the_folder_of_counterexamples_is_ignored_by_git(folder) -> None:
     )
     assert done.returncode == 1
     assert (folder / ".qkverify" / ".gitignore").read_text() == "*\n"
+
+
+# What a repository says of its targets
+
+
+ADAPTED = """
+[tool.qkverify]
+targets = ["deep/kernel.py:attention", "other.py:attention --layout LD"]
+
+[tool.qkverify.adapters."deep/kernel.py:attention"]
+layout = "BLHD"
+returns = 0
+weights = {"c_attn.weight" = "qkv"}
+"""
+
+
+def test_adapters_of_a_table_hold_for_their_target_however_it_is_written(folder, monkeypatch) -> None:
+    (folder / "pyproject.toml").write_text(ADAPTED)
+    (folder / "deep").mkdir()
+    said = "--layout BLHD --returns 0 --weights c_attn.weight=qkv"
+    assert settings.read().given().targets == (
+        f"deep/kernel.py:attention {said}",
+        "other.py:attention --layout LD",
+    )
+    monkeypatch.chdir(folder / "deep")
+    here = settings.read().given(targets=["./kernel.py:attention --layout LD", "kernel.py:attention_vjp"])
+    assert here.targets == (f"./kernel.py:attention {said.replace('BLHD', 'LD')}", "kernel.py:attention_vjp")
+    assert with_adapters(["kernel.py:attention", "numpy_tiled"], {"returns": ["1"]}) == (
+        "kernel.py:attention --layout BLHD --returns 1 --weights c_attn.weight=qkv",
+        "numpy_tiled",
+    )
+    with pytest.raises(UsageError, match=r"--returns 1: of what\? Name the function"):
+        with_adapters(["numpy_tiled"], {"returns": ["1"]})
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        (
+            'layot = "BLHD"',
+            r"\[tool.qkverify.adapters.\"a:b\"\]: unknown adapter 'layot'. Did you mean 'layout'",
+        ),
+        ('layout = "BLDH"', r"adapters.\"a:b\"\]: layout: unknown layout 'BLDH'.*\n  layouts: BHLD"),
+        ("returns = true", "returns: True is not a word"),
+        ("requires = 3", "requires: 3 is neither a word nor a list of words"),
+        ('weights = "qkv"', "weights: 'qkv' gives no name a value"),
+    ],
+)
+def test_a_wrong_table_of_adapters_is_told_with_its_place(folder, table: str, said: str) -> None:
+    (folder / "pyproject.toml").write_text(f'[tool.qkverify.adapters."a:b"]\n{table}\n')
+    with pytest.raises(UsageError, match=said):
+        settings.read()

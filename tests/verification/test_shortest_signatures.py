@@ -19,7 +19,7 @@ from qkverify import probes
 from qkverify.contract import Implementation, describe
 from qkverify.contract.operations import DESCRIBED
 from qkverify.errors import HarnessError, UnsupportedCase
-from qkverify.strategies.operation_cases import OPERATION_SPECS
+from qkverify.strategies.operations import OPERATION_SPECS
 from qkverify.verification.checking import Cell, applicable, law_book, prepare
 from qkverify.verification.laws import Law
 

@@ -44,7 +44,9 @@ def test_right_code_is_not_accused(name, dtype, tmp_path, monkeypatch):
     for law in LAWS.values():
         verdict = check(law, prepare(cell(implementation, dtype)), max_examples=1)
         assert verdict.outcome == "passed", verdict
-        assert 0 <= verdict.margin < 0.3
+        assert (
+            0 <= verdict.margin < 0.6
+        )  # more is beyond five standard errors, and a law makes 42 tests at most
 
 
 def test_a_law_of_the_output_counts_as_a_comparison_with_the_reference(tmp_path, monkeypatch):

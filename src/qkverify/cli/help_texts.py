@@ -23,6 +23,7 @@ COMMANDS = {
         (
             "qkverify verify mine.py:attention --profile quick",
             "qkverify verify torch.nn.functional:scaled_dot_product_attention --dtype float32",
+            "qkverify verify mine.py:attention --layout BLHD --mask additive:BK --constants block_size=16",
             "qkverify verify numpy_tiled --law 'causal_*'",
             "qkverify verify --strict --junit verdicts.xml        # the targets of pyproject.toml, in CI",
         ),

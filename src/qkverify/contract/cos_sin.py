@@ -15,8 +15,8 @@ import ml_dtypes
 import numpy as np
 
 from qkverify.contract import frameworks
+from qkverify.contract.fixed_parameters import BASE
 
-BASE = 10000.0
 AXES = ("L", "1L", "11L", "BL", "B1L", "BL1")  # of a table, before its last one
 
 
@@ -74,14 +74,15 @@ class OfPositions:
     def with_tables(self, tables: Tables) -> OfPositions:
         return OfPositions(self.adapted, self.arrays, tables)
 
-    def __call__(self, *arguments: Any) -> Any:
+    def __call__(self, *arguments: Any, **constants: Any) -> Any:
         *arrays, positions = arguments
         at = np.asarray(frameworks.get(self.arrays).to_numpy(positions))
         if at.ndim == 2 and "B" not in self.tables.axes and not self.tables.indexed:
-            return self._by_entry(arrays, at)
+            return self._by_entry(arrays, at, constants)
         rows = np.arange(int(at.max(initial=0)) + 1) if self.tables.indexed else at
         angles = self.tables.angles(rows, int(arrays[0].shape[-1]))
-        return self.turned(arrays, angles, {"position_ids": positions} if self.tables.indexed else {})
+        indices = {"position_ids": positions} if self.tables.indexed else {}
+        return self.turned(arrays, angles, {**constants, **indices})
 
     def turned(self, arrays: Sequence[Any], angles: np.ndarray, options: dict[str, Any]) -> Any:
         """What the function gives for tables of these angles, (B,H,L,D)."""
@@ -101,12 +102,14 @@ class OfPositions:
             return tuple(self._laid(x) for x in result)
         return self._laid(result)
 
-    def _by_entry(self, arrays: Sequence[Any], at: np.ndarray) -> Any:
+    def _by_entry(self, arrays: Sequence[Any], at: np.ndarray, constants: dict[str, Any]) -> Any:
         """Each batch entry by a call of its own, with its own positions."""
         framework = frameworks.get(self.arrays)
         calls = [
             self.turned(
-                [x[entry : entry + 1] for x in arrays], self.tables.angles(rows, int(arrays[0].shape[-1])), {}
+                [x[entry : entry + 1] for x in arrays],
+                self.tables.angles(rows, int(arrays[0].shape[-1])),
+                constants,
             )
             for entry, rows in enumerate(at)
         ]

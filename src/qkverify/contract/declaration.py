@@ -9,15 +9,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from qkverify import foreign_text
-from qkverify.contract import cos_sin, empty_rows, frameworks, losses, mask_forms
-from qkverify.contract.axes import LAYOUTS
-from qkverify.contract.modules_used import FRAMEWORKS, unwrapped
+from qkverify.contract import adapters, cos_sin, empty_rows, fixed_parameters, frameworks, losses, mask_forms
+from qkverify.contract.modules_used import unwrapped
 from qkverify.contract.operations import DESCRIBED
 from qkverify.contract.options import (
     ATTENTIONS,
     DEVICES,
     DTYPES,
     EVERY_KEY,
+    FURTHER,
     OPERATIONS,
     OPTIONS,
     SEMANTICS,
@@ -109,7 +109,16 @@ class Implementation:
     unknown: tuple[str, ...] = ()  # its parameters that mean nothing here, and "**kwargs"; see `parameters`
     declared: bool = False  # by @implementation; an undeclared function's limits are found out
     summary: str = ""
-    file: str = ""
+    file: str = ""  # of the function
+    declared_in: str = ""  # the file of the @implementation, which may be another
+    adapters: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # what was said of it beside its code, where it has no @implementation; see `adapters`
+
+    @property
+    def home(self) -> str:
+        """The file in which another process finds it again."""
+        return self.declared_in or self.file
 
     def slow(self, device: str) -> bool:
         """Whether one call takes so long there that problems must be small as well as few."""
@@ -198,7 +207,18 @@ class Implementation:
             standard = float(max(size, 1) ** -0.5) if value == STANDARD_SCALE else value
             if value != EVERY_KEY:  # the run makes it
                 keywords.setdefault(self.parameters[name], standard)
-        return {**self.constants, **keywords}
+        every = {
+            n: size if value == fixed_parameters.LAST_AXIS else value for n, value in self.constants.items()
+        }
+        return {**every, **keywords}
+
+    def keywords_of_vjp(self, keywords: Mapping[str, Any]) -> dict[str, Any]:
+        """Keywords of a call, for its gradient function `vjp`: what every call passes may be of the forward pass alone."""
+        if self.vjp is None or not self.constants:
+            return dict(keywords)
+        takes_all = any(mark.startswith("**") for mark in open_parameters(self.vjp))
+        kept = {*keywords} if takes_all else {*parameter_names(self.vjp)}
+        return {name: value for name, value in keywords.items() if name in kept or name not in self.constants}
 
     @property
     def entry(self) -> Callable[..., Any]:
@@ -259,6 +279,8 @@ def implementation(function: Function | None = None, **declared: Any) -> Any:
     - `output`: the parameter that it writes the output to, where it returns none
     - `mask`: what a mask is, such as "hidden:BK" (see `contract.mask_forms`)
     - `always`: options that every call of it has: "causal"
+    - `parameters`: its own parameter -> the option that it is, such as `{"pad": "mask"}`
+    - `constants`: parameter -> what every call passes for it, such as `{"block_size": 16}`
     - `vjp`: a function of query, key, value and upstream gradient that returns the gradients
     - `differentiable`: whether it has gradients
     - `convention`: the library whose parameter names it follows
@@ -269,20 +291,30 @@ def implementation(function: Function | None = None, **declared: Any) -> Any:
     - every convention in which libraries differ, such as `causal_alignment="bottom-right"`; `empty_rows` may have a value for
       each way to hide keys: `{"bias": "nan", "key_lengths": "zero"}`
 
+    Of a class or an instance of torch.nn.Module: `weights`, `sizes` and `operation`, as `qkverify.module` takes them.
+
     Raises UsageError for any other word, and for a value that does not exist.
     """
 
+    caller = sys._getframe(1).f_globals.get("__file__") or ""
+
     def register(target: Function) -> Function:
-        REGISTERED.append(replace(describe(target, **declared), declared=True))
+        from qkverify.contract import modules  # here: it needs this module
+
+        if modules.is_module(target):
+            described = modules.adapted(modules.module(target), declared)
+        else:
+            described = replace(describe(target, **declared), declared=True)
+        REGISTERED.append(replace(described, declared_in=caller))
         return target
 
     return register if function is None else register(function)
 
 
 _FIELDS = {
-    "name", "operation", "arrays", "dtypes", "devices", "layout", "requires", "exclusive", "precision", "available",
-    "vjp", "differentiable", "findings", "tile", "effort", "compiles", "returns", "summary", "convention",
-    "mask", "always", "output",
+    "name", "dtypes", "devices", "exclusive", "precision", "available",
+    "vjp", "differentiable", "findings", "tile", "effort", "compiles", "summary", "convention",
+    *(name for name, adapter in adapters.ADAPTERS.items() if not adapter.of_modules),
 }  # fmt: skip
 
 
@@ -291,12 +323,13 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
     for word in declared:
         if word not in _FIELDS and word not in SEMANTICS:
             raise UsageError.unknown("declaration", word, _FIELDS | SEMANTICS.keys())
+    declared = declared | adapters.checked(
+        {word: value for word, value in declared.items() if word in adapters.ADAPTERS and value}
+    )
     signature = parameter_names(function)
     written = declared["output"] if "output" in declared else output_parameter(function)
     names = [name for name in signature if name != written]
     operation = declared.get("operation") or operation_of(function, names)
-    if operation not in OPERATIONS:
-        raise UsageError.unknown("operation", operation, OPERATIONS)
     arrays = declared.get("arrays") or framework_of(function)
     if (count := cos_sin.reads(names)) and operation in ("rotary", "rotary_pair"):
         names = [
@@ -304,17 +337,28 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
             *(name for name in names[count + 2 :] if name not in ("position_ids", "unsqueeze_dim")),
         ]
         function = cos_sin.OfPositions(function, arrays, cos_sin.Tables())
-    if arrays not in FRAMEWORKS:
-        raise UsageError.unknown("framework", arrays, FRAMEWORKS)
     style = declared.get("convention") or signature_style_of(names, arrays)
     convention = SIGNATURE_STYLES.get(style)
     parameters = options_of(names, convention, operation)
-    constants = losses.constants(parameters_of(function)) if operation == "cross_entropy" else {}
-    unknown = tuple(name for name in unknown_among(names, parameters, operation) if name != "reduction")
+    renamed, passed = declared.get("parameters") or {}, declared.get("constants") or {}
+    _check_parameters(function, names, {**renamed, **passed})
+    parameters = {name: own for name, own in parameters.items() if own not in {**renamed, **passed}}
+    parameters |= {_option(option, operation): own for own, option in renamed.items()}
+    constants = _constants(function, operation) | passed
+    spelled = {name for name in names if name.lower() in fixed_parameters.known(operation)}
+    unknown = tuple(
+        name
+        for name in unknown_among(names, parameters, operation)
+        if name not in {"reduction", *passed, *spelled}
+    )
+    parameters = {name: own for name, own in parameters.items() if own not in spelled}
     offers = set(parameters) - {"grouped_heads", "reduction", *unknown}
-    always = _always(declared.get("always", ()))
+    always = declared.get("always", ())
     offers |= {*always}
     mask_form = mask_forms.checked(declared["mask"]) if declared.get("mask") else ""
+    if declared.get("mask") and "mask" not in parameters:
+        raise UsageError(f"mask: none of the parameters {', '.join(names)} is known to be a mask\n"
+                         '  say which: parameters={"NAME": "mask"} (--parameters NAME=mask)')  # fmt: skip
     if mask_form.startswith("additive") and "mask" in parameters:
         parameters.setdefault("bias", parameters["mask"])
         offers.add("bias")
@@ -340,9 +384,7 @@ def describe(function: Callable[..., Any], **declared: Any) -> Implementation:
             _checked("dtype", d, DTYPES) for d in _several(declared.get("dtypes") or default_dtypes(arrays))
         ),
         devices=tuple(_checked("device", d, DEVICES) for d in _several(declared.get("devices", ("cpu",)))),
-        layout=_checked(
-            "layout", declared.get("layout") or (convention.layout if convention else "BHLD"), tuple(LAYOUTS)
-        ),
+        layout=declared.get("layout") or (convention.layout if convention else "BHLD"),
         requires=_rules(declared.get("requires", convention.requires if convention else ())),
         exclusive=tuple(declared.get("exclusive", convention.exclusive if convention else ())),
         precision=_per_dtype(declared.get("precision", {})),
@@ -420,10 +462,31 @@ def _semantics(declared: Mapping[str, Any]) -> dict[str, str]:
     return chosen
 
 
-def _always(declared: Sequence[str] | str) -> tuple[str, ...]:
-    return tuple(
-        _checked("option that a function may always have", name, ("causal",)) for name in _several(declared)
-    )
+def _check_parameters(function: Callable[..., Any], names: Sequence[str], said: Mapping[str, Any]) -> None:
+    """Raise UsageError for a parameter that the function has not."""
+    for name in said:
+        if name not in names and not any(mark.startswith("**") for mark in open_parameters(function)):
+            raise UsageError.unknown("parameter", name, names)
+
+
+def _constants(function: Callable[..., Any], operation: str) -> dict[str, Any]:
+    """What every call passes, because the function's own default is another operation."""
+    if operation == "cross_entropy":
+        return losses.constants(parameters_of(function))
+    if operation not in fixed_parameters.FIXED:
+        return {}
+    try:
+        return fixed_parameters.constants(parameters_of(function), operation)
+    except ValueError:  # a built-in without a signature
+        return {}
+
+
+def _option(name: str, operation: str) -> str:
+    """The option of an operation. Raises UsageError."""
+    if operation in ATTENTIONS:
+        return _checked("option", name, (*OPTIONS, *FURTHER))
+    described = [word for words in DESCRIBED[operation].options for word in words.split(", ")]
+    return _checked("option", name, described)
 
 
 def _per_dtype(precision: Any) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """How a function takes a mask that is not the contract's bool (True = may attend) of all axes (B,H,Q,K).
 
 A form is written "KIND:AXES", such as "hidden:BK". `KINDS` says what a value means; of the axes B, H, Q, K the named ones are
-there, and a 1 stands for an axis of length one. A mask that differs along an axis that the form leaves out is not taken.
+there, and a 1 stands for an axis of length one. "4D" is all of them, always written, each whole or of length one. A mask that
+differs along an axis that the form leaves out is not taken.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
 )
 OF_BOOLS = ("visible", "hidden")
 FULL = "BHQK"
+FOUR = "4D"  # of a function that reads a mask of two axes as (B,K), or one of three as (B,Q,K)
 FEWER = ("BQK", "QK", "BK")  # axes of a mask that is not given with all four
 ONES = ("B1QK", "11QK", "B11K")  # four axes, some of length one
 
@@ -37,7 +39,7 @@ def checked(form: str) -> str:
     kind, _, axes = form.partition(":")
     if kind not in KINDS:
         raise UsageError.unknown("kind of mask", kind, KINDS)
-    every = (FULL, *FEWER, *ONES)
+    every = (FULL, FOUR, *FEWER, *ONES)
     if axes and axes not in every:
         raise UsageError.unknown("axes of a mask", axes, every)
     form = f"{kind}:{axes or FULL}"
@@ -47,16 +49,18 @@ def checked(form: str) -> str:
 def words(form: str) -> str:
     """ "(B,K), True = hidden" """
     kind, axes = form.split(":")
-    return f"({','.join(axes)}), {KINDS[kind]}"
+    shown = "always of four axes" if axes == FOUR else f"({','.join(axes)})"
+    return f"{shown}, {KINDS[kind]}"
 
 
 def axes_of(form: str) -> str:
     """The axes along which a mask of this form may differ: "BK"."""
-    return form.partition(":")[2].replace("1", "") if form else FULL
+    axes = form.partition(":")[2].replace("1", "")
+    return FULL if axes in ("", FOUR) else axes
 
 
 def takes_all_axes(form: str) -> bool:
-    return form.endswith(f":{FULL}")
+    return form.endswith((f":{FULL}", f":{FOUR}"))
 
 
 def as_taken(mask: np.ndarray, form: str, sizes: Mapping[str, int], dtype: Any) -> np.ndarray:
@@ -64,8 +68,7 @@ def as_taken(mask: np.ndarray, form: str, sizes: Mapping[str, int], dtype: Any) 
 
     An additive one and floats are of `dtype`. Raises UnsupportedCase if the form has no place for it.
     """
-    kind, axes = form.split(":")
-    return _valued(mask if axes == FULL else reduced(mask, form, sizes), kind, dtype)
+    return _valued(reduced(mask, form, sizes), form.partition(":")[0], dtype)
 
 
 def reduced(array: np.ndarray, form: str, sizes: Mapping[str, int]) -> np.ndarray:
@@ -73,6 +76,8 @@ def reduced(array: np.ndarray, form: str, sizes: Mapping[str, int]) -> np.ndarra
     axes = form.partition(":")[2]
     if axes == FULL:
         return array
+    if axes == FOUR:
+        return array.reshape((1,) * (len(FULL) - array.ndim) + array.shape)
     whole = np.broadcast_to(array, tuple(sizes[letter] for letter in FULL))
     first = tuple(slice(None) if letter in axes else slice(1) for letter in FULL)
     cut = (

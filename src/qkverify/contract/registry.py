@@ -1,4 +1,5 @@
-"""Finding implementations: the folder, entry points, `module:function`, `path/file.py:function`, or a function itself.
+"""Finding implementations: the folder, entry points, `module:function`, `path/file.py:function`, or a function itself. What is no
+implementation of the folder may have `adapters` behind it: `path/file.py:function --layout BLHD`.
 
 The folder is `implementations/` of the checkout, or the copy that the wheel carries; files of its subfolders (the planted
 bugs) are loaded only when their path is given. Third parties register a module under the entry point group
@@ -17,12 +18,12 @@ import operator
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from qkverify import foreign_text
@@ -30,6 +31,7 @@ from qkverify.contract import (
     NAME,
     REGISTERED,
     Implementation,
+    adapters,
     callables,
     describe,
     frameworks,
@@ -117,11 +119,14 @@ def load_folder() -> list[Implementation]:
 
 
 def registered_by(module: ModuleType) -> list[Implementation]:
-    """What a module declared with `@implementation`, in the order of its file."""
+    """What a module declared with `@implementation`, in the order of its file; of functions that it imports too."""
+    files = [module.__file__] if getattr(module, "__file__", None) else []
     return [
         with_defaults(implementation)
         for implementation in REGISTERED
-        if module.__name__ == implementation.function.__module__ or module.__file__ == implementation.file
+        if module.__name__ == implementation.function.__module__
+        or implementation.file in files
+        or implementation.declared_in in files
     ]
 
 
@@ -131,16 +136,38 @@ def find(target: str | Callable[..., Any] | Implementation) -> list[Implementati
         return [target]
     if not isinstance(target, str):
         if modules.is_module(target):
-            return [modules.module(target)]
+            return [_declared(target) or modules.module(target)]
         if refused := modules.refusal(target, str(getattr(target, "__name__", type(target).__name__))):
             raise NothingVerified(refused)
         return [_declared(target) or with_defaults(describe(target))]
+    target, words = adapters.split(target)
+    if words:
+        return [_adapted(target, words)]
+    return _of_text(target)
+
+
+def _adapted(target: str, words: Mapping[str, Any]) -> Implementation:
+    """The one function or module of a target, with what was said of it. Raises UsageError for one that declares it itself."""
+    said = adapters.written(words)
+    if ":" not in target:
+        raise UsageError(
+            f"{target} {said}: this is said of module:function or path/file.py:function, and {target} is neither"
+        )
+    (found,) = _of_text(target, words)
+    if found.declared or not found.adapters:
+        raise UsageError(
+            f"{target} {said}: it is declared in {Path(found.home).name}; say it there: {adapters.as_keywords(words)}"
+        )
+    return found
+
+
+def _of_text(target: str, words: Mapping[str, Any] = MappingProxyType({})) -> list[Implementation]:
     place, _, attribute = target.rpartition(":") if ":" in target else (target, "", "")
     if place.endswith(".py") or "/" in place:
-        return _of_module(load_file(place), attribute, target)
+        return _of_module(load_file(place), attribute, target, words)
     if attribute:
         module, further = _imported_as_far(place, target)
-        return _of_module(module, f"{further}{attribute}", target)
+        return _of_module(module, f"{further}{attribute}", target, words)
     names = {implementation.name: implementation for implementation in load_folder()}
     if target in names:
         return [names[target]]
@@ -154,14 +181,19 @@ def find(target: str | Callable[..., Any] | Implementation) -> list[Implementati
     raise UsageError(f"{unknown}\n  or give module:function, or path/to/file.py:function")
 
 
-def reload_implementation(name: str, file: str, function: str) -> Implementation:
-    """The implementation in another process: by its file, which spares all other imports, or by its name.
+def reload_implementation(name: str, file: str, function: str, said: str = "") -> Implementation:
+    """The implementation in another process: what its file declares under its name, else the function of its file, which spares
+    all other imports, else by its name. `said` are its adapters, as written behind a target.
 
     Raises UsageError where it was made on the fly and stands in no file.
     """
-    for target in (*(f"{file}:{attribute}" for attribute in (name, function)), name):
+    with contextlib.suppress(UsageError):
+        for declared in registered_by(load_file(file)):
+            if declared.name == name:
+                return declared
+    for target in (*(f"{file}:{attribute}" for attribute in (name.rpartition(":")[2], function)), name):
         with contextlib.suppress(UsageError):
-            return find(target)[0]
+            return find(f"{target} {said}" if said else target)[0]
     raise UsageError(f"{name} cannot be loaded again in another process: define it in a file")
 
 
@@ -279,7 +311,9 @@ def _imported_as_far(place: str, target: str) -> tuple[ModuleType, str]:
         raise
 
 
-def _of_module(module: ModuleType, attribute: str, target: str) -> list[Implementation]:
+def _of_module(
+    module: ModuleType, attribute: str, target: str, words: Mapping[str, Any]
+) -> list[Implementation]:
     declared = registered_by(module)
     if not attribute:
         if not declared:
@@ -298,33 +332,51 @@ def _of_module(module: ModuleType, attribute: str, target: str) -> list[Implemen
             raise UsageError.unknown("function", attribute, functions)
         owner, value = value, getattr(value, part)
     if modules.is_module(value):
-        value = modules.module(value)
+        value = _declared(value, module) or modules.module(value)
     if isinstance(value, Implementation):
+        value = modules.adapted(value, words, target) if words else value
         return [replace(value, name=_short(target), file=module.__file__ or value.file)]
     if refused := modules.refusal(value, target):
         raise NothingVerified(refused)
     if not callable(value):
         raise UsageError(f"{target} is a {type(value).__name__}, not a function")
-    if declaration := _declared(value):
+    if declaration := _declared(value, module):
         return [declaration]
     callables.check_method(value, owner, target)
     callables.check_arrays(value, target, parameter_names(value))
-    described = replace(with_defaults(describe(value)), name=_short(target))
+    described = replace(_described(value, words, target), name=_short(target))
     stands = callables.behind(value) is value and (
         inspect.isroutine(value) or isinstance(value, functools.partial)
     )
     return [described if stands else replace(described, file=module.__file__ or described.file)]
 
 
-def _declared(function: Callable[..., Any]) -> Implementation | None:
-    return next(
-        (
-            with_defaults(implementation)
-            for implementation in REGISTERED
-            if function in (implementation.function, getattr(implementation.function, "adapted", None))
-        ),
-        None,
-    )
+def _described(function: Callable[..., Any], words: Mapping[str, Any], target: str) -> Implementation:
+    """A function that nobody declared. Raises UsageError for what is said of it and cannot be."""
+    if not words:
+        return with_defaults(describe(function))
+    if foreign := [name for name in words if adapters.ADAPTERS[name].of_modules]:
+        raise UsageError(f"{target}: --{foreign[0]} is about a torch.nn.Module, and this is a function")
+    try:
+        return replace(with_defaults(describe(function, **words)), adapters=dict(words))
+    except UsageError as error:
+        raise UsageError(f"{target} {adapters.written(words)}: {error}") from None
+
+
+def _declared(function: Callable[..., Any], module: ModuleType | None = None) -> Implementation | None:
+    """What was declared of a function, by this module if it did."""
+    declared = [
+        with_defaults(implementation)
+        for implementation in REGISTERED
+        if any(function is known for known in _behind(implementation.function))
+    ]
+    here = getattr(module, "__file__", None)
+    return min(declared, key=lambda implementation: implementation.declared_in != here, default=None)
+
+
+def _behind(function: Any) -> tuple[Any, ...]:
+    """A function, and what it was made of: a loss or a rotary function, a module."""
+    return function, getattr(function, "adapted", None), getattr(function, "module", None)
 
 
 def _short(target: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from qkverify.contract import losses
+from qkverify.contract.operations import DESCRIBED
 from qkverify.contract.options import ATTENTIONS, FURTHER, OPERATIONS, OPTIONS
 
 
@@ -128,7 +129,8 @@ def options_of(names: Sequence[str], convention: SignatureStyle | None, operatio
     required = len(OPERATIONS[operation])
     table = convention.names if convention else {**SPELLINGS, **{name: name for name in (*OPTIONS, *FURTHER)}}
     if operation not in ATTENTIONS:
-        spelled = losses.SPELLINGS if operation == "cross_entropy" else {}
+        spelled = {other: name for name, others in DESCRIBED[operation].spellings.items() for other in others}
+        spelled |= losses.SPELLINGS if operation == "cross_entropy" else {}
         return {spelled.get(name, name): name for name in names[required:]}
     # Where two parameters mean the same, the first counts, but a mask of padding after one of all axes.
     known = sorted((name for name in names[required:] if name in table), key=lambda name: "padding" in name)

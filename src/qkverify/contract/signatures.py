@@ -72,7 +72,8 @@ def operation_of(function: Callable[..., Any], names: Sequence[str]) -> str:
     """The operation that a function computes, read off its parameter names."""
     lowered = [name.lower() for name in names]
     for operation, required in OPERATIONS.items():
-        if operation not in ("attention", "softmax") and tuple(lowered[: len(required)]) == required:
+        alone = operation not in ("attention", "softmax") and not DESCRIBED[operation].named
+        if (alone and tuple(lowered[: len(required)]) == required) or _is_named(function, lowered, operation):
             return operation
     if count := cos_sin.reads(names):
         return ("rotary", "rotary_pair")[count - 1]
@@ -80,7 +81,7 @@ def operation_of(function: Callable[..., Any], names: Sequence[str]) -> str:
         return "cross_entropy"
     if lowered[:1] == ["self"]:  # a method of arrays: the first is the query
         lowered[0] = "query"
-    if len(lowered) >= 3 and [n[0] for n in lowered[:3]] == ["q", "k", "v"]:
+    if len(lowered) >= 3 and [n.removeprefix("x")[:1] for n in lowered[:3]] == ["q", "k", "v"]:
         packed = len(lowered) >= 5 and all("cu_seq" in name for name in lowered[3:5])
         return "packed_attention" if packed else "attention"
     if "softmax" in _plain_name(function).lower():
@@ -90,10 +91,33 @@ def operation_of(function: Callable[..., Any], names: Sequence[str]) -> str:
     raise UsageError(
         f"cannot tell what {_plain_name(function)}({', '.join(names)}) computes. Name its first parameters as in one of these:\n"
         + "\n".join(
-            f"  {operation}({', '.join(required)}, ...)" for operation, required in OPERATIONS.items()
+            f"  {operation}({', '.join(required)}, ...)" + ", by that name" * bool(DESCRIBED[operation].named)
+            for operation, required in OPERATIONS.items()
         )
-        + "\nor declare it: @implementation(operation=...); `qkverify list operations` explains each"
+        + "\nor say it: --operation NAME, or @implementation(operation=...); `qkverify list operations` explains each"
     )
+
+
+def _is_named(function: Callable[..., Any], lowered: Sequence[str], operation: str) -> bool:
+    """Whether a function's name says that it is the operation, and its parameters after the first are called as that's."""
+    described = DESCRIBED[operation]
+    names = [(name, *described.spellings.get(name, ())) for name in OPERATIONS[operation]]
+    return (
+        named_after(_plain_name(function), operation)
+        and len(lowered) >= len(names)
+        and all(given in known for given, known in zip(lowered[1:], names[1:], strict=False))
+    )
+
+
+FURTHER_STEPS = re.compile(
+    "add|resid|gelu|silu|swish|relu|gate|linear|proj|matmul|gemm(?!a)|drop|quant|fp8|int8|backward|bwd|grad|rope|rotary|group|batch|instance"
+)
+
+
+def named_after(name: str, operation: str) -> bool:
+    """Whether a function or a class has the name of an operation, and of no further step: layernorm_linear is none."""
+    plain = name.lower().replace("_", "")
+    return any(word in plain for word in DESCRIBED[operation].named) and not FURTHER_STEPS.search(plain)
 
 
 def framework_of(function: Callable[..., Any]) -> str:

@@ -23,7 +23,8 @@ from qkverify.counterexamples.diagnosis.operations.drawn import ASKED, as_exampl
 from qkverify.counterexamples.own_derivative import follows_own_output
 from qkverify.problem.attention_problem import Problem
 from qkverify.runs.run import Run
-from qkverify.strategies.operation_cases import OPERATION_SPECS, OperationCall, example
+from qkverify.strategies.operation_cases import OperationCall, example
+from qkverify.strategies.operations import OPERATION_SPECS
 
 SECONDS = 1.0  # what it may cost: no call starts after that
 MOST = 8  # problems of one example that are called again

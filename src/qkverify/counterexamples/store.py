@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from qkverify import foreign_text
-from qkverify.contract import DEVICES, DTYPES
+from qkverify.contract import DEVICES, DTYPES, adapters
 from qkverify.counterexamples import scripts
 from qkverify.errors import UsageError
 from qkverify.problem.attention_problem import Problem
@@ -43,7 +43,8 @@ def store(law: Law, run: Run, *, scripted: bool = True) -> str:
     function = getattr(implementation.function, "__name__", "") or implementation.name.rpartition(":")[2]
     record = {
         "law": law.name, "law_file": law.file, "implementation": implementation.name,
-        "file": implementation.file, "function": function,
+        "file": implementation.home, "function": function,
+        **({"adapters": adapters.written(implementation.adapters)} if implementation.adapters else {}),
         "device": run.device, "dtype": run.dtype,
         "drawn": {name: encode(value) for name, value in run.failing.items()},
     }  # fmt: skip
@@ -120,6 +121,8 @@ def _check_words(record: Any) -> None:
     for word in (*WORDS, "drawn"):
         if not isinstance(record[word], dict if word == "drawn" else str):
             raise TypeError(f"its {word} is a {type(record[word]).__name__}")
+    if not isinstance(record.get("adapters", ""), str):
+        raise TypeError(f"its adapters are a {type(record['adapters']).__name__}")
     for word, every in (("device", DEVICES), ("dtype", DTYPES)):
         if record[word] not in every:
             raise ValueError(f"its {word} is {record[word]!r}, and there are {', '.join(every)}")

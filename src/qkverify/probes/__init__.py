@@ -14,9 +14,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from qkverify.contract import ATTENTIONS, Implementation, frameworks, messages, process_settings, registry
+from qkverify.contract import (
+    ATTENTIONS,
+    Implementation,
+    fixed_parameters,
+    frameworks,
+    messages,
+    process_settings,
+    registry,
+)
 from qkverify.contract.modules import ModuleTarget
-from qkverify.probes import losses, modules, smoke, survival, tables
+from qkverify.probes import float32_inside, losses, modules, row_axes, smoke, survival, tables
 from qkverify.probes.cut_off import without_gradients
 from qkverify.probes.defaults import switched_off
 from qkverify.probes.dtypes import of_result
@@ -29,9 +37,9 @@ def find(target: Any) -> list[Implementation]:
     return [fitted(implementation) for implementation in registry.find(target)]
 
 
-def reload_implementation(name: str, file: str, function: str) -> Implementation:
+def reload_implementation(name: str, file: str, function: str, said: str = "") -> Implementation:
     """As `registry.reload_implementation`, fitted: the same in another process."""
-    return fitted(registry.reload_implementation(name, file, function))
+    return fitted(registry.reload_implementation(name, file, function, said))
 
 
 @messages.collected()
@@ -45,12 +53,17 @@ def fitted(implementation: Implementation) -> Implementation:
 
 def _fitted(implementation: Implementation) -> Implementation:
     if isinstance(implementation.function, ModuleTarget):
-        return fitted(modules.resolved(implementation))
+        return replace(fitted(modules.resolved(implementation)), adapters=implementation.adapters)
     missing = frameworks.missing(implementation.arrays)
     if implementation.operation != "attention":
         serves = implementation.operation in ATTENTIONS and not implementation.declared
         described = switched_off(implementation) if serves else implementation
-        described = described if missing else losses.found(tables.found(described))
+        described = replace(
+            described,
+            remarks=(*described.remarks, *fixed_parameters.remarks(described.constants, described.operation)),
+        )
+        if not missing:
+            described = float32_inside.found(row_axes.found(losses.found(tables.found(described))))
         return described if missing else replace(of_result(described), probed=True)
     module = str(getattr(implementation.function, "__module__", ""))
     if implementation.declared and (missing or module.startswith(registry.FOLDER)):

@@ -54,6 +54,7 @@ def with_constants(implementation: Implementation) -> Implementation:
             constants[name] = 1
     offers = implementation.offers - ({"dropout"} if constants.keys() & CHANCE.keys() else set())
     known = tuple(name for name in implementation.unknown if name not in constants)
+    constants |= implementation.constants
     return replace(implementation, constants=constants, offers=offers, unknown=known)
 
 
@@ -67,11 +68,12 @@ def with_one_head(implementation: Implementation) -> Implementation | None:
 
 
 def constants_remark(implementation: Implementation) -> list[str]:
-    """One sentence for each constant."""
+    """One sentence for each constant that nobody said."""
     whys = {True: "so that nothing is left to chance", False: "because arrays have one head"}
     return [
         f"{name}={value!r} is passed, {whys[name in CHANCE]}"
         for name, value in implementation.constants.items()
+        if name not in implementation.adapters.get("constants", {})
     ]
 
 
@@ -150,8 +152,8 @@ def _missing(implementation: Implementation, name: str) -> str:
     return (
         f"{implementation.name} cannot be called: its parameter {name!r} has no default and is not an option of {operation}\n"
         f"  options: {', '.join(OPTIONS)}\n"
-        f"  give it a default, or verify a function that passes it: "
-        f"def {operation}({first}): return {function}({first}, {name}=...)"
+        f"  say what to pass (--constants {name}=VALUE) or which option it is (--parameters {name}=OPTION), "
+        f"or verify a function that passes it: def {operation}({first}): return {function}({first}, {name}=...)"
     )
 
 

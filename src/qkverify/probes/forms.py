@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from qkverify.contract import SIGNATURE_STYLES, Implementation, mask_forms
+from qkverify.probes import added_masks
 from qkverify.probes.influence import visible
 from qkverify.probes.plain import Attempt
 from qkverify.reference.masks import visible as causal
@@ -20,12 +21,13 @@ def found(implementation: Implementation, fit: Attempt) -> tuple[Implementation,
     """The function with the forms that it shows, and a sentence on each."""
     implementation, said = _always_causal(implementation, fit)
     masked, further = _mask(implementation, fit)
-    return masked, [*said, *further]
+    masked, floats = added_masks.found(masked, fit)
+    return masked, [*said, *further, *floats]
 
 
 def _always_causal(implementation: Implementation, fit: Attempt) -> tuple[Implementation, list[str]]:
     """A function that hides every later key, and no other, although no option asks for it."""
-    if "causal" in implementation.offers:
+    if "causal" in implementation.offers or "always" in implementation.adapters:
         return implementation, []
     sizes = fit.problem.sizes
     longer = {**sizes, "Q": 2 * sizes["Q"], "K": 2 * sizes["K"]}
@@ -60,6 +62,8 @@ def _mask(implementation: Implementation, fit: Attempt) -> tuple[Implementation,
     """
     if "mask" not in implementation.offers or implementation.convention in SIGNATURE_STYLES:
         return implementation, []
+    if said := implementation.adapters.get("mask"):
+        return implementation, _shown_otherwise(implementation, fit, said)
     shares: dict[str, float] = {}
     for form in _candidates(implementation, fit):
         share = _share(_with(implementation, form), form, fit)
@@ -68,10 +72,44 @@ def _mask(implementation: Implementation, fit: Attempt) -> tuple[Implementation,
         if share == 1.0:
             break
     form = max(shares, key=lambda form: shares[form], default=mask_forms.PLAIN)
+    keyword = implementation.parameters["mask"]
+    if shares.get(form, 0.0) >= MOST and (fewer := _of_fewer_axes(implementation, form, fit)):
+        kind = form.partition(":")[0]
+        return _with(implementation, f"{kind}:{mask_forms.FOUR}"), [
+            f"{keyword} is (B,H,Q,K), {mask_forms.KINDS[kind]}; of {fewer}, so it is given with four and not verified with fewer"
+        ]
     if form == mask_forms.PLAIN or shares[form] < MOST:
         return implementation, []
-    keyword = implementation.parameters["mask"]
     return _with(implementation, form), [f"{keyword} is {mask_forms.words(form)}"]
+
+
+def _of_fewer_axes(implementation: Implementation, form: str, fit: Attempt) -> str:
+    """Of a function that takes a mask of all axes: what one of fewer axes is to it, where that is not the last of the four."""
+    kind, axes = form.split(":")
+    if axes != mask_forms.FULL or len(implementation.layout) != len(mask_forms.FULL):
+        return ""
+    for fewer, words in (("BK", "two axes it is (B,K)"), ("BQK", "three axes it is (B,Q,K)")):
+        other = f"{kind}:{fewer}"
+        if _share(_with(implementation, other), other, fit) == 1.0:
+            return words
+    shares = [
+        _share(_with(implementation, f"{kind}:{few}"), f"{kind}:{few}", fit) for few in mask_forms.FEWER
+    ]
+    return "fewer axes it makes an error" if shares == [None] * len(shares) else ""
+
+
+def _shown_otherwise(implementation: Implementation, fit: Attempt, said: str) -> list[str]:
+    """Of a function whose mask was said: what it shows instead, if it does."""
+    if _share(implementation, said, fit) == 1.0:
+        return []
+    free = replace(implementation, adapters={}, mask_form="")
+    form = _mask(free, fit)[0].mask_form
+    if form in ("", said):
+        return []
+    keyword = implementation.parameters["mask"]
+    return [
+        f"{keyword} is said to be {mask_forms.words(said)}; its first calls show {mask_forms.words(form)}"
+    ]
 
 
 def _candidates(implementation: Implementation, fit: Attempt) -> Iterator[str]:

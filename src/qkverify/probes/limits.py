@@ -24,15 +24,17 @@ LARGEST: Mapping[str, tuple[int, ...]] = {  # of what the laws draw, the largest
 
 
 def inferred(implementation: Implementation, fit: Attempt) -> tuple[Implementation, list[str]]:
-    """The implementation with the limits that it shows, and a sentence on each. What it declares is left alone."""
-    if implementation.requires and not implementation.layout.startswith(("BLD", "LD")):
+    """The implementation with the limits that it shows, and a sentence on each. What it declares is left alone; beside a limit
+    that an adapter says there may be more."""
+    said = "requires" in implementation.adapters
+    if implementation.requires and not said and not implementation.layout.startswith(("BLD", "LD")):
         return implementation, []
     probe = Probe(implementation, fit)
     for look in (_heads, _value_size, _lengths, _tiles, _empty, _longest):
         if implementation.compiles and look in (_empty, _longest):
             continue  # each size is one more compilation
         look(probe)
-    rules = tuple(probe.rules)
+    rules = tuple(rule for rule in probe.rules if rule not in implementation.requires)
     limited = replace(implementation, requires=(*implementation.requires, *rules), inferred=rules)
     limited = replace(limited, requires_with=_causal(probe))
     pairs, remarks = option_pairs.refused_together(limited, fit, probe.several())

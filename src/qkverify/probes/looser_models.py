@@ -7,15 +7,29 @@ hold (see `runs.score_tests`). If they do not, the function is held to the tight
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 
 from qkverify.problem.attention_problem import Problem
 from qkverify.rounding import Bounded
-from qkverify.runs import score_tests
+from qkverify.runs import score_problems, score_tests
 from qkverify.runs.run import Run
+from qkverify.runs.score_tests import ParameterScore
 
 SEED = 0
 WORDS = {"fused-fast-exp": "fused with an approximate exponential", "eager": "op by op"}
+TESTS: Mapping[bool, tuple[tuple[Callable[..., list[Problem]], Callable[..., list[ParameterScore]]], ...]] = {
+    False: (
+        (score_problems.heads, score_tests.size_of_output),
+        (score_problems.two_levels, score_tests.scale_of_output),
+    ),
+    True: (
+        (score_problems.heads, score_tests.size_of_gradients),
+        (score_problems.two_levels, score_tests.scale_of_gradients),
+        (score_problems.alike_values, score_tests.delta_of_gradients),
+    ),
+}  # of the output, and of gradients
 SYMBOLS = {"query": "dQ", "key": "dK", "value": "dV", "bias": "dbias"}
 
 
@@ -27,9 +41,10 @@ def explains(run: Run, *, gradients: bool = False) -> bool:
     if score_tests.unfit(run):
         return True
     run.begin_example()
-    test = score_tests.of_gradients if gradients else score_tests.of_output
     try:
-        scores = test(run, score_tests.heads(run, SEED, upstream=gradients))
+        scores = [
+            x for drawn, test in TESTS[gradients] for x in test(run, drawn(run, SEED, upstream=gradients))
+        ]
     except Exception:  # whatever the function raises: the law that meets the same error reports it
         return True
     return all(each.score.holds for each in scores)

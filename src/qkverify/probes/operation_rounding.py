@@ -17,7 +17,8 @@ from qkverify.problem.byte_strategies import limited
 from qkverify.rounding import Bounded, Precision
 from qkverify.runs import exact_gradients
 from qkverify.runs.run import Run
-from qkverify.strategies.operation_cases import BARE, OPERATION_SPECS, OperationCall, PreparedCall, example
+from qkverify.strategies.operation_cases import BARE, OperationCall, PreparedCall, example
+from qkverify.strategies.operations import OPERATION_SPECS
 
 EXAMPLES = 100
 FEW = 8  # where every size is compiled anew, or a call takes long
@@ -26,7 +27,7 @@ Results = list[np.ndarray]
 
 def precision(run: Run, fused: str) -> str | None:
     """The model of the results in half precision: `fused` or "eager"; None if neither holds. Raises what the function raises."""
-    calls = _calls(run)
+    calls = calls_of(run)
     results = [PreparedCall(run, call).results() for call in calls]
     return _model(run, fused, results, lambda judged: [call.exact(judged) for call in calls])
 
@@ -36,7 +37,7 @@ def gradient_precision(run: Run, fused: str) -> str | None:
     exact = exact_gradients.OF.get(run.implementation.operation)
     if exact is None:
         return None
-    calls = _calls(run)
+    calls = calls_of(run)
     upstreams = [_upstream(run, call, seed) for seed, call in enumerate(calls)]
     received = [_gradients(run, call, upstream) for call, upstream in zip(calls, upstreams, strict=True)]
     names = list(received[0])
@@ -62,21 +63,23 @@ def softmax_gradient(run: Run) -> str | None:
     def holds(way: str) -> bool:
         semantics = {**run.semantics, "softmax_gradient": way}
         judged = Run(run.implementation, run.device, run.dtype, semantics, eager, eager)
-        return _hold(judged, [[gradient]], [[exact_gradients.of_softmax(judged, upstream, scores)["scores"]]])
+        return hold(
+            judged, [[gradient]], [[exact_gradients.OF["softmax"](judged, upstream, scores)["scores"]]]
+        )
 
     return "steps" if not holds("formula") and holds("steps") else None
 
 
 def angles(run: Run) -> str | None:
     """ "float32" if angles that are computed so explain what float64 angles do not. Raises what the function raises."""
-    calls = _calls(run)
+    calls = calls_of(run)
     results = [PreparedCall(run, call).results() for call in calls]
     narrow = Run(
         run.implementation, run.device, run.dtype, {**run.semantics, "angles": "float32"}, run.precision
     )
-    if _hold(run, results, [call.exact(run) for call in calls]):
+    if hold(run, results, [call.exact(run) for call in calls]):
         return None
-    return "float32" if _hold(narrow, results, [call.exact(narrow) for call in calls]) else None
+    return "float32" if hold(narrow, results, [call.exact(narrow) for call in calls]) else None
 
 
 def _model(run: Run, fused: str, results: Sequence[Results],
@@ -85,12 +88,12 @@ def _model(run: Run, fused: str, results: Sequence[Results],
         model = Precision.named(name, run.dtype)
         judged = Run(run.implementation, run.device, run.dtype, run.semantics, model, model)
         exact = bounds(judged)
-        if _hold(judged, results, exact) and (name == fused or _says_something(exact)):
+        if hold(judged, results, exact) and (name == fused or _says_something(exact)):
             return name
     return None
 
 
-def _hold(run: Run, results: Sequence[Results], exact: Sequence[Sequence[Bounded]]) -> bool:
+def hold(run: Run, results: Sequence[Results], exact: Sequence[Sequence[Bounded]]) -> bool:
     """Whether all results are within the bounds."""
     with np.errstate(invalid="ignore"):
         return all(
@@ -107,7 +110,7 @@ def _says_something(exact: Sequence[Sequence[Bounded]]) -> bool:
     return 2 * sum(int(x.sum()) for x in known) > sum(int(x.sum()) for x in counted)
 
 
-def _calls(run: Run) -> list[OperationCall]:
+def calls_of(run: Run) -> list[OperationCall]:
     """Calls of small sizes and of larger ones, of whole numbers and of normal ones: which path is taken may depend on each."""
     form, calls = OPERATION_SPECS[run.implementation.operation], []
     few = run.implementation.compiles or run.implementation.slow(run.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
 from collections.abc import Iterator, Mapping
@@ -33,10 +34,11 @@ class Attempt:
 
     @property
     def part(self) -> tuple[int | str | None, Any] | None:
-        """The first part of the result that is an array of the function's framework and has the shape of the output."""
+        """The first part of the result that is an array of the function's framework and has the shape of the output; of a
+        function that says which part is the output, that one."""
         s, layout = self.problem.sizes, self.implementation.layout
         shape = (s["B"], s["H"], s["Q"], s["E"])
-        for which, array in _parts(self.returned):
+        for which, array in _parts(self.returned, self.implementation.returns):
             if _framework(array) != self.implementation.arrays or len(array.shape) != len(layout):
                 continue
             if tuple(to_contract(array, layout).shape) == shape:
@@ -98,8 +100,14 @@ def problem_of(run: Run, sizes: Sizes, seed: int = 0, **options: Any) -> Problem
     return Problem(**arrays, **options)
 
 
-def _parts(returned: Any) -> Iterator[tuple[int | str | None, Any]]:
-    """Every array of a result, and how it is taken out of it."""
+def _parts(returned: Any, said: int | str | None) -> Iterator[tuple[int | str | None, Any]]:
+    """Every array of a result, and how it is taken out of it; only the one that is said."""
+    if said is not None:
+        with contextlib.suppress(LookupError, AttributeError, TypeError):
+            array = part_of(returned, said)
+            if hasattr(array, "shape"):
+                yield said, array
+        return
     if hasattr(returned, "shape"):
         yield None, returned
         return

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qkverify import foreign_text
-from qkverify.contract import EVERY_KEY, Implementation, axes, frameworks
+from qkverify.contract import EVERY_KEY, Implementation, adapters, axes, frameworks
 from qkverify.probes.plain import Attempt
 
 LONGEST = 120  # characters of a foreign error that are shown
@@ -49,21 +49,21 @@ def adapted(before: Implementation, after: Implementation, fit: Attempt) -> list
 
 
 def as_declared(before: Implementation, after: Implementation) -> list[str]:
-    """The line that declares what was found out, to be put above the function."""
-    words: dict[str, Any] = {}
+    """What declares what was found out: a line above the function, and what is written behind it on a command line."""
+    words: dict[str, Any] = dict(before.adapters)
     words |= {"arrays": after.arrays} if after.arrays != before.arrays else {}
     words |= {"layout": after.layout} if after.layout != before.layout else {}
     words |= {"returns": after.returns} if after.returns is not None else {}
     words |= {"mask": after.mask_form} if after.mask_form else {}
-    words |= {"always": " ".join(after.always)} if after.always else {}
+    words |= {"always": after.always} if after.always else {}
     words |= {"output": after.output_parameter} if after.output_parameter else {}
-    if not words.keys() - {"arrays"} or after.constants or EVERY_KEY in after.neutral.values():
-        return []  # what is passed besides cannot be declared
-    words |= {"requires": after.inferred} if after.inferred else {}
-    named = ", ".join(
-        f'{word}="{value}"' if isinstance(value, str) else f"{word}={value}" for word, value in words.items()
-    )
-    return [f"to declare this: @implementation({named})"]
+    words |= {"constants": dict(after.constants)} if after.constants else {}
+    if words.keys() <= before.adapters.keys() | {"arrays"} or EVERY_KEY in after.neutral.values():
+        return []  # nothing new, or what is passed besides cannot be declared
+    command_line = adapters.written(words)
+    words |= {"requires": (*words.get("requires", ()), *after.inferred)} if after.inferred else {}
+    return [f"to declare this: @implementation({adapters.as_keywords(words)})",
+            f"or, behind the target on a command line: {command_line}"]  # fmt: skip
 
 
 def several(attempt: Attempt, which: int | str) -> str:
@@ -112,11 +112,11 @@ def misfit(implementation: Implementation, attempts: Sequence[Attempt]) -> str:
             ).shape
         )
         what = f"returns {_kind(shown.returned)}; expected an array of {shown.implementation.arrays} of shape {expected}"
-        remedy = "return the output in the layout of query, with the size of value; or declare returns= and layout="
+        remedy = "return the output in the layout of query, with the size of value; or say which it is: --returns, --layout"
         return f"{implementation.name} {what}\n{_call(shown)}\n  {remedy}"
     shown = next(iter(plain), attempts[0])
     where = _frames(implementation, shown.error)
-    remedy = "correct it, or declare what it takes: @implementation(arrays=..., layout=..., requires=..., dtypes=...)"
+    remedy = "correct it, or say what it takes: --arrays, --layout, --mask, --requires, ... (qkverify verify --help)"
     if _waits_for_a_gpu(implementation):
         remedy = "it is a Triton kernel, and this machine has no GPU: TRITON_INTERPRET=1 runs it on the CPU"
     said = f"{implementation.name} raises an error on the plainest call: {first_line(shown.error)}"

@@ -15,9 +15,11 @@ from qkverify.contract import (
     DTYPES,
     EVERY_KEY,
     Implementation,
+    adapters,
     axes,
     describe,
     frameworks,
+    letters,
     mask_forms,
     with_defaults,
 )
@@ -48,16 +50,21 @@ def inferred(implementation: Implementation) -> Implementation:
     fit = _fit_of_any(implementation, attempts)
     if fit is not None and (one_head := defaults.with_one_head(fit.implementation)):
         fit = _fit_of_any(one_head, attempts)
+    if not attempts and implementation.requires:
+        rules = ", ".join(implementation.requires)
+        raise NothingVerified(f"{implementation.name}: none of the sizes that are tried keeps {rules}")
     if fit is None:
         if all(isinstance(attempt.error, REFUSED) for attempt in attempts):
             return implementation  # it refuses, and says so: the laws count that as not offered
-        raise NothingVerified(sentences.misfit(implementation, attempts))
+        other = _right_otherwise(implementation)
+        raise NothingVerified("\n  ".join([sentences.misfit(implementation, attempts), *other]))
     assert fit.part is not None
     made = replace(fit.implementation, returns=fit.part[0], devices=(fit.device,))
     remarks = [
         *sentences.adapted(implementation, made, fit),
         *defaults.remark(made),
         *defaults.constants_remark(made),
+        *([] if fit.right else _right_otherwise(implementation)),
     ]
     made = replace(made, requires=(*made.requires, *axes.SIZES[made.layout]))
     made, said = forms.found(made, fit)
@@ -70,6 +77,20 @@ def inferred(implementation: Implementation) -> Implementation:
     limited, said = limits.inferred(made, fit)
     declaration = sentences.as_declared(implementation, limited)
     return replace(limited, remarks=(*made.remarks, *said, *declaration))
+
+
+def _right_otherwise(implementation: Implementation) -> list[str]:
+    """Of a function whose layout or output was said: with which others its first call is right, if it is."""
+    said = {name: value for name, value in implementation.adapters.items() if name in ("layout", "returns")}
+    if not said:
+        return []
+    rest = {name: value for name, value in implementation.adapters.items() if name not in said}
+    free = replace(implementation, adapters=rest, returns=None)
+    fit = _fit_of_any(free, [])
+    if fit is None or fit.part is None or not fit.right:
+        return []
+    shown = {"layout": fit.implementation.layout} | ({} if fit.part[0] is None else {"returns": fit.part[0]})
+    return [f"{adapters.written(said)} was said, and its first call is right with {adapters.written(shown)}"]
 
 
 def checked(implementation: Implementation) -> Implementation:
@@ -136,19 +157,20 @@ REQUIRED_MASKS = tuple(
 def _fit_of_any(implementation: Implementation, attempts: list[Attempt]) -> Attempt | None:
     """The first call that fits: without options, else always causal, else with a mask that hides nothing."""
     candidates = defaults.passed(implementation)
-    ways = [(implementation, candidates)]
-    if "causal" in candidates:
-        rest = {name: values for name, values in candidates.items() if name != "causal"}
-        ways.append((replace(implementation, always=("causal",)), rest))
+    without_causal = {name: values for name, values in candidates.items() if name != "causal"}
+    ways = [(implementation, without_causal if implementation.always else candidates)]
+    if "causal" in candidates and not implementation.always:
+        ways.append((replace(implementation, always=("causal",)), without_causal))
     if "mask" in candidates:
-        with_mask = {**candidates, "mask": (EVERY_KEY,)}
+        with_mask = {**ways[0][1], "mask": (EVERY_KEY,)}
+        said = implementation.adapters.get("mask")
         ways += [
             (replace(implementation, mask_form=mask_forms.checked(form)), with_mask)
-            for form in REQUIRED_MASKS
+            for form in ([said] if said else REQUIRED_MASKS)
         ]
     fitting: list[Attempt] = []
-    first = implementation.arrays
-    others = [name for name in frameworks_used(implementation.function) if name != first]
+    first, known = implementation.arrays, "arrays" in implementation.adapters
+    others = [name for name in frameworks_used(implementation.function) if name != first and not known]
     quick = [name for name in others if name != "jax"]  # which compiles for every call
     tries = [*((*way, [first]) for way in ways), (*ways[0], others), *((*way, quick) for way in ways[1:])]
     for variant, neutral, arrays in tries:
@@ -192,13 +214,23 @@ def _fit(implementation: Implementation, candidates: Mapping[str, tuple[Any, ...
 
 def _climbed(implementation: Implementation, device: str, dtype: str) -> Iterator[Attempt]:
     """Calls with arrays of four axes at every rung, then of three, then of two."""
-    layouts = dict.fromkeys((implementation.layout, *axes.LAYOUTS))
-    for count, rung in product((4, 3, 2), RUNGS):
+    others = () if "layout" in implementation.adapters else tuple(axes.LAYOUTS)
+    layouts = dict.fromkeys((implementation.layout, *others))
+    for count, rung in product((4, 3, 2), _rungs(implementation)):
         for layout in (layout for layout in layouts if len(layout) == count):
             variant = replace(implementation, layout=layout)
             sizes = {**rung, **{rule[0]: 1 for rule in axes.SIZES[layout]}}
             if variant.accepts(sizes) is None:
                 yield call(variant, sizes, dtype, device)
+
+
+def _rungs(implementation: Implementation) -> tuple[Mapping[str, int], ...]:
+    """Those of `RUNGS`; where it was said which sizes the function takes, also with such sizes in their place."""
+    plain = limits.plain_sizes(implementation) if "requires" in implementation.adapters else None
+    if plain is None:
+        return RUNGS
+    said = {letter: plain[letter] for rule in implementation.requires for letter in letters(rule)}
+    return (*RUNGS, *({**rung, **said} for rung in RUNGS))
 
 
 def _choices(candidates: Mapping[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
@@ -211,7 +243,8 @@ def _on(implementation: Implementation, arrays: str) -> Implementation:
     """The implementation, given arrays of another framework."""
     if arrays == implementation.arrays:
         return implementation
-    other = with_defaults(describe(implementation.function, arrays=arrays))
+    said = {**implementation.adapters, "arrays": arrays}
+    other = with_defaults(describe(implementation.function, **said))
     return replace(implementation, arrays=arrays, dtypes=other.dtypes, offers=other.offers, vjp=other.vjp,
                    effort=other.effort, compiles=other.compiles)  # fmt: skip
 

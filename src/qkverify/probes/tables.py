@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -27,10 +28,11 @@ def found(implementation: Implementation) -> Implementation:
     if not isinstance(function, OfPositions):
         return implementation
     errors: list[BaseException] = []
+    constants = implementation.keywords({}, size=SIZES[-1])
     for tables in _candidates(implementation, function):
         made = function.with_tables(tables)
-        if _turns_one_token(made, implementation.operation == "rotary_pair", errors):
-            layout = _layout(made, implementation.operation == "rotary_pair")
+        if _turns_one_token(made, constants, implementation.operation == "rotary_pair", errors):
+            layout = _layout(made, constants, implementation.operation == "rotary_pair")
             settled = replace(tables, layout=layout or tables.layout)
             said = f"{settled}; they are made from positions, by base 10000, in the dtype of x"
             return replace(
@@ -59,13 +61,15 @@ def _candidates(implementation: Implementation, function: OfPositions) -> Iterat
             yield Tables(axes, whole, heads_last, indexed)
 
 
-def _called(function: OfPositions, x: np.ndarray, angles: np.ndarray, pair: bool) -> list[np.ndarray]:
+def _called(
+    function: OfPositions, x: np.ndarray, angles: np.ndarray, constants: dict[str, Any], pair: bool
+) -> list[np.ndarray]:
     framework = frameworks.get(function.arrays)
     arrays = [framework.from_numpy(x, "cpu") for _ in range(1 + pair)]
-    options = {}
+    options = dict(constants)
     if function.tables.indexed:
         ids = np.broadcast_to(np.arange(angles.shape[-2]), (x.shape[0], angles.shape[-2]))
-        options = {"position_ids": framework.from_numpy(np.ascontiguousarray(ids), "cpu")}
+        options |= {"position_ids": framework.from_numpy(np.ascontiguousarray(ids), "cpu")}
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         result = function.turned(arrays, angles, options)
@@ -73,7 +77,9 @@ def _called(function: OfPositions, x: np.ndarray, angles: np.ndarray, pair: bool
     return [np.asarray(framework.to_numpy(part)) for part in parts]
 
 
-def _turns_one_token(function: OfPositions, pair: bool, errors: list[BaseException]) -> bool:
+def _turns_one_token(
+    function: OfPositions, constants: dict[str, Any], pair: bool, errors: list[BaseException]
+) -> bool:
     batch, heads, length, size = SIZES
     x = np.random.default_rng(0).standard_normal(SIZES).astype(np.float32)
     width = size if function.tables.whole else size // 2
@@ -81,7 +87,7 @@ def _turns_one_token(function: OfPositions, pair: bool, errors: list[BaseExcepti
     angles = np.zeros((batch, length, width) if batched else (length, width))
     angles[(1, 3) if batched else 3] = 1.0
     try:
-        parts = _called(function, x, angles, pair)
+        parts = _called(function, x, angles, constants, pair)
     except Exception as error:  # the next shape
         errors.append(error)
         return False
@@ -92,7 +98,7 @@ def _turns_one_token(function: OfPositions, pair: bool, errors: list[BaseExcepti
     return all(bool(((part != x).any(-1) == expected).all()) for part in parts)
 
 
-def _layout(function: OfPositions, pair: bool) -> str | None:
+def _layout(function: OfPositions, constants: dict[str, Any], pair: bool) -> str | None:
     """Which numbers are a pair: (1, 0, 0, ...) turned by one angle shows it."""
     size = SIZES[-1]
     x = np.zeros(SIZES, np.float32)
@@ -100,7 +106,8 @@ def _layout(function: OfPositions, pair: bool) -> str | None:
     width = size if function.tables.whole else size // 2
     shape = (SIZES[0], SIZES[2], width) if "B" in function.tables.axes else (SIZES[2], width)
     places = tuple(
-        int(at) for at in np.flatnonzero(_called(function, x, np.full(shape, 1.0), pair)[0][0, 0, 0])
+        int(at)
+        for at in np.flatnonzero(_called(function, x, np.full(shape, 1.0), constants, pair)[0][0, 0, 0])
     )
     known: dict[tuple[int, ...], str] = {(0, 1): "interleaved", (0, size // 2): "half"}
     return known.get(places)

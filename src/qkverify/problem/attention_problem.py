@@ -186,6 +186,7 @@ def _option(name: str, value: Any) -> str:
 # Memory layouts: each takes a contiguous array and gives an equal view of some other buffer. What lies around the view is
 # NaN (or True, or the largest integer), so that a kernel that reads past it shows.
 LAYOUTS: dict[str, Callable[[Array], Array]] = {}
+SHARED_MEMORY = ("overlapping rows", "batch of stride zero")  # right only for arrays whose numbers repeat so
 
 
 def _layout(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
@@ -241,6 +242,12 @@ def offset(x: Array) -> Array:
 
 
 @_layout
+def backward(x: Array) -> Array:
+    """Every axis runs backward through the memory: its strides are negative. A framework without such strides gets a copy."""
+    return np.flip(np.ascontiguousarray(np.flip(x)))
+
+
+@_layout
 def rows_far_apart(x: Array) -> Array:
     """Rows spread over 2^17 numbers: offsets that 15 or 16 bits do not hold, without the memory of a long sequence."""
     rows = int(np.prod(x.shape[:-1]))
@@ -250,6 +257,15 @@ def rows_far_apart(x: Array) -> Array:
     view = buffer[..., : x.shape[-1]]
     view[...] = x
     return view
+
+
+@_layout
+def overlapping_rows(x: Array) -> Array:
+    """Each row begins one number after the one before, in the same memory; only right for arrays that are such windows."""
+    if x.ndim < 2 or not x.size:
+        return contiguous(x)
+    sequence = np.concatenate([x[..., 0], x[..., -1, 1:]], axis=-1)
+    return np.lib.stride_tricks.sliding_window_view(np.ascontiguousarray(sequence), x.shape[-1], axis=-1)
 
 
 @_layout

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 SEEDS = 2**24  # Hypothesis draws evenly up to here; from a wider range it would prefer small numbers
@@ -100,6 +102,42 @@ DISTRIBUTIONS: Mapping[str, Fill] = {
 NAMES = ("digits", *DISTRIBUTIONS)
 
 
+def _massive_channel(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Standard normal; one place of every row, the same in queries and keys, is 1,000 times the others: as in trained models
+    ("Massive activations in large language models", Sun et al. 2024)."""
+    filled = rng.standard_normal(shape)
+    filled[..., shape[-1] // 2] *= 1000.0
+    return np.asarray(filled)
+
+
+def _at_most_one(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Of both signs, a half to one in size."""
+    return np.asarray((0.5 + 0.5 * rng.random(shape)) * rng.choice([-1.0, 1.0], size=shape))
+
+
+# Numbers at which a format or a softmax ends: few of them are enough, and not in every array at once.
+EXTREMES: Mapping[str, Fill] = {
+    "one massive channel": _massive_channel,
+    "far below zero": lambda shape, rng: -100.0 - rng.random(shape),
+    "subnormal": _at_most_one,  # times `unit`, as the next one
+    "near the end": _at_most_one,
+}
+
+
+def unit(name: str, dtype: Any) -> float:
+    """What the numbers of a distribution are multiplied by in a dtype: 1 unless they lie at an end of its format.
+
+    There is room for sums: 2^12, 2^3 in float16, whose numbers end at 65,504, and 2^64 in float64, in which bounds are computed.
+    """
+    finfo: Any = ml_dtypes.finfo
+    if name == "subnormal":
+        return float(finfo(dtype).smallest_normal) * 0.5
+    if name == "near the end":
+        room = {"float16": 3, "float64": 64}.get(np.dtype(dtype).name, 12)
+        return float(finfo(dtype).max) * 2.0**-room
+    return 1.0
+
+
 UNSEEDED = ("ones", "counting")  # the same whatever the generator
 
 
@@ -108,4 +146,4 @@ def fill(name: str, shape: tuple[int, ...], source: int | np.random.Generator) -
     if name == "digits" and isinstance(source, int):
         return np.asarray(DIGITS[digits(shape, source)])
     rng = np.random.default_rng(source)  # a generator stays itself
-    return DISTRIBUTIONS[name](shape, rng)
+    return (DISTRIBUTIONS.get(name) or EXTREMES[name])(shape, rng)

@@ -26,8 +26,9 @@ import numpy as np
 
 from qkverify.contract import registry
 from qkverify.errors import UsageError
-from qkverify.reference.layers import layer_norm, linear
+from qkverify.reference.layers import linear
 from qkverify.reference.multi_head import split_heads
+from qkverify.reference.norms import layer_norm
 from qkverify.rounding import Bounded
 
 Array = Any  # float64 ndarray, or Bounded

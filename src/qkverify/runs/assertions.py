@@ -6,7 +6,7 @@ exact. Where the bound is infinite (outside the range that the precision covers)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -121,6 +121,17 @@ def assert_identical(got: Any, expected: Any, *, what: str = "output") -> None:
         raise_violation(
             Evidence(what, tuple(int(i) for i in worst), float(a[worst]), float(b[worst]), 0.0, float("inf"))
         )
+
+
+def assert_same_result(
+    run: Run, got: np.ndarray, earlier: np.ndarray, bound: Callable[[], Bounded], *, what: str = "output"
+) -> None:
+    """Two calls gave the same, bit for bit; within the bound of both if sums are made in any order (`deterministic`: no)."""
+    if run.adds_in_order:
+        assert_identical(got, earlier, what=what)
+    else:
+        exact = bound()
+        assert_within_bound(run.within(got, exact), run.within(earlier, exact), what=what)
 
 
 def assert_true(holds: Any, sentence: str) -> None:

@@ -206,6 +206,7 @@ class AttentionRun(FrameworkAdapter):
             pull = self.implementation.vjp
             if direction == "backward":
                 raise UnsupportedCase("its gradient function makes both passes: time forward+backward")
+            keywords = self.implementation.keywords_of_vjp(keywords)
             return lambda: pull(query, key, value, upstream, **keywords)
 
         def attention(query: Any, key: Any, value: Any) -> Any:

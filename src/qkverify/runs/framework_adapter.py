@@ -98,9 +98,10 @@ class FrameworkAdapter:
 
     @property
     def adds_in_order(self) -> bool:
-        """Whether the sums of a gradient are made in one order, call by call: on a CPU, and wherever it is declared. On a GPU
-        atomic additions come in any order (torch: "Memory Efficient attention defaults to a non-deterministic algorithm")."""
-        return self.device == "cpu" or self.semantics["deterministic"] == "yes"
+        """Whether sums are made in one order, call by call: as declared, else as found by the same call several times. On a GPU
+        atomic additions come in any order (torch: "Memory Efficient attention defaults to a non-deterministic algorithm"),
+        on a CPU the tiles of a pool of threads may."""
+        return self.semantics["deterministic"] == "yes"
 
     def begin_example(self) -> None:
         self.examples += 1
@@ -182,6 +183,8 @@ class FrameworkAdapter:
     def _laid_out(self, array: Any, layout: str | None) -> Any:
         if self.implementation.layout[0] != "B" and layout == "batch of stride zero":
             layout = None  # the first axis is no batch
+        if self.implementation.layout != "BHLD" and layout == "overlapping rows":
+            layout = None  # the axis before the last is not the length
         array = to_function(np.asarray(array), self.implementation.layout)
         return self.framework.from_numpy(_relaid(array, layout), self.device)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from qkverify.problem.attention_problem import Problem
 from qkverify.rounding import FORMATS
-from qkverify.runs.assertions import assert_identical, assert_within_bound
+from qkverify.runs.assertions import assert_same_result, assert_within_bound
 from qkverify.runs.run import Run
 
 
@@ -45,14 +45,14 @@ def _without_overflow(run: Run, problem: Problem, poison: float) -> float:
 def assert_poison_is_without_effect(
     run: Run, problem: Problem, hidden: np.ndarray, which: int, rows: np.ndarray
 ) -> None:
-    """The output rows are what they were, bit for bit. Where the poison is not finite it is enough that they are right: an
-    implementation may clean NaN away by a path of its own, which sums in another order."""
+    """The output rows are what they were (see `assert_same_result`). Where the poison is not finite it is enough that they are
+    right: an implementation may clean NaN away by a path of its own, which sums in another order."""
     changed = poisoned(run, problem, hidden, which)
     got = run.values(changed)
     if hidden.any() and not np.isfinite(changed.value[hidden]).all():
         assert_within_bound(run.within(got, run.bound(problem)[0])[rows], run(problem)[rows])
     else:
-        assert_identical(got[rows], run.values(problem)[rows])
+        assert_same_result(run, got[rows], run.values(problem)[rows], lambda: run.bound(problem)[0][rows])
 
 
 def judged(problem: Problem) -> np.ndarray:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from qkverify.contract import OPERATIONS
 from qkverify.contract.operations import DESCRIBED, word
+from qkverify.contract.signatures import parameters_of
 from qkverify.errors import ContractError, UnsupportedCase
 from qkverify.runs.framework_adapter import FrameworkAdapter, copied
 
@@ -30,14 +33,27 @@ class OperationRun(FrameworkAdapter):
     def defaults(self) -> dict[str, Any]:
         """What the function means by options that it is not given, where that is its choice: as found out, else the usual."""
         every = DESCRIBED[self.implementation.operation].defaults
-        return {
-            name: next((x for x in values if word(x) == self.semantics.get(name)), values[0])
-            for name, values in every.items()
-        }
+        return {name: _meant(values, self.semantics.get(name)) for name, values in every.items()}
 
     def given(self, **options: Any) -> dict[str, Any]:
-        """The keywords of a call: those of the options that the function takes. None leaves one out."""
-        return {n: x for n, x in options.items() if x is not None and self.offers_parameter(n)}
+        """The keywords of a call: those of the options that the function takes. None leaves one out, unless it must be given."""
+        given = {n: x for n, x in options.items() if x is not None and self.offers_parameter(n)}
+        return {**{n: x for n, x in self._needed.items() if n not in given}, **given}
+
+    @cached_property
+    def _needed(self) -> dict[str, Any]:
+        """The options whose value is otherwise the function's choice, and that its signature has no default for."""
+        try:
+            signature = parameters_of(self.implementation.function)
+        except (ValueError, TypeError):  # it shows none
+            return {}
+        own = self.implementation.parameters
+        empty = inspect.Parameter.empty
+        return {
+            name: values[0]
+            for name, values in DESCRIBED[self.implementation.operation].defaults.items()
+            if name in own and own[name] in signature and signature[own[name]].default is empty
+        }
 
     def meant(self, **options: Any) -> dict[str, Any]:
         """What a call with `given(**options)` means: these, and the function's own defaults for what is left out."""
@@ -58,7 +74,8 @@ class OperationRun(FrameworkAdapter):
         if not isinstance(returned, tuple) or len(returned) != len(shapes):
             raise ContractError(f"{self.implementation.name}: expected a tuple of {' and '.join(shapes)}")
         return [
-            self._received(part, name, shape, self.dtype, heads=False)
+            # A log-sum-exp is float32 beside an output in half precision.
+            self._received(part, name, shape, None if name == "lse" else self.dtype, heads=False)
             for part, (name, shape) in zip(returned, shapes.items(), strict=True)
         ]
 
@@ -76,6 +93,8 @@ class OperationRun(FrameworkAdapter):
         """What another operation's function (or its gradient `function`) returns for native arguments, unchecked."""
         keywords = self._keywords(options, size=_last_axis(arguments))
         called = function or self.implementation.function
+        if function is not None:
+            keywords = self.implementation.keywords_of_vjp(keywords)
         return self._guarded(lambda: called(*arguments, **keywords))
 
     def function_call(self, arguments: Sequence[Any], options: Mapping[str, Any]) -> Callable[[], Any]:
@@ -164,7 +183,8 @@ class OperationRun(FrameworkAdapter):
             return returned
 
         if pull is not None:
-            returned = self._guarded(lambda: pull(*native, *above, **keywords))
+            pulled = self.implementation.keywords_of_vjp(keywords)
+            returned = self._guarded(lambda: pull(*native, *above, **pulled))
             gradients = dict(zip(leaves, returned, strict=True))
         else:
             given = above if isinstance(upstream, tuple) else above[0]
@@ -226,3 +246,11 @@ def _last_axis(arguments: Sequence[Any]) -> int:
     """The last size of the first argument: D, of a query."""
     shape = getattr(arguments[0], "shape", ())
     return int(shape[-1]) if shape else 0
+
+
+def _meant(values: tuple[Any, ...], said: str | None) -> Any:
+    """The value that a word stands for: one of these, or another number than these; the first where nothing was said."""
+    known = [x for x in values if word(x) == said]
+    if known or said is None:
+        return [*known, *values][0]
+    return float(said) if isinstance(values[0], float) else values[0]

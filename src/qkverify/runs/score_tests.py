@@ -1,35 +1,35 @@
 """Score tests of attention: whether a parameter of it is off, by a share that hides in the bound of a single element.
 
-One call, or a few, on many heads whose numbers are drawn independently. For each parameter the errors of all results are
-regressed on the exact result's derivative by its logarithm (see `rounding.score_test`); the slope is the share by which the
-parameter is too large. `systematic_errors` says what the slope of a right kernel may be.
+The errors of many independent heads (`score_problems`) are regressed on the exact result's derivative by the logarithm of a
+parameter (see `rounding.score_test`); the slope is the share by which the parameter is too large. What the slope of a right
+kernel may be is derived: for the output and the softmax scale by `balanced_tests`, else by `systematic_errors`.
 
     softmax scale        of the output, and of the gradient of value
     size                 of the output and each gradient: d result / d log size is the result. So moves a row sum, a scale of
                          the values, and what is cut off instead of rounded
+    weight of some keys  in long rows, of each 16 keys, by the output
     delta                rowsum(dO O), in the gradients of query and key
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from qkverify.errors import UnsupportedCase
 from qkverify.problem.attention_problem import Problem
-from qkverify.rounding import Precision
 from qkverify.rounding.score_test import Score, score
+from qkverify.runs import balanced_tests
 from qkverify.runs.assertions import Evidence, raise_violation
+from qkverify.runs.attention_steps import Steps, turned
+from qkverify.runs.balanced_tests import Balanced
+from qkverify.runs.long_rows import weights_of_tiles
 from qkverify.runs.run import Run
-from qkverify.runs.systematic_errors import Allowance, Steps, turned
+from qkverify.runs.systematic_errors import Allowance
 
 Array = np.ndarray
-HEADS = 256
-HEADS_OF_SLOW = 96  # where calls are slow; with fewer than REACH ** 2 = 71 no error could break the test
-SIZES = (16, 64, 128)  # of queries and keys (D) and values (E)
 SCALE, SIZE, DELTA = "softmax scale", "size", "delta"
 
 
@@ -69,95 +69,88 @@ def assert_unbiased(run: Run, scores: list[ParameterScore]) -> None:
     run.largest_margin = max(run.largest_margin, worst.margin)
 
 
-def heads(run: Run, seed: int, *, queries: int = 16, keys: int = 64, upstream: bool = False) -> list[Problem]:
-    """Normal numbers for `HEADS` independent heads (`HEADS_OF_SLOW` where calls are slow), in one problem or several. Raises
-    UnsupportedCase if none has a size that the implementation takes."""
-    count = HEADS_OF_SLOW if run.implementation.slow(run.device) else HEADS
-    sizes = {"Q": queries, "K": keys}
-    fitting = (
-        {**sizes, **split, "D": size, "E": size}
-        for size in SIZES
-        for split in _splits(count)
-        if run.implementation.accepts({**sizes, **split, "D": size, "E": size}) is None
-    )
-    s = next(fitting, None)
-    if s is None:
-        raise UnsupportedCase(
-            f"{run.implementation.name} takes no {count} heads of {queries} queries and {keys} keys"
-        )
-    rng = np.random.default_rng(seed)
-
-    def normal(length: int, width: int) -> Array:
-        return np.asarray(rng.standard_normal((s["B"], s["H"], length, width)).astype(run.numpy_dtype))
-
-    return [
-        Problem(query=normal(s["Q"], s["D"]), key=normal(s["K"], s["D"]), value=normal(s["K"], s["E"]),
-                upstream=normal(s["Q"], s["E"]) if upstream else None)
-        for _ in range(count // (s["B"] * s["H"]))
-    ]  # fmt: skip
-
-
-def _splits(count: int) -> tuple[dict[str, int], ...]:
-    """So many heads as batch entries and heads of one call, or one by one for a function that takes a single head."""
-    per_entry = 16
-    return (
-        {"B": count // per_entry, "H": per_entry, "G": per_entry},
-        {"B": count, "H": 1, "G": 1},
-        {"B": 1, "H": 1, "G": 1},
+def size_of_output(run: Run, problems: list[Problem]) -> list[ParameterScore]:
+    """The score of the size of the output, of problems as `score_problems.heads` draws them."""
+    return _of_output(
+        run, problems, lambda allowed, exact: {SIZE: balanced_tests.size_of_output(allowed, exact)}
     )
 
 
-def of_output(run: Run, problems: list[Problem], precision: Precision | None = None) -> list[ParameterScore]:
-    """The scores of the softmax scale and of the size of the output, under a precision (default: the run's)."""
+def scale_of_output(run: Run, problems: list[Problem]) -> list[ParameterScore]:
+    """The score of the softmax scale by the output, of problems of two levels."""
+    return _of_output(
+        run, problems, lambda allowed, exact: {SCALE: balanced_tests.scale_of_output(allowed, exact)}
+    )
+
+
+def long_rows_of_output(run: Run, problems: list[Problem]) -> list[ParameterScore]:
+    """The scores of the size of the output and of the weights of each 16 keys, of problems with many keys."""
+
+    def tests(allowed: Allowance, exact: Array) -> dict[str, Balanced]:
+        return {SIZE: balanced_tests.size_of_output(allowed, exact), **weights_of_tiles(allowed, exact)}
+
+    return _of_output(run, problems, tests)
+
+
+def _of_output(
+    run: Run, problems: list[Problem], tests: Callable[[Allowance, Array], dict[str, Balanced]]
+) -> list[ParameterScore]:
     parts: dict[str, list[Any]] = {}
     for problem in problems:
         exact, got = run.exact(problem), run(problem)
         run.compared.note(got, exact, [problem])
-        steps = Steps.of(problem)
-        allowance = Allowance.of(precision or run.precision, steps)
-        away = steps.scores - steps.mean(steps.scores)
-        for parameter, derivative in ((SCALE, (steps.weights * away) @ steps.value), (SIZE, exact)):
-            parts.setdefault(parameter, []).append(
-                _contributions(got.value - exact, derivative, allowance.output(derivative, exact))
-            )
+        allowance = Allowance.of(run.precision, Steps.of(problem))
+        for parameter, test in tests(allowance, exact).items():
+            parts.setdefault(parameter, []).append(_contributions(got.value - exact, test))
     return [_scored(parameter, "output", several) for parameter, several in parts.items()]
 
 
-def of_gradients(
-    run: Run, problems: list[Problem], precision: Precision | None = None
-) -> list[ParameterScore]:
-    """The scores of the softmax scale (gradient of value), of the size (all gradients) and of delta (query and key)."""
-    parts: dict[tuple[str, str], list[Any]] = {}
+def scale_of_gradients(run: Run, problems: list[Problem]) -> list[ParameterScore]:
+    """The score of the softmax scale by the gradient of value, of problems of two levels."""
+    parts = []
+    for problem in problems:
+        exact, got = run.exact_gradients(problem)["value"], run.gradients(problem)["value"]
+        run.compared.note(got, exact, [problem])
+        allowance = Allowance.of(run.gradient_precision, Steps.of(problem))
+        test = balanced_tests.scale_of_value_gradient(allowance, exact)
+        parts.append(_contributions(got.value - exact, test))
+    return [_scored(SCALE, "value", parts)]
+
+
+def size_of_gradients(run: Run, problems: list[Problem]) -> list[ParameterScore]:
+    """The scores of the size of all gradients, of problems as `score_problems.heads` draws them."""
+    return _of_gradients(run, problems, SIZE, lambda steps, exact: exact)
+
+
+def delta_of_gradients(run: Run, problems: list[Problem]) -> list[ParameterScore]:
+    """The scores of delta by the gradients of query and key, of problems as `score_problems.alike_values` draws them."""
+    return _of_gradients(run, problems, DELTA, lambda steps, exact: by_delta(steps))
+
+
+def by_delta(steps: Steps) -> Mapping[str, Array]:
+    """The derivatives of the gradients of query and key by the logarithm of delta."""
+    moved = -steps.weights * steps.mean(steps.d_weights) * steps.scale
+    return {"query": moved @ steps.key, "key": turned(moved) @ steps.query}
+
+
+def _of_gradients(run: Run, problems: list[Problem], parameter: str,
+                  derivatives: Callable[[Steps, Mapping[str, Array]], Mapping[str, Array]]) -> list[ParameterScore]:  # fmt: skip
+    parts: dict[str, list[Any]] = {}
     for problem in problems:
         exact, got = run.exact_gradients(problem), run.gradients(problem)
-        allowance = Allowance.of(precision or run.gradient_precision, Steps.of(problem))
-        for parameter, name, derivative in _gradient_derivatives(allowance.steps, exact):
+        allowance = Allowance.of(run.gradient_precision, Steps.of(problem))
+        for name, derivative in derivatives(allowance.steps, exact).items():
             run.compared.note(got[name], exact[name], [problem])
-            error = got[name].value - exact[name]
-            room = (
-                allowance.value_gradient(derivative, exact[name])
-                if name == "value"
-                else allowance.score_gradient(name, derivative, exact[name])
-            )
-            parts.setdefault((parameter, name), []).append(_contributions(error, derivative, room))
-    return [_scored(parameter, name, several) for (parameter, name), several in parts.items()]
+            test = Balanced(derivative, derivative, allowance.gradient(name, derivative, exact[name]))
+            parts.setdefault(name, []).append(_contributions(got[name].value - exact[name], test))
+    return [_scored(parameter, name, several) for name, several in parts.items()]
 
 
-def _gradient_derivatives(steps: Steps, exact: Mapping[str, Array]) -> Iterator[tuple[str, str, Array]]:
-    """Parameter, name of the gradient, and its derivative by the parameter's logarithm."""
-    for name in ("query", "key", "value"):
-        yield SIZE, name, exact[name]
-    away = steps.scores - steps.mean(steps.scores)
-    yield SCALE, "value", turned(steps.weights * away) @ steps.upstream
-    moved = -steps.weights * steps.mean(steps.d_weights) * steps.scale
-    yield DELTA, "query", moved @ steps.key
-    yield DELTA, "key", turned(moved) @ steps.query
-
-
-def _contributions(error: Array, derivative: Array, room: Array) -> tuple[Array, Array, Array]:
+def _contributions(error: Array, test: Balanced) -> tuple[Array, Array, Array]:
     """What each head contributes, (n,) each: see `rounding.score_test.score`."""
     axes = (-1, -2)
-    return (error * derivative).sum(axes).ravel(), (derivative**2).sum(axes).ravel(), room.ravel()
+    along = (test.derivative * test.multiplier).sum(axes)
+    return (error * test.multiplier).sum(axes).ravel(), along.ravel(), test.room.ravel()
 
 
 def _scored(parameter: str, result: str, parts: list[tuple[Array, Array, Array]]) -> ParameterScore:

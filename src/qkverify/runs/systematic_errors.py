@@ -4,7 +4,9 @@ A bound says what one error may be. Most of it cancels in the mean over many res
 softmax row after the other. `F` is a sum of results, each times a given number (a derivative, in a score test); `sensitivity` is
 dF / d score of every score. Rounding is to nearest. What it may do to the mean:
 
-1. An exponential is wrong by up to `exp_ulps` and `fast_exp`, perhaps by the same curve for every key.
+1. An exponential is wrong by up to `exp_ulps` and `fast_exp`, perhaps by the same curve for every key. The backward pass, which
+   uses row sums and the output of the forward pass, has the same curve, or one of them has none to speak of (PyTorch's flash
+   kernel on a CPU approximates forward only).
 2. Constants are rounded once for all: log2 e in an exponential of base 2, which errs by u |s - max|, and a scale that is no power
    of two, by u |s|.
 3. Where results are stored in half precision, accumulators may do their worst: n u of the sum of magnitudes for n terms, and
@@ -25,47 +27,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qkverify.problem.attention_problem import Problem
 from qkverify.rounding import Precision
+from qkverify.runs.attention_steps import Steps, turned
 
 Array = np.ndarray
+MERGING = (
+    2  # exponentials in the weight of a split: in its log-sum-exp's sum, and of the difference from that
+)
 CUTS_OFF = 2.0  # an accumulator that cuts off errs by up to twice as much as one that rounds
-
-
-@dataclass(frozen=True)
-class Steps:
-    """Attention without options, step by step, and its gradients, in float64. One key head for each query head."""
-
-    query: Array
-    key: Array
-    value: Array
-    upstream: Array  # (B,H,Q,E); empty if no gradients are wanted
-    scale: float
-    scores: Array  # (B,H,Q,K)
-    weights: Array  # (B,H,Q,K)
-
-    @classmethod
-    def of(cls, problem: Problem) -> Steps:
-        query, key, value = (np.asarray(x, np.float64) for x in (problem.query, problem.key, problem.value))
-        upstream = np.asarray(problem.upstream if problem.upstream is not None else (), np.float64)
-        scale = problem.sizes["D"] ** -0.5 if problem.scale is None else problem.scale
-        scores = query @ turned(key) * scale
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        return cls(query, key, value, upstream, scale, scores, weights / weights.sum(-1, keepdims=True))
-
-    def mean(self, x: Array) -> Array:
-        """The mean over keys by weight: (B,H,Q,K) -> (B,H,Q,1)."""
-        return np.asarray((self.weights * x).sum(-1, keepdims=True))
-
-    @property
-    def d_weights(self) -> Array:
-        """The gradient of the weights, (B,H,Q,K)."""
-        return np.asarray(self.upstream @ turned(self.value))
-
-
-def turned(x: Array) -> Array:
-    """The last two axes exchanged."""
-    return x.swapaxes(-1, -2)
 
 
 @dataclass(frozen=True)
@@ -83,6 +52,11 @@ class Allowance:
         return cls(precision, steps, _first(precision, steps), _curved(precision, steps))
 
     @property
+    def exponential(self) -> float:
+        """The relative error of an exponential (1)."""
+        return self.precision.exp_ulps * self.precision.accumulate.unit + self.precision.fast_exp
+
+    @property
     def half(self) -> bool:
         """Whether results are stored in less than what sums are accumulated in."""
         return self.precision.output.unit > self.precision.accumulate.unit
@@ -97,49 +71,84 @@ class Allowance:
         return 2 * self.precision.accumulate.unit + self.precision.elementwise.unit**2
 
     @property
+    def merging(self) -> float:
+        """What merging splits by their log-sum-exps does to a weight, where there may be more than one: once, or at each tile."""
+        merges = self.tiles - 1 if self.precision.in_sequence else min(self.tiles - 1, 1)
+        if merges == 0:
+            return 0.0
+        steps = self.steps
+        top = steps.scores.max(-1, keepdims=True)
+        lse = np.abs(top + np.log(np.exp(steps.scores - top).sum(-1, keepdims=True))).max()
+        return merges * MERGING * (self.exponential + self.precision.accumulate.unit * float(lse))
+
+    @property
+    def tiles(self) -> int:
+        """Of the keys, at most."""
+        keys: int = self.steps.key.shape[2]
+        return math.ceil(keys / self.precision.tile)
+
+    @property
+    def nearest(self) -> float:
+        """What rounding a weight to nearest, as an elementwise result and as an operand, does to its mean (4)."""
+        return self.precision.elementwise.unit**2 + self.precision.operand.unit**2
+
+    @property
     def operand(self) -> float:
         """The same of a computed operand of a matrix product."""
         return self.step + self.precision.operand.unit**2
+
+    @property
+    def row(self) -> Array:
+        """By what share a whole row of the output may be off in the mean, (B,H,Q), however wrong the exponential.
+
+        What divides it; and in half precision the largest weight of each tile, whose exponential, of zero, may be 1.0001 in the
+        row sum, and is rounded to 1 where it meets the value.
+        """
+        steps, keys = self.steps, self.steps.key.shape[2]
+        share = 2 * self.step + 3 * self.nearest + self.sums(keys) + self.merging
+        if not self.half:
+            return np.full(steps.weights.shape[:3], share)
+        largest = np.sort(steps.weights)[..., -self.tiles :].sum(-1)  # at most one of each tile
+        return np.asarray(share + self.exponential * largest + self.precision.operand.tiny * keys)
 
     @property
     def stored(self) -> float:
         """The same of what is returned, which may have been stored before: results of splits, gradients of single heads."""
         return 2 * self.step + 3 * self.precision.output.unit**2
 
-    def output(self, multiplier: Array, exact: Array) -> Array:
-        """Of F = sum(multiplier * output), both (B,H,Q,E), for each head: (B,H)."""
-        steps = self.steps
-        along = multiplier @ turned(steps.value)
-        sensitivity = np.abs(along - steps.mean(along))  # times the weight
-        allowed = self.first + self.curved + 3 * self.operand
-        room = _total((steps.weights * allowed + self.precision.operand.tiny) * sensitivity)
-        magnitude = steps.weights @ np.abs(steps.value)
-        room += self.sums(2 * steps.key.shape[2]) * _total(np.abs(multiplier) * magnitude)
-        return room + self.stored * _total(np.abs(multiplier * exact))
+    def _of_weights(self, *, backward: Array, forward: Array) -> Array:
+        """What errors of weights may do, (B,H), given dF / d log weight in either pass: same curve, or none in one of them."""
+        allowed = self.steps.weights * (self.first + self.merging + self.curved)
+        cases = (backward + forward, backward, forward)
+        return np.asarray(np.max([_total(allowed * np.abs(each)) for each in cases], axis=0))
 
-    def value_gradient(self, multiplier: Array, exact: Array) -> Array:
-        """Of F = sum(multiplier * gradient of value), both (B,H,K,E): (B,H)."""
+    def gradient(self, name: str, multiplier: Array, exact: Array) -> Array:
+        """Of F = sum(multiplier * gradient), of "query" (B,H,Q,D), "key" (B,H,K,D) or "value" (B,H,K,E): (B,H)."""
+        if name == "value":
+            return self._value_gradient(multiplier, exact)
+        return self._score_gradient(name, multiplier, exact)
+
+    def _value_gradient(self, multiplier: Array, exact: Array) -> Array:
         steps = self.steps
         along = steps.upstream @ turned(multiplier)
-        sensitivity = np.abs(along - steps.mean(along))
-        room = _total(steps.weights * (self.first + self.curved) * sensitivity)
+        room = self._of_weights(backward=along, forward=-steps.mean(along))
         room += _total((3 * self.operand * steps.weights + self.precision.operand.tiny) * np.abs(along))
         magnitude = turned(steps.weights) @ np.abs(steps.upstream)
         room += self.sums(steps.query.shape[2]) * _total(np.abs(multiplier) * magnitude)
         return room + self.stored * _total(np.abs(multiplier * exact))
 
-    def score_gradient(self, name: str, multiplier: Array, exact: Array) -> Array:
-        """Of F = sum(multiplier * gradient), of "query" (B,H,Q,D) or "key" (B,H,K,D): (B,H)."""
+    def _score_gradient(self, name: str, multiplier: Array, exact: Array) -> Array:
         steps, weights, d_weights = self.steps, self.steps.weights, self.steps.d_weights
         along = (
             multiplier @ turned(steps.key) if name == "query" else steps.query @ turned(multiplier)
         ) * steps.scale  # F = sum(d_scores * along)
         delta, mean = steps.mean(d_weights), steps.mean(along)
         parted, d_parted = along - mean, d_weights - delta
-        both = steps.mean(d_weights * along)
-        sensitivity = np.abs(d_weights * along - both - d_parted * mean - delta * parted)
-        room = _total(weights * (self.first + self.curved) * sensitivity)
+        both = d_parted * along
+        # Forward errors are in the row sum, and in delta, which is made of the output.
+        room = self._of_weights(backward=both, forward=-steps.mean(both) - mean * d_parted)
         room += _total(2 * self.curved * weights**2 * np.abs(d_parted * parted))
+        room += (self.row[..., None] * np.abs(delta * mean)).sum((-1, -2))  # delta of the output
         # Roundings of d weights and delta, of their difference, and of what is made of it.
         room += _total(weights * 2 * self.step * (np.abs(d_weights) + np.abs(delta)) * np.abs(along))
         room += _total(

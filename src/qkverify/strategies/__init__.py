@@ -1,7 +1,7 @@
 """What Hypothesis draws. Public: users write laws of their own with it.
 
 This room may use `runs` and every room below it. It hands out `problems` (`attention_problems`), the calls of other operations
-(`operation_cases`), and sequences that lie after one another (`sequences`).
+(`operation_cases`, with a file for each in `operations`), and sequences that lie after one another (`sequences`).
 """
 
 from __future__ import annotations

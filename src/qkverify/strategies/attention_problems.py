@@ -15,13 +15,14 @@ from functools import cache, lru_cache, partial
 from itertools import product
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
 from qkverify.contract import OPTIONS, Implementation, mask_forms
 from qkverify.problem import activations, distributions
-from qkverify.problem.attention_problem import LAYOUTS, Problem
+from qkverify.problem.attention_problem import LAYOUTS, SHARED_MEMORY, Problem
 from qkverify.problem.byte_strategies import DIGITS, SEED, Choices, Recipe, strategy
 from qkverify.runs.framework_adapter import NUMPY_DTYPES
 from qkverify.runs.run import Run, active
@@ -39,7 +40,7 @@ PAIRS = 8_500  # (query, key) pairs of one problem, all heads: keeps an example 
 # One dimension far larger than the others, as real models have it: what is right for few need not be right for many. The
 # length of an axis decides which kernel runs, how often its loops turn and what a counter of few bits holds.
 STRETCHED: Mapping[str, tuple[int, ...]] = {
-    "Q": (300, 513, 1025), "K": (300, 513, 1025, 2049), "D": (80, 96, 128, 100, 129, 256), "E": (80, 96, 128, 129, 256),
+    "Q": (300, 513, 1025), "K": (300, 513, 1025, 2049, 192, 320), "D": (80, 96, 128, 100, 129, 256), "E": (80, 96, 128, 129, 256),
 }  # fmt: skip
 PAIRED: Mapping[str, tuple[int, ...]] = {
     "QK": (129, 161, 127),
@@ -72,8 +73,23 @@ COMPILED = ((1, 1, 1, 1, 2, 1, 1), (1, 1, 1, 2, 2, 1, 1), (1, 1, 1, 2, 3, 2, 1),
             (2, 1, 3, 9, 8, 8, 5), (2, 3, 1, 17, 16, 5, 8), (1, 2, 2, 65, 33, 8, 8), (3, 2, 1, 33, 65, 16, 16))  # fmt: skip
 
 TAME = ("digits", "counting", "ones", "one-hot", "normal", "uniform", "ties", "sparse")
-STRIDED = tuple(name for name in LAYOUTS if name not in ("contiguous", "batch of stride zero"))
+EACH_ITS_OWN = "each its own"
+STRIDED = tuple(name for name in LAYOUTS if name not in ("contiguous", *SHARED_MEMORY))
 SCALES = (1.0, 0.5, 2.0, 0.125, 0.3)  # zero has a law of its own
+EXTREME_SCALES = (*SCALES * 4, 1e-6)
+NEGATIVE_SCALES = (*EXTREME_SCALES, -1.0, -0.25, -0.3)
+BIAS_EXTREMES = (
+    *[""] * 24,
+    "-inf",
+    "-inf first",
+    "-inf row",
+    "low -100",
+    "low -1e4",
+    "low -inf",
+    "moved 100",
+    "moved -100",
+    "moved -1e4",
+)
 SOFTCAPS = (1.0, 2.0, 0.5, 5.0, 30.0)
 SIDES = tuple(
     (left, right)
@@ -117,13 +133,34 @@ def _mixtures(names: Sequence[str], count: int) -> tuple[tuple[str, ...], ...]:
 WILD_MIXTURES = _mixtures(distributions.NAMES, 400)
 TAME_MIXTURES = _mixtures(TAME, 100)
 
+# Numbers at the ends of formats and of the softmax, in one array while the others are ordinary: one problem in six. Scores of
+# queries and keys near the end of a format have no bound, so that values and upstream alone are there.
+_ENDS = (
+    ("subnormal", 0),
+    ("subnormal", 1),
+    ("subnormal", 2),
+    ("subnormal", 3),
+    ("near the end", 2),
+    ("near the end", 3),
+)
+_EXTREME = (
+    ("one massive channel", "normal", "normal", "normal"), ("normal", "one massive channel", "normal", "normal"),
+    ("one massive channel", "one massive channel", "normal", "normal"),
+    ("powers of two", "powers of two", "normal", "normal"),
+    *(tuple(name if i == place else "normal" for i in range(4)) for name, place in _ENDS),
+)  # fmt: skip
+EXTREME_MIXTURES = (*WILD_MIXTURES, *_EXTREME * (len(WILD_MIXTURES) // (5 * len(_EXTREME))))
+# Scores far below zero, one problem in three: the empty half of a last tile then holds larger ones.
+_FAR_BELOW = (("far below zero", "ones", "normal", "normal"), ("ones", "far below zero", "normal", "normal"))
+HALF_TILE_MIXTURES = (*EXTREME_MIXTURES, *_FAR_BELOW * (len(EXTREME_MIXTURES) // 4))
+
 # The decisions of one problem and the bytes that each takes (see `choices`).
 ARRAYS = ("query", "key", "value", "upstream")
 PLACED = ("query", "key", "value", "mask", "bias", "upstream", "key_lengths", "alibi_slopes", "sinks")
 PLACES: Mapping[str, int] = {
     "heads": 1, "usual": 1, "empty batch": 1, **dict.fromkeys("GHBQKDE", 1), "head sizes": 2, "mixture": 2,
-    **{f"use {name}": 1 for name in OPTIONS}, "mask axes": 1, "mask density": 1, "mask gap": 1, "bias": 2, "window": 1,
-    "scale": 1, "softcap": 1, "layout": 1, "placed": 2, "mode": 1, "numbers": SEED,
+    **{f"use {name}": 1 for name in OPTIONS}, "mask axes": 1, "mask density": 1, "mask gap": 1, "bias": 2, "bias extreme": 1,
+    "window": 1, "scale": 1, "softcap": 1, "layout": 1, "placed": 2, "mode": 1, "numbers": SEED,
     **dict.fromkeys((*ARRAYS[:3], "bias numbers"), DIGITS), "mask": 12, "key_lengths": 18, "alibi_slopes": 8, "sinks": 8,
 }  # fmt: skip
 
@@ -249,6 +286,7 @@ def problems(
     zero: bool = False,
     long: bool = True,
     usual: bool = False,
+    extremes: bool = False,
 ) -> st.SearchStrategy[Problem]:
     """A Hypothesis strategy for attention problems: arrays, options and memory layouts that suit the run being checked.
 
@@ -263,10 +301,17 @@ def problems(
     - `zero`: also generate lengths of 0
     - `long`: also generate lengths above 33, at the edges of tiles
     - `usual`: only sizes that models have
+    - `extremes`: also generate numbers at the ends of the format, one massive channel, scores far below zero, biases that hide
+      keys (-inf, or finite) or shift whole rows, tiny scales, and negative ones (without causality and upstream
+      gradient): each in one problem in 20 to 100
     """
     given = {"value": values, "key": keys}
+    needed = (*use, "scale") if keys == "identity" else use
+    scales = (
+        EXTREME_SCALES if upstream else NEGATIVE_SCALES
+    )  # gradients at negative ones have a law of their own
     chosen = partial(
-        draw_options, use=(*use, "scale") if keys == "identity" else use, without=without, only=only
+        draw_options, use=needed, without=without, only=only, extremes=scales if extremes else ()
     )
 
     def make(choices: Choices) -> Problem:
@@ -276,7 +321,7 @@ def problems(
         fixed |= {"D": "K"} if keys == "identity" else {}
         s = draw_sizes(choices, run, fixed, zero=zero, long=long)
         dtype = NUMPY_DTYPES[run.dtype if run else "float32"]
-        mixture = choices.pick("mixture", TAME_MIXTURES if tame else WILD_MIXTURES)
+        mixture = choices.pick("mixture", _mixtures_of(s, tame=tame, extremes=extremes))
         arrays = _draw_arrays(
             choices, s, dtype, dict(zip(ARRAYS[: 3 + upstream], mixture, strict=False)), given
         )
@@ -286,6 +331,13 @@ def problems(
         return Problem(**arrays, **options, layouts=places, mode=mode, **_semantics(run))
 
     return strategy(Recipe({**PLACES, "upstream": DIGITS} if upstream else PLACES, make))
+
+
+def _mixtures_of(s: Mapping[str, int], *, tame: bool, extremes: bool) -> tuple[tuple[str, ...], ...]:
+    """The mixtures of numbers that a problem of these sizes may have."""
+    if tame or not extremes:
+        return TAME_MIXTURES if tame else WILD_MIXTURES
+    return HALF_TILE_MIXTURES if s["K"] % 128 == 64 else EXTREME_MIXTURES
 
 
 def first_key_alone(run: Run, problem: Problem) -> Problem:
@@ -307,19 +359,23 @@ def _draw_arrays(
     def filled(name: str) -> np.ndarray:
         kind = given.get(name, "any")
         if kind == "any":
-            return choices.array(name, fills[name], shapes[name])
+            return choices.array(name, fills[name], shapes[name]) * distributions.unit(fills[name], dtype)
         return np.broadcast_to(np.eye(s["K"]) if kind == "identity" else 1.0, shapes[name])
 
     return {name: np.ascontiguousarray(filled(name), dtype=dtype) for name in fills}
 
 
 def _draw_places(choices: Choices, names: Sequence[str]) -> dict[str, str]:
-    """The memory layout of some of the arrays: one other than contiguous for those that the bits of a number choose."""
-    layout = choices.pick("layout", (*["contiguous"] * 3, *STRIDED))
+    """The memory layout of some of the arrays: one other than contiguous for those that the bits of a number choose, or, in one
+    of ten, a layout of its own for each."""
+    layout = choices.pick("layout", (*["contiguous"] * 3, *STRIDED, EACH_ITS_OWN))
     if layout == "contiguous":
         return {}
     placed = [name for name in PLACED if name in names]
     which = choices.pick("placed", range(1, 2 ** len(PLACED)))
+    if layout == EACH_ITS_OWN:
+        step = 1 + which % (len(STRIDED) - 1)  # so that neighbours differ
+        return {name: STRIDED[(which + i * step) % len(STRIDED)] for i, name in enumerate(placed)}
     return {name: layout for i, name in enumerate(placed) if which >> i & 1}
 
 
@@ -362,8 +418,10 @@ def real_problems(*, upstream: bool = False) -> st.SearchStrategy[Problem]:
 
 
 def draw_options(choices: Choices, run: Run | None, s: Mapping[str, int], dtype: Any, *, use: Sequence[str] = (),
-                 without: Sequence[str] = (), only: Sequence[str] | None = None) -> dict[str, Any]:  # fmt: skip
-    """Options in use, each drawn on its own: their combinations are where bugs live."""
+                 without: Sequence[str] = (), only: Sequence[str] | None = None,
+                 extremes: Sequence[float] = ()) -> dict[str, Any]:  # fmt: skip
+    """Options in use, each drawn on its own: their combinations are where bugs live. With `extremes`, the scale is one of these,
+    and a bias may hide keys or shift rows."""
     offered = set(OPTIONS) if run is None else run.implementation.offers
     wanted = [name for name in OPTIONS
               if name in use or (name in offered and name not in without and name != "return_lse"
@@ -386,7 +444,8 @@ def draw_options(choices: Choices, run: Run | None, s: Mapping[str, int], dtype:
         own = {"mask": partial(_draw_mask, letters=letters)}
         own |= {"bias": partial(_draw_bias, letters=letters)} if run.one_parameter() else {}
         draws = {**OPTION_DRAWS, **own}
-    return {name: draws[name](choices, s, dtype) for name in chosen}
+    options = {name: draws[name](choices, s, dtype) for name in chosen}
+    return _made_extreme(choices, options, extremes) if extremes else options
 
 
 @cache
@@ -413,11 +472,17 @@ def _draw_mask(
     """A quarter or half of it False; sometimes a row of no keys, or keys at the start or end that no query sees, or what looks
     like a causal mask or like padding and is, or is not.
 
-    All True for zero bytes.
+    All True for zero bytes. Two of three that span several blocks of 64 queries and keys are constant in each of them.
     """
-    shape = _broadcastable(choices.pick("mask axes", _axes(letters)), s)
+    axes = _axes(letters)
+    if min(s["Q"], s["K"]) > BLOCK:  # more often with both of these axes
+        axes += tuple(each for each in axes if {"Q", "K"} <= set(each[0]))
+    shape = _broadcastable(choices.pick("mask axes", axes), s)
     mask = ~choices.flags("mask", shape, choices.pick("mask density", (4, 4, 4, 4, 2)))
-    gap, half = choices.pick("mask gap", MASK_GAPS), mask.shape[-1] // 2
+    several_blocks = min((*shape[-2:], *[0] * (2 - len(shape)))) > BLOCK
+    gap, half = choices.pick("mask gap", BLOCK_GAPS if several_blocks else MASK_GAPS), mask.shape[-1] // 2
+    if gap == "blocks":
+        return _blocks(choices, shape)
     if gap == "row" and mask.shape[-2]:
         mask[..., 0, :] = False
     elif gap in ("start", "end"):
@@ -434,11 +499,48 @@ def _draw_mask(
     return np.asarray(mask)
 
 
+def _blocks(choices: Choices, shape: tuple[int, ...]) -> np.ndarray:
+    """A mask that is constant in blocks of 64 queries and keys, a third of which are hidden, and the one in the lower left."""
+    queries, keys = (np.arange(n) // BLOCK for n in shape[-2:])
+    blocks = choices.generator.integers(0, 3, size=(queries[-1] + 1, keys[-1] + 1)) > 0
+    blocks[-1, 0] = False
+    return np.array(np.broadcast_to(blocks[queries[:, None], keys], shape))
+
+
 def _draw_bias(
     choices: Choices, s: Mapping[str, int], dtype: Any, letters: str = mask_forms.FULL
 ) -> np.ndarray:
     fill, axes = choices.pick("bias", _biases(letters))
     return choices.array("bias numbers", fill, _broadcastable(axes, s)).astype(dtype)
+
+
+def _made_extreme(choices: Choices, options: dict[str, Any], scales: Sequence[float]) -> dict[str, Any]:
+    """With a bias that hides keys or shifts rows, in one of four, and a scale of these."""
+    if "bias" in options:
+        options["bias"] = _extreme_bias(options["bias"], choices.pick("bias extreme", BIAS_EXTREMES))
+    if "scale" in options:
+        # Negative ones with causality have laws of their own: whatever calls torch's flash attention is wrong there.
+        options["scale"] = choices.pick("scale", EXTREME_SCALES if "causal" in options else scales)
+    return options
+
+
+def _extreme_bias(bias: np.ndarray, kind: str) -> np.ndarray:
+    """A bias, changed in place: -inf or a low number in some places, or everything moved by one number."""
+    keys = bias.shape[-1]
+    places = np.arange(bias.size).reshape(bias.shape) % 3 == 1  # a third of it, in no pattern of the axes
+    if kind == "-inf":
+        bias[places] = -np.inf
+    elif kind == "-inf first":
+        bias[..., : keys // 2] = -np.inf
+    elif kind == "-inf row" and bias.ndim > 1:
+        bias[..., 0, :] = -np.inf
+    elif kind.startswith("low"):
+        finfo: Any = ml_dtypes.finfo  # the lowest number of float32 in float64 too: bounds are computed there
+        lowest = max(float(finfo(bias.dtype).min), float(finfo(np.float32).min))
+        bias[places] = max(float(kind.partition(" ")[2]), lowest)
+    elif kind.startswith("moved"):
+        bias += bias.dtype.type(float(kind.partition(" ")[2]))
+    return bias
 
 
 def _draw_lengths(choices: Choices, s: Mapping[str, int], dtype: Any) -> np.ndarray:
@@ -457,6 +559,8 @@ def _draw_sinks(choices: Choices, s: Mapping[str, int], dtype: Any) -> np.ndarra
 
 
 MASK_GAPS = (*[""] * 10, *["row"] * 2, "start", "end", "future", "nearly the future", "nearly the end")
+BLOCK = 64  # queries or keys of a tile
+BLOCK_GAPS = (*MASK_GAPS, *["blocks"] * (2 * len(MASK_GAPS)))
 SLOPES = np.array(
     [0.5, 0.25, 1 / 3, 2**-0.5, 1 / 16, 0.1, 1 / 256, 0.9]
 )  # all but three have a full mantissa

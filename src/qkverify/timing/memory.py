@@ -29,7 +29,7 @@ from typing import Any
 import msgspec
 
 from qkverify import probes
-from qkverify.contract import Implementation, registry
+from qkverify.contract import Implementation, adapters, registry
 from qkverify.errors import UsageError
 from qkverify.results import Direction
 from qkverify.runs import forking
@@ -42,11 +42,12 @@ STATUS = Path("/proc/self/status")
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What one child is asked to measure; the first three say where the implementation is found again."""
+    """What one child is asked to measure; the first four say where the implementation is found again."""
 
     name: str
     file: str
     function: str
+    adapters: str
     workload: Workload
     dtype: str
     direction: Direction
@@ -74,7 +75,15 @@ class Server(Child):
         if not hasattr(os, "fork"):
             return None
         function = str(getattr(implementation.function, "__qualname__", ""))
-        request = Request(implementation.name, implementation.file, function, workload, dtype, direction)
+        request = Request(
+            implementation.name,
+            implementation.home,
+            function,
+            adapters.written(implementation.adapters),
+            workload,
+            dtype,
+            direction,
+        )
         try:
             return msgspec.json.decode(self.ask(msgspec.json.encode(request)), type=int | None)
         except (Died, ValueError):  # the timing of the same cell meets its like
@@ -130,7 +139,7 @@ def answer(question: bytes) -> bytes:
     request = msgspec.json.decode(question, type=Request)
     try:
         implementation = registry.reload_implementation(
-            request.name, request.file, request.function
+            request.name, request.file, request.function, request.adapters
         )  # imported here, once: every later child has it
     except UsageError:
         return msgspec.json.encode(None)

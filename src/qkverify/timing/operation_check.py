@@ -16,7 +16,8 @@ import numpy as np
 
 from qkverify.rounding import EXACT, Bounded
 from qkverify.runs.run import Run
-from qkverify.strategies.operation_cases import OperationCall, OperationSpec, PreparedCall
+from qkverify.strategies.operation_cases import OperationCall, PreparedCall
+from qkverify.strategies.operation_spec import OperationSpec
 from qkverify.timing.fresh_inputs import FreshArrays, FreshCall
 from qkverify.timing.output_check import check_kinds, same
 from qkverify.timing.sampled_rows import margin

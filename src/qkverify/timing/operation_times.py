@@ -20,14 +20,17 @@ from qkverify.errors import raised
 from qkverify.results import OperationTiming
 from qkverify.rounding import Bounded
 from qkverify.runs.run import Run
-from qkverify.strategies.operation_cases import OPERATION_SPECS, OperationCall, Source
+from qkverify.strategies.operation_cases import OperationCall
+from qkverify.strategies.operation_spec import Source
+from qkverify.strategies.operations import OPERATION_SPECS
 from qkverify.timing import output_check
 from qkverify.timing.clocks import Call, clock_for, now
 from qkverify.timing.fresh_inputs import FreshCall
 from qkverify.timing.kept_calls import KeptCalls
 from qkverify.timing.measurement import Prepared, checked, run_of, subject_of
+from qkverify.timing.operation_case import OperationCase
 from qkverify.timing.operation_check import OperationCheck, OperationInputs, thinned
-from qkverify.timing.operation_sizes import OPERATION_CASES, OperationCase
+from qkverify.timing.operation_sizes import OPERATION_CASES
 from qkverify.timing.sampling import Samples, SamplingPlan, calibrate, interleave
 from qkverify.timing.work import Work
 

@@ -30,7 +30,7 @@ from qkverify.timing.measurement import MeasuredGroup, checked, measure, prepare
 from qkverify.timing.memory import Server
 from qkverify.timing.statistics import median
 from qkverify.timing.untimed import refused
-from qkverify.verification import pytest_options
+from qkverify.verification import pytest_options, settings
 
 SESSION: pytest.StashKey[BenchmarkSession] = pytest.StashKey()
 
@@ -194,8 +194,9 @@ def session_of(config: pytest.Config) -> BenchmarkSession:
 def _chosen(config: pytest.Config) -> list[Implementation]:
     targets = pytest_options.value(config, "implementation")
     try:
+        adapted = map(settings.read().adapted, targets)
         return [
-            implementation for target in targets for implementation in probes.find(target)
+            implementation for target in adapted for implementation in probes.find(target)
         ] or registry.load_folder()
     except UsageError as error:  # a collection error of this kind shows its sentence and no traceback
         raise pytest.Collector.CollectError(str(error)) from None

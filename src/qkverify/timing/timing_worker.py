@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from qkverify import probes
-from qkverify.contract import Implementation
+from qkverify.contract import Implementation, adapters
 from qkverify.errors import UsageError
 from qkverify.results import Cache, Conditions, Direction, Timing
 from qkverify.timing.benchmark_cases import BenchmarkCase
@@ -59,6 +59,7 @@ class NamedCase(msgspec.Struct, frozen=True):
     name: str
     file: str
     function: str
+    adapters: str
     workload: Workload
     device: str
     dtype: str
@@ -172,8 +173,9 @@ def _named(cell: BenchmarkCase, reason: str | None, peak: int | None, seconds: f
     function = str(getattr(implementation.function, "__qualname__", ""))
     return NamedCase(
         implementation.name,
-        implementation.file,
+        implementation.home,
         function,
+        adapters.written(implementation.adapters),
         cell.workload,
         cell.device,
         cell.dtype,
@@ -229,14 +231,14 @@ def answer(question: bytes) -> bytes:
 
 
 def _found(case: NamedCase) -> BenchmarkCase:
-    implementation = _loaded(case.name, case.file, case.function)
+    implementation = _loaded(case.name, case.file, case.function, case.adapters)
     return BenchmarkCase(case.workload, implementation, case.device, case.dtype, case.direction)
 
 
 @cache
-def _loaded(name: str, file: str, function: str) -> Implementation:
+def _loaded(name: str, file: str, function: str, said: str = "") -> Implementation:
     """Found and called for the first time once in this process, whatever number of groups it is timed in."""
-    return probes.reload_implementation(name, file, function)
+    return probes.reload_implementation(name, file, function, said)
 
 
 if __name__ == "__main__":

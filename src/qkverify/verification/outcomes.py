@@ -310,7 +310,10 @@ def _unused(verdicts: Sequence[Verdict], offers: Collection[str]) -> tuple[str, 
     """What the laws, all of which were run, say nothing of, each with the reason."""
     unused = unverified_options.unverified(offers, verdicts)
     names = [f"{name} (offered, but no law used it)" for name in unused]
-    if "gradients" in offers and "gradients" not in unused and _gradients_compared(verdicts) == 0:
+    compared = _gradients_compared(verdicts) != 0 or any(
+        v.outcome in OUTCOMES_BROKEN and "gradient of" in v.reason for v in verdicts
+    )
+    if "gradients" in offers and "gradients" not in unused and not compared:
         names.append("gradients (none was compared with the reference)")
     if refusals := _refusals(verdicts):
         names.append(f"most problems ({refusals})")

@@ -19,8 +19,8 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "implementation": {
             **REPEATED,
             "metavar": "TARGET",
-            "help": "verify this: a name, module:function or path/file.py:function (repeatable; default: the targets of "
-            "[tool.qkverify] in pyproject.toml, else all that qkverify has)",
+            "help": "verify this: a name, module:function or path/file.py:function, or 'mine.py:attention --layout BLHD' "
+            "(repeatable; default: the targets of [tool.qkverify] in pyproject.toml, else all that qkverify has)",
         },
         "dtype": {**REPEATED, "metavar": "DTYPE", "help": "only this dtype (repeatable)"},
         "device": {**REPEATED, "metavar": "DEVICE", "help": "only this device (repeatable)"},

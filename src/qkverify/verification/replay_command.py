@@ -49,20 +49,13 @@ def _named(target: str, record: dict[str, str]) -> Implementation:
 
 
 def _recorded(name: str, record: dict[str, str]) -> Implementation:
-    """By its name; else, of a record that this folder keeps, by the function of its file."""
+    """By its name; of a record that this folder keeps, by its file first, as another process finds it."""
     if store.is_file(name):
         ours = [known for known in registry.load_folder() if known.name == record["implementation"]]
         if not ours:
             raise UsageError(f"{name} is about {record['implementation']}, which is none of this package's implementations\n"
                              f"  name the function: qkverify replay {name} path/file.py:function")  # fmt: skip
         return probes.fitted(ours[0])
-    try:
-        return next(
-            implementation
-            for implementation in probes.find(record["implementation"])
-            if implementation.name == record["implementation"]
-        )
-    except (UsageError, StopIteration):
-        declared = registry.registered_by(registry.load_file(record["file"]))
-        named = [candidate for candidate in declared if candidate.name == record["implementation"]]
-        return probes.fitted(named[0]) if named else probes.find(f"{record['file']}:{record['function']}")[0]
+    return probes.reload_implementation(
+        record["implementation"], record["file"], record["function"], record.get("adapters", "")
+    )

@@ -11,17 +11,22 @@
     known_failures = "qkverify-known-failures.toml"
     require_precision = "fused"                  # as --require-precision
 
+    [tool.qkverify.adapters."mykernel/attn.py:attention"]   # as --layout and the like, wherever this target is named
+    layout = "BLHD"
+    weights = {"c_attn.weight" = "qkv"}
+
 What the command line gives counts instead. Paths are those of the file's folder.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from qkverify.contract import adapters as contract_adapters
 from qkverify.errors import UsageError
 from qkverify.verification import known_failures
 from qkverify.verification.known_failures import KnownFailure
@@ -43,10 +48,15 @@ class Settings:
     own_laws: tuple[str, ...] = ()
     known_failures: str = ""
     require_precision: str = ""
+    adapters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by the text of their target
 
     def __str__(self) -> str:
         """ "profile quick, skip dropout": what is in force, for the screen."""
-        pairs = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("file", "targets")}
+        pairs = {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.name not in ("file", "targets", "adapters")
+        }
         words = {
             name: " ".join(value) if isinstance(value, tuple) else value for name, value in pairs.items()
         }
@@ -59,14 +69,23 @@ class Settings:
             for name, value in given.items()
             if value
         }
-        return replace(self, **pairs)  # type: ignore[arg-type]  # each field gets what its option collects
+        chosen = replace(self, **pairs)  # type: ignore[arg-type]  # each field gets what its option collects
+        return replace(chosen, targets=tuple(map(self.adapted, chosen.targets)))
+
+    def adapted(self, target: Any) -> Any:
+        """A target with the adapters of its table behind it; what it says itself counts instead."""
+        if not isinstance(target, str):
+            return target
+        place, _ = contract_adapters.split(target)
+        said = next((words for name, words in self.adapters.items() if _same(name, place)), {})
+        return contract_adapters.joined(target, said)
 
     def entries(self) -> tuple[KnownFailure, ...]:
         """The known failures. Raises UsageError for a file that is not right."""
         return known_failures.read(self.known_failures) if self.known_failures else ()
 
 
-KEYS = tuple(field.name for field in fields(Settings) if field.name != "file")
+KEYS = tuple(f.name for f in fields(Settings) if f.name != "file")
 
 
 def read(start: Path | None = None) -> Settings:
@@ -95,7 +114,9 @@ def _settings(file: Path, table: Any) -> Settings:
     for key, value in table.items():
         if key not in KEYS:
             raise UsageError(f"{where}: {UsageError.unknown('key', key, KEYS)}")
-        if key in ("profile", "known_failures", "require_precision"):
+        if key == "adapters":
+            values[key] = _adapters(where, value)
+        elif key in ("profile", "known_failures", "require_precision"):
             if not isinstance(value, str):
                 raise UsageError(f"{where}: {key} is {value!r}; it must be a string")
             values[key] = value
@@ -106,6 +127,15 @@ def _settings(file: Path, table: Any) -> Settings:
     return Settings(file=Path(_shown(file)), **_placed(file.parent, values))
 
 
+def _adapters(where: str, value: Any) -> dict[str, dict[str, Any]]:
+    if not isinstance(value, dict) or not all(isinstance(words, dict) for words in value.values()):
+        raise UsageError(f"{where}: adapters is {value!r}; it must be a table for each target")
+    return {
+        target: contract_adapters.checked(words, f'{where[:-1]}.adapters."{target}"]')
+        for target, words in value.items()
+    }
+
+
 def _placed(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
     """With paths as seen from the working folder."""
     targets = [_target(folder, target) for target in values.get("targets", ())]
@@ -114,12 +144,26 @@ def _placed(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
         known = _shown(folder / values["known_failures"])
     else:
         known = _shown(folder / known_failures.FILE) if (folder / known_failures.FILE).is_file() else ""
-    return {**values, "targets": tuple(targets), "own_laws": tuple(own_laws), "known_failures": known}
+    said = {_target(folder, target): words for target, words in values.get("adapters", {}).items()}
+    return {
+        **values,
+        "targets": tuple(targets),
+        "own_laws": tuple(own_laws),
+        "known_failures": known,
+        "adapters": said,
+    }
 
 
 def _target(folder: Path, target: str) -> str:
-    place, colon, attribute = target.rpartition(":") if ":" in target else (target, "", "")
-    return f"{_shown(folder / place)}{colon}{attribute}" if place.endswith(".py") else target
+    text, words = contract_adapters.split(target)
+    place, colon, attribute = text.rpartition(":") if ":" in text else (text, "", "")
+    placed = f"{_shown(folder / place)}{colon}{attribute}" if place.endswith(".py") else text
+    return contract_adapters.joined(placed, words)
+
+
+def _same(target: str, other: str) -> bool:
+    """Whether two texts name one target: their paths may be written in different ways."""
+    return _target(Path.cwd(), target) == _target(Path.cwd(), other)
 
 
 def _shown(path: Path) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated
 
 import typer
 
+from qkverify.cli.adapter_options import adaptable, with_adapters
 from qkverify.cli.app import STARTED, app
 from qkverify.cli.options import (
     Budget,
@@ -23,12 +26,14 @@ from qkverify.cli.options import (
 
 
 @app.command()
+@adaptable
 def bench(
     targets: Annotated[list[str] | None, typer.Argument(metavar="TARGET", help="implementations; default: all")] = None,
     workload: Workloads = None, pass_: Passes = None, dtype: Dtypes = None, device: Devices = None,
     budget: Budget = "90s", processes: Processes = 5, rounds: Rounds = 100, laws: Laws = "glance",
     cache: CacheState = "", lawful_only: LawfulOnly = False,
     results: Annotated[Path | None, typer.Option(metavar="FILE", help="append the samples to this file, as JSON lines")] = None,
+    adapters: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> None:  # fmt: skip
     """Time implementations whose output is right. They take turns, in several processes, and one is timed under two names (the
     A/A control): a difference as small as its own is never called a difference.
@@ -38,7 +43,7 @@ def bench(
     from qkverify.timing import untimed
 
     request = bench_command.BenchRequest(
-        targets or (),
+        with_adapters(targets or (), adapters),
         workload or (),
         pass_ or (),
         dtype or (),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated
 
 import typer
 
+from qkverify.cli.adapter_options import adaptable, with_adapters
 from qkverify.cli.app import STARTED, app
 from qkverify.cli.options import (
     Budget,
@@ -28,6 +31,7 @@ COMPARE_FORMATS = ("text", "markdown")
 
 
 @app.command()
+@adaptable
 def compare(
     candidate: Annotated[str, typer.Argument(metavar="CANDIDATE", help=(
         "an implementation, or the results of a run: FILE, or REVISION:FILE in git"))],
@@ -44,6 +48,7 @@ def compare(
     cache: CacheState = "", lawful_only: LawfulOnly = False,
     format_: Annotated[str, typer.Option("--format", metavar="WORD", help=(
         "text, or markdown for the comment of a pull request: then progress goes to standard error"))] = "text",
+    adapters: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> None:  # fmt: skip
     """Say for each case, and overall, whether the candidate is faster, slower, the same, or whether it is undecided."""
     from qkverify.cli import bench_command, compare_markdown, console_timings
@@ -55,6 +60,10 @@ def compare(
         raise UsageError.unknown("format", format_, COMPARE_FORMATS)
     notes: list[str] = []
     if comparison.is_run(candidate) or comparison.is_run(baseline):
+        if adapters:
+            raise UsageError(
+                f"--{next(iter(adapters))} is about a function, and the results of a run were recorded already"
+            )
         new, old = comparison.load(candidate), comparison.load(baseline)
         compared = comparison.runs(new, old, relative_to=relative_to, across_devices=across_devices)
         software = comparison.software_changes(new, old)
@@ -62,6 +71,7 @@ def compare(
             console_timings.changes(software, relative_to)
         notes = [*software, console_timings.drift(relative_to)]
     else:
+        candidate, baseline = with_adapters((candidate, baseline), adapters)
         request = bench_command.BenchRequest((candidate, baseline), workload or (), pass_ or (), dtype or (),
                                              device or (), budget, processes, rounds, laws, cache, lawful_only)  # fmt: skip
         with contextlib.redirect_stdout(sys.stderr if format_ == "markdown" else sys.stdout):

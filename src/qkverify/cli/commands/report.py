@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated
 
 import typer
 
+from qkverify.cli.adapter_options import adaptable, with_adapters
 from qkverify.cli.app import app
 from qkverify.cli.failing import fail
 from qkverify.cli.options import Devices, Dtypes, Profile
@@ -14,6 +17,7 @@ from qkverify.errors import UsageError
 
 
 @app.command()
+@adaptable
 def report(
     words: Annotated[list[str] | None, typer.Argument(metavar="[FOLDER | TARGET...]", help=(
         "a folder with results.jsonl, default: this device's; with --run implementations, default: all"))] = None,
@@ -29,6 +33,7 @@ def report(
         Path, typer.Option(metavar="FOLDER", help="the folder with the reports of all devices")
     ] = Path("reports"),
     budget: Annotated[str, typer.Option(metavar="TIME", help="time for timing: 90s, 5m")] = "150s",
+    adapters: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> None:  # fmt: skip
     """Write a page and its Markdown summary from recorded results. With --run, verify and time everything first, or only the
     implementations that are named: their report goes into a folder of their name."""
@@ -43,6 +48,7 @@ def report(
     from qkverify.verification.outcomes import exit_code, of_records
 
     folder, targets = own_report.folder_or_targets(words or ())
+    targets = with_adapters(targets, adapters)
     if run:
         rehearse(targets, device or (), dtype or ())
     requested = own_report.gathered(targets, against, device or (), run)

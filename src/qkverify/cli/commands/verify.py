@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated
 
 import typer
 
+from qkverify.cli.adapter_options import adaptable, with_adapters
 from qkverify.cli.app import app
 from qkverify.cli.options import (
     EXAMPLES,
@@ -27,6 +30,7 @@ from qkverify.cli.results_header import started
 
 
 @app.command()
+@adaptable
 def verify(
     targets: Annotated[list[str] | None, typer.Argument(metavar="TARGET", help=(
         "a name, module:function or path/file.py:function; default: the targets of [tool.qkverify] in pyproject.toml"))] = None,
@@ -40,6 +44,7 @@ def verify(
         "for CI: exit code 4 if something that is offered was not verified, 1 if a known failure no longer fails"))] = False,
     require_precision: RequiredPrecision = None,
     call_timeout: CallTimeout = None, memory: Memory = "", in_process: InProcess = False,
+    adapters: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> None:  # fmt: skip
     """Check every law on the targets. A law is a property that a right result has for every input.
 
@@ -53,6 +58,7 @@ def verify(
     from qkverify.verification.isolation import checkers
     from qkverify.verification.outcomes import exit_code, without_cell
 
+    targets = list(with_adapters(targets or (), adapters))
     checker = checkers.chosen(in_process=in_process, jobs=jobs, call_seconds=call_timeout, memory=memory)
     request = requested.gathered(
         checker.plan, targets=targets, devices=device, dtypes=dtype, profile=profile, laws=law, skip=skip, own_laws=own_laws,

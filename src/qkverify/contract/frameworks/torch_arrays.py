@@ -31,9 +31,14 @@ def devices() -> dict[str, str | None]:
 
 
 def from_numpy(array: Any, device: str = "cpu") -> torch.Tensor:
-    """A tensor with the strides of `array`; on the CPU it shares the memory."""
+    """A tensor with the strides of `array`; on the CPU it shares the memory. What begins inside of a buffer has a storage offset.
+
+    Strides below zero torch does not have: such an array is copied.
+    """
     array = np.asarray(array)
-    if device != "cpu":
+    if array.size and min(array.strides, default=0) < 0:
+        array = np.ascontiguousarray(array)
+    if device != "cpu" or _begins_inside(array):
         return _with_strides(array, device)
     half = array.dtype == ml_dtypes.bfloat16
     with warnings.catch_warnings():
@@ -44,11 +49,23 @@ def from_numpy(array: Any, device: str = "cpu") -> torch.Tensor:
     return tensor.view(torch.bfloat16) if half else tensor
 
 
+def _begins_inside(array: np.ndarray) -> bool:
+    """Whether an array does not begin where its buffer, an array of the same dtype, does."""
+    root = _root(array)
+    inside = array.size and root.dtype == array.dtype and root.flags.c_contiguous
+    return bool(inside and array.__array_interface__["data"][0] != root.__array_interface__["data"][0])
+
+
+def _root(array: np.ndarray) -> np.ndarray:
+    """The array whose memory it is a view of."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
 def _with_strides(array: np.ndarray, device: str) -> torch.Tensor:
     """The whole buffer is sent, and the same view is taken of it there: what lies around the view travels too."""
-    root = array
-    while isinstance(root.base, np.ndarray):
-        root = root.base
+    root = _root(array)
     if root.size == 0 or array.size == 0 or not root.flags.c_contiguous:
         return from_numpy(np.array(array)).to(device)
     offset = (array.__array_interface__["data"][0] - root.__array_interface__["data"][0]) // root.itemsize

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from qkverify.contract.modules.other_kinds import refusal as refusal
 from qkverify.contract.modules.target import ModuleTarget as ModuleTarget
+from qkverify.contract.modules.target import adapted as adapted
 from qkverify.contract.modules.target import described as described
 from qkverify.contract.modules.target import is_module as is_module
 from qkverify.contract.modules.target import module as module

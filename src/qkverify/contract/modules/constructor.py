@@ -97,7 +97,7 @@ def construction(cls: type, given: Mapping[str, Any]) -> Construction:
 def _passed(role: str, parameter: inspect.Parameter) -> bool:
     """Whether an argument of this role is set: not where its default is no number, as of `dropout=nn.Dropout`."""
     default = parameter.default
-    if default is inspect.Parameter.empty:
+    if default is inspect.Parameter.empty or (role == "eps" and default is None):
         return True
     if role in SIZES and default is None:
         return role == "head_size"
@@ -114,7 +114,8 @@ def unknown_argument(cls: type, name: str) -> str:
     """What is asked of the user where an argument's name says nothing."""
     return (
         f"{cls.__name__} is a class, and its argument {name!r} could mean anything\n"
-        f"  say what it is, in the file: attention = qkverify.module({cls.__name__}, sizes={{{name!r}: ...}})\n"
+        f"  say what it is: --sizes {name}=WHAT, or in the file: "
+        f"attention = qkverify.module({cls.__name__}, sizes={{{name!r}: ...}})\n"
         f"  a value that is passed on, or one of the words {', '.join(SIZES)}"
     )
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qkverify import foreign_text
+from qkverify.contract import adapters
 from qkverify.contract.declaration import NAME, Implementation
 from qkverify.contract.options import OPERATIONS
+from qkverify.contract.signatures import _module_name
 from qkverify.errors import UsageError
 
 DTYPES = ("float64", "float32")  # the rounding of a whole module in half precision has no model here
+
+
+OF_MODULES = ("weights", "sizes", "operation")  # the adapters of a module
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +29,9 @@ class ModuleTarget:
     sizes: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
     operation: str | None = None
+    of_function: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # adapters of a module that is a function of its arguments
 
     @property
     def cls(self) -> type:
@@ -43,13 +51,31 @@ def is_module(value: Any) -> bool:
     return issubclass(value, base) if inspect.isclass(value) else isinstance(value, base)
 
 
+def adapted(implementation: Implementation, words: Mapping[str, Any], name: str = "") -> Implementation:
+    """A module with what was said of it beside what its file says. Raises UsageError; `name` is how an error calls it."""
+    module, name = implementation.function, name or implementation.name
+    if not isinstance(module, ModuleTarget):
+        raise UsageError(
+            f"{name} is an Implementation, which says all of itself: {', '.join(words)} cannot be said of it"
+        )
+    words = adapters.checked(words, name)
+    fitted = ModuleTarget(
+        module.module,
+        {**module.sizes, **words.get("sizes", {})},
+        {**module.weights, **words.get("weights", {})},
+        words.get("operation", module.operation),
+        {word: value for word, value in words.items() if word not in OF_MODULES},
+    )
+    return replace(described(fitted), adapters=words)
+
+
 def described(target: ModuleTarget, name: str = "", file: str = "") -> Implementation:
     """The target as an implementation of an operation that is not known yet."""
     cls = target.cls
     home = sys.modules.get(cls.__module__)
     summary = (inspect.getdoc(cls) or "").strip().partition("\n")[0] if cls.__doc__ else ""
     return Implementation(
-        name=foreign_text.shown_line(name or f"{cls.__module__}:{cls.__name__}", characters=NAME),
+        name=foreign_text.shown_line(name or f"{_module_name(cls)}:{cls.__name__}", characters=NAME),
         function=target,
         operation=target.operation or "multi_head_attention",
         arrays="torch",

@@ -167,6 +167,7 @@ def _unread(module: torch.nn.Module, name: str, parameter: Any) -> str:
         )
     return (
         f"{kind} has a parameter {name!r} of shape {tuple(parameter.shape)}, whose name does not say what it is\n"
-        f"  say what it is, in the file: attention = qkverify.module({kind}, weights={{{name!r}: ...}})\n"
+        f"  say what it is: --weights {name}=WHAT, or in the file: "
+        f"attention = qkverify.module({kind}, weights={{{name!r}: ...}})\n"
         '  one of "q", "k", "v", "o" (the output), "qkv" (side by side); "zero", "one" or "keep" for what is none of them'
     )

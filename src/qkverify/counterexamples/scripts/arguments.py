@@ -151,7 +151,11 @@ class Arguments:
     def _layout(self, problem: Problem, name: str, array: Array) -> str:
         """The memory layout that a script must make, or nothing: if one is declared."""
         given = problem.layouts.get(name, "contiguous")
-        small = array.ndim < 2 and given not in ("offset", "every second")
+        small = array.ndim < 2 and given not in ("offset", "every second", "backward")
+        if given == "overlapping rows" and self.run.implementation.layout != "BHLD":
+            return ""
+        if given == "backward" and self.framework == "torch":  # a tensor has no negative strides
+            return ""
         if given == "batch of stride zero" and self.run.implementation.layout[0] != "B":
             return ""
         skipped = self.framework == "jax" or not array.size or small or given == "contiguous"

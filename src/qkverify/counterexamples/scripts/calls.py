@@ -38,7 +38,8 @@ class Calls:
     ) -> str:
         """The call of another operation, or of its function with a suffix on `further` arguments; some are torch copies."""
         given = [f"{n}.clone()" if n in copied else n for n in OPERATIONS[call.kind][: len(call.arguments)]]
-        return f"{self.alias}{suffix}({', '.join([*given, *further, *self._options(call)])})"
+        options = self._options(call, of_vjp=suffix == "_vjp")
+        return f"{self.alias}{suffix}({', '.join([*given, *further, *options])})"
 
     def result_of_operation(self, call: Recorded) -> list[str]:
         """The result of another operation that is judged, under the name `got`."""
@@ -51,11 +52,14 @@ class Calls:
             f"got = numbers(found{f'[{list(call.got).index(call.judged)}]' if several else ''})",
         ]
 
-    def _options(self, call: Recorded) -> list[str]:
+    def _options(self, call: Recorded, *, of_vjp: bool) -> list[str]:
         named = {
             name: NamedArgument(name) if isinstance(x, np.ndarray) else x for name, x in call.options.items()
         }
-        return [f"{name}={plain(x)!r}" for name, x in self.implementation.keywords(named).items()]
+        shape = getattr(call.arguments[0], "shape", ())
+        keywords = self.implementation.keywords(named, size=int(shape[-1]) if shape else 0)
+        keywords = self.implementation.keywords_of_vjp(keywords) if of_vjp else keywords
+        return [f"{name}={plain(x)!r}" for name, x in keywords.items()]
 
     def output(
         self, to: str, what: str, problem: Problem, names: Mapping[str, str] | None = None,
@@ -79,7 +83,7 @@ class Calls:
         call = self.of(problem)
         first = f"{call}[0]" if problem.return_lse else call + self._part
         if self.implementation.vjp is not None:
-            arguments = [*leaves, "upstream", *self._keywords(problem, {})]
+            arguments = [*leaves, "upstream", *self._keywords(problem, {}, of_vjp=True)]
             lines = [f"gradients = {self.alias}_vjp({', '.join(arguments)})"]
         else:
             leaves += ["bias"] if problem.bias is not None and own_bias else []
@@ -105,13 +109,15 @@ class Calls:
         return "" if which is None else f"[{which}]" if isinstance(which, int) else f".{which}"
 
     def _keywords(
-        self, problem: Problem, names: Mapping[str, str], further: Mapping[str, Any] | None = None
-    ) -> list[str]:
+        self, problem: Problem, names: Mapping[str, str], further: Mapping[str, Any] | None = None,
+        *, of_vjp: bool = False,
+    ) -> list[str]:  # fmt: skip
         options = {name: NamedArgument(names.get(name, name)) if isinstance(value, np.ndarray) else value
                    for name, value in problem.options.items()}  # fmt: skip
         keywords = self.implementation.keywords(
             {**options, **(further or {})}, grouped=problem.group != 1, size=problem.sizes["D"]
         )
+        keywords = self.implementation.keywords_of_vjp(keywords) if of_vjp else keywords
         return [f"{name}={plain(value)!r}" for name, value in keywords.items()]
 
 

@@ -1,4 +1,4 @@
-"""The textbook form of attention over packed sequences, a growing cache and pages, as lines of a script."""
+"""What the textbook forms of attention over packed sequences, a growing cache and pages share, as lines of a script."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qkverify.runs.run import Run
 CACHES = ("key_cache", "value_cache")
 
 
-def _one_sequence(call: Recorded, run: Run, *, causal: bool) -> list[str]:
+def one_sequence(call: Recorded, run: Run, *, causal: bool) -> list[str]:
     """A function of one sequence alone: q (H,Q,D), k (G,K,D), v (G,K,E) -> (H,Q,E)."""
     scale, softcap = call.options.get("scale"), call.options.get("softcap")
     size = call.arguments[0].shape[-1]
@@ -61,35 +61,6 @@ def _places(call: Recorded, run: Run, *, causal: bool) -> list[str]:
 def causal_always(run: Run) -> bool:
     """Whether the operation is causal by itself: its queries are the last tokens."""
     return run.implementation.operation in ("cached_attention", "paged_attention")
-
-
-def packed_steps(call: Recorded, run: Run) -> list[str]:
-    """Each sequence by itself: rows (T,H,D), (S,G,D), (S,G,E)."""
-    places = {"query": "a:b", "key": "c:d", "value": "c:d"}
-    pieces = ", ".join(f"numbers({n})[{place}].swapaxes(0, 1)" for n, place in places.items())
-    query, _, value = call.arguments[:3]
-    made = f"np.zeros({(*query.shape[:2], value.shape[2])}{', complex' if call.upstream else ''})"
-    return [*_one_sequence(call, run, causal=bool(call.options.get("causal"))), f"exact = {made}",
-            "q_at, k_at = numbers(query_starts).astype(int), numbers(key_starts).astype(int)",
-            "for a, b, c, d in zip(q_at, q_at[1:], k_at, k_at[1:]):",
-            f"    exact[a:b] = alone({pieces}).swapaxes(0, 1)"]  # fmt: skip
-
-
-def cached_steps(call: Recorded, run: Run) -> list[str]:
-    """The new tokens of each entry after those that its cache holds."""
-    held = [f"np.concatenate([numbers({n}_cache)[b, :, :n], numbers({n})[b]], axis=1)" for n in ("key", "value")]  # fmt: skip
-    return [*_one_sequence(call, run, causal=True), "exact = np.stack([", "    alone(numbers(query)[b],",
-            f"          {held[0]},", f"          {held[1]})",
-            "    for b, n in enumerate(numbers(lengths).astype(int))", "])"]  # fmt: skip
-
-
-def paged_steps(call: Recorded, run: Run) -> list[str]:
-    """The pages of each entry, in the order of its table; the queries are its last tokens."""
-    held = [f"numbers({n}_pages)[numbers(page_table)[b].astype(int)].reshape(-1, *{n}_pages.shape[2:])[:n].swapaxes(0, 1)"
-            for n in ("key", "value")]  # fmt: skip
-    return [*_one_sequence(call, run, causal=True), "exact = np.stack([", "    alone(numbers(query)[b],",
-            f"          {held[0]},", f"          {held[1]})",
-            "    for b, n in enumerate(numbers(lengths).astype(int))", "])"]  # fmt: skip
 
 
 def left_wrong(call: Recorded) -> Iterator[str]:

@@ -18,9 +18,13 @@ DIRECT = {
     ("heads after length", "torch"): "x.transpose(1, 2).contiguous().transpose(1, 2)",
     ("last axes swapped", "numpy"): "np.ascontiguousarray(x.swapaxes(-1, -2)).swapaxes(-1, -2)",
     ("last axes swapped", "torch"): "x.transpose(-1, -2).contiguous().transpose(-1, -2)",
+    ("backward", "numpy"): "np.flip(np.ascontiguousarray(np.flip(x)))",
+    ("overlapping rows", "numpy"): "np.lib.stride_tricks.sliding_window_view("
+                                   "np.concatenate([x[..., 0], x[..., -1, 1:]], -1), x.shape[-1], -1)",
+    ("overlapping rows", "torch"): "torch.cat([x[..., 0], x[..., -1, 1:]], -1).unfold(-1, x.shape[-1], 1)",
     ("batch of stride zero", "numpy"): "np.broadcast_to(x[:1], x.shape)",
     ("batch of stride zero", "torch"): "x[:1].expand(x.shape)",
-}
+}  # fmt: skip
 REORDERED = {"numpy": "np.ascontiguousarray(x.transpose(axes)).transpose(np.argsort(axes))",
              "torch": "x.permute(axes).contiguous().permute(tuple(np.argsort(axes)))"}  # fmt: skip
 NUMBERS = {"numpy": "np.asarray(x, np.float64)", "torch": "x.detach().cpu().double().numpy()",

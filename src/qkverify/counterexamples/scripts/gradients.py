@@ -12,18 +12,15 @@ from collections.abc import Mapping, Sequence
 from qkverify.contract import OPERATIONS
 from qkverify.counterexamples.scripts.calls import Calls
 from qkverify.counterexamples.scripts.recorder import Recorded
+from qkverify.strategies.operations import OPERATION_SPECS
 
 WRITTEN = ("key_cache", "value_cache")
 
 
 def upstream_names(call: Recorded) -> list[str]:
-    """What a script calls the gradients from above: of several results, each after the argument that it is made of."""
+    """What a script calls the gradients from above: of several results, each after its part."""
     several = len(call.upstream) > 1
-    return (
-        [f"{name}_upstream" for name in OPERATIONS[call.kind][: len(call.upstream)]]
-        if several
-        else ["upstream"]
-    )
+    return [f"{name}_upstream" for name in OPERATION_SPECS[call.kind].parts] if several else ["upstream"]
 
 
 def gradient_lines(call: Recorded, calls: Calls, steps: Sequence[str]) -> list[str]:
@@ -35,9 +32,18 @@ def gradient_lines(call: Recorded, calls: Calls, steps: Sequence[str]) -> list[s
         *_found(call, calls, leaf, above), "",
         "# The exact derivative by that number alone: the formula, with the number moved along the imaginary axis.",
         f"moved = numbers({leaf}).astype(complex)", "moved[WORST] += 1e-30j", f"{leaf} = moved",
-        *steps, f"slope = (numbers({f'{name}_upstream' if len(above) > 1 else above[0]}) * exact).sum().imag / 1e-30",
+        *steps, f"slope = {_slope(name, above, steps)}.imag / 1e-30",
         "exact = np.zeros(moved.shape)", "exact[WORST] = slope",
     ]  # fmt: skip
+
+
+def _slope(name: str, above: Sequence[str], steps: Sequence[str]) -> str:
+    """The sum of what comes from above times the results: of all of them where the steps have them as `parts`, else of one."""
+    if any(step.startswith("parts = ") for step in steps):
+        return " + ".join(
+            f"(numbers({upstream}) * parts[{i}]).sum()" for i, upstream in enumerate(above)
+        ).join("()")
+    return f"(numbers({f'{name}_upstream' if len(above) > 1 else above[0]}) * exact).sum()"
 
 
 def _leaves(call: Recorded) -> dict[str, str]:

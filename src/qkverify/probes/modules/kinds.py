@@ -15,9 +15,9 @@ from qkverify.contract.modules.argument_roles import ROLES, snake
 from qkverify.contract.modules.builder import Builder, construct
 from qkverify.contract.modules.constructor import Construction, construction
 from qkverify.contract.modules.encoder_layer import places
-from qkverify.contract.modules.target import ModuleTarget
-from qkverify.errors import NothingVerified
-from qkverify.probes.modules import encoder_layer, multi_head, without_weights
+from qkverify.contract.modules.target import OF_MODULES, ModuleTarget
+from qkverify.errors import NothingVerified, UsageError
+from qkverify.probes.modules import encoder_layer, gated, multi_head, norms, without_weights
 
 SAMPLE = {"width": 12, "heads": 3, "head_size": 4, "inner": 7, "causal": False}  # different from one another
 
@@ -26,8 +26,19 @@ def settled(implementation: Implementation, target: ModuleTarget) -> Implementat
     """The implementation of the operation that a module computes. Raises NothingVerified where it is none of those known."""
     builder, sample = _built(target)
     kind = without_weights.kind_of(target, sample)
+    if target.of_function and kind is not without_weights.attention:
+        raise UsageError(
+            f"{implementation.name}: {', '.join(target.of_function)} cannot be said of a module that is more than a function of "
+            f"query, key and value\n  what can be said of it: {', '.join(OF_MODULES)}"
+        )
     if kind is not None:
         return kind(implementation, target, builder, sample)
+    norm = norms.operation_of(target)
+    if norm is not None:
+        return norms.settled(implementation, target, builder, sample, norm)
+    gate = gated.places(sample)
+    if gate is not None:
+        return gated.settled(implementation, target, builder, sample, SAMPLE, gate)
     letters = {
         letter for name, x in sample.named_parameters() if x.ndim > 1 for letter in weight_names.roles(name)
     }
@@ -53,14 +64,13 @@ def _unknown(target: ModuleTarget, sample: torch.nn.Module) -> str:
     return (
         f"{kind} is a torch.nn.Module, and what it computes does not show: none of its parameters is called as the matrices of "
         f"query, key and value are\n  its matrices: {matrices or 'none'}\n"
-        f"  if it is multi-head attention, say where they are, in the file: attention = qkverify.module({kind}, "
+        f"  if it is multi-head attention, say where they are: --weights NAME=q, or in the file: "
+        f"attention = qkverify.module({kind}, "
         'weights={"...": "q"})\n  else verify a function that calls it; `qkverify list operations` explains each'
     )
 
 
 REFUSED = {
-    "layernorm": "a layer norm alone is no operation of qkverify (an encoder layer is)",
-    "rmsnorm": "an RMS norm is no operation of qkverify",
     "embedding": "a table of embeddings alone is no operation of qkverify: `embedding` also scales, and adds positions",
     "rotary": "a rotary embedding is verified as a function, rotary(x, positions)",
 }  # part of a class's name -> why it is refused
@@ -84,7 +94,8 @@ def _constructed(origin: Construction, sizes: Mapping[str, Any]) -> torch.nn.Mod
         kind = origin.cls.__name__
         raise NothingVerified(
             f"{kind} is a class, and could not be built with what its arguments' names say: {foreign_text.of_error(error)}\n"
-            f"  say what they are, in the file: attention = qkverify.module({kind}, sizes={{...}}), or give an instance: "
+            f"  say what they are: --sizes NAME=WHAT, or in the file: "
+            f"attention = qkverify.module({kind}, sizes={{...}}), or give an instance: "
             f"attention = {kind}(...)"
         ) from error
 
@@ -96,7 +107,7 @@ def _sizes(target: ModuleTarget, module: torch.nn.Module) -> dict[str, int]:
         kind = target.cls.__name__
         raise NothingVerified(
             f"the number of heads of this {kind} stands in none of its attributes\n"
-            f'  say it, in the file: attention = qkverify.module({kind.lower()}, sizes={{"heads": ...}})'
+            f'  say it: --sizes heads=NUMBER, or in the file: attention = qkverify.module({kind.lower()}, sizes={{"heads": ...}})'
         )
     inner, width = _matrix(module)
     return {"width": width, "heads": heads, "head_size": inner // heads, "causal": False}

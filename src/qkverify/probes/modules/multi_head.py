@@ -25,7 +25,9 @@ from qkverify.errors import NothingVerified, UnsupportedCase, UsageError
 from qkverify.probes.modules import structure
 from qkverify.probes.modules.other_operations import step_of
 from qkverify.runs.run import Run
-from qkverify.strategies.operation_cases import OPERATION_SPECS, OperationCall, PreparedCall, Source
+from qkverify.strategies.operation_cases import OperationCall, PreparedCall
+from qkverify.strategies.operation_spec import Source
+from qkverify.strategies.operations import OPERATION_SPECS
 
 WORDS = {
     "always": "it is always causal",

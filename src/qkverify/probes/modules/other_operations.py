@@ -31,14 +31,14 @@ STEPS: Mapping[str, re.Pattern[str]] = {
 
 def step_of(module: torch.nn.Module) -> str | None:
     """A step that multi-head attention does not have, in words; None where the module shows none."""
-    for text in _texts(module):
+    for text in texts(module):
         for words, pattern in STEPS.items():
             if pattern.search(text):
                 return words
     return None
 
 
-def _texts(module: torch.nn.Module) -> Iterator[str]:
+def texts(module: torch.nn.Module) -> Iterator[str]:
     """The names in a module, and the code of its classes that are no part of torch, without comments."""
     for part in module.modules():
         if type(part).__module__.partition(".")[0] == "torch":

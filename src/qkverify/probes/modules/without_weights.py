@@ -39,13 +39,15 @@ def kind_of(target: ModuleTarget, sample: torch.nn.Module) -> Settled | None:
     return None
 
 
-def _as(implementation: Implementation, function: Any, *remarks: str, **declared: Any) -> Implementation:
+def as_function(
+    implementation: Implementation, function: Any, *remarks: str, **declared: Any
+) -> Implementation:
     """The implementation with another function, described by its signature."""
     if inspect.isfunction(function):
         function.__name__ = function.__qualname__ = implementation.name.rpartition(":")[
             2
         ]  # as its file calls it
-    made = describe(function, arrays="torch", **declared)
+    made = describe(function, **{"arrays": "torch", **declared})
     return replace(
         made,
         name=implementation.name,
@@ -68,7 +70,7 @@ def softmax(
             raise UnsupportedCase(f"its axis is {axis}, and the last one is asked for")
         return sample(scores)
 
-    return _as(
+    return as_function(
         implementation, function, f"{target.cls.__name__} over axis {axis}, {EVALUATED}", operation="softmax"
     )
 
@@ -77,9 +79,10 @@ def attention(
     implementation: Implementation, target: ModuleTarget, builder: Builder, sample: torch.nn.Module
 ) -> Implementation:
     """attention(query, key, value, ...) by a module without weights: then it is a function like any other."""
-    made = _as(implementation, sample, f"{target.cls.__name__} has no weights: its call is verified as attention, {EVALUATED}",
-               operation="attention")  # fmt: skip
-    return replace(made, probed=False)
+    said = f"{target.cls.__name__} has no weights: its call is verified as attention, {EVALUATED}"
+    words = {"operation": "attention", **target.of_function}
+    made = as_function(implementation, sample, said, **words)
+    return replace(made, probed=False, adapters=target.of_function)
 
 
 def cross_entropy(
@@ -107,9 +110,11 @@ def cross_entropy(
     ]
     said += [f"its label_smoothing is {own}, and no other is verified"] if fixed else []
     if fixed and own == 0.0:
-        return _as(implementation, lambda scores, targets: function(scores, targets), *said, operation="cross_entropy",
+        return as_function(implementation, lambda scores, targets: function(scores, targets), *said, operation="cross_entropy",
                    dtypes=implementation.dtypes)  # fmt: skip
-    return _as(implementation, function, *said, operation="cross_entropy", dtypes=implementation.dtypes)
+    return as_function(
+        implementation, function, *said, operation="cross_entropy", dtypes=implementation.dtypes
+    )
 
 
 def positional_encoding(
@@ -133,7 +138,7 @@ def positional_encoding(
     said = [
         f"{target.cls.__name__} is given zeros: what it adds to tokens {'(B,L,M)' if batch_first else '(L,B,M)'} is verified"
     ]
-    return _as(implementation, function, *said, operation="positional_encoding", dtypes=("float32",))
+    return as_function(implementation, function, *said, operation="positional_encoding", dtypes=("float32",))
 
 
 def _repeats(sample: torch.nn.Module, shape: tuple[int, int, int]) -> bool:

@@ -1,6 +1,7 @@
 """The diagnosis of other operations than attention: their mistakes compared on examples of their own.
 
-A mistake is named only where it is the sole one of its table that explains everything that was observed.
+One file each, named after the operation, with its `KIND`. A mistake is named only where it is the
+sole one of its table that explains everything that was observed.
 """
 
 from __future__ import annotations
@@ -9,35 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from qkverify.contract.operations import in_each
 from qkverify.counterexamples.diagnosis.claims import Claim, ClaimTrial, Observation
 from qkverify.counterexamples.diagnosis.deadline import Deadline
 from qkverify.counterexamples.diagnosis.fitting import FittedMistake, candidates, chosen, claim
 from qkverify.counterexamples.diagnosis.observing import fresh
 from qkverify.counterexamples.diagnosis.operations import signs
-from qkverify.counterexamples.diagnosis.operations.alibi_slopes import ALIBI_SLOPES
-from qkverify.counterexamples.diagnosis.operations.cached import CACHED
 from qkverify.counterexamples.diagnosis.operations.calling import ASPECTS, Caller
-from qkverify.counterexamples.diagnosis.operations.cross_entropy import CROSS_ENTROPY
-from qkverify.counterexamples.diagnosis.operations.decoder_layer import DECODER
-from qkverify.counterexamples.diagnosis.operations.embedding import EMBEDDING
-from qkverify.counterexamples.diagnosis.operations.encoder_layer import ENCODER
-from qkverify.counterexamples.diagnosis.operations.feed_forward import FEED_FORWARD
 from qkverify.counterexamples.diagnosis.operations.kind import OperationKind
-from qkverify.counterexamples.diagnosis.operations.multi_head import MULTI_HEAD
-from qkverify.counterexamples.diagnosis.operations.packed import PACKED
-from qkverify.counterexamples.diagnosis.operations.paged import PAGED
-from qkverify.counterexamples.diagnosis.operations.positional_encoding import POSITIONAL_ENCODING
-from qkverify.counterexamples.diagnosis.operations.rotary import ROTARY
-from qkverify.counterexamples.diagnosis.operations.rotary_pair import ROTARY_PAIR
-from qkverify.counterexamples.diagnosis.operations.softmax import SOFTMAX
 from qkverify.runs.run import Run
 
-OTHERS: Mapping[str, OperationKind] = {
-    "softmax": SOFTMAX, "positional_encoding": POSITIONAL_ENCODING, "rotary": ROTARY, "rotary_pair": ROTARY_PAIR,
-    "alibi_slopes": ALIBI_SLOPES, "embedding": EMBEDDING, "multi_head_attention": MULTI_HEAD, "feed_forward": FEED_FORWARD,
-    "encoder_layer": ENCODER, "decoder_layer": DECODER, "cross_entropy": CROSS_ENTROPY,
-    "packed_attention": PACKED, "cached_attention": CACHED, "paged_attention": PAGED,
-}  # fmt: skip
+OTHERS: Mapping[str, OperationKind] = in_each(__name__, "KIND")
 
 
 def claim_about(run: Run, until: Deadline, trial: ClaimTrial, *, right: bool = False) -> Claim | None:

@@ -39,7 +39,7 @@ def _shared_after(limit: int) -> Callable[[int], Array]:
     return lambda heads: alibi_slopes(heads)[np.minimum(np.arange(heads), limit - 1)]
 
 
-ALIBI_SLOPES = OperationKind(_examples, _slopes(alibi_slopes), (
+KIND = OperationKind(_examples, _slopes(alibi_slopes), (
     ("slopes 2^(-8 h / H), h from 1, for every number of heads H, also where it is no power of two",
      _slopes(lambda n: 2.0 ** (-8.0 * np.arange(1, n + 1) / n))),
     ("slopes 2^(-8 h / H) with h from 0: the first one is 1", _slopes(lambda n: 2.0 ** (-8.0 * np.arange(n) / n))),

@@ -149,6 +149,6 @@ GRADIENTS = Gradients(("scores",), lambda *a, **o: {"scores": cross_entropy_vjp(
      lambda s, t, above, *, smoothing=0.0: {"scores": stored(softmax(s) * above[:, None])}),
 ))  # fmt: skip
 
-CROSS_ENTROPY = OperationKind(_examples, cross_entropy, MISTAKES, (
+KIND = OperationKind(_examples, cross_entropy, MISTAKES, (
     ("with smoothing", lambda e: bool(e.options["smoothing"])), ("with one token", lambda e: len(e.arguments[1]) == 1),
 ), GRADIENTS)  # fmt: skip

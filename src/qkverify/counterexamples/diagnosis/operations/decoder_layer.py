@@ -17,7 +17,7 @@ def _from_targets(options: dict[str, Any], length: int) -> dict[str, Any]:
     return {**options, "key_lengths": None}
 
 
-DECODER = OperationKind(lambda run: examples(run, "memory_lengths", decoder=True), decoder_layer, (
+KIND = OperationKind(lambda run: examples(run, "memory_lengths", decoder=True), decoder_layer, (
     *((f"a decoder layer {text}", compute) for text, compute in SHARED),
     ("a decoder layer whose tokens see the future", varied(own=lambda options, length: {**options, "causal": False})),
     ("a decoder layer whose tokens do not see themselves",

@@ -32,7 +32,8 @@ def as_example(run: Run, call: OperationCall) -> Example:
     """A call as the diagnosis takes it."""
     name, given = run.implementation.operation, call.arguments
     shapes = [part.value.shape for part in call.exact(run)]
-    shape: Any = dict(zip(("query", "key"), shapes, strict=True)) if name == "rotary_pair" else shapes[0]
+    parts = call.form.parts
+    shape: Any = dict(zip(parts, shapes, strict=True)) if parts else shapes[0]
     options = {n: x for n, x in call.options.items() if n not in ASKED}
     call_only: dict[str, Any] = {}
     if name == "positional_encoding":

@@ -65,7 +65,7 @@ def _counted_from_the_row(tokens: Array, first: Any) -> Array:
     return np.asarray(np.arange(tokens.shape[1]) + 0 * np.asarray(first))
 
 
-EMBEDDING = OperationKind(_examples, embedding, (
+KIND = OperationKind(_examples, embedding, (
     ("an embedding that counts positions from the start of the row, padding included", _embedded(_counted_from_the_row)),
     ("an embedding whose words are not scaled by sqrt(d)", _embedded(put=lambda words, scale, places: words + places)),
     ("an embedding whose positions are scaled by sqrt(d), as the words are",

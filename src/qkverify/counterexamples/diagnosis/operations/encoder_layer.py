@@ -9,7 +9,7 @@ import numpy as np
 from qkverify.counterexamples.diagnosis.operations.kind import OperationKind, with_option
 from qkverify.counterexamples.diagnosis.operations.layer_steps import varied
 from qkverify.counterexamples.diagnosis.operations.layers import SHARED, examples
-from qkverify.counterexamples.diagnosis.operations.multi_head import over_the_batch
+from qkverify.counterexamples.diagnosis.operations.multi_head_attention import over_the_batch
 from qkverify.reference.encoder_decoder import encoder_layer
 
 
@@ -26,7 +26,7 @@ def _only_padding(empty_rows: str) -> Any:
     return padding_shown
 
 
-ENCODER = OperationKind(lambda run: examples(run, "key_lengths", decoder=False), encoder_layer, (
+KIND = OperationKind(lambda run: examples(run, "key_lengths", decoder=False), encoder_layer, (
     *((f"an encoder layer {text}", compute) for text, compute in SHARED),
     ("an encoder layer that is causal: tokens see only those before them",
      varied(own=lambda options, length: {**options, "causal": True})),

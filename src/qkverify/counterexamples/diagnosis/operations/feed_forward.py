@@ -91,7 +91,7 @@ STEPS: Mistakes = (
     ("that adds the second bias twice", fed(b_2=2.0)),
 )  # fmt: skip
 
-FEED_FORWARD = OperationKind(_examples, feed_forward, (
+KIND = OperationKind(_examples, feed_forward, (
     *((f"a feed-forward network {text}", compute) for text, compute in STEPS),
     ("a feed-forward network whose input (B,L,M) is read as (B,M,L) as it lies, instead of with swapped axes", _as_it_lies),
     ("a feed-forward network that adds its input", lambda x, *weights: stored(x + feed_forward(x, *weights))),

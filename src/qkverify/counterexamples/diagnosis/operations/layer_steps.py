@@ -10,8 +10,9 @@ import numpy as np
 
 from qkverify.counterexamples.diagnosis.operations.kind import Compute
 from qkverify.reference.attention import stored
-from qkverify.reference.layers import Sublayer, feed_forward, layer_norm
+from qkverify.reference.layers import Sublayer, feed_forward
 from qkverify.reference.multi_head import multi_head_attention
+from qkverify.reference.norms import layer_norm
 
 ATTENTION, FEED = ("w_q", "w_k", "w_v", "w_o"), ("w_1", "b_1", "w_2", "b_2")
 Weights = Mapping[str, Any]

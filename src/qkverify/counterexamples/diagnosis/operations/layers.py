@@ -22,7 +22,7 @@ from qkverify.counterexamples.diagnosis.operations.layer_steps import (
     same,
     varied,
 )
-from qkverify.counterexamples.diagnosis.operations.multi_head import STEPS as OF_ATTENTION
+from qkverify.counterexamples.diagnosis.operations.multi_head_attention import STEPS as OF_ATTENTION
 from qkverify.reference.attention import stored
 from qkverify.runs.run import Run
 

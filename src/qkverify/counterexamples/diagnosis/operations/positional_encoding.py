@@ -80,7 +80,7 @@ def _scaled(length: int, dim: int, **options: Any) -> Any:
     )
 
 
-POSITIONAL_ENCODING = OperationKind(
+KIND = OperationKind(
     _encoding_examples, positional_encoding, (
         ("an encoding whose frequencies have the base 1000 instead of 10000",
          lambda n, dim, *, base, **o: positional_encoding(n, dim, base=base * 0.1, **o)),

@@ -135,6 +135,6 @@ MISTAKES: Mistakes = (
      lambda x, at, **o: turned(np.take(x, [0] * x.shape[0], 0), at, **o)),
 )  # fmt: skip
 
-ROTARY = OperationKind(_rotary_examples, turned, MISTAKES, (
+KIND = OperationKind(_rotary_examples, turned, MISTAKES, (
     ("with one position", lambda e: e.shape[2] == 1), ("with one batch entry", lambda e: e.shape[0] == 1), IN_HALVES,
 ))  # fmt: skip

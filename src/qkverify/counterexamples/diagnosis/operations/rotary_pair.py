@@ -131,7 +131,7 @@ BACKWARD = Gradients(("query", "key"), _pulled(_backwards, _backwards), (
     *((f"right for the key and {text} for the query", _pulled(pull, _backwards)) for text, pull in ONE),
 ))  # fmt: skip
 
-ROTARY_PAIR = OperationKind(_examples, _both(turned, turned), MISTAKES, (
+KIND = OperationKind(_examples, _both(turned, turned), MISTAKES, (
     ("with one position", lambda e: e.arguments[2].shape[1] == 1),
     ("with one batch entry", lambda e: len(e.arguments[2]) == 1),
     ("with grouped heads", lambda e: e.shape["query"][1] != e.shape["key"][1]), IN_HALVES,

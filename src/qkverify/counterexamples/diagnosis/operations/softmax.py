@@ -40,7 +40,7 @@ def _beside_one(x: Bounded) -> Any:
     return stored(softmax(np.concatenate([x, 0.0 * x[..., :1]], axis=-1))[..., :-1])
 
 
-SOFTMAX = OperationKind(_softmax_examples, lambda x: stored(softmax(x)), (
+KIND = OperationKind(_softmax_examples, lambda x: stored(softmax(x)), (
     ("a softmax over the second last axis instead of the last", lambda x: stored(softmax(x, axis=-2))),
     ("a softmax over all axes at once", lambda x: stored(softmax(x.reshape(1, x.size)).reshape(*x.shape))),
     ("a softmax that does not subtract the maximum: large scores overflow", _unshifted),

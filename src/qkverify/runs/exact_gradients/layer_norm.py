@@ -1,0 +1,5 @@
+"""What is exact of the gradients of layer norm."""
+
+from __future__ import annotations
+
+from qkverify.runs.exact_norms import gradients as gradients

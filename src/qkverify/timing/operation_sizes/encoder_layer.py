@@ -1,0 +1,8 @@
+"""The sizes at which encoder layer is timed."""
+
+from __future__ import annotations
+
+from qkverify.timing.model_sizes import LAYER
+from qkverify.timing.operation_case import at, short_and_long
+
+CASES = short_and_long("encoder_layer", *at((64, 256), LAYER))
