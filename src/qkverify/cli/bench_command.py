@@ -24,10 +24,10 @@ from qkverify.results import (
     read,
 )
 from qkverify.results.one_run import alone_in
-from qkverify.timing.benchmark_cases import DIRECTIONS
+from qkverify.timing.benchmark_cases import DIRECTIONS, BenchmarkCase, not_offered
 from qkverify.timing.comparison import Side, side_of
 from qkverify.timing.grid import run_grid
-from qkverify.timing.workloads import resolve, small_grid
+from qkverify.timing.workloads import Workload, plain_grid, resolve, small_grid
 from qkverify.verification.checking import Cell, group_of, plan
 from qkverify.verification.isolation.planning import rehearse
 
@@ -71,7 +71,6 @@ def run(request: BenchRequest, path: Path, since: float | None = None) -> BenchR
         raise UsageError(
             "--lawful-only needs the verdicts of the laws, and --laws none checks none: use only one of the two"
         )
-    directions = tuple(_pass(name) for name in request.passes) or DIRECTIONS
     cases = resolve(request.workloads) if request.workloads else []
     rehearse([target for target in request.targets if group_of(target)], request.devices, request.dtypes)
     planned = plan(request.targets, request.devices, request.dtypes)
@@ -83,6 +82,9 @@ def run(request: BenchRequest, path: Path, since: float | None = None) -> BenchR
                 ["no implementation of attention can be timed here with these dtypes and devices", *reasons]
             )
         )
+    named = _named(cells, request.targets)
+    cases = cases or _runnable_by_all(named)
+    directions = tuple(_pass(name) for name in request.passes) or _offered_by_all(named)
     with Writer(path) as writer, alone_in(path, path):
         writer.append(full_run.run_start(request.laws))
         verdicts = None if request.laws == "none" else _verified(writer, cells, request.laws, seconds)
@@ -104,6 +106,46 @@ def run(request: BenchRequest, path: Path, since: float | None = None) -> BenchR
             )
     records = last_run(read(path))
     return BenchResult(path, side_of(records), of_kind(records, Ceiling), of_kind(records, Timing))
+
+
+def _named(cells: Sequence[Cell], targets: Sequence[str]) -> list[Cell]:
+    """The cells of a person's own functions, if such were named: what is timed is chosen for them, unless it is said."""
+    own = {
+        implementation.name
+        for target in targets
+        if group_of(target)
+        for implementation in registry.find(target)
+    }
+    return [cell for cell in cells if cell.implementation.name in own]
+
+
+def _runnable_by_all(named: Sequence[Cell]) -> list[Workload]:
+    """Other cases than the small grid's, where an own function can run none of its prompts; else none."""
+    for cell in named:
+        prompts = [case for case in small_grid(cell.device) if case.sizes["Q"] > 1]
+        lacking = [
+            not_offered(BenchmarkCase(case, cell.implementation, cell.device, cell.dtype, "forward"))
+            for case in prompts
+        ]
+        if all(lacking):
+            plain = plain_grid()
+            print(
+                f"{cell.implementation.name} cannot run the usual workloads ({lacking[0]}), so all are timed on "
+                f"{', '.join(case.name for case in plain)}; --workload chooses others"
+            )
+            return plain
+    return []
+
+
+def _offered_by_all(named: Sequence[Cell]) -> tuple[Direction, ...]:
+    """The directions to time: forward alone where an own function has no gradients."""
+    for cell in named:
+        if "gradients" not in cell.implementation.offers:
+            print(
+                f"{cell.implementation.name} offers no gradients, so only the forward pass is timed; --pass chooses"
+            )
+            return ("forward",)
+    return DIRECTIONS
 
 
 def _verified(writer: Writer, cells: Sequence[Cell], profile: str, seconds: float) -> list[Verdict]:

@@ -145,7 +145,10 @@ def aligned(rows: Sequence[Sequence[str]], right: Sequence[int]) -> None:
 
 def _control(controls: Sequence[Control]) -> str:
     if not controls:
-        return "A/A control: too few rounds to measure the noise of this machine, so no difference is judged"
+        return (
+            "A/A control: too few rounds to measure the noise of this machine; "
+            f"only differences of {statistics.CLEAR:g} x and more are judged"
+        )
     control = controls[0]
     reach = math.expm1(statistics.noise(controls))
     meaning = (

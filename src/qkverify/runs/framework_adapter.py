@@ -16,6 +16,7 @@ from hypothesis.errors import HypothesisException
 from qkverify import foreign_text
 from qkverify.contract import EVERY_KEY, Implementation, frameworks, mask_forms, messages
 from qkverify.contract.axes import option_to_function, to_contract, to_function
+from qkverify.contract.frameworks.views import owner_of
 from qkverify.errors import ContractError, HarnessError, UnsupportedCase
 from qkverify.problem.attention_problem import LAYOUTS, Problem
 from qkverify.results import LooserModel
@@ -341,9 +342,7 @@ def _relaid(array: Any, layout: str | None) -> Any:
 
 def copied(view: np.ndarray) -> np.ndarray:
     """The same numbers in other memory, with the same strides; what lies around them comes along."""
-    root = view
-    while isinstance(root.base, np.ndarray):
-        root = root.base
+    root = owner_of(view)
     if root is view or not view.size or not root.flags.c_contiguous:
         return np.array(view)
     offset = view.__array_interface__["data"][0] - root.__array_interface__["data"][0]

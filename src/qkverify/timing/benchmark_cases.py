@@ -107,6 +107,12 @@ def why_not_run(cell: BenchmarkCase) -> str | None:
         return absent
     if cell.device == "cpu" and has_triton_kernels(implementation.function):
         return INTERPRETED
+    return not_offered(cell)
+
+
+def not_offered(cell: BenchmarkCase) -> str | None:
+    """What the workload needs that the implementation does not offer, or None."""
+    implementation = cell.implementation
     missing = sorted(used_by(cell) - implementation.offers)
     if missing:
         return f"not offered: {', '.join(missing)}"

@@ -110,6 +110,9 @@ def copy_bytes(device: str) -> int:
     return max(COPY_BYTES[device], 4 * cached)
 
 
+OVER = 1.1  # by which a call may be faster than a ceiling before this is called none: both scatter
+
+
 def roofline_seconds(
     flops: int, moved_bytes: int, dtype: str, device: str, ceilings: Iterable[Ceiling]
 ) -> float | None:
@@ -128,9 +131,19 @@ def roofline_seconds(
 
 
 def fraction_of_roofline(timing: Timing, seconds: float, ceilings: Iterable[Ceiling]) -> float | None:
-    """The share of the measured roofline that a call of `seconds` reaches, 1.0 being all of it."""
+    """The share of the measured roofline that a call of `seconds` reaches, 1.0 being all of it.
+
+    None without a ceiling, and for a call that is faster: its operands came from caches, or the ceiling was measured on a busy
+    machine. Of neither is there a share to tell. What no ceiling of the device allows is `impossible`.
+    """
     shortest = roofline_seconds(timing.flops, timing.bytes, timing.dtype, timing.device, ceilings)
-    return None if shortest is None else shortest / seconds
+    return None if shortest is None or shortest > OVER * seconds else shortest / seconds
+
+
+def exceeds_products(timing: Timing, seconds: float, ceilings: Iterable[Ceiling]) -> bool:
+    """Whether a call of `seconds` multiplies faster than the products of its dtype did: then their ceiling is too low."""
+    shortest = roofline_seconds(timing.flops, 0, timing.dtype, timing.device, ceilings)
+    return shortest is not None and shortest > seconds
 
 
 def single_thread_ceilings(dtype: str) -> list[Ceiling]:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from qkverify.contract import Implementation
 from qkverify.results import Cache, Ceiling, Direction, Mark, Scatter, Timing, Verdict, Writer
 from qkverify.timing.benchmark_cases import DIRECTIONS, BenchmarkCase, cells_of, groups_of, why_not_run
-from qkverify.timing.ceilings import impossible, measure_ceilings, single_thread_ceilings
+from qkverify.timing.ceilings import exceeds_products, impossible, measure_ceilings, single_thread_ceilings
 from qkverify.timing.clocks import now
 from qkverify.timing.marks import Known, against
 from qkverify.timing.measurement import CALLS, Prepared, measure, prepared, refused
@@ -171,16 +171,19 @@ def run_grid(
 def believed(timing: Timing, ceilings: list[Ceiling]) -> Timing:
     """The timing, without its times where they are more than the device can do.
 
-    A ceiling that was measured while others used the device is too low: before anything is refused, what one thread reaches
-    by itself joins the `ceilings`, for every thread that there is.
+    A ceiling that was measured while others used the device is too low: before anything is refused, and where the products of
+    the call's own dtype are exceeded, what one thread reaches by itself joins the `ceilings`, for every thread that there is.
     """
-    if not timing.seconds or not impossible(timing, median(drop_disturbed_rounds(timing)), ceilings):
+    if not timing.seconds:
+        return timing
+    seconds = median(drop_disturbed_rounds(timing))
+    if not impossible(timing, seconds, ceilings) and not exceeds_products(timing, seconds, ceilings):
         return timing
     if timing.device == "cpu":
         ceilings += single_thread_ceilings(timing.dtype)
     else:
         ceilings += measure_ceilings([(timing.device, "float32"), (timing.device, timing.dtype)])
-    why = impossible(timing, median(drop_disturbed_rounds(timing)), ceilings)
+    why = impossible(timing, seconds, ceilings)
     return refused(timing, why) if why else timing
 
 

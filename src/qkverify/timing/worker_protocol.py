@@ -86,7 +86,12 @@ class Child:
         if self._process is None:
             paths = os.pathsep.join(path for path in sys.path if path)
             self._process = subprocess.Popen(
-                [sys.executable, "-m", self._module],
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    self._module,
+                ],  # -P: a file of the current folder is no module of ours
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env={**self._environment, **os.environ, "PYTHONPATH": paths},

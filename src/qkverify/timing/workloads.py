@@ -152,6 +152,10 @@ SMALL_GRID: dict[str, tuple[GridCase, ...]] = {
 }
 
 
+# For an attention that takes no `causal`, or the same sizes for queries and keys only: encoders, from short to long.
+PLAIN_GRID = ("minilm-l6-128", "bert-base", "whisper-large-encoder")
+
+
 @cache
 def table() -> dict[str, Workload]:
     """Every workload that is shipped, by its name."""
@@ -206,6 +210,11 @@ def _meant(name: str) -> list[Workload]:
 def small_grid(device: str) -> list[Workload]:
     """The cases of the small grid of `device`, from short to long."""
     return [named(case.name) for case in SMALL_GRID[device]]
+
+
+def plain_grid() -> list[Workload]:
+    """Cases that every attention can run, from short to long: no option, as many keys as queries, as many heads of each."""
+    return [named(name) for name in PLAIN_GRID]
 
 
 def in_small_grid(name: str, device: str, direction: str | None, dtype: str | None) -> bool:

@@ -38,7 +38,8 @@ def bench(
     """Time implementations whose output is right. They take turns, in several processes, and one is timed under two names (the
     A/A control): a difference as small as its own is never called a difference.
 
-    Exit code 1: nothing was timed, or a timed call failed, gave a wrong result, or was faster than the measured roofline."""
+    Exit code 1: nothing was timed, or a timed call failed, gave a wrong result, or was faster than any
+    product measured here allows."""
     from qkverify.cli import bench_command, console_timings
     from qkverify.timing import untimed
 

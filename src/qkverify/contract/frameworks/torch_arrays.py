@@ -15,6 +15,7 @@ import torch
 from qkverify import foreign_text
 from qkverify.contract import messages, process_settings
 from qkverify.contract.frameworks import numpy_arrays
+from qkverify.contract.frameworks.views import owner_of
 from qkverify.contract.process_settings import Setting
 
 REFUSALS: tuple[type[BaseException], ...] = (NotImplementedError,)
@@ -51,21 +52,14 @@ def from_numpy(array: Any, device: str = "cpu") -> torch.Tensor:
 
 def _begins_inside(array: np.ndarray) -> bool:
     """Whether an array does not begin where its buffer, an array of the same dtype, does."""
-    root = _root(array)
+    root = owner_of(array)
     inside = array.size and root.dtype == array.dtype and root.flags.c_contiguous
     return bool(inside and array.__array_interface__["data"][0] != root.__array_interface__["data"][0])
 
 
-def _root(array: np.ndarray) -> np.ndarray:
-    """The array whose memory it is a view of."""
-    while isinstance(array.base, np.ndarray):
-        array = array.base
-    return array
-
-
 def _with_strides(array: np.ndarray, device: str) -> torch.Tensor:
     """The whole buffer is sent, and the same view is taken of it there: what lies around the view travels too."""
-    root = _root(array)
+    root = owner_of(array)
     if root.size == 0 or array.size == 0 or not root.flags.c_contiguous:
         return from_numpy(np.array(array)).to(device)
     offset = (array.__array_interface__["data"][0] - root.__array_interface__["data"][0]) // root.itemsize

@@ -99,7 +99,7 @@ class Worker:
         limited = {} if threads is None else dict.fromkeys(THREADS, str(threads))
         words = [self.token, *map(str, descriptors)]
         started = subprocess.Popen(
-            [sys.executable, "-m", "qkverify.verification.isolation.process", *words],
+            [sys.executable, "-P", "-m", "qkverify.verification.isolation.process", *words],
             pass_fds=descriptors, stdin=subprocess.DEVNULL,
             env={**os.environ, **limited, "PYTHONPATH": paths},
         )  # fmt: skip
