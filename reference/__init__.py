@@ -48,13 +48,10 @@ from qkverify.reference.softmax import (
 
 __all__ = [
     "alibi_slopes", "attention", "attention_vjp", "attention_vjp_in_steps", "cached_attention", "cached_vjp", "cross_entropy",
-    "cross_entropy_vjp", "decoder_layer", "decoder_layer_vjp", "distance", "embedding", "embedding_vjp",
-    "encoder_layer", "encoder_layer_vjp", "feed_forward", "feed_forward_vjp", "from_embeddings",
-    "from_queries_and_keys", "from_queries_keys_and_values", "layer_norm", "layer_norm_vjp",
-    "log_sum_exp", "merge_heads", "merged_attention", "merged_attention_vjp",
-    "multi_head_attention", "multi_head_vjp", "paged_attention",
-    "paged_vjp", "positional_encoding", "rms_norm", "rms_norm_vjp", "rotary", "rotary_vjp", "rotate", "scores", "silu",
-    "smoothed",
-    "softmax", "softmax_jacobian", "softmax_vjp", "softmax_vjp_in_steps", "split_heads", "stored", "swiglu",
-    "swiglu_vjp", "visible", "weights",
+    "cross_entropy_vjp", "decoder_layer", "decoder_layer_vjp", "distance", "embedding", "embedding_vjp", "encoder_layer",
+    "encoder_layer_vjp", "feed_forward", "feed_forward_vjp", "from_embeddings", "from_queries_and_keys",
+    "from_queries_keys_and_values", "layer_norm", "layer_norm_vjp", "log_sum_exp", "merge_heads", "merged_attention",
+    "merged_attention_vjp", "multi_head_attention", "multi_head_vjp", "paged_attention", "paged_vjp", "positional_encoding",
+    "rms_norm", "rms_norm_vjp", "rotary", "rotary_vjp", "rotate", "scores", "silu", "smoothed", "softmax", "softmax_jacobian",
+    "softmax_vjp", "softmax_vjp_in_steps", "split_heads", "stored", "swiglu", "swiglu_vjp", "visible", "weights",
 ]  # fmt: skip

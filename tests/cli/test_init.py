@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -147,6 +149,41 @@ def test_the_files_are_written_once_and_never_again(folder, capsys) -> None:
     assert (folder / "qkverify_laws.py").read_text() == "mine\n"
     assert "entry: qkverify verify mykernel/attn.py:attention" in said  # what the other hooks' file lacks
     assert (folder / ".pre-commit-config.yaml").read_text() == "repos: []\n"
+
+
+def written_for(target: str) -> None:
+    prepared = files.files_for(target)
+    for file in prepared.files:
+        console.written(file)
+    console.next_steps(prepared)
+
+
+def test_a_further_function_is_added_to_the_files_that_name_functions(folder, capsys) -> None:
+    (folder / "pyproject.toml").write_text('[tool.qkverify]\ntargets = ["plain.py:attention"]\n')
+    for name in ("plain.py", "second.py"):
+        (folder / name).write_text(KERNEL.format(divisor=1))
+    written_for("plain.py:attention")
+    before = {path: path.read_text() for path in folder.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    written_for("plain.py:attention")
+    said = capsys.readouterr().out
+    assert said.count("left as it is, and names this target") == 3
+    assert ": add" not in said
+    written_for("second.py:attention")
+    said = capsys.readouterr().out
+    assert "names this target" not in said
+    assert "def test_second_attention_keeps_the_laws():" in said
+    assert "- run: qkverify verify second.py:attention " in said
+    assert "--junit qkverify-second_attention.xml" in said
+    assert "entry: qkverify verify second.py:attention " in said
+    assert 'add "second.py:attention" to the targets of' in said
+    assert {path: path.read_text() for path in folder.rglob("*") if path.is_file()} == before
+
+    added = said[said.index("        def test_second") : said.index("exists         qkverify_laws.py")]
+    test = folder / "tests" / "test_attention_laws.py"
+    test.write_text(f"{test.read_text()}\n\n{textwrap.dedent(added)}")
+    names = [node.name for node in ast.parse(test.read_text()).body if isinstance(node, ast.FunctionDef)]
+    assert names == ["test_attention_keeps_the_laws", "test_second_attention_keeps_the_laws"]
 
 
 def test_a_dry_run_prints_and_writes_nothing(folder) -> None:

@@ -135,7 +135,10 @@ def test_arrays_are_overwritten_in_their_place(name):
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_integers_lie_anywhere_too(name):
-    x = np.tile(np.arange(6, dtype=np.int32).reshape(1, 2, 3), (2, 1, 1))
+    rows = np.array(
+        [[2, 3, 5], [3, 5, 7]], np.int32
+    )  # windows of one sequence, and two entries alike: so of shared memory too
+    x = np.tile(rows, (2, 1, 1))
     np.testing.assert_array_equal(LAYOUTS[name](x), x)
 
 

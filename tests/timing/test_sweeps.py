@@ -139,6 +139,21 @@ def test_a_child_that_ends_is_told_from_one_that_answers(
         assert child.ask(b"a") != first
 
 
+def test_a_file_of_the_current_folder_is_no_module_of_a_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A `secrets.py` or a `grp.py` of one's own ended every process that timed, before it had begun."""
+    (tmp_path / "working").mkdir()
+    (tmp_path / "working" / "secrets.py").write_text("raise SystemExit('not meant to be imported')\n")
+    (tmp_path / "echoing_child.py").write_text(
+        "from qkverify.timing.worker_protocol import serve\nserve(lambda line: line.strip())\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path / "working")
+    with Child("echoing_child") as child:
+        assert child.ask(b"a") == b"a\n"
+
+
 def test_a_child_has_its_environment_and_the_users_own_goes_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,9 +379,9 @@ def test_a_process_makes_the_first_calls_of_an_implementation_once(
     found: list[str] = []
     reload = probes.reload_implementation
 
-    def counted(name: str, file: str, function: str) -> Implementation:
+    def counted(name: str, *place: str) -> Implementation:
         found.append(name)
-        return reload(name, file, function)
+        return reload(name, *place)
 
     monkeypatch.setattr(probes, "reload_implementation", counted)
     mine = cells(kernels, "one", "other")

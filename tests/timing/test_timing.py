@@ -687,6 +687,35 @@ def test_the_roofline_is_the_tighter_of_arithmetic_and_traffic() -> None:
     assert ceilings.roofline_seconds(200, 10, "bfloat16", "cpu", halves) == 2.0
 
 
+def test_a_ceiling_that_a_call_exceeds_gives_no_share() -> None:
+    """It was measured on a busy machine, or the operands came from caches: "673 % of roofline" says nothing."""
+    timing = Timing(
+        case="c", sizes={}, causal=False, options="", implementation="one", device="cpu", dtype="float32",
+        direction="forward", clock="host", seconds=[1.0], rounds=[0], flops=100, bytes=10,
+    )  # fmt: skip
+    products = Ceiling("cpu", "float32", "matmul", 100.0)
+    slow_copy = Ceiling("cpu", "float32", "copy", 1.0)
+    assert ceilings.fraction_of_roofline(timing, 2.0, [products]) == 0.5
+    assert ceilings.fraction_of_roofline(timing, 0.5, [products]) is None
+    assert ceilings.exceeds_products(timing, 0.5, [products])
+    assert ceilings.fraction_of_roofline(timing, 1.0, [products, slow_copy]) is None
+    assert not ceilings.exceeds_products(timing, 1.0, [products, slow_copy])
+
+
+def test_products_that_a_call_exceeds_are_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Float64's were measured beside other work, float32's were not: the time is possible, the share was not."""
+    timing = Timing(
+        case="c", sizes={}, causal=False, options="", implementation="one", device="cpu", dtype="float64",
+        direction="forward", clock="host", seconds=[1.0], rounds=[0], flops=100, bytes=10,
+    )  # fmt: skip
+    known = [Ceiling("cpu", "float64", "matmul", 20.0), Ceiling("cpu", "float32", "matmul", 400.0)]
+    monkeypatch.setattr(
+        grid, "single_thread_ceilings", lambda dtype: [Ceiling("cpu", dtype, "matmul", 200.0)]
+    )
+    assert grid.believed(timing, known).seconds == [1.0]
+    assert ceilings.fraction_of_roofline(timing, 1.0, grid.highest(known)) == 0.5
+
+
 def test_peak_memory_is_that_of_the_score_matrix() -> None:
     long = dataclasses.replace(SHORT, batch=1, heads=4, queries=1024, kv_heads=None)
     measured = implementation("peak")

@@ -35,8 +35,10 @@ def written(file: File) -> None:
         file.path.write_text(file.text, encoding="utf-8")
         print(f"wrote          {file.path}: {file.about}")
         return
-    print(f"exists         {file.path}: left as it is")
-    if lacking := file.lacking():
+    lacking = file.lacking()
+    names_target = ", and names this target" if file.names and not lacking else ""
+    print(f"exists         {file.path}: left as it is{names_target}")
+    if lacking:
         print(f"    {file.about}: add\n{textwrap.indent(lacking.rstrip(), '        ')}")
 
 
@@ -50,9 +52,12 @@ def next_steps(prepared: Set) -> None:
     """What is left to do by hand."""
     for what in prepared.to_fill_in:
         print(f"fill in        {prepared.target}: {what}")
-    if settings.read().file is None:
-        lines = files.settings_for(prepared.target)
+    lines = textwrap.indent(files.settings_for(prepared.target).rstrip(), "    ")
+    known = settings.read()
+    if known.file is None:
+        print(f"for `qkverify verify` without arguments, add to pyproject.toml:\n{lines}")
+    elif prepared.target not in known.targets:
         print(
-            f"for `qkverify verify` without arguments, add to pyproject.toml:\n{textwrap.indent(lines.rstrip(), '    ')}"
+            f'for `qkverify verify` without arguments, add "{prepared.target}" to the targets of {known.file}'
         )
     print(f"next           qkverify verify {shlex.quote(prepared.target)} --profile quick")

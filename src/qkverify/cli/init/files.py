@@ -5,6 +5,7 @@ No file is overwritten: what is there already stays, and what should be added to
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,19 +23,25 @@ LAWS = "qkverify_laws.py"
 
 @dataclass(frozen=True)
 class File:
-    """One file of the set: `about` says what it is for; of a `shared` one others write parts as well."""
+    """One file of the set: `about` says what it is for.
+
+    `names` is how it names the target, and `addition` the part of the text that a file of other targets lacks; both are empty
+    for a file that serves all targets. Of a `shared` file others write parts as well.
+    """
 
     path: Path
     text: str
     about: str
     shared: bool = False
+    names: str = ""
+    addition: str = ""
 
     def lacking(self) -> str:
         """What a file that is there already does not say yet; nothing where it need not."""
-        if not self.shared:
-            return ""
         there = self.path.read_text(encoding="utf-8", errors="replace")
-        return "" if "qkverify" in there else self.text
+        if self.shared and "qkverify" not in there:
+            return self.text
+        return "" if self.names in there else self.addition
 
 
 @dataclass(frozen=True)
@@ -71,18 +78,35 @@ def files_for(target: str, *, with_adapter: bool = False) -> Set:
     is_path = ".py" in verified
     values["parents"] = ".parents[1]" if tests.parts else ".parent"
     values["test_target"] = f'f"{{ROOT}}/{verified}"' if is_path else f'"{verified}"'
+    test, workflow, hook = (filled(name, **values) for name in ("test.py", "workflow.yml", "pre-commit.yaml"))
+    own_name = re.sub(r"\W+", "_", verified.replace(".py:", "_")).strip("_").lower()
+    further_test = _from("def test_", test).replace("def test_attention_keeps", f"def test_{own_name}_keeps")
+    run = f"qkverify verify {values['verify_target']} "
     files = [
-        File(tests / "test_attention_laws.py", filled("test.py", **values), "pytest runs the laws"),
+        File(tests / "test_attention_laws.py", test, "pytest runs the laws", names=values["test_target"],
+             addition=further_test),
         File(Path(LAWS), filled("laws.py", **values), "laws of your own: an example"),
         File(Path(known_failures.FILE), filled("known-failures.toml", **values), "failures that are known: none yet"),
-        File(Path(".github/workflows/qkverify.yml"), filled("workflow.yml", **values), "the laws in GitHub Actions"),
-        File(Path(".pre-commit-config.yaml"), filled("pre-commit.yaml", **values), "a hook for pre-commit", shared=True),
+        File(Path(".github/workflows/qkverify.yml"), workflow, "the laws in GitHub Actions", names=run,
+             addition=_line(run, workflow).replace("qkverify.xml", f"qkverify-{own_name}.xml")),
+        File(Path(".pre-commit-config.yaml"), hook, "a hook for pre-commit", shared=True, names=run,
+             addition=_from("  - repo: local", hook)),
     ]  # fmt: skip
     if adapted:
         files.insert(
             0, File(Path(adapter.FILE), adapter.source(adapted), f"calls {adapted.name} as qkverify does")
         )
     return Set(verified, files, adapter.to_fill_in(adapted) if adapted else ())
+
+
+def _from(start: str, text: str) -> str:
+    """The text from where `start` stands."""
+    return text[text.index(start) :]
+
+
+def _line(words: str, text: str) -> str:
+    """The line in which the words stand."""
+    return next(line for line in text.splitlines(keepends=True) if words in line)
 
 
 def settings_for(target: str) -> str:
