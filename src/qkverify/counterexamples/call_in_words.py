@@ -12,7 +12,14 @@ from qkverify.problem.attention_problem import PRINTED, show
 from qkverify.runs.run import Run
 
 FIRST = 8  # numbers of an array that is too large to be printed
-RECIPE = ("seed", "fill", "call")  # what numbers are made from: printed only where the numbers are not
+
+
+def said_by_the_call(name: str, value: Any, run: Run) -> bool:
+    """Whether a value that a law drew need not stand beside its first call: the call shows it, or what was made from it.
+
+    Seeds, sizes and magnitudes are what numbers are made from. Words say which of several things was done, and stay.
+    """
+    return not isinstance(value, str) or name in run.requests[0][1]
 
 
 def call_in_words(run: Run) -> list[str]:

@@ -18,7 +18,10 @@ from qkverify.runs.run import Run
 from qkverify.runs.score_tests import ParameterScore
 
 SEED = 0
-WORDS = {"fused-fast-exp": "fused with an approximate exponential", "eager": "op by op"}
+WORDS = {
+    "fused-fast-exp": "as fused with an approximate exponential",
+    "eager": "as rounding after every operation",
+}
 TESTS: Mapping[bool, tuple[tuple[Callable[..., list[Problem]], Callable[..., list[ParameterScore]]], ...]] = {
     False: (
         (score_problems.heads, score_tests.size_of_output),
@@ -57,10 +60,9 @@ def statement(model: str, exceeded: float | None, tight: Run, loose: Run, proble
     - `problem`: the median over its results is how much wider the bounds are; with an upstream gradient, those of gradients
     """
     wider = ", ".join(f"{ratio:.2g} x ({name})" for name, ratio in _widths(tight, loose, problem).items())
-    subject = "the fused model" if problem.upstream is None else "the fused model of the gradients"
-    why = f"{subject} is exceeded by a factor of {exceeded:.2g}; " if exceeded is not None else ""
-    whose = "" if problem.upstream is None else "gradients are "
-    return f"{why}{whose}judged as {WORDS[model]}, whose bounds are {wider} wider"
+    subject = "" if problem.upstream is None else "gradients "
+    past = f", whose bound was exceeded by a factor of {exceeded:.2g}" if exceeded is not None else ""
+    return f"{subject}judged {WORDS[model]}: errors may be {wider} those of a fused kernel{past}"
 
 
 def _widths(tight: Run, loose: Run, problem: Problem) -> dict[str, float]:

@@ -33,9 +33,17 @@ class Evidence:
         got, exact = number(self.got), number(self.exact)
         if got == exact:  # they differ in digits that a reader is otherwise spared
             got, exact = repr(self.got), repr(self.exact)
-        return (
-            f"{where}\n  got {got}   exact {exact}   bound {self.bound:.2g}   margin {_past_one(self.margin)}"
-        )
+        return f"{where}\n  got {got}   exact {exact}   {self._allowed()}"
+
+    def _allowed(self) -> str:
+        """What was allowed there, without numbers that say nothing."""
+        if np.isnan(self.exact):
+            return "NaN is right here"
+        if np.isnan(self.got):
+            return f"bound {self.bound:.2g}"
+        if self.bound == 0:
+            return "must be equal"
+        return f"bound {self.bound:.2g}   margin {_past_one(self.margin)}"
 
 
 def _past_one(margin: float) -> str:

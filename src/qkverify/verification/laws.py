@@ -39,7 +39,7 @@ from hypothesis.reporting import with_reporter
 
 from qkverify import foreign_text
 from qkverify.counterexamples import store
-from qkverify.counterexamples.call_in_words import RECIPE, call_in_words
+from qkverify.counterexamples.call_in_words import call_in_words, said_by_the_call
 from qkverify.counterexamples.causes import diagnosed
 from qkverify.counterexamples.diagnosis import looks_like
 from qkverify.errors import ContractError, DeviceLost, HarnessError, LawViolation, UnsupportedCase
@@ -297,7 +297,11 @@ def explain(
     # None is a keyword that is left out.
     extra = {name: value for name, value in run.failing.items() if name != "problem" and value is not None}
     numbers = [] if run.problems else call_in_words(run)
-    lines += [f"  {name:18} {value!r}" for name, value in extra.items() if not (numbers and name in RECIPE)]
+    lines += [
+        f"  {name:18} {value!r}"
+        for name, value in extra.items()
+        if not (numbers and said_by_the_call(name, value, run))
+    ]
     lines += [f"    {line}" if i else f"  {'smallest call':18} {line}" for i, line in enumerate(numbers)]
     if isinstance(broken, LawViolation) and isinstance(broken.evidence, Evidence):
         lines += [

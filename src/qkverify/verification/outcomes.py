@@ -198,11 +198,10 @@ def _together(outcomes: Sequence[CellOutcome], broken: str) -> str:
 
 
 def _looser(outcomes: Sequence[CellOutcome]) -> tuple[str, ...]:
-    """What is said of looser models: the sentences of a single cell; of several, whose figures differ, how many."""
-    granted = [outcome for outcome in outcomes if outcome.looser]
-    if len(outcomes) == 1 or not granted:
-        return outcomes[0].looser
-    return (f"{len(granted)} of them judged by a looser model of rounding than the fused one",)
+    """What is said of looser models in the line for all cells: how many; the sentences stand at each cell's head."""
+    granted = sum(bool(outcome.looser) for outcome in outcomes)
+    whose = "" if len(outcomes) == 1 else f"{granted} of them "
+    return (f"{whose}judged by a looser model of rounding than a fused kernel's",) if granted else ()
 
 
 def _every(outcomes: Sequence[CellOutcome], name: str) -> tuple[str, ...]:
