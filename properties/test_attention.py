@@ -88,16 +88,27 @@ def test_constant_values_are_returned(run, problem):
     assert_within_bound(run(problem), np.where(problem.some_visible[..., None], 1.0, run.exact(problem)))
 
 
+def _stacked(features, shape):
+    """(B,H,Q,E) of (B,H,Q) for each feature, of which there may be none."""
+    return np.stack(features, -1) if features else np.empty((*shape, 0))
+
+
 @law(
     "An output never leaves the range of the values that it may see.",
     source="a weighted mean",
     problem=problems(),
 )
 def test_output_stays_in_hull_of_visible_values(run, problem):
-    value = np.repeat(problem.value.astype(np.float64), problem.group, axis=1)[:, :, None]  # (B,H,1,K,E)
-    visible = problem.visible[..., None]
-    rows = problem.some_visible
-    low, high = np.where(visible, value, np.inf).min(-2), np.where(visible, value, -np.inf).max(-2)
+    value = np.repeat(problem.value.astype(np.float64), problem.group, axis=1)
+    visible, rows = problem.visible, problem.some_visible
+    # Feature by feature: all at once are as many numbers as scores times features, gigabytes of a long sequence.
+    low, high = (
+        _stacked(
+            [extreme(np.where(visible, x[:, :, None], other), -1) for x in np.moveaxis(value, -1, 0)],
+            rows.shape,
+        )
+        for extreme, other in ((np.min, np.inf), (np.max, -np.inf))
+    )
     if problem.sinks is not None:  # a sink is one more value of zero
         low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
     output = run(problem)[rows]

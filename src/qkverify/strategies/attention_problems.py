@@ -184,10 +184,14 @@ def draw_sizes(
             return
         fitting = tuple(candidates)  # a tuple stays what it is
         if requires and run is not None:
-            known = tuple(sorted({*sizes.values()} - {0, *fitting}))
-            fitting = tuple(
-                n for n in fitting + known if run.implementation.accepts({**sizes, letter: n}) is None
+            # Where none fits, one that is there may: "E == D". Never beside those that fit: 1,025 queries, as many keys and a
+            # head as wide are gigabytes.
+            known = tuple(sorted({*sizes.values()} - {0}))
+            accepted = (
+                tuple(n for n in pool if run.implementation.accepts({**sizes, letter: n}) is None)
+                for pool in (fitting, known)
             )
+            fitting = next(filter(None, accepted), ())
             assume(fitting)
         if letter in pools and compiles:
             fitting = fitting[:1]  # every other one would be one more compilation
