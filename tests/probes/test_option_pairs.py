@@ -58,6 +58,30 @@ def test_a_pair_that_raises_is_a_limit(function):
     assert implementation.refuses({}, {"causal": True}) is None
 
 
+def mask_or_bias(query, key, value, *, attn_mask=None, causal=False):
+    """One parameter takes booleans, and floats that are added to the scores."""
+    if attn_mask is not None and causal:
+        raise ValueError("give a mask or causal=True")
+    if attn_mask is not None and attn_mask.dtype != bool:
+        return added(query, key, value, attn_mask)
+    return attention(query, key, value, mask=attn_mask, causal=causal)
+
+
+def added(query, key, value, bias):
+    scores = query @ key.swapaxes(-1, -2) * query.shape[-1] ** -0.5 + bias
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return (weights / weights.sum(-1, keepdims=True)) @ value
+
+
+def test_a_parameter_that_is_two_options_is_said_once():
+    implementation = fitted(mask_or_bias)
+    assert implementation.not_together == (("mask", "causal"), ("bias", "causal"))
+    assert [remark for remark in implementation.remarks if "not taken together" in remark] == [
+        "attn_mask and causal are not taken together, else it raises ValueError: give a mask or causal=True"
+    ]
+    assert sentences.inferred([implementation]).count("not attn_mask with causal") == 1
+
+
 @pytest.mark.parametrize("function", [attention, no_mask])
 def test_an_option_that_raises_alone_is_none(function):
     assert fitted(function).not_together == ()

@@ -51,9 +51,8 @@ def refused_together(
         ]
         if len(raised) >= WITNESSES:
             pairs.append((first, second))
-            remarks.append(
-                sentences.limited([], raised[0], f"{names[0]} and {names[1]} are not taken together")
-            )
+            remark = sentences.limited([], raised[0], f"{names[0]} and {names[1]} are not taken together")
+            remarks += [] if remark in remarks else [remark]  # one parameter may be a mask and a bias
     return tuple(pairs), remarks
 
 

@@ -141,7 +141,7 @@ def inferred(implementations: Iterable[Implementation]) -> str:
             for name, of_option in implementation.requires_with.items()
             for rule in of_option
         ]
-        rules += [f"not {own[0]} with {own[1]}" for own in implementation.named_pairs]
+        rules += dict.fromkeys(f"not {own[0]} with {own[1]}" for own in implementation.named_pairs)
         said += [f"{', '.join(rules)} ({implementation.name})"] if rules else []
     return f"inferred limits: {'; '.join(said)}" if said else ""
 
