@@ -10,7 +10,7 @@ import numpy as np
 
 from qkverify.contract import empty_rows, mask_forms
 from qkverify.probes import shared_empty_rows
-from qkverify.probes.small_problems import answer, small_problem
+from qkverify.probes.small_problems import answer, is_mean, small_problem
 from qkverify.problem.attention_problem import Problem
 from qkverify.runs.run import Run
 
@@ -64,9 +64,8 @@ def _mean_at(score: float, problem: Problem, row: int, run: Run) -> bool:
     steps = np.resize([0.0, root, -root], problem.key.shape[2])[:, None]
     query = np.full(problem.query.shape, root, problem.query.dtype)
     key = np.broadcast_to(steps, problem.key.shape).astype(problem.key.dtype)
-    mean = float(problem.value[0, 0, :, 0].astype(np.float64).mean())
     output = float(run.values(problem.replace(query=query, key=key))[0, 0, row, 0].astype(np.float64))
-    return abs(output - mean) < 1 / 12
+    return is_mean(output, problem.value[0, 0, :, 0])
 
 
 def _even_row(hidden: Mapping[str, Any], row: int, run: Run) -> str:

@@ -48,8 +48,8 @@ def may_fork() -> None:
 
 
 def forks() -> bool:
-    """Whether a worker is a fork of this program."""
-    return _fork_is_safe()
+    """Whether a worker is a fork of this program: a lock that another thread holds would stay locked in it."""
+    return _forks and threading.active_count() == 1 and forking.is_safe()
 
 
 def possible() -> bool:
@@ -77,7 +77,7 @@ class Worker:
         os.set_blocking(self.reading, False)
         theirs = requests, answers, shared.fileno(), self._said.fileno()
         _open.update((self.reading, self.writing))
-        forked = threads is None and _fork_is_safe()
+        forked = threads is None and forks()
         self.process = self._forked(theirs) if forked else self._executed(theirs, threads)
         _workers.add(self.process)
         self.board = Board(shared.fileno())
@@ -169,11 +169,6 @@ class Worker:
         self._said.close()
         self.board.close()
         _workers.discard(self.process)
-
-
-def _fork_is_safe() -> bool:
-    # A lock that another thread holds stays locked in a fork.
-    return _forks and threading.active_count() == 1 and forking.is_safe()
 
 
 def _end_orphans() -> None:
