@@ -100,7 +100,7 @@ def _scattered(size: int, letters: int) -> np.ndarray:
     """Which letter each of `size` elements is: the same in all examples, and the letters themselves first."""
     order = np.random.default_rng(0).integers(0, letters, size=size)
     order[:letters] = np.arange(letters)
-    return order
+    return order.astype(np.uint16)  # a place has far fewer letters, and 256 arrays are kept
 
 
 @dataclass(frozen=True)
