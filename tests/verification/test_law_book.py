@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -82,6 +83,21 @@ def test_the_collector_is_spared_older_objects_while_a_law_is_checked(frozen_bef
         assert bool(gc.get_freeze_count()) == frozen_before
     finally:
         gc.unfreeze()
+
+
+def test_the_garbage_of_a_check_is_gone_after_it():
+    """Thawed objects count as old, and those are hardly ever collected: what a check left stayed with its arrays."""
+    left = []
+
+    class Knot:
+        def __init__(self) -> None:
+            self.itself = self
+            left.append(weakref.ref(self))
+
+    law = Law("knots", "x", "", "", lambda run, size: Knot(), {"size": (1,)}, operations=("softmax",))
+    law.check(Run(describe(lambda scores: scores, operation="softmax", arrays="numpy")), max_examples=2)
+    assert left
+    assert not any(knot() for knot in left)
 
 
 def test_a_law_that_draws_wrongly_is_the_harness_at_fault():
