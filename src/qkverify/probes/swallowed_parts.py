@@ -7,6 +7,8 @@ show it. For each length of tiles that is usual, the parts of a tile are just to
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from qkverify.problem.attention_problem import Problem
@@ -39,9 +41,9 @@ def _large_at_ends(rest: float) -> Array:
 
 def _of_first_feature(run: Run, size: int, columns: dict[str, Array]) -> Problem:
     """Arrays of one head whose first feature is given, and whose others are zero."""
-    arrays = {}
+    arguments: dict[str, Any] = dict.fromkeys(run.implementation.always, True)
     for name, column in columns.items():
         array = np.zeros((1, 1, len(column), size))
         array[0, 0, :, 0] = column
-        arrays[name] = array.astype(run.numpy_dtype)
-    return Problem(**arrays, **dict.fromkeys(run.implementation.always, True))
+        arguments[name] = array.astype(run.numpy_dtype)
+    return Problem(**arguments)
