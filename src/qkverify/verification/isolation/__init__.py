@@ -7,6 +7,9 @@
     deaths          what is said of a law whose worker died
     planning        the cells of targets, whose code is imported and first called by a worker
     judge           the laws of cells, checked by workers
+    asking          what the judge then draws and compares itself, of results that it asks a worker for
+    outside_run     the run of such a law: its calls are made by the worker
+    disagreements   what is said where both disagree
 
 The judge never imports a target and never unpickles what a worker wrote. It alone ends the program.
 """

@@ -19,7 +19,7 @@ from qkverify.results import Counterexample, Message, Verdict
 from qkverify.runs.raising_conditions import CallShape
 from qkverify.verification import checking, process_changes
 from qkverify.verification.checking import Cell
-from qkverify.verification.isolation import deaths, exchange
+from qkverify.verification.isolation import asking, deaths, exchange
 from qkverify.verification.isolation.deaths import Death
 from qkverify.verification.isolation.limits import Limits
 from qkverify.verification.isolation.process import Worker
@@ -176,6 +176,8 @@ class Judge:
         elif task.left:  # it says that it is done, and is not
             worker.end()
             self._bury(worker, Death("error", "its process left laws out"))
+        elif asking.audited(task, worker, self.limits, self.examples) is not None:
+            self._finish(worker)
         elif any(other.group == task.group for other in self.waiting):
             del self.busy[worker]
             self.spare.setdefault(task.group, []).append(worker)
