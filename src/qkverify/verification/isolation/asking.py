@@ -24,6 +24,7 @@ from qkverify.verification import checking
 from qkverify.verification.isolation import deaths, disagreements, exchange
 from qkverify.verification.isolation.deaths import Death
 from qkverify.verification.isolation.outside_run import OutsideRun
+from qkverify.verification.isolation.questions import Questions, WorkerDied
 from qkverify.verification.laws import SEED, Law
 
 if TYPE_CHECKING:
@@ -43,14 +44,6 @@ WHOLE = ("packed_equals_alone", "packed_gradients_equal_alone", "chunked_prefill
          "paged_equals_contiguous", "paged_gradients_equal_alone", "alibi_slopes")  # fmt: skip
 
 
-class WorkerDied(BaseException):
-    """A worker died over a question; no Exception, because Hypothesis would take it for a failure and shrink."""
-
-    def __init__(self, death: Death) -> None:
-        super().__init__(death.sentence)
-        self.death = death
-
-
 def audited(task: Task, worker: Worker, limits: Limits, examples: int) -> Death | None:
     """Replace a verdict of a task in which nothing is broken, by what the judge finds itself; how the worker died over it, if it
     did. One law that is broken is enough, and ends it."""
@@ -62,80 +55,65 @@ def audited(task: Task, worker: Worker, limits: Limits, examples: int) -> Death 
         try:
             new = audit.verdict(law, min(asked, examples))
         except WorkerDied as died:
-            death = Death(
-                died.death.outcome, f"{died.death.sentence} when a result was asked for from outside"
-            )
+            death = died.death
             new = deaths.verdict(law, task.cell, death, deaths.plain(law, task.cell, death, ""))
         if new is not None:
             task.verdicts = [new if new.law == known.law else known for known in task.verdicts]
-            return death
+            if new.outcome != "finding" or death:
+                return death
     return None
 
 
 class Audit:
-    """The questions to one worker about one cell."""
+    """The judge's own verdicts on one cell."""
 
     def __init__(self, task: Task, worker: Worker, limits: Limits) -> None:
-        self.task, self.cell, self.worker, self.limits = task, task.cell, worker, limits
-        self.address = exchange.CellAddress.of(task.cell)
+        self.task, self.cell = task, task.cell
+        self.questions = Questions(task.cell, task.conventions, worker, limits)
         self.until = time.monotonic() + SECONDS
-
-    def run(self) -> OutsideRun:
-        """One whose calls the worker makes."""
-        return OutsideRun(self.cell, self.task.conventions, self._result)
 
     def verdict(self, law: Law, examples: int) -> Verdict | None:
         """What is to be said of a law that held beside the function, if it is something else."""
-        run = self.run()
-        run.ends = lambda: (
-            time.monotonic() > self.until and run.calls >= FEWEST + run.refused and not run.failing
-        )
-        if law.unfit(run) is not None:
-            return None
+        try:
+            run = self._run(law)
+            return None if run is None else self._checked(law, run, examples)
+        except Exception as error:  # what the worker says of itself may be anything
+            said = error if isinstance(error, HarnessError) else foreign_text.of_error(error)
+            return self._changed(law, "error", f"{disagreements.HARNESS}{foreign_text.shown(said)}")
+
+    def _run(self, law: Law) -> OutsideRun | None:
+        """A run for a law that applies to it."""
+        run = self.questions.run()
+
+        def ends() -> bool:
+            return time.monotonic() > self.until and run.calls >= FEWEST + run.refused and not run.failing
+
+        run.ends = ends
+        return run if law.unfit(run) is None else None
+
+    def _checked(self, law: Law, run: OutsideRun, examples: int) -> Verdict | None:
         try:
             law.check(run, max_examples=examples, seed=_seed(law.name), database=None)
         except UnsupportedCase:
             return self._refused(law, run)
-        except HarnessError as error:
-            return self._changed(law, "error", f"{disagreements.HARNESS}{foreign_text.shown(error)}")
+        except HarnessError:
+            raise
         except Exception as broken:
             return None if law.chance else self._beside(law, run, broken)
         return None
 
-    def _events(self, request: exchange.Request) -> list[exchange.Event]:
-        from qkverify.verification.isolation.judge import ask
-
-        events = ask(self.worker, request, self.limits, compiled=checking.compiled(self.cell))
-        if isinstance(events, Death):
-            raise WorkerDied(events)
-        if isinstance(events[-1], exchange.Refused):
-            raise HarnessError(events[-1].text)
-        return events
-
-    def _result(self, method: str, question: Any) -> dict[str, Any]:
-        events = self._events(exchange.Call(self.address, method, question))
-        answer = next(
-            (event for event in events if isinstance(event, exchange.Returned)), exchange.Returned()
-        )
-        return {name: getattr(answer, name) for name in answer.__struct_fields__}
-
     def _beside(self, law: Law, run: OutsideRun, broken: Exception) -> Verdict:
         """The law on the same problem beside the function: its failure there, or what it means that it holds there."""
-        request = exchange.Recheck(self.address, law.name, checking.own_files([law]), run.drawn)
-        try:
-            events = self._events(request)
-        except HarnessError as error:
-            return self._changed(law, "error", f"{disagreements.HARNESS}{foreign_text.shown(error)}")
-        for event in events:
+        request = exchange.Recheck(self.questions.address, law.name, checking.own_files([law]), run.drawn)
+        for event in self.questions.events(request):
             if isinstance(event, exchange.Described):
                 return self._found(law, event.verdict)
-        if not isinstance(broken, LawViolation | ContractError):
-            reason = disagreements.raises(
-                foreign_text.shown_line(run.raising or foreign_text.of_error(broken))
-            )
-            return self._changed(law, "error", reason)
-        example = disagreements.example(law, run, broken, again=self._broken_again(law, run))
-        return self._changed(law, "failed", example.diagnosis, example)
+        if isinstance(broken, LawViolation | ContractError):
+            example = disagreements.example(law, run, broken, again=self._broken_again(law, run))
+            return self._changed(law, "failed", example.diagnosis, example)
+        if not run.raising:  # nor did the call raise
+            raise broken
+        return self._changed(law, "error", disagreements.raises(foreign_text.shown_line(run.raising)))
 
     def _found(self, law: Law, said: Verdict) -> Verdict:
         """The failure as the worker tells it. That it is one, and whether it was recorded, the worker does not decide."""
@@ -149,7 +127,7 @@ class Audit:
 
     def _broken_again(self, law: Law, run: OutsideRun) -> bool:
         try:
-            law.replay(self.run(), run.failing)
+            law.replay(self.questions.run(), run.failing)
         except (LawViolation, ContractError):
             return True
         except Exception:  # another error than before

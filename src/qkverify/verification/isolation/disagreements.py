@@ -30,20 +30,28 @@ def refuses(refusal: str) -> str:
             f"of it most calls of the same law were not: {refusal}")  # fmt: skip
 
 
+def message(law: Law, run: OutsideRun, broken: Exception, *, replay: str, again: bool) -> str:
+    """As a person reads it."""
+    said = explain(broken, law, run, replay=replay, diagnosis="")
+    return foreign_text.escaped(f"{said}\n  {_sentence(broken, _worst(broken), again=again)}")
+
+
 def example(law: Law, run: OutsideRun, broken: Exception, *, again: bool) -> Counterexample:
     """A law that is broken outside, `again` or only once, and holds inside; its diagnosis is the verdict's reason."""
-    evidence = broken.evidence if isinstance(broken, LawViolation) else None
-    worst = evidence if isinstance(evidence, Evidence) else None
-    sentence = _sentence(broken, worst, again=again)
-    replay = store.store(law, run, scripted=False)
-    message = f"{explain(broken, law, run, replay=replay, diagnosis='')}\n  {sentence}"
+    worst, replay = _worst(broken), store.store(law, run, scripted=False)
     return Counterexample(
-        message=foreign_text.escaped(message), problem=run.problems[0].describe() if run.problems else "",
+        message=message(law, run, broken, replay=replay, again=again),
+        problem=run.problems[0].describe() if run.problems else "",
         got=number(worst.got) if worst else foreign_text.shown(broken), exact=number(worst.exact) if worst else "",
         bound=f"{worst.bound:.2g}" if worst else "", margin=worst.margin if worst else None,
         location=f"{worst.what}{list(worst.location)}" if worst else "", replay=replay,
-        traits=traits.of(run.problems), diagnosis=sentence,
+        traits=traits.of(run.problems), diagnosis=_sentence(broken, worst, again=again),
     )  # fmt: skip
+
+
+def _worst(broken: Exception) -> Evidence | None:
+    evidence = broken.evidence if isinstance(broken, LawViolation) else None
+    return evidence if isinstance(evidence, Evidence) else None
 
 
 def _sentence(broken: Exception, worst: Evidence | None, *, again: bool) -> str:

@@ -259,9 +259,12 @@ class Described(msgspec.Struct, frozen=True, tag="described"):
 
 
 class Replayed(msgspec.Struct, frozen=True, tag="replayed"):
-    """The answer to `Replay`: the failure's message, or nothing if the law holds."""
+    """The answer to `Replay`: the failure's message, or nothing if the law holds; and of what cell, for further questions."""
 
     message: str
+    cell: CellAddress
+    facts: ImplementationFacts
+    conventions: dict[str, Choice]
 
 
 class Returned(msgspec.Struct, frozen=True, tag="returned"):

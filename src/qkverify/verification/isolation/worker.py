@@ -22,7 +22,7 @@ from qkverify.verification import checking, process_changes
 from qkverify.verification.isolation import deaths, exchange
 from qkverify.verification.isolation.exchange import Event, Request
 from qkverify.verification.isolation.outside_run import ASKED, KINDS
-from qkverify.verification.replay_command import replay_counterexample
+from qkverify.verification.replay_command import replayed_cell
 
 
 def serve(token: str, requests: int, answers: int, board: watch.Board) -> None:
@@ -73,7 +73,7 @@ def _answers(request: Request) -> Iterator[Event]:
         yield from map(exchange.Judged, _explained(request))
     elif isinstance(request, exchange.Replay):
         watch.call_seconds = request.call_seconds
-        yield exchange.Replayed(replay_counterexample(request.name, request.target))
+        yield _replayed(request)
     elif isinstance(request, exchange.Describe):
         yield exchange.Described(deaths.described(request))
     elif isinstance(request, exchange.Repeat):
@@ -158,6 +158,13 @@ def _returned(request: exchange.Call) -> exchange.Returned:
     finally:
         messages.taken(name)
         process_settings.taken(name)
+
+
+def _replayed(request: exchange.Replay) -> exchange.Replayed:
+    message, cell = replayed_cell(request.name, request.target)
+    checking.remember(cell)
+    facts = exchange.ImplementationFacts.of(cell.implementation)
+    return exchange.Replayed(message, exchange.CellAddress.of(cell), facts, checking.conventions_of(cell))
 
 
 def _rechecked(request: exchange.Recheck) -> list[Verdict]:
