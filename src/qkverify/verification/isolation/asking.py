@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = 12  # of each law that compares whole results with the reference; of others, drawn by lot, a third
 OTHERS = 6  # laws that are drawn by lot
-SECONDS = 0.4  # after which each law asks for no more than the fewest results
+SECONDS = 0.4  # after which laws of whole results ask for no more than the fewest, and others for none
 FEWEST = 4  # results that are asked for, however long they take
 REFUSED = (
     20  # questions, all refused, that say something of a function that took half of the calls beside the law
@@ -46,11 +46,13 @@ WHOLE = ("packed_equals_alone", "packed_gradients_equal_alone", "chunked_prefill
 
 def audited(task: Task, worker: Worker, limits: Limits, examples: int) -> Death | None:
     """Replace a verdict of a task in which nothing is broken, by what the judge finds itself; how the worker died over it, if it
-    did. One law that is broken is enough, and ends it."""
-    if any(verdict.outcome in OUTCOMES_BROKEN for verdict in task.verdicts):
+    did. One law that is broken is enough, and ends it. Implementations of this package are taken at their word."""
+    if not task.group or any(verdict.outcome in OUTCOMES_BROKEN for verdict in task.verdicts):
         return None
     audit = Audit(task, worker, limits)
     for law, asked in _questions(task):
+        if audit.is_late() and not compares_whole_results(law):
+            break
         death = None
         try:
             new = audit.verdict(law, min(asked, examples))
@@ -72,6 +74,10 @@ class Audit:
         self.questions = Questions(task.cell, task.conventions, worker, limits)
         self.until = time.monotonic() + SECONDS
 
+    def is_late(self) -> bool:
+        """Whether it has taken its time."""
+        return time.monotonic() > self.until
+
     def verdict(self, law: Law, examples: int) -> Verdict | None:
         """What is to be said of a law that held beside the function, if it is something else."""
         try:
@@ -86,7 +92,8 @@ class Audit:
         run = self.questions.run()
 
         def ends() -> bool:
-            return time.monotonic() > self.until and run.calls >= FEWEST + run.refused and not run.failing
+            enough = run.calls - run.refused >= FEWEST or run.calls >= REFUSED
+            return enough and self.is_late() and not run.failing
 
         run.ends = ends
         return run if law.unfit(run) is None else None
@@ -109,8 +116,9 @@ class Audit:
             if isinstance(event, exchange.Described):
                 return self._found(law, event.verdict)
         if isinstance(broken, LawViolation | ContractError):
-            example = disagreements.example(law, run, broken, again=self._broken_again(law, run))
-            return self._changed(law, "failed", example.diagnosis, example)
+            again = self._broken_again(law, run)
+            example = disagreements.example(law, run, broken, again=again)
+            return self._changed(law, "failed", disagreements.sentence(broken, again=again), example)
         if not run.raising:  # nor did the call raise
             raise broken
         return self._changed(law, "error", disagreements.raises(foreign_text.shown_line(run.raising)))

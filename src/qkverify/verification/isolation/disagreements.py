@@ -15,6 +15,7 @@ from qkverify.verification.laws import Law, explain
 
 HARNESS = "not verified, because qkverify itself failed when it asked for results from outside of the function's process: "
 
+NEXT = "to see what it returns, call it on this problem in a fresh Python, without qkverify"
 MISSED = "this problem was drawn outside of the function's process; on those drawn inside, the law was said to hold"
 
 
@@ -33,11 +34,11 @@ def refuses(refusal: str) -> str:
 def message(law: Law, run: OutsideRun, broken: Exception, *, replay: str, again: bool) -> str:
     """As a person reads it."""
     said = explain(broken, law, run, replay=replay, diagnosis="")
-    return foreign_text.escaped(f"{said}\n  {_sentence(broken, _worst(broken), again=again)}")
+    return foreign_text.escaped(f"{said}\n  {sentence(broken, again=again)}\n  {NEXT}")
 
 
 def example(law: Law, run: OutsideRun, broken: Exception, *, again: bool) -> Counterexample:
-    """A law that is broken outside, `again` or only once, and holds inside; its diagnosis is the verdict's reason."""
+    """A law that is broken outside, `again` or only once, and holds inside."""
     worst, replay = _worst(broken), store.store(law, run, scripted=False)
     return Counterexample(
         message=message(law, run, broken, replay=replay, again=again),
@@ -45,7 +46,7 @@ def example(law: Law, run: OutsideRun, broken: Exception, *, again: bool) -> Cou
         got=number(worst.got) if worst else foreign_text.shown(broken), exact=number(worst.exact) if worst else "",
         bound=f"{worst.bound:.2g}" if worst else "", margin=worst.margin if worst else None,
         location=f"{worst.what}{list(worst.location)}" if worst else "", replay=replay,
-        traits=traits.of(run.problems), diagnosis=_sentence(broken, worst, again=again),
+        traits=traits.of(run.problems),
     )  # fmt: skip
 
 
@@ -54,7 +55,9 @@ def _worst(broken: Exception) -> Evidence | None:
     return evidence if isinstance(evidence, Evidence) else None
 
 
-def _sentence(broken: Exception, worst: Evidence | None, *, again: bool) -> str:
+def sentence(broken: Exception, *, again: bool) -> str:
+    """What came back, and what it means, in one line."""
+    worst = _worst(broken)
     if worst is None:
         wrong = f"break it ({foreign_text.shown_line(broken)})"
     elif math.isfinite(worst.margin):
