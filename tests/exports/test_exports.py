@@ -154,8 +154,8 @@ def test_tables_say_what_the_records_say(records: list[Record]) -> None:
 
 def test_a_row_belongs_to_the_run_that_wrote_it_and_to_its_ceilings(records: list[Record]) -> None:
     timing = next(t for t in of_kind(records, Timing) if t.seconds)
-    twice = [run_start(started="one"), Ceiling("cpu", timing.dtype, "matmul", 1e9), timing,
-             run_start(started="two"), Ceiling("cpu", timing.dtype, "matmul", 2e9), timing]  # fmt: skip
+    twice = [run_start(started="one"), Ceiling("cpu", timing.dtype, "matmul", 1e15), timing,
+             run_start(started="two"), Ceiling("cpu", timing.dtype, "matmul", 2e15), timing]  # fmt: skip
     first, second = read_csv(exports.formats()["csv"].export(twice, "timings"))
     assert (first["run"], second["run"]) == ("one", "two")
     assert float(first["roofline_share"]) == pytest.approx(2 * float(second["roofline_share"]))

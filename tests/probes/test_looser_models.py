@@ -97,3 +97,20 @@ def test_an_approximate_exponential_is_granted_with_its_width(monkeypatch):
         r"judged as fused with an approximate exponential: errors may be 1\.\d x \(output\) those of a fused kernel",
         sentence,
     )
+
+
+def tile_by_tile(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """float32 inside, and operands that are cast tile by tile: autograd adds the parts of the query's gradient in half."""
+    scale = query.shape[-1] ** -0.5
+    scores = [query.float() @ key[:, :, a : a + 16].float().mT * scale for a in range(0, key.shape[2], 16)]
+    weights = torch.softmax(torch.cat(scores, -1), -1)
+    parts = [weights[..., a : a + 16] @ value[:, :, a : a + 16].float() for a in range(0, key.shape[2], 16)]
+    return sum(parts).to(query.dtype)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_gradients_that_are_added_tile_by_tile_in_half_precision_are_found_out(dtype):
+    """Random numbers are within the fused model's bound there, or hardly past it. Which of the two was chance."""
+    choices = found(tile_by_tile, dtype, "torch")
+    assert (choices["precision"].value, choices["gradient_precision"].value) == ("fused", "eager")
+    assert "gradients judged as rounding after every operation" in choices["gradient_precision"].looser

@@ -11,6 +11,7 @@ import torch
 
 from qkverify.contract import describe
 from qkverify.errors import ContractError, LawViolation, UnsupportedCase
+from qkverify.problem.attention_problem import Problem
 from qkverify.rounding import Bounded
 from qkverify.runs.assertions import assert_gradients
 from qkverify.runs.run import Run
@@ -111,6 +112,35 @@ def test_each_of_several_results_has_its_upstream(arrays: str) -> None:
         {"query": one, "key": one}, np.array([[0]], np.int32), upstream=(5 * one, 7 * one)
     )
     assert {name: x.item() for name, x in gradients.items()} == {"query": 10.0, "key": 21.0}
+
+
+def test_a_result_of_no_keys_that_depends_on_nothing_has_gradients_of_zero() -> None:
+    """A loop over tiles of keys that is never entered leaves `torch.zeros`, which torch does not differentiate."""
+
+    def looping(query: Any, key: Any, value: Any) -> Any:
+        output = torch.zeros(*query.shape[:3], value.shape[-1])
+        for start in range(0, key.shape[2], 16):
+            scores = query @ key[:, :, start : start + 16].mT
+            output = output + torch.softmax(scores, -1) @ value[:, :, start : start + 16]
+        return output
+
+    arrays = {
+        name: np.zeros((1, 1, count, 2), np.float32)
+        for name, count in (("query", 3), ("key", 0), ("value", 0))
+    }
+    problem = Problem(**arrays, upstream=np.ones((1, 1, 3, 2), np.float32))
+    gradients = Run(describe(looping, arrays="torch"), "cpu", "float32").gradient_values(problem)
+    assert {name: x.shape for name, x in gradients.items()} == {name: x.shape for name, x in arrays.items()}
+    assert not gradients["query"].any()
+
+    def detached(query: Any, key: Any, value: Any) -> Any:
+        return looping(query, key, value).detach()
+
+    ones = {name: np.ones((1, 1, 3, 2), np.float32) for name in arrays}
+    with pytest.raises(RuntimeError, match="does not require grad"):  # of keys that there are it is a mistake
+        Run(describe(detached, arrays="torch"), "cpu", "float32").gradient_values(
+            Problem(**ones, upstream=np.ones((1, 1, 3, 2), np.float32))
+        )
 
 
 def test_a_result_that_is_cut_off_has_no_influence() -> None:

@@ -58,7 +58,9 @@ def test_a_script_of_a_failure_in_inference_leaves_gradients_on(tmp_path, monkey
     """The script of such a failure switches gradients off, and it is tried in this process before it is written."""
     monkeypatch.chdir(tmp_path)
     (implementation,) = [implementation for implementation in planted() if "A033" in implementation.name]
+    process_settings.taken(implementation.name)
     assert attack(implementation, examples=100, seed=11).kills
+    assert process_settings.taken(implementation.name) == []  # the script did it, and not the function
     assert "set_grad_enabled(False)" in next(tmp_path.glob(".qkverify/*.py")).read_text()
     assert torch.is_grad_enabled()
 

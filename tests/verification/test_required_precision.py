@@ -72,7 +72,7 @@ def test_the_verdict_line_says_what_was_granted():
     assert f"all laws hold; {SENTENCE}" in export([run_start("glance", ""), granted()], "verdicts").decode()
     other = of_cell([held([LooserModel("eager", "another sentence")], "float16")])
     *each, last = lines({"a": outcome, "b": other, "c": of_cell([held()])})
-    assert any(SENTENCE in line for line in each)
+    assert f"a: all laws hold; {GRANTED}" in each
     assert last == f"all laws hold in 3 configurations; 2 of them {GRANTED}"
 
 

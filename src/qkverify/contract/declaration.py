@@ -91,6 +91,9 @@ class Implementation:
         default_factory=dict
     )  # option -> sizes that it was found to need
     not_together: tuple[tuple[str, str], ...] = ()  # those of `exclusive` that were found out
+    open_side: int | None = (
+        None  # what stands for an open side of a window, if a library's style does not say it
+    )
     remarks: tuple[str, ...] = ()  # sentences on what was found out, each printed once
     probed: bool = False  # whether its first calls were made
     size_limits: Mapping[str, tuple[int, int]] = field(
@@ -179,7 +182,6 @@ class Implementation:
         `options` are canonical and native; `size` is D, which a neutral scale needs. Raises UnsupportedCase for an option that
         the function does not take.
         """
-        convention = SIGNATURE_STYLES.get(self.convention)
         for name in self.always:
             if not options.get(name):
                 raise UnsupportedCase(f"{self.name} is always {name}")
@@ -190,9 +192,8 @@ class Implementation:
         for name, value in given.items():
             if name not in self.offers:
                 raise UnsupportedCase(f"{self.name} does not offer {name}")
-            if name == "window" and convention is not None:
-                open_side = convention.unbounded if convention.unbounded is not None else 2**30
-                value = tuple(open_side if side is None else side for side in value)
+            if name == "window":
+                value = tuple(self._open_side if side is None else side for side in value)
             if name in self.always and name not in self.parameters:
                 continue
             parameter = self.parameters[name]
@@ -211,6 +212,14 @@ class Implementation:
             n: size if value == fixed_parameters.LAST_AXIS else value for n, value in self.constants.items()
         }
         return {**every, **keywords}
+
+    @property
+    def _open_side(self) -> int | None:
+        """What stands for an open side of a window: of a library's style its own, else as it was found out."""
+        style = SIGNATURE_STYLES.get(self.convention)
+        if style is None:
+            return self.open_side
+        return style.unbounded if style.unbounded is not None else 2**30
 
     def keywords_of_vjp(self, keywords: Mapping[str, Any]) -> dict[str, Any]:
         """Keywords of a call, for its gradient function `vjp`: what every call passes may be of the forward pass alone."""

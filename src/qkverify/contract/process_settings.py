@@ -124,6 +124,17 @@ def restored(settings: Sequence[Setting]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def not_noted() -> Iterator[None]:
+    """A context in which settings are changed by ourselves: what is restored inside is noted of nobody."""
+    before = dict(_noted)
+    try:
+        yield
+    finally:
+        _noted.clear()
+        _noted.update(before)
+
+
+@contextlib.contextmanager
 def noted_of(name: str) -> Iterator[None]:
     """A context in which the implementation of this name alone is called: what is noted is its own."""
     _noted.clear()

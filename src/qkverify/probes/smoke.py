@@ -25,7 +25,7 @@ from qkverify.contract import (
 )
 from qkverify.contract.modules_used import frameworks_used
 from qkverify.errors import NothingVerified, UnsupportedCase, UsageError
-from qkverify.probes import defaults, forms, limits, sentences
+from qkverify.probes import defaults, forms, limits, open_sides, sentences
 from qkverify.probes.influence import within_its_head
 from qkverify.probes.plain import Attempt, call
 from qkverify.rounding import FORMATS
@@ -73,6 +73,9 @@ def inferred(implementation: Implementation) -> Implementation:
     made = defaults.without_module(
         replace(made, remarks=(*remarks, *said)),
         lambda **further: call(made, fit.problem.sizes, fit.dtype, fit.device, further=further).error,
+    )
+    made = open_sides.with_open_side(
+        made, lambda window: call(made, fit.problem.sizes, fit.dtype, fit.device, window=window).error
     )
     limited, said = limits.inferred(made, fit)
     declaration = sentences.as_declared(implementation, limited)

@@ -172,7 +172,8 @@ def lines(outcomes: Mapping[str, CellOutcome], broken: str = "") -> list[str]:
     last = _together(list(outcomes.values()), broken)
     if len(alike) == 1:
         return [last]
-    return [*(f"{_names(cells)}: {outcome}" for outcome, cells in alike.items()), last]
+    briefly = ((replace(outcome, looser=_looser([outcome])), cells) for outcome, cells in alike.items())
+    return [*(f"{_names(cells)}: {outcome}" for outcome, cells in briefly), last]
 
 
 def _names(cells: Sequence[str]) -> str:
@@ -198,7 +199,7 @@ def _together(outcomes: Sequence[CellOutcome], broken: str) -> str:
 
 
 def _looser(outcomes: Sequence[CellOutcome]) -> tuple[str, ...]:
-    """What is said of looser models in the line for all cells: how many; the sentences stand at each cell's head."""
+    """What is said of looser models in the last lines: of how many; the sentences stand at each cell's head."""
     granted = sum(bool(outcome.looser) for outcome in outcomes)
     whose = "" if len(outcomes) == 1 else f"{granted} of them "
     return (f"{whose}judged by a looser model of rounding than a fused kernel's",) if granted else ()

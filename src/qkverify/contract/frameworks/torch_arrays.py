@@ -210,7 +210,12 @@ def backward(
     cast = [(x if isinstance(x, torch.Tensor) else from_numpy(x, device)).to(part.dtype)
             for part, x in zip(parts, given, strict=True)]  # fmt: skip
 
+    # Of no keys, or no features, an output need not depend on anything: `torch.zeros`, or a loop that is never entered.
+    depends = any(part.requires_grad for part in parts) or all(x.numel() for x in leaves.values())
+
     def pull() -> tuple[Any, dict[str, Any]]:
+        if not depends:
+            return output, {name: torch.zeros_like(x) for name, x in leaves.items()}
         gradients = _gradients(parts, list(leaves.values()), cast, keep or None)
         grads = [
             torch.zeros_like(x) if g is None else g for x, g in zip(leaves.values(), gradients, strict=True)

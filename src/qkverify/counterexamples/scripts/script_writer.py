@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qkverify import foreign_text
-from qkverify.contract import OPERATIONS, messages
+from qkverify.contract import OPERATIONS, messages, process_settings
 from qkverify.counterexamples.scripts import dropout
 from qkverify.counterexamples.scripts.arguments import Arguments
 from qkverify.counterexamples.scripts.calls import Calls, writing_lines
@@ -68,9 +68,18 @@ class Sheet:
     def _fails(self, functions: Mapping[str, Any]) -> bool:
         names: dict[str, Any] = {**functions, "print": lambda *_: None}
         code = "\n".join([*sorted(self.arguments.imports), *self._settings(), *self.body])
-        restored = self.run.framework.restored()  # a script may switch gradients off
+        restored = (
+            self.run.framework.restored()
+        )  # a script may switch gradients off, which is not the function's doing
         called = messages.calling(self.run.implementation.name)
-        with restored, watch.call(), called, warnings.catch_warnings(), np.errstate(all="ignore"):
+        with (
+            process_settings.not_noted(),
+            restored,
+            watch.call(),
+            called,
+            warnings.catch_warnings(),
+            np.errstate(all="ignore"),
+        ):
             warnings.simplefilter("ignore")
             try:
                 exec(compile(code, "<script>", "exec"), names)

@@ -6,13 +6,13 @@ from qkverify.counterexamples.diagnosis.mistakes.gradients import GRADIENTS
 from qkverify.counterexamples.diagnosis.mistakes.heads import HEADS
 from qkverify.counterexamples.diagnosis.mistakes.masks import EMPTY_ROWS, MASKS, PADDING
 from qkverify.counterexamples.diagnosis.mistakes.positions import CAUSALITY, WINDOWS
-from qkverify.counterexamples.diagnosis.mistakes.scores import INFINITE_CAP, SCALE, TERMS
+from qkverify.counterexamples.diagnosis.mistakes.scores import SCALE, TERMS
 from qkverify.counterexamples.diagnosis.mistakes.softmax import LOG_SUM_EXP, SOFTMAX
 from qkverify.counterexamples.diagnosis.mistakes.tiles import TILED
 from qkverify.counterexamples.diagnosis.mistakes.variants import Mistake
 
 MISTAKES: tuple[Mistake, ...] = (
-    *CAUSALITY, *SCALE, *MASKS, *PADDING, *WINDOWS, *HEADS, *INFINITE_CAP, *TERMS, *EMPTY_ROWS, *SOFTMAX,
+    *CAUSALITY, *SCALE, *MASKS, *PADDING, *WINDOWS, *HEADS, *TERMS, *EMPTY_ROWS, *SOFTMAX,
     *TILED, *LOG_SUM_EXP, *GRADIENTS,
 )  # fmt: skip
 

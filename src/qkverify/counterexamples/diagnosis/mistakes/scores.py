@@ -63,12 +63,6 @@ def _capped_last(masked: bool) -> Compute:
     return compute
 
 
-def _infinite_cap(a: Arguments, p: Problem) -> Arguments:
-    """c tanh(s / c) as it is written, where c is infinite: infinity times zero."""
-    infinite = p.softcap is not None and np.isinf(p.softcap)
-    return {**a, "softcap": None, "query": a["query"] * np.nan} if infinite else a
-
-
 def _penalty(distances: Callable[[Problem], Array]) -> Edit:
     """ALiBi with other distances, (Q,K)."""
 
@@ -108,16 +102,6 @@ SCALE: tuple[Mistake, ...] = (
     Mistake("attention with the same weight for every visible key",
             lambda a, p: {**a, "query": a["query"] * 0.0, "bias": None, "alibi_slopes": None}),
 )  # fmt: skip
-
-
-# A row of its own: caches, pages and packs are not asked for an infinite cap.
-INFINITE_CAP: tuple[Mistake, ...] = (
-    Mistake(
-        "attention whose infinite softcap is infinity times tanh(0), which is NaN",
-        _infinite_cap,
-        needs=("softcap",),
-    ),
-)
 
 
 TERMS: tuple[Mistake, ...] = (
