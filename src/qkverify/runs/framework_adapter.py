@@ -43,7 +43,7 @@ class FrameworkAdapter:
         self.implementation = implementation
         self.device = device
         self.dtype = dtype
-        self.framework = frameworks.get(implementation.arrays)
+        self.framework = self._framework()
         self.semantics = {**DEFAULTS, **implementation.semantics, **(semantics or {})}
         forward = precision or _precision(implementation, device, dtype)
         backward = gradient_precision or _gradient_precision(implementation, dtype, forward)
@@ -76,6 +76,10 @@ class FrameworkAdapter:
         )  # the kinds of calls of attention that came back, over all examples
         self.raised: set[CallShape] = set()  # and those that ended examples by an exception
         self._cache: dict[tuple[Any, ...], Any] = {}
+
+    def _framework(self) -> Any:
+        """Where its arrays come from; see `frameworks`."""
+        return frameworks.get(self.implementation.arrays)
 
     def __repr__(self) -> str:
         return self.cell

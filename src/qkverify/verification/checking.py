@@ -286,6 +286,26 @@ def _verdict(law: Law, run: Run, failures: Failures, settings: Mapping[str, Any]
     return verdict("passed", f"a recorded finding did not show this time: {known}" if known else "")
 
 
+def rechecked(law: Law, run: Run, drawn: Mapping[str, Any]) -> Verdict | None:
+    """The verdict of a law that given arguments break; None if it holds on them."""
+    run.failing = dict(drawn)
+    noted = process_settings.noted_of(run.implementation.name)
+    with messages.collected(), noted, run.framework.restored():
+        try:
+            law.replay(run, drawn)
+        except (UnsupportedCase, HarnessError):
+            return None
+        except Exception as broken:
+            example = counterexample(broken, law, run, Failures())
+            known = finding(law, run)
+            recorded = known is not None and known.explains(run.problems)
+            outcome, reason = ("finding", str(known)) if recorded else ("failed", _in_short(example))
+            return Verdict(law=law.name, family=law.family, sentence=law.sentence, exact=law.exact,
+                           implementation=run.implementation.name, device=run.device, dtype=run.dtype,
+                           outcome=outcome, reason=reason, counterexample=example)  # type: ignore[arg-type]  # fmt: skip
+    return None
+
+
 def tested(run: Run) -> Tested:
     """What a law put to the test on this run."""
     compared = run.compared.examples

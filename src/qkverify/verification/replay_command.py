@@ -13,7 +13,13 @@ from qkverify.verification.laws import Law, explain
 
 
 def replay_counterexample(name: str, target: str = "") -> str:
-    """The failure's message, or nothing if the law holds now; of `target`, or of the implementation that the record names.
+    """The failure's message, or nothing if the law holds now; as `replayed_cell`."""
+    return replayed_cell(name, target)[0]
+
+
+def replayed_cell(name: str, target: str = "") -> tuple[str, Cell]:
+    """The failure's message, or nothing if the law holds now; of `target`, or of the implementation that the record names. And
+    the cell that it was checked on.
 
     Of a record that is given as a file, only names are believed: an implementation of this package or `target`, a law of
     `properties/`. Raises UsageError if the law or the implementation is gone.
@@ -24,13 +30,14 @@ def replay_counterexample(name: str, target: str = "") -> str:
         raise UsageError(f"{name} holds {', '.join(record['drawn']) or 'no arguments'}; the law {law.name} is about "
                          f"{', '.join(law.arguments)}")  # fmt: skip
     implementation = _named(target, record) if target else _recorded(name, record)
-    run = prepare(Cell(implementation, record["device"], record["dtype"]))
+    cell = Cell(implementation, record["device"], record["dtype"], target=f"replay of {name}")
+    run = prepare(cell)
     run.failing = record["drawn"]
     try:
         law.replay(run, record["drawn"])
     except Exception as broken:
-        return explain(broken, law, run, replay=name)
-    return ""
+        return explain(broken, law, run, replay=name), cell
+    return "", cell
 
 
 def _law(name: str, file: str) -> Law:

@@ -23,8 +23,8 @@ def replay(
     adapters: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> None:  # fmt: skip
     """Check one stored counterexample again. Exit code 1: the law is still broken."""
-    from qkverify.verification.isolation.checkers import replayed
     from qkverify.verification.isolation.limits import limits
+    from qkverify.verification.isolation.replaying import replayed
 
     (target,) = with_adapters((target,), adapters) if target or adapters else ("",)
     message = replayed(name, target, limits(call_timeout))

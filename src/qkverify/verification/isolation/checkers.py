@@ -15,13 +15,11 @@ from qkverify.results import Verdict
 from qkverify.results.fingerprint import cores
 from qkverify.verification import checking
 from qkverify.verification.checking import Cell, VerificationPlan
-from qkverify.verification.isolation import exchange, process
-from qkverify.verification.isolation.deaths import Death
-from qkverify.verification.isolation.judge import Judge, Task, ask_a_new_one
+from qkverify.verification.isolation import process
+from qkverify.verification.isolation.judge import Judge, Task
 from qkverify.verification.isolation.limits import Limits, limits
 from qkverify.verification.isolation.planning import Planner
 from qkverify.verification.laws import Law
-from qkverify.verification.replay_command import replay_counterexample
 
 Heading = Callable[[Cell, Mapping[str, Choice]], None]
 
@@ -178,20 +176,6 @@ def chosen(
     if in_process or not process.possible():
         return InProcess()
     return InWorkers(limits(call_seconds, memory, jobs or 1), jobs, own_memory=bool(memory))
-
-
-def replayed(name: str, target: str, limits_of_worker: Limits) -> str:
-    """As `replay_counterexample`, by a worker; how that died, if it did."""
-    if not process.possible():
-        return replay_counterexample(name, target)
-    process.may_fork()
-    request = exchange.Replay(name, target, limits_of_worker.call_seconds)
-    events = ask_a_new_one(request, limits_of_worker)
-    if isinstance(events, Death):
-        return f"{name}: {events.sentence}"
-    if isinstance(events[-1], exchange.Refused):
-        raise events[-1].error()
-    return next(event.message for event in events if isinstance(event, exchange.Replayed))
 
 
 PARTS = 8  # of a cell with as many laws as attention has: what is lost of a run that is killed, and what each process takes

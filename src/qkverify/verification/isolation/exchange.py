@@ -6,7 +6,8 @@ results file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn, TypeAlias
 
@@ -14,9 +15,11 @@ import msgspec
 
 from qkverify.contract import Finding, Implementation
 from qkverify.contract.registry import TargetImportError
+from qkverify.contract.signatures import parameters_of
 from qkverify.errors import HarnessError, NothingVerified, UsageError
 from qkverify.probes.conventions import Choice
 from qkverify.results import Verdict, line_of
+from qkverify.rounding import Precision
 from qkverify.runs.raising_conditions import CallShape
 from qkverify.verification.checking import Address, Cell
 
@@ -99,11 +102,28 @@ class Replay(msgspec.Struct, frozen=True, tag="replay"):
     call_seconds: float
 
 
+class Call(msgspec.Struct, frozen=True, tag="call"):
+    """A plain call that the judge compares by itself: a method of `outside_run.ASKED`, and its arguments by `store.encode`."""
+
+    cell: CellAddress
+    method: str
+    question: Any
+
+
+class Recheck(msgspec.Struct, frozen=True, tag="recheck"):
+    """A law on arguments that break it outside of the worker, by `store.encode`; `Described` answers if it is broken here."""
+
+    cell: CellAddress
+    law: str
+    files: list[str]
+    drawn: dict[str, Any]
+
+
 class End(msgspec.Struct, frozen=True, tag="end"):
     """Nothing more is asked: threads are joined, what was registered with atexit runs."""
 
 
-Request: TypeAlias = Plan | Check | Explain | Describe | Repeat | Replay | End
+Request: TypeAlias = Plan | Check | Explain | Describe | Repeat | Replay | Call | Recheck | End
 
 
 class ImplementationFacts(msgspec.Struct, frozen=True):
@@ -128,20 +148,74 @@ class ImplementationFacts(msgspec.Struct, frozen=True):
     compiles: bool
     summary: str
     file: str
+    layout: str
+    exclusive: tuple[tuple[str, str], ...]
+    precision: dict[str, str | Precision | None]
+    differentiable: bool | None
+    tile: tuple[int, ...]
+    effort: dict[str, float]
+    result_dtypes: dict[str, str]
+    size_limits: dict[str, tuple[int, int]]
+    mask_form: str
+    always: tuple[str, ...]
+    convention: str
+    neutral: dict[str, Any]
+    declared_in: str
+    adapters: dict[str, Any]
+    function_name: str = ""
+    needed: tuple[str, ...] = ()  # its parameters without a default
+    own_gradients: bool = False  # whether it has a `vjp`, which stays where it is
+    recorded: dict[str, str] = {}  # its findings, without what tells where each shows: key -> folder
 
     @classmethod
     def of(cls, implementation: Implementation) -> ImplementationFacts:
         """Those of an implementation."""
-        return cls(**{name: getattr(implementation, name) for name in cls.__struct_fields__})
+        facts = {name: getattr(implementation, name) for name in _same_fields(cls)}
+        return cls(**facts, function_name=getattr(implementation.function, "__name__", ""), needed=_needed(implementation),
+                   own_gradients=implementation.vjp is not None,
+                   recorded={key: known.folder for key, known in implementation.findings.items()})  # fmt: skip
 
     def standing_in(self) -> Implementation:
         """An implementation that says the same, and that cannot be called."""
-        facts = {name: getattr(self, name) for name in self.__struct_fields__}
-        return replace(Implementation(name=self.name, function=_elsewhere), **facts)
+        facts = {name: getattr(self, name) for name in _same_fields(type(self))}
+        function = _elsewhere(self.function_name, self.needed)
+        pull = _elsewhere("vjp", ()) if self.own_gradients else None
+        findings = {key: Finding(folder) for key, folder in self.recorded.items()}
+        return replace(
+            Implementation(name=self.name, function=function, vjp=pull, findings=findings), **facts
+        )
 
 
-def _elsewhere(*arguments: Any, **keywords: Any) -> NoReturn:
-    raise HarnessError("an implementation was called in the process of the judge")
+def _same_fields(facts: type[ImplementationFacts]) -> list[str]:
+    """The fields that `Implementation` has under the same names."""
+    return [name for name in facts.__struct_fields__ if name in Implementation.__dataclass_fields__]
+
+
+def _needed(implementation: Implementation) -> tuple[str, ...]:
+    try:
+        parameters = parameters_of(implementation.function)
+    except (ValueError, TypeError):  # it shows none
+        return ()
+    return tuple(
+        name for name, parameter in parameters.items() if parameter.default is inspect.Parameter.empty
+    )
+
+
+def _elsewhere(name: str, needed: Sequence[str]) -> Callable[..., NoReturn]:
+    """A function of this name that must be given these parameters, and that lives in another process."""
+
+    def elsewhere(*arguments: Any, **keywords: Any) -> NoReturn:
+        raise HarnessError("an implementation was called in the process of the judge")
+
+    parameters = [
+        inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY)
+        for n in dict.fromkeys(needed)
+        if n.isidentifier()
+    ]
+    rest = inspect.Parameter("others", inspect.Parameter.VAR_KEYWORD)
+    elsewhere.__name__ = name or "elsewhere"
+    elsewhere.__signature__ = inspect.Signature([*parameters, rest])  # type: ignore[attr-defined]
+    return elsewhere
 
 
 class Planned(msgspec.Struct, frozen=True, tag="planned"):
@@ -185,9 +259,21 @@ class Described(msgspec.Struct, frozen=True, tag="described"):
 
 
 class Replayed(msgspec.Struct, frozen=True, tag="replayed"):
-    """The answer to `Replay`: the failure's message, or nothing if the law holds."""
+    """The answer to `Replay`: the failure's message, or nothing if the law holds; and of what cell, for further questions."""
 
     message: str
+    cell: CellAddress
+    facts: ImplementationFacts
+    conventions: dict[str, Choice]
+
+
+class Returned(msgspec.Struct, frozen=True, tag="returned"):
+    """The answer to `Call`: results by `store.encode`, or in which words the call was refused or raised what kind of error."""
+
+    returned: Any = None
+    refused: str | None = None
+    raised: str | None = None
+    kind: str = ""
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
@@ -210,7 +296,9 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
         return NothingVerified(self.text) if self.kind == "nothing" else UsageError(self.text)
 
 
-Event: TypeAlias = Planned | Began | Checking | Judged | Calls | Described | Replayed | Done | Refused
+Event: TypeAlias = (
+    Planned | Began | Checking | Judged | Calls | Described | Replayed | Returned | Done | Refused
+)
 
 _encoder = msgspec.json.Encoder()
 _events = msgspec.json.Decoder(Event)

@@ -19,13 +19,12 @@ from qkverify.results import Counterexample, Message, Verdict
 from qkverify.runs.raising_conditions import CallShape
 from qkverify.verification import checking, process_changes
 from qkverify.verification.checking import Cell
-from qkverify.verification.isolation import deaths, exchange
+from qkverify.verification.isolation import asking, deaths, exchange
 from qkverify.verification.isolation.deaths import Death
+from qkverify.verification.isolation.dialogue import TICK, ask_a_new_one, over
 from qkverify.verification.isolation.limits import Limits
 from qkverify.verification.isolation.process import Worker
 from qkverify.verification.laws import Law
-
-TICK = 0.1  # seconds between two looks at the clock and at the memory of workers
 
 
 @dataclass(eq=False)
@@ -176,6 +175,8 @@ class Judge:
         elif task.left:  # it says that it is done, and is not
             worker.end()
             self._bury(worker, Death("error", "its process left laws out"))
+        elif asking.audited(task, worker, self.limits, self.examples) is not None:
+            self._finish(worker)
         elif any(other.group == task.group for other in self.waiting):
             del self.busy[worker]
             self.spare.setdefault(task.group, []).append(worker)
@@ -260,55 +261,6 @@ class Judge:
         examples = [] if isinstance(events, Death) else [e.verdict.counterexample for e in events
                                                          if isinstance(e, exchange.Described)]  # fmt: skip
         return next(filter(None, examples), None) or deaths.plain(law, cell, death, place)
-
-
-def over(worker: Worker, limits: Limits, *, compiled: bool = False, ending: bool = False) -> Death | None:
-    """Which limit a worker is over, if it is."""
-    highest = limits.memory_bytes
-    if highest is not None and (held := worker.held_bytes()) > highest:
-        return deaths.of_memory(held, highest)
-    now = time.monotonic()
-    calls, calling, since = worker.board.read()
-    if ending:
-        return deaths.of_end(limits.of_end) if now - worker.since > limits.of_end else None
-    if calling:
-        seconds = limits.of_call(compiled=compiled or worker.board.compiles())
-        return deaths.of_call(seconds) if now - since > seconds else None
-    quiet = limits.of_silence(compiled=compiled, loading=not calls)
-    return deaths.of_silence(quiet) if now - max(since, worker.since) > quiet else None
-
-
-def ask(
-    worker: Worker, request: exchange.Request, limits: Limits, *, compiled: bool = False
-) -> list[exchange.Event] | Death:
-    """The events that answer a request, `Done` or `Refused` at their end; or how the worker died over it."""
-    worker.send(exchange.request_line(request))
-    events: list[exchange.Event] = []
-    while True:
-        select.select([worker.reading], [], [], TICK)
-        dead = worker.has_died()
-        try:
-            events += map(exchange.event_of, worker.lines())
-        except msgspec.DecodeError as error:
-            return deaths.of_forgery(error)
-        if events and isinstance(events[-1], exchange.Done | exchange.Refused):
-            return events
-        if dead:
-            return deaths.of_words(worker.death)
-        if death := over(worker, limits, compiled=compiled):
-            worker.end()
-            return death
-
-
-def ask_a_new_one(
-    request: exchange.Request, limits: Limits, *, threads: int | None = None, compiled: bool = False
-) -> list[exchange.Event] | Death:
-    """As `ask`, of a worker that answers nothing else."""
-    worker = Worker(threads)
-    try:
-        return ask(worker, request, limits, compiled=compiled)
-    finally:
-        worker.close()
 
 
 def explained(cell: Cell, verdicts: Sequence[Verdict], returned: Collection[CallShape],

@@ -10,7 +10,7 @@ from qkverify.probes.survival import FIRST_CALL
 from qkverify.verification.checking import Cell, VerificationPlan, check_words, group_of
 from qkverify.verification.isolation import exchange
 from qkverify.verification.isolation.deaths import Death
-from qkverify.verification.isolation.judge import ask
+from qkverify.verification.isolation.dialogue import ask
 from qkverify.verification.isolation.limits import Limits, limits
 from qkverify.verification.isolation.process import Worker, possible
 

@@ -11,16 +11,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from qkverify import foreign_text
-from qkverify.contract import process_settings, registry
+from qkverify.contract import messages, process_settings, registry
 from qkverify.contract.registry import TargetImportError
+from qkverify.counterexamples import store
 from qkverify.counterexamples.failures import Failures
-from qkverify.errors import HarnessError, NothingVerified, UsageError
+from qkverify.errors import ContractError, HarnessError, NothingVerified, UnsupportedCase, UsageError
 from qkverify.results import Verdict
 from qkverify.runs import watch
 from qkverify.verification import checking, process_changes
 from qkverify.verification.isolation import deaths, exchange
 from qkverify.verification.isolation.exchange import Event, Request
-from qkverify.verification.replay_command import replay_counterexample
+from qkverify.verification.isolation.outside_run import ASKED, KINDS
+from qkverify.verification.replay_command import replayed_cell
 
 
 def serve(token: str, requests: int, answers: int, board: watch.Board) -> None:
@@ -71,11 +73,15 @@ def _answers(request: Request) -> Iterator[Event]:
         yield from map(exchange.Judged, _explained(request))
     elif isinstance(request, exchange.Replay):
         watch.call_seconds = request.call_seconds
-        yield exchange.Replayed(replay_counterexample(request.name, request.target))
+        yield _replayed(request)
     elif isinstance(request, exchange.Describe):
         yield exchange.Described(deaths.described(request))
     elif isinstance(request, exchange.Repeat):
         _repeat(request)
+    elif isinstance(request, exchange.Call):
+        yield _returned(request)
+    elif isinstance(request, exchange.Recheck):
+        yield from map(exchange.Described, _rechecked(request))
     else:
         threading._shutdown()  # type: ignore[attr-defined]  # as the interpreter does at its end
         atexit._run_exitfuncs()
@@ -126,6 +132,48 @@ def _repeat(request: exchange.Repeat) -> None:
         law.replay(
             checking.prepare(checking.cell_at(request.cell.found())), watch.last_arguments(request.arguments)
         )
+
+
+def _returned(request: exchange.Call) -> exchange.Returned:
+    """The results of a plain call. What it says and which settings it changes, the laws have told."""
+    if request.method not in ASKED:
+        raise HarnessError(f"{request.method} is no plain call")
+    run = checking.prepare(checking.cell_at(request.cell.found()))
+    arguments, options = store.decode(request.question)
+    name = run.implementation.name
+    try:
+        with messages.collected(), process_settings.noted_of(name), run.activated():
+            run.begin_example()
+            watch.example({})
+            returned = getattr(run, request.method)(*arguments, **options)
+        return exchange.Returned(returned=store.encode(returned))
+    except UnsupportedCase as refusal:
+        return exchange.Returned(refused=foreign_text.shown(refusal))
+    except Exception as error:
+        ours = isinstance(error, ContractError)
+        text = foreign_text.shown(error) if ours else foreign_text.of_error(error)
+        return exchange.Returned(
+            raised=text, kind=next(kind.__name__ for kind in type(error).__mro__ if kind in KINDS)
+        )
+    finally:
+        messages.taken(name)
+        process_settings.taken(name)
+
+
+def _replayed(request: exchange.Replay) -> exchange.Replayed:
+    message, cell = replayed_cell(request.name, request.target)
+    checking.remember(cell)
+    facts = exchange.ImplementationFacts.of(cell.implementation)
+    return exchange.Replayed(message, exchange.CellAddress.of(cell), facts, checking.conventions_of(cell))
+
+
+def _rechecked(request: exchange.Recheck) -> list[Verdict]:
+    """The verdict of a law on these arguments, if it is broken here."""
+    cell = checking.cell_at(request.cell.found())
+    (law,) = checking.laws_named([request.law], request.files)
+    drawn = {name: store.decode(value) for name, value in request.drawn.items()}
+    verdict = checking.rechecked(law, checking.prepare(cell), drawn)
+    return [] if verdict is None else [verdict]
 
 
 def _explained(request: exchange.Explain) -> list[Verdict]:
