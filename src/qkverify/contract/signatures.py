@@ -141,7 +141,10 @@ def unknown_among(names: Sequence[str], parameters: Mapping[str, str], operation
     else:
         described = {name for words in DESCRIBED[operation].options for name in words.split(", ")}
         known = {own for name, own in parameters.items() if name in described}
-    return tuple(name for name in names[len(OPERATIONS[operation]) :] if name not in known)
+    further = (
+        name for name in names[len(OPERATIONS[operation]) :] if not name.startswith("_")
+    )  # those are nobody's to give
+    return tuple(name for name in further if name not in known)
 
 
 def open_parameters(function: Callable[..., Any]) -> tuple[str, ...]:
