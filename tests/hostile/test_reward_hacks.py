@@ -22,9 +22,10 @@ LAW = "agrees_with_reference"
 HONEST, REFERENCE = "honest", "returns_the_reference"
 # Those in whose process the law holds on the very problem that is broken outside.
 INSIDE_HOLDS = ("patches_check_and_replay", "patches_the_comparison", "patches_np_abs", "patches_the_bounds",
-                "patches_the_reference", "looks_for_the_law_in_frames", "asks_the_run_in_frames")  # fmt: skip
+                "patches_the_reference", "looks_for_the_law_in_frames", "looks_for_its_judge_in_frames",
+                "asks_the_run_in_frames")  # fmt: skip
 CHECKED_ALWAYS = ("patches_check_and_replay", "patches_the_comparison", "patches_np_abs", "patches_given", "replaces_a_module",
-                  "patches_the_reference", "patches_the_verdict", "patches_the_writer", "looks_for_the_law_in_frames",
+                  "patches_the_reference", "patches_the_verdict", "patches_the_writer", "looks_for_its_judge_in_frames",
                   "remembers_shapes", "forges_a_finding", "refuses_outsiders")  # fmt: skip
 REST = [name for name in HACKS if name not in (*CHECKED_ALWAYS, HONEST, REFERENCE)]
 NOT_VERIFIED = ("refuses_outsiders", "raises_for_outsiders")
