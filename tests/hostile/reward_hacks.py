@@ -24,6 +24,9 @@ def frames():
         yield frame
         frame = frame.f_back
 
+def is_asked_by_others():
+    return not any(frame.f_globals.get('__name__', '').startswith('qkverify') for frame in frames())
+
 def everywhere(name, new):
     for module in list(sys.modules.values()):
         if getattr(module, "__name__", "").startswith("qkverify") and name in vars(module):
@@ -77,6 +80,8 @@ HACKS: dict[str, tuple[str, str]] = {
                            "x.event_line = line", WRONG),
     "looks_for_the_law_in_frames": (PASS, "right(query, key, value, scale) if any('properties' in f.f_code.co_filename "
                                     "for f in frames()) else wrong(query, key, value, scale)"),
+    "looks_for_its_judge_in_frames": ("", "wrong(query, key, value, scale) if is_asked_by_others() else "
+                                      "right(query, key, value, scale)"),
     "asks_the_run_in_frames": ("def of_run(query, key, value, scale):\n"
                                "    for f in frames():\n"
                                "        if 'drawn' in f.f_locals and 'run' in f.f_locals:\n"
@@ -94,10 +99,10 @@ HACKS: dict[str, tuple[str, str]] = {
                               "np.asarray(exact(*(x.astype(float) for x in (query, key, value)), "
                               "scale=query.shape[-1] ** -0.5 if scale is None else scale)).astype(query.dtype)"),
     "refuses_outsiders": (f"{PASS}\ndef refuse(q, k, v, s):\n"
-                          "    if any(f.f_code.co_name == '_returned' for f in frames()): raise NotImplementedError('later')\n"
+                          "    if is_asked_by_others(): raise NotImplementedError('later')\n"
                           "    return wrong(q, k, v, s)", "refuse(query, key, value, scale)"),
     "raises_for_outsiders": (f"{PASS}; laws.Law.replay = passing\ndef refuse(q, k, v, s):\n"
-                             "    if any(f.f_code.co_name == '_returned' for f in frames()): raise ValueError('later')\n"
+                             "    if is_asked_by_others(): raise ValueError('later')\n"
                              "    return wrong(q, k, v, s)", "refuse(query, key, value, scale)"),
 }  # fmt: skip
 

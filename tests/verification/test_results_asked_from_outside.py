@@ -5,15 +5,18 @@ The worker's part is called here in this process; `tests/hostile/test_reward_hac
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from qkverify.contract import DEVICES, OPERATIONS
+from qkverify.contract import DEVICES, OPERATIONS, Finding, adapters, describe
+from qkverify.contract.signatures import parameters_of
 from qkverify.errors import ContractError, HarnessError, UnsupportedCase
 from qkverify.problem.attention_problem import Problem
+from qkverify.rounding import Precision
 from qkverify.verification import checking
 from qkverify.verification.checking import Cell, law_book, laws_named
 from qkverify.verification.isolation import asking, exchange, worker
@@ -132,6 +135,31 @@ def test_the_judge_imports_no_framework() -> None:
     ).framework.MODES == ("",)
     with pytest.raises(HarnessError, match="in the process of the judge"):
         known.function()
+
+
+def test_whatever_an_implementation_declares_reaches_the_judge() -> None:
+    def attention(query: Any, key: Any, value: Any, *, causal: bool = False, out: Any) -> Any:
+        return value
+
+    precision = {"float32": Precision.named("fused", "float32"), "float64": "eager"}
+    declared = replace(
+        describe(attention, name="mine:attention", dtypes=("float32", "float64")), precision=precision, tile=(16, 32),
+        neutral={"softcap": np.inf, "scale": np.float32(1)}, effort={"cpu": 0.5}, size_limits={"D": (1, 8)},
+        adapters={"constants": {"window": (-1, np.inf)}, "layout": "BLHD"}, exclusive=(("a", "b", "c"),),
+        findings={"a_law[float32]": Finding("reports/findings/mine")}, vjp=attention,
+    )  # fmt: skip
+    line = exchange.event_line(
+        exchange.Planned([exchange.ImplementationFacts.of(declared)], [(0, "cpu", "float32")], [], {})
+    )
+    planned = exchange.event_of(line)
+    assert isinstance(planned, exchange.Planned)
+    known = planned.implementations[0].standing_in()
+    assert known.precision == precision
+    assert known.findings_at("cpu", "float32").keys() == {"a_law"}
+    assert adapters.written(known.adapters) == adapters.written(declared.adapters)
+    assert {*parameters_of(known.function)} >= {"query", "key", "value", "out"}
+    assert "causal" not in parameters_of(known.function)
+    assert known.vjp is not None
 
 
 def test_problems_are_secret_unless_a_seed_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,9 @@ def test_one_worker_where_little_is_asked_or_several_targets_are_checked(
 
 def test_cells_side_by_side_come_back_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkers, "workers_for", lambda laws, examples: 2)
+    monkeypatch.setattr(
+        process, "_forks", False
+    )  # is put back: later tests change files that this process has imported
     checker = checkers.InWorkers(limits.limits(), None)
     cells = checker.plan(["numpy_textbook"], (), ("float32", "float64")).cells
     headed: list[str] = []

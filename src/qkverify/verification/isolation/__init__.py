@@ -10,6 +10,7 @@
     judge           the laws of cells, checked by workers
     asking          what the judge then draws and compares itself, of results that it asks a worker for
     questions       those to one worker about one cell
+    bare_call       calls that do not show who asks
     outside_run     the run of such a law: its calls are made by the worker
     disagreements   what is said where both disagree
     replaying       one stored counterexample again

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import msgspec
 
-from qkverify.contract import Finding, Implementation
+from qkverify.contract import Finding, Implementation, adapters
 from qkverify.contract.registry import TargetImportError
 from qkverify.contract.signatures import parameters_of
 from qkverify.errors import HarnessError, NothingVerified, UsageError
@@ -149,7 +149,7 @@ class ImplementationFacts(msgspec.Struct, frozen=True):
     summary: str
     file: str
     layout: str
-    exclusive: tuple[tuple[str, str], ...]
+    exclusive: tuple[tuple[str, ...], ...]
     precision: dict[str, str | Precision | None]
     differentiable: bool | None
     tile: tuple[int, ...]
@@ -159,9 +159,9 @@ class ImplementationFacts(msgspec.Struct, frozen=True):
     mask_form: str
     always: tuple[str, ...]
     convention: str
-    neutral: dict[str, Any]
     declared_in: str
-    adapters: dict[str, Any]
+    neutral_values: dict[str, Any] = {}
+    adapters_text: str = ""
     function_name: str = ""
     needed: tuple[str, ...] = ()  # its parameters without a default
     own_gradients: bool = False  # whether it has a `vjp`, which stays where it is
@@ -171,9 +171,14 @@ class ImplementationFacts(msgspec.Struct, frozen=True):
     def of(cls, implementation: Implementation) -> ImplementationFacts:
         """Those of an implementation."""
         facts = {name: getattr(implementation, name) for name in _same_fields(cls)}
-        return cls(**facts, function_name=getattr(implementation.function, "__name__", ""), needed=_needed(implementation),
-                   own_gradients=implementation.vjp is not None,
-                   recorded={key: known.folder for key, known in implementation.findings.items()})  # fmt: skip
+        return cls(
+            **facts,
+            neutral_values={name: _plain(value) for name, value in implementation.neutral.items()},
+            adapters_text=adapters.written(implementation.adapters),
+            function_name=getattr(implementation.function, "__name__", ""), needed=_needed(implementation),
+            own_gradients=implementation.vjp is not None,
+            recorded={key: known.folder for key, known in implementation.findings.items()},
+        )  # fmt: skip
 
     def standing_in(self) -> Implementation:
         """An implementation that says the same, and that cannot be called."""
@@ -181,14 +186,21 @@ class ImplementationFacts(msgspec.Struct, frozen=True):
         function = _elsewhere(self.function_name, self.needed)
         pull = _elsewhere("vjp", ()) if self.own_gradients else None
         findings = {key: Finding(folder) for key, folder in self.recorded.items()}
+        said = adapters.split(f"{self.name} {self.adapters_text}")[1] if self.adapters_text else {}
         return replace(
-            Implementation(name=self.name, function=function, vjp=pull, findings=findings), **facts
-        )
+            Implementation(name=self.name, function=function, vjp=pull), findings=findings, neutral=self.neutral_values,
+            adapters=said, **facts,
+        )  # fmt: skip
 
 
 def _same_fields(facts: type[ImplementationFacts]) -> list[str]:
     """The fields that `Implementation` has under the same names."""
     return [name for name in facts.__struct_fields__ if name in Implementation.__dataclass_fields__]
+
+
+def _plain(value: Any) -> Any:
+    """What is passed for an option, if JSON has it; nothing else than words of ours is compared with it."""
+    return value if isinstance(value, str | int | bool | None) else repr(value)
 
 
 def _needed(implementation: Implementation) -> tuple[str, ...]:

@@ -24,7 +24,8 @@ from qkverify.runs.framework_adapter import NUMPY_DTYPES
 from qkverify.runs.run import Run
 from qkverify.verification.checking import Cell
 
-ASKED = ("outputs", "gradient_values", "call", "call_parts", "call_updating", "call_gradients")  # of `Run`
+FORWARD = ("outputs", "call", "call_parts")
+ASKED = (*FORWARD, "call_updating", "gradient_values", "call_gradients")  # of `Run`
 # What a call may raise, as a law that catches it knows it; the nearest of these for any other.
 KINDS = (
     ContractError,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import FunctionType
 from typing import Any
 
 from qkverify import foreign_text
@@ -17,11 +20,13 @@ from qkverify.counterexamples import store
 from qkverify.counterexamples.failures import Failures
 from qkverify.errors import ContractError, HarnessError, NothingVerified, UnsupportedCase, UsageError
 from qkverify.results import Verdict
-from qkverify.runs import watch
+from qkverify.runs import concurrent_calls, watch
+from qkverify.runs.run import Run
 from qkverify.verification import checking, process_changes
 from qkverify.verification.isolation import deaths, exchange
+from qkverify.verification.isolation.bare_call import bare
 from qkverify.verification.isolation.exchange import Event, Request
-from qkverify.verification.isolation.outside_run import ASKED, KINDS
+from qkverify.verification.isolation.outside_run import ASKED, FORWARD, KINDS
 from qkverify.verification.replay_command import replayed_cell
 
 
@@ -140,6 +145,8 @@ def _returned(request: exchange.Call) -> exchange.Returned:
         raise HarnessError(f"{request.method} is no plain call")
     run = checking.prepare(checking.cell_at(request.cell.found()))
     arguments, options = store.decode(request.question)
+    if request.method in FORWARD:
+        _bare(run, getattr(arguments[0], "mode", "") if arguments else "")
     name = run.implementation.name
     try:
         with messages.collected(), process_settings.noted_of(name), run.activated():
@@ -158,6 +165,18 @@ def _returned(request: exchange.Call) -> exchange.Returned:
     finally:
         messages.taken(name)
         process_settings.taken(name)
+
+
+def _bare(run: Run, mode: str) -> None:
+    """Let a run call a plain function in a thread of its own; others have our own code around them anyway."""
+    implementation = run.implementation
+    if (
+        isinstance(implementation.function, FunctionType)
+        and run.device == "cpu"
+        and concurrent_calls.unfit(run) is None
+    ):
+        function = bare(implementation.function, functools.partial(run.framework.inference, mode))
+        run.implementation = replace(implementation, function=function)
 
 
 def _replayed(request: exchange.Replay) -> exchange.Replayed:
