@@ -27,7 +27,7 @@ def refused(fit: Attempt) -> None:
         split = attention(*(split_heads(x, heads) for x in (query, key, value)))
         if np.abs(merge_heads(split) - got[:, 0]).max(initial=0.0) < ENOUGH * scale:
             raise NothingVerified(
-                f"{fit.implementation.name} splits the last axis into {heads} heads by itself, and on arrays of three axes qkverify "
-                "judges one head\n  verify a function of (B, H, L, D), or one with a parameter for the number of heads, which is "
+                f"{fit.implementation.name} splits the last axis into {heads} heads by itself, and on arrays of three axes "
+                "qkverify judges one head\n  verify a function of (B, H, L, D), or one with a parameter for the number of heads, which is "
                 "then given 1 (num_heads)"
             )
