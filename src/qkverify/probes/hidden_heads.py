@@ -28,6 +28,6 @@ def refused(fit: Attempt) -> None:
         if np.abs(merge_heads(split) - got[:, 0]).max(initial=0.0) < ENOUGH * scale:
             raise NothingVerified(
                 f"{fit.implementation.name} splits the last axis into {heads} heads by itself, and on arrays of three axes "
-                "qkverify judges one head\n  verify a function of (B, H, L, D), or one with a parameter for the number of heads, which "
-                "is then given 1 (num_heads)"
+                "qkverify judges one head\n"
+                "  verify a function of (B, H, L, D), or one with a parameter for the number of heads, which is then given 1 (num_heads)"
             )
