@@ -29,5 +29,5 @@ def refused(fit: Attempt) -> None:
             raise NothingVerified(
                 f"{fit.implementation.name} splits the last axis into {heads} heads by itself, and on arrays of three axes "
                 "qkverify judges one head\n"
-                "  verify a function of (B, H, L, D), or one with a parameter for the number of heads (num_heads), which is given 1"
+                "  verify a function of (B, H, L, D), or one that takes the number of heads (num_heads), which is given 1"
             )
