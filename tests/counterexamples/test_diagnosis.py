@@ -247,6 +247,14 @@ def test_a_tiny_problem_on_which_many_mistakes_coincide_is_told_apart_by_others(
     assert diagnose(run_of(uncapped), tiny) == expected
 
 
+def test_a_scale_that_is_written_in_the_code_is_named():
+    def attention(query, key, value, *, mask=None, causal=False, scale=None):
+        return textbook(query, key, value, mask=mask, causal=causal, scale=0.125 if scale is None else scale)
+
+    expected = "The result equals attention whose scale is 1 / sqrt(64) for every head size."
+    assert diagnose(run_of(attention), problem()) == expected
+
+
 def test_an_infinite_cap_that_gives_nan_is_refused_and_no_mistake():
     def attention(query, key, value, *, causal=False, bias=None, softcap=None):
         s = query @ np.swapaxes(key, -1, -2) * query.dtype.type(query.shape[-1] ** -0.5)

@@ -82,6 +82,13 @@ def _slopes(slopes: Callable[[Problem], Array]) -> Edit:
     return edit
 
 
+def _written_in_the_code(size: int) -> Mistake:
+    """The scale of one head size, for all."""
+    scale = size**-0.5
+    return Mistake(f"attention whose scale is 1 / sqrt({size}) for every head size",
+                   _scaled(lambda p: scale if p.scale is None else p.scale))  # fmt: skip
+
+
 SCALE: tuple[Mistake, ...] = (
     Mistake("attention without a scale (1 instead of 1 / sqrt(D))", _scaled(lambda p: 1.0 if p.scale is None else p.scale)),
     Mistake("attention without a scale", _scaled(lambda p: 1.0)),
@@ -98,6 +105,7 @@ SCALE: tuple[Mistake, ...] = (
             _scaled(lambda p: max(p.sizes["K"], 1) ** -0.5 if p.scale is None else p.scale)),
     Mistake("attention whose scale is applied twice", _scaled(lambda p: scale_of(p) ** 2)),
     Mistake("attention divided by the scale instead of multiplied", _scaled(lambda p: 1.0 / scale_of(p))),
+    *map(_written_in_the_code, (4, 8, 16, 32, 64, 128)),
     Mistake("attention whose query is multiplied by the scale in its own dtype, and rounded there", _query_rounded),
     Mistake("attention with the same weight for every visible key",
             lambda a, p: {**a, "query": a["query"] * 0.0, "bias": None, "alibi_slopes": None}),
