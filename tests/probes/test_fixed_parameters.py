@@ -71,3 +71,23 @@ def test_a_gradient_that_takes_no_such_parameter_is_called_without_it(tmp_path) 
     implementation = found_in_a_file(tmp_path, HEAD, LLAMA + vjp, "turn")
     assert "gradients" in implementation.offers
     assert held(implementation, "rotary_gradient_turns_back")
+
+
+def test_a_softmax_is_taken_along_the_last_axis_whatever_its_default(tmp_path) -> None:
+    """torch's own takes the first of three axes where it is not told."""
+    text = """
+import numpy as np
+
+def softmax(x, dim=None, _level=3):
+    dim = 0 if dim is None else dim
+    e = np.exp(x - np.max(x, axis=dim, keepdims=True))
+    return e / np.sum(e, axis=dim, keepdims=True)
+"""
+    implementation = found_in_a_file(tmp_path, text, "", "softmax")
+    assert implementation.constants == {"dim": -1}
+    assert implementation.unknown == ()
+    assert (
+        "dim=-1 is passed, as in the definition of softmax: other values are not verified"
+        in implementation.remarks
+    )
+    verify(implementation, dtypes=("float64",), profile="glance").raise_for_failures(strict=True)

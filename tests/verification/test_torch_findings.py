@@ -3,6 +3,7 @@
 import pytest
 
 from qkverify.contract import describe
+from qkverify.verification import torch_findings
 from qkverify.verification.checking import Cell, checked, laws_named
 
 torch = pytest.importorskip("torch")
@@ -20,6 +21,10 @@ def twice_where_torch_has_its_finding(q, k, v, *, causal=False, scale=None):
 
 def scale_of_another_sign(q, k, v, *, causal=False, scale=None):
     return wrapper(q, k, v, causal=causal, scale=None if scale is None else abs(scale) + 1)
+
+
+def test_nothing_is_said_where_nothing_is_broken():
+    assert torch_findings.next_step([]) == ""
 
 
 def message_of(function, law):
@@ -41,3 +46,5 @@ def test_a_finding_of_torch_is_named_where_torch_returns_the_same(function, said
     message = message_of(function, LAW)
     assert message, "the law did not fail"
     assert (SAID in message) is said, message
+    assert bool(torch_findings.next_step([message])) is said
+    assert not torch_findings.next_step([message, "another failure"])

@@ -20,7 +20,7 @@ from qkverify.counterexamples.causes import summary as summary_of_causes
 from qkverify.probes import sentences
 from qkverify.probes.conventions import Choice
 from qkverify.results import OUTCOMES_BROKEN, Message, Verdict
-from qkverify.verification import outcomes
+from qkverify.verification import outcomes, torch_findings
 from qkverify.verification import unverified_options as offered
 from qkverify.verification.checking import Cell, VerificationPlan, conventions_of
 from qkverify.verification.known_failures import KnownFailure, holding_again
@@ -138,6 +138,8 @@ def verdict(
     if said := sentences.inferred(planned.implementations):
         console.print(said, style="yellow", markup=False)
     console.print(last, style=STYLES[outcomes.exit_code(cells.values(), strict=True)], markup=False)
+    if said := torch_findings.next_step([cause.text() for cause in groups]):
+        console.print(said, markup=False)
 
 
 def messages(verdicts: Sequence[Verdict]) -> None:

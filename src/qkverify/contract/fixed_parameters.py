@@ -22,6 +22,7 @@ FIXED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "rotary": {**_BASES, **_WHOLE},
         "rotary_pair": {**_BASES, **_WHOLE},
         "embedding": {**_BASES, "padding_idx": None},
+        "softmax": {"dim": -1, "axis": -1},
     }
 )
 

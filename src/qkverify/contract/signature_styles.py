@@ -138,7 +138,7 @@ def options_of(names: Sequence[str], convention: SignatureStyle | None, operatio
     if operation not in ATTENTIONS:
         spelled = {other: name for name, others in DESCRIBED[operation].spellings.items() for other in others}
         spelled |= losses.SPELLINGS if operation == "cross_entropy" else {}
-        return {spelled.get(name, name): name for name in names[required:]}
+        return {spelled.get(name, name): name for name in names[required:] if not name.startswith("_")}
     # Where two parameters mean the same, the first counts, but a mask of padding after one of all axes.
     known = sorted((name for name in names[required:] if name in table), key=lambda name: "padding" in name)
     parameters: dict[str, str] = {}

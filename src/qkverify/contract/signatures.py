@@ -84,9 +84,13 @@ def operation_of(function: Callable[..., Any], names: Sequence[str]) -> str:
     if len(lowered) >= 3 and [n.removeprefix("x")[:1] for n in lowered[:3]] == ["q", "k", "v"]:
         packed = len(lowered) >= 5 and all("cu_seq" in name for name in lowered[3:5])
         return "packed_attention" if packed else "attention"
-    if "softmax" in _plain_name(function).lower():
+    if "softmax" in _plain_name(function).lower() and not OTHER_THAN_SOFTMAX.search(
+        _plain_name(function).lower()
+    ):
         return "softmax"
-    if lowered[:1] in (["scores"], ["logits"]):
+    if lowered[:1] in (["scores"], ["logits"]) and not OTHER_THAN_SOFTMAX.search(
+        _plain_name(function).lower()
+    ):
         return "softmax"
     raise UsageError(
         f"cannot tell what {_plain_name(function)}({', '.join(names)}) computes. Name its first parameters as in one of these:\n"
@@ -96,6 +100,11 @@ def operation_of(function: Callable[..., Any], names: Sequence[str]) -> str:
         )
         + "\nor say it: --operation NAME, or @implementation(operation=...); `qkverify list operations` explains each"
     )
+
+
+OTHER_THAN_SOFTMAX = re.compile(
+    "log_?s|lse|entropy|loss|backward|bwd|grad|vjp|jac|gumbel|sparse|argmax|sample|top_?[kp]"
+)
 
 
 def _is_named(function: Callable[..., Any], lowered: Sequence[str], operation: str) -> bool:
@@ -132,7 +141,10 @@ def unknown_among(names: Sequence[str], parameters: Mapping[str, str], operation
     else:
         described = {name for words in DESCRIBED[operation].options for name in words.split(", ")}
         known = {own for name, own in parameters.items() if name in described}
-    return tuple(name for name in names[len(OPERATIONS[operation]) :] if name not in known)
+    further = (
+        name for name in names[len(OPERATIONS[operation]) :] if not name.startswith("_")
+    )  # those are nobody's to give
+    return tuple(name for name in further if name not in known)
 
 
 def open_parameters(function: Callable[..., Any]) -> tuple[str, ...]:

@@ -24,7 +24,16 @@ from qkverify.contract import (
     registry,
 )
 from qkverify.contract.modules import ModuleTarget
-from qkverify.probes import float32_inside, losses, modules, row_axes, smoke, survival, tables
+from qkverify.probes import (
+    float32_inside,
+    losses,
+    modules,
+    other_computation,
+    row_axes,
+    smoke,
+    survival,
+    tables,
+)
 from qkverify.probes.cut_off import without_gradients
 from qkverify.probes.defaults import switched_off
 from qkverify.probes.dtypes import of_result
@@ -63,7 +72,8 @@ def _fitted(implementation: Implementation) -> Implementation:
             remarks=(*described.remarks, *fixed_parameters.remarks(described.constants, described.operation)),
         )
         if not missing:
-            described = float32_inside.found(row_axes.found(losses.found(tables.found(described))))
+            described = other_computation.refused(tables.found(described))
+            described = float32_inside.found(row_axes.found(losses.found(described)))
         return described if missing else replace(of_result(described), probed=True)
     module = str(getattr(implementation.function, "__module__", ""))
     if implementation.declared and (missing or module.startswith(registry.FOLDER)):

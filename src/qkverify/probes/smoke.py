@@ -25,7 +25,7 @@ from qkverify.contract import (
 )
 from qkverify.contract.modules_used import frameworks_used
 from qkverify.errors import NothingVerified, UnsupportedCase, UsageError
-from qkverify.probes import defaults, forms, limits, open_sides, sentences
+from qkverify.probes import defaults, forms, hidden_heads, limits, open_sides, sentences
 from qkverify.probes.influence import within_its_head
 from qkverify.probes.plain import Attempt, call
 from qkverify.rounding import FORMATS
@@ -59,6 +59,7 @@ def inferred(implementation: Implementation) -> Implementation:
         other = _right_otherwise(implementation)
         raise NothingVerified("\n  ".join([sentences.misfit(implementation, attempts), *other]))
     assert fit.part is not None
+    hidden_heads.refused(fit)
     made = replace(fit.implementation, returns=fit.part[0], devices=(fit.device,))
     remarks = [
         *sentences.adapted(implementation, made, fit),

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from qkverify.reference.norms import mean_square, moments, normalised
+from qkverify.reference.norms import inverse_root, mean_square, moments, normalised
 from qkverify.reference.norms import rms_norm as reference_rms_norm
 from qkverify.reference.norms_vjp import normalised_vjp, rms_norm_vjp
 from qkverify.rounding import Bounded, Precision
@@ -56,9 +56,14 @@ def layer_norm_gradients(
     x: Bounded, weight: Bounded, bias: Bounded, upstream: Bounded, *, eps: Any, variance: str = "two-pass", offset: Any = 0.0
 ) -> Mapping[str, Bounded]:  # fmt: skip
     """Those of x, weight and bias."""
-    given: tuple[Any, ...] = (*statistics(x, variance), gain(weight, offset), upstream)
+    centred, spread = statistics(x, variance)
+    given: tuple[Any, ...] = (centred, spread, gain(weight, offset), upstream)
     exact: Any = normalised_vjp(*given, eps=eps)
-    return {"x": exact["x"], "weight": exact["gain"], "bias": exact["shift"]}
+    return {
+        "x": _unless_cube_overflows(exact["x"], spread, eps),
+        "weight": exact["gain"],
+        "bias": exact["shift"],
+    }
 
 
 def rms_norm_gradients(
@@ -67,7 +72,21 @@ def rms_norm_gradients(
     """Those of x and weight."""
     given: tuple[Any, ...] = (x, gain(weight, offset), upstream)
     exact: Any = rms_norm_vjp(*given, eps=eps)
-    return {"x": exact["x"], "weight": exact["gain"]}
+    squares: Any = mean_square(given[0])
+    return {"x": _unless_cube_overflows(exact["x"], squares, eps), "weight": exact["gain"]}
+
+
+def _unless_cube_overflows(gradient: Bounded, variance: Bounded, eps: Any) -> Bounded:
+    """The gradient of x. Op by op, the derivative of an inverse root is its cube, stored: where that overflows, in float16 for a
+    deviation below 0.025, nothing is known of the gradient."""
+    precision = gradient.precision
+    if not precision.op_by_op:
+        return gradient
+    given: Any = variance
+    root: Any = inverse_root(given, eps)
+    cube = (np.abs(root.value) + root.errors) ** 3 * (1 + 4 * precision.elementwise.unit)
+    errors = np.where(cube > precision.elementwise.huge, np.inf, gradient.errors)
+    return Bounded(gradient.value, errors, precision, gradient.unit)
 
 
 COMPUTED: Mapping[str, Callable[..., Bounded]] = {

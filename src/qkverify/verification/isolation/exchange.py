@@ -155,7 +155,7 @@ class ImplementationFacts(msgspec.Struct, frozen=True):
     tile: tuple[int, ...]
     effort: dict[str, float]
     result_dtypes: dict[str, str]
-    size_limits: dict[str, tuple[int, int]]
+    size_limits: dict[str, tuple[int | bool, int | bool]]
     mask_form: str
     always: tuple[str, ...]
     convention: str
