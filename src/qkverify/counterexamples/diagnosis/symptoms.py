@@ -13,11 +13,13 @@ from qkverify.counterexamples.diagnosis.discriminating_problems import SIZES, fi
 from qkverify.counterexamples.diagnosis.fitting import SHOWN, agrees, fits
 from qkverify.counterexamples.diagnosis.mistakes.variants import TILES
 from qkverify.counterexamples.diagnosis.observing import Observer, fresh
+from qkverify.probes import looser_models
 from qkverify.problem.attention_problem import Problem
 from qkverify.rounding import FORMATS, Format, Precision
 from qkverify.runs.run import Run
 
 REPEATS = 8  # calls of one problem that show whether its result varies
+ROUNDED = 0.25  # of a worst-case bound: roundings of its own format reach a tenth, those of the next finer one a fifth
 
 SUBJECTS: Mapping[str, str] = {
     "output": "The result is",
@@ -138,10 +140,26 @@ def digits(observer: Observer, aspect: str) -> Iterator[Claim]:
     for coarse in (run.dtype,) if narrow else ("float32", "float16", "bfloat16"):
         if FORMATS[coarse].unit <= run.precision.accumulate.unit:
             continue
-        too_far = _farther_than(run, FORMATS[coarse])
+        coarser = _in_coarser_sums(run, FORMATS[coarse])
+        too_far = _farther_than(run, coarser, FORMATS[coarse])
         if not any(map(too_far, plain)):
-            yield from _as_far_off(coarse, too_far)
+            if looser_models.explains(
+                coarser
+            ):  # errors that lean one way are no roundings: of a scale that is wrong
+                yield from _as_far_off(coarse, too_far)
             return
+
+
+def _look_rounded(coarser: Run, observations: Sequence[Observation]) -> bool:
+    """Whether errors within the bounds are roundings: these stay far below, and lean no way. Those of a wrong scale come near
+    the bounds, or are systematic."""
+    margins = []
+    for observation in observations:
+        bound = coarser.bound(observation.subject)[0]
+        errors = np.abs(np.asarray(observation.got["output"], np.float64) - bound.value)
+        told = np.isfinite(bound.errors) & (bound.errors > 0)
+        margins.append(float(np.max(errors[told] / bound.errors[told], initial=0.0)))
+    return max(margins, default=0.0) < ROUNDED and looser_models.explains(coarser)
 
 
 def _as_far_off(coarse: str, too_far: Callable[[Observation], bool]) -> Iterator[Claim]:
@@ -157,10 +175,15 @@ def _optionless(problem: Problem) -> bool:
     return not problem.options
 
 
-def _farther_than(run: Run, coarse: Format) -> Callable[[Observation], bool]:
-    """Whether a result is farther off than sums in a coarser format would be; of what passes its range nothing is said."""
+def _in_coarser_sums(run: Run, coarse: Format) -> Run:
+    """The same run under a model whose sums are kept in a coarser format."""
     coarser = fresh(run)
     coarser.precision = _coarser(run.precision, coarse)
+    return coarser
+
+
+def _farther_than(run: Run, coarser: Run, coarse: Format) -> Callable[[Observation], bool]:
+    """Whether a result is farther off than sums in a coarser format would be; of what passes its range nothing is said."""
 
     def too_far(observation: Observation) -> bool:
         inside = _largest(observation.subject) < coarse.huge
