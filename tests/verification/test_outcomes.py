@@ -461,7 +461,7 @@ def unknown_of(signature):
         ("pad_mask", "key_lengths or mask"),
         ("keyPaddingMask", "key_lengths or mask"),
         ("kv_lens", "key_lengths"),
-        ("attention", "mask"),
+        ("attention", "mask or bias"),
         ("attn", "mask or bias"),
         ("rel_pos_bias", "bias"),
         ("slopes", "alibi_slopes"),
@@ -513,7 +513,7 @@ def test_open_parameters_are_worth_a_word():
     ("signature", "said"),
     [
         ("cross_entropy(scores, targets, smooth=0.0)", "; did you mean smoothing?"),
-        ("softmax(x, dim=-1)", ""),
+        ("softmax(x, temperature=1.0)", ""),
         ("rotary(x, positions, *, interleaved=True)", "; did you mean layout?"),
         ("multi_head_attention(x, w_q, w_k, w_v, w_o, num_heads)", "; did you mean heads?"),
     ],
