@@ -103,7 +103,7 @@ def test_functions_that_take_query_key_and_value_are_found_by_reading_alone(fold
     assert str(names["attention"]) == "mykernel/attn.py:6  attention(query, key, value, causal)"
     assert str(names["Attention"]).endswith("Attention.forward(q, k, v, is_causal, softmax_scale)")
     assert names["fused"].unknown == ("block_size",)
-    assert names["eager"].unknown == ("module", "scaling")
+    assert names["eager"].unknown == ("module",)
     assert names["eager"].first == 1
     assert {names["attention"].arrays, names["fused"].arrays} == {"numpy", "torch"}
 
@@ -236,7 +236,7 @@ def test_an_adapter_calls_the_function_by_its_own_names(folder) -> None:
     text = adapter.source(found()["eager"])
     compile(text, adapter.FILE, "exec")
     assert (
-        "eager(query_states=query, key_states=key, value_states=value, attention_mask=mask, module=MODULE, scaling=SCALING)"
+        "eager(query_states=query, key_states=key, value_states=value, attention_mask=mask, scaling=scale, module=MODULE)"
         in text
     )
     text = adapter.source(found()["Attention"])
