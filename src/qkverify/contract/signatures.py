@@ -103,7 +103,7 @@ def operation_of(function: Callable[..., Any], names: Sequence[str]) -> str:
 
 
 OTHER_THAN_SOFTMAX = re.compile(
-    "log_?s|lse|entropy|loss|backward|bwd|grad|vjp|jac|gumbel|sparse|argmax|sample|top_?[kp]"
+    "log_?s|lse|entropy|loss|backward|bwd|grad|vjp|jac|gumbel|sparse|argmax|sample|top_?[kp]|sigmoid|relu|gelu|tanh|clip"
 )
 
 

@@ -33,8 +33,8 @@ def _refuse_another_shape(implementation: Implementation) -> None:
     if result is not None and result.shape != scores.shape:
         raise NothingVerified(
             f"{implementation.name} was taken for a softmax by its name or that of its first parameter, and gives shape "
-            f"{result.shape} for scores of shape {scores.shape}: it is none, and qkverify has no laws for it. If it should be one, "
-            "say --operation softmax"
+            f"{result.shape} for scores of shape {scores.shape}: it is none, and qkverify has no laws for it. "
+            "If it should be one, say --operation softmax"
         )
 
 
